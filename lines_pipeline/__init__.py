@@ -1,0 +1,20 @@
+"""Merge fine-tuned models from version-controlled YAML recipes, tensor by tensor, in bounded memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lines_pipeline.api import RunResult, plan, run, validate
+
+__all__ = ["RunResult", "__version__", "plan", "run", "validate"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the API on first use, so that ``lines-pipeline --help`` loads neither torch nor MLflow."""
+    if name in __all__:
+        from lines_pipeline import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

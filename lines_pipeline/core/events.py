@@ -1,0 +1,152 @@
+"""What happens in a run, as told to sinks (console, MLflow, JSON lines); only the driver process emits them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """A run begins: texts become artifacts, ``params`` and ``tags`` are logged as they are."""
+
+    name: str
+    experiment: str
+    params: Mapping[str, Any]
+    tags: Mapping[str, str]
+    texts: Mapping[str, str]
+    """Artifact name (``recipe.yaml``, ``plan.txt``, ``graph.svg``, ``layers.json`` ...) to content."""
+
+
+@dataclass(frozen=True)
+class PassStarted(Event):
+    """A sweep over the tiles begins."""
+
+    name: str
+    bytes_total: int
+
+
+@dataclass(frozen=True)
+class PassProgress(Event):
+    """A job of the running pass is done; ``bytes_read`` counts from the start of the pass."""
+
+    bytes_read: int
+
+
+@dataclass(frozen=True)
+class PassFinished(Event):
+    """A sweep ended."""
+
+    name: str
+    seconds: float
+    bytes_read: int
+    bytes_written: int
+
+
+@dataclass(frozen=True)
+class ZooProgress(Event):
+    """The embedded zoo builds an expert: ``done`` of ``total`` optimiser steps over all experts to build."""
+
+    done: int
+    total: int
+    expert: str
+
+
+@dataclass(frozen=True)
+class BlockScales(Event):
+    """The scale that a ``lines-scale`` step gives each block (index from 0) of each tower."""
+
+    step: str
+    scales: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class FactsComputed(Event):
+    """Scalars that a merge computed on the way, named as in the published reference code."""
+
+    node: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MetricsComputed(Event):
+    """An evaluation's metrics; ``cached`` when they were remembered from an earlier run."""
+
+    step: str
+    metrics: Mapping[str, float]
+    cached: bool
+
+
+@dataclass(frozen=True)
+class ParamsChosen(Event):
+    """Values a search chose (``scaled.beta``), to replace what the recipe had."""
+
+    params: Mapping[str, Any]
+    objective: float
+
+
+@dataclass(frozen=True)
+class TrialStarted(Event):
+    """A trial of ``tune`` (or a point of a sweep) begins: a nested child run."""
+
+    number: int
+    total: int
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrialFinished(Event):
+    """A trial ended."""
+
+    number: int
+    objective: float
+    metrics: Mapping[str, float]
+    """``node/metric`` to value."""
+
+
+@dataclass(frozen=True)
+class FileWritten(Event):
+    """A node's file is complete; ``reused`` when it was already there with equal bytes."""
+
+    node: str
+    path: Path
+    nbytes: int
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class TableComputed(Event):
+    """A small table (per-tensor figures, cache hits) to keep as one JSON artifact."""
+
+    name: str
+    rows: tuple[Mapping[str, Any], ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """The run ended: ``status`` is FINISHED, FAILED or KILLED; ``error`` its message."""
+
+    status: str
+    seconds: float
+    error: str = ""
+
+
+Sink = Callable[[Event], None]
+"""A receiver of events."""
+
+
+def broadcast(*sinks: Sink) -> Sink:
+    """One sink that passes every event on to all of ``sinks``, in order."""
+
+    def emit(event: Event) -> None:
+        for sink in sinks:
+            sink(event)
+
+    return emit

@@ -1,0 +1,57 @@
+"""What is known of a tensor without reading it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+ITEM_BYTES = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint64": 8,
+    "uint32": 4,
+    "uint16": 2,
+    "uint8": 1,
+    "bool": 1,
+}
+"""Size of one value in bytes, by data type (torch's names without the prefix)."""
+
+BLOCK_NUMEL = 2**16
+"""Values in the fixed blocks over which statistics and digests are taken, counted from a tensor's start."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, data type (torch's name, as in ``ITEM_BYTES``) and shape of a tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of values; 1 for a scalar."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the stored values in bytes."""
+        return self.numel * ITEM_BYTES[self.dtype]
+
+    @property
+    def is_floating(self) -> bool:
+        """Whether merges touch it: integer and bool tensors are copied from the base."""
+        return self.dtype.startswith(("float", "bfloat"))
+
+    @property
+    def compute_dtype(self) -> str:
+        """The data type a merge computes it in: float64 for float64, else float32."""
+        return "float64" if self.dtype == "float64" else "float32"

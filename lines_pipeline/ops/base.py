@@ -1,0 +1,146 @@
+"""The op contract: what one merge method declares, and what it computes on one tensor."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.types import EdgeType
+
+Values = Mapping[str, tuple[torch.Tensor, ...]]
+"""The values of a step's inputs on one block, by port; a port that takes one value has a tuple of one."""
+
+
+Partials = Mapping[str, list[Any]]
+"""What ``observe`` gave for each block, by tensor name, in block order."""
+
+
+class Granularity(StrEnum):
+    """How much of a model an op has to see at once."""
+
+    ELEMENTWISE = "elementwise"
+    """Any slice of a tensor will do."""
+    TENSOR = "tensor"
+    """Whole tensors (an SVD, say)."""
+    MODEL = "model"
+    """Whole models: the op is carried out by a driver (evaluation, greedy soup), not by the engine."""
+
+
+class OpParams(BaseModel):
+    """Base of every op's parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input field of a node: the edge type it takes, one value or many (``many`` consumes collections flattened)."""
+
+    type: EdgeType | None
+    """``None`` takes weights, delta or mask (``save``)."""
+    many: bool = False
+    optional: bool = False
+    each: bool = False
+    """Takes a list or a collection and maps over it, one step an entry (``tall-mask``)."""
+    min_count: int = 1
+
+
+@dataclass(frozen=True)
+class Measure(ABC):
+    """A statistic of whole models, gathered block by block in one sweep, on which an op's result depends.
+
+    Equal measures are computed once, whichever steps ask for them. ``of`` names the steps whose values it observes.
+    """
+
+    of: tuple[str, ...]
+    needs: tuple[Measure, ...] = field(default=(), kw_only=True)
+    """Earlier measures whose results ``observe`` takes: they cost an earlier sweep."""
+    optional: bool = field(default=False, kw_only=True)
+    """Gathered only where a sweep is made anyhow; it never causes one."""
+
+    @property
+    def hypotheses(self) -> tuple[Any, ...]:
+        """All results that matter to dependants, where they are few: lets a dependant share this measure's sweep."""
+        return ()
+
+    def hypothesis(self, result: Any) -> int:
+        """Index into ``hypotheses`` of what ``result`` turned out to be."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Any:
+        """Reduce one block (at most ``BLOCK_NUMEL`` values, 1-D, compute type) to something small and picklable."""
+
+    @abstractmethod
+    def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
+        """The result, from the partials of all blocks by tensor name in block order; ``Again`` asks for another sweep."""
+
+    def decode(self, result: Any) -> Any:
+        """The result from its JSON form, as remembered by the cache."""
+        return result
+
+    @property
+    def sampled(self) -> bool:
+        """Whether ``prepare`` wants a sample of the values before the sweep."""
+        return False
+
+    def prepare(self, sample: Mapping[str, list[Any]], numels: Mapping[str, int]) -> Any:
+        """The state for the sweep, from 1-D samples of the first value of ``of`` by tensor name."""
+        return None
+
+
+@dataclass(frozen=True)
+class Again:
+    """A measure's wish for another sweep, with another state."""
+
+    state: Any
+
+
+class Op(ABC):
+    """One merge method. Subclasses are found in this package's modules: adding a method is adding a file."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raise it when results change: cached results of earlier versions are then not used."""
+    formula: ClassVar[str]
+    source: ClassVar[str]
+    gives: ClassVar[EdgeType | None]
+    """``None``: the same type as its input (``save``)."""
+    inputs: ClassVar[Mapping[str, Port]] = {}
+    per_item: ClassVar[Mapping[str, str]] = {}
+    """Parameters that take a number, a list or a map by item of the named port; ``apply`` gets a tuple of floats."""
+    granularity: ClassVar[Granularity] = Granularity.ELEMENTWISE
+    Params: ClassVar[type[OpParams]] = OpParams
+
+    def check(self, params: Any, counts: Mapping[str, int]) -> str | None:
+        """What is wrong with this combination of parameters and numbers of inputs by port, or nothing."""
+        return None
+
+    def measures(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> Mapping[str, Measure]:
+        """The statistics ``apply`` needs (its ``stats``), by name; ``inputs`` and ``step`` are step ids."""
+        return {}
+
+    def layer_pattern(self, params: Any) -> str | None:
+        """``auto`` or a regex where results depend on the block a tensor is in; None where they do not."""
+        return None
+
+    def localize(
+        self, params: Any, stats: Mapping[str, Any], place: tuple[int, int] | None, counts: Mapping[str, int]
+    ) -> Mapping[str, Any]:
+        """The ``stats`` of one tensor, in block ``place[0]`` (from 0) of ``place[1]``, or outside the blocks (None)."""
+        return stats
+
+    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+        """The result on one block: pure, without I/O, inputs untouched; same shape and dtype as the inputs."""
+        raise NotImplementedError(f"{self.name} is carried out by a driver")
+
+    def facts(self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]) -> dict[str, Any]:
+        """Scalars worth telling the user: ``numels`` by tensor name of the result, ``counts`` of inputs by port."""
+        return {}

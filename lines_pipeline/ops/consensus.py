@@ -1,0 +1,55 @@
+"""``consensus``: keep the merged vector where at least ``min_tasks`` task masks are set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
+from lines_pipeline.ops.measures import Count
+from lines_pipeline.ops.tall_mask import mask_count, tall_mask
+
+
+class ConsensusParams(OpParams):
+    threshold: tuple[float, ...] = Field((0.4,), description="lambda of each TALL mask: number, list or map by item.")
+    min_tasks: int = Field(2, description="Masks that have to agree; 0 keeps all, more than N none.", ge=0)
+
+
+class Consensus(Op):
+    """TALL masks of ``deltas`` against ``merged`` (or the given ``masks``) vote on every entry."""
+
+    name = "consensus"
+    formula = "tau_merged where sum_t m_t >= min_tasks, else 0"
+    source = "Wang et al., arXiv 2405.07813; wang-kee/LiNeS, src/utils/tallmask_utils.py (construct_consensus_mask)"
+    gives = EdgeType.DELTA
+    inputs = {
+        "deltas": Port(EdgeType.DELTA, many=True, optional=True),
+        "merged": Port(EdgeType.DELTA),
+        "masks": Port(EdgeType.MASK, many=True, optional=True),
+    }
+    per_item = {"threshold": "deltas"}
+    Params = ConsensusParams
+
+    def check(self, params: ConsensusParams, counts: Mapping[str, int]) -> str | None:
+        return None if counts["deltas"] or counts["masks"] else "needs 'deltas' (to make TALL masks of) or 'masks'"
+
+    def measures(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
+        return {"kept": Count((step,), optional=True)}
+
+    def apply(
+        self, params: ConsensusParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]
+    ) -> torch.Tensor:
+        merged = inputs["merged"][0]
+        masks = inputs["masks"] or tuple(
+            tall_mask(delta, merged, threshold)
+            for delta, threshold in zip(inputs["deltas"], params.threshold, strict=True)
+        )
+        return torch.where(mask_count(masks) >= params.min_tasks, merged, 0.0)
+
+    def facts(self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]) -> dict[str, Any]:
+        return {"num_params": sum(numels.values())} | ({"nonzero_entries": stats["kept"]} if "kept" in stats else {})

@@ -1,0 +1,44 @@
+"""``interpolate``: a weighted combination of whole models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.base import Op, OpParams, Port, Values
+from lines_pipeline.ops.measures import running_sum
+
+
+class InterpolateParams(OpParams):
+    weights: tuple[float, ...] = Field((), description="Factor of each model, used as given.")
+    t: float | None = Field(None, description="For two models: (1 - t) * first + t * second.")
+
+
+class Interpolate(Op):
+    """WiSE-FT, linear mode connectivity and rewarded soups are sweeps of it."""
+
+    name = "interpolate"
+    formula = "sum_i w_i theta_i,  or (1 - t) theta_1 + t theta_2"
+    source = "Wortsman et al., arXiv 2109.01903; Rame et al., arXiv 2306.04488"
+    gives = EdgeType.WEIGHTS
+    inputs = {"models": Port(EdgeType.WEIGHTS, many=True)}
+    per_item = {"weights": "models"}
+    Params = InterpolateParams
+
+    def check(self, params: InterpolateParams, counts: Mapping[str, int]) -> str | None:
+        if (params.t is None) == (not params.weights):
+            return "needs exactly one of 'weights' and 't'"
+        if params.t is not None and counts["models"] != 2:
+            return f"'t' is for two models, got {counts['models']}: give 'weights'"
+        return None
+
+    def apply(
+        self, params: InterpolateParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]
+    ) -> torch.Tensor:
+        weights = params.weights if params.t is None else (1.0 - params.t, params.t)
+        return running_sum(inputs["models"], weights)

@@ -1,0 +1,82 @@
+"""``lines-scale``: scale the update of each block linearly with its depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
+from lines_pipeline.ops.measures import SumNorm
+
+
+class LinesScaleParams(OpParams):
+    alpha: float | Literal["auto"] | None = Field(None, description="Scale of the first block and of what is in none.")
+    beta: float = Field(0.0, description="What the last block has on top of alpha.")
+    gamma: float | None = Field(None, description="Short for alpha = gamma, beta = 1 - gamma.", ge=0, le=1)
+    blocks: str = Field("auto", description="Layer map: auto, or a regex whose group 1 is the block's index.")
+    schedule: Literal["linear"] = Field("linear", description="How the scale grows from block to block.")
+
+
+class LinesScale(Op):
+    """``alpha: auto`` is norm1(sum of ``deltas``) / norm1(``delta``) / N, and 1/N where the merged norm is 0."""
+
+    name = "lines-scale"
+    formula = "lambda(l) * tau,  lambda(l) = alpha + beta * l / (L - 1),  l = 0..L-1;  alpha outside the blocks"
+    source = "Wang et al., arXiv 2410.17146; wang-kee/LiNeS, src/eval/eval.py (LiNeS_scaling)"
+    gives = EdgeType.DELTA
+    inputs = {"delta": Port(EdgeType.DELTA), "deltas": Port(EdgeType.DELTA, many=True, optional=True)}
+    Params = LinesScaleParams
+
+    def check(self, params: LinesScaleParams, counts: Mapping[str, int]) -> str | None:
+        if params.gamma is not None:
+            clash = params.alpha is not None or params.beta != 0.0
+            return "give either 'gamma' or 'alpha' and 'beta', not both" if clash else None
+        if params.alpha is None:
+            return "needs 'alpha' (a number or auto) and 'beta', or 'gamma'"
+        if params.alpha == "auto" and not counts["deltas"]:
+            return "'alpha: auto' needs 'deltas', the task vectors that were merged"
+        return None
+
+    def measures(self, params: LinesScaleParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
+        if params.alpha != "auto":
+            return {}
+        return {"norm_mtv": SumNorm(inputs["delta"]), "norm_summed_tvs": SumNorm(inputs["deltas"])}
+
+    def layer_pattern(self, params: LinesScaleParams) -> str:
+        return params.blocks
+
+    def localize(
+        self,
+        params: LinesScaleParams,
+        stats: Mapping[str, Any],
+        place: tuple[int, int] | None,
+        counts: Mapping[str, int],
+    ) -> dict[str, float]:
+        alpha = self.alpha(params, stats, counts["deltas"])
+        beta = params.beta if params.gamma is None else 1.0 - params.gamma
+        return {"scale": alpha if place is None else alpha + beta * place[0] / (place[1] - 1)}
+
+    def apply(
+        self, params: LinesScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]
+    ) -> torch.Tensor:
+        return inputs["delta"][0] * stats["scale"]
+
+    def facts(
+        self, params: LinesScaleParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> dict[str, Any]:
+        experts = {"num_experts": counts["deltas"]} if params.alpha == "auto" else {}
+        return dict(stats) | experts | {"alpha": self.alpha(params, stats, counts["deltas"])}
+
+    def alpha(self, params: LinesScaleParams, stats: Mapping[str, Any], experts: int) -> float:
+        """The resolved alpha; ``experts`` is the number of ``deltas``."""
+        if params.gamma is not None:
+            return params.gamma
+        if params.alpha != "auto":
+            return params.alpha or 0.0
+        merged = stats["norm_mtv"]
+        return float(stats["norm_summed_tvs"] / merged / experts) if merged else 1.0 / experts

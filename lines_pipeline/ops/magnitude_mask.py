@@ -1,0 +1,43 @@
+"""``magnitude-mask``: where a task vector is among its largest magnitudes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.base import Measure, Op, Port, Values
+from lines_pipeline.ops.measures import threshold_of
+from lines_pipeline.ops.trim import TrimParams, trim_facts, trim_measures
+
+
+class MagnitudeMask(Op):
+    """The mask of ``trim``, to be applied to another task vector, such as the sum."""
+
+    name = "magnitude-mask"
+    formula = "m_i = |tau_i| >= kth(|tau|, d - int(d * density))"
+    source = "wang-kee/LiNeS, src/eval/aggregation.py (mag_masking)"
+    gives = EdgeType.MASK
+    inputs = {"delta": Port(EdgeType.DELTA)}
+    Params = TrimParams
+
+    def measures(self, params: TrimParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
+        return trim_measures(params.density, params.scope, inputs["delta"])
+
+    def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+        delta = inputs["delta"][0]
+        if "threshold0" not in stats:
+            return torch.ones_like(delta, dtype=torch.bool)
+        return delta.abs() >= threshold_of(stats["threshold0"], tensor)
+
+    def facts(
+        self, params: TrimParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> dict[str, Any]:
+        total = sum(numels.values())
+        found = trim_facts(params.density, params.scope, stats, total, 1)
+        if "kept_per_expert" in found and total:
+            found["mask_density"] = [kept / total for kept in found["kept_per_expert"]]
+        return found

@@ -1,0 +1,25 @@
+"""``mask``: keep a task vector where a mask is set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.base import Op, Port, Values
+
+
+class Mask(Op):
+    """Zero where the mask is not set."""
+
+    name = "mask"
+    formula = "m * tau"
+    source = "Wang et al., arXiv 2405.07813"
+    gives = EdgeType.DELTA
+    inputs = {"delta": Port(EdgeType.DELTA), "mask": Port(EdgeType.MASK)}
+
+    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+        return torch.where(inputs["mask"][0], inputs["delta"][0], 0.0)

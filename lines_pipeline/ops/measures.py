@@ -1,0 +1,187 @@
+"""The statistics that merges need of whole models: sums over values, and exact order statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.ops.base import Again, Measure, Partials
+
+SMALL_NUMEL = 2**20
+"""Up to this many values the sweep keeps all magnitudes: no sample is drawn."""
+
+
+def exact_total(partials: Mapping[str, list[float]]) -> float:
+    """Correctly rounded sum of all partials: it depends on neither their order nor their grouping."""
+    return math.fsum(value for values in partials.values() for value in values)
+
+
+@dataclass(frozen=True)
+class SumNorm(Measure):
+    """L1 norm of the sum of the observed values over the whole model (of one value: its L1 norm)."""
+
+    def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> float:
+        return float(running_sum(values).abs().sum(dtype=torch.float64))
+
+    def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> float:
+        return exact_total(partials)
+
+
+@dataclass(frozen=True)
+class Count(Measure):
+    """How many of the values are set (a mask) or differ from zero."""
+
+    def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> int:
+        return int(torch.count_nonzero(values[0]))
+
+    def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> int:
+        return sum(value for values in partials.values() for value in values)
+
+
+@dataclass(frozen=True)
+class KeptCount(Measure):
+    """How many values a trim keeps; ``needs`` is its threshold."""
+
+    def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> int:
+        return int((values[0].abs() >= threshold_of(needs[0], tensor)).sum())
+
+    def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> int:
+        return sum(value for values in partials.values() for value in values)
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """Closed interval that should hold the wanted magnitude; ``margin`` is its half width in quantiles."""
+
+    low: float
+    high: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class BracketCounts:
+    """One block against a bracket: counts outside and on the ends, and the magnitudes strictly inside."""
+
+    below: int
+    at_low: int
+    inside: np.ndarray[Any, Any]
+    at_high: int
+
+
+@dataclass(frozen=True)
+class TrimThreshold(Measure):
+    """The magnitude at which a trim to ``density`` cuts: the (d - int(d * density))-th smallest of d.
+
+    Exact, in one sweep: a sample brackets the quantile, the sweep counts below the bracket and keeps the few values
+    inside. A bracket that missed is widened and swept again. ``scope`` is ``global`` (one threshold) or ``tensor``
+    (one a tensor); the result maps tensor names (``""`` for global) to thresholds.
+    """
+
+    density: float
+    scope: str
+
+    @property
+    def sampled(self) -> bool:
+        return self.density < 1.0
+
+    def prepare(self, sample: Mapping[str, list[Any]], numels: Mapping[str, int]) -> dict[str, Bracket]:
+        return {
+            group: _bracket([run for name in names for run in sample.get(name, [])], self._rank(names, numels), names, numels)
+            for group, names in _groups(self.scope, numels).items()
+        }
+
+    def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Any:
+        bracket = state["" if self.scope == "global" else tensor.name]
+        magnitudes = values[0].abs()
+        if bracket.high == math.inf:
+            return BracketCounts(0, 0, magnitudes.numpy(force=True).copy(), 0)
+        low, high = magnitudes >= bracket.low, magnitudes <= bracket.high
+        close = magnitudes[low & high].numpy(force=True)
+        at_low, at_high = int((close == bracket.low).sum()), int((close == bracket.high).sum())
+        if bracket.low == bracket.high:
+            at_high = 0
+        inside = close[(close > bracket.low) & (close < bracket.high)]
+        return BracketCounts(magnitudes.numel() - int(torch.count_nonzero(low)), at_low, inside, at_high)
+
+    def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
+        found: dict[str, float] = {}
+        widened: dict[str, Bracket] = {}
+        for group, names in _groups(self.scope, numels).items():
+            counts = [block for name in names for block in partials.get(name, [])]
+            value = _select(counts, self._rank(names, numels), state[group])
+            if value is None:
+                widened[group] = state[group]
+            else:
+                found[group] = value
+        if widened:
+            return Again({group: _wider(bracket, group in widened) for group, bracket in state.items()})
+        return found
+
+    def _rank(self, names: Sequence[str], numels: Mapping[str, int]) -> int:
+        total = sum(numels[name] for name in names)
+        return total - int(total * self.density)
+
+
+def _groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:
+    names = [name for name in sorted(numels) if numels[name]]
+    return {"": names} if scope == "global" else {name: [name] for name in names}
+
+
+def _bracket(runs: list[Any], rank: int, names: Sequence[str], numels: Mapping[str, int]) -> Bracket:
+    """From runs of neighbouring magnitudes; neighbours are alike, so the error is taken from run to run."""
+    total = sum(numels[name] for name in names)
+    if total <= SMALL_NUMEL or not runs:
+        return Bracket(0.0, math.inf, 1.0)
+    values = np.sort(np.concatenate(runs))
+    quantile = rank / total
+    cut = values[min(int(quantile * len(values)), len(values) - 1)]
+    shares = np.array([(run < cut).mean() for run in runs])
+    margin = max(0.002, 5.0 * float(shares.std()) / math.sqrt(len(runs)))
+    return _cut_bracket(values, quantile, margin)
+
+
+def _cut_bracket(values: np.ndarray[Any, Any], quantile: float, margin: float) -> Bracket:
+    last = len(values) - 1
+    low, high = math.floor((quantile - margin) * last), math.ceil((quantile + margin) * last)
+    return Bracket(float(values[low]) if low > 0 else 0.0, float(values[high]) if high < last else math.inf, margin)
+
+
+def _wider(bracket: Bracket, missed: bool) -> Bracket:
+    return Bracket(bracket.low / 2, bracket.high * 2, bracket.margin * 2) if missed else bracket
+
+
+def _select(counts: Sequence[BracketCounts], rank: int, bracket: Bracket) -> float | None:
+    """The ``rank``-th smallest magnitude (from 1), or None where the bracket missed it."""
+    left = max(rank, 1) - sum(block.below for block in counts)
+    at_low, at_high = sum(block.at_low for block in counts), sum(block.at_high for block in counts)
+    if left <= 0:
+        return None
+    if left <= at_low:
+        return bracket.low
+    inside = np.concatenate([block.inside for block in counts]) if counts else np.empty(0)
+    left -= at_low
+    if left <= len(inside):
+        return float(np.partition(inside, left - 1)[left - 1])
+    return bracket.high if left - len(inside) <= at_high else None
+
+
+def threshold_of(thresholds: Mapping[str, float], tensor: TensorSpec) -> float:
+    """The threshold for one tensor: its own, or the global one."""
+    return thresholds[""] if "" in thresholds else thresholds[tensor.name]
+
+
+def running_sum(values: Sequence[torch.Tensor], weights: Sequence[float] | None = None) -> torch.Tensor:
+    """Sum of the (weighted) values from first to last, one rounding a step: the same on every device and thread."""
+    total = values[0].clone() if weights is None or weights[0] == 1.0 else values[0] * weights[0]
+    for index, value in enumerate(values[1:], start=1):
+        if weights is None or weights[index] == 1.0:
+            total += value
+        else:
+            total += value * weights[index]
+    return total

@@ -1,0 +1,35 @@
+"""``save``: write a checkpoint, a task vector or a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.ops.base import Op, OpParams, Port, Values
+
+
+class SaveParams(OpParams):
+    path: str = Field(description="File inside the run's output folder.", min_length=1)
+    dtype: Literal["keep", "float32", "float16", "bfloat16", "float64"] = Field(
+        "keep", description="keep stores each tensor as the base has it (a task vector: in the compute type)."
+    )
+    max_shard_size: str | None = Field(None, description="Split into shards of at most this size (5GB), with an index.")
+    packed: bool = Field(False, description="Masks: 1 bit a parameter instead of boolean tensors.")
+
+
+class Save(Op):
+    """Safetensors, with the recipe, its hash and the inputs' digests in the header; whole or absent."""
+
+    name = "save"
+    formula = "the same"
+    source = "safetensors format"
+    gives = None
+    inputs = {"model": Port(None)}
+    Params = SaveParams
+
+    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+        return inputs["model"][0]

@@ -1,0 +1,55 @@
+"""``tall-mask``: where a task's own update stands out against the rest of the merged one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
+from lines_pipeline.ops.measures import Count
+
+
+class TallMaskParams(OpParams):
+    threshold: tuple[float, ...] = Field((0.4,), description="lambda of the mask: number, list or map by item.")
+
+
+def tall_mask(delta: torch.Tensor, merged: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Boolean mask of ``delta``'s shape: strictly larger than ``threshold`` times its distance to ``merged``."""
+    return delta.abs() > (merged - delta).abs_().mul_(threshold)
+
+
+def mask_count(masks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """How many of the masks are set at each entry (int32)."""
+    total = torch.zeros(masks[0].shape, dtype=torch.int32, device=masks[0].device)
+    for mask in masks:
+        total += mask
+    return total
+
+
+class TallMask(Op):
+    """One mask a task vector; a per-task model is the base plus the masked merged vector."""
+
+    name = "tall-mask"
+    formula = "m_t = |tau_t| > lambda_t * |tau_merged - tau_t|"
+    source = "Wang et al., arXiv 2405.07813; wang-kee/LiNeS, src/utils/tallmask_utils.py (construct_tall_mask)"
+    gives = EdgeType.MASK
+    inputs = {"deltas": Port(EdgeType.DELTA, each=True), "merged": Port(EdgeType.DELTA)}
+    per_item = {"threshold": "deltas"}
+    Params = TallMaskParams
+
+    def measures(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
+        return {"set": Count((step,), optional=True)}
+
+    def apply(
+        self, params: TallMaskParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]
+    ) -> torch.Tensor:
+        return tall_mask(inputs["deltas"][0], inputs["merged"][0], params.threshold[0])
+
+    def facts(self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]) -> dict[str, Any]:
+        total = sum(numels.values())
+        return {"num_params": total, "mask_density": [stats["set"] / total]} if "set" in stats and total else {}

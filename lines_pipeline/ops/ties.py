@@ -1,0 +1,85 @@
+"""``ties``: trim, elect a sign, merge the entries that agree with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.base import Measure, Op, Port, Values
+from lines_pipeline.ops.election import SignMajority
+from lines_pipeline.ops.measures import running_sum
+from lines_pipeline.ops.trim import TrimParams, trim_facts, trim_measures, trimmed
+
+
+class TiesParams(TrimParams):
+    density: float = Field(0.2, description="Share of each task vector to keep, in (0, 1].", gt=0, le=1)
+    aggregate: Literal["mean", "sum", "max"] = Field("mean", description="How agreeing entries are merged.")
+    weights: tuple[float, ...] = Field((1.0,), description="Factor of each vector, after its trim, before the election.")
+
+
+class Ties(Op):
+    """The election is by mass. An entry whose sum is exactly 0 takes the majority sign of the whole model; where that
+    is 0 too it counts as negative (its ``max`` is 0). Exact zeros never count in the mean."""
+
+    name = "ties"
+    formula = "s = sgn(sum_t trim(tau_t));  mean | sum | s * max|.|  of the trimmed entries with sign s"
+    source = "Yadav et al., arXiv 2306.01708; wang-kee/LiNeS, src/utils/ties_utils.py (ties_merging)"
+    gives = EdgeType.DELTA
+    inputs = {"deltas": Port(EdgeType.DELTA, many=True)}
+    per_item = {"weights": "deltas"}
+    Params = TiesParams
+
+    def measures(self, params: TiesParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
+        found = trim_measures(params.density, params.scope, inputs["deltas"])
+        cuts = {name: measure for name, measure in found.items() if name.startswith("threshold")}
+        needs, max_like = tuple(cuts.values()), params.aggregate == "max"
+        return cuts | {"election": SignMajority(inputs["deltas"], params.weights, max_like, needs=needs)}
+
+    def apply(self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+        kept = [trimmed(delta, stats, tensor, index) for index, delta in enumerate(inputs["deltas"])]
+        kept = [delta if w == 1.0 else delta * w for delta, w in zip(kept, params.weights, strict=True)]
+        total = running_sum(kept)
+        sign = total.sign()
+        sign.masked_fill_(total == 0, float(stats["election"].majority))
+        direction = torch.where(sign > 0, 1.0, -1.0).to(total.dtype)
+        return _AGGREGATES[params.aggregate](kept, direction) * (sign if params.aggregate == "max" else direction)
+
+    def facts(
+        self, params: TiesParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> dict[str, Any]:
+        count = counts["deltas"]
+        found = trim_facts(params.density, params.scope, stats, sum(numels.values()), count)
+        election = stats["election"]
+        found |= {"num_experts": count, "kept_per_expert": list(election.kept)}
+        return found | {"sign_majority": election.majority, "zero_sign_entries": election.zero_entries}
+
+
+def _sum(kept: list[torch.Tensor], direction: torch.Tensor) -> torch.Tensor:
+    total = torch.zeros_like(direction)
+    for delta in kept:
+        total += (delta * direction).clamp_(min=0)
+    return total
+
+
+def _mean(kept: list[torch.Tensor], direction: torch.Tensor) -> torch.Tensor:
+    total, count = torch.zeros_like(direction), torch.zeros_like(direction)
+    for delta in kept:
+        agreeing = (delta * direction).clamp_(min=0)
+        total += agreeing
+        count += agreeing.sign_()
+    return total.div_(count.clamp_(min=1))
+
+
+def _max(kept: list[torch.Tensor], direction: torch.Tensor) -> torch.Tensor:
+    largest = torch.zeros_like(direction)
+    for delta in kept:
+        torch.maximum(largest, (delta * direction).clamp_(min=0), out=largest)
+    return largest
+
+
+_AGGREGATES = {"mean": _mean, "sum": _sum, "max": _max}

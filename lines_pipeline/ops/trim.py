@@ -1,0 +1,74 @@
+"""``trim``: keep the largest magnitudes of a task vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
+from lines_pipeline.ops.measures import KeptCount, TrimThreshold, threshold_of
+
+
+class TrimParams(OpParams):
+    density: float = Field(description="Share of entries to keep, in (0, 1]; 1 trims nothing.", gt=0, le=1)
+    scope: Literal["global", "tensor"] = Field("global", description="One cut for the whole model, or one a tensor.")
+
+
+def trim_measures(density: float, scope: str, deltas: tuple[str, ...]) -> dict[str, Measure]:
+    """A threshold (and a count of kept entries) for each of ``deltas``; none where nothing is trimmed."""
+    if density == 1.0:
+        return {}
+    measures: dict[str, Measure] = {}
+    for index, delta in enumerate(deltas):
+        threshold = TrimThreshold((delta,), density, scope)
+        measures[f"threshold{index}"] = threshold
+        measures[f"kept{index}"] = KeptCount((delta,), needs=(threshold,), optional=True)
+    return measures
+
+
+def trimmed(delta: torch.Tensor, stats: Mapping[str, Any], tensor: TensorSpec, index: int = 0) -> torch.Tensor:
+    """``delta`` with the entries below its threshold set to zero; itself where nothing is trimmed."""
+    threshold = stats.get(f"threshold{index}")
+    if threshold is None:
+        return delta
+    return torch.where(delta.abs() >= threshold_of(threshold, tensor), delta, 0.0)
+
+
+def trim_facts(density: float, scope: str, stats: Mapping[str, Any], total: int, count: int) -> dict[str, Any]:
+    """Rank, thresholds and kept entries as the reference code counts them (global scope)."""
+    facts: dict[str, Any] = {"num_params": total}
+    if density == 1.0:
+        return facts | {"kept_per_expert": [total] * count}
+    kept = [stats.get(f"kept{index}") for index in range(count)]
+    if scope == "global":
+        facts["trim_rank"] = total - int(total * density)
+        facts["trim_thresholds"] = [stats[f"threshold{index}"][""] for index in range(count)]
+    return facts | ({"kept_per_expert": kept} if None not in kept else {})
+
+
+class Trim(Op):
+    """Keeps entries whose magnitude is at least the (d - int(d * density))-th smallest: int(d * density) + 1 entries,
+    more where magnitudes are equal, all where that magnitude is 0."""
+
+    name = "trim"
+    formula = "tau_i if |tau_i| >= kth(|tau|, d - int(d * density)) else 0"
+    source = "Yadav et al., arXiv 2306.01708; wang-kee/LiNeS, src/utils/ties_utils.py (topk_values_mask)"
+    gives = EdgeType.DELTA
+    inputs = {"delta": Port(EdgeType.DELTA)}
+    Params = TrimParams
+
+    def measures(self, params: TrimParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
+        return trim_measures(params.density, params.scope, inputs["delta"])
+
+    def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+        return trimmed(inputs["delta"][0], stats, tensor)
+
+    def facts(
+        self, params: TrimParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> dict[str, Any]:
+        return trim_facts(params.density, params.scope, stats, sum(numels.values()), 1)
