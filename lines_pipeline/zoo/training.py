@@ -56,7 +56,7 @@ def fit(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         cycle.step()
-        report(step, float(loss))
+        report(step, float(loss.detach()))
     model.eval()
 
 

@@ -1,0 +1,59 @@
+"""Fine-tunes experts: ``python -m lines_pipeline.zoo.expert URI...`` prints a line of progress every few steps."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from lines_pipeline.zoo.catalogue import HEADS, PRETRAINED, TASKS, ZooEntry, locate
+from lines_pipeline.zoo.model import GlyphEncoder
+from lines_pipeline.zoo.training import FINE_TUNING, fit, task_batch
+
+
+def fine_tune(task: str, seed: int, report: Callable[[int, float], None] = lambda step, loss: None) -> GlyphEncoder:
+    """An expert for one task, the heads frozen; the same for the same seed on one machine and thread count."""
+    model = GlyphEncoder()
+    model.load_state_dict(load_file(PRETRAINED))
+    generator = torch.Generator().manual_seed(1_000 * seed + 100 + list(TASKS).index(task))
+    fit(model, load_file(HEADS)[task], lambda size: task_batch(task, "train", size, generator), FINE_TUNING, report)
+    return model
+
+
+def write_expert(entry: ZooEntry, report: Callable[[int, float], None]) -> None:
+    """Fine-tune and store an expert, whole or not at all."""
+    assert entry.task is not None
+    model = fine_tune(entry.task, entry.seed, report)
+    entry.path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = entry.path.with_name(f".{entry.path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+        with Path(temporary).open("rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, entry.path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def main(uris: list[str]) -> None:
+    """Build the named experts one after the other in one thread."""
+    torch.set_num_threads(1)
+    for uri in uris:
+        entry = locate(uri)
+        if entry.built:
+            continue
+
+        def report(step: int, loss: float, uri: str = uri) -> None:
+            if (step + 1) % 20 == 0:
+                print(f"{uri} {step + 1}", flush=True)
+
+        write_expert(entry, report)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
