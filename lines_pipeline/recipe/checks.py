@@ -1,0 +1,100 @@
+"""Every check of a recipe's nodes, and the graph where none of them fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from lines_pipeline.core.errors import Problem
+from lines_pipeline.recipe.assembly import Assembly, circles, node_order
+from lines_pipeline.recipe.drafts import Draft, draft_node
+from lines_pipeline.recipe.graph import Graph, Step
+from lines_pipeline.recipe.places import Document, Place
+from lines_pipeline.recipe.schema import Tune
+from lines_pipeline.recipe.tuning import tune_complaints
+from lines_pipeline.recipe.validation import Complaint
+
+
+def checked_graph(document: Document, recorded: Mapping[str, Any], tune: Tune | None) -> tuple[Graph, list[Problem]]:
+    """The graph of a filled document, and all problems of its nodes and its ``tune``; ``recorded`` hides secrets."""
+    from lines_pipeline.ops import registry
+
+    nodes = {name: fields for name, fields in document.data["nodes"].items() if isinstance(fields, Mapping)}
+    problems: list[Problem] = []
+    drafts: dict[str, Draft] = {}
+    broken = set()
+    for name, fields in nodes.items():
+        draft, found = draft_node(name, fields, registry())
+        problems += node_problems(document, name, found)
+        broken |= {name} if found else set()
+        if draft is not None:
+            drafts[name] = draft
+    problems += _circle_problems(document, drafts)
+    assembly = Assembly(document.data["nodes"], {name: draft.op.gives for name, draft in drafts.items()})
+    for name in node_order(drafts):
+        steps_before = dict(assembly.steps)
+        problems += node_problems(document, name, assembly.add(drafts[name], recorded["nodes"][name]))
+        if name in broken:
+            assembly.steps = steps_before
+            assembly.forget(name)
+    graph = _graph(assembly)
+    problems += _output_problems(document, graph.steps.values())
+    if not any(draft.op.name in ("save", "evaluate") for draft in drafts.values()) and len(drafts) == len(nodes):
+        message = "the recipe has no 'save' or 'evaluate' node: nothing would run; add one"
+        problems.append(document.places.key(("nodes",)).problem(message))
+    if tune is not None:
+        for one in tune_complaints(tune, drafts, assembly, graph):
+            problems.append(_place(document, one).problem(one.message))
+    return graph, problems
+
+
+def node_problems(document: Document, name: str, complaints: Iterable[Complaint]) -> list[Problem]:
+    """Complaints about a node, with their places."""
+    rooted = [Complaint(("nodes", name, *one.path), one.message, one.at_key) for one in complaints]
+    return [_place(document, one).problem(_named(one), name) for one in rooted]
+
+
+def _named(complaint: Complaint) -> str:
+    """The message, led by the field it is about where the message does not name it."""
+    field = complaint.path[2] if len(complaint.path) > 2 else ""
+    led = field and not complaint.at_key and f"'{field}'" not in complaint.message and field != "op"
+    return f"'{field}': {complaint.message}" if led else complaint.message
+
+
+def _place(document: Document, complaint: Complaint) -> Place:
+    places = document.places
+    return places.key(complaint.path) if complaint.at_key else places.value(complaint.path)
+
+
+def _circle_problems(document: Document, drafts: Mapping[str, Draft]) -> list[Problem]:
+    return [
+        document.places.key(("nodes", circle[0])).problem(
+            f"nodes depend on each other in a circle: {' -> '.join(circle)}", circle[0]
+        )
+        for circle in circles(drafts)
+    ]
+
+
+def _graph(assembly: Assembly) -> Graph:
+    members: dict[str, tuple[str, ...]] = {}
+    for step in assembly.steps.values():
+        members[step.node] = (*members.get(step.node, ()), step.id)
+    return Graph(assembly.steps, members)
+
+
+def _output_problems(document: Document, steps: Iterable[Step]) -> list[Problem]:
+    """Files that would leave the output folder, or be written twice."""
+    problems: list[Problem] = []
+    written: dict[str, str] = {}
+    for step in (step for step in steps if step.op.name == "save"):
+        path = PurePosixPath(str(getattr(step.params, "path", "")))
+        place = document.places.value(("nodes", step.node, "path"))
+        if path.is_absolute() or ".." in path.parts or path.parts[:1] in ((), ("~",)):
+            message = f"'path' is '{path}', expected a file inside the run's output folder"
+            problems.append(place.problem(message, step.node))
+        elif str(path) in written:
+            both = f"'{written[str(path)]}' and '{step.id}' both write '{path}'"
+            problems.append(place.problem(f"{both}; give each its own, as with an item in the path", step.node))
+        written[str(path)] = step.id
+    return problems

@@ -1,0 +1,101 @@
+"""``for_each``: the items of a collection, and the ``{item}`` that stands for them in a node's strings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lines_pipeline.core.errors import did_you_mean
+from lines_pipeline.recipe.places import Path
+from lines_pipeline.recipe.scalars import scalar_text, shortened
+from lines_pipeline.recipe.validation import Complaint, described
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_KEY = re.compile(r"[^\[\]{}\x00-\x1f]{1,200}")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One member of a collection: its key, and what each declared name stands for in it."""
+
+    key: str
+    names: Mapping[str, Any]
+
+
+def read_items(raw: Any) -> tuple[tuple[Item, ...], list[Complaint]]:
+    """The items that ``for_each`` declares, and what is wrong with it (paths from ``for_each`` on)."""
+    if not isinstance(raw, Mapping) or not raw:
+        return (), [Complaint((), f"expected a map of one name to a list of items, found {described(raw)}")]
+    complaints = [found for name, listed in raw.items() for found in _list_complaints(name, listed)]
+    lengths = {name: len(listed) for name, listed in raw.items() if isinstance(listed, list)}
+    if not complaints and len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{name} has {count}" for name, count in lengths.items())
+        complaints = [Complaint((), f"expected lists of equal length, found: {counts}")]
+    if complaints:
+        return (), complaints
+    rows = zip(*raw.values(), strict=True)
+    items = tuple(Item(scalar_text(row[0]), dict(zip(raw, row, strict=True))) for row in rows)
+    return items, _twice(next(iter(raw)), items)
+
+
+def _list_complaints(name: str, listed: Any) -> Iterable[Complaint]:
+    if not _NAME.fullmatch(name):
+        yield Complaint(
+            (name,), f"'{shortened(name)}' cannot be an item's name, expected letters, digits and '_'", True
+        )
+    if not isinstance(listed, list):
+        yield Complaint((name,), f"expected a list of items, found {described(listed)}")
+    elif not listed:
+        yield Complaint((name,), "expected at least one item, found an empty list")
+    else:
+        for index, entry in enumerate(listed):
+            if isinstance(entry, Mapping | list) or entry is None or not _KEY.fullmatch(scalar_text(entry)):
+                found = described(entry)
+                yield Complaint((name, index), f"expected a text or a number without brackets as item, found {found}")
+
+
+def _twice(name: str, items: Iterable[Item]) -> list[Complaint]:
+    seen: set[str] = set()
+    complaints = []
+    for index, item in enumerate(items):
+        if item.key in seen:
+            complaints.append(Complaint((name, index), f"found the item '{item.key}' twice, expected each once"))
+        seen.add(item.key)
+    return complaints
+
+
+def fill_items(value: Any, names: Mapping[str, Any]) -> Any:
+    """``value`` with ``{name}`` replaced for the given names only; a string that is wholly ``{name}`` keeps the type."""
+    if isinstance(value, Mapping):
+        return {key: fill_items(inside, names) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [fill_items(inside, names) for inside in value]
+    if not isinstance(value, str) or "{" not in value or not names:
+        return value
+    if value[1:-1] in names and value == f"{{{value[1:-1]}}}":
+        return names[value[1:-1]]
+    pattern = "|".join(re.escape(name) for name in names)
+    return re.sub(rf"\{{({pattern})\}}", lambda match: scalar_text(names[match[1]]), value)
+
+
+def by_item(written: Mapping[str, Any], keys: Iterable[str], path: Path) -> tuple[list[Any], list[Complaint]]:
+    """The values of a map by item in the order of ``keys``: it must name every item and no other."""
+    keys = list(keys)
+    missing = [key for key in keys if key not in written]
+    if missing:
+        listed = ", ".join(shortened(key, 30) for key in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        return [], [
+            Complaint(path, f"the map by item lacks: {listed}; name every item"),
+            *_strangers(written, keys, path),
+        ]
+    return [written[key] for key in keys], _strangers(written, keys, path)
+
+
+def _strangers(written: Mapping[str, Any], keys: list[str], path: Path) -> list[Complaint]:
+    return [
+        Complaint((*path, key), f"unknown item '{shortened(key)}'{did_you_mean(key, keys)}", at_key=True)
+        for key in written
+        if key not in keys
+    ]

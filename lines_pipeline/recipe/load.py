@@ -1,0 +1,77 @@
+"""Reads a recipe file: YAML, ``extends``, ``--set``, references, settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+from lines_pipeline.core.errors import Problem, RecipeError
+from lines_pipeline.recipe.extends import read_chain
+from lines_pipeline.recipe.interpolation import ForRecording, ForRunning
+from lines_pipeline.recipe.overrides import apply_sets
+from lines_pipeline.recipe.places import Document, spoken
+from lines_pipeline.recipe.recipe import Recipe
+from lines_pipeline.recipe.schema import Settings
+from lines_pipeline.recipe.validation import Complaint, validated
+
+_MAY_BE_EMPTY = ("description", "seed", "vars", "tune", "engine", "tracking")
+
+
+def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}) -> Recipe:
+    """The recipe at ``path`` with the values of ``sets`` (``{"nodes.scaled.beta": 0.4}``) in place of its own.
+
+    RecipeError tells every mistake at once; where the top level has some, those of the nodes are told as well.
+    Relative paths in the recipe are relative to its folder.
+    """
+    path = FilePath(path)
+    document, source = read_chain(path)
+    document, problems = apply_sets(document, sets)
+    document = _without_empty(document)
+    document, recorded, found = _filled(document)
+    problems = _first_of_each_place(problems, found)
+    settings, complaints = validated(Settings, document.data, recorded)
+    problems = _first_of_each_place(problems, [_problem(document, one) for one in complaints])
+    if problems or settings is None:
+        raise RecipeError(_first_of_each_place(problems, _node_problems(document, recorded, settings)))
+    return Recipe(path, source, settings, document, recorded)
+
+
+def _without_empty(document: Document) -> Document:
+    """Sections that are written but hold nothing count as not written."""
+    kept = {key: value for key, value in document.data.items() if value is not None or key not in _MAY_BE_EMPTY}
+    return Document(kept, document.places)
+
+
+def _filled(document: Document) -> tuple[Document, Mapping[str, Any], list[Problem]]:
+    variables = document.data.get("vars")
+    variables = variables if isinstance(variables, Mapping) else {}
+    running = ForRunning(variables, document.places, os.environ)
+    data = running.fill(document.data, ())
+    recorded = ForRecording(variables, document.places).fill(document.data, ())
+    return Document(data, document.places), recorded, list(running.problems)
+
+
+def _problem(document: Document, complaint: Complaint) -> Problem:
+    path = complaint.path
+    place = document.places.key(path) if complaint.at_key else document.places.value(path)
+    in_node = path[:1] == ("nodes",) and len(path) > 1
+    led = bool(path) and not complaint.at_key and not in_node
+    message = f"'{spoken(path)}': {complaint.message}" if led else complaint.message
+    return place.problem(message, str(path[1]) if in_node else "")
+
+
+def _node_problems(document: Document, recorded: Mapping[str, Any], settings: Settings | None) -> list[Problem]:
+    from lines_pipeline.recipe.checks import checked_graph
+
+    nodes = document.data.get("nodes")
+    if not isinstance(nodes, Mapping) or not nodes:
+        return []
+    return checked_graph(document, recorded, settings.tune if settings else None)[1]
+
+
+def _first_of_each_place(known: list[Problem], more: list[Problem]) -> list[Problem]:
+    """``known``, and those of ``more`` elsewhere: what follows from a mistake is not told as a second one."""
+    taken = {(one.file, one.line, one.column) for one in known}
+    return known + [one for one in more if (one.file, one.line, one.column) not in taken]

@@ -1,0 +1,150 @@
+"""The parameters of one step: items filled in, maps by item resolved, checked against the op."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lines_pipeline.recipe.drafts import Draft
+from lines_pipeline.recipe.items import Item, by_item, fill_items
+from lines_pipeline.recipe.validation import Complaint, validated
+
+if TYPE_CHECKING:
+    from lines_pipeline.ops.base import OpParams
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a port is given: for all steps of the node, or by item; each entry is a step id and its label."""
+
+    shared: tuple[tuple[str, str], ...] = ()
+    rows: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    mapped: bool = False
+    """Whether the node becomes a collection by this port."""
+    names: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    many: bool = False
+
+    @classmethod
+    def one(cls, entry: tuple[str, str]) -> Feed:
+        """The same single value for every step."""
+        return cls(shared=(entry,))
+
+    @classmethod
+    def all_of(cls, entries: tuple[tuple[str, str], ...]) -> Feed:
+        """The same list for every step."""
+        return cls(shared=entries, many=True)
+
+    @classmethod
+    def mapping(cls, entries: tuple[tuple[str, str], ...], names: Mapping[str, Mapping[str, Any]]) -> Feed:
+        """One value an item: the node maps over them."""
+        return cls(rows={label: ((step, label),) for step, label in entries}, mapped=True, names=names)
+
+    @classmethod
+    def picked(cls, many: bool, rows: Mapping[str, tuple[tuple[str, str], ...]]) -> Feed:
+        """What the node's own items pick, one list an item."""
+        return cls(rows=rows, many=many)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The items, in order."""
+        return tuple(self.rows)
+
+    def at(self, key: str) -> tuple[str, ...]:
+        """Step ids for one item."""
+        return tuple(step for step, _ in self._entries(key))
+
+    def labels(self, key: str) -> list[str]:
+        """How a map by item names the entries: by item or node, by step id where those are not unique."""
+        entries = self._entries(key)
+        labels = [label for _, label in entries]
+        return labels if len(set(labels)) == len(labels) else [step for step, _ in entries]
+
+    def _entries(self, key: str) -> tuple[tuple[str, str], ...]:
+        return self.rows[key] if self.rows else self.shared
+
+
+@dataclass(frozen=True)
+class ReadParams:
+    """The parameters of a step, or what is wrong with them (paths from the node on)."""
+
+    params: OpParams | None
+    complaints: tuple[Complaint, ...]
+
+
+def step_params(
+    draft: Draft,
+    row: Item | None,
+    feeds: Mapping[str, Feed],
+    written: Mapping[str, Any],
+    keys: Sequence[str] = (),
+) -> ReadParams:
+    """The parameters of the step for ``row`` (None: the node is no collection) among the node's items ``keys``.
+
+    Without ``feeds`` (the inputs have mistakes) only what does not depend on them is checked.
+    """
+    complaints: list[Complaint] = []
+    raw = {**_defaults(draft), **draft.params}
+    values = {}
+    for name, value in raw.items():
+        if name in draft.op.per_item:
+            values[name] = _spread(draft, name, value, row, feeds, keys, complaints)
+        else:
+            values[name] = _chosen(name, value, row, keys, complaints)
+    values = {name: fill_items(value, row.names if row else {}) for name, value in values.items()}
+    shown = {name: written.get(name) for name in draft.params}
+    params, found = validated(draft.op.Params, values, shown)
+    complaints += [one for one in found if not any(known.path[:1] == one.path[:1] for known in complaints)]
+    if params is not None and not complaints and feeds.keys() >= draft.inputs.keys():
+        key = row.key if row else ""
+        counts = {port: len(feeds[port].at(key)) if port in feeds else 0 for port in draft.op.inputs}
+        message = draft.op.check(params, counts)
+        complaints += [Complaint((), message, at_key=True)] if message else []
+    return ReadParams(params, tuple(complaints))
+
+
+def _defaults(draft: Draft) -> dict[str, Any]:
+    """Defaults of one number that have to be spread over the inputs."""
+    fields = draft.op.Params.model_fields
+    found = {name: fields[name].default for name in draft.op.per_item if draft.op.per_item[name] in draft.inputs}
+    return {name: value[0] for name, value in found.items() if isinstance(value, tuple) and len(value) == 1}
+
+
+def _chosen(name: str, value: Any, row: Item | None, keys: Sequence[str], complaints: list[Complaint]) -> Any:
+    """``value``, or this item's share of it where it is a map by item."""
+    if row is None or not isinstance(value, Mapping) or not set(value) & set(keys):
+        return value
+    listed, found = by_item(value, keys, (name,))
+    complaints += found
+    return listed[list(keys).index(row.key)] if listed else value
+
+
+def _spread(
+    draft: Draft,
+    name: str,
+    value: Any,
+    row: Item | None,
+    feeds: Mapping[str, Feed],
+    keys: Sequence[str],
+    complaints: list[Complaint],
+) -> Any:
+    """A tuple of numbers, one an entry of the port, from a number, a list or a map by item."""
+    feed = feeds.get(draft.op.per_item[name])
+    if feed is None:
+        return value if isinstance(value, list) else list(value.values()) if isinstance(value, Mapping) else [value]
+    key = row.key if row else ""
+    labels = feed.labels(key) if feed.many or not feed.mapped else list(keys)
+    if row and isinstance(value, Mapping) and set(value) != set(labels) and set(value) == set(keys):
+        value = value[row.key]
+    if not isinstance(value, Mapping | list):
+        return [value] * len(feed.at(key))
+    if isinstance(value, Mapping):
+        listed, found = by_item(value, labels, (name,))
+        complaints += found
+    else:
+        listed = value
+        if len(value) != len(labels):
+            complaints.append(Complaint((name,), f"expected {len(labels)} numbers, one an input, found {len(value)}"))
+    if len(listed) != len(labels):
+        return [0.0] * len(feed.at(key))
+    return [listed[labels.index(key)]] if feed.mapped else listed

@@ -1,0 +1,158 @@
+"""A recipe that has been read: settings, nodes, and the texts it is known by."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import Any
+
+import yaml
+
+from lines_pipeline.core.keys import canonical_json
+from lines_pipeline.recipe.places import Document, Place, Places, replaced
+from lines_pipeline.recipe.scalars import read_scalar
+from lines_pipeline.recipe.schema import Engine, Settings, Tracking, Tune
+
+_NOT_IN_HASH = ("engine", "tracking", "description", "vars", "extends")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe with ``extends`` merged, ``--set`` applied and every reference filled.
+
+    ``document`` holds the values to run with, ``recorded`` the same with the environment left by name
+    (``${env:NAME}``): only that may be written down. ``source`` is the recipe file's text.
+    """
+
+    path: FilePath
+    source: str
+    settings: Settings
+    document: Document
+    recorded: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, a slug."""
+        return self.settings.name
+
+    @property
+    def description(self) -> str:
+        """What the recipe says it is for."""
+        return self.settings.description
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything random."""
+        return self.settings.seed
+
+    @property
+    def tune(self) -> Tune | None:
+        """What to search, if anything."""
+        return self.settings.tune
+
+    @property
+    def engine(self) -> Engine:
+        """How to run it."""
+        return self.settings.engine
+
+    @property
+    def tracking(self) -> Tracking:
+        """Where to record it."""
+        return self.settings.tracking
+
+    @property
+    def folder(self) -> FilePath:
+        """The folder that relative input paths start from."""
+        return self.path.parent
+
+    @property
+    def nodes(self) -> Mapping[str, Mapping[str, Any]]:
+        """The nodes' fields, filled."""
+        nodes: Mapping[str, Mapping[str, Any]] = self.document.data["nodes"]
+        return nodes
+
+    @property
+    def recorded_nodes(self) -> Mapping[str, Mapping[str, Any]]:
+        """The nodes' fields with the environment by name."""
+        nodes: Mapping[str, Mapping[str, Any]] = self.recorded["nodes"]
+        return nodes
+
+    def canonical(self) -> str:
+        """JSON that is equal for equal recipes, whatever the order of their keys and how they are run or recorded."""
+        kept = {key: value for key, value in self.recorded.items() if key not in _NOT_IN_HASH and value is not None}
+        nodes = {name: {**fields, "op": str(fields["op"]).lower()} for name, fields in kept["nodes"].items()}
+        return canonical_json({**kept, "nodes": nodes})
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of ``canonical``, in hex."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def resolved(self) -> str:
+        """The recipe as YAML that stands alone: one file, no ``vars``, the environment by name."""
+        kept = {key: value for key, value in self.recorded.items() if key not in ("vars", "extends")}
+        return _yaml(kept)
+
+    def with_values(self, values: Mapping[str, Any]) -> Recipe:
+        """The recipe with other parameter values (``{"scaled.beta": 0.4}``); KeyError for an unknown node."""
+        data, recorded, places = self.document.data, self.recorded, self.document.places
+        kept, keys = dict(places.values), dict(places.keys)
+        for name, value in values.items():
+            node, _, parameter = name.partition(".")
+            if node not in self.nodes or not parameter:
+                raise KeyError(name)
+            path = ("nodes", node, parameter)
+            plain = list(value) if isinstance(value, tuple) else value
+            data, recorded = replaced(data, path, plain), replaced(recorded, path, plain)
+            kept[path] = keys[path] = places.keys.get(("tune", "parameters", name)) or Place(f"value of {name}")
+        return replace(self, document=Document(data, Places(kept, keys)), recorded=recorded)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Short values on one line, no anchors, text quoted wherever a YAML 1.1 or 1.2 reader could take it otherwise."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _yaml(data: Mapping[str, Any]) -> str:
+    parts = []
+    for key, value in data.items():
+        if key in ("nodes", "vars") and isinstance(value, Mapping):
+            parts.append(f"{key}:\n" + "".join(f"  {_line({name: inside})}" for name, inside in value.items()))
+        else:
+            parts.append(_line({key: value}))
+    return "".join(parts)
+
+
+def _line(data: Mapping[str, Any]) -> str:
+    """One block-style key with a flow-style value."""
+    (key, value), *_ = data.items()
+    text = io.StringIO()
+    yaml.dump(_quoted(value), text, Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=10**6)
+    name = yaml.dump(key, Dumper=_Dumper, width=10**6).removesuffix("...\n").strip()
+    return f"{name}: {text.getvalue().removesuffix('...' + chr(10)).strip()}\n"
+
+
+class _Quoted(str):
+    """Text to be written in quotes."""
+
+
+_Dumper.add_representer(_Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+def _quoted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _quoted(inside) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [_quoted(inside) for inside in value]
+    if isinstance(value, str):
+        try:
+            return value if read_scalar(value) == value else _Quoted(value)
+        except ValueError:
+            return _Quoted(value)
+    return value

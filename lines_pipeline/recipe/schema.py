@@ -1,0 +1,151 @@
+"""What a recipe may say above its nodes: names, settings, tuning."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+SLUG = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
+NODE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}", re.ASCII)
+MAX_GRID = 10_000
+"""Values that one parameter, and trials that a whole grid, may have."""
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)", re.ASCII)
+
+Number = Annotated[int | float, Field(allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes in ``4GB`` (10^9), ``4GiB`` (2^30), ``500MB`` or a plain number; ValueError where it is no such thing."""
+    match = _BYTES.fullmatch(str(text).strip())
+    if not match or match[2].upper() not in _UNITS:
+        raise ValueError(f"expected a size such as 4GB or 512MiB, found '{text}'")
+    found = int(Decimal(match[1]) * _UNITS[match[2].upper()])
+    if not found:
+        raise ValueError(f"expected a size of at least one byte, found '{text}'")
+    return found
+
+
+class Engine(_Section):
+    """How a run is carried out; results do not depend on it."""
+
+    scheduler: str = Field("threads", description="threads, serial, or the address of a Dask scheduler.")
+    workers: int | None = Field(None, ge=1, description="Workers at a time; default: one a core.")
+    memory: str | int | None = Field(None, description="Cap on memory: 4GB (10^9), 4GiB, or bytes.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N.")
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known_scheduler(cls, value: str) -> str:
+        if value not in ("threads", "serial") and not re.fullmatch(r"[a-z]+://\S+", value):
+            raise ValueError(f"expected 'threads', 'serial' or an address such as tcp://host:8786, found '{value}'")
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _known_size(cls, value: str | int | None) -> str | int | None:
+        if value is not None:
+            parse_bytes(value)
+        return value
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """``memory`` in bytes."""
+        return None if self.memory is None else parse_bytes(self.memory)
+
+
+class Tracking(_Section):
+    """Where runs are recorded."""
+
+    uri: str | None = Field(None, min_length=1, description="Store or server of MLflow.")
+    experiment: str = Field("lines-pipeline", min_length=1, description="Experiment of MLflow.")
+    tags: dict[str, str | bool | int | float] = Field({}, description="Tags of the run.")
+
+
+class Space(_Section):
+    """The values that ``tune`` may give a parameter: a range (``low`` and ``high`` included), or a list."""
+
+    low: Number | None = Field(None, description="Smallest value.")
+    high: Number | None = Field(None, description="Largest value.")
+    step: Number | None = Field(None, gt=0, description="Distance of values; exact in decimal.")
+    log: bool = Field(False, description="Search the range on a logarithmic scale.")
+    values: tuple[Any, ...] | None = Field(None, min_length=1, description="The values to try.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.values is not None:
+            self._check_list()
+        elif self.low is None or self.high is None:
+            raise ValueError("expected 'low' and 'high' (and 'step'), or 'values'")
+        else:
+            self._check_range(self.low, self.high)
+        return self
+
+    def _check_list(self) -> None:
+        if (self.low, self.high, self.step, self.log) != (None, None, None, False):
+            raise ValueError("found 'values' together with a range, expected one of them")
+        if len({repr(value) for value in self.values or ()}) < len(self.values or ()):
+            raise ValueError("found the same value twice in 'values', expected each once")
+
+    def _check_range(self, low: float, high: float) -> None:
+        if low > high:
+            raise ValueError(f"'low' ({low}) is above 'high' ({high})")
+        if self.log and (low <= 0 or self.step is not None):
+            raise ValueError("'log: true' needs 'low' above 0 and no 'step'")
+        if self.step is None:
+            return
+        steps = (_exact(high) - _exact(low)) / _exact(self.step)
+        if steps >= MAX_GRID:
+            raise ValueError(f"the range has more than {MAX_GRID:,} values; take a larger 'step'")
+        if steps != int(steps):
+            last = _exact(low) + int(steps) * _exact(self.step)
+            raise ValueError(f"steps of {self.step} from {low} do not reach {high}; set 'high' to {last}")
+
+    def choices(self) -> tuple[Any, ...] | None:
+        """All values, in order; None for a range without steps. Whole numbers stay so where all of the range are."""
+        if self.values is not None or self.step is None or self.low is None or self.high is None:
+            return self.values
+        low, step = _exact(self.low), _exact(self.step)
+        count = int((_exact(self.high) - low) / step) + 1
+        whole = all(isinstance(number, int) for number in (self.low, self.high, self.step))
+        return tuple((int if whole else float)(low + index * step) for index in range(count))
+
+    def samples(self) -> tuple[Any, ...]:
+        """Values that stand for all: the ends of a range, every entry of a list."""
+        return self.values if self.values is not None else tuple(dict.fromkeys((self.low, self.high)))
+
+
+def _exact(number: float) -> Decimal:
+    return Decimal(repr(number))
+
+
+class Tune(_Section):
+    """Which parameters to choose, and by which metric."""
+
+    parameters: dict[str, Space] = Field(min_length=1, description="node.parameter: {low, high, step} or {values}.")
+    objective: str = Field(min_length=1, description="node.metric, or a linear expression of such.")
+    direction: Literal["maximize", "minimize"] = "maximize"
+    sampler: Literal["grid", "random", "tpe", "cmaes"] = "grid"
+    trials: int | None = Field(None, ge=1, le=100_000, description="How many; the grid tries all.")
+
+
+class Settings(_Section):
+    """A recipe's top level, with ``extends`` merged in; nodes are checked against their ops later."""
+
+    name: str = Field(pattern=SLUG, description="Letters, digits, '-' and '_'; names the run and its folder.")
+    description: str = ""
+    seed: int = Field(0, ge=0, lt=2**63)
+    vars: dict[str, Any] = {}
+    nodes: dict[str, dict[str, Any]] = Field(min_length=1)
+    tune: Tune | None = None
+    engine: Engine = Field(default_factory=lambda: Engine.model_validate({}))
+    tracking: Tracking = Field(default_factory=lambda: Tracking.model_validate({}))
