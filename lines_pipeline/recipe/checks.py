@@ -38,7 +38,7 @@ def checked_graph(document: Document, recorded: Mapping[str, Any], tune: Tune | 
         if name in broken:
             assembly.steps = steps_before
             assembly.forget(name)
-    graph = _graph(assembly)
+    graph = _graph(assembly, drafts, recorded["nodes"])
     problems += _output_problems(document, graph.steps.values())
     if not any(draft.op.name in ("save", "evaluate") for draft in drafts.values()) and len(drafts) == len(nodes):
         message = "the recipe has no 'save' or 'evaluate' node: nothing would run; add one"
@@ -76,11 +76,12 @@ def _circle_problems(document: Document, drafts: Mapping[str, Draft]) -> list[Pr
     ]
 
 
-def _graph(assembly: Assembly) -> Graph:
+def _graph(assembly: Assembly, drafts: Mapping[str, Draft], recorded: Mapping[str, Mapping[str, Any]]) -> Graph:
     members: dict[str, tuple[str, ...]] = {}
     for step in assembly.steps.values():
         members[step.node] = (*members.get(step.node, ()), step.id)
-    return Graph(assembly.steps, members)
+    written = {name: {param: recorded[name][param] for param in drafts[name].params} for name in members}
+    return Graph(assembly.steps, members, written)
 
 
 def _output_problems(document: Document, steps: Iterable[Step]) -> list[Problem]:

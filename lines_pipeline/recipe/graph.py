@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +44,14 @@ class Graph:
 
     steps: Mapping[str, Step]
     members: Mapping[str, tuple[str, ...]]
+    recorded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Parameters by node as the recipe has them, the environment by name: what may be shown and tracked."""
 
     def needed(self, targets: Iterable[str]) -> tuple[str, ...]:
-        """``targets`` (step ids) and everything they depend on, in order; KeyError for an unknown id."""
-        wanted = {self.steps[target].id for target in targets}
+        """Targets (step ids, or nodes) and all they depend on, in order; KeyError for what is neither."""
+        wanted = {step for target in targets for step in self.members.get(target, (target,))}
+        for unknown in wanted - self.steps.keys():
+            raise KeyError(unknown)
         for step in reversed(list(self.steps.values())):
             if step.id in wanted:
                 wanted.update(step.sources)
@@ -57,6 +61,22 @@ class Graph:
     def sinks(self) -> tuple[str, ...]:
         """The steps that a run is for: those of ``save`` and ``evaluate`` nodes."""
         return tuple(step.id for step in self.steps.values() if step.op.name in ("save", "evaluate"))
+
+    @cached_property
+    def parameters(self) -> Mapping[str, Any]:
+        """Every parameter of every node (``scaled.beta``): as recorded, or its default."""
+        found: dict[str, Any] = {}
+        for node, members in self.members.items():
+            values = self.steps[members[0]].params.model_dump(mode="json", by_alias=True)
+            values |= {name: default[0] for name, default in self._spread_defaults(node).items()}
+            found |= {f"{node}.{name}": value for name, value in (values | dict(self.recorded.get(node, {}))).items()}
+        return found
+
+    def _spread_defaults(self, node: str) -> dict[str, tuple[float, ...]]:
+        """Defaults of one number that the steps hold once for each input."""
+        op = self.steps[self.members[node][0]].op
+        defaults = {name: op.Params.model_fields[name].default for name in op.per_item}
+        return {name: value for name, value in defaults.items() if isinstance(value, tuple) and len(value) == 1}
 
     @cached_property
     def digraph(self) -> networkx.DiGraph[str]:

@@ -17,6 +17,10 @@ _Linear = dict[str, float]
 """Coefficient by placeholder; the constant under the empty name."""
 
 
+class _NotLinearError(ValueError):
+    """An expression that is no sum of numbers times metrics."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """``constant + sum of coefficient * node.metric``; a node is named as a step is (``val``, ``val[digits]``)."""
@@ -49,7 +53,7 @@ def parse_objective(text: str) -> Objective:
     try:
         linear = _linear(ast.parse(source.strip(), mode="eval").body, names)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError, ZeroDivisionError) as error:
-        reason = str(error) if type(error) is ValueError else "not an expression of metrics"
+        reason = str(error) if isinstance(error, _NotLinearError) else "not an expression of metrics"
         raise ValueError(f"cannot read '{text}': {reason}; {_EXAMPLE}, minus between spaces") from None
     return _collected(text, linear, names)
 
@@ -68,14 +72,14 @@ def _linear(node: ast.expr, names: Mapping[str, tuple[str, str]]) -> _Linear:
     if isinstance(node, ast.Name) and node.id in names:
         return {node.id: 1.0}
     if isinstance(node, ast.Name):
-        raise ValueError(f"'{node.id}' is not a metric")
+        raise _NotLinearError(f"'{node.id}' is not a metric")
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return {"": float(node.value)}  # type: ignore[arg-type]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         return _scaled(_linear(node.operand, names), -1.0 if isinstance(node.op, ast.USub) else 1.0)
     if isinstance(node, ast.BinOp):
         return _combined(node.op, _linear(node.left, names), _linear(node.right, names))
-    raise ValueError(f"{type(node).__name__} is not allowed")
+    raise _NotLinearError(f"{type(node).__name__} is not allowed")
 
 
 def _combined(operator: ast.operator, left: _Linear, right: _Linear) -> _Linear:
@@ -89,8 +93,8 @@ def _combined(operator: ast.operator, left: _Linear, right: _Linear) -> _Linear:
     if isinstance(operator, ast.Mult) and set(left) <= {""}:
         return _scaled(right, left[""])
     if isinstance(operator, ast.Mult | ast.Div):
-        raise ValueError("metrics may only be multiplied or divided by numbers")
-    raise ValueError(f"the operator {type(operator).__name__} is not allowed")
+        raise _NotLinearError("metrics may only be multiplied or divided by numbers")
+    raise _NotLinearError(f"the operator {type(operator).__name__} is not allowed")
 
 
 def _scaled(linear: _Linear, factor: float) -> _Linear:
