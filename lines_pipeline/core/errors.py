@@ -31,6 +31,12 @@ class EngineError(LinesError):
     exit_code = 1
 
 
+class TrackingError(LinesError):
+    """The tracking store cannot be reached or written."""
+
+    exit_code = 1
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
     """One mistake in a recipe, with its place (lines and columns count from 1; 0 where there is none)."""

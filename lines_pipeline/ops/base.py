@@ -91,6 +91,10 @@ class Measure(ABC):
         """Whether ``prepare`` wants a sample of the values before the sweep."""
         return False
 
+    def wants_sample(self, numels: Mapping[str, int]) -> bool:
+        """Whether a sample is worth drawing for values of this many entries by tensor."""
+        return False
+
     def prepare(self, sample: Mapping[str, list[Any]], numels: Mapping[str, int]) -> Any:
         """The state for the sweep, from 1-D samples of the first value of ``of`` by tensor name."""
         return None

@@ -90,6 +90,9 @@ class TrimThreshold(Measure):
     def sampled(self) -> bool:
         return self.density < 1.0
 
+    def wants_sample(self, numels: Mapping[str, int]) -> bool:
+        return sum(numels.values()) > SMALL_NUMEL
+
     def prepare(self, sample: Mapping[str, list[Any]], numels: Mapping[str, int]) -> dict[str, Bracket]:
         return {
             group: _bracket([run for name in names for run in sample.get(name, [])], self._rank(names, numels), names, numels)

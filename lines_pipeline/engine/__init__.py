@@ -1,0 +1,1 @@
+"""Runs plans: block evaluation, schedulers, statistics, files and the node cache."""

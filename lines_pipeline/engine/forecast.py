@@ -1,0 +1,79 @@
+"""Forecasts a run from headers and the cache, with the very planning that the run itself uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lines_pipeline.core.events import BlockScales
+from lines_pipeline.engine.session import Prepared, Session
+from lines_pipeline.engine.storing import Request, existing_file
+from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
+from lines_pipeline.plan.compilation import compile_pass
+from lines_pipeline.plan.layouts import lay_out
+from lines_pipeline.plan.memory import projected_peak, require_memory
+from lines_pipeline.plan.passes import Pass, cone
+from lines_pipeline.plan.report import PlanReport, describe_pass, scale_steps, scales_of
+from lines_pipeline.recipe.graph import Graph
+from lines_pipeline.recipe.recipe import Recipe
+
+
+def forecast(
+    recipe: Recipe, graph: Graph, session: Session, requests: Sequence[Request], models: Iterable[str], trials: int = 0
+) -> PlanReport:
+    """The plan of the requested files and of the ``models`` to evaluate. Checks keys, shapes and memory."""
+    wanted = [*requests, *(Request(model) for model in models)]
+    missing = [request.step for request in wanted if existing_file(session, graph, request) is None]
+    prepared = session.prepare(graph, dict.fromkeys(missing))
+    peak = projected_peak(prepared.passes, prepared.layouts, session.settings)
+    require_memory(peak, session.settings)
+    steps = cone(graph, [request.step for request in wanted])
+    layouts = lay_out(graph, steps, session.checkpoints)
+    passes = [
+        describe_pass(one, prepared.layouts, _bytes_read(prepared, one, session)) for one in prepared.passes
+    ]
+    specs = [spec for request in wanted for spec in layouts[request.step].tensors.values()]
+    settings = session.settings
+    return PlanReport(
+        name=recipe.name,
+        passes=tuple(passes),
+        bytes_read=sum(one["bytes_read"] for one in passes),
+        bytes_written=sum(one["bytes_written"] for one in passes),
+        peak_bytes=peak,
+        compute_dtypes=tuple(sorted({spec.compute_dtype for spec in specs if spec.is_floating})),
+        stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
+        cached=tuple(dict.fromkeys([*prepared.cached, *(r.step for r in wanted if r.step not in missing)])),
+        scales=tuple(scales_of(step, layouts[step.id]) for step in scale_steps(graph, steps)),
+        trials=trials,
+        settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
+    )
+
+
+def _bytes_read(prepared: Prepared, one: Pass, session: Session) -> int:
+    sources = session.sources(prepared, one)
+    unknown = {m: None for p in prepared.passes for m in p.measures}
+    program = compile_pass(one, prepared.graph, prepared.layouts, sources, {**unknown, **prepared.known}, {})
+    names = {name for step in (*one.sinks, *(s for m in one.measures for s in m.of)) for name in prepared.layouts[step].tensors}
+    return sum(t.spec.nbytes for tensors in program.sources.values() for name, t in tensors.items() if name in names)
+
+
+def block_scales(graph: Graph, session: Session, facts: Mapping[str, Mapping[str, Any]]) -> list[BlockScales]:
+    """The factor of every block, by ``lines-scale`` step whose alpha is known."""
+    found: list[BlockScales] = []
+    steps = tuple(step for step in graph.steps if step in facts)
+    layouts = lay_out(graph, cone(graph, steps), session.checkpoints)
+    for step in scale_steps(graph, steps):
+        assert isinstance(step.params, LinesScaleParams) and isinstance(step.op, LinesScale)
+        depths = scales_of(step, layouts[step.id]).layers.depths
+        fixed = step.params.model_copy(update={"alpha": facts[step.id]["alpha"], "gamma": None, "beta": _beta(step.params)})
+        scales = {
+            tower: tuple(step.op.localize(fixed, {}, (i, depth), {"deltas": 1})["scale"] for i in range(depth))
+            for tower, depth in depths.items()
+        }
+        found.append(BlockScales(step.id, scales))
+    return found
+
+
+def _beta(params: LinesScaleParams) -> float:
+    return params.beta if params.gamma is None else 1.0 - params.gamma
+

@@ -1,0 +1,171 @@
+"""From requests to files: lays out outputs, runs the passes, and commits headers, cache entries and facts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lines_pipeline.core.events import FileWritten
+from lines_pipeline.core.keys import canonical_json, content_key
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.engine.evaluation import input_counts
+from lines_pipeline.engine.session import Prepared, Session
+from lines_pipeline.io.checkpoints import SourceFile
+from lines_pipeline.io.writing import OutputLayout, commit_files, create_files, discard_files, lay_out_files
+from lines_pipeline.plan.layouts import Layout, lay_out
+from lines_pipeline.plan.memory import projected_peak, require_memory
+from lines_pipeline.plan.passes import cone, measures_of
+from lines_pipeline.plan.program import Destination, Write
+from lines_pipeline.recipe.graph import Graph, Step
+
+DIGEST_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Request:
+    """A step whose value is wanted as a file: at ``path``, or in the node cache where that is None."""
+
+    step: str
+    path: Path | None = None
+    dtype: str = "keep"
+    max_shard_bytes: int | None = None
+    packed: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[list[Path], dict[str, dict[str, Any]]]:
+    """Write what is requested and not there yet; returns the paths and the facts by step.
+
+    Nothing keeps its final name unless it is complete; after an error no temporary file is left.
+    """
+    found = {n: path for n, r in enumerate(requests) if (path := existing_file(session, graph, r)) is not None}
+    wanted = {number: request for number, request in enumerate(requests) if number not in found}
+    prepared = session.prepare(graph, dict.fromkeys(request.step for request in wanted.values()))
+    require_memory(projected_peak(prepared.passes, prepared.layouts, session.settings), session.settings)
+    layouts = {n: _output_layout(session, r, graph.steps[r.step], prepared) for n, r in wanted.items()}
+    with ExitStack() as cleanup:
+        for layout in layouts.values():
+            cleanup.callback(discard_files, layout)
+            create_files(layout)
+        known = session.run(prepared, _writes(wanted, layouts, prepared, graph))
+        session.remember(graph, known)
+        for number, request in wanted.items():
+            found[number] = _commit(session, graph, request, layouts[number])
+    return [found[number] for number in range(len(requests))], _facts(session, graph, requests)
+
+
+def existing_file(session: Session, graph: Graph, request: Request) -> Path | None:
+    """The requested file where it is there already, with the content that it should have."""
+    key = session.keys(graph).step(request.step)
+    if key is None:
+        return None
+    if request.path is None:
+        return session.cache.value_path(key) if session.cache.has_value(key) else None
+    recorded = session.cache.get("files", content_key([key, _options(request)]))
+    path = recorded and recorded.get("path")
+    if path != str(request.path.resolve()):
+        return None
+    try:
+        same = all(_identity(Path(file["path"])) == file for file in recorded["files"])
+    except (OSError, KeyError, TypeError):
+        return None
+    return request.path if same else None
+
+
+def _options(request: Request) -> list[Any]:
+    path = None if request.path is None else str(request.path.resolve())
+    return [path, request.dtype, request.max_shard_bytes, request.packed, dict(request.metadata)]
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    stat = os.stat(path)
+    return {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
+
+
+def _output_layout(session: Session, request: Request, step: Step, prepared: Prepared) -> OutputLayout:
+    layout = prepared.layouts[request.step]
+    path = request.path or session.cache.folder / "values" / f"pending-{os.getpid()}-{os.urandom(6).hex()}.safetensors"
+    specs = [_stored_spec(name, spec, step, request) for name, spec in _all_names(layout, step).items()]
+    room = len(canonical_json(_metadata(session, prepared.graph, request))) + 256
+    return lay_out_files(path, specs, metadata_bytes=room, max_shard_bytes=request.max_shard_bytes)
+
+
+def _all_names(layout: Layout, step: Step) -> dict[str, TensorSpec]:
+    """Tensors to write: those of the layout and, for weights, second names of tied ones."""
+    tensors = dict(layout.tensors)
+    tied = layout.aliases if step.gives is EdgeType.WEIGHTS else {}
+    return tensors | {alias: tensors[name] for alias, name in tied.items() if name in tensors}
+
+
+def _stored_spec(name: str, spec: TensorSpec, step: Step, request: Request) -> TensorSpec:
+    if step.gives is EdgeType.MASK:
+        packed = (-(-spec.numel // 8),)
+        return TensorSpec(name, "uint8", packed) if request.packed else TensorSpec(name, "bool", spec.shape)
+    if not spec.is_floating:
+        return TensorSpec(name, spec.dtype, spec.shape)
+    kept = spec.dtype if step.gives is EdgeType.WEIGHTS else spec.compute_dtype
+    return TensorSpec(name, kept if request.dtype == "keep" else request.dtype, spec.shape)
+
+
+def _writes(
+    wanted: Mapping[int, Request], layouts: Mapping[int, OutputLayout], prepared: Prepared, graph: Graph
+) -> dict[str, tuple[Write, ...]]:
+    found: dict[str, tuple[Write, ...]] = {}
+    for number, request in wanted.items():
+        places = {
+            spec.name: Destination(str(file.temporary), file.offsets()[spec.name], spec.dtype)
+            for file in layouts[number].files
+            for spec in file.specs
+        }
+        layout, step = prepared.layouts[request.step], graph.steps[request.step]
+        grouped: dict[str, tuple[Destination, ...]] = {}
+        for name in _all_names(layout, step):
+            original = name if name in layout.tensors else layout.aliases[name]
+            grouped[original] = (*grouped.get(original, ()), places[name])
+        found[request.step] = (*found.get(request.step, ()), Write(request.step, grouped, request.packed))
+    return found
+
+
+def _metadata(session: Session, graph: Graph, request: Request) -> dict[str, str]:
+    loads = [step for step in graph.needed([request.step]) if graph.steps[step].op.name == "load"]
+    digests = {step: session.digests.get(step, "0" * DIGEST_LENGTH) for step in loads}
+    return {"format": "pt", **request.metadata, "inputs": canonical_json(digests)}
+
+
+def _commit(session: Session, graph: Graph, request: Request, layout: OutputLayout) -> Path:
+    commit_files(layout, _metadata(session, graph, request))
+    key = session.keys(graph).step(request.step)
+    if request.path is None:
+        assert key is not None
+        return session.cache.adopt(layout.path, key)
+    names = [file.path for file in layout.files] + ([layout.index] if layout.index else [])
+    recorded = {"path": str(request.path.resolve()), "files": [_identity(name) for name in names]}
+    if key is not None:
+        session.cache.put("files", content_key([key, _options(request)]), recorded)
+    return request.path
+
+
+def _facts(session: Session, graph: Graph, requests: Sequence[Request]) -> dict[str, dict[str, Any]]:
+    """Facts of all steps behind the requests, whether computed now or remembered."""
+    steps = cone(graph, [request.step for request in requests])
+    layouts, known = lay_out(graph, steps, session.checkpoints), session.known(graph, steps)
+    found: dict[str, dict[str, Any]] = {}
+    for step_id in layouts:
+        step = graph.steps[step_id]
+        measures = measures_of(step)
+        stats = {name: known[measure] for name, measure in measures.items() if measure in known}
+        if all(measure in known for measure in measures.values() if not measure.optional):
+            facts = step.op.facts(step.params, stats, layouts[step_id].numels, input_counts(step))
+            if facts:
+                found[step_id] = facts
+    return found
+
+
+def announce(session: Session, node: str, path: Path, *, reused: bool) -> None:
+    """Tell sinks about a finished file."""
+    session.emit(FileWritten(node, path, SourceFile.of(path).size if path.exists() else 0, reused))

@@ -1,0 +1,74 @@
+"""Opens the suite that a recipe names: the embedded one, or a file of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from lines_pipeline.core.errors import EvalError, did_you_mean
+from lines_pipeline.core.events import ZooProgress
+from lines_pipeline.zoo.catalogue import TASKS, parse
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Suite(Protocol):
+    """Tasks with data and heads."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of all tasks."""
+
+    def digest(self, split: str) -> str:
+        """Content identity of a split's data and heads."""
+
+    def accuracies(
+        self, state: Mapping[str, torch.Tensor], tasks: Sequence[str], split: str, *, device: str = "cpu"
+    ) -> dict[str, float]:
+        """Accuracy (0..1) by task of a state dict; ``EvalError`` where it does not fit the suite's model."""
+
+    def expert_accuracy(self, task: str, split: str) -> float | None:
+        """Accuracy of the task's own expert, where the suite records it."""
+
+    def pretrained_accuracy(self, task: str, split: str) -> float | None:
+        """Accuracy of the pretrained model, where the suite records it."""
+
+
+def open_suite(uri: str, folder: Path, report: Callable[[ZooProgress], None] = lambda progress: None) -> Suite:
+    """The suite at ``uri``; relative paths start from ``folder``, the recipe's."""
+    if uri.startswith("zoo://"):
+        from lines_pipeline.evals.glyph_suite import GlyphSuite
+
+        return GlyphSuite(_seed(uri), report)
+    from lines_pipeline.evals.classification import ClassificationSuite
+
+    return ClassificationSuite.read(folder / uri)
+
+
+def suite_tasks(uri: str, folder: Path) -> tuple[str, ...]:
+    """The task names of a suite, without building, downloading or loading anything."""
+    if uri.startswith("zoo://"):
+        _seed(uri)
+        return tuple(TASKS)
+    from lines_pipeline.evals.classification import read_suite_file
+
+    return tuple(read_suite_file(folder / uri).tasks)
+
+
+def chosen_tasks(uri: str, folder: Path, tasks: Sequence[str] | None, target: str | None) -> tuple[str, ...]:
+    """The tasks to evaluate; ``EvalError`` for names that the suite does not have."""
+    known = suite_tasks(uri, folder)
+    for task in (*(tasks or ()), *([target] if target else ())):
+        if task not in known:
+            raise EvalError(f"{uri}: no task '{task}'{did_you_mean(task, known)}; it has: {', '.join(known)}")
+    chosen = tuple(tasks) if tasks else known
+    return chosen if target is None or target in chosen else (*chosen, target)
+
+
+def _seed(uri: str) -> int:
+    seed, name = parse(uri)
+    if name:
+        raise EvalError(f"{uri}: a suite is zoo://glyphs, without '/{name}'")
+    return seed

@@ -1,0 +1,77 @@
+"""Content digests of checkpoints, the same whatever the format and sharding, and the memory of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import blake3
+import torch
+
+from lines_pipeline.core.keys import canonical_json
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.io.checkpoints import Checkpoint
+
+
+def block_digest(value: torch.Tensor) -> bytes:
+    """BLAKE3 of the bytes of one block, as stored."""
+    return blake3.blake3(memoryview(value.view(torch.uint8).numpy())).digest()
+
+
+def checkpoint_digest(
+    specs: Sequence[TensorSpec], blocks: Mapping[str, Sequence[bytes]], aliases: Mapping[str, str]
+) -> str:
+    """Digest (hex) of names, data types, shapes and values; ``blocks`` by tensor, in block order."""
+    digest = blake3.blake3()
+    for spec in sorted(specs, key=lambda spec: spec.name):
+        digest.update(canonical_json([spec.name, spec.dtype, list(spec.shape)]).encode())
+        for block in blocks.get(spec.name, ()):
+            digest.update(block)
+    digest.update(canonical_json(dict(aliases)).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an earlier sweep found out: the content digest, and the tensors that hold NaN or Inf."""
+
+    digest: str
+    nonfinite: tuple[str, ...] = ()
+
+
+class DigestStore:
+    """Remembers digests by the identity of a checkpoint's files, in one small file each: safe with several processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, checkpoint: Checkpoint) -> Known | None:
+        """What is known of the checkpoint as its files are now; damaged entries count as unknown."""
+        try:
+            entry = json.loads(self._path(checkpoint).read_text())
+            return Known(str(entry["digest"]), tuple(entry["nonfinite"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, checkpoint: Checkpoint, known: Known) -> None:
+        """Remember."""
+        entry = {"digest": known.digest, "nonfinite": list(known.nonfinite), "uri": checkpoint.uri}
+        write_atomically(self._path(checkpoint), canonical_json(entry).encode())
+
+    def _path(self, checkpoint: Checkpoint) -> Path:
+        identity = canonical_json([[list(astuple(file)) for file in checkpoint.files], list(checkpoint.tensors)])
+        return self._folder / f"{blake3.blake3(identity.encode()).hexdigest()[:40]}.json"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that it is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

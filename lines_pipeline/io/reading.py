@@ -1,0 +1,56 @@
+"""Reads blocks of tensors by file and offset, and notices files that changed under way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from lines_pipeline.core.errors import CheckpointError, EngineError
+from lines_pipeline.io.checkpoints import SourceFile, StoredTensor
+
+
+class BlockReader:
+    """Reads for one job; keeps its files open."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[str, int] = {}
+
+    def block(self, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+        """Values ``start`` to ``stop`` of the flattened tensor, 1-D, in the stored data type."""
+        dtype = getattr(torch, stored.spec.dtype)
+        value = torch.empty(stop - start, dtype=dtype)
+        if stop > start:
+            view = memoryview(value.view(torch.uint8).numpy())
+            self._fill(stored, view, stored.offset + start * dtype.itemsize)
+        return value
+
+    def _fill(self, stored: StoredTensor, view: memoryview, offset: int) -> None:
+        descriptor = self._descriptor(stored.path)
+        while view:
+            count = os.preadv(descriptor, [view], offset)
+            if not count:
+                raise EngineError(f"{stored.path}: cut short during the run, tensor '{stored.spec.name}' cannot be read")
+            view, offset = view[count:], offset + count
+
+    def _descriptor(self, path: str) -> int:
+        if path not in self._descriptors:
+            try:
+                self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        return self._descriptors[path]
+
+    def close(self) -> None:
+        """Close every file."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+
+def check_unchanged(files: Iterable[SourceFile]) -> None:
+    """Raise ``EngineError`` when a file is not what it was when it was opened."""
+    for file in files:
+        if SourceFile.of(Path(file.path)) != file:
+            raise EngineError(f"{file.path}: changed while the run was using it; run again when it is complete")

@@ -1,0 +1,194 @@
+"""Writes safetensors files by position: header first, blocks in any order by any worker, then whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lines_pipeline.core.errors import EngineError, PlanError
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.io.safetensors_header import DTYPES
+
+_CODES = {name: code for code, name in DTYPES.items()}
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One file to write: its tensors, and how much room its header has."""
+
+    path: Path
+    temporary: Path
+    specs: tuple[TensorSpec, ...]
+    header_bytes: int
+
+    @property
+    def start(self) -> int:
+        """Where the payload begins."""
+        return 8 + self.header_bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self.start + sum(spec.nbytes for spec in self.specs)
+
+    def offsets(self) -> dict[str, int]:
+        """Absolute offset of every tensor."""
+        found, offset = {}, self.start
+        for spec in self.specs:
+            found[spec.name] = offset
+            offset += spec.nbytes
+        return found
+
+
+@dataclass(frozen=True)
+class OutputLayout:
+    """The files of one checkpoint to write, and its index where there are several."""
+
+    path: Path
+    files: tuple[OutputFile, ...]
+    index: Path | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that have to fit on the disk."""
+        return sum(file.size for file in self.files)
+
+
+def lay_out_files(
+    path: Path, specs: Sequence[TensorSpec], *, metadata_bytes: int, max_shard_bytes: int | None = None
+) -> OutputLayout:
+    """Plan the files of a checkpoint; ``metadata_bytes`` is the room kept for the header's metadata. Writes nothing."""
+    shards: list[list[TensorSpec]] = [[]]
+    room = max_shard_bytes or 0
+    for spec in sorted(specs, key=lambda spec: (-_alignment(spec), spec.name)):
+        if max_shard_bytes and shards[-1] and spec.nbytes > room:
+            shards.append([])
+            room = max_shard_bytes
+        shards[-1].append(spec)
+        room -= spec.nbytes
+    if len(shards) == 1:
+        return OutputLayout(path, (_file(path, shards[0], metadata_bytes),))
+    names = [f"{path.stem}-{i:05d}-of-{len(shards):05d}{path.suffix}" for i in range(1, len(shards) + 1)]
+    files = tuple(_file(path.parent / n, shard, metadata_bytes) for n, shard in zip(names, shards, strict=True))
+    return OutputLayout(path, files, path.parent / f"{path.name}.index.json")
+
+
+def _alignment(spec: TensorSpec) -> int:
+    """Wide types first, so that every tensor starts at a multiple of its item size."""
+    return spec.nbytes // spec.numel if spec.numel else 8
+
+
+def _file(path: Path, specs: Sequence[TensorSpec], metadata_bytes: int) -> OutputFile:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    bare = len(_header(specs, {}))
+    header_bytes = -(-(bare + metadata_bytes + 64 + 8) // _ALIGNMENT) * _ALIGNMENT - 8
+    return OutputFile(path, temporary, tuple(specs), header_bytes)
+
+
+def _header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
+    for spec in specs:
+        span = [offset, offset + spec.nbytes]
+        entries[spec.name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": span}
+        offset = span[1]
+    return json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def create_files(layout: OutputLayout) -> None:
+    """Make the temporary files at full size, so that a full disk is noticed before any work."""
+    try:
+        layout.path.parent.mkdir(parents=True, exist_ok=True)
+        for file in layout.files:
+            descriptor = os.open(file.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                os.posix_fallocate(descriptor, 0, file.size)
+            finally:
+                os.close(descriptor)
+    except OSError as error:
+        discard_files(layout)
+        raise EngineError(_cannot_write(layout.path, layout.nbytes, error)) from error
+
+
+def _cannot_write(path: Path, nbytes: int, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{path}: the disk is full, {nbytes / 1e6:,.1f} MB are needed; free some space or choose another --out"
+    return f"{path}: cannot be written ({error.strerror}); choose another --out"
+
+
+def write_block(descriptor: int, offset: int, value: torch.Tensor) -> None:
+    """Write a contiguous 1-D block at an absolute offset."""
+    view = memoryview(value.contiguous().view(torch.uint8).numpy())
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def commit_files(layout: OutputLayout, metadata: Mapping[str, str]) -> None:
+    """Write headers, make everything durable, and give the files their names: from here on they are complete."""
+    try:
+        for file in layout.files:
+            header = _header(file.specs, metadata)
+            if len(header) > file.header_bytes:
+                raise PlanError(f"{file.path}: the header needs {len(header)} bytes, {file.header_bytes} were kept")
+            descriptor = os.open(file.temporary, os.O_WRONLY)
+            try:
+                os.pwrite(descriptor, file.header_bytes.to_bytes(8, "little") + header.ljust(file.header_bytes), 0)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        for file in layout.files:
+            os.replace(file.temporary, file.path)
+        if layout.index:
+            _write_index(layout, layout.index)
+        _sync_folder(layout.path.parent)
+    except OSError as error:
+        raise EngineError(_cannot_write(layout.path, layout.nbytes, error)) from error
+
+
+def _write_index(layout: OutputLayout, index: Path) -> None:
+    weight_map = {spec.name: file.path.name for file in layout.files for spec in file.specs}
+    total = sum(spec.nbytes for file in layout.files for spec in file.specs)
+    content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    temporary = index.with_name(f".{index.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, index)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def discard_files(layout: OutputLayout) -> None:
+    """Remove what was written of files that will not be complete."""
+    for file in layout.files:
+        file.temporary.unlink(missing_ok=True)
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove the temporary files that killed runs left in a folder."""
+    for leftover in folder.glob(".*.tmp"):
+        parts = leftover.name.split(".")
+        if len(parts) >= 4 and parts[-3].isdigit() and not _alive(int(parts[-3])):
+            leftover.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,56 @@
+"""Compiles one pass into the program that its jobs share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.io.layers import find_layers
+from lines_pipeline.ops.base import Measure
+from lines_pipeline.plan.layouts import Layout
+from lines_pipeline.plan.passes import Pass, measures_of
+from lines_pipeline.plan.program import Observation, Program, Write, source_files
+from lines_pipeline.recipe.graph import Graph, Step
+
+Outputs = Mapping[str, tuple[Write, ...]]
+"""What to write, by step."""
+
+
+def compile_pass(
+    one: Pass,
+    graph: Graph,
+    layouts: Mapping[str, Layout],
+    sources: Mapping[str, Checkpoint],
+    known: Mapping[Measure, Any],
+    outputs: Outputs,
+) -> Program:
+    """The program of a pass; which sources to hash, the device and measures' states are filled in by the engine."""
+    steps = tuple(graph.steps[step_id] for step_id in one.steps)
+    measures = {step.id: measures_of(step) for step in steps if step.id not in sources}
+    guessed = set(one.guesses.values())
+    return Program(
+        steps=steps,
+        layouts={step_id: layouts[step_id] for step_id in (*one.steps, *sources)},
+        stats={step: {n: known[m] for n, m in found.items() if m in known} for step, found in measures.items()},
+        guessed={step: {n: m for n, m in found.items() if m in guessed} for step, found in measures.items()},
+        places={step.id: places_of(step, layouts[step.id]) for step in steps if step.id not in sources},
+        sources={step_id: checkpoint.tensors for step_id, checkpoint in sources.items()},
+        files=source_files(list(sources.values())),
+        hashed=frozenset(),
+        nonfinite={},
+        observations=tuple(
+            Observation(m, tuple(known[need] for need in m.needs), None, one.guesses.get(m)) for m in one.measures
+        ),
+        writes=tuple(write for sink in one.sinks for write in outputs.get(sink, ())),
+    )
+
+
+def places_of(step: Step, layout: Layout) -> dict[str, tuple[int, int]]:
+    """Block and depth by tensor, for a step whose op depends on depth; nothing for others."""
+    pattern = step.op.layer_pattern(step.params)
+    if pattern is None:
+        return {}
+    layers = find_layers(layout.names, pattern)
+    found = {name: layers.place(name) for name in layout.tensors}
+    return {name: place for name, place in found.items() if place is not None}

@@ -1,0 +1,45 @@
+"""Content keys of steps and measures: what the node cache is addressed by."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from lines_pipeline.core.keys import content_key
+from lines_pipeline.ops.base import Measure
+from lines_pipeline.recipe.graph import Graph
+
+
+class Keys:
+    """Keys of a graph's steps, from the content digests of its inputs (by load step; absent ones give no key)."""
+
+    def __init__(self, graph: Graph, digests: Mapping[str, str]) -> None:
+        self._graph, self._digests = graph, digests
+        self._steps: dict[str, str | None] = {}
+
+    def step(self, step_id: str) -> str | None:
+        """The key of a step's value, or None while an input's content is unknown."""
+        if step_id not in self._steps:
+            self._steps[step_id] = self._step_key(step_id)
+        return self._steps[step_id]
+
+    def measure(self, measure: Measure) -> str | None:
+        """The key of a measure's result."""
+        of, needs = [self.step(step_id) for step_id in measure.of], [self.measure(need) for need in measure.needs]
+        if None in of or None in needs:
+            return None
+        fields = {f.name: getattr(measure, f.name) for f in dataclasses.fields(measure)}
+        own = {name: value for name, value in fields.items() if name not in ("of", "needs", "optional")}
+        return content_key([type(measure).__name__, own, of, needs])
+
+    def _step_key(self, step_id: str) -> str | None:
+        step = self._graph.steps[step_id]
+        if step.op.name == "load" and step_id not in self._digests:
+            return None
+        inputs = {port: [self.step(i) for i in ids] for port, ids in step.inputs.items()}
+        if any(key is None for keys in inputs.values() for key in keys):
+            return None
+        params = step.params.model_dump(mode="json", exclude={"path"} if step.op.name == "load" else set())
+        # alpha: auto alone needs the vectors it is measured on
+        source = self._digests.get(step_id)
+        return content_key([step.op.name, step.op.version, params, inputs, step.include, step.exclude, source])

@@ -1,0 +1,57 @@
+"""How much memory a run may and will take, known before it begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lines_pipeline.core.errors import PlanError
+from lines_pipeline.core.tensors import BLOCK_NUMEL
+from lines_pipeline.ops.base import Measure
+from lines_pipeline.ops.measures import SMALL_NUMEL, TrimThreshold
+from lines_pipeline.plan.layouts import Layout
+from lines_pipeline.plan.passes import Pass
+
+BASE_BYTES = 420_000_000
+"""Anonymous memory of the interpreter with torch, Dask and MLflow loaded, as measured (rounded up)."""
+KEPT_FRACTION = 0.03
+"""Share of values that the bracket of a trim threshold keeps, at most, before it is narrowed by a good sample."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How a run is carried out; ``memory`` in bytes, None for no bound."""
+
+    scheduler: str = "threads"
+    workers: int = os.cpu_count() or 1
+    memory: int | None = None
+    device: str = "cpu"
+
+
+def projected_peak(passes: Sequence[Pass], layouts: Mapping[str, Layout], settings: EngineSettings) -> int:
+    """Bytes of anonymous memory at the peak: interpreter, blocks in flight, and magnitudes kept by brackets."""
+    return BASE_BYTES + max((_pass_bytes(one, layouts, settings) for one in passes), default=0)
+
+
+def _pass_bytes(one: Pass, layouts: Mapping[str, Layout], settings: EngineSettings) -> int:
+    kept = sum(_kept_bytes(measure, layouts) for measure in one.measures)
+    workers = 1 if settings.scheduler == "serial" else settings.workers
+    return kept + workers * len(one.steps) * 3 * BLOCK_NUMEL * 8
+
+
+def _kept_bytes(measure: Measure, layouts: Mapping[str, Layout]) -> int:
+    if not isinstance(measure, TrimThreshold):
+        return 0
+    total = sum(layouts[measure.of[0]].numels.values())
+    kept = total if total <= SMALL_NUMEL else int(total * KEPT_FRACTION)
+    return kept * 4 * 2
+
+
+def require_memory(peak: int, settings: EngineSettings) -> None:
+    """Refuse a plan that would not fit."""
+    if settings.memory is not None and peak > settings.memory:
+        raise PlanError(
+            f"the plan needs {peak / 1e6:,.0f} MB, --memory allows {settings.memory / 1e6:,.0f} MB: "
+            f"allow at least {-(-peak // 10**6)}MB, or use fewer --workers"
+        )

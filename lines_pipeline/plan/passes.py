@@ -1,0 +1,114 @@
+"""Which statistics and files are made in which sweep, as few sweeps as their order allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lines_pipeline.ops.base import Measure
+from lines_pipeline.recipe.graph import Graph, Step
+
+Results = Mapping[Measure, Any]
+"""Results of measures that are already known."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One sweep over the tiles: gathers ``measures`` and writes ``sinks`` (step ids); evaluates ``steps``."""
+
+    number: int
+    measures: tuple[Measure, ...]
+    sinks: tuple[str, ...]
+    steps: tuple[str, ...]
+    """Every step whose value is needed, in topological order."""
+    guesses: Mapping[Measure, Measure] = field(default_factory=dict)
+    """Measures gathered under each hypothesis about another one of the same sweep."""
+
+    @property
+    def sampled(self) -> tuple[Measure, ...]:
+        """Measures that want a sample first."""
+        return tuple(measure for measure in self.measures if measure.sampled)
+
+
+def measures_of(step: Step) -> Mapping[str, Measure]:
+    """The statistics a step needs, by the name its op gives them."""
+    return step.op.measures(step.params, step.inputs, step.id)
+
+
+class Levels:
+    """After which sweep each step's value can be computed, and in which each measure is gathered (from 1)."""
+
+    def __init__(self, graph: Graph, known: Results, available: Iterable[str] = ()) -> None:
+        self._graph, self._known, self._available = graph, known, frozenset(available)
+        self._ready: dict[str, int] = {}
+        self._level: dict[Measure, int] = {}
+        self.guesses: dict[Measure, Measure] = {}
+
+    def ready(self, step_id: str) -> int:
+        """The last sweep whose statistics the step's value depends on."""
+        if step_id not in self._ready:
+            self._ready[step_id] = max((self.level(m) for m in self._waits_for(step_id)), default=0)
+        return self._ready[step_id]
+
+    def level(self, measure: Measure) -> int:
+        """The sweep in which a measure is gathered; 0 when it is known already."""
+        if measure in self._known:
+            return 0
+        if measure not in self._level:
+            blockers = {m for step_id in measure.of for m in self._waits_for(step_id)} | set(measure.needs)
+            last = max((self.level(m) for m in blockers), default=0)
+            latest = [m for m in blockers if last and self.level(m) == last]
+            if len(latest) == 1 and latest[0].hypotheses and latest[0] not in measure.needs and not measure.sampled:
+                self.guesses[measure] = latest[0]
+                self._level[measure] = last
+            else:
+                self._level[measure] = last + 1
+        return self._level[measure]
+
+    def _waits_for(self, step_id: str) -> set[Measure]:
+        """Unknown measures, required by the step or anything it is computed from."""
+        found: set[Measure] = set()
+        for ancestor in cone(self._graph, [step_id], self._available):
+            if ancestor not in self._available:
+                step_measures = measures_of(self._graph.steps[ancestor]).values()
+                found |= {m for m in step_measures if not m.optional and m not in self._known}
+        return found
+
+
+def cone(graph: Graph, targets: Iterable[str], available: Iterable[str] = ()) -> tuple[str, ...]:
+    """``targets`` and all they are computed from, in topological order; nothing above an ``available`` step."""
+    stop, found, stack = set(available), set(), list(targets)
+    while stack:
+        step_id = stack.pop()
+        if step_id not in found:
+            found.add(step_id)
+            if step_id not in stop:
+                stack += [i for ids in graph.steps[step_id].inputs.values() for i in ids]
+    return tuple(step_id for step_id in graph.steps if step_id in found)
+
+
+def plan_passes(graph: Graph, sinks: Iterable[str], known: Results, available: Iterable[str] = ()) -> list[Pass]:
+    """The sweeps that write ``sinks``; steps in ``available`` are read from files of their own."""
+    sinks, available = tuple(sinks), frozenset(available)
+    levels = Levels(graph, known, available)
+    live = [step_id for step_id in cone(graph, sinks, available) if step_id not in available]
+    wanted = [m for step_id in live for m in measures_of(graph.steps[step_id]).values() if m not in known]
+    required = list(dict.fromkeys(m for m in wanted if not m.optional))
+    last = max([levels.level(m) for m in required] + [levels.ready(sink) + 1 for sink in sinks], default=0)
+    passes: list[Pass] = []
+    placed: set[Measure] = set()
+    for number in range(1, last + 1):
+        gathered = [m for m in required if levels.level(m) == number]
+        written = tuple(sink for sink in sinks if levels.ready(sink) + 1 == number)
+        steps = cone(graph, [*written, *(s for m in gathered for s in m.of)], available)
+        extra = [m for m in dict.fromkeys(wanted) if m.optional and m not in placed and set(m.of) <= set(steps)]
+        extra = [m for m in extra if _optional_level(levels, m) <= number]
+        placed |= set(extra)
+        guesses = {m: levels.guesses[m] for m in gathered if m in levels.guesses}
+        passes.append(Pass(number, (*gathered, *extra), written, steps, guesses))
+    return passes
+
+
+def _optional_level(levels: Levels, measure: Measure) -> int:
+    return max([levels.level(m) for m in measure.needs] + [levels.ready(step_id) for step_id in measure.of]) + 1

@@ -1,0 +1,138 @@
+"""Tells what a run would do: passes, bytes, memory, types, cache, layer maps and the scale of every block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lines_pipeline.core.keys import canonical_json
+from lines_pipeline.io.layers import LayerMap, find_layers
+from lines_pipeline.ops.lines_scale import LinesScaleParams
+from lines_pipeline.plan.layouts import Layout
+from lines_pipeline.plan.passes import Pass
+from lines_pipeline.recipe.graph import Graph, Step
+
+
+@dataclass(frozen=True)
+class Scales:
+    """How ``lines-scale`` scales: its layer map, and the factor of every block by tower, in words or numbers."""
+
+    step: str
+    layers: LayerMap
+    factors: Mapping[str, tuple[str, ...]]
+    outside: str
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What would run. Bytes are of tensor data; ``peak_bytes`` of anonymous memory."""
+
+    name: str
+    passes: tuple[Mapping[str, Any], ...]
+    bytes_read: int
+    bytes_written: int
+    peak_bytes: int
+    compute_dtypes: tuple[str, ...]
+    stored_dtypes: tuple[str, ...]
+    cached: tuple[str, ...]
+    scales: tuple[Scales, ...]
+    trials: int
+    settings: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        scales = [
+            {
+                "step": scale.step,
+                "family": scale.layers.family,
+                "depths": dict(scale.layers.depths),
+                "scales": {tower: list(factors) for tower, factors in scale.factors.items()},
+                "outside": scale.outside,
+            }
+            for scale in self.scales
+        ]
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "scales"}
+        return {**plain, "passes": [dict(one) for one in self.passes], "lines": scales}
+
+    def render(self) -> str:
+        """As text for people."""
+        lines = [f"plan of {self.name}"]
+        for one in self.passes:
+            what = [f"gathers {', '.join(one['measures'])}"] if one["measures"] else []
+            what += [f"writes {', '.join(one['writes'])}"] if one["writes"] else []
+            lines.append(f"  pass {one['number']}: reads {_bytes(one['bytes_read'])}; {'; '.join(what)}")
+        if not self.passes:
+            lines.append("  no pass over the data: everything is in the cache")
+        lines.append(f"  reads {_bytes(self.bytes_read)}, writes {_bytes(self.bytes_written)}")
+        lines.append(f"  projected peak of anonymous memory {_bytes(self.peak_bytes)}")
+        lines.append(f"  computes in {', '.join(self.compute_dtypes)}, stores {', '.join(self.stored_dtypes)}")
+        lines.append(f"  in the cache: {', '.join(self.cached) or 'nothing that this recipe needs'}")
+        if self.trials:
+            lines.append(f"  tune: {self.trials} trials before the passes above")
+        for scale in self.scales:
+            lines += _scale_lines(scale)
+        return "\n".join(lines) + "\n"
+
+
+def _scale_lines(scale: Scales) -> list[str]:
+    depths = ", ".join(f"{tower}: {depth} blocks" for tower, depth in scale.layers.depths.items())
+    lines = [f"  {scale.step}: layer map {scale.layers.family} ({depths}); outside the blocks {scale.outside}"]
+    for tower, factors in scale.factors.items():
+        lines += [f"    {tower} block {index}: {factor}" for index, factor in enumerate(factors)]
+    return lines
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count < 10**9 else f"{count / 1e9:,.2f} GB"
+
+
+def describe_pass(one: Pass, layouts: Mapping[str, Layout], read: int) -> dict[str, Any]:
+    """A pass in plain values; ``read`` is the bytes it reads."""
+    kinds = sorted({type(measure).__name__ for measure in one.measures if not measure.optional})
+    written = sum(spec.nbytes for sink in one.sinks for spec in layouts[sink].tensors.values())
+    return {
+        "number": one.number,
+        "measures": kinds,
+        "writes": list(one.sinks),
+        "bytes_read": read,
+        "bytes_written": written,
+        "sampled": any(measure.sampled for measure in one.measures),
+    }
+
+
+def scales_of(step: Step, layout: Layout) -> Scales:
+    """The layer map and factors of a ``lines-scale`` step; symbolic where alpha needs data."""
+    params = step.params
+    assert isinstance(params, LinesScaleParams)
+    layers = find_layers(layout.names, params.blocks)
+    beta = params.beta if params.gamma is None else 1.0 - params.gamma
+    alpha = params.gamma if params.gamma is not None else params.alpha
+    factors = {
+        tower: tuple(_factor(alpha, beta, index, depth) for index in range(depth)) for tower, depth in layers.depths.items()
+    }
+    return Scales(step.id, layers, factors, str(alpha))
+
+
+def _factor(alpha: Any, beta: float, index: int, depth: int) -> str:
+    if alpha == "auto":
+        return f"auto + {beta:g} * {index}/{depth - 1}"
+    return f"{alpha + beta * index / (depth - 1):.6g}"
+
+
+def describe_layers(report: PlanReport) -> str:
+    """The layer maps as JSON text, for the run's artifacts."""
+    maps = {
+        scale.step: {
+            "family": scale.layers.family,
+            "depths": dict(scale.layers.depths),
+            "blocks": {name: list(place) for name, place in scale.layers.blocks.items()},
+        }
+        for scale in report.scales
+    }
+    return canonical_json(maps)
+
+
+def scale_steps(graph: Graph, steps: tuple[str, ...]) -> list[Step]:
+    """The ``lines-scale`` steps among ``steps``."""
+    return [graph.steps[step] for step in steps if isinstance(graph.steps[step].params, LinesScaleParams)]

@@ -1,0 +1,100 @@
+"""How the command line shows results: tables that read well in 100 columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from lines_pipeline.api import RunResult
+    from lines_pipeline.tracking.comparison import Comparison
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def show_result(result: RunResult) -> None:
+    """Metrics, chosen values, files, the run and the command that shows it."""
+    from lines_pipeline.tracking.mlflow import ui_command
+
+    console = _console()
+    if result.metrics:
+        console.print(_metrics_table(result.metrics))
+    for name, value in result.chosen.items():
+        console.print(f"chosen   {name} = {value}")
+    for path in result.files:
+        console.print(f"written  {path}")
+    if result.cached:
+        console.print(f"cached   {', '.join(result.cached)}")
+    console.print(f"run      {result.name} {result.run_id} ({result.seconds:.1f} s)")
+    console.print(f"compare  {ui_command(result.tracking_uri)}")
+
+
+def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title="metrics (%)", title_justify="left")
+    table.add_column("metric")
+    for node in metrics:
+        table.add_column(node, justify="right")
+    names = list(dict.fromkeys(name for found in metrics.values() for name in found))
+    names = [n for n in names if not n.startswith("normalized_accuracy/")]
+    for name in sorted(names, key=lambda name: "/" in name):
+        values = [found.get(name) for found in metrics.values()]
+        table.add_row(name, *("" if value is None else f"{100 * value:.1f}" for value in values))
+    return table
+
+
+def show_ops(ops: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:
+    """The catalogue, or one op in full."""
+    console = _console()
+    if not detailed:
+        table = Table()
+        for heading in ("op", "formula", "gives"):
+            table.add_column(heading)
+        for op in ops:
+            table.add_row(op["name"], op["formula"], op["gives"])
+        console.print(table, markup=False)
+        return
+    for op in ops:
+        console.print(f"{op['name']}: {op['summary']}\n\n  formula  {op['formula']}\n  source   {op['source']}", markup=False)
+        for name, port in op["inputs"].items():
+            many = ", one or more" if port["many"] else ""
+            console.print(f"  input    {name}: {port['type']}{many}{', optional' if port['optional'] else ''}", markup=False)
+        for param in op["params"]:
+            default = "required" if param["required"] else f"default {json.dumps(param['default'], default=str)}"
+            console.print(f"  param    {param['name']} ({default}): {param['description']}", markup=False)
+
+
+def show_checkpoint(found: Mapping[str, Any]) -> None:
+    """What ``inspect`` found."""
+    console = _console()
+    for name in ("uri", "parameters", "bytes", "dtypes", "family", "depths", "aliases", "metadata"):
+        console.print(f"{name:11}{found[name]}", markup=False)
+    table = Table()
+    for heading in ("tensor", "dtype", "shape", "block", "L2 norm"):
+        table.add_column(heading)
+    for row in found["tensors"]:
+        table.add_row(row["name"], row["dtype"], str(row["shape"]), row["block"], f"{row['norm']:.4g}")
+    console.print(table, markup=False)
+
+
+def show_zoo(entries: Sequence[Mapping[str, Any]]) -> None:
+    """The zoo's checkpoints."""
+    for entry in entries:
+        _console().print(f"{entry['uri']:36}{'built' if entry['built'] else 'not built yet'}", markup=False)
+
+
+def show_comparison(found: Comparison) -> None:
+    """Runs side by side."""
+    table = Table()
+    table.add_column("")
+    for name, run_id in zip(found.names, found.run_ids, strict=True):
+        table.add_column(f"{name}\n{run_id[:8]}")
+    for row in found.rows:
+        values = ("" if value is None else str(value)[:40] for value in row.values)
+        table.add_row(row.name, *values, style="bold" if row.differs else "dim")
+    _console().print(table)

@@ -1,0 +1,1 @@
+"""Drivers above the engine: they choose (values, soups), the engine merges, suites judge."""

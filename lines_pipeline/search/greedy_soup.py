@@ -1,0 +1,72 @@
+"""Greedy soups: which models to average, found by trying every one in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from lines_pipeline.core.errors import EvalError
+from lines_pipeline.core.events import TableComputed
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops import registry
+from lines_pipeline.ops.evaluate import EvaluateParams
+from lines_pipeline.ops.soup import SoupParams
+from lines_pipeline.recipe.graph import Graph, Step
+from lines_pipeline.search.judging import Judge
+
+
+@dataclass
+class GreedySoups:
+    """Replaces greedy soups in graphs by the uniform soups of the models they keep; remembers what it found."""
+
+    judge: Judge
+    _found: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+
+    def settle(self, graph: Graph) -> Graph:
+        """The graph with every greedy soup decided, in topological order."""
+        for step_id in graph.steps:
+            step = graph.steps[step_id]
+            if isinstance(step.params, SoupParams) and step.params.kind == "greedy":
+                graph = _with_step(graph, _uniform(step, self._choose(graph, step, step.params)))
+        return graph
+
+    def _choose(self, graph: Graph, step: Step, params: SoupParams) -> tuple[str, ...]:
+        """Sort by the held-out metric, then keep each candidate that does not lower the soup's."""
+        scores = self._scores(graph, step, {model: (model,) for model in step.inputs["models"]})
+        order = sorted(step.inputs["models"], key=lambda model: -scores[model])
+        kept, best = order[:1], scores[order[0]]
+        rows = [{"model": order[0], "alone": best, "soup": best, "kept": True}]
+        for candidate in order[1:]:
+            score = self._scores(graph, step, {candidate: (*kept, candidate)})[candidate]
+            if score >= best:
+                kept, best = [*kept, candidate], score
+            rows.append({"model": candidate, "alone": scores[candidate], "soup": score, "kept": candidate in kept})
+        self.judge.session.emit(TableComputed(f"greedy_soup/{step.id}", tuple(rows)))
+        return tuple(kept)
+
+    def _scores(self, graph: Graph, step: Step, soups: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+        """The metric of the uniform soup of each entry's models."""
+        params = step.params
+        assert isinstance(params, SoupParams) and params.suite is not None
+        trial, judges = graph, {}
+        for index, (name, models) in enumerate(soups.items()):
+            soup = replace(_uniform(step, models), id=f"{step.id}.trial{index}")
+            suite = EvaluateParams(suite=params.suite, split=params.split)
+            inputs = {"model": (soup.id,)}
+            judge = Step(f"{soup.id}.judge", step.node, None, registry()["evaluate"], suite, inputs, (), (), EdgeType.METRICS)
+            trial = _with_step(_with_step(trial, soup), judge)
+            judges[judge.id] = name
+        found = self.judge.judge(trial, list(judges), keep=False, quiet=True)
+        if any(params.objective not in metrics for metrics in found.values()):
+            known = ", ".join(next(iter(found.values())))
+            raise EvalError(f"node '{step.node}': no metric '{params.objective}'; the suite gives: {known}")
+        return {judges[judge_id]: metrics[params.objective] for judge_id, metrics in found.items()}
+
+
+def _uniform(step: Step, models: tuple[str, ...]) -> Step:
+    return replace(step, params=SoupParams(), inputs={"models": models})
+
+
+def _with_step(graph: Graph, step: Step) -> Graph:
+    """The graph with a step replaced, or added after all others."""
+    return Graph({**graph.steps, step.id: step}, graph.members)
