@@ -15,7 +15,7 @@ from lines_pipeline.recipe.graph import Step
 from lines_pipeline.recipe.items import Item, fill_items
 from lines_pipeline.recipe.parameters import Feed, step_params
 from lines_pipeline.recipe.scalars import shortened
-from lines_pipeline.recipe.validation import Complaint
+from lines_pipeline.recipe.validation import Complaint, listed
 
 if TYPE_CHECKING:
     from lines_pipeline.ops.base import OpParams, Port
@@ -133,7 +133,7 @@ class Assembly:
         for reference in self._all_references(draft, port_name):
             gives = self.spread[reference.node].gives if reference.node in self.spread else None
             if gives is not None and gives not in accepted:
-                takes = " or ".join(accepted)
+                takes = listed(accepted)
                 advice = _ADVICE.get((accepted[0], gives), "") if port.type else ""
                 message = f"'{port_name}' takes {takes}, but '{reference.node}' gives {gives}{advice}"
                 complaints.append(Complaint(reference.path, message))
@@ -205,7 +205,7 @@ class Assembly:
     def _picked(reference: Reference, spread: Spread, complaints: dict[Complaint, None]) -> tuple[Member, ...] | None:
         found = [one for one in spread.members or () if one.item == reference.item]
         if found:
-            return (Member(found[0].step, found[0].item, {}),)
+            return (found[0],)
         known = [one.item for one in spread.members or () if one.item is not None]
         what = f"has no item '{reference.item}'{did_you_mean(str(reference.item), known)}" if known else ""
         message = f"'{reference.node}' {what or 'is not a collection: name it without [...]'}"

@@ -31,7 +31,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Draft:
-    """A node as written: ``inputs`` are names by port, ``params`` raw values, ``items`` those of its own ``for_each``."""
+    """A node as written: ``inputs`` are names by port, ``params`` raw values, ``items`` of its own ``for_each``."""
 
     name: str
     op: Op

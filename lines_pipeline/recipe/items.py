@@ -67,7 +67,7 @@ def _twice(name: str, items: Iterable[Item]) -> list[Complaint]:
 
 
 def fill_items(value: Any, names: Mapping[str, Any]) -> Any:
-    """``value`` with ``{name}`` replaced for the given names only; a string that is wholly ``{name}`` keeps the type."""
+    """``value`` with ``{name}`` replaced for the given names only; a text that is wholly ``{name}`` keeps its type."""
     if isinstance(value, Mapping):
         return {key: fill_items(inside, names) for key, inside in value.items()}
     if isinstance(value, list):

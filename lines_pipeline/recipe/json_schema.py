@@ -103,10 +103,8 @@ def _clean(value: Any, under_properties: bool = False) -> Any:
 
 def _fillable(schema: Any) -> Any:
     """The schema, or a text to be filled in."""
-    if (
-        not isinstance(schema, dict)
-        or schema.get("type") == "string"
-        and not {"enum", "const", "pattern"} & set(schema)
+    if not isinstance(schema, dict) or (
+        schema.get("type") == "string" and not {"enum", "const", "pattern"} & set(schema)
     ):
         return schema
     described = {key: schema[key] for key in ("description", "default") if key in schema}

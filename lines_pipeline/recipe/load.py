@@ -31,7 +31,7 @@ def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}) -> Recipe:
     document = _without_empty(document)
     document, recorded, found = _filled(document)
     problems = _first_of_each_place(problems, found)
-    settings, complaints = validated(Settings, document.data, recorded)
+    settings, complaints = validated(Settings, document.data, recorded, ["extends"])
     problems = _first_of_each_place(problems, [_problem(document, one) for one in complaints])
     if problems or settings is None:
         raise RecipeError(_first_of_each_place(problems, _node_problems(document, recorded, settings)))

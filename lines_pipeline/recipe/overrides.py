@@ -50,13 +50,13 @@ def _located(data: Mapping[str, Any], dotted: str) -> Path:
     path: Path = ()
     inside: Any = data
     parts = dotted.split(".")
+    if parts[0] == "extends":
+        raise _Unknown("'extends' cannot be set; set values by their paths")
     while parts:
         key, used = _step(inside, parts)
         if key is None:
             return _created(data, path, inside, parts)
         path, inside, parts = (*path, key), inside[key], parts[used:]
-    if path == ("extends",):
-        raise _Unknown("'extends' cannot be set; set values by their paths")
     return path
 
 

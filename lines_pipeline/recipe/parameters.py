@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lines_pipeline.recipe.drafts import Draft
 from lines_pipeline.recipe.items import Item, by_item, fill_items
-from lines_pipeline.recipe.validation import Complaint, validated
+from lines_pipeline.recipe.scalars import scalar_text
+from lines_pipeline.recipe.validation import Complaint, described, validated
 
 if TYPE_CHECKING:
     from lines_pipeline.ops.base import OpParams
@@ -91,9 +92,7 @@ def step_params(
             values[name] = _spread(draft, name, value, row, feeds, keys, complaints)
         else:
             values[name] = _chosen(name, value, row, keys, complaints)
-    values = {name: fill_items(value, row.names if row else {}) for name, value in values.items()}
-    shown = {name: written.get(name) for name in draft.params}
-    params, found = validated(draft.op.Params, values, shown)
+    params, found = _filled_and_validated(draft, values, row.names if row else {}, written)
     complaints += [one for one in found if not any(known.path[:1] == one.path[:1] for known in complaints)]
     if params is not None and not complaints and feeds.keys() >= draft.inputs.keys():
         key = row.key if row else ""
@@ -101,6 +100,22 @@ def step_params(
         message = draft.op.check(params, counts)
         complaints += [Complaint((), message, at_key=True)] if message else []
     return ReadParams(params, tuple(complaints))
+
+
+def _filled_and_validated(
+    draft: Draft, values: Mapping[str, Any], names: Mapping[str, Any], written: Mapping[str, Any]
+) -> tuple[OpParams | None, list[Complaint]]:
+    """The op's parameters with items filled in; a number among the items is text where the op wants text."""
+    shown = {name: written.get(name) for name in draft.params}
+    typed = {name: fill_items(value, names) for name, value in values.items()}
+    params, found = validated(draft.op.Params, typed, shown)
+    refused = {one.path[0] for one in found if one.path}
+    if not refused or all(isinstance(value, str) for value in names.values()):
+        return params, found
+    texts = {name: scalar_text(value) for name, value in names.items()}
+    typed |= {name: fill_items(values[name], texts) for name in values if name in refused}
+    params, _ = validated(draft.op.Params, typed, shown)
+    return params, [] if params is not None else found
 
 
 def _defaults(draft: Draft) -> dict[str, Any]:
@@ -117,6 +132,15 @@ def _chosen(name: str, value: Any, row: Item | None, keys: Sequence[str], compla
     listed, found = by_item(value, keys, (name,))
     complaints += found
     return listed[list(keys).index(row.key)] if listed else value
+
+
+def _not_numbers(name: str, by_key: Mapping[str, Any]) -> list[Complaint]:
+    """Values of a map by item that are neither numbers nor texts that an item may fill."""
+    return [
+        Complaint((name, key), f"'{name}': expected a number, found {described(value)}")
+        for key, value in by_key.items()
+        if isinstance(value, bool) or not (isinstance(value, int | float) or "{" in str(value))
+    ]
 
 
 def _spread(
@@ -140,7 +164,7 @@ def _spread(
         return [value] * len(feed.at(key))
     if isinstance(value, Mapping):
         listed, found = by_item(value, labels, (name,))
-        complaints += found
+        complaints += found or _not_numbers(name, value)
     else:
         listed = value
         if len(value) != len(labels):

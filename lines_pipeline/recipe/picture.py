@@ -115,7 +115,8 @@ def _drawn_node(graph: Graph, node: str, box: Box) -> Iterable[str]:
             f'rx="7" fill="{fill}" stroke="{line}" stroke-width="1.3"/>'
         )
     x, y = box.x + 11, box.y + 18
-    yield f'<text x="{x:.1f}" y="{y:.1f}" font-size="13" font-weight="bold" fill="#1b1b1b">{escape(_title(graph, node))}</text>'
+    name = escape(_title(graph, node))
+    yield f'<text x="{x:.1f}" y="{y:.1f}" font-size="13" font-weight="bold" fill="#1b1b1b">{name}</text>'
     for index, text in enumerate(_lines(graph, node)):
         colour = line if index == 0 else "#444444"
         yield f'<text x="{x:.1f}" y="{y + _LINE * (index + 1):.1f}" fill="{colour}">{escape(_printable(text))}</text>'

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-SLUG = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
+_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
 NODE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}", re.ASCII)
 MAX_GRID = 10_000
 """Values that one parameter, and trials that a whole grid, may have."""
@@ -41,7 +41,7 @@ class Engine(_Section):
     scheduler: str = Field("threads", description="threads, serial, or the address of a Dask scheduler.")
     workers: int | None = Field(None, ge=1, description="Workers at a time; default: one a core.")
     memory: str | int | None = Field(None, description="Cap on memory: 4GB (10^9), 4GiB, or bytes.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
 
     @field_validator("scheduler")
     @classmethod
@@ -55,6 +55,13 @@ class Engine(_Section):
     def _known_size(cls, value: str | int | None) -> str | int | None:
         if value is not None:
             parse_bytes(value)
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
+            raise ValueError(f"expected 'auto', 'cpu', 'cuda' or 'cuda:N', found '{value}'")
         return value
 
     @property
@@ -141,7 +148,7 @@ class Tune(_Section):
 class Settings(_Section):
     """A recipe's top level, with ``extends`` merged in; nodes are checked against their ops later."""
 
-    name: str = Field(pattern=SLUG, description="Letters, digits, '-' and '_'; names the run and its folder.")
+    name: str = Field(description="Letters, digits, '-' and '_'; names the run and its folder.")
     description: str = ""
     seed: int = Field(0, ge=0, lt=2**63)
     vars: dict[str, Any] = {}
@@ -149,3 +156,10 @@ class Settings(_Section):
     tune: Tune | None = None
     engine: Engine = Field(default_factory=lambda: Engine.model_validate({}))
     tracking: Tracking = Field(default_factory=lambda: Tracking.model_validate({}))
+
+    @field_validator("name")
+    @classmethod
+    def _slug(cls, value: str) -> str:
+        if not _SLUG.fullmatch(value):
+            raise ValueError(f"expected letters, digits, '-' and '_' (at most 100), found '{value[:100]}'")
+        return value

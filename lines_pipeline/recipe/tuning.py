@@ -32,7 +32,7 @@ def tune_complaints(tune: Tune, drafts: Mapping[str, Draft], assembly: Assembly,
     if objective is not None:
         complaints += _objective_complaints(objective, drafts, graph)
         judged = {step.partition("[")[0] for _, step, _ in objective.terms}
-    upstream = _upstream(drafts, judged)
+    upstream = _upstream(drafts, judged) if judged <= drafts.keys() else set()
     for name, space in tune.parameters.items():
         path = ("tune", "parameters", name)
         found = _parameter_complaints(path, name, drafts, upstream)

@@ -50,27 +50,39 @@ class Complaint:
     at_key: bool = False
 
 
-def validated(model: type[Model], data: Any, written: Any) -> tuple[Model | None, list[Complaint]]:
-    """``data`` as ``model``, or complaints by path; ``written`` is what to show of a value (secrets by name)."""
+def validated(
+    model: type[Model], data: Any, written: Any, extra_keys: Iterable[str] = ()
+) -> tuple[Model | None, list[Complaint]]:
+    """``data`` as ``model``, or complaints by path.
+
+    ``written`` is what to show of a value (secrets by name), ``extra_keys`` further keys that a user may write.
+    """
     try:
         return model.model_validate_json(json.dumps(data)), []
     except ValidationError as error:
-        return None, _complaints(error.errors(include_url=False), model, data, written)
+        return None, _complaints(error.errors(include_url=False), model, data, written, tuple(extra_keys))
 
 
-def _complaints(errors: Iterable[ErrorDetails], model: type[BaseModel], data: Any, written: Any) -> list[Complaint]:
+def _complaints(
+    errors: Iterable[ErrorDetails], model: type[BaseModel], data: Any, written: Any, extra_keys: tuple[str, ...]
+) -> list[Complaint]:
     found: dict[Path, list[ErrorDetails]] = {}
     complaints = []
     for error in errors:
         path = _inside(error["loc"], data)
         if error["type"] == "extra_forbidden":
-            known = _fields_at(model, path[:-1])
+            known = [*_fields_at(model, path[:-1]), *(extra_keys if len(path) == 1 else ())]
             complaints.append(Complaint(path, unknown_key(str(path[-1]), known), at_key=True))
         elif error["type"] == "missing":
-            complaints.append(Complaint(path, f"'{error['loc'][-1]}' is missing", at_key=True))
+            complaints.append(Complaint(path, _missing(model, path, str(error["loc"][-1])), at_key=True))
         else:
             found.setdefault(path, []).append(error)
     return complaints + [_mismatch(path, group, data, written) for path, group in found.items()]
+
+
+def _missing(model: type[BaseModel], path: Path, name: str) -> str:
+    field = model.model_fields.get(name) if not path else None
+    return f"'{name}' is missing" + (f": {field.description}" if field and field.description else "")
 
 
 def _inside(location: tuple[int | str, ...], data: Any) -> Path:
@@ -109,7 +121,7 @@ def _mismatch(path: Path, errors: list[ErrorDetails], data: Any, written: Any) -
     if "a number" in expected and "a whole number" in expected:
         expected.remove("a whole number")
     hint = did_you_mean(value, _literals(errors)) if isinstance(value, str) else ""
-    return Complaint(path, f"expected {' or '.join(expected)}, found {described(shown)}{hint}")
+    return Complaint(path, f"expected {listed(expected)}, found {described(shown)}{hint}")
 
 
 def _at(data: Any, path: Path) -> Any:
@@ -127,12 +139,16 @@ def _expected(error: ErrorDetails) -> str:
     context = error.get("ctx", {})
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return words.format(scalar_text(context[key]))
+        return words.format(_bound(context[key]))
     if kind == "literal_error":
         return str(context["expected"])
     if kind in ("too_short", "too_long"):
         return f"at least {context['min_length']} entry" if kind == "too_short" else "fewer entries"
     return re.sub(r"^Input should be ", "", error["msg"])
+
+
+def _bound(number: Any) -> str:
+    return f"{number:g}" if isinstance(number, float) else scalar_text(number)
 
 
 def _literals(errors: Iterable[ErrorDetails]) -> list[str]:
@@ -145,6 +161,12 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     names = sorted(known)
     expected = f"; expected one of: {', '.join(names)}" if names else ""
     return f"unknown key '{shortened(key)}'{did_you_mean(key, names)}{expected}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """``a, b or c``."""
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def described(value: Any) -> str:

@@ -149,7 +149,8 @@ class _Reader:
 
     def refuse_tag(self, event: Any) -> None:
         if event.tag is not None:
-            raise self.place(event).error(f"found the tag {shortened(event.tag)}; tags are not allowed in a recipe")
+            tag = shortened(event.tag.replace("tag:yaml.org,2002:", "!!"))
+            raise self.place(event).error(f"found the tag {tag}; tags are not allowed in a recipe")
 
     def count(self, more: int, event: Any) -> None:
         self.total += more
