@@ -200,9 +200,7 @@ def _settings(
     )
 
 
-def _open(
-    recipe: Recipe, graph: Graph, settings: EngineSettings, cache: bool, emit: Sink, *, build: bool
-) -> _Run:
+def _open(recipe: Recipe, graph: Graph, settings: EngineSettings, cache: bool, emit: Sink, *, build: bool) -> _Run:
     """Find and open every checkpoint; ``build`` also makes or downloads what is not there."""
     nodes = NodeCache(cache_folder() / "nodes", reading=cache)
     sweep_temporaries(nodes.folder / "values")
@@ -289,9 +287,7 @@ def _run_started(context: _Run, folder: Path) -> RunStarted:
     recipe, graph = context.recipe, context.graph
     report = _forecast(context, folder)
     params = {
-        f"{node}.{name}": value
-        for node, fields in recipe.recorded_nodes.items()
-        for name, value in fields.items()
+        f"{node}.{name}": value for node, fields in recipe.recorded_nodes.items() for name, value in fields.items()
     }
     texts = {
         "recipe.yaml": recipe.source,

@@ -60,10 +60,14 @@ def show_ops(ops: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:
         console.print(table, markup=False)
         return
     for op in ops:
-        console.print(f"{op['name']}: {op['summary']}\n\n  formula  {op['formula']}\n  source   {op['source']}", markup=False)
+        console.print(
+            f"{op['name']}: {op['summary']}\n\n  formula  {op['formula']}\n  source   {op['source']}", markup=False
+        )
         for name, port in op["inputs"].items():
             many = ", one or more" if port["many"] else ""
-            console.print(f"  input    {name}: {port['type']}{many}{', optional' if port['optional'] else ''}", markup=False)
+            console.print(
+                f"  input    {name}: {port['type']}{many}{', optional' if port['optional'] else ''}", markup=False
+            )
         for param in op["params"]:
             default = "required" if param["required"] else f"default {json.dumps(param['default'], default=str)}"
             console.print(f"  param    {param['name']} ({default}): {param['description']}", markup=False)

@@ -65,7 +65,8 @@ class Block:
             return self.value((step.inputs.get("base") or step.inputs["models"])[0], guesses)
         spec = layout.tensors[self._tensor]
         inputs = {
-            port: tuple(self.input_value(i, spec, guesses) for i in step.inputs.get(port, ())) for port in step.op.inputs
+            port: tuple(self.input_value(i, spec, guesses) for i in step.inputs.get(port, ()))
+            for port in step.op.inputs
         }
         return step.op.apply(step.params, inputs, spec, self._stats(step, guesses))
 

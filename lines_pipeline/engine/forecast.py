@@ -29,9 +29,7 @@ def forecast(
     require_memory(peak, session.settings)
     steps = cone(graph, [request.step for request in wanted])
     layouts = lay_out(graph, steps, session.checkpoints)
-    passes = [
-        describe_pass(one, prepared.layouts, _bytes_read(prepared, one, session)) for one in prepared.passes
-    ]
+    passes = [describe_pass(one, prepared.layouts, _bytes_read(prepared, one, session)) for one in prepared.passes]
     specs = [spec for request in wanted for spec in layouts[request.step].tensors.values()]
     settings = session.settings
     return PlanReport(
@@ -53,7 +51,11 @@ def _bytes_read(prepared: Prepared, one: Pass, session: Session) -> int:
     sources = session.sources(prepared, one)
     unknown = {m: None for p in prepared.passes for m in p.measures}
     program = compile_pass(one, prepared.graph, prepared.layouts, sources, {**unknown, **prepared.known}, {})
-    names = {name for step in (*one.sinks, *(s for m in one.measures for s in m.of)) for name in prepared.layouts[step].tensors}
+    names = {
+        name
+        for step in (*one.sinks, *(s for m in one.measures for s in m.of))
+        for name in prepared.layouts[step].tensors
+    }
     return sum(t.spec.nbytes for tensors in program.sources.values() for name, t in tensors.items() if name in names)
 
 
@@ -65,7 +67,9 @@ def block_scales(graph: Graph, session: Session, facts: Mapping[str, Mapping[str
     for step in scale_steps(graph, steps):
         assert isinstance(step.params, LinesScaleParams) and isinstance(step.op, LinesScale)
         depths = scales_of(step, layouts[step.id]).layers.depths
-        fixed = step.params.model_copy(update={"alpha": facts[step.id]["alpha"], "gamma": None, "beta": _beta(step.params)})
+        fixed = step.params.model_copy(
+            update={"alpha": facts[step.id]["alpha"], "gamma": None, "beta": _beta(step.params)}
+        )
         scales = {
             tower: tuple(step.op.localize(fixed, {}, (i, depth), {"deltas": 1})["scale"] for i in range(depth))
             for tower, depth in depths.items()
@@ -76,4 +80,3 @@ def block_scales(graph: Graph, session: Session, facts: Mapping[str, Mapping[str
 
 def _beta(params: LinesScaleParams) -> float:
     return params.beta if params.gamma is None else 1.0 - params.gamma
-

@@ -47,7 +47,9 @@ def _cluster(program: Program, jobs: Sequence[Job], address: str, on_done: OnDon
     try:
         from distributed import Client, as_completed
     except ImportError as error:
-        raise EngineError(f"scheduler {address}: needs the extra 'cluster': pip install 'lines-pipeline[cluster]'") from error
+        raise EngineError(
+            f"scheduler {address}: needs the extra 'cluster': pip install 'lines-pipeline[cluster]'"
+        ) from error
     try:
         client = Client(address, timeout="10s", set_as_default=False)
     except (OSError, ValueError) as error:

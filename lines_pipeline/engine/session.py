@@ -194,4 +194,3 @@ class Session:
 def layer_places(prepared: Prepared) -> dict[str, Mapping[str, tuple[int, int]]]:
     """Block and depth of every tensor, by step whose op depends on depth."""
     return {step: places_of(prepared.graph.steps[step], prepared.layouts[step]) for step in prepared.layouts}
-

@@ -32,9 +32,7 @@ def collect(results: Sequence[JobResult], number: int, world: int) -> dict[str, 
         for (index, tensor), partials in result.partials.items():
             if index == number:
                 found.setdefault(tensor, []).extend((start, values[world]) for start, values in partials)
-    return {
-        tensor: [value for _, value in sorted(found[tensor], key=lambda pair: pair[0])] for tensor in sorted(found)
-    }
+    return {tensor: [value for _, value in sorted(found[tensor], key=lambda pair: pair[0])] for tensor in sorted(found)}
 
 
 def finalize_all(

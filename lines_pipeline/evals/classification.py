@@ -87,7 +87,9 @@ class ClassificationSuite:
 
     def digest(self, split: str) -> str:
         """Identity of the file's content and of the local data and heads it names."""
-        files = [self._identity(source) for t in self.content.tasks.values() for source in (t.head, t.data.get(split, ""))]
+        files = [
+            self._identity(source) for t in self.content.tasks.values() for source in (t.head, t.data.get(split, ""))
+        ]
         return content_key([self.content.model_dump(mode="json"), split, files])
 
     def expert_accuracy(self, task: str, split: str) -> float | None:

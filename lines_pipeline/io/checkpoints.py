@@ -82,7 +82,9 @@ def _open_file(path: Path, spool: Path | None) -> Checkpoint:
     if path.suffix == ".safetensors":
         tensors, metadata = read_header(path)
         return Checkpoint(str(path), (SourceFile.of(path),), tensors, metadata=metadata)
-    raise CheckpointError(f"{path}: unknown kind of file, expected .safetensors, {', '.join(TORCH_SUFFIXES)} or a folder")
+    raise CheckpointError(
+        f"{path}: unknown kind of file, expected .safetensors, {', '.join(TORCH_SUFFIXES)} or a folder"
+    )
 
 
 def _open_folder(folder: Path, spool: Path | None) -> Checkpoint:
@@ -99,7 +101,9 @@ def _open_folder(folder: Path, spool: Path | None) -> Checkpoint:
     found = found or sorted(p for p in folder.iterdir() if p.suffix in TORCH_SUFFIXES)
     if len(found) == 1:
         return _open_file(found[0], spool)
-    what = "no checkpoint" if not found else f"several checkpoints ({', '.join(p.name for p in found[:4])}) and no index"
+    what = (
+        "no checkpoint" if not found else f"several checkpoints ({', '.join(p.name for p in found[:4])}) and no index"
+    )
     raise CheckpointError(f"{folder}: the folder holds {what}; name the file, or add a *.safetensors.index.json")
 
 

@@ -18,7 +18,7 @@ from lines_pipeline.io.checkpoints import Checkpoint
 
 def block_digest(value: torch.Tensor) -> bytes:
     """BLAKE3 of the bytes of one block, as stored."""
-    return blake3.blake3(memoryview(value.view(torch.uint8).numpy())).digest()
+    return blake3.blake3(memoryview(value.view(torch.uint8).numpy().data)).digest()
 
 
 def checkpoint_digest(
@@ -43,7 +43,7 @@ class Known:
 
 
 class DigestStore:
-    """Remembers digests by the identity of a checkpoint's files, in one small file each: safe with several processes."""
+    """Remembers digests by the identity of a checkpoint's files, one small file each: safe with several processes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -41,9 +41,7 @@ FAMILIES = (
         },
     ),
     Family("HF ViT, DINOv2, BERT, RoBERTa", {"encoder": r"(?:^|\.)encoder\.layer\.(\d+)\."}),
-    Family(
-        "T5", {"encoder": r"(?:^|\.)encoder\.block\.(\d+)\.", "decoder": r"(?:^|\.)decoder\.block\.(\d+)\."}
-    ),
+    Family("T5", {"encoder": r"(?:^|\.)encoder\.block\.(\d+)\.", "decoder": r"(?:^|\.)decoder\.block\.(\d+)\."}),
     Family("ConvNeXt (timm)", {"stages": r"(?:^|\.)stages\.(\d+)\.blocks\.(\d+)\."}, cumulative=True),
     Family("ConvNeXt (HF)", {"stages": r"(?:^|\.)stages\.(\d+)\.layers\.(\d+)\."}, cumulative=True),
     Family("ResNet", {"stages": r"(?:^|\.)layer([1-4])\.(\d+)\."}, cumulative=True),
@@ -118,7 +116,9 @@ def _index(family: Family, expression: str, match: re.Match[str]) -> tuple[int, 
     try:
         return tuple(int(group) for group in groups)
     except (TypeError, ValueError) as error:
-        raise PlanError(f"blocks: group 1 of '{expression}' is '{groups[0]}' in '{match.string}', not a number") from error
+        raise PlanError(
+            f"blocks: group 1 of '{expression}' is '{groups[0]}' in '{match.string}', not a number"
+        ) from error
 
 
 def _order(family: Family, tower: str, indices: set[tuple[int, ...]]) -> dict[tuple[int, ...], int]:
@@ -129,7 +129,9 @@ def _order(family: Family, tower: str, indices: set[tuple[int, ...]]) -> dict[tu
         inside = {index[1] for index in indices if index[0] == stage}
         holes += sorted(set(range(max(inside) + 1)) - inside)
     if holes:
-        raise PlanError(f"layer map {family.name}: blocks {holes[:5]} of tower '{tower}' have no tensors; check 'blocks'")
+        raise PlanError(
+            f"layer map {family.name}: blocks {holes[:5]} of tower '{tower}' have no tensors; check 'blocks'"
+        )
     if len(indices) < 2:
         raise PlanError(f"layer map {family.name}: tower '{tower}' has one block, LiNeS needs at least two")
     return {index: rank for rank, index in enumerate(sorted(indices))}

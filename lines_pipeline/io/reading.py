@@ -23,7 +23,7 @@ class BlockReader:
         dtype = getattr(torch, stored.spec.dtype)
         value = torch.empty(stop - start, dtype=dtype)
         if stop > start:
-            view = memoryview(value.view(torch.uint8).numpy())
+            view = memoryview(value.view(torch.uint8).numpy().data)
             self._fill(stored, view, stored.offset + start * dtype.itemsize)
         return value
 
@@ -32,7 +32,9 @@ class BlockReader:
         while view:
             count = os.preadv(descriptor, [view], offset)
             if not count:
-                raise EngineError(f"{stored.path}: cut short during the run, tensor '{stored.spec.name}' cannot be read")
+                raise EngineError(
+                    f"{stored.path}: cut short during the run, tensor '{stored.spec.name}' cannot be read"
+                )
             view, offset = view[count:], offset + count
 
     def _descriptor(self, path: str) -> int:

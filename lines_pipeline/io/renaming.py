@@ -13,7 +13,7 @@ from lines_pipeline.io.checkpoints import Checkpoint
 def rename(
     checkpoint: Checkpoint, *, strip: str = "", add: str = "", rules: Sequence[tuple[str, str]] = ()
 ) -> Checkpoint:
-    """Take ``strip`` off names that have it, put ``add`` before all, then apply the (regex, text) ``rules`` in order."""
+    """Take ``strip`` off names that have it, put ``add`` before all, then apply (regex, text) ``rules`` in order."""
     if not (strip or add or rules):
         return checkpoint
     patterns = [(_compile(checkpoint, pattern), text) for pattern, text in rules]

@@ -86,12 +86,12 @@ def _offset(path: Path, tensor: torch.Tensor) -> int | None:
     if not tensor.numel():
         return 0
     storage = tensor.untyped_storage()
-    start = getattr(storage, "_checkpoint_offset", None)
+    start: int | None = getattr(storage, "_checkpoint_offset", None)
     if start is None:
         start = _mapped_offset(path, storage.data_ptr())
     if start is None or not tensor.is_contiguous():
         return None
-    return int(start) + tensor.storage_offset() * tensor.element_size()
+    return int(start + tensor.storage_offset() * tensor.element_size())
 
 
 def _mapped_offset(path: Path, address: int) -> int | None:

@@ -125,7 +125,7 @@ def _cannot_write(path: Path, nbytes: int, error: OSError) -> str:
 
 def write_block(descriptor: int, offset: int, value: torch.Tensor) -> None:
     """Write a contiguous 1-D block at an absolute offset."""
-    view = memoryview(value.contiguous().view(torch.uint8).numpy())
+    view = memoryview(value.contiguous().view(torch.uint8).numpy().data)
     while view:
         count = os.pwrite(descriptor, view, offset)
         view, offset = view[count:], offset + count

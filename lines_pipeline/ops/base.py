@@ -80,7 +80,7 @@ class Measure(ABC):
 
     @abstractmethod
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
-        """The result, from the partials of all blocks by tensor name in block order; ``Again`` asks for another sweep."""
+        """The result, from the partials of all blocks by tensor name; ``Again`` asks for another sweep."""
 
     def decode(self, result: Any) -> Any:
         """The result from its JSON form, as remembered by the cache."""
@@ -145,6 +145,8 @@ class Op(ABC):
         """The result on one block: pure, without I/O, inputs untouched; same shape and dtype as the inputs."""
         raise NotImplementedError(f"{self.name} is carried out by a driver")
 
-    def facts(self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]) -> dict[str, Any]:
+    def facts(
+        self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> dict[str, Any]:
         """Scalars worth telling the user: ``numels`` by tensor name of the result, ``counts`` of inputs by port."""
         return {}

@@ -51,5 +51,7 @@ class Consensus(Op):
         )
         return torch.where(mask_count(masks) >= params.min_tasks, merged, 0.0)
 
-    def facts(self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]) -> dict[str, Any]:
+    def facts(
+        self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> dict[str, Any]:
         return {"num_params": sum(numels.values())} | ({"nonzero_entries": stats["kept"]} if "kept" in stats else {})

@@ -54,6 +54,8 @@ class SignMajority(Measure):
         return (2 * positive - nonzero, total.numel() - nonzero, *kept)
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Election:
-        sums = [sum(column) for column in zip(*(block for blocks in partials.values() for block in blocks), strict=True)]
+        sums = [
+            sum(column) for column in zip(*(block for blocks in partials.values() for block in blocks), strict=True)
+        ]
         signs, zeros, kept = (sums[0], sums[1], tuple(sums[2:])) if sums else (0, 0, ())
         return Election((signs > 0) - (signs < 0), zeros, kept)

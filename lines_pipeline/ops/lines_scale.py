@@ -42,7 +42,9 @@ class LinesScale(Op):
             return "'alpha: auto' needs 'deltas', the task vectors that were merged"
         return None
 
-    def measures(self, params: LinesScaleParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
+    def measures(
+        self, params: LinesScaleParams, inputs: Mapping[str, tuple[str, ...]], step: str
+    ) -> dict[str, Measure]:
         if params.alpha != "auto":
             return {}
         return {"norm_mtv": SumNorm(inputs["delta"]), "norm_summed_tvs": SumNorm(inputs["deltas"])}
@@ -64,7 +66,8 @@ class LinesScale(Op):
     def apply(
         self, params: LinesScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]
     ) -> torch.Tensor:
-        return inputs["delta"][0] * stats["scale"]
+        scale: float = stats["scale"]
+        return inputs["delta"][0] * scale
 
     def facts(
         self, params: LinesScaleParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]

@@ -95,7 +95,9 @@ class TrimThreshold(Measure):
 
     def prepare(self, sample: Mapping[str, list[Any]], numels: Mapping[str, int]) -> dict[str, Bracket]:
         return {
-            group: _bracket([run for name in names for run in sample.get(name, [])], self._rank(names, numels), names, numels)
+            group: _bracket(
+                [run for name in names for run in sample.get(name, [])], self._rank(names, numels), names, numels
+            )
             for group, names in _groups(self.scope, numels).items()
         }
 

@@ -50,6 +50,8 @@ class TallMask(Op):
     ) -> torch.Tensor:
         return tall_mask(inputs["deltas"][0], inputs["merged"][0], params.threshold[0])
 
-    def facts(self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]) -> dict[str, Any]:
+    def facts(
+        self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> dict[str, Any]:
         total = sum(numels.values())
         return {"num_params": total, "mask_density": [stats["set"] / total]} if "set" in stats and total else {}

@@ -19,7 +19,9 @@ from lines_pipeline.ops.trim import TrimParams, trim_facts, trim_measures, trimm
 class TiesParams(TrimParams):
     density: float = Field(0.2, description="Share of each task vector to keep, in (0, 1].", gt=0, le=1)
     aggregate: Literal["mean", "sum", "max"] = Field("mean", description="How agreeing entries are merged.")
-    weights: tuple[float, ...] = Field((1.0,), description="Factor of each vector, after its trim, before the election.")
+    weights: tuple[float, ...] = Field(
+        (1.0,), description="Factor of each vector, after its trim, before the election."
+    )
 
 
 class Ties(Op):

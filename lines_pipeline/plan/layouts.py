@@ -17,9 +17,9 @@ from lines_pipeline.recipe.graph import Graph, Step
 class Layout:
     """The tensors of a step's value.
 
-    ``tensors`` holds stored data types, also for task vectors (computed in ``TensorSpec.compute_dtype``); ``names`` all
-    tensors of the model, from which layers are told; ``frozen`` those that keep the first input's value; ``passthrough``
-    the load step that integer and bool tensors are copied from; ``aliases`` the second names of tied tensors.
+    ``tensors`` holds stored data types, also for task vectors (computed in ``TensorSpec.compute_dtype``); ``names``
+    all tensors of the model, from which layers are told; ``frozen`` those that keep the first input's value;
+    ``passthrough`` the load step that integer and bool tensors are copied from; ``aliases`` the second names of tied tensors.
     """
 
     tensors: Mapping[str, TensorSpec]
@@ -116,8 +116,8 @@ def require_same(step: Step, model: Layout, base: Layout) -> None:
         other = model.tensors.get(name, spec)
         if other.shape != spec.shape:
             raise CheckpointError(
-                f"{who}: tensor '{name}' has shape {list(other.shape)}, expected {list(spec.shape)} as in {base.origin}. "
-                "Models of one merge must have the same architecture; 'exclude' leaves a tensor out."
+                f"{who}: tensor '{name}' has shape {list(other.shape)}, expected {list(spec.shape)} as in "
+                f"{base.origin}. Models of one merge must have the same architecture; 'exclude' leaves a tensor out."
             )
         if other.is_floating != spec.is_floating:
             raise CheckpointError(

@@ -53,7 +53,9 @@ class GreedySoups:
             soup = replace(_uniform(step, models), id=f"{step.id}.trial{index}")
             suite = EvaluateParams(suite=params.suite, split=params.split)
             inputs = {"model": (soup.id,)}
-            judge = Step(f"{soup.id}.judge", step.node, None, registry()["evaluate"], suite, inputs, (), (), EdgeType.METRICS)
+            judge = Step(
+                f"{soup.id}.judge", step.node, None, registry()["evaluate"], suite, inputs, (), (), EdgeType.METRICS
+            )
             trial = _with_step(_with_step(trial, soup), judge)
             judges[judge.id] = name
         found = self.judge.judge(trial, list(judges), keep=False, quiet=True)

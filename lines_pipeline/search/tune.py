@@ -44,7 +44,9 @@ def tune(recipe: Recipe, judge: Judge, prepare: Prepare) -> Chosen:
     values = next(sampler, None)
     while values is not None:
         value = _trial(recipe, judge, prepare, objective, (number, total, values))
-        better = best is None or (value > best.objective if recipe.tune.direction == "maximize" else value < best.objective)
+        better = best is None or (
+            value > best.objective if recipe.tune.direction == "maximize" else value < best.objective
+        )
         best = Chosen(values, value, total) if better else best
         number += 1
         try:
@@ -121,7 +123,9 @@ def _sampled(settings: Tune, seed: int) -> Trials:
     try:
         import optuna
     except ImportError as error:
-        raise EvalError(f"sampler {settings.sampler}: needs the extra 'search': pip install 'lines-pipeline[search]'") from error
+        raise EvalError(
+            f"sampler {settings.sampler}: needs the extra 'search': pip install 'lines-pipeline[search]'"
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers = {
         "random": optuna.samplers.RandomSampler,
@@ -140,4 +144,3 @@ def _suggest(trial: Any, name: str, space: Space) -> Any:
     if choices is not None:
         return choices[trial.suggest_int(name, 0, len(choices) - 1)]
     return trial.suggest_float(name, space.low, space.high, log=space.log)
-

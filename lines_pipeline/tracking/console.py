@@ -56,7 +56,10 @@ class ConsoleSink:
             case ZooProgress(done, total, expert):
                 self._follow(f"fine-tuning {expert}", done, total)
             case TrialStarted(number, total, params):
-                values = ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items())
+                values = ", ".join(
+                    f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+                    for name, value in params.items()
+                )
                 self._follow(f"trial {values}", number, total)
                 self._trials = self._task
             case TrialFinished(number):

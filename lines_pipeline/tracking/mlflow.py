@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lines_pipeline.core.errors import TrackingError
@@ -69,7 +71,9 @@ class MlflowSink:
     def _on_RunStarted(self, event: RunStarted) -> None:  # noqa: N802
         self._client = client = connect(self.uri)
         found = client.get_experiment_by_name(event.experiment)
-        self._experiment = found.experiment_id if found else client.create_experiment(event.experiment)
+        self._experiment = (
+            found.experiment_id if found else client.create_experiment(event.experiment, artifacts(self.uri))
+        )
         tags = {**environment_tags(), **event.tags}
         self.run_id = client.create_run(self._experiment, run_name=event.name, tags=tags).info.run_id
         self._params = dict(event.params)
@@ -133,7 +137,9 @@ class MlflowSink:
 
     def _on_TableComputed(self, event: TableComputed) -> None:  # noqa: N802
         assert self._client is not None
-        self._client.log_dict(self.run_id, {"rows": [dict(row) for row in event.rows]}, f"tables/{_clean(event.name)}.json")
+        self._client.log_dict(
+            self.run_id, {"rows": [dict(row) for row in event.rows]}, f"tables/{_clean(event.name)}.json"
+        )
 
     def _on_RunFinished(self, event: RunFinished) -> None:  # noqa: N802
         if self._client is None or not self.run_id:
@@ -160,7 +166,10 @@ class MlflowSink:
         for name, text in long.items():
             self._client.log_text(run, text, f"params/{_clean(name)}.txt")
         logged = [
-            Param(_clean(name), f"{len(long[name])} characters, see params/{_clean(name)}.txt" if name in long else str(value))
+            Param(
+                _clean(name),
+                f"{len(long[name])} characters, see params/{_clean(name)}.txt" if name in long else str(value),
+            )
             for name, value in params.items()
         ]
         for start in range(0, len(logged), PARAM_BATCH):
@@ -186,11 +195,14 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
+def artifacts(uri: str) -> str | None:
+    """Where a database store keeps artifacts: beside the database, whatever the working directory later is."""
+    path = uri.removeprefix("sqlite:///")
+    return None if path == uri else (Path(path).resolve().parent / "mlruns").as_uri()
+
+
 def ui_command(uri: str) -> str:
     """The command that shows the runs of a store, from any directory."""
-    import shlex
-    from pathlib import Path
-
     if uri.startswith(("http://", "https://")):
         return f"open {uri}"
     prefix = "sqlite:///"

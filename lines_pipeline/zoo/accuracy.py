@@ -14,6 +14,7 @@ from lines_pipeline.zoo.training import Batch, task_batch
 
 SPLIT_SEEDS = {"val": 20_001, "test": 30_001}
 """Random streams of the splits; training draws from seeds below 20,000."""
+BATCH_SIZE = 125
 SPLIT_IMAGES = 250
 """Images a task and split."""
 
@@ -34,9 +35,9 @@ def accuracies(
     model.load_state_dict({name: value.to(torch.float32) for name, value in state.items()})
     model.eval()
     images = torch.cat([split_images(task, split)[0] for task in tasks]).to(device)
-    features = torch.cat([model(part) for part in images.split(500)]).cpu().split(SPLIT_IMAGES)
+    features = torch.cat([model(part) for part in torch.split(images, BATCH_SIZE)]).cpu()
     heads = load_file(HEADS)
     return {
         task: float((class_scores(found, heads[task]).argmax(1) == split_images(task, split)[1]).float().mean())
-        for task, found in zip(tasks, features, strict=True)
+        for task, found in zip(tasks, torch.split(features, SPLIT_IMAGES), strict=True)
     }

@@ -44,9 +44,7 @@ def _start(uris: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def _follow(
-    workers: list[subprocess.Popen[str]], uris: list[str], report: Callable[[ZooProgress], None]
-) -> None:
+def _follow(workers: list[subprocess.Popen[str]], uris: list[str], report: Callable[[ZooProgress], None]) -> None:
     lines: SimpleQueue[str | None] = SimpleQueue()
     for worker in workers:
         Thread(target=_pump, args=(worker, lines), daemon=True).start()

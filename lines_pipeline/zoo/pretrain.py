@@ -22,7 +22,9 @@ def pretrain(folder: Path) -> None:
     head = torch.nn.Parameter(torch.randn(len(TASKS) * CLASSES, EMBEDDING) * 0.1)
     fit(model, head, lambda size: pretraining_batch(size, generator), PRETRAINING, _print_progress)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "pretrained.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "pretrained.safetensors"
+    )
     heads = head.detach().view(len(TASKS), CLASSES, EMBEDDING)
     save_file({task: heads[i].clone() for i, task in enumerate(TASKS)}, folder / "heads.safetensors")
 

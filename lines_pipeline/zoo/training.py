@@ -45,9 +45,7 @@ def fit(
     """Train ``model`` (and ``head`` [classes, EMBEDDING] if it requires gradients) in place."""
     parameters = [*model.parameters(), *([head] if head.requires_grad else [])]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.rate, weight_decay=schedule.weight_decay)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.rate, total_steps=schedule.steps, pct_start=0.1
-    )
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.rate, total_steps=schedule.steps, pct_start=0.1)
     for step in range(schedule.steps):
         images, labels = batches(schedule.batch_size)
         loss = functional.cross_entropy(class_scores(model(images), head), labels)
@@ -69,7 +67,7 @@ def task_batch(task: str, split: str, size: int, generator: torch.Generator) -> 
 
 
 def pretraining_batch(size: int, generator: torch.Generator) -> Batch:
-    """Random images of all tasks in random domains (one in six plain), labels over all tasks' classes, half confused."""
+    """Random images of all tasks in random domains (one in six plain), labels over all classes, half confused."""
     canvas, labels, offsets = _all_glyphs()
     chosen = torch.randint(len(canvas), (size,), generator=generator)
     images = place(canvas[chosen], generator)
@@ -87,4 +85,8 @@ def _all_glyphs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Training glyphs of all tasks, their labels, and the number of each task's first class."""
     found = [(*glyphs(task, "train"), index * CLASSES) for index, task in enumerate(TASKS)]
     offsets = [torch.full_like(labels, first) for _, labels, first in found]
-    return torch.cat([canvas for canvas, _, _ in found]), torch.cat([labels for _, labels, _ in found]), torch.cat(offsets)
+    return (
+        torch.cat([canvas for canvas, _, _ in found]),
+        torch.cat([labels for _, labels, _ in found]),
+        torch.cat(offsets),
+    )

@@ -1,0 +1,35 @@
+# `make demo` and `make test` do all the set-up on a machine with Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check bench docs clean
+
+demo: $(INSTALLED)
+	$(BIN)/lines-pipeline run recipes/vit20_ties_lines.yaml
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/merge.py
+
+docs: $(INSTALLED)
+	$(BIN)/lines-pipeline graph recipes/vit20_ties_lines.yaml -o docs/vit20_ties_lines.svg
+	$(BIN)/lines-pipeline schema > docs/recipe.schema.json
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) runs mlruns mlflow.db

@@ -1,0 +1,247 @@
+"""Turns a golden case (``case.json``) into a recipe, runs it, and writes what the case expects.
+
+``python tests/parity/golden_recipes.py CASE OUT`` is the program that ``check_golden.py --run`` wants.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import lines_pipeline
+
+METHODS = (
+    "task_arithmetic",
+    "average",
+    "single_task",
+    "ties",
+    "tall_mask",
+    "tall_mask_apply",
+    "consensus",
+    "mag_masking",
+    "mag_masking_apply",
+    "task_negation",
+    "task_addition",
+    "task_interpolation",
+    "task_analogy",
+    "uniform_soup",
+)
+"""Methods with a recipe; ``ties_original`` only with the merge function that TIES is."""
+
+Node = dict[str, Any]
+
+
+def supported(case: dict[str, Any]) -> bool:
+    """Whether the case's method is one that recipes offer."""
+    ties = case["method"] == "ties_original"
+    return case["method"] in METHODS or (ties and case["params"]["merge_function"] == "topk20_mass_dis-mean")
+
+
+def run_case(case_path: Path, out: Path, workspace: Path, **options: Any) -> dict[str, Any]:
+    """Run the case's recipe in ``workspace`` and put its files at ``out``; returns the scalars it reports."""
+    case = json.loads(case_path.read_text())
+    nodes = _nodes(case, case_path.parent)
+    workspace.mkdir(parents=True, exist_ok=True)
+    recipe = workspace / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"name": "golden", "nodes": nodes}, sort_keys=False))
+    uri = f"sqlite:///{workspace / 'mlflow.db'}"
+    options = {"tracking_uri": uri, **options}
+    result = lines_pipeline.run(recipe, out=workspace / "out", **options)
+    if "expected" in case:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(result.files[0], out)
+        target = out.parent
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        names = case.get("expected_masks") or case["expected_thetas"]
+        for index, name in enumerate(names):
+            shutil.copy(workspace / "out" / f"{index}.safetensors", out / name)
+        target = out
+    scalars: dict[str, Any] = {}
+    for node, facts in result.facts.items():
+        for name, value in facts.items():
+            joined = node.startswith(("trimmed", "mask")) and isinstance(value, list)
+            scalars[name] = scalars.get(name, []) + value if joined else value
+    (target / "scalars.json").write_text(json.dumps(scalars))
+    return scalars
+
+
+def _nodes(case: dict[str, Any], folder: Path) -> dict[str, Node]:
+    paths = [str((folder / path).resolve()) for path in case["inputs"]["experts"]]
+    items = [str(index) for index in range(len(paths))]
+    nodes: dict[str, Node] = {f"expert{i}": {"op": "load", "path": path} for i, path in zip(items, paths, strict=True)}
+    experts = list(nodes)
+    if case["inputs"]["base"] is None:
+        nodes["model"] = {"op": "soup", "models": experts}
+        return nodes | _save()
+    nodes["base"] = {"op": "load", "path": str((folder / case["inputs"]["base"]).resolve())}
+    for item in items:
+        nodes[f"delta{item}"] = {"op": "task-vector", "model": f"expert{item}", "base": "base"}
+    deltas = [f"delta{item}" for item in items]
+    return nodes | _BUILDERS[case["method"]](case["params"], deltas)
+
+
+def _save(source: str = "model") -> dict[str, Node]:
+    return {"saved": {"op": "save", "model": source, "path": "model.safetensors"}}
+
+
+def _trimmed(deltas: list[str], k: float, nodes: dict[str, Node]) -> list[str]:
+    density = k / 100 if k >= 1 else k
+    if density == 1:
+        return deltas
+    for delta in deltas:
+        nodes[f"trimmed_{delta}"] = {"op": "trim", "delta": delta, "density": density}
+    return [f"trimmed_{delta}" for delta in deltas]
+
+
+def _finished(nodes: dict[str, Node], merged: str, deltas: list[str], params: dict[str, Any]) -> dict[str, Node]:
+    """LiNeS or a uniform coefficient on ``merged``, added to the base and saved."""
+    lines = params.get("lines")
+    if lines:
+        nodes["scaled"] = {"op": "lines-scale", "delta": merged, "alpha": lines["alpha"], "beta": lines["beta"]}
+        if lines["alpha"] == "auto":
+            nodes["scaled"]["deltas"] = deltas
+        nodes["model"] = {"op": "apply", "base": "base", "delta": "scaled"}
+    else:
+        nodes["model"] = {"op": "apply", "base": "base", "delta": merged, "scale": params.get("scaling_coef", 1.0)}
+    return nodes | _save()
+
+
+def _sum(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    nodes: dict[str, Node] = {}
+    vectors = _trimmed(deltas, params.get("k", 100), nodes)
+    each = params.get("lines_each")
+    if each:
+        for vector in vectors:
+            scaled = {"op": "lines-scale", "delta": vector, "alpha": each["alpha"], "beta": each["beta"]}
+            nodes[f"scaled_{vector}"] = scaled
+        vectors = [f"scaled_{vector}" for vector in vectors]
+    nodes["merged"] = {"op": "task-arithmetic", "deltas": vectors}
+    return _finished(nodes, "merged", vectors, params)
+
+
+def _single(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    nodes: dict[str, Node] = {}
+    (delta,) = _trimmed([deltas[params["task_index"]]], params.get("k", 100), nodes)
+    nodes["scaled"] = {"op": "lines-scale", "delta": delta, "gamma": params["gamma"]}
+    nodes["model"] = {"op": "apply", "base": "base", "delta": "scaled"}
+    return nodes | _save()
+
+
+def _ties_node(deltas: list[str], k: float, aggregate: str) -> Node:
+    return {"op": "ties", "deltas": deltas, "density": k / 100 if k >= 1 else k, "aggregate": aggregate}
+
+
+def _ties(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    return _finished({"merged": _ties_node(deltas, params["k"], params["agg"])}, "merged", deltas, params)
+
+
+def _ties_original(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    nodes = {"merged": _ties_node(deltas, 20, "mean")}
+    return _finished(nodes, "merged", deltas, {"scaling_coef": params["lambda"]})
+
+
+def _multi_task(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    if params.get("multi_task_vector") == "ties":
+        return {"multi": _ties_node(deltas, params["ties_k"], params["ties_agg"])}
+    return {"multi": {"op": "task-arithmetic", "deltas": deltas}}
+
+
+def _tall_mask(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    nodes: dict[str, Node] = {}
+    vectors = _trimmed(deltas, params.get("k", 100), nodes) if params["multi_task_vector"] == "sum" else deltas
+    nodes |= _multi_task(params, vectors)
+    nodes["masks"] = {"op": "tall-mask", "deltas": deltas, "merged": "multi", "threshold": params["lambda"]}
+    return nodes | {
+        f"save{i}": {"op": "save", "model": f"masks[{delta}]", "path": f"{i}.safetensors"}
+        for i, delta in enumerate(deltas)
+    }
+
+
+def _masked_models(nodes: dict[str, Node], deltas: list[str], merged: str) -> dict[str, Node]:
+    for i, delta in enumerate(deltas):
+        nodes[f"kept{i}"] = {"op": "mask", "delta": merged, "mask": f"masks[{delta}]"}
+        nodes[f"model{i}"] = {"op": "apply", "base": "base", "delta": f"kept{i}"}
+        nodes[f"save{i}"] = {"op": "save", "model": f"model{i}", "path": f"{i}.safetensors"}
+    return nodes
+
+
+def _tall_apply(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    nodes = {name: node for name, node in _tall_mask(params, deltas).items() if not name.startswith("save")}
+    return _masked_models(nodes, deltas, "multi")
+
+
+def _consensus(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    nodes = _multi_task(params, deltas)
+    masks = {"op": "tall-mask", "deltas": deltas, "merged": "multi"}
+    masks["threshold"] = dict(zip(deltas, params["tall_mask_lambda"], strict=True))
+    nodes["masks"] = masks
+    merged, vectors = "multi", deltas
+    if params.get("multi_task_vector") == "sum" and params.get("k", 100) != 100:
+        vectors = _trimmed(deltas, params["k"], nodes)
+        nodes["trimmed_sum"] = {"op": "task-arithmetic", "deltas": vectors}
+        merged = "trimmed_sum"
+    nodes["kept"] = {"op": "consensus", "merged": merged, "masks": "masks", "min_tasks": params["threshold"]}
+    return _finished(nodes, "kept", vectors, params)
+
+
+def _magnitude_masks(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    density = params["k"] / 100 if params["k"] >= 1 else params["k"]
+    return {f"mask{i}": {"op": "magnitude-mask", "delta": d, "density": density} for i, d in enumerate(deltas)}
+
+
+def _magmask(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    nodes = _magnitude_masks(params, deltas)
+    for i in range(len(deltas)):
+        nodes[f"save{i}"] = {"op": "save", "model": f"mask{i}", "path": f"{i}.safetensors"}
+    return nodes
+
+
+def _magmask_apply(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    nodes = _magnitude_masks(params, deltas)
+    nodes["multi"] = {"op": "task-arithmetic", "deltas": deltas}
+    for i in range(len(deltas)):
+        nodes[f"kept{i}"] = {"op": "mask", "delta": "multi", "mask": f"mask{i}"}
+        nodes[f"model{i}"] = {"op": "apply", "base": "base", "delta": f"kept{i}"}
+        nodes[f"save{i}"] = {"op": "save", "model": f"model{i}", "path": f"{i}.safetensors"}
+    return nodes
+
+
+def _weighted(weights: list[float]) -> Any:
+    def build(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+        own = weights or [1.0] * len(deltas)
+        nodes = {"merged": {"op": "task-arithmetic", "deltas": deltas, "weights": own}}
+        return _finished(nodes, "merged", deltas, params)
+
+    return build
+
+
+_BUILDERS = {
+    "task_arithmetic": _sum,
+    "average": _sum,
+    "single_task": _single,
+    "ties": _ties,
+    "ties_original": _ties_original,
+    "tall_mask": _tall_mask,
+    "tall_mask_apply": _tall_apply,
+    "consensus": _consensus,
+    "mag_masking": _magmask,
+    "mag_masking_apply": _magmask_apply,
+    "task_negation": _weighted([-1.0]),
+    "task_addition": _weighted([]),
+    "task_interpolation": _weighted([]),
+    "task_analogy": _weighted([1.0, -1.0, 1.0]),
+}
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["XDG_CACHE_HOME"] = str(Path(scratch) / "cache")
+        run_case(Path(sys.argv[1]), Path(sys.argv[2]), Path(scratch))
