@@ -42,8 +42,8 @@ def test_it_is_linear(p: float, q: float, a: float, b: float) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "3", "val", "val.a *", "val.a * val.b", "1 / val.a", "val.a ** 2", "f(val.a)", "val.a if 1 else 2",
-     "val.a / 0", "[val.a]", "val.a.b", "lambda: val.a", "val.a; val.b", "1e308 * 1e308 * val.a", "True * val.a", "1j * val.a",
-     "(" * 500 + "val.a" + ")" * 500, "-" * 1_500 + "val.a", "val.a + " * 1_000 + "val.a", "'val.a'",
+     "val.a / 0", "[val.a]", "val.a.b", "lambda: val.a", "val.a; val.b", "1e308 * 1e308 * val.a", "True * val.a",
+     "1j * val.a", "(" * 500 + "val.a" + ")" * 500, "-" * 1_500 + "val.a", "val.a + " * 1_000 + "val.a", "'val.a'",
      "val.a < 2"],
 )  # fmt: skip
 def test_what_is_not_linear_is_refused(text: str) -> None:
