@@ -49,7 +49,7 @@ class Consensus(Op):
             tall_mask(delta, merged, threshold)
             for delta, threshold in zip(inputs["deltas"], params.threshold, strict=True)
         )
-        return torch.where(mask_count(masks) >= params.min_tasks, merged, 0.0)
+        return merged * (mask_count(masks) >= params.min_tasks)
 
     def facts(
         self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]

@@ -10,16 +10,15 @@ import torch
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.ops.base import Measure, Partials
-from lines_pipeline.ops.measures import running_sum, threshold_of
+from lines_pipeline.ops.measures import keep_from, running_sum
 
 
 @dataclass(frozen=True)
 class Election:
-    """Outcome: the sign of the sum of all signs, entries with sum zero, and entries kept by each trim."""
+    """Outcome: the sign of the sum of all signs, and how many entries have sum zero."""
 
     majority: int
     zero_entries: int = 0
-    kept: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,22 +39,15 @@ class SignMajority(Measure):
         return 2 if self.zero_differs and result.majority == 0 else 1
 
     def decode(self, result: Any) -> Election:
-        return Election(result["majority"], result["zero_entries"], tuple(result["kept"]))
+        return Election(result["majority"], result["zero_entries"])
 
     def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Any:
-        kept: list[int] = []
-        trimmed: list[torch.Tensor] = []
-        for index, value in enumerate(values):
-            keep = value.abs() >= threshold_of(needs[index], tensor) if needs else None
-            kept.append(value.numel() if keep is None else int(torch.count_nonzero(keep)))
-            trimmed.append(value if keep is None else torch.where(keep, value, 0.0))
-        total = running_sum(trimmed, self.weights)
-        positive, nonzero = int(torch.count_nonzero(total > 0)), int(torch.count_nonzero(total))
-        return (2 * positive - nonzero, total.numel() - nonzero, *kept)
+        thresholds = needs or [None] * len(values)
+        kept = [v if t is None else keep_from(v, t.of(tensor)) for v, t in zip(values, thresholds, strict=True)]
+        signs = running_sum(kept, self.weights).sign_()
+        return int(signs.sum()), signs.numel() - int(signs.abs_().sum())
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Election:
-        sums = [
-            sum(column) for column in zip(*(block for blocks in partials.values() for block in blocks), strict=True)
-        ]
-        signs, zeros, kept = (sums[0], sums[1], tuple(sums[2:])) if sums else (0, 0, ())
-        return Election((signs > 0) - (signs < 0), zeros, kept)
+        blocks = [block for found in partials.values() for block in found]
+        signs, zeros = sum(block[0] for block in blocks), sum(block[1] for block in blocks)
+        return Election((signs > 0) - (signs < 0), zeros)

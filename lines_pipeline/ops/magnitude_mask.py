@@ -10,7 +10,6 @@ import torch
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure, Op, Port, Values
-from lines_pipeline.ops.measures import threshold_of
 from lines_pipeline.ops.trim import TrimParams, trim_facts, trim_measures
 
 
@@ -31,7 +30,8 @@ class MagnitudeMask(Op):
         delta = inputs["delta"][0]
         if "threshold0" not in stats:
             return torch.ones_like(delta, dtype=torch.bool)
-        return delta.abs() >= threshold_of(stats["threshold0"], tensor)
+        cut: float = stats["threshold0"].of(tensor)
+        return delta.abs() >= cut
 
     def facts(
         self, params: TrimParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]

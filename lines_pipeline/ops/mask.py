@@ -22,4 +22,4 @@ class Mask(Op):
     inputs = {"delta": Port(EdgeType.DELTA), "mask": Port(EdgeType.MASK)}
 
     def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
-        return torch.where(inputs["mask"][0], inputs["delta"][0], 0.0)
+        return inputs["delta"][0] * inputs["mask"][0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.ops.base import Again, Measure, Partials
@@ -27,7 +28,7 @@ class SumNorm(Measure):
     """L1 norm of the sum of the observed values over the whole model (of one value: its L1 norm)."""
 
     def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> float:
-        return float(running_sum(values).abs().sum(dtype=torch.float64))
+        return float(running_sum(values).abs_().sum())
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> float:
         return exact_total(partials)
@@ -45,14 +46,28 @@ class Count(Measure):
 
 
 @dataclass(frozen=True)
-class KeptCount(Measure):
-    """How many values a trim keeps; ``needs`` is its threshold."""
+class Thresholds:
+    """Where a trim cuts: the smallest kept magnitude by tensor name (``""``: the whole model), and entries kept."""
 
-    def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> int:
-        return int((values[0].abs() >= threshold_of(needs[0], tensor)).sum())
+    cuts: Mapping[str, float]
+    kept: int
 
-    def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> int:
-        return sum(value for values in partials.values() for value in values)
+    def of(self, tensor: TensorSpec) -> float:
+        """The threshold for one tensor."""
+        return self.cuts[""] if "" in self.cuts else self.cuts.get(tensor.name, 0.0)
+
+
+def keep_from(value: torch.Tensor, threshold: float) -> torch.Tensor:
+    """``value`` with entries of smaller magnitude than ``threshold`` set to zero; all of it where that is 0."""
+    if threshold == 0.0:
+        return value
+    return functional.hardshrink(value, _below(threshold, value.dtype))
+
+
+def _below(threshold: float, dtype: torch.dtype) -> float:
+    """The next smaller number: hardshrink keeps what is strictly larger, a trim keeps what is equal as well."""
+    number = np.float64(threshold) if dtype == torch.float64 else np.float32(threshold)
+    return float(np.nextafter(number, type(number)(0.0)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class TrimThreshold(Measure):
 
     Exact, in one sweep: a sample brackets the quantile, the sweep counts below the bracket and keeps the few values
     inside. A bracket that missed is widened and swept again. ``scope`` is ``global`` (one threshold) or ``tensor``
-    (one a tensor); the result maps tensor names (``""`` for global) to thresholds.
+    (one a tensor).
     """
 
     density: float
@@ -103,19 +118,24 @@ class TrimThreshold(Measure):
 
     def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Any:
         bracket = state["" if self.scope == "global" else tensor.name]
-        magnitudes = values[0].abs()
-        if bracket.high == math.inf:
-            return BracketCounts(0, 0, magnitudes.numpy(force=True).copy(), 0)
-        low, high = magnitudes >= bracket.low, magnitudes <= bracket.high
-        close = magnitudes[low & high].numpy(force=True)
-        at_low, at_high = int((close == bracket.low).sum()), int((close == bracket.high).sum())
+        if bracket.high == math.inf and bracket.low == 0.0:
+            return BracketCounts(0, 0, values[0].abs().numpy(force=True), 0)
+        above = keep_from(values[0], bracket.low)
+        close = above if bracket.high == math.inf else above - functional.hardshrink(above, bracket.high)
+        found = close.numpy(force=True)
+        near = np.abs(found[found != 0.0])
+        below = values[0].numel() - int(torch.count_nonzero(above)) if bracket.low > 0.0 else 0
+        at_low, at_high = int((near == bracket.low).sum()), int((near == bracket.high).sum())
+        if bracket.low == 0.0:
+            at_low = values[0].numel() - int(torch.count_nonzero(values[0]))
         if bracket.low == bracket.high:
             at_high = 0
-        inside = close[(close > bracket.low) & (close < bracket.high)]
-        return BracketCounts(magnitudes.numel() - int(torch.count_nonzero(low)), at_low, inside, at_high)
+        inside = near[(near > bracket.low) & (near < bracket.high)]
+        return BracketCounts(below, at_low, inside, at_high)
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
         found: dict[str, float] = {}
+        kept = 0
         widened: dict[str, Bracket] = {}
         for group, names in _groups(self.scope, numels).items():
             counts = [block for name in names for block in partials.get(name, [])]
@@ -124,9 +144,13 @@ class TrimThreshold(Measure):
                 widened[group] = state[group]
             else:
                 found[group] = value
+                kept += sum(numels[name] for name in names) - _smaller(counts, value, state[group])
         if widened:
             return Again({group: _wider(bracket, group in widened) for group, bracket in state.items()})
-        return found
+        return Thresholds(found, kept)
+
+    def decode(self, result: Any) -> Thresholds:
+        return Thresholds(result["cuts"], result["kept"])
 
     def _rank(self, names: Sequence[str], numels: Mapping[str, int]) -> int:
         total = sum(numels[name] for name in names)
@@ -176,9 +200,10 @@ def _select(counts: Sequence[BracketCounts], rank: int, bracket: Bracket) -> flo
     return bracket.high if left - len(inside) <= at_high else None
 
 
-def threshold_of(thresholds: Mapping[str, float], tensor: TensorSpec) -> float:
-    """The threshold for one tensor: its own, or the global one."""
-    return thresholds[""] if "" in thresholds else thresholds[tensor.name]
+def _smaller(counts: Sequence[BracketCounts], value: float, bracket: Bracket) -> int:
+    """How many magnitudes are below ``value``, which the bracket holds."""
+    found = sum(block.below + int((block.inside < value).sum()) for block in counts)
+    return found + (sum(block.at_low for block in counts) if value > bracket.low else 0)
 
 
 def running_sum(values: Sequence[torch.Tensor], weights: Sequence[float] | None = None) -> torch.Tensor:

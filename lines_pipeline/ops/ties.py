@@ -38,18 +38,17 @@ class Ties(Op):
 
     def measures(self, params: TiesParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
         found = trim_measures(params.density, params.scope, inputs["deltas"])
-        cuts = {name: measure for name, measure in found.items() if name.startswith("threshold")}
-        needs, max_like = tuple(cuts.values()), params.aggregate == "max"
-        return cuts | {"election": SignMajority(inputs["deltas"], params.weights, max_like, needs=needs)}
+        needs, max_like = tuple(found.values()), params.aggregate == "max"
+        return found | {"election": SignMajority(inputs["deltas"], params.weights, max_like, needs=needs)}
 
     def apply(self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
         kept = [trimmed(delta, stats, tensor, index) for index, delta in enumerate(inputs["deltas"])]
         kept = [delta if w == 1.0 else delta * w for delta, w in zip(kept, params.weights, strict=True)]
         total = running_sum(kept)
-        sign = total.sign()
-        sign.masked_fill_(total == 0, float(stats["election"].majority))
-        direction = torch.where(sign > 0, 1.0, -1.0).to(total.dtype)
-        return _AGGREGATES[params.aggregate](kept, direction) * (sign if params.aggregate == "max" else direction)
+        majority = stats["election"].majority
+        sign = total.sign_().mul_(2).add_(majority).sign_()  # an entry of sum 0 takes the majority sign
+        direction = sign if majority else sign.mul(2).sub_(1).sign_()  # and counts as negative where that is 0
+        return _AGGREGATES[params.aggregate](kept, direction).mul_(sign if params.aggregate == "max" else direction)
 
     def facts(
         self, params: TiesParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
@@ -57,8 +56,11 @@ class Ties(Op):
         count = counts["deltas"]
         found = trim_facts(params.density, params.scope, stats, sum(numels.values()), count)
         election = stats["election"]
-        found |= {"num_experts": count, "kept_per_expert": list(election.kept)}
-        return found | {"sign_majority": election.majority, "zero_sign_entries": election.zero_entries}
+        return found | {
+            "num_experts": count,
+            "sign_majority": election.majority,
+            "zero_sign_entries": election.zero_entries,
+        }
 
 
 def _sum(kept: list[torch.Tensor], direction: torch.Tensor) -> torch.Tensor:

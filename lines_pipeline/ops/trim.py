@@ -11,7 +11,7 @@ from pydantic import Field
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
-from lines_pipeline.ops.measures import KeptCount, TrimThreshold, threshold_of
+from lines_pipeline.ops.measures import TrimThreshold, keep_from
 
 
 class TrimParams(OpParams):
@@ -20,23 +20,16 @@ class TrimParams(OpParams):
 
 
 def trim_measures(density: float, scope: str, deltas: tuple[str, ...]) -> dict[str, Measure]:
-    """A threshold (and a count of kept entries) for each of ``deltas``; none where nothing is trimmed."""
+    """A threshold for each of ``deltas``; none where nothing is trimmed."""
     if density == 1.0:
         return {}
-    measures: dict[str, Measure] = {}
-    for index, delta in enumerate(deltas):
-        threshold = TrimThreshold((delta,), density, scope)
-        measures[f"threshold{index}"] = threshold
-        measures[f"kept{index}"] = KeptCount((delta,), needs=(threshold,), optional=True)
-    return measures
+    return {f"threshold{index}": TrimThreshold((delta,), density, scope) for index, delta in enumerate(deltas)}
 
 
 def trimmed(delta: torch.Tensor, stats: Mapping[str, Any], tensor: TensorSpec, index: int = 0) -> torch.Tensor:
     """``delta`` with the entries below its threshold set to zero; itself where nothing is trimmed."""
-    threshold = stats.get(f"threshold{index}")
-    if threshold is None:
-        return delta
-    return torch.where(delta.abs() >= threshold_of(threshold, tensor), delta, 0.0)
+    thresholds = stats.get(f"threshold{index}")
+    return delta if thresholds is None else keep_from(delta, thresholds.of(tensor))
 
 
 def trim_facts(density: float, scope: str, stats: Mapping[str, Any], total: int, count: int) -> dict[str, Any]:
@@ -44,11 +37,11 @@ def trim_facts(density: float, scope: str, stats: Mapping[str, Any], total: int,
     facts: dict[str, Any] = {"num_params": total}
     if density == 1.0:
         return facts | {"kept_per_expert": [total] * count}
-    kept = [stats.get(f"kept{index}") for index in range(count)]
-    if scope == "global":
+    thresholds = [stats[f"threshold{index}"] for index in range(count)]
+    if scope == "global" and total:
         facts["trim_rank"] = total - int(total * density)
-        facts["trim_thresholds"] = [stats[f"threshold{index}"][""] for index in range(count)]
-    return facts | ({"kept_per_expert": kept} if None not in kept else {})
+        facts["trim_thresholds"] = [found.of(TensorSpec("", "float32", ())) for found in thresholds]
+    return facts | {"kept_per_expert": [found.kept for found in thresholds]}
 
 
 class Trim(Op):

@@ -19,7 +19,7 @@ class Layout:
 
     ``tensors`` holds stored data types, also for task vectors (computed in ``TensorSpec.compute_dtype``); ``names``
     all tensors of the model, from which layers are told; ``frozen`` those that keep the first input's value;
-    ``passthrough`` the load step that integer and bool tensors are copied from; ``aliases`` the second names of tied tensors.
+    ``passthrough`` the load step that integer and bool tensors are copied from; ``aliases`` second names of tied ones.
     """
 
     tensors: Mapping[str, TensorSpec]
