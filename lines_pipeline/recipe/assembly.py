@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -244,7 +245,7 @@ def _feed_of(
     if not collection and not port.each:
         return Feed.one(rows[0])
     labels = [label for _, label in rows]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
+    twice = sorted(label for label, count in Counter(labels).items() if count > 1)
     if twice:
         complaints[Complaint((name,), f"found '{twice[0]}' twice, expected each once")] = None
     return Feed.mapping(rows, {_label(one): one.names for one in members})

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from lines_pipeline.core.errors import Problem
 from lines_pipeline.recipe.assembly import Assembly, circles, node_order
 from lines_pipeline.recipe.drafts import Draft, draft_node
-from lines_pipeline.recipe.graph import Graph, Step
+from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.places import Document, Place
 from lines_pipeline.recipe.schema import Tune
+from lines_pipeline.recipe.step_checks import step_complaints
 from lines_pipeline.recipe.tuning import tune_complaints
 from lines_pipeline.recipe.validation import Complaint
 
@@ -39,7 +39,8 @@ def checked_graph(document: Document, recorded: Mapping[str, Any], tune: Tune | 
             assembly.steps = steps_before
             assembly.forget(name)
     graph = _graph(assembly, drafts, recorded["nodes"])
-    problems += _output_problems(document, graph.steps.values())
+    for name, complaint in step_complaints(graph.steps.values()):
+        problems += node_problems(document, name, [complaint])
     if not any(draft.op.name in ("save", "evaluate") for draft in drafts.values()) and len(drafts) == len(nodes):
         message = "the recipe has no 'save' or 'evaluate' node: nothing would run; add one"
         problems.append(document.places.key(("nodes",)).problem(message))
@@ -77,25 +78,9 @@ def _circle_problems(document: Document, drafts: Mapping[str, Draft]) -> list[Pr
 
 
 def _graph(assembly: Assembly, drafts: Mapping[str, Draft], recorded: Mapping[str, Mapping[str, Any]]) -> Graph:
-    members: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[str]] = {}
     for step in assembly.steps.values():
-        members[step.node] = (*members.get(step.node, ()), step.id)
+        found.setdefault(step.node, []).append(step.id)
+    members = {node: tuple(steps) for node, steps in found.items()}
     written = {name: {param: recorded[name][param] for param in drafts[name].params} for name in members}
     return Graph(assembly.steps, members, written)
-
-
-def _output_problems(document: Document, steps: Iterable[Step]) -> list[Problem]:
-    """Files that would leave the output folder, or be written twice."""
-    problems: list[Problem] = []
-    written: dict[str, str] = {}
-    for step in (step for step in steps if step.op.name == "save"):
-        path = PurePosixPath(str(getattr(step.params, "path", "")))
-        place = document.places.value(("nodes", step.node, "path"))
-        if path.is_absolute() or ".." in path.parts or path.parts[:1] in ((), ("~",)):
-            message = f"'path' is '{path}', expected a file inside the run's output folder"
-            problems.append(place.problem(message, step.node))
-        elif str(path) in written:
-            both = f"'{written[str(path)]}' and '{step.id}' both write '{path}'"
-            problems.append(place.problem(f"{both}; give each its own, as with an item in the path", step.node))
-        written[str(path)] = step.id
-    return problems

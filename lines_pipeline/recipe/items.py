@@ -94,8 +94,9 @@ def by_item(written: Mapping[str, Any], keys: Iterable[str], path: Path) -> tupl
 
 
 def _strangers(written: Mapping[str, Any], keys: list[str], path: Path) -> list[Complaint]:
+    known = set(keys)
     return [
         Complaint((*path, key), f"unknown item '{shortened(key)}'{did_you_mean(key, keys)}", at_key=True)
         for key in written
-        if key not in keys
+        if key not in known
     ]

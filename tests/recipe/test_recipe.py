@@ -79,3 +79,12 @@ def test_reading_a_recipe_imports_neither_torch_nor_mlflow(written: Write, good:
     )
     done = subprocess.run([sys.executable, "-c", code, str(written(good))], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_recipe_in_the_documentation_is_right(written: Write) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipe-language.md").read_text(encoding="utf-8")
+    text = page.split("```yaml\n")[1].split("```")[0]
+    recipe = load_recipe(written(text))
+    assert build_graph(recipe).sinks == ("saved", "val")
+    assert recipe.tune is not None
+    assert len(recipe.tune.parameters["scaled.beta"].choices() or ()) == 15
