@@ -64,6 +64,11 @@ def keep_from(value: torch.Tensor, threshold: float) -> torch.Tensor:
     return functional.hardshrink(value, _below(threshold, value.dtype))
 
 
+def nonzero_count(block: torch.Tensor) -> int:
+    """Entries of a block that are not zero; several times faster than ``count_nonzero`` on sparse floats."""
+    return int(block.sign().abs_().sum())
+
+
 def _below(threshold: float, dtype: torch.dtype) -> float:
     """The next smaller number: hardshrink keeps what is strictly larger, a trim keeps what is equal as well."""
     number = np.float64(threshold) if dtype == torch.float64 else np.float32(threshold)
@@ -124,10 +129,10 @@ class TrimThreshold(Measure):
         close = above if bracket.high == math.inf else above - functional.hardshrink(above, bracket.high)
         found = close.numpy(force=True)
         near = np.abs(found[found != 0.0])
-        below = values[0].numel() - int(torch.count_nonzero(above)) if bracket.low > 0.0 else 0
+        below = values[0].numel() - nonzero_count(above) if bracket.low > 0.0 else 0
         at_low, at_high = int((near == bracket.low).sum()), int((near == bracket.high).sum())
         if bracket.low == 0.0:
-            at_low = values[0].numel() - int(torch.count_nonzero(values[0]))
+            at_low = values[0].numel() - nonzero_count(values[0])
         if bracket.low == bracket.high:
             at_high = 0
         inside = near[(near > bracket.low) & (near < bracket.high)]
