@@ -286,9 +286,7 @@ def _requests(context: _Run, folder: Path) -> dict[str, Request]:
 def _run_started(context: _Run, folder: Path) -> RunStarted:
     recipe, graph = context.recipe, context.graph
     report = _forecast(context, folder)
-    params = {
-        f"{node}.{name}": value for node, fields in recipe.recorded_nodes.items() for name, value in fields.items()
-    }
+    params = {**graph.parameters, "seed": recipe.seed}
     texts = {
         "recipe.yaml": recipe.source,
         "resolved.yaml": recipe.resolved(),

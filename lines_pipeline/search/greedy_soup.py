@@ -71,4 +71,4 @@ def _uniform(step: Step, models: tuple[str, ...]) -> Step:
 
 def _with_step(graph: Graph, step: Step) -> Graph:
     """The graph with a step replaced, or added after all others."""
-    return Graph({**graph.steps, step.id: step}, graph.members)
+    return replace(graph, steps={**graph.steps, step.id: step})
