@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from lines_pipeline.api import RunResult, plan, run, validate
+from lines_pipeline.core.errors import LinesError
 
-__all__ = ["RunResult", "__version__", "plan", "run", "validate"]
+if TYPE_CHECKING:
+    from lines_pipeline.api import PlanReport, RunResult, plan, run, validate
+
+__all__ = ["LinesError", "PlanReport", "RunResult", "__version__", "plan", "run", "validate"]
 __version__ = "0.1.0"
 
 

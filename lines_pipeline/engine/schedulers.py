@@ -57,6 +57,6 @@ def _cluster(program: Program, jobs: Sequence[Job], address: str, on_done: OnDon
     with client:
         shared = client.scatter(program, broadcast=True, hash=False)
         futures = [client.submit(run_job, shared, job, pure=False, retries=3) for job in jobs]
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             on_done(future.result())
         return list(client.gather(futures))

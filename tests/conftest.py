@@ -1,0 +1,73 @@
+"""Every test works in a folder of its own, with caches of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+BLOCKS, WIDTH = 4, 8
+
+
+@pytest.fixture(autouse=True)
+def _isolated(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches and the working directory lie in ``tmp_path``; tests marked ``zoo`` share the user's experts."""
+    if "zoo" not in request.keywords:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def model_weights(seed: int, *, scale: float = 0.02) -> dict[str, torch.Tensor]:
+    """A small model with open_clip's names: four blocks, a scalar, an integer buffer."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes: dict[str, tuple[int, ...]] = {"visual.proj": (WIDTH, WIDTH), "logit_scale": ()}
+    for block in range(BLOCKS):
+        prefix = f"visual.transformer.resblocks.{block}"
+        shapes |= {f"{prefix}.mlp.c_fc.weight": (4 * WIDTH, WIDTH), f"{prefix}.ln_1.bias": (WIDTH,)}
+    state = {name: torch.randn(shape, generator=generator) * scale for name, shape in shapes.items()}
+    return state | {"position_ids": torch.arange(5)}
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder with ``base`` and experts ``a``, ``b``, ``c`` as safetensors."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    base = model_weights(0)
+    save_file(base, folder / "base.safetensors")
+    for seed, name in enumerate("abc", start=1):
+        update = model_weights(seed, scale=0.004)
+        moved = {key: value + update[key] if value.is_floating_point() else value for key, value in base.items()}
+        save_file(moved, folder / f"{name}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def write_recipe(models: Path) -> Callable[..., Path]:
+    """Writes a recipe beside the models: base, experts and updates, and whatever nodes are given."""
+
+    def write(nodes: Mapping[str, Any], **top: Any) -> Path:
+        shared = {
+            "base": {"op": "load", "path": "base.safetensors"},
+            "experts": {"op": "load", "path": "{e}.safetensors", "for_each": {"e": ["a", "b", "c"]}},
+            "updates": {"op": "task-vector", "model": "experts", "base": "base"},
+        }
+        path = models / "recipe.yaml"
+        path.write_text(yaml.safe_dump({"name": "tested", "nodes": {**shared, **nodes}, **top}))
+        return path
+
+    return write
+
+
+TIES_LINES: Mapping[str, Any] = {
+    "merged": {"op": "ties", "deltas": "updates", "density": 0.2},
+    "scaled": {"op": "lines-scale", "delta": "merged", "alpha": "auto", "deltas": "updates", "beta": 0.5},
+    "model": {"op": "apply", "base": "base", "delta": "scaled"},
+    "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
+}
