@@ -1,0 +1,60 @@
+"""Every stock recipe is valid, is there for each method, and chooses what it tunes on validation data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import lines_pipeline
+from lines_pipeline.recipe.graph import build_graph
+from lines_pipeline.recipe.load import load_recipe
+from lines_pipeline.search.tune import trial_count
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+ZOO_RECIPES = [path for path in RECIPES if not path.name.startswith("clip_")]
+PAIRS = ("vit20_ties", "vit20_task_arithmetic", "vit20_consensus")
+
+
+def test_the_stock_recipes_are_all_there() -> None:
+    expected = {"vit20_soup_uniform", "vit20_soup_greedy", "single_task_gamma", "clip_vit_b32_20_ties_lines"}
+    assert expected | {f"{name}{end}" for name in PAIRS for end in ("", "_lines")} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_stock_recipe_is_valid(path: Path) -> None:
+    validation = lines_pipeline.validate(path)
+    assert validation.name.replace("-", "_") == path.stem
+    unchecked = [note for note in validation.notes if "not downloaded yet" in note]
+    assert bool(unchecked) == path.name.startswith("clip_")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_nothing_is_idle_but_the_task_vectors_of_a_soup(path: Path) -> None:
+    graph = build_graph(load_recipe(path))
+    idle = {graph.steps[step].node for step in set(graph.steps) - set(graph.needed(graph.sinks))}
+    assert idle == ({"updates"} if "soup" in path.stem else set())
+
+
+@pytest.mark.parametrize("path", ZOO_RECIPES, ids=lambda path: path.stem)
+def test_a_zoo_recipe_measures_the_test_split_and_saves(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.nodes["test"]["split"] == "test"
+    assert recipe.nodes["saved"]["path"] == "model.safetensors"
+    if recipe.tune is not None:
+        assert "val." in recipe.tune.objective
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_lines_gets_as_many_trials_as_the_method_without_it(name: str) -> None:
+    tunes = [load_recipe(FOLDER / f"{name}{end}.yaml").tune for end in ("", "_lines")]
+    assert tunes[0] is not None and tunes[1] is not None
+    assert trial_count(tunes[0]) == trial_count(tunes[1])
+
+
+def test_the_gamma_sweep_weighs_the_target_twice() -> None:
+    tune = load_recipe(FOLDER / "single_task_gamma.yaml").tune
+    assert tune is not None
+    assert tune.objective == "2 * val.target_normalized_accuracy + val.control_normalized_accuracy"
+    assert tune.parameters["scaled.gamma"].choices() == tuple(step / 10 for step in range(11))
