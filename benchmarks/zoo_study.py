@@ -27,8 +27,8 @@ COUNTS = (20, 8)
 METHODS: dict[str, tuple[str, str, Sequence[float]]] = {
     "sum": ("vit20_task_arithmetic", "model.scale", (0.08, 0.14, 0.2, 0.3)),
     "sum + LiNeS": ("vit20_task_arithmetic_lines", "scaled.beta", (0.1, 0.2, 0.3, 0.45)),
-    "TIES": ("vit20_ties", "model.scale", (0.4, 0.7, 1.0, 1.3)),
-    "TIES + LiNeS": ("vit20_ties_lines", "scaled.beta", (0.5, 0.8, 1.1, 1.4)),
+    "TIES": ("vit20_ties", "model.scale", (0.2, 0.35, 0.5, 0.8)),
+    "TIES + LiNeS": ("vit20_ties_lines", "scaled.beta", (0.5, 0.8, 1.1, 1.5)),
     "Consensus": ("vit20_consensus", "model.scale", (0.1, 0.2, 0.3, 0.45)),
     "Consensus + LiNeS": ("vit20_consensus_lines", "scaled.beta", (0.1, 0.2, 0.3, 0.45)),
 }
