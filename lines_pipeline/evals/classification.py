@@ -42,7 +42,7 @@ class TaskFile(_Section):
     """A checkpoint with one 2-D tensor [classes, features]; rows are used as they are."""
     data: dict[str, str]
     """Split to a safetensors file (``images`` [n, c, h, w] as the model takes them, ``labels`` [n]), or
-    ``hf://datasets/org/name#split`` (columns ``image`` and ``label``)."""
+    ``hf://datasets/org/name[/configuration]#split`` (columns ``image`` and ``label``)."""
     expert_accuracy: dict[str, float] = {}
     pretrained_accuracy: dict[str, float] = {}
 
@@ -174,7 +174,7 @@ class ClassificationSuite:
 
 
 class _ImageTower(nn.Module):
-    """An open_clip model, from images to features; its state dict is the whole model's."""
+    """An open_clip model, from images to features; the tensors of its text tower may be absent."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -185,7 +185,11 @@ class _ImageTower(nn.Module):
         return features
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        return self.model.load_state_dict(state, strict, assign)
+        found = self.model.load_state_dict(state, strict=False, assign=assign)
+        missing = [name for name in found.missing_keys if name.startswith("visual.")]
+        if missing or found.unexpected_keys:
+            raise RuntimeError(f"missing tensors {missing[:3]}, unexpected ones {found.unexpected_keys[:3]}")
+        return found
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -205,8 +209,18 @@ def _hub_batches(source: str, transform: Any) -> Iterator[tuple[torch.Tensor, to
     except ImportError as error:
         raise EvalError(f"{source}: needs the extra 'clip': pip install 'lines-pipeline[clip]'") from error
     name, _, split = source.removeprefix("hf://datasets/").partition("#")
-    data = load_dataset(name, split=split or "test")
+    organisation, dataset, *configuration = name.split("/", 2)
+    data = load_dataset(f"{organisation}/{dataset}", *configuration, split=split or "test")
+    image_column = _column(source, data.column_names, ("image", "img", "jpg"))
+    label_column = _column(source, data.column_names, ("label", "cls"))
     for start in range(0, len(data), BATCH_SIZE):
         rows = data[start : start + BATCH_SIZE]
-        images = torch.stack([transform(image.convert("RGB")) for image in rows["image"]])
-        yield images, torch.tensor(rows["label"])
+        images = torch.stack([transform(image.convert("RGB")) for image in rows[image_column]])
+        yield images, torch.tensor(rows[label_column])
+
+
+def _column(source: str, columns: Sequence[str], names: Sequence[str]) -> str:
+    for name in names:
+        if name in columns:
+            return name
+    raise EvalError(f"{source}: no column {' or '.join(names)}; it has: {', '.join(columns)}")
