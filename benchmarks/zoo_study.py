@@ -30,7 +30,7 @@ METHODS: dict[str, tuple[str, str, Sequence[float]]] = {
     "TIES": ("vit20_ties", "model.scale", (0.2, 0.35, 0.5, 0.8)),
     "TIES + LiNeS": ("vit20_ties_lines", "scaled.beta", (0.5, 0.8, 1.1, 1.5)),
     "Consensus": ("vit20_consensus", "model.scale", (0.1, 0.2, 0.3, 0.45)),
-    "Consensus + LiNeS": ("vit20_consensus_lines", "scaled.beta", (0.1, 0.2, 0.3, 0.45)),
+    "Consensus + LiNeS": ("vit20_consensus_lines", "scaled.beta", (0.3, 0.45, 0.6, 0.8)),
 }
 """Method to recipe, tuned parameter, and the four values of ``--coarse``."""
 
