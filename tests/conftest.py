@@ -17,7 +17,7 @@ BLOCKS, WIDTH = 4, 8
 @pytest.fixture(autouse=True)
 def _isolated(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Caches and the working directory lie in ``tmp_path``; tests marked ``zoo`` share the user's experts."""
-    if "zoo" not in request.keywords:
+    if request.node.get_closest_marker("zoo") is None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)

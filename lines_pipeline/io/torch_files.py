@@ -43,8 +43,9 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # whatever a hostile or damaged pickle makes torch raise
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise CheckpointError(
-            f"{path}: not a state dict of tensors, or damaged ({str(error).splitlines()[0][:120]}). Only tensors are "
+            f"{path}: not a state dict of tensors, or damaged ({reason}). Only tensors are "
             "loaded, never pickled objects: save model.state_dict() with torch.save or safetensors."
         ) from error
     for key in _NESTED:
@@ -56,6 +57,8 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     odd = [name for name, value in content.items() if not isinstance(value, torch.Tensor) or not isinstance(name, str)]
     if odd:
         raise CheckpointError(f"{path}: '{odd[0]}' is a {type(content[odd[0]]).__name__}, not a tensor")
+    for name, value in content.items():
+        _spec(path, name, value)
     return dict(content)
 
 

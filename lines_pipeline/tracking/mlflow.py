@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+_SQLITE = "sqlite:///"
 MAX_PARAM_LENGTH = 6_000
 """MLflow's own bound on the value of a parameter."""
 METRIC_BATCH, PARAM_BATCH = 1_000, 100
@@ -41,8 +42,13 @@ _PACKAGES = ("lines-pipeline", "torch", "safetensors", "dask", "mlflow", "numpy"
 
 
 def resolve_uri(explicit: str | None) -> str:
-    """The store: what is given, else ``MLFLOW_TRACKING_URI``, else a database in the working directory."""
-    return explicit or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    """The store: what is given, else ``MLFLOW_TRACKING_URI``, else a database in the working directory.
+
+    A database's path is made absolute: MLflow keeps connections by URI, whatever the working directory then is.
+    """
+    uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    path = uri.removeprefix(_SQLITE)
+    return uri if path == uri else _SQLITE + str(Path(path).resolve())
 
 
 class MlflowSink:
@@ -197,7 +203,7 @@ def connect(uri: str) -> MlflowClient:
 
 def artifacts(uri: str) -> str | None:
     """Where a database store keeps artifacts: beside the database, whatever the working directory later is."""
-    path = uri.removeprefix("sqlite:///")
+    path = uri.removeprefix(_SQLITE)
     return None if path == uri else (Path(path).resolve().parent / "mlruns").as_uri()
 
 
@@ -205,9 +211,6 @@ def ui_command(uri: str) -> str:
     """The command that shows the runs of a store, from any directory."""
     if uri.startswith(("http://", "https://")):
         return f"open {uri}"
-    prefix = "sqlite:///"
-    if uri.startswith(prefix) and not uri.startswith("sqlite:////"):
-        uri = prefix + str(Path(uri.removeprefix(prefix)).resolve())
     return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 

@@ -1,0 +1,81 @@
+"""Positional writing: whole or absent, readable by the safetensors library, inside the output folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lines_pipeline.core.errors import EngineError, PlanError
+from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.io.locations import resolve_output
+from lines_pipeline.io.writing import (
+    commit_files,
+    create_files,
+    discard_files,
+    lay_out_files,
+    sweep_temporaries,
+    write_block,
+)
+
+SPECS = (TensorSpec("b", "float32", (2, 3)), TensorSpec("a", "bfloat16", (5,)), TensorSpec("c", "bool", (3,)))
+
+
+def test_blocks_may_come_in_any_order(tmp_path: Path) -> None:
+    layout = lay_out_files(tmp_path / "model.safetensors", SPECS, metadata_bytes=100)
+    create_files(layout)
+    values = {"a": torch.arange(5).bfloat16(), "b": torch.randn(6), "c": torch.tensor([True, False, True])}
+    (file,) = layout.files
+    descriptor = os.open(file.temporary, os.O_WRONLY)
+    for name in ("c", "a", "b"):
+        for index in reversed(range(len(values[name]))):
+            value = values[name][index : index + 1]
+            write_block(descriptor, file.offsets()[name] + index * value.element_size(), value)
+    os.close(descriptor)
+    assert not layout.path.exists()
+    commit_files(layout, {"who": "me"})
+    found = load_file(layout.path)
+    assert all(torch.equal(found[name].flatten(), value) for name, value in values.items())
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["model.safetensors"]
+
+
+def test_discarding_leaves_nothing(tmp_path: Path) -> None:
+    layout = lay_out_files(tmp_path / "model.safetensors", SPECS, metadata_bytes=100)
+    create_files(layout)
+    discard_files(layout)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_header_that_does_not_fit_is_our_mistake(tmp_path: Path) -> None:
+    layout = lay_out_files(tmp_path / "model.safetensors", SPECS, metadata_bytes=10)
+    create_files(layout)
+    with pytest.raises(PlanError, match="header"):
+        commit_files(layout, {"much": "x" * 1000})
+    assert not layout.path.exists()
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_any_work(tmp_path: Path) -> None:
+    wide = TensorSpec("wide", "float32", (2**48,))
+    layout = lay_out_files(tmp_path / "model.safetensors", [wide], metadata_bytes=10)
+    with pytest.raises(EngineError, match=r"model\.safetensors: (the disk is full|cannot be written)"):
+        create_files(layout)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_dead_processes_are_swept(tmp_path: Path) -> None:
+    dead, alive = tmp_path / ".m.safetensors.999999999.ab.tmp", tmp_path / f".m.safetensors.{os.getpid()}.ab.tmp"
+    dead.touch()
+    alive.touch()
+    sweep_temporaries(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [alive.name]
+
+
+@pytest.mark.parametrize("path", ["../x.safetensors", "/tmp/x.safetensors", "a/../../x", "link/x.safetensors", "."])
+def test_outputs_never_leave_their_folder(path: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link").symlink_to(tmp_path)
+    with pytest.raises(PlanError, match="outside"):
+        resolve_output(tmp_path / "out", path)

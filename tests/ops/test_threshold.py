@@ -1,0 +1,62 @@
+"""The exact order statistic of a large model, found in one sweep from a sample's bracket."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lines_pipeline.core.tensors import BLOCK_NUMEL, TensorSpec
+from lines_pipeline.ops.base import Again
+from lines_pipeline.ops.measures import Bracket, Thresholds, TrimThreshold
+
+NUMEL = 3 * 2**20
+SPEC = TensorSpec("t", "float32", (NUMEL,))
+
+
+def values(kind: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    found = torch.randn(NUMEL, generator=generator)
+    if kind == "mostly zero":
+        return torch.where(torch.rand(NUMEL, generator=generator) < 0.9, torch.zeros(()), found)
+    if kind == "few magnitudes":
+        return found.round()
+    if kind == "sorted":
+        return found.sort().values
+    return found
+
+
+def swept(measure: TrimThreshold, delta: torch.Tensor, state: dict[str, Bracket]) -> Thresholds | Again:
+    blocks = [measure.observe([part], SPEC, [], state) for part in delta.split(BLOCK_NUMEL)]
+    found = measure.finalize({"t": blocks}, {"t": NUMEL}, state)
+    assert isinstance(found, Thresholds | Again)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["normal", "mostly zero", "few magnitudes", "sorted"])
+@pytest.mark.parametrize("density", [0.001, 0.05, 0.2, 0.5, 0.95])
+def test_it_is_the_kth_magnitude(kind: str, density: float) -> None:
+    delta = values(kind)
+    measure = TrimThreshold(("x",), density, "global")
+    runs = [delta[start : start + 1024].abs().numpy() for start in range(0, NUMEL, NUMEL // 512)]
+    state = measure.prepare({"t": runs}, {"t": NUMEL})
+    found = swept(measure, delta, state)
+    while isinstance(found, Again):
+        found = swept(measure, delta, found.state)
+    magnitudes = np.sort(delta.abs().numpy())
+    expected = float(magnitudes[NUMEL - int(NUMEL * density) - 1])
+    assert found.of(SPEC) == expected
+    assert found.kept == int((magnitudes >= expected).sum())
+
+
+def test_a_bracket_that_missed_is_widened_until_it_holds() -> None:
+    delta = values("normal")
+    measure = TrimThreshold(("x",), 0.2, "global")
+    found = swept(measure, delta, {"": Bracket(5.0, 5.5, 0.001)})
+    sweeps = 1
+    while isinstance(found, Again):
+        found, sweeps = swept(measure, delta, found.state), sweeps + 1
+    assert sweeps > 1
+    assert math.isclose(found.of(SPEC), float(delta.abs().sort().values[NUMEL - int(NUMEL * 0.2) - 1]))

@@ -1,0 +1,70 @@
+"""The house rules that a machine can check."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lines_pipeline"
+GOLDEN = Path(__file__).parent / "golden" / "help"
+COMMANDS = ["run", "validate", "plan", "graph", "schema", "ops", "inspect", "zoo", "compare"]
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout
+
+
+def test_imports_point_down() -> None:
+    done = subprocess.run(["lint-imports"], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stdout
+
+
+def test_help_loads_neither_torch_nor_mlflow() -> None:
+    code = """
+import sys
+from typer.testing import CliRunner
+from lines_pipeline.cli import app
+assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+print([name for name in ("torch", "mlflow", "pandas", "dask", "matplotlib", "pydantic") if name in sys.modules])
+"""
+    assert python(code).strip() == "[]"
+
+
+def help_text(*words: str) -> str:
+    """A help page at a fixed width."""
+    import os
+
+    line = [sys.executable, "-m", "lines_pipeline", *words, "--help"]
+    environment = os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
+    return subprocess.run(line, capture_output=True, text=True, check=True, env=environment, timeout=60).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_pages(command: str) -> None:
+    golden = GOLDEN / f"{command or 'lines-pipeline'}.txt"
+    found = "\n".join(line.rstrip() for line in help_text(*filter(None, [command])).splitlines()) + "\n"
+    assert found == golden.read_text()
+
+
+def test_modules_and_op_files_stay_small() -> None:
+    long = [str(p.relative_to(ROOT)) for p in PACKAGE.rglob("*.py") if len(p.read_text().splitlines()) > 300]
+    assert [name for name in long if name != "lines_pipeline/api.py"] == []
+
+
+def test_no_file_is_named_after_nothing() -> None:
+    banned = {"utils", "util", "helpers", "helper", "manager", "misc", "common"}
+    assert [p for p in PACKAGE.rglob("*.py") if p.stem in banned] == []
+
+
+def test_every_op_has_a_row_in_the_documentation() -> None:
+    from lines_pipeline.ops import registry
+
+    text = (ROOT / "docs" / "methods.md").read_text()
+    assert [name for name in registry() if f"`{name}`" not in text] == []

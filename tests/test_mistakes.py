@@ -1,0 +1,127 @@
+"""A user's mistakes on the command line: exit code 2, one clear message, no traceback, no output file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TIES_LINES
+from safetensors.torch import load_file, save_file
+
+Recipe = Callable[..., Path]
+Spoil = Callable[[Path], Any]
+
+pytestmark = pytest.mark.slow
+
+OUT = Path("out")
+
+
+def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    line = [sys.executable, "-m", "lines_pipeline", *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}, timeout=120)
+
+
+def changed(folder: Path, name: str, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Rewrite a checkpoint after ``change`` has been made to its tensors."""
+    state = load_file(folder / name)
+    change(state)
+    save_file(state, folder / name)
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "a.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+CHECKPOINTS: dict[str, tuple[Spoil, str]] = {
+    "a NaN": (lambda f: changed(f, "a.safetensors", lambda s: s["visual.proj"].fill_(float("nan"))), "holds 64 NaN"),
+    "a missing tensor": (lambda f: changed(f, "b.safetensors", lambda s: s.pop("visual.proj")), "lacks tensor"),
+    "an extra tensor": (lambda f: changed(f, "b.safetensors", lambda s: s.update(x=torch.ones(2))), "on_extra: drop"),
+    "another shape": (
+        lambda f: changed(f, "c.safetensors", lambda s: s.update(logit_scale=torch.ones(2))),
+        "has shape",
+    ),
+    "integers": (lambda f: changed(f, "c.safetensors", lambda s: s.update(logit_scale=torch.tensor(1))), "is int64"),
+    "a truncated file": (truncated, "cut short"),
+    "a missing file": (lambda f: (f / "b.safetensors").unlink(), "no such file"),
+    "an empty file": (lambda f: (f / "b.safetensors").write_bytes(b""), "not a safetensors file"),
+    "a text file": (lambda f: (f / "b.safetensors").write_text("hello " * 100), "not a safetensors file"),
+    "an LFS pointer": (
+        lambda f: (f / "b.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "Git LFS",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), CHECKPOINTS.values(), ids=CHECKPOINTS)
+def test_a_bad_checkpoint(spoil: Spoil, message: str, models: Path, write_recipe: Recipe) -> None:
+    recipe = write_recipe(TIES_LINES)
+    spoil(models)
+    refused(command("run", recipe, "--out", OUT), message)
+
+
+def refused(done: subprocess.CompletedProcess[str], *messages: str) -> None:
+    """The command ended as it should after a mistake."""
+    assert done.returncode == 2, done.stderr
+    assert all(message in done.stderr for message in messages), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not OUT.exists() or not list(OUT.iterdir())
+
+
+RECIPES: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown op": ({**TIES_LINES, "merged": {"op": "tise", "deltas": "updates"}}, "did you mean 'ties'"),
+    "an unknown field": ({**TIES_LINES, "merged": {"op": "ties", "deltas": "updates", "densty": 1}}, "densty"),
+    "a density in percent": ({**TIES_LINES, "merged": {"op": "ties", "deltas": "updates", "density": 20}}, "density"),
+    "weights for a delta": ({**TIES_LINES, "merged": {"op": "ties", "deltas": "experts"}}, "weights"),
+    "a cycle": ({**TIES_LINES, "merged": {"op": "scale", "delta": "scaled", "by": 2}}, "->"),
+    "an unknown node": ({**TIES_LINES, "merged": {"op": "ties", "deltas": "update"}}, "did you mean 'updates'"),
+    "a path outside": (
+        {**TIES_LINES, "saved": {"op": "save", "model": "model", "path": "../x.safetensors"}},
+        "inside the run",
+    ),
+    "no sink": ({"merged": {"op": "ties", "deltas": "updates"}}, "save"),
+    "no alpha": ({**TIES_LINES, "scaled": {"op": "lines-scale", "delta": "merged"}}, "alpha"),
+    "a bad regex": (
+        {**TIES_LINES, "scaled": {"op": "lines-scale", "delta": "merged", "gamma": 0.5, "blocks": "("}},
+        "(",
+    ),
+    "no blocks": (
+        {**TIES_LINES, "scaled": {"op": "lines-scale", "delta": "merged", "gamma": 0, "blocks": "q(1)"}},
+        "no tensor",
+    ),
+    "a glob of nothing": (
+        {**TIES_LINES, "merged": {"op": "ties", "deltas": "updates", "exclude": ["q*"]}},
+        "matches no",
+    ),
+}
+
+
+@pytest.mark.parametrize(("nodes", "message"), RECIPES.values(), ids=RECIPES)
+def test_a_bad_recipe(nodes: dict[str, Any], message: str, write_recipe: Recipe) -> None:
+    refused(command("run", write_recipe(nodes), "--out", OUT), message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--memory", "lots"], "--memory"),
+        (["--memory", "10MB"], "allow at least"),
+        (["--set", "nodes.scaled.betta=1"], "did you mean 'beta'"),
+        (["--device", "abacus"], "device"),
+        (["--workers", "0"], "workers"),
+        (["--frobnicate"], "frobnicate"),
+    ],
+)
+def test_bad_options(words: list[str], message: str, write_recipe: Recipe) -> None:
+    refused(command("run", write_recipe(TIES_LINES), "--out", OUT, *words), message)
+
+
+def test_a_recipe_that_is_not_there() -> None:
+    refused(command("run", "nowhere.yaml"), "nowhere.yaml")

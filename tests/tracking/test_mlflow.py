@@ -1,0 +1,131 @@
+"""Runs as MLflow has them: the default database, a real server on loopback, failures, trials, comparison."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TIES_LINES
+from mlflow import MlflowClient
+from safetensors.torch import load_file, save_file
+
+import lines_pipeline
+from lines_pipeline.core.errors import LinesError, TrackingError
+from lines_pipeline.tracking.comparison import compare
+from lines_pipeline.tracking.mlflow import resolve_uri, ui_command
+
+Recipe = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real tracking server on loopback."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    process = subprocess.Popen(
+        [*command, "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=folder,
+        start_new_session=True,
+    )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(f"{uri}/health")
+        yield uri
+    finally:
+        import os
+        import signal
+
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(url: str) -> None:
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"{url} did not answer")
+
+
+def check_record(uri: str, run_id: str) -> None:
+    """What every run records."""
+    client = MlflowClient(tracking_uri=uri)
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "tested"
+    assert run.data.params["scaled.beta"] == "0.5"
+    assert run.data.params["merged.density"] == "0.2"
+    scales = client.get_metric_history(run_id, "lines/scale")
+    assert [point.step for point in scales] == [0, 1, 2, 3]
+    assert scales[3].value - scales[0].value == pytest.approx(0.5)
+    assert run.data.metrics["pass/bytes_read"] > 0
+    assert len(run.data.tags["recipe_hash"]) == 64
+    assert run.data.tags["version.torch"]
+    names = {artifact.path for artifact in client.list_artifacts(run_id)}
+    assert {"recipe.yaml", "resolved.yaml", "plan.txt", "graph.svg", "layers.json"} <= names
+
+
+def test_the_default_store_is_a_database_in_the_working_directory(write_recipe: Recipe) -> None:
+    result = lines_pipeline.run(write_recipe(TIES_LINES), out="out")
+    assert Path("mlflow.db").exists()
+    check_record(result.tracking_uri, result.run_id)
+    assert ui_command(result.tracking_uri) == f"mlflow ui --backend-store-uri sqlite:///{Path('mlflow.db').resolve()}"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_server_works_the_same(server: str, write_recipe: Recipe) -> None:
+    result = lines_pipeline.run(write_recipe(TIES_LINES), out="out", tracking_uri=server)
+    check_record(server, result.run_id)
+    assert not Path("mlflow.db").exists()
+
+
+def test_the_environment_names_the_store(write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
+    lines_pipeline.run(write_recipe(TIES_LINES), out="out")
+    assert Path("elsewhere.db").exists() and not Path("mlflow.db").exists()
+
+
+def test_a_server_that_is_not_there_ends_the_run_before_the_merge(write_recipe: Recipe) -> None:
+    with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
+        lines_pipeline.run(write_recipe(TIES_LINES), out="out", tracking_uri="http://127.0.0.1:9")
+    assert not Path("out").exists()
+
+
+def test_a_failed_run_is_recorded_as_failed(models: Path, write_recipe: Recipe) -> None:
+    state = load_file(models / "a.safetensors")
+    save_file(state | {"visual.proj": torch.full((8, 8), float("nan"))}, models / "a.safetensors")
+    with pytest.raises(LinesError):
+        lines_pipeline.run(write_recipe(TIES_LINES), out="out")
+    client = MlflowClient(tracking_uri=resolve_uri(None))
+    (run,) = client.search_runs([client.get_experiment_by_name("lines-pipeline").experiment_id])
+    assert run.info.status == "FAILED"
+    assert "NaN" in run.data.tags["error"]
+
+
+def test_two_runs_are_compared_with_what_differs_first(write_recipe: Recipe) -> None:
+    recipe = write_recipe(TIES_LINES)
+    one = lines_pipeline.run(recipe, out="one")
+    two = lines_pipeline.run(recipe, out="two", sets={"nodes.scaled.beta": 0.25})
+    found = compare([one.run_id, two.run_id[:12]], one.tracking_uri)
+    rows = {row.name: row for row in found.rows}
+    assert rows["scaled.beta"].values == ("0.5", "0.25") and rows["scaled.beta"].differs
+    assert not rows["merged.density"].differs
+    order = [row.differs for row in found.rows]
+    assert order == sorted(order, reverse=True)
+    with pytest.raises(TrackingError, match="no run"):
+        compare(["nothing-like-it", one.run_id], one.tracking_uri)
