@@ -24,9 +24,9 @@ from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.ops.load import LoadParams
 from lines_pipeline.ops.save import SaveParams
 from lines_pipeline.ops.soup import SoupParams
-from lines_pipeline.plan.facts import gather_facts
-from lines_pipeline.plan.memory import EngineSettings
-from lines_pipeline.plan.report import PlanReport, describe_layers
+from lines_pipeline.planning.facts import gather_facts
+from lines_pipeline.planning.memory import EngineSettings
+from lines_pipeline.planning.report import PlanReport, describe_layers
 from lines_pipeline.recipe.graph import Graph, build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.picture import mermaid, svg

@@ -12,7 +12,7 @@ from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure
-from lines_pipeline.plan.program import Program
+from lines_pipeline.planning.program import Program
 from lines_pipeline.recipe.graph import Step
 
 Guesses = Mapping[Measure, Any]

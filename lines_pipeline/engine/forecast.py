@@ -9,11 +9,11 @@ from lines_pipeline.core.events import BlockScales
 from lines_pipeline.engine.session import Prepared, Session
 from lines_pipeline.engine.storing import Request, existing_file
 from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
-from lines_pipeline.plan.compilation import compile_pass
-from lines_pipeline.plan.layouts import lay_out
-from lines_pipeline.plan.memory import projected_peak, require_memory
-from lines_pipeline.plan.passes import Pass, cone
-from lines_pipeline.plan.report import PlanReport, describe_pass, scale_steps, scales_of
+from lines_pipeline.planning.compilation import compile_pass
+from lines_pipeline.planning.layouts import lay_out
+from lines_pipeline.planning.memory import projected_peak, require_memory
+from lines_pipeline.planning.passes import Pass, cone
+from lines_pipeline.planning.report import PlanReport, describe_pass, scale_steps, scales_of
 from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
 

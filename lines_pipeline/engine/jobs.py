@@ -15,7 +15,7 @@ from lines_pipeline.engine.evaluation import Block, ProgramIndex, holds_nonfinit
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.io.writing import write_block
-from lines_pipeline.plan.program import Job, Observation, Program, Tile, Write
+from lines_pipeline.planning.program import Job, Observation, Program, Tile, Write
 
 
 @dataclass

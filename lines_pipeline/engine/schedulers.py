@@ -8,7 +8,7 @@ from typing import Any
 
 from lines_pipeline.core.errors import EngineError
 from lines_pipeline.engine.jobs import JobResult, run_job
-from lines_pipeline.plan.program import Job, Program
+from lines_pipeline.planning.program import Job, Program
 
 OnDone = Callable[[JobResult], None]
 

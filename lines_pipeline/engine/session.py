@@ -17,12 +17,12 @@ from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.digests import Known, checkpoint_digest
 from lines_pipeline.io.reading import check_unchanged
 from lines_pipeline.ops.base import Again, Measure
-from lines_pipeline.plan.compilation import Outputs, compile_pass, places_of
-from lines_pipeline.plan.keys import Keys
-from lines_pipeline.plan.layouts import Layout, lay_out
-from lines_pipeline.plan.memory import EngineSettings
-from lines_pipeline.plan.passes import Pass, cone, measures_of, plan_passes
-from lines_pipeline.plan.program import SAMPLE_RUNS, Job, Observation, Program, cut_jobs, sample_jobs
+from lines_pipeline.planning.compilation import Outputs, compile_pass, places_of
+from lines_pipeline.planning.keys import Keys
+from lines_pipeline.planning.layouts import Layout, lay_out
+from lines_pipeline.planning.memory import EngineSettings
+from lines_pipeline.planning.passes import Pass, cone, measures_of, plan_passes
+from lines_pipeline.planning.program import SAMPLE_RUNS, Job, Observation, Program, cut_jobs, sample_jobs
 from lines_pipeline.recipe.graph import Graph
 
 MAX_SWEEPS = 12

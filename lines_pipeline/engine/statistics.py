@@ -11,7 +11,7 @@ import torch
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.engine.jobs import JobResult
 from lines_pipeline.ops.base import Measure, Partials
-from lines_pipeline.plan.program import Observation
+from lines_pipeline.planning.program import Observation
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from lines_pipeline.engine.evaluation import input_counts
 from lines_pipeline.engine.session import Prepared, Session
 from lines_pipeline.io.checkpoints import SourceFile
 from lines_pipeline.io.writing import OutputLayout, commit_files, create_files, discard_files, lay_out_files
-from lines_pipeline.plan.layouts import Layout, lay_out
-from lines_pipeline.plan.memory import projected_peak, require_memory
-from lines_pipeline.plan.passes import cone, measures_of
-from lines_pipeline.plan.program import Destination, Write
+from lines_pipeline.planning.layouts import Layout, lay_out
+from lines_pipeline.planning.memory import projected_peak, require_memory
+from lines_pipeline.planning.passes import cone, measures_of
+from lines_pipeline.planning.program import Destination, Write
 from lines_pipeline.recipe.graph import Graph, Step
 
 DIGEST_LENGTH = 64

@@ -10,7 +10,7 @@ from typing import Any
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import ParamsChosen, TrialFinished, TrialStarted
 from lines_pipeline.engine.storing import Request, store
-from lines_pipeline.plan.passes import cone
+from lines_pipeline.planning.passes import cone
 from lines_pipeline.recipe.graph import Graph, build_graph
 from lines_pipeline.recipe.objective import Objective, parse_objective
 from lines_pipeline.recipe.recipe import Recipe

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.events import Event, PassStarted
-from lines_pipeline.plan import program
+from lines_pipeline.planning import program
 
 Recipe = Callable[..., Path]
 

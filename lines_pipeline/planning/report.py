@@ -9,8 +9,8 @@ from typing import Any
 from lines_pipeline.core.keys import canonical_json
 from lines_pipeline.io.layers import LayerMap, find_layers
 from lines_pipeline.ops.lines_scale import LinesScaleParams
-from lines_pipeline.plan.layouts import Layout
-from lines_pipeline.plan.passes import Pass
+from lines_pipeline.planning.layouts import Layout
+from lines_pipeline.planning.passes import Pass
 from lines_pipeline.recipe.graph import Graph, Step
 
 

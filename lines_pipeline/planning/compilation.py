@@ -8,9 +8,9 @@ from typing import Any
 from lines_pipeline.io.checkpoints import Checkpoint
 from lines_pipeline.io.layers import find_layers
 from lines_pipeline.ops.base import Measure
-from lines_pipeline.plan.layouts import Layout
-from lines_pipeline.plan.passes import Pass, measures_of
-from lines_pipeline.plan.program import Observation, Program, Write, source_files
+from lines_pipeline.planning.layouts import Layout
+from lines_pipeline.planning.passes import Pass, measures_of
+from lines_pipeline.planning.program import Observation, Program, Write, source_files
 from lines_pipeline.recipe.graph import Graph, Step
 
 Outputs = Mapping[str, tuple[Write, ...]]

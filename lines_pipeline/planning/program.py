@@ -9,7 +9,7 @@ from typing import Any
 from lines_pipeline.core.tensors import BLOCK_NUMEL, TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.ops.base import Granularity, Measure
-from lines_pipeline.plan.layouts import Layout
+from lines_pipeline.planning.layouts import Layout
 from lines_pipeline.recipe.graph import Step
 
 SAMPLE_RUNS = 1024

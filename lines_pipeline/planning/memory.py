@@ -10,8 +10,8 @@ from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.tensors import BLOCK_NUMEL
 from lines_pipeline.ops.base import Measure
 from lines_pipeline.ops.measures import SMALL_NUMEL, TrimThreshold
-from lines_pipeline.plan.layouts import Layout
-from lines_pipeline.plan.passes import Pass
+from lines_pipeline.planning.layouts import Layout
+from lines_pipeline.planning.passes import Pass
 
 BASE_BYTES = 420_000_000
 """Anonymous memory of the interpreter with torch, Dask and MLflow loaded, as measured (rounded up)."""
