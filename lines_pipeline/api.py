@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError, PlanError
-from lines_pipeline.core.events import Event, RunFinished, RunStarted, Sink, broadcast
+from lines_pipeline.core.events import (
+    Event,
+    FactsComputed,
+    InputsIdentified,
+    RunFinished,
+    RunOpening,
+    RunStarted,
+    Sink,
+    broadcast,
+)
 from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.devices import resolve_device
 from lines_pipeline.engine.forecast import block_scales, forecast
@@ -105,7 +114,8 @@ def run(
     sinks: Sequence[Sink] = (),
 ) -> RunResult:
     """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s."""
-    from lines_pipeline.tracking.mlflow import MlflowSink, resolve_uri
+    from lines_pipeline.tracking.background import BackgroundSink
+    from lines_pipeline.tracking.mlflow import MlflowSink, check_reachable, resolve_uri
 
     started = time.perf_counter()
     loaded = load_recipe(recipe, sets or {})
@@ -114,9 +124,12 @@ def run(
     graph = build_graph(loaded)
     _check_outputs(graph, folder)
     tracker = MlflowSink(resolve_uri(tracking_uri or loaded.tracking.uri))
-    emit = broadcast(*sinks, tracker)
+    check_reachable(tracker.uri)
+    background = BackgroundSink(tracker)
+    emit = broadcast(*sinks, background)
     status, error = "FAILED", ""
     try:
+        emit(RunOpening())
         context = _open(loaded, graph, settings, cache, emit, build=True)
         emit(_run_started(context, folder))
         result = _carry_out(context, folder, tune)
@@ -129,6 +142,7 @@ def run(
         raise
     finally:
         emit(RunFinished(status, time.perf_counter() - started, error))
+        background.close()
     seconds = time.perf_counter() - started
     return replace(result, run_id=tracker.run_id, tracking_uri=tracker.uri, seconds=seconds)
 
@@ -316,6 +330,9 @@ def _carry_out(context: _Run, folder: Path, tune: bool) -> RunResult:
     paths, facts = store(session, context.graph, [*requests.values(), *(Request(model) for model in models)])
     for step, path in zip(requests, paths, strict=False):
         announce(session, step, path, reused=step in before)
+    session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))
+    for step, found in facts.items():
+        session.emit(FactsComputed(step, found))
     for scales in block_scales(context.graph, session, facts):
         session.emit(scales)
     metrics = judge.judge(context.graph, evaluated)

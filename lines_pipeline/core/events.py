@@ -14,6 +14,11 @@ class Event:
 
 
 @dataclass(frozen=True)
+class RunOpening(Event):
+    """A valid recipe was read, and its inputs are being looked for: time to load what is slow to load."""
+
+
+@dataclass(frozen=True)
 class RunStarted(Event):
     """A run begins: texts become artifacts, ``params`` and ``tags`` are logged as they are."""
 
@@ -23,6 +28,13 @@ class RunStarted(Event):
     tags: Mapping[str, str]
     texts: Mapping[str, str]
     """Artifact name (``recipe.yaml``, ``plan.txt``, ``graph.svg``, ``layers.json`` ...) to content."""
+
+
+@dataclass(frozen=True)
+class InputsIdentified(Event):
+    """The content digests of what the run read, by step."""
+
+    digests: Mapping[str, str]
 
 
 @dataclass(frozen=True)

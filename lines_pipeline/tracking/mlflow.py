@@ -6,12 +6,15 @@ import os
 import platform
 import re
 import shlex
+import socket
 import subprocess
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from lines_pipeline.core.errors import TrackingError
 from lines_pipeline.core.events import (
@@ -19,10 +22,12 @@ from lines_pipeline.core.events import (
     Event,
     FactsComputed,
     FileWritten,
+    InputsIdentified,
     MetricsComputed,
     ParamsChosen,
     PassFinished,
     RunFinished,
+    RunOpening,
     RunStarted,
     TableComputed,
     TrialFinished,
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 _SQLITE = "sqlite:///"
+_PORTS = {"http": 80, "https": 443}
 MAX_PARAM_LENGTH = 6_000
 """MLflow's own bound on the value of a parameter."""
 METRIC_BATCH, PARAM_BATCH = 1_000, 100
@@ -51,8 +57,23 @@ def resolve_uri(explicit: str | None) -> str:
     return uri if path == uri else _SQLITE + str(Path(path).resolve())
 
 
+def check_reachable(uri: str) -> None:
+    """Raise ``TrackingError`` where a store plainly cannot be used; takes no time, and makes nothing."""
+    if uri.startswith(_SQLITE):
+        folder = Path(uri.removeprefix(_SQLITE)).parent
+        if not os.access(folder, os.W_OK):
+            raise TrackingError(f"tracking store {uri}: the folder {folder} is missing, or cannot be written")
+        return
+    server = urlsplit(uri)
+    if server.scheme in _PORTS and server.scheme not in getproxies() and server.hostname:
+        try:
+            socket.create_connection((server.hostname, server.port or _PORTS[server.scheme]), timeout=10).close()
+        except OSError as error:
+            raise TrackingError(f"tracking store {uri}: no server answers there ({error})") from error
+
+
 class MlflowSink:
-    """Records events in one run; only the driver process calls it. Raises ``TrackingError`` where the store fails."""
+    """Records events in one run, from one thread of the driver. Raises ``TrackingError`` where the store fails."""
 
     def __init__(self, uri: str) -> None:
         self.uri, self.run_id = uri, ""
@@ -74,6 +95,10 @@ class MlflowSink:
         except Exception as error:  # whatever a store or a network raises
             raise TrackingError(f"tracking store {self.uri}: {type(error).__name__}: {error}") from error
 
+    @staticmethod
+    def _on_RunOpening(event: RunOpening) -> None:  # noqa: N802
+        import mlflow  # noqa: F401 (takes a second)
+
     def _on_RunStarted(self, event: RunStarted) -> None:  # noqa: N802
         self._client = client = connect(self.uri)
         found = client.get_experiment_by_name(event.experiment)
@@ -85,6 +110,11 @@ class MlflowSink:
         self._params = dict(event.params)
         for name, text in event.texts.items():
             client.log_text(self.run_id, text, name)
+
+    def _on_InputsIdentified(self, event: InputsIdentified) -> None:  # noqa: N802
+        assert self._client is not None
+        for step, digest in event.digests.items():
+            self._client.set_tag(self.run_id, f"input.{_clean(step)}", digest)
 
     def _on_PassFinished(self, event: PassFinished) -> None:  # noqa: N802
         step, self._passes = self._passes, self._passes + 1
