@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,11 +14,20 @@ from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure
-from lines_pipeline.planning.program import Program
+from lines_pipeline.planning.program import Observation, Program
 from lines_pipeline.recipe.graph import Step
 
-Guesses = Mapping[Measure, Any]
-"""Assumed results of measures that are still being gathered."""
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Assumed results of measures that are still being gathered, and the steps whose values depend on them."""
+
+    guesses: Mapping[Measure, Any]
+    steps: frozenset[str]
+
+
+ACTUAL = World({}, frozenset())
+"""Nothing is assumed."""
 
 
 def input_counts(step: Step) -> dict[str, int]:
@@ -25,67 +36,80 @@ def input_counts(step: Step) -> dict[str, int]:
 
 
 class ProgramIndex:
-    """What every block of a pass looks up, worked out once a process."""
+    """What every block of a job looks up, worked out once."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self.steps = {step.id: step for step in program.steps}
-        self._depends: dict[str, frozenset[Measure]] = {}
-        for step in program.steps:
-            own = set(program.guessed.get(step.id, {}).values())
-            inherited = (self._depends[i] for ids in step.inputs.values() for i in ids if i in self._depends)
-            self._depends[step.id] = frozenset(own.union(*inherited))
+        self.worlds = [self._worlds(observation) for observation in program.observations]
+        """By observation: one world for every hypothesis about what it is guessed from."""
+        numbers = {observation.measure: number for number, observation in enumerate(program.observations)}
+        self.guess_numbers = [numbers.get(o.guess) if o.guess else None for o in program.observations]
+        """By observation: the one that it is guessed from."""
+        self._stats: dict[tuple[str, str, World], Mapping[str, Any]] = {}
 
-    def relevant(self, step_id: str, guesses: Guesses) -> tuple[tuple[Measure, int], ...]:
-        """The guesses a step's value depends on, as a key of its memory."""
-        return tuple((m, m.hypothesis(guess)) for m, guess in guesses.items() if m in self._depends[step_id])
+    def stats(self, step: Step, tensor: str, world: World) -> Mapping[str, Any]:
+        """What an op's ``apply`` is told about one tensor."""
+        key = (step.id, tensor, world)
+        if key not in self._stats:
+            known = dict(self.program.stats.get(step.id, {}))
+            guessed = self.program.guessed.get(step.id, {})
+            known |= {name: world.guesses[m] for name, m in guessed.items() if m in world.guesses}
+            place = self.program.places.get(step.id, {}).get(tensor)
+            self._stats[key] = step.op.localize(step.params, known, place, input_counts(step))
+        return self._stats[key]
+
+    def _worlds(self, observation: Observation) -> Sequence[World]:
+        guess = observation.guess
+        if guess is None:
+            return (ACTUAL,)
+        steps = frozenset(self._dependants(guess))
+        return tuple(World({guess: hypothesis}, steps) for hypothesis in guess.hypotheses)
+
+    def _dependants(self, guess: Measure) -> set[str]:
+        found: set[str] = set()
+        for step in self.program.steps:
+            own = guess in self.program.guessed.get(step.id, {}).values()
+            if own or any(i in found for ids in step.inputs.values() for i in ids):
+                found.add(step.id)
+        return found
 
 
 class Block:
-    """Values of steps on one block; each is computed once, under each set of guesses that it depends on."""
+    """Values of steps on one block; each is computed once in every world that it depends on."""
 
-    def __init__(self, index: ProgramIndex, tensor: str, sources: dict[str, torch.Tensor]) -> None:
+    def __init__(self, index: ProgramIndex, tensor: str, sources: Mapping[str, torch.Tensor]) -> None:
         self._index, self._program, self._tensor = index, index.program, tensor
-        self._sources = sources
-        self._values: dict[Any, torch.Tensor] = {}
+        self._values: dict[Any, torch.Tensor] = dict(sources)
+        self._like = next(iter(sources.values()), None)
 
-    def value(self, step_id: str, guesses: Guesses | None = None) -> torch.Tensor:
+    def value(self, step_id: str, world: World = ACTUAL) -> torch.Tensor:
         """1-D value in the compute type (masks: bool) of a step whose layout has the tensor."""
-        guesses = guesses or {}
-        key = (step_id, self._index.relevant(step_id, guesses) if guesses else ())
+        key = (step_id, world) if step_id in world.steps else step_id
         if key not in self._values:
-            self._values[key] = self._compute(self._index.steps[step_id], guesses)
+            self._values[key] = self._compute(self._index.steps[step_id], world)
         return self._values[key]
 
-    def _compute(self, step: Step, guesses: Guesses) -> torch.Tensor:
-        if step.id in self._sources:
-            return self._sources[step.id]
+    def _compute(self, step: Step, world: World) -> torch.Tensor:
         layout = self._program.layouts[step.id]
         if self._tensor in layout.frozen:
-            return self.value((step.inputs.get("base") or step.inputs["models"])[0], guesses)
+            return self.value((step.inputs.get("base") or step.inputs["models"])[0], world)
         spec = layout.tensors[self._tensor]
         inputs = {
-            port: tuple(self.input_value(i, spec, guesses) for i in step.inputs.get(port, ()))
-            for port in step.op.inputs
+            port: tuple(self.input_value(i, spec, world) for i in step.inputs.get(port, ())) for port in step.op.inputs
         }
-        return step.op.apply(step.params, inputs, spec, self._stats(step, guesses))
+        stats = self._index.stats(step, self._tensor, world if step.id in world.steps else ACTUAL)
+        return step.op.apply(step.params, inputs, spec, stats)
 
-    def input_value(self, step_id: str, spec: TensorSpec, guesses: Guesses) -> torch.Tensor:
+    def input_value(self, step_id: str, spec: TensorSpec, world: World = ACTUAL) -> torch.Tensor:
         """The value of ``step_id`` as input to a step computed as ``spec``: zero where it has no such tensor."""
+        compute = torch_dtype(spec.compute_dtype)
         if self._tensor in self._program.layouts[step_id].tensors:
-            value = self.value(step_id, guesses)
-            compute = getattr(torch, spec.compute_dtype)
+            value = self.value(step_id, world)
             return value if value.dtype in (compute, torch.bool) else value.to(compute)
-        numel = next(iter(self._sources.values())).numel()
-        mask = self._index.steps[step_id].gives is EdgeType.MASK
-        dtype = torch.bool if mask else getattr(torch, spec.compute_dtype)
-        return torch.zeros(numel, dtype=dtype, device=self._program.device)
-
-    def _stats(self, step: Step, guesses: Guesses) -> Mapping[str, Any]:
-        stats = dict(self._program.stats.get(step.id, {}))
-        stats |= {name: guesses[m] for name, m in self._program.guessed.get(step.id, {}).items() if m in guesses}
-        place = self._program.places.get(step.id, {}).get(self._tensor)
-        return step.op.localize(step.params, stats, place, input_counts(step))
+        assert self._like is not None
+        dtype = torch.bool if self._index.steps[step_id].gives is EdgeType.MASK else compute
+        return torch.zeros(self._like.numel(), dtype=dtype, device=self._program.device)
 
 
 @cache
@@ -103,7 +127,7 @@ def widen(value: torch.Tensor, spec: TensorSpec, device: str) -> torch.Tensor:
 
 def holds_nonfinite(value: torch.Tensor) -> bool:
     """Whether a floating-point block has NaN or Inf; a finite sum proves that it has none."""
-    return not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all())
+    return not math.isfinite(value.sum().item()) and not bool(torch.isfinite(value).all())
 
 
 def settle_nonfinite(stored: Mapping[str, torch.Tensor], tensor: str, origins: Mapping[str, str]) -> torch.Tensor:

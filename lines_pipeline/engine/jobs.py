@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lines_pipeline.core.tensors import BLOCK_NUMEL
+from lines_pipeline.core.tensors import BLOCK_NUMEL, TensorSpec
 from lines_pipeline.engine.evaluation import Block, ProgramIndex, holds_nonfinite, settle_nonfinite, torch_dtype, widen
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.io.writing import write_block
+from lines_pipeline.ops.base import Measure
 from lines_pipeline.planning.program import Job, Observation, Program, Tile, Write
 
 
@@ -58,6 +59,9 @@ class _Worker:
         self.result = JobResult()
         self._program, self._index, self._reader = program, ProgramIndex(program), BlockReader()
         self._outputs: dict[str, int] = {}
+        self._latest: dict[int | None, Any] = {}
+        """What the block in hand gave, by observation."""
+        self._sources_by_tensor: dict[str, list[str]] = {}
 
     def close(self) -> None:
         self._reader.close()
@@ -77,6 +81,7 @@ class _Worker:
             kept = settle_nonfinite({s: floating[s] for s in sources if s in floating}, tensor, origins)
             values = {s: torch.where(kept, 0.0, v) if s in floating else v for s, v in values.items()}
         block = Block(self._index, tensor, {s: values[s] for s in sources if s in values})
+        self._latest.clear()
         for number, observation in enumerate(self._program.observations):
             self._observe(number, observation, block, tensor, start)
         for write in self._program.writes:
@@ -86,11 +91,13 @@ class _Worker:
 
     def _sources(self, tensor: str) -> list[str]:
         """Sources whose values the pass computes with (others are only hashed)."""
-        return [
-            step
-            for step, tensors in self._program.sources.items()
-            if tensor in tensors and step in self._index.steps and tensor in self._program.layouts[step].tensors
-        ]
+        if tensor not in self._sources_by_tensor:
+            self._sources_by_tensor[tensor] = [
+                step
+                for step, tensors in self._program.sources.items()
+                if tensor in tensors and step in self._index.steps and tensor in self._program.layouts[step].tensors
+            ]
+        return self._sources_by_tensor[tensor]
 
     def _read(self, tensor: str, start: int, stop: int) -> dict[str, torch.Tensor]:
         needed = set(self._sources(tensor))
@@ -123,22 +130,28 @@ class _Worker:
 
     def _observe(self, number: int, observation: Observation, block: Block, tensor: str, start: int) -> None:
         measure = observation.measure
-        layouts = [self._program.layouts[step] for step in measure.of]
-        present = [layout for layout in layouts if tensor in layout.tensors]
-        if not present or not present[0].tensors[tensor].is_floating:
+        spec = self._observed_spec(measure, tensor)
+        if spec is None:
             return
-        spec = present[0].tensors[tensor]
-        results = []
-        for guesses in self._worlds(observation):
-            values = [block.input_value(step, spec, guesses) for step in measure.of]
+        results: list[Any] = []
+        for world in self._index.worlds[number]:
+            if results and not self._matters(number):
+                results.append(results[0])
+                continue
+            values = [block.input_value(step, spec, world) for step in measure.of]
             results.append(measure.observe(values, spec, observation.needs, observation.state))
+        self._latest[number] = results[0]
         self.result.partials.setdefault((number, tensor), []).append((start, tuple(results)))
 
-    @staticmethod
-    def _worlds(observation: Observation) -> list[Mapping[Any, Any]]:
-        if observation.guess is None:
-            return [{}]
-        return [{observation.guess: guess} for guess in observation.guess.hypotheses]
+    def _observed_spec(self, measure: Measure, tensor: str) -> TensorSpec | None:
+        layouts = [self._program.layouts[step] for step in measure.of]
+        spec = next((layout.tensors[tensor] for layout in layouts if tensor in layout.tensors), None)
+        return spec if spec is not None and spec.is_floating else None
+
+    def _matters(self, number: int) -> bool:
+        """Whether what an observation is guessed from can make a difference on the block in hand."""
+        guess, source = self._program.observations[number].guess, self._index.guess_numbers[number]
+        return guess is None or source not in self._latest or guess.matters(self._latest[source])
 
     def _write(
         self,

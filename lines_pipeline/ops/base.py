@@ -74,6 +74,10 @@ class Measure(ABC):
         """Index into ``hypotheses`` of what ``result`` turned out to be."""
         raise NotImplementedError
 
+    def matters(self, partial: Any) -> bool:
+        """Whether ``hypotheses`` can differ in their effect on a block for which ``observe`` gave ``partial``."""
+        return True
+
     @abstractmethod
     def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Any:
         """Reduce one block (at most ``BLOCK_NUMEL`` values, 1-D, compute type) to something small and picklable."""

@@ -10,7 +10,7 @@ import torch
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.ops.base import Measure, Partials
-from lines_pipeline.ops.measures import keep_from, running_sum
+from lines_pipeline.ops.measures import keep_from, nonzero_count, running_sum
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,30 @@ class SignMajority(Measure):
     def decode(self, result: Any) -> Election:
         return Election(result["majority"], result["zero_entries"])
 
-    def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Any:
+    def matters(self, partial: tuple[int, int, bool]) -> bool:
+        return partial[2]
+
+    def observe(
+        self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any
+    ) -> tuple[int, int, bool]:
+        """Sum of signs, entries of sum zero, and whether some of these have anything but zeros to sum."""
         thresholds = needs or [None] * len(values)
         kept = [v if t is None else keep_from(v, t.of(tensor)) for v, t in zip(values, thresholds, strict=True)]
         signs = running_sum(kept, self.weights).sign_()
-        return int(signs.sum()), signs.numel() - int(signs.abs_().sum())
+        total = int(signs.sum())
+        elected = int(signs.abs_().sum())
+        return total, signs.numel() - elected, elected < _filled(kept)
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Election:
         blocks = [block for found in partials.values() for block in found]
         signs, zeros = sum(block[0] for block in blocks), sum(block[1] for block in blocks)
         return Election((signs > 0) - (signs < 0), zeros)
+
+
+def _filled(values: Sequence[torch.Tensor]) -> int:
+    """How many entries differ from zero in any of the values: their bits are joined, which is fast and exact."""
+    bits = torch.int64 if values[0].dtype == torch.float64 else torch.int32
+    joined = values[0].view(bits).clone()
+    for value in values[1:]:
+        joined |= value.view(bits)
+    return nonzero_count(joined)

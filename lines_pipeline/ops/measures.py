@@ -65,8 +65,21 @@ def keep_from(value: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def nonzero_count(block: torch.Tensor) -> int:
-    """Entries of a block that are not zero; several times faster than ``count_nonzero`` on sparse floats."""
-    return int(block.sign().abs_().sum())
+    """Entries of a block that are not zero."""
+    return _count(_array(block) != 0)
+
+
+def _array(block: torch.Tensor) -> Any:
+    """A block as a NumPy array where it is in main memory: masks are made and counted several times faster there."""
+    return block.numpy() if block.device.type == "cpu" else block
+
+
+def _count(mask: Any) -> int:
+    return int(np.count_nonzero(mask) if isinstance(mask, np.ndarray) else torch.count_nonzero(mask))
+
+
+def _to_numpy(values: Any) -> np.ndarray[Any, Any]:
+    return values if isinstance(values, np.ndarray) else values.numpy(force=True)
 
 
 def _below(threshold: float, dtype: torch.dtype) -> float:
@@ -122,21 +135,17 @@ class TrimThreshold(Measure):
         }
 
     def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Any:
-        bracket = state["" if self.scope == "global" else tensor.name]
+        bracket: Bracket = state["" if self.scope == "global" else tensor.name]
+        sizes = _array(values[0].abs())
         if bracket.high == math.inf and bracket.low == 0.0:
-            return BracketCounts(0, 0, values[0].abs().numpy(force=True), 0)
-        above = keep_from(values[0], bracket.low)
-        close = above if bracket.high == math.inf else above - functional.hardshrink(above, bracket.high)
-        found = close.numpy(force=True)
-        near = np.abs(found[found != 0.0])
-        below = values[0].numel() - nonzero_count(above) if bracket.low > 0.0 else 0
-        at_low, at_high = int((near == bracket.low).sum()), int((near == bracket.high).sum())
-        if bracket.low == 0.0:
-            at_low = values[0].numel() - nonzero_count(values[0])
-        if bracket.low == bracket.high:
-            at_high = 0
+            return BracketCounts(0, 0, _to_numpy(sizes), 0)
+        reached = sizes >= bracket.low if bracket.low > 0.0 else sizes > 0.0
+        missed = values[0].numel() - _count(reached)
+        near = _to_numpy(sizes[reached & (sizes <= bracket.high)])
+        at_low = int((near == bracket.low).sum()) if bracket.low > 0.0 else missed
+        at_high = int((near == bracket.high).sum()) if bracket.high > bracket.low else 0
         inside = near[(near > bracket.low) & (near < bracket.high)]
-        return BracketCounts(below, at_low, inside, at_high)
+        return BracketCounts(missed if bracket.low > 0.0 else 0, at_low, inside, at_high)
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
         found: dict[str, float] = {}
