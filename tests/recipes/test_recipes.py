@@ -58,3 +58,24 @@ def test_the_gamma_sweep_weighs_the_target_twice() -> None:
     assert tune is not None
     assert tune.objective == "2 * val.target_normalized_accuracy + val.control_normalized_accuracy"
     assert tune.parameters["scaled.gamma"].choices() == tuple(step / 10 for step in range(11))
+
+
+SWEEPS = {
+    "single_task_gamma": 1,
+    "vit20_consensus": 1,
+    "vit20_consensus_lines": 2,
+    "vit20_soup_greedy": 1,
+    "vit20_soup_uniform": 1,
+    "vit20_task_arithmetic": 1,
+    "vit20_task_arithmetic_lines": 2,
+    "vit20_ties": 3,
+    "vit20_ties_lines": 3,
+}
+"""Sweeps over the inputs: one to write, and one for each statistic that has to be known before the next."""
+
+
+@pytest.mark.parametrize("path", ZOO_RECIPES, ids=lambda path: path.stem)
+def test_a_stock_recipe_takes_no_sweep_too_many(path: Path) -> None:
+    report = lines_pipeline.plan(path)
+    assert len(report.passes) == SWEEPS[path.stem]
+    assert [one["number"] for one in report.passes if one["writes"]] == [SWEEPS[path.stem]]
