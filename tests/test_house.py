@@ -21,7 +21,8 @@ def python(code: str) -> str:
 
 
 def test_imports_point_down() -> None:
-    done = subprocess.run(["lint-imports"], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    command = [str(Path(sys.executable).with_name("lint-imports"))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stdout
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from lines_pipeline.core.events import BlockScales
 from lines_pipeline.engine.session import Prepared, Session
 from lines_pipeline.engine.storing import Request, existing_file
+from lines_pipeline.io.writing import require_space
 from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
 from lines_pipeline.planning.compilation import compile_pass
-from lines_pipeline.planning.layouts import lay_out
+from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import projected_peak, require_memory
 from lines_pipeline.planning.passes import Pass, cone
 from lines_pipeline.planning.report import PlanReport, describe_pass, scale_steps, scales_of
@@ -27,6 +28,7 @@ def forecast(
     prepared = session.prepare(graph, dict.fromkeys(missing))
     peak = projected_peak(prepared.passes, prepared.layouts, session.settings)
     require_memory(peak, session.settings)
+    _require_space(requests, missing, prepared.layouts)
     steps = cone(graph, [request.step for request in wanted])
     layouts = lay_out(graph, steps, session.checkpoints)
     passes = [describe_pass(one, prepared.layouts, _bytes_read(prepared, one, session)) for one in prepared.passes]
@@ -45,6 +47,13 @@ def forecast(
         trials=trials,
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
     )
+
+
+def _require_space(requests: Sequence[Request], missing: Sequence[str], layouts: Mapping[str, Layout]) -> None:
+    """Refuse what would not fit on the disk it is written to."""
+    for request in requests:
+        if request.path is not None and request.step in missing:
+            require_space(request.path, sum(spec.nbytes for spec in layouts[request.step].tensors.values()))
 
 
 def _bytes_read(prepared: Prepared, one: Pass, session: Session) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from lines_pipeline.core.errors import EngineError, PlanError
 from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.io.digests import write_atomically
 from lines_pipeline.io.safetensors_header import DTYPES
 
 _CODES = {name: code for code, name in DTYPES.items()}
@@ -123,6 +125,17 @@ def _cannot_write(path: Path, nbytes: int, error: OSError) -> str:
     return f"{path}: cannot be written ({error.strerror}); choose another --out"
 
 
+def require_space(path: Path, nbytes: int) -> None:
+    """Raise ``PlanError`` where the disk that ``path`` would be on has not got room for so many bytes more."""
+    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
+    free = shutil.disk_usage(folder).free if folder else 0
+    if nbytes > free:
+        raise PlanError(
+            f"{path}: {nbytes / 1e6:,.1f} MB are to be written, {free / 1e6:,.1f} MB are free; "
+            "free some space or choose another --out"
+        )
+
+
 def write_block(descriptor: int, offset: int, value: torch.Tensor) -> None:
     """Write a contiguous 1-D block at an absolute offset."""
     view = memoryview(value.contiguous().view(torch.uint8).numpy().data)
@@ -157,9 +170,7 @@ def _write_index(layout: OutputLayout, index: Path) -> None:
     weight_map = {spec.name: file.path.name for file in layout.files for spec in file.specs}
     total = sum(spec.nbytes for file in layout.files for spec in file.specs)
     content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    temporary = index.with_name(f".{index.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, index)
+    write_atomically(index, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def _sync_folder(folder: Path) -> None:

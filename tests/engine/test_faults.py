@@ -1,0 +1,192 @@
+"""Whatever dies, a run ends with a clear error or the right file, and the next one makes it good."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import TIES_LINES
+from safetensors.torch import load_file, save_file
+
+import lines_pipeline
+from lines_pipeline.core.errors import CheckpointError, EngineError, PlanError
+from lines_pipeline.core.events import Event, PassProgress, PassStarted, RunStarted
+
+Recipe = Callable[..., Path]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+DRIVER = """
+import os, signal, sys
+import lines_pipeline
+from lines_pipeline.io import writing
+
+recipe, stop, number, sent = sys.argv[1], sys.argv[2], int(sys.argv[3]), getattr(signal, sys.argv[4])
+seen = 0
+
+def fail(name):
+    global seen
+    seen += name == stop
+    if name == stop and seen == number:
+        os.kill(os.getpid(), sent)
+
+rename = os.replace
+def replace(source, target):
+    if str(target).endswith("model.safetensors"):
+        fail("rename")
+    rename(source, target)
+os.replace = replace
+lines_pipeline.run(recipe, out="out", scheduler="serial", sinks=[lambda event: fail(type(event).__name__)])
+"""
+
+
+def drive(recipe: Path, stop: str, number: int, sent: str = "SIGKILL") -> subprocess.CompletedProcess[str]:
+    """A run in a process that sends itself a signal at an event."""
+    command = [sys.executable, "-c", DRIVER, str(recipe), stop, str(number), sent]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def leftovers(tmp_path: Path) -> list[Path]:
+    """Temporary files, in the output folder and in the cache."""
+    return [path for path in tmp_path.rglob("*.tmp") if "mlruns" not in path.parts]
+
+
+PHASES = [
+    ("RunOpening", 1),
+    ("RunStarted", 1),
+    ("PassStarted", 1),
+    ("PassProgress", 1),
+    ("PassFinished", 1),
+    ("PassStarted", 2),
+    ("PassStarted", 3),
+    ("PassProgress", 3),
+    ("PassFinished", 3),
+    ("rename", 1),
+    ("FileWritten", 1),
+    ("RunFinished", 1),
+]
+
+
+@pytest.mark.parametrize(("event", "number"), PHASES, ids=lambda value: str(value))
+def test_a_killed_driver_is_made_good_by_the_next_run(
+    event: str, number: int, tmp_path: Path, write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(TIES_LINES)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+        expected = lines_pipeline.run(recipe, out="expected").files[0].read_bytes()
+    killed = drive(recipe, event, number)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    target = Path("out/model.safetensors")
+    assert not target.exists() or target.read_bytes() == expected
+    lines_pipeline.run(recipe, out="out")
+    assert target.read_bytes() == expected
+    assert leftovers(tmp_path) == []
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, write_recipe: Recipe) -> None:
+    stopped = drive(write_recipe(TIES_LINES), "PassStarted", 2, "SIGINT")
+    assert stopped.returncode != 0 and "KeyboardInterrupt" in stopped.stderr
+    assert leftovers(tmp_path) == []
+    assert not Path("out/model.safetensors").exists()
+
+
+def test_two_runs_at_once_are_both_right(tmp_path: Path, write_recipe: Recipe) -> None:
+    recipe = write_recipe(TIES_LINES)
+    expected = lines_pipeline.run(recipe, out="expected", cache=False).files[0].read_bytes()
+    lines_pipeline.run(recipe, out="warm", sets={"nodes.scaled.beta": 0.1})  # makes the tracking store
+    command = [sys.executable, "-m", "lines_pipeline", "run", str(recipe), "--out", "out"]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    ends = [(run.communicate(timeout=120)[1], run.returncode) for run in runs]
+    assert [code for _, code in ends] == [0, 0, 0], ends
+    assert Path("out/model.safetensors").read_bytes() == expected
+    assert leftovers(tmp_path) == []
+
+
+def at_first(kind: type[Event], act: Callable[[], object]) -> Callable[[Event], None]:
+    """A sink that acts at the first event of a kind."""
+    done: list[Event] = []
+
+    def sink(event: Event) -> None:
+        if isinstance(event, kind) and not done:
+            done.append(event)
+            act()
+
+    return sink
+
+
+def replaced(path: Path) -> None:
+    state = load_file(path)
+    save_file({name: value * 2 if value.is_floating_point() else value for name, value in state.items()}, path)
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 100)
+
+
+@pytest.mark.parametrize("change", [replaced, truncated])
+@pytest.mark.parametrize("moment", [PassStarted, PassProgress])
+def test_an_input_that_changes_under_way_is_noticed(
+    change: Callable[[Path], None], moment: type[Event], models: Path, tmp_path: Path, write_recipe: Recipe
+) -> None:
+    victim = models / "b.safetensors"
+    with pytest.raises((EngineError, CheckpointError), match=r"b\.safetensors"):
+        lines_pipeline.run(write_recipe(TIES_LINES), out="out", sinks=[at_first(moment, lambda: change(victim))])
+    assert not Path("out/model.safetensors").exists()
+    assert leftovers(tmp_path) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB, where the machine lets us mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a file system needs rights that this machine does not give")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_what_does_not_fit_on_the_disk_is_refused_before_anything_is_read(
+    small_disk: Path, models: Path, write_recipe: Recipe
+) -> None:
+    for name in ("base", "a", "b", "c"):
+        state = load_file(models / f"{name}.safetensors")
+        save_file(state | {"wide": state["visual.proj"].repeat(60, 60)}, models / f"{name}.safetensors")
+    seen: list[Event] = []
+    with pytest.raises(PlanError, match="are free; free some space or choose another --out"):
+        lines_pipeline.run(write_recipe(TIES_LINES), out=small_disk, sinks=[seen.append])
+    assert not [event for event in seen if isinstance(event, PassStarted)]
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_meanwhile_is_a_clear_error(small_disk: Path, models: Path, write_recipe: Recipe) -> None:
+    fill = at_first(RunStarted, lambda: (small_disk / "other").write_bytes(b"x" * 60_000))
+    with pytest.raises(EngineError, match="disk is full"):
+        lines_pipeline.run(write_recipe(TIES_LINES), out=small_disk / "out", sinks=[fill])
+    assert [path.name for path in small_disk.rglob("*.safetensors")] == []
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(small_disk: Path, write_recipe: Recipe) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(EngineError, match="cannot be written"):
+        lines_pipeline.run(write_recipe(TIES_LINES), out=small_disk / "out")
+
+
+def test_a_worker_that_dies_is_replaced(write_recipe: Recipe) -> None:
+    from distributed import LocalCluster
+
+    recipe = write_recipe(TIES_LINES)
+    expected = lines_pipeline.run(recipe, out="expected", cache=False, scheduler="serial").files[0].read_bytes()
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        pids = [nanny.pid for nanny in cluster.workers.values()]
+        kill = at_first(PassStarted, lambda: os.kill(pids[0], signal.SIGKILL))
+        result = lines_pipeline.run(recipe, out="out", cache=False, scheduler=cluster.scheduler_address, sinks=[kill])
+    assert result.files[0].read_bytes() == expected
