@@ -20,8 +20,8 @@ def metrics(
     found = {f"accuracy/{task}": value for task, value in accuracies.items()}
     found["mean_accuracy"] = _mean(accuracies.values())
     normalized = _normalized(accuracies, expert)
-    if normalized is not None:
-        found |= {f"normalized_accuracy/{task}": value for task, value in normalized.items()}
+    found |= {f"normalized_accuracy/{task}": value for task, value in normalized.items()}
+    if normalized.keys() == accuracies.keys():
         found["mean_normalized_accuracy"] = _mean(normalized.values())
     if target is not None:
         found |= _target_metrics(accuracies, expert, pretrained, target)
@@ -36,17 +36,17 @@ def _target_metrics(
         raise EvalError(f"target '{target}' leaves no control task: evaluate more than one task")
     found = {"target_accuracy": accuracies[target], "control_accuracy": _mean(control.values())}
     own, others = _normalized({target: accuracies[target]}, expert), _normalized(control, pretrained)
-    if own is not None and others is not None:
+    if own:
         found["target_normalized_accuracy"] = own[target]
+    if others.keys() == control.keys():
         found["control_normalized_accuracy"] = _mean(others.values())
     return found
 
 
-def _normalized(accuracies: Mapping[str, float], reference: Reference) -> dict[str, float] | None:
+def _normalized(accuracies: Mapping[str, float], reference: Reference) -> dict[str, float]:
+    """Shares of the references; tasks without one, or with one of 0, are absent."""
     found = {task: reference(task) for task in accuracies}
-    if any(not value for value in found.values()):
-        return None
-    return {task: value / float(found[task] or 1.0) for task, value in accuracies.items()}
+    return {task: accuracies[task] / value for task, value in found.items() if value}
 
 
 def _mean(values: Iterable[float]) -> float:
