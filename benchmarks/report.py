@@ -1,0 +1,97 @@
+"""The measured parts of ``docs/performance.md``: Markdown tables, put between markers of the page."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from measuring import Measurement
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+
+HEADINGS = (
+    "tool",
+    "seconds",
+    "first run",
+    "to ours",
+    "to the floor",
+    "anonymous peak",
+    "mapped peak",
+    "read",
+    "written",
+    "differs",
+)
+
+
+def put(name: str, text: str, page: Path = PAGE) -> None:
+    """Replace what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on the page."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = page.read_text().partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{page} has no part marked {start} ... {end}")
+    page.write_text(f"{before}{start}\n\n{text.strip()}\n\n{end}{after}")
+
+
+def comparison(measurements: Sequence[Measurement], floor_seconds: float) -> str:
+    """A table a method: every tool, and the sweeps of this project under it."""
+    methods = dict.fromkeys(measurement.method for measurement in measurements)
+    return "\n\n".join(
+        f"**{method}**\n\n" + _method_table([m for m in measurements if m.method == method], floor_seconds)
+        for method in methods
+    )
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, its first column to the left and all others to the right."""
+    lines = [headings, ["---", *["--:"] * (len(headings) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def machine() -> str:
+    """This machine in words."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{os.cpu_count()} cores, {memory / 2**30:.0f} GiB of memory, {platform.machine()}, {platform.system()}"
+
+
+def gigabytes(count: float) -> str:
+    """``1.23 GB``; GB is 10^9."""
+    return f"{count / 1e9:.2f} GB"
+
+
+def _method_table(measurements: Sequence[Measurement], floor_seconds: float) -> str:
+    ours = next((m.median.seconds for m in measurements if m.sweeps), None)
+    rows: list[list[str]] = []
+    for measurement in measurements:
+        rows.append(_row(measurement, ours, floor_seconds))
+        if measurement.sweeps:
+            rows.append(_sweep_row(measurement, floor_seconds))
+    failures = [f"- {m.title} failed: `{m.median.failure}`" for m in measurements if m.median.failure]
+    return "\n\n".join([table(HEADINGS, rows), *failures])
+
+
+def _row(measurement: Measurement, ours: float | None, floor_seconds: float) -> list[str]:
+    found = measurement.median
+    sizes = [found.anonymous_peak_bytes, found.mapped_peak_bytes, found.read_bytes, found.written_bytes]
+    if found.failure:
+        return [measurement.title, f"failed at {found.seconds:.1f}", "", "", "", *map(gigabytes, sizes), ""]
+    return [
+        measurement.title,
+        f"{found.seconds:.2f}",
+        f"{measurement.first_seconds:.2f}" if measurement.runs > 1 else "the only",
+        f"{found.seconds / ours:.1f}" if ours else "",
+        f"{found.seconds / floor_seconds:.1f}",
+        *map(gigabytes, sizes),
+        "" if measurement.difference is None else f"{100 * measurement.difference:.2g} %",
+    ]
+
+
+def _sweep_row(measurement: Measurement, floor_seconds: float) -> list[str]:
+    sweeps = measurement.sweeps
+    assert sweeps is not None, "asked for the sweeps of a tool that records none"
+    name = f"– its {sweeps.count} sweeps" if sweeps.count > 1 else "– its sweep"
+    ratio = f"{sweeps.seconds / floor_seconds:.1f}"
+    sizes = [gigabytes(sweeps.read_bytes), gigabytes(sweeps.written_bytes)]
+    return [name, f"{sweeps.seconds:.2f}", "", "", ratio, "", "", *sizes, ""]
