@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lines_pipeline.core.errors import CheckpointError, PlanError
+from lines_pipeline.core.errors import CheckpointError, EvalError, PlanError
 from lines_pipeline.core.events import (
     Event,
     FactsComputed,
@@ -24,7 +24,7 @@ from lines_pipeline.engine.devices import resolve_device
 from lines_pipeline.engine.forecast import block_scales, forecast
 from lines_pipeline.engine.session import Session
 from lines_pipeline.engine.storing import Request, announce, existing_file, store
-from lines_pipeline.evals.suites import chosen_tasks
+from lines_pipeline.evals.suites import chosen_tasks, missing_files
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.locations import download, locate, resolve_output
 from lines_pipeline.io.renaming import rename
@@ -218,7 +218,9 @@ def _open(recipe: Recipe, graph: Graph, settings: EngineSettings, cache: bool, e
     """Find and open every checkpoint; ``build`` also makes or downloads what is not there."""
     nodes = NodeCache(cache_folder() / "nodes", reading=cache)
     sweep_temporaries(nodes.folder / "values")
-    _check_suites(recipe, graph)
+    missing = _missing_files(recipe, graph)
+    if missing and build:
+        raise EvalError(missing[0])
     context = _Run(recipe, graph, Session({}, nodes, settings, emit))
     live = set(graph.needed(graph.sinks)) if build else set(graph.steps)
     loads = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, LoadParams) and s.id in live}
@@ -230,6 +232,7 @@ def _open(recipe: Recipe, graph: Graph, settings: EngineSettings, cache: bool, e
         path = _local_path(located[step], context, step, build=build)
         if path is not None:
             checkpoints[step] = _opened(params, path, nodes.spool if build else None)
+    context.notes += missing
     context.session = Session(checkpoints, nodes, settings, emit)
     return context
 
@@ -264,12 +267,19 @@ def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
     return rename(checkpoint, strip=params.prefix.strip, add=params.prefix.add, rules=rules)
 
 
-def _check_suites(recipe: Recipe, graph: Graph) -> None:
+def _missing_files(recipe: Recipe, graph: Graph) -> list[str]:
+    """What the suites lack; ``EvalError`` for tasks and splits that they do not have."""
+    found: list[str] = []
     for step in graph.steps.values():
-        if isinstance(step.params, EvaluateParams):
-            chosen_tasks(step.params.suite, recipe.folder, step.params.tasks, step.params.target)
-        if isinstance(step.params, SoupParams) and step.params.suite:
-            chosen_tasks(step.params.suite, recipe.folder, None, None)
+        params = step.params
+        if isinstance(params, EvaluateParams):
+            tasks = chosen_tasks(params.suite, recipe.folder, params.tasks, params.target)
+        elif isinstance(params, SoupParams) and params.suite:
+            tasks = chosen_tasks(params.suite, recipe.folder, None, None)
+        else:
+            continue
+        found += missing_files(str(params.suite), recipe.folder, tasks, params.split)
+    return list(dict.fromkeys(found))
 
 
 def _check_outputs(graph: Graph, folder: Path) -> None:

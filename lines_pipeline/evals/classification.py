@@ -85,6 +85,15 @@ class ClassificationSuite:
         """Names of all tasks."""
         return tuple(self.content.tasks)
 
+    def missing_files(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
+        """What is said of each local file that is not there; ``EvalError`` where a task has no data for the split."""
+        named = [(task, file) for task in tasks for file in (self.content.tasks[task].head, self._source(task, split))]
+        return tuple(
+            f"{self.path}: task '{task}': {file}: no such file"
+            for task, file in named
+            if "://" not in file and self._identity(file) is None
+        )
+
     def digest(self, split: str) -> str:
         """Identity of the file's content and of the local data and heads it names."""
         files = [
@@ -117,12 +126,26 @@ class ClassificationSuite:
         head = self._head(task).to(device)
         right = total = 0
         for images, labels in self._batches(task, split, transform):
-            features = functional.normalize(model(images.to(device)).float(), dim=-1)
+            features = functional.normalize(self._features(model, images.to(device), task).float(), dim=-1)
+            if features.shape != (len(images), head.shape[1]) or len(labels) != len(images):
+                raise EvalError(
+                    f"{self.path}: task '{task}': {len(images)} images and {len(labels)} labels gave features of shape "
+                    f"{tuple(features.shape)} for a head of shape {tuple(head.shape)}; expected one label an image and "
+                    f"features [{len(images)}, {head.shape[1]}]"
+                )
             right += int(((features @ head.T).argmax(1).cpu() == labels).sum())
             total += len(labels)
         if not total:
             raise EvalError(f"{self.path}: task '{task}' has no images in split '{split}'")
         return right / total
+
+    def _features(self, model: nn.Module, images: torch.Tensor, task: str) -> torch.Tensor:
+        try:
+            features: torch.Tensor = model(images)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            found = f"images of shape {tuple(images.shape)}, {images.dtype}"
+            raise EvalError(f"{self.path}: task '{task}': the model does not take {found}: {error}") from error
+        return features
 
     def _model(self) -> tuple[nn.Module, Any]:
         module_name, _, name = self.content.model.factory.partition(":")
@@ -134,8 +157,12 @@ class ClassificationSuite:
         if module_name == "open_clip":
             model, _, transform = module.create_model_and_transforms(name, **self.content.model.arguments)
             return _ImageTower(model), transform
-        made = getattr(module, name)(**self.content.model.arguments)
-        return made, None
+        if not hasattr(module, name):
+            raise EvalError(f"{self.path}: model factory: {module_name} has no '{name}'")
+        try:
+            return getattr(module, name)(**self.content.model.arguments), None
+        except TypeError as error:
+            raise EvalError(f"{self.path}: model factory {self.content.model.factory}: {error}") from error
 
     def _head(self, task: str) -> torch.Tensor:
         tensors = _tensors(self._local(self.content.tasks[task].head))
@@ -145,9 +172,7 @@ class ClassificationSuite:
         return matrices[0].float()
 
     def _batches(self, task: str, split: str, transform: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        source = self.content.tasks[task].data.get(split)
-        if source is None:
-            raise EvalError(f"{self.path}: task '{task}' has no data for split '{split}'")
+        source = self._source(task, split)
         if source.startswith("hf://datasets/"):
             yield from _hub_batches(source, transform)
             return
@@ -157,6 +182,13 @@ class ClassificationSuite:
         for start in range(0, len(tensors["labels"]), BATCH_SIZE):
             rows = slice(start, start + BATCH_SIZE)
             yield tensors["images"][rows], tensors["labels"][rows]
+
+    def _source(self, task: str, split: str) -> str:
+        data = self.content.tasks[task].data
+        if split not in data:
+            known = ", ".join(data) or "none"
+            raise EvalError(f"{self.path}: task '{task}' has no data for split '{split}'; it has: {known}")
+        return data[split]
 
     def _local(self, source: str) -> Path:
         downloads = cache_folder() / "downloads"
@@ -168,8 +200,8 @@ class ClassificationSuite:
             return source
         try:
             stat = (self.path.parent / source).stat()
-        except OSError as error:
-            raise EvalError(f"{self.path}: {source} cannot be read ({error.strerror})") from error
+        except OSError:
+            return None
         return [source, stat.st_size, stat.st_mtime_ns]
 
 

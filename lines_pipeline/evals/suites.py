@@ -67,6 +67,17 @@ def chosen_tasks(uri: str, folder: Path, tasks: Sequence[str] | None, target: st
     return chosen if target is None or target in chosen else (*chosen, target)
 
 
+def missing_files(uri: str, folder: Path, tasks: Sequence[str], split: str) -> tuple[str, ...]:
+    """What is said of each file that the suite lacks for a split; ``EvalError`` for a split that ``tasks`` lack."""
+    if not uri.startswith("zoo://"):
+        from lines_pipeline.evals.classification import ClassificationSuite
+
+        return ClassificationSuite.read(folder / uri).missing_files(tasks, split)
+    if split == "train":
+        raise EvalError(f"{uri}: split 'train' is for training, expected val or test")
+    return ()
+
+
 def _seed(uri: str) -> int:
     seed, name = parse(uri)
     if name:
