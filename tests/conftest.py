@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from toy_suite import ENCODER
 
 BLOCKS, WIDTH = 4, 8
 
@@ -63,6 +65,29 @@ def write_recipe(models: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def _store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+@pytest.fixture
+def shared_store(_store: str, _isolated: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs of many tests are recorded in one database, because making one takes seconds."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _store)
+    return _store
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for toy models and suites; their model factory can be imported."""
+    folder = tmp_path / "toy"
+    (folder / "python").mkdir(parents=True)
+    (folder / "python" / "toy_encoder.py").write_text(ENCODER)
+    monkeypatch.syspath_prepend(str(folder / "python"))
+    monkeypatch.delitem(sys.modules, "toy_encoder", raising=False)
+    return folder
 
 
 TIES_LINES: Mapping[str, Any] = {
