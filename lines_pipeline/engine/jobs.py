@@ -16,6 +16,7 @@ from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.io.writing import write_block
 from lines_pipeline.ops.base import Measure
+from lines_pipeline.ops.blocks import compiled
 from lines_pipeline.planning.program import Job, Observation, Program, Tile, Write
 
 
@@ -35,7 +36,7 @@ def run_job(program: Program, job: Job) -> JobResult:
     torch.set_num_threads(1)
     worker = _Worker(program)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), compiled(program.compiled):
             for tile in job.tiles:
                 for start, stop in _blocks(tile, program.whole_tensors):
                     worker.do(tile.tensor, start, stop)

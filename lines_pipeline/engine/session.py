@@ -22,7 +22,15 @@ from lines_pipeline.planning.keys import Keys
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.passes import Pass, cone, measures_of, plan_passes
-from lines_pipeline.planning.program import SAMPLE_RUNS, Job, Observation, Program, cut_jobs, sample_jobs
+from lines_pipeline.planning.program import (
+    COMPILED_BYTES,
+    SAMPLE_RUNS,
+    Job,
+    Observation,
+    Program,
+    cut_jobs,
+    sample_jobs,
+)
 from lines_pipeline.recipe.graph import Graph
 
 MAX_SWEEPS = 12
@@ -119,7 +127,9 @@ class Session:
         observations = tuple(replace(o, state=states.get(o.measure)) for o in program.observations)
         program = replace(program, observations=observations)
         name = f"{one.number}/{len(prepared.passes)}"
-        results = self._sweep(name, program, cut_jobs(program, self.settings.workers))
+        jobs = cut_jobs(program, self.settings.workers)
+        program = replace(program, compiled=sum(job.nbytes for job in jobs) >= COMPILED_BYTES)
+        results = self._sweep(name, program, jobs)
         self._learn_digests(program, results)
         numels = {o.measure: prepared.layouts[o.measure.of[0]].numels for o in observations}
         return self._settle(name, program, finalize_all(observations, results, numels), numels)

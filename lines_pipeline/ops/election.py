@@ -10,7 +10,7 @@ import torch
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.ops.base import Measure, Partials
-from lines_pipeline.ops.measures import keep_from, nonzero_count, running_sum
+from lines_pipeline.ops.blocks import add_kept, as_array, count_set, mark_kept, nonzero_count
 
 
 @dataclass(frozen=True)
@@ -48,23 +48,17 @@ class SignMajority(Measure):
         self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any
     ) -> tuple[int, int, bool]:
         """Sum of signs, entries of sum zero, and whether some of these have anything but zeros to sum."""
-        thresholds = needs or [None] * len(values)
-        kept = [v if t is None else keep_from(v, t.of(tensor)) for v, t in zip(values, thresholds, strict=True)]
-        signs = running_sum(kept, self.weights).sign_()
-        total = int(signs.sum())
-        elected = int(signs.abs_().sum())
-        return total, signs.numel() - elected, elected < _filled(kept)
+        thresholds = [need.of(tensor) for need in needs] or [0.0] * len(values)
+        total = torch.zeros_like(values[0])
+        marks = torch.zeros_like(values[0], dtype=torch.bool)
+        for value, threshold, weight in zip(values, thresholds, self.weights, strict=True):
+            add_kept(total, value, threshold, weight)
+            mark_kept(marks, value, threshold)
+        signs = total.sign_()
+        majority, elected = int(signs.sum()), nonzero_count(signs)
+        return majority, signs.numel() - elected, elected < count_set(as_array(marks))
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Election:
         blocks = [block for found in partials.values() for block in found]
         signs, zeros = sum(block[0] for block in blocks), sum(block[1] for block in blocks)
         return Election((signs > 0) - (signs < 0), zeros)
-
-
-def _filled(values: Sequence[torch.Tensor]) -> int:
-    """How many entries differ from zero in any of the values: their bits are joined, which is fast and exact."""
-    bits = torch.int64 if values[0].dtype == torch.float64 else torch.int32
-    joined = values[0].view(bits).clone()
-    for value in values[1:]:
-        joined |= value.view(bits)
-    return nonzero_count(joined)

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.ops.base import Again, Measure, Partials
+from lines_pipeline.ops.blocks import as_array, as_numpy, count_set, within
 
+_LARGE = 1e37
+"""Twice as much is still a float32."""
 SMALL_NUMEL = 2**20
 """Up to this many values the sweep keeps all magnitudes: no sample is drawn."""
 
@@ -55,37 +57,6 @@ class Thresholds:
     def of(self, tensor: TensorSpec) -> float:
         """The threshold for one tensor."""
         return self.cuts[""] if "" in self.cuts else self.cuts.get(tensor.name, 0.0)
-
-
-def keep_from(value: torch.Tensor, threshold: float) -> torch.Tensor:
-    """``value`` with entries of smaller magnitude than ``threshold`` set to zero; all of it where that is 0."""
-    if threshold == 0.0:
-        return value
-    return functional.hardshrink(value, _below(threshold, value.dtype))
-
-
-def nonzero_count(block: torch.Tensor) -> int:
-    """Entries of a block that are not zero."""
-    return _count(_array(block) != 0)
-
-
-def _array(block: torch.Tensor) -> Any:
-    """A block as a NumPy array where it is in main memory: masks are made and counted several times faster there."""
-    return block.numpy() if block.device.type == "cpu" else block
-
-
-def _count(mask: Any) -> int:
-    return int(np.count_nonzero(mask) if isinstance(mask, np.ndarray) else torch.count_nonzero(mask))
-
-
-def _to_numpy(values: Any) -> np.ndarray[Any, Any]:
-    return values if isinstance(values, np.ndarray) else values.numpy(force=True)
-
-
-def _below(threshold: float, dtype: torch.dtype) -> float:
-    """The next smaller number: hardshrink keeps what is strictly larger, a trim keeps what is equal as well."""
-    number = np.float64(threshold) if dtype == torch.float64 else np.float32(threshold)
-    return float(np.nextafter(number, type(number)(0.0)))
 
 
 @dataclass(frozen=True)
@@ -136,16 +107,12 @@ class TrimThreshold(Measure):
 
     def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Any:
         bracket: Bracket = state["" if self.scope == "global" else tensor.name]
-        sizes = _array(values[0].abs())
-        if bracket.high == math.inf and bracket.low == 0.0:
-            return BracketCounts(0, 0, _to_numpy(sizes), 0)
-        reached = sizes >= bracket.low if bracket.low > 0.0 else sizes > 0.0
-        missed = values[0].numel() - _count(reached)
-        near = _to_numpy(sizes[reached & (sizes <= bracket.high)])
-        at_low = int((near == bracket.low).sum()) if bracket.low > 0.0 else missed
+        if bracket.low == 0.0:
+            return _counted_from_zero(values[0], bracket)
+        below, near = within(values[0], bracket.low, bracket.high)
         at_high = int((near == bracket.high).sum()) if bracket.high > bracket.low else 0
         inside = near[(near > bracket.low) & (near < bracket.high)]
-        return BracketCounts(missed if bracket.low > 0.0 else 0, at_low, inside, at_high)
+        return BracketCounts(below, int((near == bracket.low).sum()), inside, at_high)
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
         found: dict[str, float] = {}
@@ -169,6 +136,14 @@ class TrimThreshold(Measure):
     def _rank(self, names: Sequence[str], numels: Mapping[str, int]) -> int:
         total = sum(numels[name] for name in names)
         return total - int(total * self.density)
+
+
+def _counted_from_zero(value: torch.Tensor, bracket: Bracket) -> BracketCounts:
+    sizes = as_array(value.abs())
+    if bracket.high == math.inf:
+        return BracketCounts(0, 0, as_numpy(sizes), 0)
+    inside = sizes[(sizes > 0.0) & (sizes < bracket.high)]
+    return BracketCounts(0, count_set(sizes == 0.0), as_numpy(inside), count_set(sizes == bracket.high))
 
 
 def _groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:
@@ -196,7 +171,10 @@ def _cut_bracket(values: np.ndarray[Any, Any], quantile: float, margin: float) -
 
 
 def _wider(bracket: Bracket, missed: bool) -> Bracket:
-    return Bracket(bracket.low / 2, bracket.high * 2, bracket.margin * 2) if missed else bracket
+    if not missed:
+        return bracket
+    high = bracket.high * 2 if bracket.high < _LARGE else math.inf
+    return Bracket(bracket.low / 2, high, bracket.margin * 2)
 
 
 def _select(counts: Sequence[BracketCounts], rank: int, bracket: Bracket) -> float | None:

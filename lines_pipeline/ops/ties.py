@@ -11,9 +11,9 @@ from pydantic import Field
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure, Op, Port, Values
+from lines_pipeline.ops.blocks import add_agreeing, add_kept, keep_from
 from lines_pipeline.ops.election import SignMajority
-from lines_pipeline.ops.measures import running_sum
-from lines_pipeline.ops.trim import TrimParams, trim_facts, trim_measures, trimmed
+from lines_pipeline.ops.trim import TrimParams, threshold_of, trim_facts, trim_measures
 
 
 class TiesParams(TrimParams):
@@ -42,9 +42,10 @@ class Ties(Op):
         return found | {"election": SignMajority(inputs["deltas"], params.weights, max_like, needs=needs)}
 
     def apply(self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
-        kept = [trimmed(delta, stats, tensor, index) for index, delta in enumerate(inputs["deltas"])]
-        kept = [delta if w == 1.0 else delta * w for delta, w in zip(kept, params.weights, strict=True)]
-        total = running_sum(kept)
+        kept = [(delta, threshold_of(stats, tensor, i), params.weights[i]) for i, delta in enumerate(inputs["deltas"])]
+        total = torch.zeros_like(inputs["deltas"][0])
+        for delta, threshold, weight in kept:
+            add_kept(total, delta, threshold, weight)
         majority = stats["election"].majority
         sign = total.sign_().mul_(2).add_(majority).sign_()  # an entry of sum 0 takes the majority sign
         direction = sign if majority else sign.mul(2).sub_(1).sign_()  # and counts as negative where that is 0
@@ -63,26 +64,32 @@ class Ties(Op):
         }
 
 
-def _sum(kept: list[torch.Tensor], direction: torch.Tensor) -> torch.Tensor:
-    total = torch.zeros_like(direction)
-    for delta in kept:
-        total += (delta * direction).clamp_(min=0)
-    return total
+Kept = list[tuple[torch.Tensor, float, float]]
+"""Task vectors, each with its threshold and weight."""
 
 
-def _mean(kept: list[torch.Tensor], direction: torch.Tensor) -> torch.Tensor:
+def _sums(kept: Kept, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of the magnitudes that agree with the direction, and how many they are."""
     total, count = torch.zeros_like(direction), torch.zeros_like(direction)
-    for delta in kept:
-        agreeing = (delta * direction).clamp_(min=0)
-        total += agreeing
-        count += agreeing.sign_()
+    for delta, threshold, weight in kept:
+        add_agreeing(total, count, direction, delta, threshold=threshold, weight=weight)
+    return total, count
+
+
+def _sum(kept: Kept, direction: torch.Tensor) -> torch.Tensor:
+    return _sums(kept, direction)[0]
+
+
+def _mean(kept: Kept, direction: torch.Tensor) -> torch.Tensor:
+    total, count = _sums(kept, direction)
     return total.div_(count.clamp_(min=1))
 
 
-def _max(kept: list[torch.Tensor], direction: torch.Tensor) -> torch.Tensor:
+def _max(kept: Kept, direction: torch.Tensor) -> torch.Tensor:
     largest = torch.zeros_like(direction)
-    for delta in kept:
-        torch.maximum(largest, (delta * direction).clamp_(min=0), out=largest)
+    for delta, threshold, weight in kept:
+        agreeing = (keep_from(delta, threshold) * weight).mul_(direction).clamp_(min=0)
+        torch.maximum(largest, agreeing, out=largest)
     return largest
 
 

@@ -11,7 +11,8 @@ from pydantic import Field
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
-from lines_pipeline.ops.measures import TrimThreshold, keep_from
+from lines_pipeline.ops.blocks import keep_from
+from lines_pipeline.ops.measures import TrimThreshold
 
 
 class TrimParams(OpParams):
@@ -26,10 +27,10 @@ def trim_measures(density: float, scope: str, deltas: tuple[str, ...]) -> dict[s
     return {f"threshold{index}": TrimThreshold((delta,), density, scope) for index, delta in enumerate(deltas)}
 
 
-def trimmed(delta: torch.Tensor, stats: Mapping[str, Any], tensor: TensorSpec, index: int = 0) -> torch.Tensor:
-    """``delta`` with the entries below its threshold set to zero; itself where nothing is trimmed."""
+def threshold_of(stats: Mapping[str, Any], tensor: TensorSpec, index: int = 0) -> float:
+    """The smallest magnitude that is kept of one tensor; 0 where nothing is trimmed."""
     thresholds = stats.get(f"threshold{index}")
-    return delta if thresholds is None else keep_from(delta, thresholds.of(tensor))
+    return 0.0 if thresholds is None else float(thresholds.of(tensor))
 
 
 def trim_facts(density: float, scope: str, stats: Mapping[str, Any], total: int, count: int) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class Trim(Op):
         return trim_measures(params.density, params.scope, inputs["delta"])
 
     def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
-        return trimmed(inputs["delta"][0], stats, tensor)
+        return keep_from(inputs["delta"][0], threshold_of(stats, tensor))
 
     def facts(
         self, params: TrimParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]

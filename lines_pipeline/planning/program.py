@@ -17,6 +17,8 @@ SAMPLE_RUNS = 1024
 SAMPLE_RUN_NUMEL = 1024
 MIN_JOB_BYTES = 4 * 2**20
 MAX_JOB_BYTES = 128 * 2**20
+COMPILED_BYTES = 500_000_000
+"""Passes that read at least this much load compiled loops, which takes a third of a second (seconds the first time)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Program:
     observations: tuple[Observation, ...]
     writes: tuple[Write, ...]
     device: str = "cpu"
+    compiled: bool = False
+    """Whether blocks go through compiled loops; loading them pays for large passes only."""
 
     @property
     def whole_tensors(self) -> bool:
