@@ -27,7 +27,6 @@ from lines_pipeline.core.events import (
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 
-EXPERTS = ("a", "b", "c")
 IMAGES = (0.125, 0.375, 0.625, 0.875)
 QUARTERS = {"low": 0.25, "high": 1.0, "step": 0.25}
 TUNE: Mapping[str, Any] = {"parameters": {"model.scale": QUARTERS}, "objective": "val.mean_accuracy"}
@@ -195,47 +194,55 @@ def test_trials_are_nested_runs(shared_store: str, recipe: Recipe) -> None:
 
 
 @pytest.fixture
-def lines_recipe(toy: Path) -> Path:
-    """Three experts of three blocks, TIES, and LiNeS whose beta is searched."""
-    for index, name in enumerate(("base", *EXPERTS)):
-        write_model(toy / f"{name}.safetensors", *(0.0 if name == "base" else index / 8 for _ in range(3)))
+def lines_recipe(toy: Path) -> Callable[..., Path]:
+    """Writes a recipe of three experts of three blocks, each block 0.25 in their TIES, and LiNeS with beta searched."""
+    for name, weight in {"base": 0.0, "a": 0.125, "b": 0.25, "c": 0.375}.items():
+        write_model(toy / f"{name}.safetensors", weight, weight, weight)
     write_suite(toy, {"rise": {"val": above(*(step / 8 for step in range(16)))}}, blocks=3)
-    nodes = {
-        "base": {"op": "load", "path": "base.safetensors"},
-        "experts": {"op": "load", "path": "{e}.safetensors", "for_each": {"e": list(EXPERTS)}},
-        "updates": {"op": "task-vector", "model": "experts", "base": "base"},
-        "merged": {"op": "ties", "deltas": "updates", "density": 1.0},
-        "scaled": {"op": "lines-scale", "delta": "merged", "alpha": "auto", "deltas": "updates", "beta": 0.5},
-        "model": {"op": "apply", "base": "base", "delta": "scaled"},
-        "val": {"op": "evaluate", "model": "model", "suite": "suite.yaml", "split": "val"},
-        "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
-    }
-    parameters = {"scaled.beta": {"low": 0, "high": 2, "step": 0.5}}
-    path = toy / "lines.yaml"
-    tune = {"parameters": parameters, "objective": "val.mean_accuracy"}
-    path.write_text(yaml.safe_dump({"name": "lines", "nodes": nodes, "tune": tune}))
-    return path
+
+    def write(**scaled: Any) -> Path:
+        nodes = {
+            "base": {"op": "load", "path": "base.safetensors"},
+            "experts": {"op": "load", "path": "{e}.safetensors", "for_each": {"e": ["a", "b", "c"]}},
+            "updates": {"op": "task-vector", "model": "experts", "base": "base"},
+            "merged": {"op": "ties", "deltas": "updates", "density": 1.0},
+            "scaled": {"op": "lines-scale", "delta": "merged", "beta": 0.5, **scaled},
+            "model": {"op": "apply", "base": "base", "delta": "scaled"},
+            "val": {"op": "evaluate", "model": "model", "suite": "suite.yaml", "split": "val"},
+            "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
+        }
+        parameters = {"scaled.beta": {"low": 0, "high": 2, "step": 0.5}}
+        path = toy / "lines.yaml"
+        tune = {"parameters": parameters, "objective": "val.mean_accuracy"}
+        path.write_text(yaml.safe_dump({"name": "lines", "nodes": nodes, "tune": tune}))
+        return path
+
+    return write
 
 
-def test_a_trial_that_changes_beta_reads_no_expert(lines_recipe: Path) -> None:
-    result, events = followed(lines_recipe)
-    started = next(index for index, event in enumerate(events) if isinstance(event, TrialStarted))
-    before = [event.bytes_read for event in events[:started] if isinstance(event, PassFinished)]
-    during = [event.bytes_read for event in events[started:] if isinstance(event, PassFinished)]
-    one_model = 3 * 4
-    assert before[0] == 4 * one_model
-    assert during == [2 * one_model] * 6  # base and merged update: five trials, and the model that is kept
+MODEL_BYTES = 3 * 4
+
+
+def test_a_trial_that_changes_beta_reads_no_expert(lines_recipe: Recipe) -> None:
+    result, events = followed(lines_recipe(alpha=1.0))
+    first = next(index for index, event in enumerate(events) if isinstance(event, TrialStarted))
+    before = [event.bytes_read for event in events[:first] if isinstance(event, PassFinished)]
+    after = [event.bytes_read for event in events[first:] if isinstance(event, PassFinished)]
+    assert set(before) == {4 * MODEL_BYTES}
+    assert after == [2 * MODEL_BYTES] * 6  # the base and the merged update: five trials, and the model that is kept
+    # the sum is 0.25 * (3 * alpha + 1.5 * beta): 0.75 + 0.375 * beta, in eighths 6 + 3 * beta
+    assert objectives(events) == [6 / 16, 8 / 16, 9 / 16, 11 / 16, 12 / 16]
     found = load_file(result.files[0])
-    alpha = result.facts["scaled"]["alpha"]
-    expected = [(alpha + result.chosen["scaled.beta"] * block / 2) * 0.25 for block in range(3)]
-    assert [found[f"blocks.{block}.weight"].item() for block in range(3)] == pytest.approx(expected)
+    assert [found[f"blocks.{block}.weight"].item() for block in range(3)] == [0.25, 0.5, 0.75]
 
 
-def test_a_search_without_a_cache_reads_the_experts_once(lines_recipe: Path) -> None:
-    cached, _ = followed(lines_recipe)
-    fresh, events = followed(lines_recipe, cache=False)
+def test_a_search_does_not_depend_on_the_cache(lines_recipe: Recipe) -> None:
+    path = lines_recipe(alpha="auto", deltas="updates")
+    cached, _ = followed(path)
+    content = cached.files[0].read_bytes()
+    fresh, events = followed(path, cache=False)
     assert fresh.chosen == cached.chosen
-    assert fresh.files[0].read_bytes() == cached.files[0].read_bytes()
+    assert fresh.files[0].read_bytes() == content
     assert len(tried(events)) == 5
 
 
