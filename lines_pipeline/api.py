@@ -206,12 +206,13 @@ def _settings(
         budget = parse_bytes(memory) if memory is not None else engine.memory_bytes
     except ValueError as error:
         raise PlanError(f"--memory: {error}") from error
-    return EngineSettings(
+    settings = EngineSettings(
         scheduler=scheduler or engine.scheduler,
         workers=workers or engine.workers or EngineSettings.workers,
         memory=budget,
-        device=resolve_device(device or engine.device),
+        device=device or engine.device,
     )
+    return settings if settings.on_cluster else replace(settings, device=resolve_device(settings.device))
 
 
 def _open(recipe: Recipe, graph: Graph, settings: EngineSettings, cache: bool, emit: Sink, *, build: bool) -> _Run:

@@ -24,7 +24,7 @@ ITEM_BYTES = {
 }
 """Size of one value in bytes, by data type (torch's names without the prefix)."""
 
-BLOCK_NUMEL = 2**16
+BLOCK_NUMEL = 2**17
 """Values in the fixed blocks over which statistics and digests are taken, counted from a tensor's start."""
 
 

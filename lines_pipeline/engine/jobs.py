@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from lines_pipeline.core.tensors import BLOCK_NUMEL, TensorSpec
+from lines_pipeline.engine.allocation import keep_freed_blocks
+from lines_pipeline.engine.devices import resolve_device
 from lines_pipeline.engine.evaluation import Block, ProgramIndex, holds_nonfinite, settle_nonfinite, torch_dtype, widen
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader
@@ -34,6 +36,7 @@ class JobResult:
 def run_job(program: Program, job: Job) -> JobResult:
     """Do one job, in one thread: results depend on neither the worker nor the order."""
     torch.set_num_threads(1)
+    keep_freed_blocks()
     worker = _Worker(program)
     try:
         with torch.inference_mode(), compiled(program.compiled):
@@ -58,6 +61,7 @@ class _Worker:
 
     def __init__(self, program: Program) -> None:
         self.result = JobResult()
+        program = replace(program, device=resolve_device(program.device))
         self._program, self._index, self._reader = program, ProgramIndex(program), BlockReader()
         self._outputs: dict[str, int] = {}
         self._latest: dict[int | None, Any] = {}

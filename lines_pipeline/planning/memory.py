@@ -19,6 +19,9 @@ KEPT_FRACTION = 0.03
 """Share of values that the bracket of a trim threshold keeps, at most, before it is narrowed by a good sample."""
 
 
+LOCAL_SCHEDULERS = ("serial", "threads")
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """How a run is carried out; ``memory`` in bytes, None for no bound."""
@@ -27,6 +30,12 @@ class EngineSettings:
     workers: int = os.cpu_count() or 1
     memory: int | None = None
     device: str = "cpu"
+    """Where blocks are computed; ``auto`` is settled by each worker of a cluster for itself."""
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether jobs run in processes of a Dask cluster, perhaps on other machines."""
+        return self.scheduler not in LOCAL_SCHEDULERS
 
 
 def projected_peak(passes: Sequence[Pass], layouts: Mapping[str, Layout], settings: EngineSettings) -> int:

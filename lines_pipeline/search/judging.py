@@ -11,6 +11,7 @@ import torch
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import MetricsComputed
 from lines_pipeline.core.keys import content_key
+from lines_pipeline.engine.devices import resolve_device
 from lines_pipeline.engine.session import Session
 from lines_pipeline.engine.storing import Request, existing_file, store
 from lines_pipeline.evals.metrics import metrics
@@ -86,9 +87,9 @@ class Judge:
     def _evaluate(self, graph: Graph, step_id: str, path: Path) -> dict[str, float]:
         step = graph.steps[step_id]
         params = _params(step)
-        state = read_state(path)
+        state, settings = read_state(path), self.session.settings
         try:
-            device = self.session.settings.device
+            device = resolve_device("auto" if settings.on_cluster else settings.device)
             found = self.suite(params.suite).accuracies(state, self._tasks(params), params.split, device=device)
         except EvalError as error:
             raise EvalError(f"node '{step.node}': {error}") from error

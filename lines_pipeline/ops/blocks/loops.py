@@ -45,10 +45,11 @@ def mark_kept(marks: Array, value: Array, threshold: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def within(value: Array, low: Any, high: Any) -> tuple[int, Array]:
-    found = np.empty(value.shape[0], value.dtype)
-    below: Any = 0
-    number, size = 0, value.shape[0]
+    size = value.shape[0]
     whole = size // _RUN * _RUN
+    below: Any = 0
+    number: Any = 0
+    hits = np.empty(whole // _RUN, np.bool_)
     for start in range(0, whole, _RUN):
         under, reached = np.int32(0), np.int32(0)
         for i in range(_RUN):
@@ -56,16 +57,19 @@ def within(value: Array, low: Any, high: Any) -> tuple[int, Array]:
             under = np.int32(under + np.int32(magnitude < low))
             reached = np.int32(reached + np.int32(magnitude <= high))
         below += under
-        if reached != under:
+        number += reached - under
+        hits[start // _RUN] = reached != under
+    found = np.empty(number + size - whole + 1, value.dtype)
+    number = 0
+    for run in range(hits.shape[0]):
+        if hits[run]:
             for i in range(_RUN):
-                magnitude = abs(value[start + i])
-                if (magnitude >= low) & (magnitude <= high):
-                    found[number] = magnitude
-                    number += 1
+                magnitude = abs(value[run * _RUN + i])
+                found[number] = magnitude
+                number += (magnitude >= low) & (magnitude <= high)
     for i in range(whole, size):
         magnitude = abs(value[i])
         below += magnitude < low
-        if (magnitude >= low) & (magnitude <= high):
-            found[number] = magnitude
-            number += 1
-    return below, found[:number].copy()
+        found[number] = magnitude
+        number += (magnitude >= low) & (magnitude <= high)
+    return below, found[:number]
