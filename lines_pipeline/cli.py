@@ -38,6 +38,9 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, a
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; default sqlite:///mlflow.db.")]
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 """Importing torch and MLflow makes millions of lasting objects: looking through them often took a third of start-up."""
 
@@ -252,7 +255,11 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+    except SystemExit as end:  # what Typer makes of Ctrl-C, without a word
+        if end.code == INTERRUPTED:
+            typer.echo("interrupted", err=True)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
