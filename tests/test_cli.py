@@ -1,0 +1,332 @@
+"""The command line: what each command prints, as text and as JSON, exit codes, start-up, pipes and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+import torch
+import yaml
+from conftest import TIES_LINES
+from mlflow import MlflowClient
+from safetensors.torch import load_file, save_file
+from toy_suite import above, write_model, write_suite
+from typer.testing import CliRunner, Result
+
+from lines_pipeline.cli import app
+
+Recipe = Callable[..., Path]
+
+pytestmark = pytest.mark.usefixtures("shared_store")
+
+COMMANDS = ["run", "validate", "plan", "graph", "schema", "ops", "inspect", "zoo", "compare"]
+TENSORS = 10
+"""Floating-point tensors of the models in ``conftest``; ``position_ids`` comes on top."""
+
+
+def called(*words: str | Path) -> Result:
+    """A command that succeeds, run in this process."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, (result.exception, result.stderr)
+    return result
+
+
+def parsed(*words: str | Path) -> Any:
+    """What a command prints with ``--json``: one document on stdout."""
+    return json.loads(called(*words, "--json").stdout)
+
+
+def process(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command as a user runs it, with its output in pipes."""
+    line = [sys.executable, "-m", "lines_pipeline", *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def judged(toy: Path) -> Path:
+    """A recipe that evaluates a toy model: half of the images are right."""
+    write_model(toy / "a.safetensors", 0.5)
+    write_suite(toy, {"rise": {"val": above(0.25, 0.75)}})
+    nodes = {
+        "model": {"op": "load", "path": "a.safetensors"},
+        "val": {"op": "evaluate", "model": "model", "suite": "suite.yaml", "split": "val"},
+    }
+    path = toy / "judged.yaml"
+    path.write_text(yaml.safe_dump({"name": "judged", "nodes": nodes}))
+    return path
+
+
+def test_run_as_json(write_recipe: Recipe) -> None:
+    found = parsed("run", write_recipe(TIES_LINES), "--out", "out")
+    assert set(found) == {
+        "name", "run_id", "tracking_uri", "metrics", "files", "facts", "chosen", "cached", "seconds",
+    }  # fmt: skip
+    assert found["name"] == "tested" and found["metrics"] == {} and found["chosen"] == {} and found["cached"] == []
+    assert found["files"] == [str(Path("out/model.safetensors").resolve())] and Path(found["files"][0]).is_file()
+    assert found["facts"]["scaled"]["alpha"] > 0 and found["facts"]["scaled"]["num_experts"] == 3
+    assert len(found["run_id"]) == 32 and found["seconds"] > 0
+
+
+def test_metrics_as_json_and_as_a_table(judged: Path) -> None:
+    assert parsed("run", judged)["metrics"] == {"val": {"accuracy/rise": 0.5, "mean_accuracy": 0.5}}
+    lines = called("run", judged).stdout.splitlines()
+    assert any(line.split("│")[1:3] == [" accuracy/rise ", " 50.0 "] for line in lines if "│" in line), lines
+
+
+def test_run_ends_with_files_the_run_and_how_to_look_at_it(shared_store: str, write_recipe: Recipe) -> None:
+    first = called("run", write_recipe(TIES_LINES), "--out", "out").stdout
+    assert f"written  {Path('out/model.safetensors').resolve()}\n" in first
+    assert "run      tested " in first
+    assert f"compare  mlflow ui --backend-store-uri {shared_store}\n" in first
+    assert "cached   saved\n" in called("run", write_recipe(TIES_LINES), "--out", "out").stdout
+
+
+def test_values_are_set_on_the_command_line(write_recipe: Recipe) -> None:
+    recipe = write_recipe(TIES_LINES)
+    called("run", recipe, "--out", "plain", "--set", "nodes.scaled.beta=0.0", "--set", "nodes.scaled.alpha=0.0")
+    base = load_file(recipe.parent / "base.safetensors")
+    assert all(torch.equal(base[name], value) for name, value in load_file("plain/model.safetensors").items())
+
+
+def test_plan_as_json_and_what_is_cached_after_a_run(write_recipe: Recipe) -> None:
+    recipe = write_recipe(TIES_LINES)
+    before = parsed("plan", recipe)
+    assert set(before) == {
+        "name", "passes", "bytes_read", "bytes_written", "peak_bytes", "compute_dtypes", "stored_dtypes", "cached",
+        "trials", "settings", "lines",
+    }  # fmt: skip
+    size = sum(value.nbytes for value in load_file(recipe.parent / "base.safetensors").values())
+    assert before["cached"] == [] and len(before["passes"]) > 0
+    assert before["bytes_written"] == size
+    assert before["compute_dtypes"] == ["float32"] and before["stored_dtypes"] == ["float32", "int64"]
+    (lines,) = before["lines"]
+    assert lines["depths"] == {"visual": 4} and lines["outside"] == "auto"
+    assert lines["scales"]["visual"] == [f"auto + 0.5 * {block}/3" for block in range(4)]
+    called("run", recipe)
+    after = parsed("plan", recipe)
+    assert after["cached"] == ["model"] and after["passes"] == [] and after["bytes_read"] == 0
+    assert len(parsed("plan", recipe, "--no-cache")["passes"]) == len(before["passes"])
+    text = called("plan", recipe).stdout
+    assert "everything is in the cache" in text and "in the cache: model\n" in text
+
+
+def test_plan_and_validate_make_nothing(tmp_path: Path, write_recipe: Recipe) -> None:
+    recipe = write_recipe(TIES_LINES)
+    before = sorted(tmp_path.rglob("*"))
+    called("plan", recipe)
+    assert called("validate", recipe).stdout == "tested: valid, 11 steps\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_validate_notes_what_is_missing(judged: Path) -> None:
+    (judged.parent / "rise_val.safetensors").unlink()
+    lines = called("validate", judged).stdout.splitlines()
+    assert lines[0].startswith("note: ") and "rise_val.safetensors: no such file" in lines[0]
+    assert lines[1] == "judged: valid, 2 steps"
+
+
+def test_two_runs_side_by_side(write_recipe: Recipe) -> None:
+    recipe = write_recipe(TIES_LINES)
+    one = parsed("run", recipe, "--out", "one")["run_id"]
+    two = parsed("run", recipe, "--out", "two", "--set", "nodes.scaled.beta=0.25")["run_id"]
+    found = parsed("compare", one, two[:12])
+    assert set(found) == {"runs", "names", "rows"}
+    assert found["runs"] == [one, two] and found["names"] == ["tested", "tested"]
+    rows = {row["name"]: row for row in found["rows"]}
+    assert rows["scaled.beta"] == {"kind": "params", "name": "scaled.beta", "values": ["0.5", "0.25"]}
+    assert rows["merged.density"]["values"] == ["0.2", "0.2"]
+    text = called("compare", one, two).stdout
+    assert one[:8] in text and two[:8] in text
+    (line,) = [line for line in text.splitlines() if "scaled.beta" in line]
+    assert [cell.strip() for cell in line.split("│")[1:4]] == ["scaled.beta", "0.5", "0.25"]
+
+
+def test_the_zoo_as_json_and_as_text() -> None:
+    found = parsed("zoo")
+    assert len(found) == 21 and all(set(entry) == {"uri", "built", "path"} for entry in found)
+    built = {entry["uri"]: entry["built"] for entry in found}
+    assert built.pop("zoo://glyphs/pretrained") and not any(built.values())
+    text = called("zoo", "list").stdout.splitlines()
+    assert len(text) == 21 and text[0].split(maxsplit=1) == ["zoo://glyphs/pretrained", "built"]
+    assert text[1].endswith("not built yet")
+
+
+def test_a_checkpoint_as_json_and_as_text(models: Path) -> None:
+    state = load_file(models / "base.safetensors")
+    found = parsed("inspect", models / "base.safetensors")
+    assert set(found) == {
+        "uri", "parameters", "bytes", "dtypes", "family", "depths", "aliases", "metadata", "tensors",
+    }  # fmt: skip
+    assert found["parameters"] == sum(value.numel() for value in state.values())
+    assert found["bytes"] == sum(value.nbytes for value in state.values())
+    assert found["dtypes"] == ["float32", "int64"] and found["depths"] == {"visual": 4}
+    rows = {row["name"]: row for row in found["tensors"]}
+    assert len(rows) == TENSORS + 1
+    weight = rows["visual.transformer.resblocks.2.mlp.c_fc.weight"]
+    assert weight["shape"] == [32, 8] and weight["block"] == "visual 2"
+    assert weight["norm"] == pytest.approx(state[weight["name"]].double().norm().item())
+    assert rows["position_ids"]["norm"] == pytest.approx((0 + 1 + 4 + 9 + 16) ** 0.5)
+    text = called("inspect", models / "base.safetensors").stdout
+    assert "family     open_clip\n" in text and "visual.proj" in text
+    assert parsed("inspect", "zoo://glyphs/pretrained")["depths"]
+
+
+def test_the_catalogue_as_json_and_as_text() -> None:
+    found = parsed("ops")
+    assert {"load", "ties", "lines-scale", "evaluate", "save"} <= {op["name"] for op in found}
+    ties = parsed("ops", "TIES")
+    assert ties == next(op for op in found if op["name"] == "ties")
+    assert {"name", "summary", "formula", "source", "inputs", "params", "gives"} <= set(ties)
+    assert {param["name"]: param["default"] for param in ties["params"]}["density"] == 0.2
+    text = called("ops", "ties").stdout
+    assert "param    density (default 0.2)" in text and "arXiv 2306.01708" in text
+    assert "lines-scale" in called("ops").stdout
+
+
+def test_graphs_as_files_and_on_stdout(write_recipe: Recipe) -> None:
+    recipe = write_recipe(TIES_LINES)
+    called("graph", recipe, "-o", "graph.svg")
+    assert ElementTree.parse("graph.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    called("graph", recipe, "--out", "graph.mmd")
+    text = Path("graph.mmd").read_text()
+    assert text.startswith(("flowchart", "graph")) and "lines-scale" in text
+    assert called("graph", recipe).stdout.strip() == text.strip()
+    refused = CliRunner().invoke(app, ["graph", str(recipe), "-o", "graph.png"])
+    assert refused.exit_code == 2 and "expected a file ending in .svg or .mmd" in refused.stderr
+    assert not Path("graph.png").exists()
+
+
+def test_the_schema_is_json_schema_and_takes_the_recipe(write_recipe: Recipe) -> None:
+    schema = json.loads(called("schema").stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    recipe = yaml.safe_load(write_recipe(TIES_LINES).read_text())
+    jsonschema.validate(recipe, schema)
+    recipe["nodes"]["merged"]["densty"] = 0.2
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(recipe, schema)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ops", "tise"], "no op 'tise' (did you mean 'ties'?)"),
+        (["compare", "one"], "name at least two runs"),
+        (["zoo", "burn"], "'burn'"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_mistakes_on_the_command_line(words: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2 and result.stdout == ""
+    assert message in " ".join(result.stderr.replace("│", "").split())
+
+
+@pytest.mark.slow
+def test_exit_codes(write_recipe: Recipe) -> None:
+    recipe = write_recipe(TIES_LINES)
+    done = process("run", recipe, "--out", "out", "--json")
+    assert done.returncode == 0 and set(json.loads(done.stdout)["facts"]) >= {"merged", "scaled"}
+    failed = process("run", recipe, "--json", "--tracking-uri", "http://127.0.0.1:9")
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert failed.stderr.startswith("error: tracking store http://127.0.0.1:9: no server answers there")
+    wrong = process("run", recipe, "--json", "--set", "nodes.merged.density=20")
+    assert wrong.returncode == 2 and wrong.stdout == ""
+    assert wrong.stderr.startswith("error: ") and "Traceback" not in wrong.stderr
+    unknown = process("compare", "no-such-run", "nor-this")
+    assert unknown.returncode == 1 and "no run is named, or begins, with 'no-such-run'" in unknown.stderr
+
+
+@pytest.mark.slow
+def test_a_pipe_gets_neither_bars_nor_colours(
+    judged: Path, write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(judged.parent / "python"), prepend=os.pathsep)
+    for recipe in (write_recipe(TIES_LINES), judged):
+        done = process("run", recipe)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "\x1b" not in done.stdout and "\r" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_early_is_told_nothing() -> None:
+    line = [sys.executable, "-m", "lines_pipeline", "schema"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as left:
+        assert left.stdout is not None and left.stderr is not None
+        left.stdout.close()
+        assert left.stderr.read() == ""
+    assert left.returncode in (0, 1)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A recipe whose merge takes long enough to be interrupted."""
+    generator = torch.Generator().manual_seed(0)
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for name in ("base", "a", "b", "c"):
+        tensors = {f"layers.{block}.weight": torch.randn(1_000_000, generator=generator) for block in range(6)}
+        save_file(tensors, folder / f"{name}.safetensors")
+    nodes = {
+        "base": {"op": "load", "path": "base.safetensors"},
+        "experts": {"op": "load", "path": "{e}.safetensors", "for_each": {"e": ["a", "b", "c"]}},
+        "updates": {"op": "task-vector", "model": "experts", "base": "base"},
+        **TIES_LINES,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"name": "large", "nodes": nodes}))
+    return path
+
+
+def wait_for_temporary(folder: Path, running: subprocess.Popen[str]) -> None:
+    """Return once a run writes its output under a temporary name."""
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".*.tmp")):
+        assert running.poll() is None and time.monotonic() < deadline, running.returncode
+        time.sleep(0.001)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", ["serial", "threads"])
+def test_ctrl_c_ends_a_run_in_one_line_and_leaves_no_file(scheduler: str, shared_store: str, large: Path) -> None:
+    line = [sys.executable, "-m", "lines_pipeline", "run", str(large), "--out", "out", "--scheduler", scheduler]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            wait_for_temporary(Path("out"), running)
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert running.returncode == 130, err
+    assert (out, err) == ("", "interrupted\n")
+    assert list(Path("out").iterdir()) == []
+    client = MlflowClient(tracking_uri=shared_store)
+    experiment = client.get_experiment_by_name("lines-pipeline")
+    assert experiment is not None
+    (run, *_) = client.search_runs(
+        [experiment.experiment_id], "attributes.run_name = 'large'", order_by=["start_time DESC"]
+    )
+    assert run.info.status == "KILLED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_instant_and_loads_nothing_large(command: str) -> None:
+    line = [sys.executable, "-X", "importtime", "-m", "lines_pipeline", *filter(None, [command]), "--help"]
+    seconds: list[float] = []
+    while not seconds or (min(seconds) >= 0.5 and len(seconds) < 8):
+        before = time.perf_counter()
+        done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=60)
+        seconds.append(time.perf_counter() - before)
+    loaded = {row.rpartition("|")[2].strip() for row in done.stderr.splitlines()}
+    assert "typer" in loaded and not loaded & {"torch", "mlflow", "numpy", "dask", "rich.console"}
+    assert min(seconds) < 0.5
