@@ -12,6 +12,7 @@ from lines_pipeline.core.events import (
     Event,
     FileWritten,
     MetricsComputed,
+    ParamsChosen,
     PassFinished,
     PassProgress,
     PassStarted,
@@ -65,7 +66,7 @@ class ConsoleSink:
             case TrialFinished(number):
                 if self._active and self._task is not None:
                     self._active.update(self._task, completed=number + 1)
-            case MetricsComputed() | FileWritten():
+            case ParamsChosen() | MetricsComputed() | FileWritten():
                 self._stop()
             case _:
                 pass
