@@ -1,0 +1,146 @@
+"""Progress on a terminal: what is shown while events come in, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lines_pipeline.core.events import (
+    Event,
+    FileWritten,
+    InputsIdentified,
+    MetricsComputed,
+    ParamsChosen,
+    PassFinished,
+    PassProgress,
+    PassStarted,
+    RunFinished,
+    TrialFinished,
+    TrialStarted,
+    ZooProgress,
+)
+from lines_pipeline.tracking.console import ConsoleSink
+
+MB = 1_000_000
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
+"""What a terminal is sent to hide and show its cursor."""
+
+SWEEP = (PassStarted("1/2", 4 * MB), PassProgress(1 * MB), PassFinished("1/2", 0.1, 1 * MB, 0))
+WRITTEN = FileWritten("saved", Path("model.safetensors"), 100)
+TRIAL = TrialStarted(0, 3, {"scaled.beta": 0.30000000000000004, "merged.aggregate": "sum"})
+TUNED = ParamsChosen({"scaled.beta": 0.3}, 0.9)
+
+
+@pytest.fixture(autouse=True)
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def shown(events: Iterable[Event], *, terminal: bool = True) -> str:
+    """Everything that a console is sent for the events."""
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, color_system=None, width=100)
+    with ConsoleSink(console) as sink:
+        for event in events:
+            sink(event)
+    return file.getvalue()
+
+
+def last(text: str, name: str) -> str:
+    """The last line that was shown of a bar."""
+    lines = [line for line in re.split(r"[\r\n]", re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", text)) if name in line]
+    assert lines, text
+    return re.sub(r"[━╸╺ ]+", " ", lines[-1])
+
+
+def test_a_sweep_is_counted_in_bytes() -> None:
+    assert last(shown(SWEEP), "pass 1/2").startswith("pass 1/2 1.0/4.0 MB 0:00:0")
+
+
+def test_a_sweep_of_unknown_length_has_a_bar_too() -> None:
+    assert "0/? bytes" in last(
+        shown([PassStarted("1 sample", 0), PassFinished("1 sample", 0.1, 0, 0)]), "pass 1 sample"
+    )
+
+
+def test_sweeps_follow_one_another() -> None:
+    text = shown(
+        [*SWEEP, PassStarted("2/2", 2 * MB), PassProgress(2 * MB), PassFinished("2/2", 0.1, 2 * MB, 0), WRITTEN]
+    )
+    assert "1.0/4.0 MB" in last(text, "pass 1/2")
+    assert "2.0/2.0 MB" in last(text, "pass 2/2")
+
+
+def test_trials_are_counted_and_their_sweeps_are_not_shown() -> None:
+    second = TrialStarted(1, 3, {"scaled.beta": 0.5, "merged.aggregate": "mean"})
+    text = shown([TRIAL, *SWEEP, TrialFinished(0, 0.9, {}), second, *SWEEP, TrialFinished(1, 0.8, {})])
+    assert "pass" not in text
+    assert last(text, "beta=0.5").startswith("trial scaled.beta=0.5, merged.aggregate=mean 2/3")
+
+
+def test_values_of_trials_are_rounded_for_reading() -> None:
+    assert last(shown([TRIAL]), "trial").startswith("trial scaled.beta=0.3, merged.aggregate=sum 0/3")
+
+
+def test_after_the_trials_sweeps_are_shown_again() -> None:
+    text = shown([TRIAL, *SWEEP, TrialFinished(0, 0.9, {}), TUNED, *SWEEP, WRITTEN])
+    assert text.index("trial scaled.beta=0.3") < text.index("pass 1/2")
+    assert "1.0/4.0 MB" in last(text, "pass 1/2")
+
+
+def test_the_zoo_is_counted_in_steps() -> None:
+    text = shown([ZooProgress(0, 400, "digits"), ZooProgress(100, 400, "greek"), *SWEEP])
+    assert last(text, "fine-tuning greek").startswith("fine-tuning greek 100/400")
+    assert "pass 1/2" in text
+
+
+def test_a_finished_zoo_takes_its_bar_away() -> None:
+    text = shown([ZooProgress(0, 2, "digits"), ZooProgress(2, 2, "digits"), RunFinished("FINISHED", 1.0)])
+    assert "2/2" in last(text, "fine-tuning digits")
+    assert text.endswith(SHOW + "\r\x1b[1A\x1b[2K")
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        SWEEP,
+        SWEEP[:2],
+        [TRIAL],
+        [TRIAL, TrialFinished(0, 0.9, {}), TUNED],
+        [PassStarted("1/1", MB), MetricsComputed("val", {"mean_accuracy": 0.5}, False)],
+        [PassStarted("1/1", MB), WRITTEN],
+        [ZooProgress(0, 2, "digits")],
+    ],
+    ids=["a sweep", "a sweep cut short", "a trial cut short", "trials", "metrics", "a file", "the zoo cut short"],
+)
+def test_bars_are_erased_and_the_cursor_comes_back(events: list[Event]) -> None:
+    text = shown(events)
+    assert text.count(HIDE) == text.count(SHOW) == 1
+    assert text.endswith(SHOW + "\r\x1b[1A\x1b[2K")
+
+
+def interrupted(file: io.StringIO) -> None:
+    with ConsoleSink(Console(file=file, force_terminal=True)) as sink:
+        sink(SWEEP[0])
+        raise KeyboardInterrupt
+
+
+def test_bars_are_erased_when_a_run_is_interrupted() -> None:
+    file = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(file)
+    assert file.getvalue().endswith(SHOW + "\r\x1b[1A\x1b[2K")
+
+
+def test_other_events_show_nothing() -> None:
+    assert shown([InputsIdentified({}), PassProgress(1), RunFinished("FINISHED", 1.0), TUNED, WRITTEN]) == ""
+
+
+def test_a_pipe_is_sent_nothing() -> None:
+    everything = [ZooProgress(0, 2, "digits"), TRIAL, *SWEEP, TrialFinished(0, 0.9, {}), TUNED, *SWEEP, WRITTEN]
+    assert shown(everything, terminal=False) == ""
