@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,11 +32,12 @@ FLOOR_RUNS = 5
 def main() -> None:
     """Generate, measure, report."""
     arguments = _arguments()
+    load = os.getloadavg()[0]
     checkpoints = generate(FOLDER / ".checkpoints", arguments.experts, arguments.parameters)
     floors = _floors(checkpoints)
     measurements = list(_measurements(arguments, checkpoints))
     floor_seconds = median(floors + _floors(checkpoints))
-    text = _summary(checkpoints, floor_seconds) + "\n\n" + report.comparison(measurements, floor_seconds)
+    text = _summary(checkpoints, floor_seconds, load) + "\n\n" + report.comparison(measurements, floor_seconds)
     print(text)
     found = {"floor_seconds": floor_seconds, "measurements": [asdict(measurement) for measurement in measurements]}
     arguments.results.write_text(json.dumps(found, indent=1))
@@ -86,12 +88,12 @@ def _floors(checkpoints: Checkpoints) -> list[float]:
     return [seconds_to_sum(checkpoints.files) for _ in range(FLOOR_RUNS)]
 
 
-def _summary(checkpoints: Checkpoints, floor_seconds: float) -> str:
+def _summary(checkpoints: Checkpoints, floor_seconds: float, load: float) -> str:
     size = checkpoints.bytes_total
     return (
         f"{len(checkpoints.experts)} experts of {checkpoints.parameters / 1e6:.1f} million float32 parameters, "
         f"{report.gigabytes(size)} with the pretrained model; {report.machine()}. The floor, summing these bytes once: "
-        f"{floor_seconds:.3f} s, {size / floor_seconds / 1e9:.1f} GB/s."
+        f"{floor_seconds:.3f} s, {size / floor_seconds / 1e9:.1f} GB/s. Load of the machine when it began: {load:.1f}."
     )
 
 

@@ -15,6 +15,7 @@ HEADINGS = (
     "tool",
     "seconds",
     "first run",
+    "processor",
     "to ours",
     "to the floor",
     "anonymous peak",
@@ -76,11 +77,12 @@ def _row(measurement: Measurement, ours: float | None, floor_seconds: float) -> 
     found = measurement.median
     sizes = [found.anonymous_peak_bytes, found.mapped_peak_bytes, found.read_bytes, found.written_bytes]
     if found.failure:
-        return [measurement.title, f"failed at {found.seconds:.1f}", "", "", "", *map(gigabytes, sizes), ""]
+        return [measurement.title, f"failed at {found.seconds:.1f}", "", "", "", "", *map(gigabytes, sizes), ""]
     return [
         measurement.title,
         f"{found.seconds:.2f}",
         f"{measurement.first_seconds:.2f}" if measurement.runs > 1 else "the only",
+        f"{found.processor_seconds:.1f}",
         f"{found.seconds / ours:.1f}" if ours else "",
         f"{found.seconds / floor_seconds:.1f}",
         *map(gigabytes, sizes),
@@ -94,4 +96,4 @@ def _sweep_row(measurement: Measurement, floor_seconds: float) -> list[str]:
     name = f"– its {sweeps.count} sweeps" if sweeps.count > 1 else "– its sweep"
     ratio = f"{sweeps.seconds / floor_seconds:.1f}"
     sizes = [gigabytes(sweeps.read_bytes), gigabytes(sweeps.written_bytes)]
-    return [name, f"{sweeps.seconds:.2f}", "", "", ratio, "", "", *sizes, ""]
+    return [name, f"{sweeps.seconds:.2f}", "", "", "", ratio, "", "", *sizes, ""]

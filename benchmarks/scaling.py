@@ -72,7 +72,7 @@ def _measure(point: Point, repeats: int) -> Measured:
     checkpoints = generate(FOLDER / ".checkpoints", point.experts, point.parameters)
     seconds_to_sum(checkpoints.files)
     floor_seconds = min(seconds_to_sum(checkpoints.files) for _ in range(3))
-    job = Job(point.method, checkpoints, FOLDER / ".runs" / "scaling", ("--workers", str(point.workers)))
+    job = Job(point.method, checkpoints, FOLDER / ".scaling", ("--workers", str(point.workers)))
     found = measure(TOOLS[0], job, Limits(20e9, 3600), repeats)
     shutil.rmtree(job.folder)
     if found.sweeps is None:

@@ -16,7 +16,7 @@ DENSITY = 0.2
 COEFFICIENT = 0.3
 BETA = 0.5
 METHODS = ("ties", "ties-per-tensor", "task-arithmetic", "ties-lines", "task-arithmetic-lines")
-"""TIES keeps 20 % of each model (or of each tensor) and takes the mean; all are added at 0.3. With LiNeS, alpha is found
+"""TIES keeps 20 % of each model (or of each tensor) and takes the mean; all are added at 0.3. With LiNeS, alpha comes
 from the norms, and beta is 0.5."""
 
 SCRIPTS = Path(__file__).parent / "scripts"

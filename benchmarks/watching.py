@@ -37,6 +37,8 @@ class Watched:
     write calls, mapped files not included."""
 
     seconds: float
+    processor_seconds: float
+    """Of all its threads and processes, which other work on the machine changes little."""
     anonymous_peak_bytes: int
     mapped_peak_bytes: int
     """The most of mapped files that was in memory at once."""
@@ -78,9 +80,11 @@ def watch(command: Command, limits: Limits) -> Watched:
         peaks = _Peaks()
         killed = _watch_to_end(process.pid, peaks, limits, started)
         seconds = time.perf_counter() - started
-        code = process.wait()
+        _, status, used = os.wait4(process.pid, 0)
+    code = process.returncode = os.waitstatus_to_exitcode(status)
     failure = killed or (_describe(code, command.log) if code else "")
-    return Watched(seconds, peaks.anonymous, peaks.mapped, peaks.read, peaks.written, failure)
+    sizes = (peaks.anonymous, peaks.mapped, peaks.read, peaks.written)
+    return Watched(seconds, used.ru_utime + used.ru_stime, *sizes, failure)
 
 
 def _watch_to_end(root: int, peaks: _Peaks, limits: Limits, started: float) -> str:
