@@ -25,9 +25,9 @@ class Environment:
         return FOLDER / self.name / "bin"
 
     def ensure(self) -> None:
-        """Make it unless it is there with these requirements."""
+        """Make it unless it is there with just these packages."""
         done = FOLDER / self.name / "installed.txt"
-        wanted = "\n".join(self.requirements)
+        wanted = "\n".join(Path(part).read_text() if Path(part).is_file() else part for part in self.requirements)
         if done.exists() and done.read_text() == wanted:
             return
         print(f"making the environment {self.name} ...", file=sys.stderr, flush=True)
