@@ -50,6 +50,8 @@ class Port:
     each: bool = False
     """Takes a list or a collection and maps over it, one step an entry (``tall-mask``)."""
     min_count: int = 1
+    measured: bool = False
+    """Only measures read it: once they are known, the result is computed without it (``lines-scale``)."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,10 @@ class LinesScale(Op):
     formula = "lambda(l) * tau,  lambda(l) = alpha + beta * l / (L - 1),  l = 0..L-1;  alpha outside the blocks"
     source = "Wang et al., arXiv 2410.17146; wang-kee/LiNeS, src/eval/eval.py (LiNeS_scaling)"
     gives = EdgeType.DELTA
-    inputs = {"delta": Port(EdgeType.DELTA), "deltas": Port(EdgeType.DELTA, many=True, optional=True)}
+    inputs = {
+        "delta": Port(EdgeType.DELTA),
+        "deltas": Port(EdgeType.DELTA, many=True, optional=True, measured=True),
+    }
     Params = LinesScaleParams
 
     def check(self, params: LinesScaleParams, counts: Mapping[str, int]) -> str | None:

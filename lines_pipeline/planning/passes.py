@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +69,7 @@ class Levels:
     def _waits_for(self, step_id: str) -> set[Measure]:
         """Unknown measures, required by the step or anything it is computed from."""
         found: set[Measure] = set()
-        for ancestor in cone(self._graph, [step_id], self._available):
+        for ancestor in value_cone(self._graph, [step_id], self._available):
             if ancestor not in self._available:
                 step_measures = measures_of(self._graph.steps[ancestor]).values()
                 found |= {m for m in step_measures if not m.optional and m not in self._known}
@@ -78,13 +78,28 @@ class Levels:
 
 def cone(graph: Graph, targets: Iterable[str], available: Iterable[str] = ()) -> tuple[str, ...]:
     """``targets`` and all they are computed from, in topological order; nothing above an ``available`` step."""
+    return _reached(graph, targets, available, lambda step: step.sources)
+
+
+def value_cone(graph: Graph, targets: Iterable[str], available: Iterable[str] = ()) -> tuple[str, ...]:
+    """As ``cone``, without what is only measured: all that has to be computed once every measure is known."""
+    return _reached(graph, targets, available, _ingredients)
+
+
+def _ingredients(step: Step) -> tuple[str, ...]:
+    return tuple(i for port, ids in step.inputs.items() if not step.op.inputs[port].measured for i in ids)
+
+
+def _reached(
+    graph: Graph, targets: Iterable[str], available: Iterable[str], follow: Callable[[Step], Iterable[str]]
+) -> tuple[str, ...]:
     stop, found, stack = set(available), set(), list(targets)
     while stack:
         step_id = stack.pop()
         if step_id not in found:
             found.add(step_id)
             if step_id not in stop:
-                stack += [i for ids in graph.steps[step_id].inputs.values() for i in ids]
+                stack += follow(graph.steps[step_id])
     return tuple(step_id for step_id in graph.steps if step_id in found)
 
 
@@ -92,7 +107,7 @@ def plan_passes(graph: Graph, sinks: Iterable[str], known: Results, available: I
     """The sweeps that write ``sinks``; steps in ``available`` are read from files of their own."""
     sinks, available = tuple(sinks), frozenset(available)
     levels = Levels(graph, known, available)
-    live = [step_id for step_id in cone(graph, sinks, available) if step_id not in available]
+    live = [step_id for step_id in _needed(graph, sinks, known, available) if step_id not in available]
     wanted = [m for step_id in live for m in measures_of(graph.steps[step_id]).values() if m not in known]
     required = list(dict.fromkeys(m for m in wanted if not m.optional))
     last = max([levels.level(m) for m in required] + [levels.ready(sink) + 1 for sink in sinks], default=0)
@@ -101,13 +116,23 @@ def plan_passes(graph: Graph, sinks: Iterable[str], known: Results, available: I
     for number in range(1, last + 1):
         gathered = [m for m in required if levels.level(m) == number]
         written = tuple(sink for sink in sinks if levels.ready(sink) + 1 == number)
-        steps = cone(graph, [*written, *(s for m in gathered for s in m.of)], available)
+        steps = value_cone(graph, [*written, *(s for m in gathered for s in m.of)], available)
         extra = [m for m in dict.fromkeys(wanted) if m.optional and m not in placed and set(m.of) <= set(steps)]
         extra = [m for m in extra if _optional_level(levels, m) <= number]
         placed |= set(extra)
         guesses = {m: levels.guesses[m] for m in gathered if m in levels.guesses}
         passes.append(Pass(number, (*gathered, *extra), written, steps, guesses))
     return passes
+
+
+def _needed(graph: Graph, sinks: Iterable[str], known: Results, available: frozenset[str]) -> tuple[str, ...]:
+    """What ``sinks`` are computed from, and what the measures that are not known yet are taken of."""
+
+    def follow(step: Step) -> Iterable[str]:
+        unknown = (m for m in measures_of(step).values() if m not in known and not m.optional)
+        return (*_ingredients(step), *(step_id for measure in unknown for step_id in measure.of))
+
+    return _reached(graph, sinks, available, follow)
 
 
 def _optional_level(levels: Levels, measure: Measure) -> int:
