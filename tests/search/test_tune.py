@@ -236,6 +236,16 @@ def test_a_trial_that_changes_beta_reads_no_expert(lines_recipe: Recipe) -> None
     assert [found[f"blocks.{block}.weight"].item() for block in range(3)] == [0.25, 0.5, 0.75]
 
 
+def test_alpha_is_measured_on_the_experts_once(lines_recipe: Recipe) -> None:
+    result, events = followed(lines_recipe(alpha="auto", deltas="updates"))
+    trials = [index for index, event in enumerate(events) if isinstance(event, TrialStarted)]
+    read = [event.bytes_read for event in events[trials[0] : trials[1]] if isinstance(event, PassFinished)]
+    later = [event.bytes_read for event in events[trials[1] :] if isinstance(event, PassFinished)]
+    assert read == [5 * MODEL_BYTES, 2 * MODEL_BYTES]  # base, merged update and experts for alpha; then as ever
+    assert later == [2 * MODEL_BYTES] * 5
+    assert result.facts["scaled"]["alpha"] == 1.0  # |0.125 + 0.25 + 0.375| / |0.25| / 3 experts
+
+
 def test_a_search_does_not_depend_on_the_cache(lines_recipe: Recipe) -> None:
     path = lines_recipe(alpha="auto", deltas="updates")
     cached, _ = followed(path)
