@@ -42,7 +42,7 @@ def main() -> None:
     found = {"floor_seconds": floor_seconds, "measurements": [asdict(measurement) for measurement in measurements]}
     arguments.results.write_text(json.dumps(found, indent=1))
     if arguments.page:
-        report.put("comparison", text)
+        report.put(arguments.part, text)
 
 
 def _arguments() -> argparse.Namespace:
@@ -55,6 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--limit", default="20GB", help="anonymous memory at which a tool is killed (default 20GB)")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds after which it is killed (default 1800)")
     parser.add_argument("--results", type=Path, default=FOLDER / "merge.json", help="where the raw figures go")
+    parser.add_argument("--part", default="comparison", help="the part of docs/performance.md that takes the tables")
     parser.add_argument("--no-page", dest="page", action="store_false", help="leave docs/performance.md as it is")
     return parser.parse_args()
 
