@@ -49,8 +49,8 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default="ties-lines,task-arithmetic-lines")
-    parser.add_argument("--experts", default="2,4,8,14,20", help="numbers of experts of 113 M parameters")
-    parser.add_argument("--parameters", default="10e6,30e6,100e6,300e6,1e9", help="sizes of each of two experts")
+    parser.add_argument("--experts", default="2,5,10,20", help="numbers of experts of 113 M parameters")
+    parser.add_argument("--parameters", default="10e6,100e6,300e6,1e9", help="sizes of each of two experts")
     parser.add_argument("--workers", default="1,2,4", help="numbers of workers on eight experts of 113 M parameters")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each point (default 3)")
     parser.add_argument("--results", type=Path, default=FOLDER / "scaling.json", help="where the raw figures go")
