@@ -99,7 +99,7 @@ def _section(method: str, measured: Sequence[Measured], model: CostModel) -> str
         "inputs",
         "sweeps",
         "seconds",
-        "of it sweeps",
+        "in sweeps",
         "floor",
         "to the floor",
     )
