@@ -21,6 +21,8 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/merge.py
+	$(BIN)/python benchmarks/merge.py --experts 4 --methods ties --part comparison-4
+	$(BIN)/python benchmarks/scaling.py
 
 docs: $(INSTALLED)
 	$(BIN)/lines-pipeline graph recipes/vit20_ties_lines.yaml -o docs/vit20_ties_lines.svg
