@@ -14,7 +14,6 @@ from lines_pipeline.core.events import (
     FactsComputed,
     InputsIdentified,
     RunFinished,
-    RunOpening,
     RunStarted,
     Sink,
     broadcast,
@@ -114,8 +113,8 @@ def run(
     sinks: Sequence[Sink] = (),
 ) -> RunResult:
     """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s."""
-    from lines_pipeline.tracking.background import BackgroundSink
-    from lines_pipeline.tracking.mlflow import MlflowSink, check_reachable, resolve_uri
+    from lines_pipeline.tracking.mlflow import check_reachable, resolve_uri
+    from lines_pipeline.tracking.recorder import recorder
 
     started = time.perf_counter()
     loaded = load_recipe(recipe, sets or {})
@@ -123,13 +122,12 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / loaded.name
     graph = build_graph(loaded)
     _check_outputs(graph, folder)
-    tracker = MlflowSink(resolve_uri(tracking_uri or loaded.tracking.uri))
-    check_reachable(tracker.uri)
-    background = BackgroundSink(tracker)
-    emit = broadcast(*sinks, background)
+    uri = resolve_uri(tracking_uri or loaded.tracking.uri)
+    check_reachable(uri)
+    record = recorder().open(uri)
+    emit = broadcast(*sinks, record)
     status, error = "FAILED", ""
     try:
-        emit(RunOpening())
         context = _open(loaded, graph, settings, cache, emit, build=True)
         emit(_run_started(context, folder))
         result = _carry_out(context, folder, tune)
@@ -142,9 +140,9 @@ def run(
         raise
     finally:
         emit(RunFinished(status, time.perf_counter() - started, error))
-        background.close()
+        record.close()
     seconds = time.perf_counter() - started
-    return replace(result, run_id=tracker.run_id, tracking_uri=tracker.uri, seconds=seconds)
+    return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds)
 
 
 def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Validation:
@@ -309,6 +307,8 @@ def _requests(context: _Run, folder: Path) -> dict[str, Request]:
 
 
 def _run_started(context: _Run, folder: Path) -> RunStarted:
+    from lines_pipeline.tracking.mlflow import environment_tags
+
     recipe, graph = context.recipe, context.graph
     report = _forecast(context, folder)
     params = {**graph.parameters, "seed": recipe.seed}
@@ -320,7 +320,8 @@ def _run_started(context: _Run, folder: Path) -> RunStarted:
         "graph.mmd": mermaid(graph),
         "layers.json": describe_layers(report),
     }
-    tags = {"recipe_hash": recipe.hash, **{str(name): str(value) for name, value in recipe.tracking.tags.items()}}
+    own = {str(name): str(value) for name, value in recipe.tracking.tags.items()}
+    tags = {**environment_tags(), "recipe_hash": recipe.hash, **own}
     return RunStarted(recipe.name, recipe.tracking.experiment, params, tags, texts)
 
 

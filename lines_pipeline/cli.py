@@ -67,6 +67,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Carry out a recipe."""
+    from lines_pipeline.tracking.recorder import recorder
+
+    recorder()  # loads MLflow while this process loads torch
     from rich.console import Console
 
     from lines_pipeline import api, presentation

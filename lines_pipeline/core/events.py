@@ -14,11 +14,6 @@ class Event:
 
 
 @dataclass(frozen=True)
-class RunOpening(Event):
-    """A valid recipe was read, and its inputs are being looked for: time to load what is slow to load."""
-
-
-@dataclass(frozen=True)
 class RunStarted(Event):
     """A run begins: texts become artifacts, ``params`` and ``tags`` are logged as they are."""
 

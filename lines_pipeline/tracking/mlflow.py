@@ -27,7 +27,6 @@ from lines_pipeline.core.events import (
     ParamsChosen,
     PassFinished,
     RunFinished,
-    RunOpening,
     RunStarted,
     TableComputed,
     TrialFinished,
@@ -95,18 +94,14 @@ class MlflowSink:
         except Exception as error:  # whatever a store or a network raises
             raise TrackingError(f"tracking store {self.uri}: {type(error).__name__}: {error}") from error
 
-    @staticmethod
-    def _on_RunOpening(event: RunOpening) -> None:  # noqa: N802
-        import mlflow  # noqa: F401 (takes a second)
-
     def _on_RunStarted(self, event: RunStarted) -> None:  # noqa: N802
         self._client = client = connect(self.uri)
         found = client.get_experiment_by_name(event.experiment)
         self._experiment = (
             found.experiment_id if found else client.create_experiment(event.experiment, artifacts(self.uri))
         )
-        tags = {**environment_tags(), **event.tags}
-        self.run_id = client.create_run(self._experiment, run_name=event.name, tags=tags).info.run_id
+        run = client.create_run(self._experiment, run_name=event.name, tags=dict(event.tags))
+        self.run_id = run.info.run_id
         self._params = dict(event.params)
         for name, text in event.texts.items():
             client.log_text(self.run_id, text, name)
@@ -268,7 +263,8 @@ def _git_tags() -> dict[str, str]:
 
 def _clean(name: str) -> str:
     """A name as MLflow allows it."""
-    return re.sub(r"[^\w./ -]", "_", name.replace("[", "/").replace("]", ""))
+    allowed = re.sub(r"[^\w./ -]", "_", name.replace("[", "/").replace("]", ""))
+    return "/".join(part for part in allowed.split("/") if part.strip("."))
 
 
 def _metric(name: str, value: float, step: int) -> Metric:

@@ -56,7 +56,6 @@ def leftovers(tmp_path: Path) -> list[Path]:
 
 
 PHASES = [
-    ("RunOpening", 1),
     ("RunStarted", 1),
     ("PassStarted", 1),
     ("PassProgress", 1),

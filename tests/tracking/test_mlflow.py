@@ -129,3 +129,34 @@ def test_two_runs_are_compared_with_what_differs_first(write_recipe: Recipe) -> 
     assert order == sorted(order, reverse=True)
     with pytest.raises(TrackingError, match="no run"):
         compare(["nothing-like-it", one.run_id], one.tracking_uri)
+
+
+def test_items_that_are_absolute_paths_are_recorded(models: Path, write_recipe: Recipe) -> None:
+    items = [str(models / name) for name in "abc"]
+    experts = {"op": "load", "path": "{e}.safetensors", "for_each": {"e": items}}
+    result = lines_pipeline.run(write_recipe({**TIES_LINES, "experts": experts}), out="out")
+    tags = MlflowClient(tracking_uri=result.tracking_uri).get_run(result.run_id).data.tags
+    assert f"input.experts{models}/a" in tags
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_recorded_as_killed(write_recipe: Recipe) -> None:
+    script = (
+        "import os, signal, sys, time, lines_pipeline\n"
+        "from lines_pipeline.core.events import PassFinished\n"
+        "def die(event):\n"
+        "    if isinstance(event, PassFinished): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "lines_pipeline.run(sys.argv[1], out='out', cache=False, sinks=[die])\n"
+    )
+    recipe = write_recipe(TIES_LINES)
+    lines_pipeline.run(recipe, out="before")
+    killed = subprocess.run([sys.executable, "-c", script, str(recipe)], timeout=120, check=False)
+    assert killed.returncode == -9
+    client = MlflowClient(tracking_uri=resolve_uri(None))
+    experiment = client.get_experiment_by_name("lines-pipeline").experiment_id
+    for _ in range(120):
+        statuses = sorted(run.info.status for run in client.search_runs([experiment]))
+        if statuses == ["FINISHED", "KILLED"]:
+            break
+        time.sleep(0.5)
+    assert statuses == ["FINISHED", "KILLED"]
