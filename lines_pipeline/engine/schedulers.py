@@ -55,8 +55,13 @@ def _cluster(program: Program, jobs: Sequence[Job], address: str, on_done: OnDon
     except (OSError, ValueError) as error:
         raise EngineError(f"scheduler {address}: no Dask scheduler answers there ({error})") from error
     with client:
-        shared = client.scatter(program, broadcast=True, hash=False)
+        shared = client.submit(_itself, program, pure=False, retries=3)
         futures = [client.submit(run_job, shared, job, pure=False, retries=3) for job in jobs]
         for future in as_completed(futures, loop=client.loop):
             on_done(future.result())
         return list(client.gather(futures))
+
+
+def _itself(program: Program) -> Program:
+    """As a task, the program is made again where a worker that held it dies; scattered, it would be lost."""
+    return program
