@@ -18,7 +18,7 @@ from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.keys import content_key
 from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.locations import download, locate
-from lines_pipeline.io.reading import BlockReader
+from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.zoo.catalogue import cache_folder
 
 BATCH_SIZE = 128
@@ -225,14 +225,10 @@ class _ImageTower(nn.Module):
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    reader = BlockReader()
     try:
-        tensors = open_checkpoint(path, spool=cache_folder() / "spool").tensors
-        return {name: reader.block(s, 0, s.spec.numel).view(s.spec.shape) for name, s in tensors.items()}
+        return read_tensors(open_checkpoint(path, spool=cache_folder() / "spool"))
     except CheckpointError as error:
         raise EvalError(str(error)) from error
-    finally:
-        reader.close()
 
 
 def _hub_batches(source: str, transform: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lines_pipeline.core.errors import CheckpointError, EngineError
-from lines_pipeline.io.checkpoints import SourceFile, StoredTensor
+from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 
 
 class BlockReader:
@@ -49,6 +49,16 @@ class BlockReader:
         """Close every file."""
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
+
+
+def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint in memory, in their stored types; tied ones under their first names alone."""
+    reader = BlockReader()
+    try:
+        stored = checkpoint.tensors.items()
+        return {name: reader.block(one, 0, one.spec.numel).view(one.spec.shape) for name, one in stored}
+    finally:
+        reader.close()
 
 
 def check_unchanged(files: Iterable[SourceFile]) -> None:

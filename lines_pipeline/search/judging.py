@@ -17,7 +17,7 @@ from lines_pipeline.engine.storing import Request, existing_file, store
 from lines_pipeline.evals.metrics import metrics
 from lines_pipeline.evals.suites import Suite, chosen_tasks, open_suite
 from lines_pipeline.io.checkpoints import open_checkpoint
-from lines_pipeline.io.reading import BlockReader
+from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.recipe.graph import Graph, Step
 
@@ -108,11 +108,8 @@ class Judge:
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
     """A whole checkpoint in memory, tied tensors under all their names."""
-    checkpoint, reader = open_checkpoint(path), BlockReader()
-    try:
-        state = {n: reader.block(s, 0, s.spec.numel).view(s.spec.shape) for n, s in checkpoint.tensors.items()}
-    finally:
-        reader.close()
+    checkpoint = open_checkpoint(path)
+    state = read_tensors(checkpoint)
     return state | {alias: state[name] for alias, name in checkpoint.aliases.items()}
 
 
