@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.events import FileWritten
 from lines_pipeline.core.keys import canonical_json, content_key
 from lines_pipeline.core.tensors import TensorSpec
@@ -71,8 +72,8 @@ def existing_file(session: Session, graph: Graph, request: Request) -> Path | No
     if path != str(request.path.resolve()):
         return None
     try:
-        same = all(_identity(Path(file["path"])) == file for file in recorded["files"])
-    except (OSError, KeyError, TypeError):
+        same = all(SourceFile.of(Path(file["path"])) == SourceFile(**file) for file in recorded["files"])
+    except (CheckpointError, KeyError, TypeError):
         return None
     return request.path if same else None
 
@@ -80,11 +81,6 @@ def existing_file(session: Session, graph: Graph, request: Request) -> Path | No
 def _options(request: Request) -> list[Any]:
     path = None if request.path is None else str(request.path.resolve())
     return [path, request.dtype, request.max_shard_bytes, request.packed, dict(request.metadata)]
-
-
-def _identity(path: Path) -> dict[str, Any]:
-    stat = os.stat(path)
-    return {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
 
 
 def _output_layout(session: Session, request: Request, step: Step, prepared: Prepared) -> OutputLayout:
@@ -144,7 +140,7 @@ def _commit(session: Session, graph: Graph, request: Request, layout: OutputLayo
         assert key is not None
         return session.cache.adopt(layout.path, key)
     names = [file.path for file in layout.files] + ([layout.index] if layout.index else [])
-    recorded = {"path": str(request.path.resolve()), "files": [_identity(name) for name in names]}
+    recorded = {"path": str(request.path.resolve()), "files": [asdict(SourceFile.of(name)) for name in names]}
     if key is not None:
         session.cache.put("files", content_key([key, _options(request)]), recorded)
     return request.path
