@@ -77,7 +77,7 @@ def block_scales(graph: Graph, session: Session, facts: Mapping[str, Mapping[str
         assert isinstance(step.params, LinesScaleParams) and isinstance(step.op, LinesScale)
         depths = scales_of(step, layouts[step.id]).layers.depths
         fixed = step.params.model_copy(
-            update={"alpha": facts[step.id]["alpha"], "gamma": None, "beta": _beta(step.params)}
+            update={"alpha": facts[step.id]["alpha"], "gamma": None, "beta": step.params.slope}
         )
         scales = {
             tower: tuple(step.op.localize(fixed, {}, (i, depth), {"deltas": 1})["scale"] for i in range(depth))
@@ -85,7 +85,3 @@ def block_scales(graph: Graph, session: Session, facts: Mapping[str, Mapping[str
         }
         found.append(BlockScales(step.id, scales))
     return found
-
-
-def _beta(params: LinesScaleParams) -> float:
-    return params.beta if params.gamma is None else 1.0 - params.gamma

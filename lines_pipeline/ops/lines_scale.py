@@ -21,6 +21,11 @@ class LinesScaleParams(OpParams):
     blocks: str = Field("auto", description="Layer map: auto, or a regex whose group 1 is the block's index.")
     schedule: Literal["linear"] = Field("linear", description="How the scale grows from block to block.")
 
+    @property
+    def slope(self) -> float:
+        """Beta, or what ``gamma`` makes of it."""
+        return self.beta if self.gamma is None else 1.0 - self.gamma
+
 
 class LinesScale(Op):
     """``alpha: auto`` is norm1(sum of ``deltas``) / norm1(``delta``) / N, and 1/N where the merged norm is 0."""
@@ -63,8 +68,7 @@ class LinesScale(Op):
         counts: Mapping[str, int],
     ) -> dict[str, float]:
         alpha = self.alpha(params, stats, counts["deltas"])
-        beta = params.beta if params.gamma is None else 1.0 - params.gamma
-        return {"scale": alpha if place is None else alpha + beta * place[0] / (place[1] - 1)}
+        return {"scale": alpha if place is None else alpha + params.slope * place[0] / (place[1] - 1)}
 
     def apply(
         self, params: LinesScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]

@@ -106,10 +106,9 @@ def scales_of(step: Step, layout: Layout) -> Scales:
     params = step.params
     assert isinstance(params, LinesScaleParams)
     layers = find_layers(layout.names, params.blocks)
-    beta = params.beta if params.gamma is None else 1.0 - params.gamma
     alpha = params.gamma if params.gamma is not None else params.alpha
     factors = {
-        tower: tuple(_factor(alpha, beta, index, depth) for index in range(depth))
+        tower: tuple(_factor(alpha, params.slope, index, depth) for index in range(depth))
         for tower, depth in layers.depths.items()
     }
     return Scales(step.id, layers, factors, str(alpha))
