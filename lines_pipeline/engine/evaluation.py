@@ -70,7 +70,7 @@ class ProgramIndex:
         found: set[str] = set()
         for step in self.program.steps:
             own = guess in self.program.guessed.get(step.id, {}).values()
-            if own or any(i in found for ids in step.inputs.values() for i in ids):
+            if own or any(i in found for ids in step.ingredients.values() for i in ids):
                 found.add(step.id)
         return found
 
@@ -95,9 +95,8 @@ class Block:
         if self._tensor in layout.frozen:
             return self.value((step.inputs.get("base") or step.inputs["models"])[0], world)
         spec = layout.tensors[self._tensor]
-        inputs = {
-            port: tuple(self.input_value(i, spec, world) for i in step.inputs.get(port, ())) for port in step.op.inputs
-        }
+        taken = step.ingredients
+        inputs = {port: tuple(self.input_value(i, spec, world) for i in taken.get(port, ())) for port in step.op.inputs}
         stats = self._index.stats(step, self._tensor, world if step.id in world.steps else ACTUAL)
         return step.op.apply(step.params, inputs, spec, stats)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from lines_pipeline.io.checkpoints import Checkpoint
@@ -31,7 +30,7 @@ def compile_pass(
     measures = {step.id: measures_of(step) for step in steps if step.id not in sources}
     guessed = set(one.guesses.values())
     return Program(
-        steps=tuple(_computed(step) for step in steps),
+        steps=steps,
         layouts={step_id: layouts[step_id] for step_id in (*one.steps, *sources)},
         stats={step: {n: known[m] for n, m in found.items() if m in known} for step, found in measures.items()},
         guessed={step: {n: m for n, m in found.items() if m in guessed} for step, found in measures.items()},
@@ -45,14 +44,6 @@ def compile_pass(
         ),
         writes=tuple(write for sink in one.sinks for write in outputs.get(sink, ())),
     )
-
-
-def _computed(step: Step) -> Step:
-    """The step as jobs compute it: what only measures read is counted, and not computed, so another input stands in."""
-    ports = step.op.inputs
-    values = [i for port, ids in step.inputs.items() if not ports[port].measured for i in ids]
-    inputs = {port: (values[0],) * len(ids) if ports[port].measured else ids for port, ids in step.inputs.items()}
-    return replace(step, inputs=inputs)
 
 
 def places_of(step: Step, layout: Layout) -> dict[str, tuple[int, int]]:

@@ -87,7 +87,7 @@ def value_cone(graph: Graph, targets: Iterable[str], available: Iterable[str] = 
 
 
 def _ingredients(step: Step) -> tuple[str, ...]:
-    return tuple(i for port, ids in step.inputs.items() if not step.op.inputs[port].measured for i in ids)
+    return tuple(i for ids in step.ingredients.values() for i in ids)
 
 
 def _reached(

@@ -37,6 +37,11 @@ class Step:
         """Ids of all steps this one takes, each once, in order of ports."""
         return tuple(dict.fromkeys(source for ids in self.inputs.values() for source in ids))
 
+    @cached_property
+    def ingredients(self) -> Mapping[str, tuple[str, ...]]:
+        """Step ids by port that the value is computed from: what is only measured is not among them."""
+        return {port: ids for port, ids in self.inputs.items() if not self.op.inputs[port].measured}
+
 
 @dataclass(frozen=True)
 class Graph:
