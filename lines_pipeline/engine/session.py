@@ -17,7 +17,7 @@ from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.digests import Known, checkpoint_digest
 from lines_pipeline.io.reading import check_unchanged
 from lines_pipeline.ops.base import Again, Measure
-from lines_pipeline.planning.compilation import Outputs, compile_pass, places_of
+from lines_pipeline.planning.compilation import Outputs, compile_pass
 from lines_pipeline.planning.keys import Keys
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import EngineSettings
@@ -61,7 +61,6 @@ class Session:
     nonfinite: dict[str, frozenset[str]] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     """Statistics of this run by content key."""
-    passes_run: int = 0
 
     def __post_init__(self) -> None:
         for step, checkpoint in self.checkpoints.items():
@@ -182,7 +181,6 @@ class Session:
         results = run_jobs(program, jobs, self.settings.scheduler, self.settings.workers, progress)
         check_unchanged(program.files)
         written = sum(result.bytes_written for result in results)
-        self.passes_run += 1
         self.emit(PassFinished(name, time.perf_counter() - started, done, written))
         return results
 
@@ -199,8 +197,3 @@ class Session:
             bad = tuple(sorted({t for result in results for source, t in result.nonfinite if source == step}))
             self.digests[step], self.nonfinite[step] = digest, frozenset(bad)
             self.cache.digests.put(checkpoint, Known(digest, bad))
-
-
-def layer_places(prepared: Prepared) -> dict[str, Mapping[str, tuple[int, int]]]:
-    """Block and depth of every tensor, by step whose op depends on depth."""
-    return {step: places_of(prepared.graph.steps[step], prepared.layouts[step]) for step in prepared.layouts}

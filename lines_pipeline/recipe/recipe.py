@@ -75,12 +75,6 @@ class Recipe:
         nodes: Mapping[str, Mapping[str, Any]] = self.document.data["nodes"]
         return nodes
 
-    @property
-    def recorded_nodes(self) -> Mapping[str, Mapping[str, Any]]:
-        """The nodes' fields with the environment by name."""
-        nodes: Mapping[str, Mapping[str, Any]] = self.recorded["nodes"]
-        return nodes
-
     def canonical(self) -> str:
         """JSON that is equal for equal recipes, whatever the order of their keys and how they are run or recorded."""
         kept = {key: value for key, value in self.recorded.items() if key not in _NOT_IN_HASH and value is not None}

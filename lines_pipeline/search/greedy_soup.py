@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import TableComputed
@@ -17,10 +17,9 @@ from lines_pipeline.search.judging import Judge
 
 @dataclass
 class GreedySoups:
-    """Replaces greedy soups in graphs by the uniform soups of the models they keep; remembers what it found."""
+    """Replaces greedy soups in graphs by the uniform soups of the models they keep."""
 
     judge: Judge
-    _found: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
 
     def settle(self, graph: Graph) -> Graph:
         """The graph with every greedy soup decided, in topological order."""

@@ -39,8 +39,8 @@ class Judge:
     ) -> dict[str, dict[str, float]]:
         """Metrics by step. All models that are needed are made in one go; without ``keep`` they are deleted again."""
         params = {step: _params(graph.steps[step]) for step in steps}
-        found = {step: self._remembered(graph, graph.steps[step], params[step]) for step in steps}
-        models = self.unjudged_models(graph, steps)
+        found = self._remembered_by_step(graph, steps)
+        models = _unjudged(graph, found)
         requests = [Request(model) for model in models]
         there = {path for r in requests if (path := existing_file(self.session, graph, r)) is not None}
         paths, _ = store(self.session, graph, requests) if requests else ([], {})
@@ -61,8 +61,7 @@ class Judge:
 
     def unjudged_models(self, graph: Graph, steps: Sequence[str]) -> list[str]:
         """Steps whose weights have to be made for the ``evaluate`` steps, because no accuracies are remembered."""
-        unjudged = [s for s in steps if self._remembered(graph, graph.steps[s], _params(graph.steps[s])) is None]
-        return list(dict.fromkeys(_model(graph, step) for step in unjudged))
+        return _unjudged(graph, self._remembered_by_step(graph, steps))
 
     def suite(self, uri: str) -> Suite:
         """An opened suite, opened once."""
@@ -80,9 +79,9 @@ class Judge:
         digest = self.suite(params.suite).digest(params.split)
         return content_key([EVALUATION_VERSION, model, digest, self._tasks(params)])
 
-    def _remembered(self, graph: Graph, step: Step, params: EvaluateParams) -> dict[str, float] | None:
-        found: dict[str, float] | None = self.session.cache.get("accuracies", self._key(graph, step, params))
-        return found
+    def _remembered_by_step(self, graph: Graph, steps: Sequence[str]) -> dict[str, dict[str, float] | None]:
+        keys = {step: self._key(graph, graph.steps[step], _params(graph.steps[step])) for step in steps}
+        return {step: self.session.cache.get("accuracies", key) for step, key in keys.items()}
 
     def _evaluate(self, graph: Graph, step_id: str, path: Path) -> dict[str, float]:
         step = graph.steps[step_id]
@@ -111,6 +110,11 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     checkpoint = open_checkpoint(path)
     state = read_tensors(checkpoint)
     return state | {alias: state[name] for alias, name in checkpoint.aliases.items()}
+
+
+def _unjudged(graph: Graph, accuracies: Mapping[str, dict[str, float] | None]) -> list[str]:
+    """The models of steps without accuracies, each once."""
+    return list(dict.fromkeys(_model(graph, step) for step, found in accuracies.items() if found is None))
 
 
 def _model(graph: Graph, step: str) -> str:
