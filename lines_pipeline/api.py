@@ -140,7 +140,6 @@ def run(
         raise
     finally:
         emit(RunFinished(status, time.perf_counter() - started, error))
-        record.close()
     seconds = time.perf_counter() - started
     return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds)
 

@@ -35,26 +35,20 @@ class _Open:
 
 @dataclass(frozen=True)
 class _Record:
-    """An event of a run."""
+    """An event of a run; ``RunFinished`` is the last, and is always answered."""
 
     run: int
     event: Event
 
 
 @dataclass(frozen=True)
-class _Close:
-    """A run is over, and its id is wanted."""
-
-    run: int
-
-
-@dataclass(frozen=True)
 class _Reply:
-    """What became of a run's record: an id when it is closed, or the first error."""
+    """What became of a run's record: its first error, or that it is complete, with the id it has."""
 
     run: int
     run_id: str = ""
     error: str = ""
+    complete: bool = False
 
 
 class Recorder:
@@ -90,7 +84,7 @@ class Recorder:
         self.send(_Open(run, uri, environment))
         return Recording(self, run, uri)
 
-    def send(self, message: _Open | _Record | _Close) -> None:
+    def send(self, message: _Open | _Record) -> None:
         """Pass a message on; ``TrackingError`` where the process is gone."""
         try:
             with self._lock:
@@ -112,7 +106,10 @@ class Recorder:
 
 @dataclass
 class Recording:
-    """One run's record. Its first error is raised once: by the next event, or by ``close``."""
+    """One run's record. Its first error is raised once, by one of the next events.
+
+    ``RunFinished`` waits until everything is recorded; ``run_id`` is known from then on.
+    """
 
     recorder: Recorder
     run: int
@@ -121,20 +118,14 @@ class Recording:
 
     def __call__(self, event: Event) -> None:
         self.recorder.send(_Record(self.run, event))
-        self._settle(self.recorder.reply(self.run, wait=False))
-
-    def close(self) -> None:
-        """Wait until everything is recorded; ``run_id`` is known from here on."""
-        self.recorder.send(_Close(self.run))
-        reply = self.recorder.reply(self.run, wait=True)
-        if reply is not None and reply.error:
-            self.recorder.reply(self.run, wait=True)
-        self._settle(reply)
-
-    def _settle(self, reply: _Reply | None) -> None:
-        if reply is not None and reply.error:
-            raise TrackingError(reply.error)
-        self.run_id = reply.run_id if reply else self.run_id
+        last, error = isinstance(event, RunFinished), ""
+        while reply := self.recorder.reply(self.run, wait=last):
+            error = error or reply.error
+            if reply.complete:
+                self.run_id = reply.run_id
+                break
+        if error:
+            raise TrackingError(error)
 
 
 @cache
@@ -169,7 +160,7 @@ class _Records:
         for run in list(self.sinks):
             self._record(run, RunFinished("KILLED", 0.0, "the run's process ended without a word"))
 
-    def _do(self, message: _Open | _Record | _Close) -> None:
+    def _do(self, message: _Open | _Record) -> None:
         from lines_pipeline.tracking.mlflow import MlflowSink
 
         match message:
@@ -178,8 +169,8 @@ class _Records:
                 self.sinks[run] = MlflowSink(uri)
             case _Record(run, event):
                 self._record(run, event)
-            case _Close(run):
-                self.connection.send(_Reply(run, run_id=self.sinks.pop(run).run_id))
+                if isinstance(event, RunFinished):
+                    self.connection.send(_Reply(run, run_id=self.sinks.pop(run).run_id, complete=True))
 
     def _record(self, run: int, event: Event) -> None:
         """After its first error a record is only told how the run finished."""
