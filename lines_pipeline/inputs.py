@@ -1,0 +1,109 @@
+"""Finds and opens what a recipe names: checkpoints, the zoo's experts, the files of suites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lines_pipeline.core.errors import EvalError
+from lines_pipeline.core.events import Sink
+from lines_pipeline.engine.cache import NodeCache
+from lines_pipeline.engine.session import Session
+from lines_pipeline.evals.suites import chosen_tasks, missing_files
+from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
+from lines_pipeline.io.locations import download, locate
+from lines_pipeline.io.renaming import rename
+from lines_pipeline.io.writing import sweep_temporaries
+from lines_pipeline.ops.evaluate import EvaluateParams
+from lines_pipeline.ops.load import LoadParams
+from lines_pipeline.ops.soup import SoupParams
+from lines_pipeline.planning.memory import EngineSettings
+from lines_pipeline.recipe.graph import Graph
+from lines_pipeline.recipe.recipe import Recipe
+from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder
+from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
+
+
+@dataclass
+class OpenedRecipe:
+    """A recipe with its inputs opened: everything a command works with."""
+
+    recipe: Recipe
+    graph: Graph
+    session: Session
+    notes: list[str] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)
+    """Load steps whose checkpoints are not on this machine yet."""
+
+
+def open_recipe(
+    recipe: Recipe, graph: Graph, settings: EngineSettings, cache: bool, emit: Sink, *, build: bool
+) -> OpenedRecipe:
+    """Find and open every checkpoint; ``build`` also makes or downloads what is not there."""
+    nodes = NodeCache(cache_folder() / "nodes", reading=cache)
+    sweep_temporaries(nodes.folder / "values")
+    missing = _missing_files(recipe, graph)
+    if missing and build:
+        raise EvalError(missing[0])
+    context = OpenedRecipe(recipe, graph, Session({}, nodes, settings, emit))
+    live = set(graph.needed(graph.sinks)) if build else set(graph.steps)
+    loads = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, LoadParams) and s.id in live}
+    located = {step: locate_checkpoint(params.path, recipe.folder) for step, params in loads.items()}
+    if build:
+        _build_zoo([entry.uri for entry in located.values() if isinstance(entry, ZooEntry)], emit)
+    checkpoints: dict[str, Checkpoint] = {}
+    for step, params in loads.items():
+        path = _local_path(located[step], context, step, build=build)
+        if path is not None:
+            checkpoints[step] = _opened(params, path, nodes.spool if build else None)
+    context.notes += missing
+    context.session = Session(checkpoints, nodes, settings, emit)
+    return context
+
+
+def locate_checkpoint(path: str, folder: Path) -> Any:
+    """Where a ``load`` path lies: a ``ZooEntry``, or a location of files."""
+    return locate_in_zoo(path) if path.startswith("zoo://") else locate(path, folder, cache_folder() / "downloads")
+
+
+def _build_zoo(uris: Sequence[str], emit: Sink) -> None:
+    from lines_pipeline.zoo.build import build as build_experts
+
+    build_experts([uri for uri in uris if not uri.endswith("/pretrained")], emit)
+
+
+def _local_path(located: Any, context: OpenedRecipe, step: str, *, build: bool) -> Path | None:
+    if isinstance(located, ZooEntry):
+        if not located.built and not build:
+            context.notes.append(f"{located.uri}: not built yet, the first run builds it")
+            return located.template
+        return located.path
+    if located.path is None and build:
+        return download(located.uri, cache_folder() / "downloads")
+    if located.path is None:
+        context.notes.append(f"{located.uri}: not downloaded yet, its tensors are checked by the first run")
+        context.unread.add(step)
+    return Path(located.path) if located.path else None
+
+
+def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
+    checkpoint = open_checkpoint(path, uri=params.path, spool=spool)
+    rules = [(rule.from_, rule.to) for rule in params.rename]
+    return rename(checkpoint, strip=params.prefix.strip, add=params.prefix.add, rules=rules)
+
+
+def _missing_files(recipe: Recipe, graph: Graph) -> list[str]:
+    """What the suites lack; ``EvalError`` for tasks and splits that they do not have."""
+    found: list[str] = []
+    for step in graph.steps.values():
+        params = step.params
+        if isinstance(params, EvaluateParams):
+            tasks = chosen_tasks(params.suite, recipe.folder, params.tasks, params.target)
+        elif isinstance(params, SoupParams) and params.suite:
+            tasks = chosen_tasks(params.suite, recipe.folder, None, None)
+        else:
+            continue
+        found += missing_files(str(params.suite), recipe.folder, tasks, params.split)
+    return list(dict.fromkeys(found))
