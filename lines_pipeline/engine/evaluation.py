@@ -14,6 +14,7 @@ from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure
+from lines_pipeline.ops.blocks import Value, zeros_like
 from lines_pipeline.planning.program import Observation, Program
 from lines_pipeline.recipe.graph import Step
 
@@ -47,6 +48,34 @@ class ProgramIndex:
         self.guess_numbers = [numbers.get(o.guess) if o.guess else None for o in program.observations]
         """By observation: the one that it is guessed from."""
         self._stats: dict[tuple[str, str, World], Mapping[str, Any]] = {}
+        self._read: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+
+    def read(self, tensor: str) -> tuple[str, ...]:
+        """Sources that have the tensor and are computed with or hashed."""
+        return self._readers(tensor)[0]
+
+    def sources(self, tensor: str) -> tuple[str, ...]:
+        """Sources of the tensor that the pass computes with (others are only hashed)."""
+        return self._readers(tensor)[1]
+
+    def _readers(self, tensor: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        if tensor not in self._read:
+            program = self.program
+            having = [step for step, tensors in program.sources.items() if tensor in tensors]
+            needed = [s for s in having if s in self.steps and tensor in program.layouts[s].tensors]
+            self._read[tensor] = tuple(s for s in having if s in needed or s in program.hashed), tuple(needed)
+        return self._read[tensor]
+
+    def observed(self, tensor: str, world: int = 0) -> list[int]:
+        """Observations that look at the tensor, of those that have so many worlds."""
+        numbers = (number for number, worlds in enumerate(self.worlds) if world < len(worlds))
+        return [number for number in numbers if self.observed_spec(number, tensor) is not None]
+
+    def observed_spec(self, number: int, tensor: str) -> TensorSpec | None:
+        """What the values are computed as that an observation takes; None where it passes the tensor by."""
+        layouts = (self.program.layouts[step] for step in self.program.observations[number].measure.of)
+        spec = next((layout.tensors[tensor] for layout in layouts if tensor in layout.tensors), None)
+        return spec if spec is not None and spec.is_floating else None
 
     def stats(self, step: Step, tensor: str, world: World) -> Mapping[str, Any]:
         """What an op's ``apply`` is told about one tensor."""
@@ -76,21 +105,35 @@ class ProgramIndex:
 
 
 class Block:
-    """Values of steps on one block; each is computed once in every world that it depends on."""
+    """Values of steps on one block; each is computed once in every world that it depends on.
 
-    def __init__(self, index: ProgramIndex, tensor: str, sources: Mapping[str, torch.Tensor]) -> None:
+    Sources are 1-D tensors, or the registers of a tape to record what is done with them.
+    """
+
+    def __init__(self, index: ProgramIndex, tensor: str, sources: Mapping[str, Value]) -> None:
         self._index, self._program, self._tensor = index, index.program, tensor
-        self._values: dict[Any, torch.Tensor] = dict(sources)
+        self._values: dict[Any, Value] = dict(sources)
         self._like = next(iter(sources.values()), None)
 
-    def value(self, step_id: str, world: World = ACTUAL) -> torch.Tensor:
+    def observed(self, number: int, world: int) -> Any:
+        """The partial of an observation in one of its worlds."""
+        return self._program.observations[number].measure.partial(*self.reduced(number, world))
+
+    def reduced(self, number: int, world: int) -> tuple[Any, ...]:
+        """The reductions of an observation in one of its worlds."""
+        observation, spec = self._program.observations[number], self._index.observed_spec(number, self._tensor)
+        assert spec is not None
+        values = [self.input_value(step, spec, self._index.worlds[number][world]) for step in observation.measure.of]
+        return observation.measure.observe(values, spec, observation.needs, observation.state)
+
+    def value(self, step_id: str, world: World = ACTUAL) -> Value:
         """1-D value in the compute type (masks: bool) of a step whose layout has the tensor."""
         key = (step_id, world) if step_id in world.steps else step_id
         if key not in self._values:
             self._values[key] = self._compute(self._index.steps[step_id], world)
         return self._values[key]
 
-    def _compute(self, step: Step, world: World) -> torch.Tensor:
+    def _compute(self, step: Step, world: World) -> Value:
         layout = self._program.layouts[step.id]
         if self._tensor in layout.frozen:
             return self.value((step.inputs.get("base") or step.inputs["models"])[0], world)
@@ -100,15 +143,14 @@ class Block:
         stats = self._index.stats(step, self._tensor, world if step.id in world.steps else ACTUAL)
         return step.op.apply(step.params, inputs, spec, stats)
 
-    def input_value(self, step_id: str, spec: TensorSpec, world: World = ACTUAL) -> torch.Tensor:
+    def input_value(self, step_id: str, spec: TensorSpec, world: World = ACTUAL) -> Value:
         """The value of ``step_id`` as input to a step computed as ``spec``: zero where it has no such tensor."""
         compute = torch_dtype(spec.compute_dtype)
         if self._tensor in self._program.layouts[step_id].tensors:
             value = self.value(step_id, world)
             return value if value.dtype in (compute, torch.bool) else value.to(compute)
         assert self._like is not None
-        dtype = torch.bool if self._index.steps[step_id].gives is EdgeType.MASK else compute
-        return torch.zeros(self._like.numel(), dtype=dtype, device=self._program.device)
+        return zeros_like(self._like, torch.bool if self._index.steps[step_id].gives is EdgeType.MASK else compute)
 
 
 @cache

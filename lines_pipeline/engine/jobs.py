@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from lines_pipeline.core.tensors import BLOCK_NUMEL, TensorSpec
+from lines_pipeline.core.tensors import BLOCK_NUMEL
 from lines_pipeline.engine.allocation import keep_freed_blocks
 from lines_pipeline.engine.devices import resolve_device
 from lines_pipeline.engine.evaluation import Block, ProgramIndex, holds_nonfinite, settle_nonfinite, torch_dtype, widen
+from lines_pipeline.engine.recording import RecordedBlock, Recorder, can_record
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.io.writing import write_block
-from lines_pipeline.ops.base import Measure
-from lines_pipeline.ops.blocks import compiled
-from lines_pipeline.planning.program import Job, Observation, Program, Tile, Write
+from lines_pipeline.planning.program import Job, Program, Tile, Write
 
 
 @dataclass
@@ -39,7 +38,7 @@ def run_job(program: Program, job: Job) -> JobResult:
     keep_freed_blocks()
     worker = _Worker(program)
     try:
-        with torch.inference_mode(), compiled(program.compiled):
+        with torch.inference_mode():
             for tile in job.tiles:
                 for start, stop in _blocks(tile, program.whole_tensors):
                     worker.do(tile.tensor, start, stop)
@@ -56,6 +55,24 @@ def _blocks(tile: Tile, whole: bool) -> Iterator[tuple[int, int]]:
         yield start, min(start + BLOCK_NUMEL, tile.stop)
 
 
+class _Values(Protocol):
+    """One block with its sources read, whichever way it is computed."""
+
+    def observed(self, number: int, world: int) -> Any:
+        """The partial of an observation in one of its worlds."""
+
+    def value(self, step: str) -> torch.Tensor:
+        """The value of a written step."""
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """Where a block is not finite, alike in all sources, and a source's own values for these places."""
+
+    places: torch.Tensor
+    original: torch.Tensor
+
+
 class _Worker:
     """The state of one job."""
 
@@ -63,10 +80,11 @@ class _Worker:
         self.result = JobResult()
         program = replace(program, device=resolve_device(program.device))
         self._program, self._index, self._reader = program, ProgramIndex(program), BlockReader()
+        recorded = program.recorded and program.device == "cpu" and not program.whole_tensors and can_record()
+        self._recorder = Recorder(self._index) if recorded else None
         self._outputs: dict[str, int] = {}
-        self._latest: dict[int | None, Any] = {}
+        self._latest: dict[int, Any] = {}
         """What the block in hand gave, by observation."""
-        self._sources_by_tensor: dict[str, list[str]] = {}
 
     def close(self) -> None:
         self._reader.close()
@@ -75,106 +93,107 @@ class _Worker:
 
     def do(self, tensor: str, start: int, stop: int) -> None:
         """One block: read and hash all sources, settle NaN and Inf, then observe and write."""
-        stored = self._read(tensor, start, stop)
-        sources = self._sources(tensor)
-        floating = {s: v for s, v in stored.items() if v.dtype.is_floating_point}
-        values = {s: self._widened(s, tensor, value) for s, value in stored.items()}
-        suspects = [s for s in sources if s in floating and self._is_nonfinite(s, tensor, values[s])]
-        kept: torch.Tensor | None = None
-        if suspects:
-            origins = {s: self._program.layouts[s].origin for s in sources if s in floating}
-            kept = settle_nonfinite({s: floating[s] for s in sources if s in floating}, tensor, origins)
-            values = {s: torch.where(kept, 0.0, v) if s in floating else v for s, v in values.items()}
-        block = Block(self._index, tensor, {s: values[s] for s in sources if s in values})
-        self._latest.clear()
-        for number, observation in enumerate(self._program.observations):
-            self._observe(number, observation, block, tensor, start)
-        for write in self._program.writes:
-            if tensor in write.places:
-                original = next((floating[s] for s in sources if s in floating), None)
-                self._write(write, block, stored, tensor, start, (kept, original))
+        hashed = self._program.hashed
+        if self._recorder is not None and self._recorder.recording(tensor) is not None:
+            recorded = RecordedBlock(self._recorder, self._reader, tensor, start, stop - start)
+            self._take(recorded, tensor, start)
+            bad = recorded.nonfinite()
+            if not bad:
+                self._use(recorded, tensor, start, {}, None)
+                return
+            self.result.nonfinite.update((step, tensor) for step in bad)
+            hashed = frozenset()
+        stored = self._read(tensor, start, stop, hashed)
+        block, settled = self._settle(tensor, stored)
+        self._use(block, tensor, start, stored, settled)
 
-    def _sources(self, tensor: str) -> list[str]:
-        """Sources whose values the pass computes with (others are only hashed)."""
-        if tensor not in self._sources_by_tensor:
-            self._sources_by_tensor[tensor] = [
-                step
-                for step, tensors in self._program.sources.items()
-                if tensor in tensors and step in self._index.steps and tensor in self._program.layouts[step].tensors
-            ]
-        return self._sources_by_tensor[tensor]
+    def _take(self, block: RecordedBlock, tensor: str, start: int) -> None:
+        """Count and hash what was read."""
+        for step, stored in block.stored():
+            self.result.bytes_read += stored.nbytes
+            if step in self._program.hashed:
+                self.result.digests.setdefault((step, tensor), []).append((start, block_digest(stored)))
 
-    def _read(self, tensor: str, start: int, stop: int) -> dict[str, torch.Tensor]:
-        needed = set(self._sources(tensor))
+    def _read(self, tensor: str, start: int, stop: int, hashed: frozenset[str]) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = {}
-        for step, tensors in self._program.sources.items():
-            if tensor in tensors and (step in needed or step in self._program.hashed):
-                value = self._reader.block(tensors[tensor], start, stop)
-                self.result.bytes_read += value.nbytes
-                if step in self._program.hashed:
-                    self._hash(step, tensor, start, value)
-                found[step] = value
+        for step in self._index.read(tensor):
+            value = self._reader.block(self._program.sources[step][tensor], start, stop)
+            self.result.bytes_read += value.nbytes
+            if step in hashed:
+                self._hash(step, tensor, start, value)
+            found[step] = value
         return found
 
     def _hash(self, step: str, tensor: str, start: int, value: torch.Tensor) -> None:
         digests = self.result.digests.setdefault((step, tensor), [])
         for offset in range(0, value.numel(), BLOCK_NUMEL):
-            digests.append((start + offset, block_digest(value[offset : offset + BLOCK_NUMEL])))
+            digests.append((start + offset, block_digest(_bytes(value[offset : offset + BLOCK_NUMEL]))))
         if value.dtype.is_floating_point and holds_nonfinite(widen(value, self._spec(step, tensor), "cpu")):
             self.result.nonfinite.add((step, tensor))
 
     def _spec(self, step: str, tensor: str) -> Any:
         return self._program.sources[step][tensor].spec
 
+    def _settle(self, tensor: str, stored: Mapping[str, torch.Tensor]) -> tuple[Block, _Settled | None]:
+        """The block of what was read, with zeros where all sources hold the same NaN or Inf."""
+        sources = self._index.sources(tensor)
+        floating = {s: stored[s] for s in sources if stored[s].dtype.is_floating_point}
+        values = {s: self._widened(s, tensor, stored[s]) for s in sources}
+        settled: _Settled | None = None
+        if any(self._is_nonfinite(s, tensor, values[s]) for s in floating):
+            places = settle_nonfinite(floating, tensor, {s: self._program.layouts[s].origin for s in floating})
+            settled = _Settled(places, next(iter(floating.values())))
+            values = {s: torch.where(places.to(v.device), 0.0, v) if s in floating else v for s, v in values.items()}
+        return Block(self._index, tensor, values), settled
+
     def _is_nonfinite(self, step: str, tensor: str, value: torch.Tensor) -> bool:
         known = tensor in self._program.nonfinite.get(step, frozenset()) or (step, tensor) in self.result.nonfinite
         return known and holds_nonfinite(value)
 
     def _widened(self, step: str, tensor: str, value: torch.Tensor) -> torch.Tensor:
-        return widen(value, self._spec(step, tensor), self._program.device) if value.dtype.is_floating_point else value
+        device = self._program.device
+        return widen(value, self._spec(step, tensor), device) if value.dtype.is_floating_point else value.to(device)
 
-    def _observe(self, number: int, observation: Observation, block: Block, tensor: str, start: int) -> None:
-        measure = observation.measure
-        spec = self._observed_spec(measure, tensor)
-        if spec is None:
-            return
-        results: list[Any] = []
-        for world in self._index.worlds[number]:
-            if results and not self._matters(number):
-                results.append(results[0])
-                continue
-            values = [block.input_value(step, spec, world) for step in measure.of]
-            results.append(measure.observe(values, spec, observation.needs, observation.state))
-        self._latest[number] = results[0]
-        self.result.partials.setdefault((number, tensor), []).append((start, tuple(results)))
+    def _use(
+        self, block: _Values, tensor: str, start: int, stored: Mapping[str, torch.Tensor], settled: _Settled | None
+    ) -> None:
+        self._latest.clear()
+        for number in self._index.observed(tensor):
+            self._observe(number, block, tensor, start)
+        for write in self._program.writes:
+            if tensor in write.places:
+                self._write(write, self._output_value(write, block, tensor, stored, settled), tensor, start)
 
-    def _observed_spec(self, measure: Measure, tensor: str) -> TensorSpec | None:
-        layouts = [self._program.layouts[step] for step in measure.of]
-        spec = next((layout.tensors[tensor] for layout in layouts if tensor in layout.tensors), None)
-        return spec if spec is not None and spec.is_floating else None
+    def _observe(self, number: int, block: _Values, tensor: str, start: int) -> None:
+        """Under every hypothesis that can make a difference on this block."""
+        found = [block.observed(number, 0)]
+        for world in range(1, len(self._index.worlds[number])):
+            found.append(block.observed(number, world) if self._matters(number) else found[0])
+        self._latest[number] = found[0]
+        self.result.partials.setdefault((number, tensor), []).append((start, tuple(found)))
 
     def _matters(self, number: int) -> bool:
         """Whether what an observation is guessed from can make a difference on the block in hand."""
         guess, source = self._program.observations[number].guess, self._index.guess_numbers[number]
         return guess is None or source not in self._latest or guess.matters(self._latest[source])
 
-    def _write(
+    def _output_value(
         self,
         write: Write,
-        block: Block,
-        stored: Mapping[str, torch.Tensor],
+        block: _Values,
         tensor: str,
-        start: int,
-        nonfinite: tuple[torch.Tensor | None, torch.Tensor | None],
-    ) -> None:
+        stored: Mapping[str, torch.Tensor],
+        settled: _Settled | None,
+    ) -> torch.Tensor:
         layout = self._program.layouts[write.step]
-        if layout.tensors[tensor].is_floating:
-            value = block.value(write.step)
-            if nonfinite[0] is not None and nonfinite[1] is not None and value.dtype is not torch.bool:
-                value = torch.where(nonfinite[0], nonfinite[1].to(value.dtype), value)
-        else:
-            value = stored[layout.passthrough]
-        value = value.cpu()
+        if not layout.tensors[tensor].is_floating:
+            return stored[layout.passthrough]
+        value = block.value(write.step).cpu()
+        if settled is not None and value.dtype is not torch.bool:
+            value = torch.where(settled.places, settled.original.to(value.dtype), value)
+        return value
+
+    def _write(self, write: Write, value: torch.Tensor, tensor: str, start: int) -> None:
         for place in write.places[tensor]:
             out = _packed(value) if write.packed else value.to(torch_dtype(place.dtype))
             offset = start // 8 if write.packed else start * out.element_size()
@@ -187,6 +206,10 @@ class _Worker:
         return self._outputs[path]
 
 
+def _bytes(value: torch.Tensor) -> memoryview:
+    return memoryview(value.view(torch.uint8).numpy().data)
+
+
 def _packed(mask: torch.Tensor) -> torch.Tensor:
     """8 entries a byte, the first in the lowest bit."""
-    return torch.from_numpy(np.packbits(mask.numpy(), bitorder="little"))
+    return torch.from_numpy(np.packbits(mask.bool().numpy(), bitorder="little"))

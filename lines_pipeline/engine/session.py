@@ -23,7 +23,7 @@ from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.passes import Pass, cone, measures_of, plan_passes
 from lines_pipeline.planning.program import (
-    COMPILED_BYTES,
+    RECORDED_BYTES,
     SAMPLE_RUNS,
     Job,
     Observation,
@@ -127,7 +127,7 @@ class Session:
         program = replace(program, observations=observations)
         name = f"{one.number}/{len(prepared.passes)}"
         jobs = cut_jobs(program, self.settings.workers)
-        program = replace(program, compiled=sum(job.nbytes for job in jobs) >= COMPILED_BYTES)
+        program = replace(program, recorded=sum(job.nbytes for job in jobs) >= RECORDED_BYTES)
         results = self._sweep(name, program, jobs)
         self._learn_digests(program, results)
         numels = {o.measure: prepared.layouts[o.measure.of[0]].numels for o in observations}

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.engine.jobs import JobResult
 from lines_pipeline.ops.base import Measure, Partials
+from lines_pipeline.ops.blocks import Value, within
 from lines_pipeline.planning.program import Observation
 
 
 @dataclass(frozen=True)
 class Sample(Measure):
-    """Magnitudes of the first observed value, as they are."""
+    """Magnitudes of the first observed value, in no particular order."""
 
-    def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Any:
-        return values[0].abs().numpy(force=True).copy()
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
+        return (within(values[0], 0.0, math.inf),)
+
+    def partial(self, *reduced: Any) -> np.ndarray[Any, Any]:
+        ((_, zeros, magnitudes, _),) = reduced
+        return np.concatenate((np.zeros(zeros, magnitudes.dtype), magnitudes))
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Partials:
         return partials

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lines_pipeline.core.errors import CheckpointError, EngineError
+from lines_pipeline.core.tensors import ITEM_BYTES
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 
 
@@ -20,15 +21,15 @@ class BlockReader:
 
     def block(self, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
         """Values ``start`` to ``stop`` of the flattened tensor, 1-D, in the stored data type."""
-        dtype = getattr(torch, stored.spec.dtype)
-        value = torch.empty(stop - start, dtype=dtype)
+        value = torch.empty(stop - start, dtype=getattr(torch, stored.spec.dtype))
         if stop > start:
-            view = memoryview(value.view(torch.uint8).numpy().data)
-            self._fill(stored, view, stored.offset + start * dtype.itemsize)
+            self.fill(stored, start, memoryview(value.view(torch.uint8).numpy().data))
         return value
 
-    def _fill(self, stored: StoredTensor, view: memoryview, offset: int) -> None:
-        descriptor = self._descriptor(stored.path)
+    def fill(self, stored: StoredTensor, start: int, view: memoryview) -> None:
+        """Fill a view of bytes with values from ``start`` on, as stored."""
+        descriptor = self.descriptor(stored.path)
+        offset = stored.offset + start * ITEM_BYTES[stored.spec.dtype]
         while view:
             count = os.preadv(descriptor, [view], offset)
             if not count:
@@ -37,7 +38,8 @@ class BlockReader:
                 )
             view, offset = view[count:], offset + count
 
-    def _descriptor(self, path: str) -> int:
+    def descriptor(self, path: str) -> int:
+        """A file opened for reading."""
         if path not in self._descriptors:
             try:
                 self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

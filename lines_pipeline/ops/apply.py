@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, OpParams, Port, Values
+from lines_pipeline.ops.blocks import Value
 
 
 class ApplyParams(OpParams):
@@ -27,6 +27,6 @@ class Apply(Op):
     inputs = {"base": Port(EdgeType.WEIGHTS), "delta": Port(EdgeType.DELTA)}
     Params = ApplyParams
 
-    def apply(self, params: ApplyParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+    def apply(self, params: ApplyParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         base, delta = inputs["base"][0], inputs["delta"][0]
         return base + (delta if params.scale == 1.0 else delta * params.scale)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.blocks import Value
 
-Values = Mapping[str, tuple[torch.Tensor, ...]]
+Values = Mapping[str, tuple[Value, ...]]
 """The values of a step's inputs on one block, by port; a port that takes one value has a tuple of one."""
 
 
@@ -81,8 +81,12 @@ class Measure(ABC):
         return True
 
     @abstractmethod
-    def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Any:
-        """Reduce one block (at most ``BLOCK_NUMEL`` values, 1-D, compute type) to something small and picklable."""
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
+        """Reductions (``ops.blocks``) of one block: 1-D, compute type, at most ``BLOCK_NUMEL`` values."""
+
+    def partial(self, *reduced: Any) -> Any:
+        """What is kept of a block, from its reductions as numbers and arrays: something small and picklable."""
+        return reduced[0]
 
     @abstractmethod
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
@@ -147,8 +151,12 @@ class Op(ABC):
         """The ``stats`` of one tensor, in block ``place[0]`` (from 0) of ``place[1]``, or outside the blocks (None)."""
         return stats
 
-    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
-        """The result on one block: pure, without I/O, inputs untouched; same shape and dtype as the inputs."""
+    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+        """The result on one block: pure, without I/O, inputs untouched; same shape and dtype as the inputs.
+
+        Written with the arithmetic that ``ops.blocks`` tells of, it also runs compiled; with more than that, it runs
+        by itself.
+        """
         raise NotImplementedError(f"{self.name} is carried out by a driver")
 
     def facts(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
+from lines_pipeline.ops.blocks import Value
 from lines_pipeline.ops.measures import Count
 from lines_pipeline.ops.tall_mask import mask_count, tall_mask
 
@@ -41,15 +41,13 @@ class Consensus(Op):
     def measures(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
         return {"kept": Count((step,), optional=True)}
 
-    def apply(
-        self, params: ConsensusParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]
-    ) -> torch.Tensor:
+    def apply(self, params: ConsensusParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         merged = inputs["merged"][0]
         masks = inputs["masks"] or tuple(
             tall_mask(delta, merged, threshold)
             for delta, threshold in zip(inputs["deltas"], params.threshold, strict=True)
         )
-        return merged * (mask_count(masks) >= params.min_tasks)
+        return merged * (mask_count(masks, merged) >= params.min_tasks)
 
     def facts(
         self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.ops.base import Measure, Partials
-from lines_pipeline.ops.blocks import add_kept, as_array, count_set, mark_kept, nonzero_count
+from lines_pipeline.ops.blocks import Value, add_kept, nonzero_count, total, zeros_like
 
 
 @dataclass(frozen=True)
@@ -44,21 +42,20 @@ class SignMajority(Measure):
     def matters(self, partial: tuple[int, int, bool]) -> bool:
         return partial[2]
 
-    def observe(
-        self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any
-    ) -> tuple[int, int, bool]:
-        """Sum of signs, entries of sum zero, and whether some of these have anything but zeros to sum."""
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
         thresholds = [need.of(tensor) for need in needs] or [0.0] * len(values)
-        total = torch.zeros_like(values[0])
-        marks = torch.zeros_like(values[0], dtype=torch.bool)
+        sums = entries = zeros_like(values[0])
         for value, threshold, weight in zip(values, thresholds, self.weights, strict=True):
-            add_kept(total, value, threshold, weight)
-            mark_kept(marks, value, threshold)
-        signs = total.sign_()
-        majority, elected = int(signs.sum()), nonzero_count(signs)
-        return majority, signs.numel() - elected, elected < count_set(as_array(marks))
+            sums, entries = add_kept(sums, entries, value, threshold, weight)
+        signs = sums.sign()
+        return total(signs), nonzero_count(signs), nonzero_count(entries)
+
+    def partial(self, *reduced: Any) -> tuple[int, int, bool]:
+        """Sum of signs, entries with a sign, and whether others have anything but zeros to sum."""
+        signs, elected, marked = reduced
+        return int(signs), elected, elected < marked
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Election:
         blocks = [block for found in partials.values() for block in found]
-        signs, zeros = sum(block[0] for block in blocks), sum(block[1] for block in blocks)
-        return Election((signs > 0) - (signs < 0), zeros)
+        signs, elected = sum(block[0] for block in blocks), sum(block[1] for block in blocks)
+        return Election((signs > 0) - (signs < 0), sum(numels.values()) - elected)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, OpParams, Port, Values
-from lines_pipeline.ops.measures import running_sum
+from lines_pipeline.ops.blocks import Value, running_sum
 
 
 class InterpolateParams(OpParams):
@@ -37,8 +36,6 @@ class Interpolate(Op):
             return f"'t' is for two models, got {counts['models']}: give 'weights'"
         return None
 
-    def apply(
-        self, params: InterpolateParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]
-    ) -> torch.Tensor:
+    def apply(self, params: InterpolateParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         weights = params.weights if params.t is None else (1.0 - params.t, params.t)
         return running_sum(inputs["models"], weights)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
+from lines_pipeline.ops.blocks import Value
 from lines_pipeline.ops.measures import SumNorm
 
 
@@ -70,9 +70,7 @@ class LinesScale(Op):
         alpha = self.alpha(params, stats, counts["deltas"])
         return {"scale": alpha if place is None else alpha + params.slope * place[0] / (place[1] - 1)}
 
-    def apply(
-        self, params: LinesScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]
-    ) -> torch.Tensor:
+    def apply(self, params: LinesScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         scale: float = stats["scale"]
         return inputs["delta"][0] * scale
 

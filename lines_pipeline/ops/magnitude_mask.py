@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure, Op, Port, Values
+from lines_pipeline.ops.blocks import Value, all_set
 from lines_pipeline.ops.trim import TrimParams, trim_facts, trim_measures
 
 
@@ -26,10 +25,10 @@ class MagnitudeMask(Op):
     def measures(self, params: TrimParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
         return trim_measures(params.density, params.scope, inputs["delta"])
 
-    def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+    def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         delta = inputs["delta"][0]
         if "threshold0" not in stats:
-            return torch.ones_like(delta, dtype=torch.bool)
+            return all_set(delta)
         cut: float = stats["threshold0"].of(tensor)
         return delta.abs() >= cut
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, Port, Values
+from lines_pipeline.ops.blocks import Value
 
 
 class Mask(Op):
@@ -21,5 +20,5 @@ class Mask(Op):
     gives = EdgeType.DELTA
     inputs = {"delta": Port(EdgeType.DELTA), "mask": Port(EdgeType.MASK)}
 
-    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         return inputs["delta"][0] * inputs["mask"][0]

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.ops.base import Again, Measure, Partials
-from lines_pipeline.ops.blocks import as_array, as_numpy, count_set, within
+from lines_pipeline.ops.blocks import Value, nonzero_count, running_sum, total, within
 
 _LARGE = 1e37
 """Twice as much is still a float32."""
@@ -29,8 +28,8 @@ def exact_total(partials: Mapping[str, list[float]]) -> float:
 class SumNorm(Measure):
     """L1 norm of the sum of the observed values over the whole model (of one value: its L1 norm)."""
 
-    def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> float:
-        return float(running_sum(values).abs_().sum())
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
+        return (total(running_sum(values).abs()),)
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> float:
         return exact_total(partials)
@@ -40,8 +39,8 @@ class SumNorm(Measure):
 class Count(Measure):
     """How many of the values are set (a mask) or differ from zero."""
 
-    def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> int:
-        return int(torch.count_nonzero(values[0]))
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
+        return (nonzero_count(values[0]),)
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> int:
         return sum(value for values in partials.values() for value in values)
@@ -70,7 +69,7 @@ class Bracket:
 
 @dataclass(frozen=True)
 class BracketCounts:
-    """One block against a bracket: counts outside and on the ends, and the magnitudes strictly inside."""
+    """One block against a bracket: counts below and on the ends, and the magnitudes strictly inside."""
 
     below: int
     at_low: int
@@ -105,14 +104,12 @@ class TrimThreshold(Measure):
             for group, names in _groups(self.scope, numels).items()
         }
 
-    def observe(self, values: Sequence[torch.Tensor], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Any:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
         bracket: Bracket = state["" if self.scope == "global" else tensor.name]
-        if bracket.low == 0.0:
-            return _counted_from_zero(values[0], bracket)
-        below, near = within(values[0], bracket.low, bracket.high)
-        at_high = int((near == bracket.high).sum()) if bracket.high > bracket.low else 0
-        inside = near[(near > bracket.low) & (near < bracket.high)]
-        return BracketCounts(below, int((near == bracket.low).sum()), inside, at_high)
+        return (within(values[0], bracket.low, bracket.high),)
+
+    def partial(self, *reduced: Any) -> BracketCounts:
+        return BracketCounts(*reduced[0])
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
         found: dict[str, float] = {}
@@ -136,14 +133,6 @@ class TrimThreshold(Measure):
     def _rank(self, names: Sequence[str], numels: Mapping[str, int]) -> int:
         total = sum(numels[name] for name in names)
         return total - int(total * self.density)
-
-
-def _counted_from_zero(value: torch.Tensor, bracket: Bracket) -> BracketCounts:
-    sizes = as_array(value.abs())
-    if bracket.high == math.inf:
-        return BracketCounts(0, 0, as_numpy(sizes), 0)
-    inside = sizes[(sizes > 0.0) & (sizes < bracket.high)]
-    return BracketCounts(0, count_set(sizes == 0.0), as_numpy(inside), count_set(sizes == bracket.high))
 
 
 def _groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:
@@ -196,14 +185,3 @@ def _smaller(counts: Sequence[BracketCounts], value: float, bracket: Bracket) ->
     """How many magnitudes are below ``value``, which the bracket holds."""
     found = sum(block.below + int((block.inside < value).sum()) for block in counts)
     return found + (sum(block.at_low for block in counts) if value > bracket.low else 0)
-
-
-def running_sum(values: Sequence[torch.Tensor], weights: Sequence[float] | None = None) -> torch.Tensor:
-    """Sum of the (weighted) values from first to last, one rounding a step: the same on every device and thread."""
-    total = values[0].clone() if weights is None or weights[0] == 1.0 else values[0] * weights[0]
-    for index, value in enumerate(values[1:], start=1):
-        if weights is None or weights[index] == 1.0:
-            total += value
-        else:
-            total += value * weights[index]
-    return total

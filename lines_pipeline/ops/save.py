@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.ops.base import Op, OpParams, Port, Values
+from lines_pipeline.ops.blocks import Value
 
 
 class SaveParams(OpParams):
@@ -31,5 +31,5 @@ class Save(Op):
     inputs = {"model": Port(None)}
     Params = SaveParams
 
-    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         return inputs["model"][0]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, OpParams, Port, Values
+from lines_pipeline.ops.blocks import Value
 
 
 class ScaleParams(OpParams):
@@ -27,5 +27,5 @@ class Scale(Op):
     inputs = {"delta": Port(EdgeType.DELTA)}
     Params = ScaleParams
 
-    def apply(self, params: ScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+    def apply(self, params: ScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         return inputs["delta"][0] * params.by

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, OpParams, Port, Values
-from lines_pipeline.ops.measures import running_sum
+from lines_pipeline.ops.blocks import Value, running_sum
 
 
 class SoupParams(OpParams):
@@ -38,5 +37,5 @@ class Soup(Op):
             return "a greedy soup chosen on the test split would overstate its accuracy: use 'split: val'"
         return None
 
-    def apply(self, params: SoupParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
-        return running_sum(inputs["models"]).div_(len(inputs["models"]))
+    def apply(self, params: SoupParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+        return running_sum(inputs["models"]) / len(inputs["models"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
+from lines_pipeline.ops.blocks import Value, zeros_like
 from lines_pipeline.ops.measures import Count
 
 
@@ -18,16 +18,16 @@ class TallMaskParams(OpParams):
     threshold: tuple[float, ...] = Field((0.4,), description="lambda of the mask: number, list or map by item.")
 
 
-def tall_mask(delta: torch.Tensor, merged: torch.Tensor, threshold: float) -> torch.Tensor:
+def tall_mask(delta: Value, merged: Value, threshold: float) -> Value:
     """Boolean mask of ``delta``'s shape: strictly larger than ``threshold`` times its distance to ``merged``."""
-    return delta.abs() > (merged - delta).abs_().mul_(threshold)
+    return delta.abs() > (merged - delta).abs() * threshold
 
 
-def mask_count(masks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """How many of the masks are set at each entry (int32)."""
-    total = torch.zeros(masks[0].shape, dtype=torch.int32, device=masks[0].device)
+def mask_count(masks: Sequence[Value], like: Value) -> Value:
+    """How many of the masks are set at each entry, in the type of ``like``."""
+    total = zeros_like(like)
     for mask in masks:
-        total += mask
+        total = total + mask
     return total
 
 
@@ -45,9 +45,7 @@ class TallMask(Op):
     def measures(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
         return {"set": Count((step,), optional=True)}
 
-    def apply(
-        self, params: TallMaskParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]
-    ) -> torch.Tensor:
+    def apply(self, params: TallMaskParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         return tall_mask(inputs["deltas"][0], inputs["merged"][0], params.threshold[0])
 
     def facts(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, OpParams, Port, Values
-from lines_pipeline.ops.measures import running_sum
+from lines_pipeline.ops.blocks import Value, running_sum
 
 
 class TaskArithmeticParams(OpParams):
@@ -32,6 +31,6 @@ class TaskArithmetic(Op):
 
     def apply(
         self, params: TaskArithmeticParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, object]
-    ) -> torch.Tensor:
+    ) -> Value:
         total = running_sum(inputs["deltas"], params.weights)
-        return total.div_(len(inputs["deltas"])) if params.reduce == "mean" else total
+        return total / len(inputs["deltas"]) if params.reduce == "mean" else total

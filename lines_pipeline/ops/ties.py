@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure, Op, Port, Values
-from lines_pipeline.ops.blocks import add_agreeing, add_kept, keep_from
+from lines_pipeline.ops.blocks import Value, add_agreeing, add_kept, keep_from, zeros_like
 from lines_pipeline.ops.election import SignMajority
 from lines_pipeline.ops.trim import TrimParams, threshold_of, trim_facts, trim_measures
 
@@ -41,15 +40,15 @@ class Ties(Op):
         needs, max_like = tuple(found.values()), params.aggregate == "max"
         return found | {"election": SignMajority(inputs["deltas"], params.weights, max_like, needs=needs)}
 
-    def apply(self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+    def apply(self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         kept = [(delta, threshold_of(stats, tensor, i), params.weights[i]) for i, delta in enumerate(inputs["deltas"])]
-        total = torch.zeros_like(inputs["deltas"][0])
+        total = count = zeros_like(inputs["deltas"][0])
         for delta, threshold, weight in kept:
-            add_kept(total, delta, threshold, weight)
+            total, count = add_kept(total, count, delta, threshold, weight)
         majority = stats["election"].majority
-        sign = total.sign_().mul_(2).add_(majority).sign_()  # an entry of sum 0 takes the majority sign
-        direction = sign if majority else sign.mul(2).sub_(1).sign_()  # and counts as negative where that is 0
-        return _AGGREGATES[params.aggregate](kept, direction).mul_(sign if params.aggregate == "max" else direction)
+        sign = (total.sign() * 2.0 + majority).sign()  # an entry of sum 0 takes the majority sign
+        direction = sign if majority else (sign * 2.0 + -1.0).sign()  # and counts as negative where that is 0
+        return _AGGREGATES[params.aggregate](kept, direction) * (sign if params.aggregate == "max" else direction)
 
     def facts(
         self, params: TiesParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
@@ -64,32 +63,31 @@ class Ties(Op):
         }
 
 
-Kept = list[tuple[torch.Tensor, float, float]]
+Kept = list[tuple[Value, float, float]]
 """Task vectors, each with its threshold and weight."""
 
 
-def _sums(kept: Kept, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _sums(kept: Kept, direction: Value) -> tuple[Value, Value]:
     """Sum of the magnitudes that agree with the direction, and how many they are."""
-    total, count = torch.zeros_like(direction), torch.zeros_like(direction)
+    total = count = zeros_like(direction)
     for delta, threshold, weight in kept:
-        add_agreeing(total, count, direction, delta, threshold=threshold, weight=weight)
+        total, count = add_agreeing(total, count, delta, threshold, weight, direction=direction)
     return total, count
 
 
-def _sum(kept: Kept, direction: torch.Tensor) -> torch.Tensor:
+def _sum(kept: Kept, direction: Value) -> Value:
     return _sums(kept, direction)[0]
 
 
-def _mean(kept: Kept, direction: torch.Tensor) -> torch.Tensor:
+def _mean(kept: Kept, direction: Value) -> Value:
     total, count = _sums(kept, direction)
-    return total.div_(count.clamp_(min=1))
+    return total / count.clamp(min=1.0)
 
 
-def _max(kept: Kept, direction: torch.Tensor) -> torch.Tensor:
-    largest = torch.zeros_like(direction)
+def _max(kept: Kept, direction: Value) -> Value:
+    largest = zeros_like(direction)
     for delta, threshold, weight in kept:
-        agreeing = (keep_from(delta, threshold) * weight).mul_(direction).clamp_(min=0)
-        torch.maximum(largest, agreeing, out=largest)
+        largest = largest.maximum(keep_from(delta, threshold) * weight * direction)
     return largest
 
 

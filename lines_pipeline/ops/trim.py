@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
-from lines_pipeline.ops.blocks import keep_from
+from lines_pipeline.ops.blocks import Value, keep_from
 from lines_pipeline.ops.measures import TrimThreshold
 
 
@@ -59,7 +58,7 @@ class Trim(Op):
     def measures(self, params: TrimParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
         return trim_measures(params.density, params.scope, inputs["delta"])
 
-    def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> torch.Tensor:
+    def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         return keep_from(inputs["delta"][0], threshold_of(stats, tensor))
 
     def facts(

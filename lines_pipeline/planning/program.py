@@ -17,8 +17,8 @@ SAMPLE_RUNS = 1024
 SAMPLE_RUN_NUMEL = 1024
 MIN_JOB_BYTES = 4 * 2**20
 MAX_JOB_BYTES = 128 * 2**20
-COMPILED_BYTES = 500_000_000
-"""Passes that read at least this much load compiled loops, which takes a third of a second (seconds the first time)."""
+RECORDED_BYTES = 500_000_000
+"""Passes that read at least this much run recorded: loading that takes half a second (seconds the first time)."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Program:
     observations: tuple[Observation, ...]
     writes: tuple[Write, ...]
     device: str = "cpu"
-    compiled: bool = False
-    """Whether blocks go through compiled loops; loading them pays for large passes only."""
+    recorded: bool = False
+    """Whether blocks run as recordings; loading the compiled part of these pays for large passes only."""
 
     @property
     def whole_tensors(self) -> bool:

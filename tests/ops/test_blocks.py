@@ -1,6 +1,11 @@
-"""Compiled loops give the bits of the plain forms, whatever the values."""
+"""Recordings give the bits of the plain forms, whatever the values."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,81 +13,153 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lines_pipeline.ops.blocks import add_agreeing, add_kept, compiled, keep_from, mark_kept, within
+from lines_pipeline.core.tensors import BLOCK_NUMEL
+from lines_pipeline.ops import blocks as forms
+from lines_pipeline.ops.blocks.tape import LANES, Code, Reduced, Register, Tape, Unrecordable
 
 pytest.importorskip("numba")
 
-SPECIAL = (0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 1e-40, -1e-40, 3e38, 0.25)
-TYPES = (torch.float32, torch.float64)
+SPECIAL = (0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 1e-40, -1e-40, 3e37, 0.25)
+Function = Callable[..., Any]
 
 
 @st.composite
-def blocks(draw: st.DrawFn) -> torch.Tensor:
-    """A block with many equal magnitudes, both zeros, tiny and huge values."""
-    size = draw(st.sampled_from([1, 63, 64, 65, 200, 1000]))
+def same_size_blocks(draw: st.DrawFn) -> list[torch.Tensor]:
+    """Three blocks with many equal magnitudes, both zeros, tiny and huge values."""
+    size = draw(st.sampled_from([1, 31, 32, 33, 200, LANES - 1, LANES, LANES + 1, 3 * LANES + 17]))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
-    chosen = torch.randint(len(SPECIAL) + 4, (size,), generator=generator)
-    values = torch.randn(size, generator=generator, dtype=torch.float64)
-    for index, special in enumerate(SPECIAL):
-        values[chosen == index] = special
-    return values.to(draw(st.sampled_from(TYPES)))
-
-
-def bits(value: torch.Tensor) -> bytes:
-    return value.numpy().tobytes()
-
-
-@settings(deadline=None, max_examples=60)
-@given(blocks(), st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0]), st.sampled_from([1.0, 0.3, -2.0, 0.0]))
-def test_what_is_kept_is_added_alike(value: torch.Tensor, threshold: float, weight: float) -> None:
     found = []
-    for wanted in (False, True):
-        total, marks = torch.linspace(-1, 1, len(value), dtype=value.dtype), torch.zeros(len(value), dtype=torch.bool)
-        with compiled(wanted):
-            add_kept(total, value, threshold, weight)
-            mark_kept(marks, value, threshold)
-        found.append((bits(total), bits(marks)))
-    assert found[0] == found[1]
-    assert torch.equal(marks, (value.abs() >= threshold) & (value != 0))
-    expected = torch.linspace(-1, 1, len(value), dtype=value.dtype) + keep_from(value, threshold) * weight
-    assert bits(total) == bits(expected)
+    for _ in range(3):
+        chosen = torch.randint(len(SPECIAL) + 4, (size,), generator=generator)
+        values = torch.randn(size, generator=generator, dtype=torch.float64)
+        for index, special in enumerate(SPECIAL):
+            values[chosen == index] = special
+        found.append(values.to(dtype))
+    return found
 
 
-@settings(deadline=None, max_examples=60)
-@given(blocks(), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([1.0, 0.3, -2.0]))
-def test_what_agrees_is_added_and_counted_alike(value: torch.Tensor, threshold: float, weight: float) -> None:
-    direction = torch.where(torch.arange(len(value)) % 3 == 0, -1.0, 1.0).to(value.dtype)
-    found = []
-    for wanted in (False, True):
-        total, count = torch.ones_like(value), torch.zeros_like(value)
-        with compiled(wanted):
-            add_agreeing(total, count, direction, value, threshold=threshold, weight=weight)
-        found.append((bits(total), bits(count)))
-    assert found[0] == found[1]
-    agrees = (value * weight * direction > 0) & (value.abs() >= threshold)
-    assert torch.equal(count.bool(), agrees)
+def recorded(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
+    """What a function of blocks gives as a recording: tensors, and results of reductions."""
+    from lines_pipeline.ops.blocks.machine import run
+
+    tape = Tape(values[0].dtype, len(values))
+    results = as_list(function(*(tape.source(number) for number in range(len(values)))))
+    kept = [tape.store(one) if isinstance(one, Register) else one for one in results]
+    routine = tape.routine(BLOCK_NUMEL)
+    memory = np.full(routine.length, np.nan, routine.scalars.dtype)
+    for number, value in enumerate(values):
+        memory[number * BLOCK_NUMEL : number * BLOCK_NUMEL + len(value)] = value.numpy()
+    size, slots = len(values[0]), routine.slots
+    sums, counts = np.ones((slots.get(Code.TOTAL, 0), LANES)), np.ones((6, 8), np.int64)
+    found = np.empty((slots.get(Code.WITHIN, 0), size + 1), memory.dtype)
+    raw, files = np.empty((len(values), 0), np.uint16), np.zeros((len(values), 3), np.int64)
+    assert run(routine.code, routine.places, routine.scalars, memory, raw, sums, counts, found, files, size) == -1
+
+    def result(one: Any) -> Any:
+        if not isinstance(one, Reduced):
+            return torch.from_numpy(memory[routine.stored[one] :][:size].copy())
+        if one.code is Code.WITHIN:
+            below, at_low, inside, at_high = counts[1:5, one.slot].tolist()
+            return below, at_low, found[one.slot, :inside].tolist(), at_high
+        return float(sums[one.slot, 0]) if one.code is Code.TOTAL else int(counts[0, one.slot])
+
+    return [result(one) for one in kept]
 
 
-@settings(deadline=None, max_examples=60)
-@given(blocks(), st.sampled_from([(0.25, 0.5), (0.5, 0.5), (0.3, 0.9), (1e-41, 3e38), (5.0, 6.0)]))
-def test_magnitudes_in_a_bracket_are_found_alike(value: torch.Tensor, bracket: tuple[float, float]) -> None:
-    low, high = bracket
-    found = []
-    for wanted in (False, True):
-        with compiled(wanted):
-            below, near = within(value, low, high)
-        found.append((below, near.tobytes()))
-    assert found[0] == found[1]
-    sizes = value.abs().numpy()
-    low, high = (sizes.dtype.type(edge) for edge in bracket)
-    assert below == np.count_nonzero(sizes < low)
-    assert near.tolist() == sizes[(sizes >= low) & (sizes <= high)].tolist()
+def plain(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
+    """The same of tensors."""
+    found: list[Any] = []
+    for one in as_list(function(*(value.clone() for value in values))):
+        if isinstance(one, torch.Tensor):
+            found.append(one.to(values[0].dtype))
+        else:
+            found.append((one[0], one[1], one[2].tolist(), one[3]) if isinstance(one, tuple) else one)
+    return found
 
 
-def test_without_numba_the_plain_forms_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lines_pipeline.ops import blocks as module
+def as_list(results: Any) -> list[Any]:
+    return list(results) if isinstance(results, tuple | list) else [results]
 
-    monkeypatch.setattr(module, "_installed", lambda: False)
-    monkeypatch.setattr(module, "_loops", lambda: pytest.fail("the compiled loops were loaded"))
-    with compiled(True):
-        assert within(torch.tensor([0.1, 0.5, 2.0]), 0.4, 1.0)[0] == 1
+
+def bits(results: list[Any]) -> list[Any]:
+    return [one.numpy().tobytes() if isinstance(one, torch.Tensor) else one for one in results]
+
+
+def elected(a: Any, b: Any, c: Any) -> Any:
+    """TIES, as its op does it."""
+    total = count = forms.zeros_like(a)
+    for value in (a, b, c):
+        total, count = forms.add_kept(total, count, value, 0.5, 0.3)
+    direction = (total.sign() * 2.0 + 1.0).sign()
+    agreeing = number = forms.zeros_like(a)
+    for value in (a, b, c):
+        agreeing, number = forms.add_agreeing(agreeing, number, value, 0.5, 0.3, direction=direction)
+    return agreeing / number.clamp(min=1.0) * direction, total, count
+
+
+FUNCTIONS: dict[str, Function] = {
+    "arithmetic": lambda a, b, c: (a - b, a + b, a * c, a * 0.3, a / 3, b * -2.0),
+    "masks": lambda a, b, c: ((a.abs() > b.abs() * 0.4) * c, (a >= 0.5) * b, forms.all_set(a) * c),
+    "count of masks": lambda a, b, c: forms.zeros_like(a) + (a >= 0.5) + (b >= 0.5),
+    "larger": lambda a, b, c: a.abs().maximum(b.abs()),
+    "sum": lambda a, b, c: forms.running_sum([a, b, c], [1.0, 0.3, -0.7]),
+    "keep": lambda a, b, c: (forms.keep_from(a, 0.5), forms.keep_from(b, 0.0), forms.keep_from(c, 1e-40)),
+    "kept": lambda a, b, c: forms.add_kept(a, forms.zeros_like(a), b, 0.5, -2.0),
+    "agreeing": lambda a, b, c: forms.add_agreeing(a.abs(), b.abs(), c, 0.25, 0.3, direction=a.sign() * 2.0 + 0.5),
+    "ties": elected,
+    "total": lambda a, b, c: (forms.total((a * 1e-30).abs()), forms.total(b.sign())),
+    "nonzero": lambda a, b, c: (forms.nonzero_count(a), forms.nonzero_count(a > b)),
+    "within": lambda a, b, c: [forms.within(a, 0.25, 0.5)],
+    "within one": lambda a, b, c: [forms.within(a, 0.5, 0.5)],
+    "within all": lambda a, b, c: [forms.within(a - b, 0.0, float("inf"))],
+    "within from zero": lambda a, b, c: [forms.within(c, 0.0, 1.0)],
+    "source itself": lambda a, b, c: (a, a, b),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@settings(deadline=None, max_examples=25)
+@given(values=same_size_blocks())
+def test_recordings_give_the_bits_of_the_plain_forms(name: str, values: list[torch.Tensor]) -> None:
+    function = FUNCTIONS[name]
+    assert bits(recorded(function, values)) == bits(plain(function, values))
+
+
+def test_a_bracket_is_counted_as_defined() -> None:
+    value = torch.tensor([0.0, -0.1, 0.5, -0.5, 0.7, -0.9, 1.0, 2.0])
+    below, at_low, inside, at_high = forms.within(value, 0.5, 1.0)
+    assert (below, at_low, at_high) == (2, 2, 1)
+    assert inside.tolist() == pytest.approx([0.7, 0.9])
+
+
+def test_nothing_is_computed_twice_and_strips_are_used_again() -> None:
+    tape = Tape(torch.float32, 2)
+    one, other = tape.source(0), tape.source(1)
+    for _ in range(50):
+        forms.total((one - other).abs())
+    routine = tape.routine(BLOCK_NUMEL)
+    assert list(routine.code[:, 0]) == [Code.SUBTRACT, Code.ABS] + [Code.TOTAL] * 50
+    assert routine.length == 2 * BLOCK_NUMEL + 2 * LANES
+
+
+def test_what_has_no_instruction_says_so() -> None:
+    source = Tape(torch.float32, 1).source(0)
+    with pytest.raises(Unrecordable):
+        source.fft()
+    with pytest.raises(Unrecordable):
+        forms.zeros_like(source, torch.float64)
+    with pytest.raises(TypeError):
+        torch.sin(source)
+
+
+def test_the_machine_knows_every_instruction_by_its_number() -> None:
+    """Its numbers are spelt out there, because compiled code is kept for as long as its own file stays the same."""
+    from lines_pipeline.ops.blocks import machine
+
+    text = Path(machine.__file__).read_text()
+    for code in Code:
+        assert getattr(machine, f"_{code.name}") == code
+        assert code in (Code.SUBTRACT, Code.KEEP, Code.EXCEEDS, Code.ADD_AGREEING, Code.CHECK) or re.search(
+            rf"op == _{code.name}\b", text
+        )

@@ -26,7 +26,7 @@ def measured(measure: Measure, values: list[torch.Tensor], found: Mapping[Measur
     numels = {"t": values[0].numel()}
     state = measure.prepare({}, numels) if measure.sampled else None
     needs = [found[need] for need in measure.needs]
-    result = measure.finalize({"t": [measure.observe(values, SPEC, needs, state)]}, numels, state)
+    result = measure.finalize({"t": [measure.partial(*measure.observe(values, SPEC, needs, state))]}, numels, state)
     assert not isinstance(result, Again)
     return result
 

@@ -29,7 +29,7 @@ def values(kind: str) -> torch.Tensor:
 
 
 def swept(measure: TrimThreshold, delta: torch.Tensor, state: dict[str, Bracket]) -> Thresholds | Again:
-    blocks = [measure.observe([part], SPEC, [], state) for part in delta.split(BLOCK_NUMEL)]
+    blocks = [measure.partial(*measure.observe([part], SPEC, [], state)) for part in delta.split(BLOCK_NUMEL)]
     found = measure.finalize({"t": blocks}, {"t": NUMEL}, state)
     assert isinstance(found, Thresholds | Again)
     return found

@@ -1,132 +1,109 @@
-"""The inner steps of trimming and electing, on one block; large merges in main memory run them as compiled loops.
+"""What ops and measures do with blocks beyond plain arithmetic, on tensors and on registers alike.
 
-Each function has a plain form and, in ``loops``, one that goes over the block once and lets other threads work
-meanwhile. Both give the same bits. Which one runs is chosen by ``compiled``, and by whether Numba is installed.
+An op's ``apply`` is written once, in terms of these functions and of ``+ - * /``, ``>``, ``>=``, ``abs``, ``sign``,
+``maximum`` and ``clamp(min=...)``. Given tensors, it computes at once (any device). Given the registers of a ``Tape``,
+it is recorded, and the recording then runs over a block in one go (``machine``). Both give the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-_compiled: ContextVar[bool] = ContextVar("compiled", default=False)
-_FLOATS = (torch.float32, torch.float64)
+from lines_pipeline.ops.blocks.tape import LANES, Code, Register
+
+Value = Any
+"""``torch.Tensor`` or ``Register``."""
 
 
-@contextmanager
-def compiled(wanted: bool) -> Iterator[None]:
-    """Run the block functions of this thread as compiled loops, where they can be."""
-    token = _compiled.set(wanted)
-    try:
-        yield
-    finally:
-        _compiled.reset(token)
+def zeros_like(value: Value, dtype: torch.dtype | None = None) -> Value:
+    """A block of zeros; of another type where that is given."""
+    return value.tape.zeros(dtype) if isinstance(value, Register) else torch.zeros_like(value, dtype=dtype)
 
 
-def keep_from(value: torch.Tensor, threshold: float) -> torch.Tensor:
+def all_set(value: Value) -> Value:
+    """A mask that is set everywhere."""
+    return value.abs() >= 0.0 if isinstance(value, Register) else torch.ones_like(value, dtype=torch.bool)
+
+
+def keep_from(value: Value, threshold: float) -> Value:
     """``value`` with entries of smaller magnitude than ``threshold`` set to zero; all of it where that is 0."""
     if threshold == 0.0:
         return value
+    if isinstance(value, Register):
+        return value.tape.compute(Code.KEEP, (value,), (threshold,))
     return functional.hardshrink(value, _below(threshold, value.dtype))
 
 
-def add_kept(total: torch.Tensor, value: torch.Tensor, threshold: float, weight: float) -> None:
-    """Add ``weight`` times the entries of ``value`` that reach ``threshold`` to ``total``, in place."""
-    if _loops_apply(value):
-        _loops().add_kept(total.numpy(), *_scalars(value, threshold, weight))
-    else:
-        total += _weighted(value, threshold, weight)
+def add_kept(total: Value, count: Value, value: Value, threshold: float, weight: float) -> tuple[Value, Value]:
+    """``total`` plus ``weight`` times the entries of ``value`` that reach ``threshold``; ``count`` plus 1 where such an
+    entry is not zero."""
+    if isinstance(value, Register):
+        return value.tape.compute_two(Code.ADD_KEPT, (total, count, value), (threshold, weight))
+    kept = keep_from(value, threshold)
+    return total + _weighted(kept, weight), count + kept.abs().sign_()
 
 
 def add_agreeing(
-    total: torch.Tensor,
-    count: torch.Tensor,
-    direction: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    threshold: float,
-    weight: float,
-) -> None:
-    """Of what ``add_kept`` adds, add the magnitudes whose sign is ``direction`` (1 or -1), and count them, in place."""
-    if _loops_apply(value):
-        _loops().add_agreeing(total.numpy(), count.numpy(), direction.numpy(), *_scalars(value, threshold, weight))
-    else:
-        agreeing = _weighted(value, threshold, weight).mul(direction).clamp_(min=0)
-        total += agreeing
-        count += agreeing.sign_()
+    total: Value, count: Value, value: Value, threshold: float, weight: float, *, direction: Value
+) -> tuple[Value, Value]:
+    """Of what ``add_kept`` adds, add the magnitudes whose sign is ``direction`` (1 or -1), and count these."""
+    if isinstance(value, Register):
+        return value.tape.compute_two(Code.ADD_AGREEING, (total, count, value, direction), (threshold, weight))
+    agreeing = (_weighted(keep_from(value, threshold), weight) * direction).clamp_(min=0)
+    return total + agreeing, count + agreeing.sign()
 
 
-def mark_kept(marks: torch.Tensor, value: torch.Tensor, threshold: float) -> None:
-    """Set the ``marks`` (bool) of entries that are not zero and reach ``threshold``, in place."""
-    if _loops_apply(value):
-        _loops().mark_kept(marks.numpy(), *_scalars(value, threshold))
-    else:
-        sizes, array = as_array(value.abs()), as_array(marks)
-        array |= sizes >= threshold if threshold > 0.0 else sizes > 0.0
-
-
-def within(value: torch.Tensor, low: float, high: float) -> tuple[int, np.ndarray[Any, Any]]:
-    """How many magnitudes are below ``low`` (positive), and those from ``low`` to ``high``."""
-    if _loops_apply(value):
-        below, found = _loops().within(*_scalars(value, low, high))
-        return int(below), found
-    sizes = as_array(value.abs())
-    reached = sizes >= low
-    return value.numel() - count_set(reached), as_numpy(sizes[reached & (sizes <= high)])
-
-
-def nonzero_count(value: torch.Tensor) -> int:
-    """Entries that are not zero."""
-    return count_set(as_array(value) != 0)
-
-
-def as_array(value: torch.Tensor) -> Any:
-    """A block as a NumPy array where it is in main memory: masks are made and counted several times faster there."""
-    return value.numpy() if value.device.type == "cpu" else value
-
-
-def as_numpy(values: Any) -> np.ndarray[Any, Any]:
-    """An array in main memory, from what ``as_array`` gave."""
-    return values if isinstance(values, np.ndarray) else values.numpy(force=True)
-
-
-def count_set(mask: Any) -> int:
-    """Set entries of a mask made from what ``as_array`` gave."""
-    return int(np.count_nonzero(mask) if isinstance(mask, np.ndarray) else torch.count_nonzero(mask))
-
-
-@cache
-def _loops() -> Any:
-    """The compiled forms; compiling takes seconds once a machine, loading them from Numba's cache 0.3 s."""
-    return import_module("lines_pipeline.ops.blocks.loops")
-
-
-@cache
-def _installed() -> bool:
-    return find_spec("numba") is not None
-
-
-def _loops_apply(value: torch.Tensor) -> bool:
-    return _compiled.get() and value.device.type == "cpu" and value.dtype in _FLOATS and _installed()
-
-
-def _scalars(value: torch.Tensor, *numbers: float) -> tuple[Any, ...]:
-    """The block, and numbers in its own type: a wider one would widen the sums."""
+def total(value: Value) -> Any:
+    """Sum of a block: rows of ``LANES`` entries are added up in float64, then the lanes pairwise."""
+    if isinstance(value, Register):
+        return value.tape.reduce(Code.TOTAL, value)
+    if value.device.type != "cpu":
+        return float(value.sum(dtype=torch.float64))
     array = value.numpy()
-    return (array, *(array.dtype.type(number) for number in numbers))
+    whole = len(array) // LANES * LANES
+    lanes = np.add.reduce(array[:whole].reshape(-1, LANES), axis=0, dtype=np.float64)
+    lanes[: len(array) - whole] += array[whole:]
+    while len(lanes) > 1:
+        lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+    return float(lanes[0])
 
 
-def _weighted(value: torch.Tensor, threshold: float, weight: float) -> torch.Tensor:
-    kept = keep_from(value, threshold)
+def nonzero_count(value: Value) -> Any:
+    """Entries that are set (of a mask) or not zero."""
+    if isinstance(value, Register):
+        return value.tape.reduce(Code.COUNT, value)
+    return int(np.count_nonzero(value.numpy()) if value.device.type == "cpu" else torch.count_nonzero(value))
+
+
+def within(value: Value, low: float, high: float) -> Any:
+    """How many magnitudes are below ``low`` and equal to it, those up to ``high``, and how many are equal to that.
+
+    Where both ends are equal, magnitudes equal to them are counted twice.
+    """
+    if isinstance(value, Register):
+        return value.tape.reduce(Code.WITHIN, value, (low, high))
+    sizes: Any = value.abs().numpy() if value.device.type == "cpu" else value.abs()
+    low, high = (torch.tensor(end, dtype=value.dtype).item() for end in (low, high))
+    found = sizes[(sizes > low) & (sizes < high)]
+    found = found if isinstance(found, np.ndarray) else found.numpy(force=True)
+    return int((sizes < low).sum()), int((sizes == low).sum()), found, int((sizes == high).sum())
+
+
+def running_sum(values: Sequence[Value], weights: Sequence[float] | None = None) -> Value:
+    """Sum of the (weighted) values from first to last, one rounding a step: the same on every device and thread."""
+    scaled = [value if w == 1.0 else value * w for value, w in zip(values, weights or [1.0] * len(values), strict=True)]
+    result = scaled[0]
+    for value in scaled[1:]:
+        result = result + value
+    return result
+
+
+def _weighted(kept: torch.Tensor, weight: float) -> torch.Tensor:
     return kept if weight == 1.0 else kept * weight
 
 

@@ -1,0 +1,194 @@
+"""Blocks of large merges in main memory: what a pass does with a tensor is recorded once, then run block by block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from threading import local
+from typing import Any
+
+import numpy as np
+import torch
+
+from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
+from lines_pipeline.engine.evaluation import ACTUAL, Block, ProgramIndex, torch_dtype
+from lines_pipeline.io.checkpoints import StoredTensor
+from lines_pipeline.io.reading import BlockReader
+from lines_pipeline.ops.base import Measure
+from lines_pipeline.ops.blocks.tape import LANES, Code, Reduced, Routine, Tape, Unrecordable
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a pass does with one tensor under one assumption about its guesses."""
+
+    routine: Routine
+    sources: tuple[str, ...]
+    """Steps whose blocks it takes, in order."""
+    checks: Mapping[str, Reduced]
+    """By source: where the number of its values that are not finite will be."""
+    observed: Mapping[int, tuple[Any, ...]]
+    """By observation: its reductions."""
+    stored: Mapping[str, int]
+    """By written step: which of the kept blocks is its value."""
+
+
+class Recorder:
+    """Makes the recordings of one job."""
+
+    def __init__(self, index: ProgramIndex) -> None:
+        self._index, self._program = index, index.program
+        self._made: dict[tuple[str, int], Recording | None] = {}
+
+    def recording(self, tensor: str, world: int = 0) -> Recording | None:
+        """The recording for a tensor; None where it cannot be recorded, and is computed as it is read."""
+        if (tensor, world) not in self._made:
+            self._made[tensor, world] = self._record(tensor, world)
+        return self._made[tensor, world]
+
+    def measure(self, number: int) -> Measure:
+        """What an observation measures."""
+        return self._program.observations[number].measure
+
+    def source(self, step: str, tensor: str) -> StoredTensor:
+        """Where a source's tensor is stored."""
+        return self._program.sources[step][tensor]
+
+    def _record(self, tensor: str, world: int) -> Recording | None:
+        types = {step: self._program.sources[step][tensor].spec for step in self._index.read(tensor)}
+        computed = {spec.compute_dtype for spec in types.values() if spec.dtype != "bool"}
+        recordable = all(spec.is_floating or spec.dtype == "bool" for spec in types.values())
+        known_bad = any(tensor in self._program.nonfinite.get(step, ()) for step in types)
+        if len(computed) != 1 or not recordable or known_bad:
+            return None
+        tape = Tape(torch_dtype(computed.pop()), len(types))
+        masks = {step: spec.dtype == "bool" for step, spec in types.items()}
+        given = {step: tape.source(n, is_mask=masks[step]) for n, step in enumerate(types)}
+        checked = [step for step in types if step in self._program.hashed and not masks[step]]
+        largest = torch.finfo(tape.dtype).max
+        checks = {step: tape.reduce(Code.CHECK, given[step], (largest,)) for step in checked}
+        block = Block(self._index, tensor, {step: given[step] for step in self._index.sources(tensor)})
+        try:
+            observed = {number: block.reduced(number, world) for number in self._index.observed(tensor, world)}
+            written = dict.fromkeys(write.step for write in self._program.writes if tensor in write.places)
+            stored = {step: tape.store(block.value(step, ACTUAL)) for step in written}
+        except (Unrecordable, TypeError):
+            return None
+        return Recording(tape.routine(BLOCK_NUMEL), tuple(types), checks, observed, stored)
+
+
+class Workspace(local):
+    """A thread's memory for recordings, used again for all blocks and jobs."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[str, Any], np.ndarray[Any, Any]] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+        """An array of at least this size, with what was last in it."""
+        key, size = (name, dtype), math.prod(shape)
+        if key not in self._arrays or self._arrays[key].size < size:
+            self._arrays[key] = np.empty(size, dtype)
+        return self._arrays[key][:size].reshape(shape)
+
+
+_workspace = Workspace()
+
+
+class RecordedBlock:
+    """One block of a tensor that has a recording, read and run; the values are in memory that the next block takes."""
+
+    def __init__(self, recorder: Recorder, reader: BlockReader, tensor: str, start: int, size: int) -> None:
+        recording = recorder.recording(tensor)
+        assert recording is not None
+        self._recorder, self._reader, self._tensor = recorder, reader, tensor
+        self._recording, self._start, self._size = recording, start, size
+        self._type = recording.routine.scalars.dtype.type
+        self._memory = _workspace.array("memory", (recording.routine.length,), self._type)
+        self._raw = _workspace.array("raw", (len(recording.sources), BLOCK_NUMEL), np.uint16)
+        self._narrow: dict[str, torch.Tensor] = {}
+        self._reductions = {0: self._run(recording, self._files())}
+
+    def stored(self) -> Iterator[tuple[str, memoryview]]:
+        """The bytes of every source, as in its file."""
+        for number, step in enumerate(self._recording.sources):
+            dtype = self._source(step).spec.dtype
+            if step in self._narrow:
+                stored = self._narrow[step].view(torch.uint8).numpy()
+            elif dtype == "bfloat16":
+                stored = self._raw[number, : self._size].view(np.uint8)
+            else:
+                stored = self._row(number).view(np.uint8)
+            yield step, memoryview(stored.data)
+
+    def nonfinite(self) -> list[str]:
+        """Sources that hold NaN or Inf, of those that are checked."""
+        return [step for step, check in self._recording.checks.items() if self._reductions[0][check]]
+
+    def observed(self, number: int, world: int) -> Any:
+        """The partial of an observation in one of its worlds."""
+        recording = self._recorder.recording(self._tensor, world)
+        assert recording is not None
+        if world not in self._reductions:
+            self._reductions[world] = self._run(recording, np.zeros((len(recording.sources), 3), np.int64))
+        found = self._reductions[world]
+        reduced = (found[one] if isinstance(one, Reduced) else one for one in recording.observed[number])
+        return self._recorder.measure(number).partial(*reduced)
+
+    def value(self, step: str) -> torch.Tensor:
+        """A written step's value."""
+        offset = self._recording.routine.stored[self._recording.stored[step]]
+        return torch.from_numpy(self._memory[offset : offset + self._size])
+
+    def _source(self, step: str) -> StoredTensor:
+        return self._recorder.source(step, self._tensor)
+
+    def _row(self, source: int) -> np.ndarray[Any, Any]:
+        return self._memory[source * BLOCK_NUMEL : source * BLOCK_NUMEL + self._size]
+
+    def _files(self) -> np.ndarray[Any, Any]:
+        """What the machine reads; types that it does not know are read here."""
+        files = np.zeros((len(self._recording.sources), 3), np.int64)
+        for number, step in enumerate(self._recording.sources):
+            source = self._source(step)
+            width = ITEM_BYTES[source.spec.dtype]
+            if source.spec.dtype == "bfloat16" or width == self._memory.itemsize:
+                files[number] = self._reader.descriptor(source.path), source.offset + self._start * width, width
+            else:
+                self._narrow[step] = self._reader.block(source, self._start, self._start + self._size)
+                torch.from_numpy(self._row(number)).copy_(self._narrow[step])
+        return files
+
+    def _run(self, recording: Recording, files: np.ndarray[Any, Any]) -> dict[Reduced, Any]:
+        routine = recording.routine
+        slots = {code: routine.slots.get(code, 0) for code in (Code.TOTAL, Code.COUNT, Code.WITHIN, Code.CHECK)}
+        sums = _workspace.array("sums", (slots[Code.TOTAL], LANES), np.float64)
+        counts = _workspace.array("counts", (6, max(slots.values())), np.int64)
+        found = _workspace.array("found", (slots[Code.WITHIN], BLOCK_NUMEL + 1), self._type)
+        place = (self._memory, self._raw, sums, counts, found, files, self._size)
+        unread = _machine().run(routine.code, routine.places, routine.scalars, *place)
+        if unread >= 0:
+            self._reader.block(self._source(recording.sources[unread]), self._start, self._start + self._size)
+            raise AssertionError("a block that could not be read could be read")
+        results: dict[Reduced, Any] = {Reduced(Code.TOTAL, n): float(sums[n, 0]) for n in range(slots[Code.TOTAL])}
+        for code, row in ((Code.COUNT, 0), (Code.CHECK, 5)):
+            results |= {Reduced(code, n): int(counts[row, n]) for n in range(slots[code])}
+        for n in range(slots[Code.WITHIN]):
+            below, at_low, inside, at_high = counts[1:5, n].tolist()
+            results[Reduced(Code.WITHIN, n)] = (below, at_low, found[n, :inside].copy(), at_high)
+        return results
+
+
+@cache
+def _machine() -> Any:
+    """The compiled part; compiling takes seconds once a machine, loading it from Numba's cache half of one."""
+    return import_module("lines_pipeline.ops.blocks.machine")
+
+
+@cache
+def can_record() -> bool:
+    """Whether Numba is there to run recordings."""
+    return find_spec("numba") is not None

@@ -1,0 +1,138 @@
+"""Large merges run as recordings, and give the bytes and facts of merges that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TIES_LINES
+from safetensors.torch import load_file, save_file
+
+import lines_pipeline
+from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.engine import recording, session
+
+pytest.importorskip("numba")
+
+Recipe = Callable[..., Path]
+
+SAVED = {
+    "model": {"op": "apply", "base": "base", "delta": "merged", "scale": 0.3},
+    "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
+}
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "ties, lines": TIES_LINES,
+    "ties by max": {"merged": {"op": "ties", "deltas": "updates", "density": 0.3, "aggregate": "max"}, **SAVED},
+    "ties by sum, a tensor at a time": {
+        "merged": {"op": "ties", "deltas": "updates", "aggregate": "sum", "scope": "tensor", "weights": [1, 0.3, -2]},
+        **SAVED,
+    },
+    "arithmetic": {"merged": {"op": "task-arithmetic", "deltas": "updates", "weights": [1.0, 0.3, -0.5]}, **SAVED},
+    "mean, without a tensor": {
+        "merged": {"op": "task-arithmetic", "deltas": "updates", "reduce": "mean", "exclude": ["visual.proj"]},
+        **SAVED,
+    },
+    "consensus": {
+        "sum": {"op": "task-arithmetic", "deltas": "updates"},
+        "merged": {"op": "consensus", "deltas": "updates", "merged": "sum", "threshold": 0.4, "min_tasks": 2},
+        **SAVED,
+    },
+    "masks": {
+        "sum": {"op": "task-arithmetic", "deltas": "updates"},
+        "masks": {"op": "tall-mask", "deltas": "updates", "merged": "sum"},
+        "own": {"op": "magnitude-mask", "delta": "sum", "density": 0.5},
+        "trimmed": {"op": "trim", "delta": "sum", "density": 0.7},
+        "merged": {"op": "mask", "delta": "trimmed", "mask": "own"},
+        "kept": {"op": "save", "model": "own", "path": "mask.safetensors", "packed": True},
+        **SAVED,
+    },
+    "soup": {
+        "soup": {"op": "soup", "models": "experts"},
+        "wise": {"op": "interpolate", "models": ["base", "soup"], "t": 0.6},
+        "saved": {"op": "save", "model": "wise", "path": "model.safetensors", "dtype": "bfloat16"},
+    },
+}
+
+
+@pytest.fixture(params=["float32", "bfloat16", "float16", "float64"])
+def wide_models(request: pytest.FixtureRequest, models: Path) -> Path:
+    """Models of one type, with a tensor of several blocks; equal magnitudes and zeros occur."""
+    generator = torch.Generator().manual_seed(7)
+    for name in ("base", "a", "b", "c"):
+        state = load_file(models / f"{name}.safetensors")
+        state["wide.weight"] = (torch.randn(3, 70_001, generator=generator) * 8).round() / 8
+        kept = {n: v.to(getattr(torch, request.param)) if v.is_floating_point() else v for n, v in state.items()}
+        save_file(kept, models / f"{name}.safetensors")
+    return models
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch, shared_store: str) -> Callable[..., tuple[Any, dict[str, bytes]]]:
+    """Runs a recipe with or without recordings: its facts, and the bytes of its files."""
+
+    def run(recipe: Path, *, recorded: bool) -> tuple[Any, dict[str, bytes]]:
+        made: list[str] = []
+        original = recording.RecordedBlock.__init__
+
+        def counted(self: Any, *args: Any) -> None:
+            made.append(args[2])
+            original(self, *args)
+
+        monkeypatch.setattr(recording.RecordedBlock, "__init__", counted)
+        monkeypatch.setattr(session, "RECORDED_BYTES", 0 if recorded else 10**12)
+        result = lines_pipeline.run(recipe, out=Path("recorded" if recorded else "plain"), cache=False)
+        monkeypatch.setattr(recording.RecordedBlock, "__init__", original)
+        assert bool(made) == recorded
+        return result.facts, {path.name: path.read_bytes() for path in result.files}
+
+    return run
+
+
+@pytest.fixture
+def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Gives the next run a cache of its own: inputs are hashed again."""
+    return lambda name: monkeypatch.setenv("XDG_CACHE_HOME", str(Path(name).resolve()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_recordings_change_no_byte(
+    method: str, wide_models: Path, write_recipe: Recipe, runs: Callable[..., Any], forget: Callable[[str], None]
+) -> None:
+    recipe = write_recipe(METHODS[method])
+    plain = runs(recipe, recorded=False)
+    forget("other-cache")
+    assert runs(recipe, recorded=True) == plain
+
+
+def test_values_that_are_not_finite_are_settled_as_without_recordings(
+    models: Path, write_recipe: Recipe, runs: Callable[..., Any], forget: Callable[[str], None]
+) -> None:
+    for name in ("base", "a", "b", "c"):
+        state = load_file(models / f"{name}.safetensors")
+        state["visual.proj"][3, 2:5] = torch.tensor([float("nan"), float("inf"), -float("inf")])
+        save_file(state, models / f"{name}.safetensors")
+    recipe = write_recipe(TIES_LINES)
+    plain = runs(recipe, recorded=False)
+    forget("other-cache")
+    assert runs(recipe, recorded=True) == plain
+    state["visual.proj"][0, 0] = float("nan")
+    save_file(state, models / "c.safetensors")
+    with pytest.raises(CheckpointError, match=r"c\.safetensors.*visual\.proj.*NaN"):
+        runs(recipe, recorded=True)
+
+
+def test_models_that_cancel_out_are_elected_under_every_hypothesis(
+    models: Path, write_recipe: Recipe, runs: Callable[..., Any]
+) -> None:
+    base = load_file(models / "base.safetensors")
+    for name, sign in (("a", 1.0), ("b", -1.0), ("c", 0.0)):
+        moved = {n: v + sign * torch.ones_like(v) if v.is_floating_point() else v for n, v in base.items()}
+        save_file({n: v.clone() for n, v in moved.items()}, models / f"{name}.safetensors")
+    for aggregate in ("mean", "max"):
+        nodes = {**TIES_LINES, "merged": {**TIES_LINES["merged"], "aggregate": aggregate, "density": 1.0}}
+        recipe = write_recipe(nodes)
+        assert runs(recipe, recorded=True) == runs(recipe, recorded=False)
