@@ -189,6 +189,16 @@ def _machine() -> Any:
 
 
 @cache
+def load_machine() -> None:
+    """Load the compiled part now, for the type that most models have, rather than within the first sweep."""
+    if can_record():
+        none, number = np.zeros((0, 8), np.int64), np.zeros(1, np.float32)
+        sums, counts, found = np.zeros((0, LANES)), np.zeros((6, 0), np.int64), np.zeros((0, 1), np.float32)
+        raw, files = np.zeros((0, 1), np.uint16), np.zeros((0, 3), np.int64)
+        _machine().run(none, none[:, :2].copy(), number, number, raw, sums, counts, found, files, 0)
+
+
+@cache
 def can_record() -> bool:
     """Whether Numba is there to run recordings."""
     return find_spec("numba") is not None

@@ -11,6 +11,7 @@ from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.events import PassFinished, PassProgress, PassStarted, Sink
 from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.jobs import JobResult
+from lines_pipeline.engine.recording import load_machine
 from lines_pipeline.engine.schedulers import run_jobs
 from lines_pipeline.engine.statistics import Sample, finalize_all
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
@@ -122,12 +123,14 @@ class Session:
         unhashed = frozenset(step for step in one.steps if step in self.checkpoints and step not in self.digests)
         compiled = compile_pass(one, prepared.graph, prepared.layouts, sources, known, outputs)
         program = replace(compiled, hashed=unhashed, nonfinite=self.nonfinite, device=self.settings.device)
+        jobs = cut_jobs(program, self.settings.workers)
+        program = replace(program, recorded=sum(job.nbytes for job in jobs) >= RECORDED_BYTES)
+        if program.recorded and not self.settings.on_cluster:
+            load_machine()
         states = self._states(prepared, program, one)
         observations = tuple(replace(o, state=states.get(o.measure)) for o in program.observations)
         program = replace(program, observations=observations)
         name = f"{one.number}/{len(prepared.passes)}"
-        jobs = cut_jobs(program, self.settings.workers)
-        program = replace(program, recorded=sum(job.nbytes for job in jobs) >= RECORDED_BYTES)
         results = self._sweep(name, program, jobs)
         self._learn_digests(program, results)
         numels = {o.measure: prepared.layouts[o.measure.of[0]].numels for o in observations}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -184,8 +186,20 @@ class _Records:
                 self.connection.send(_Reply(run, error=str(error)))
 
 
+_NICENESS = 19
+"""How far the recording process stands back behind the merge, which it runs beside."""
+
+
+def _stand_back() -> None:
+    """Linux weighs sessions before it weighs their processes, and this process has a session of its own."""
+    os.nice(_NICENESS)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(_NICENESS))
+
+
 def main(descriptor: int) -> None:
     """Serve the process at the other end of a socket."""
+    _stand_back()
     import mlflow  # noqa: F401 (takes a second, while the run finds its inputs)
 
     _Records(Connection(descriptor)).serve()
