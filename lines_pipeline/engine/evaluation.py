@@ -15,7 +15,7 @@ from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure
 from lines_pipeline.ops.blocks import Value, zeros_like
-from lines_pipeline.planning.program import Observation, Program
+from lines_pipeline.planning.program import Program
 from lines_pipeline.recipe.graph import Step
 
 
@@ -42,11 +42,14 @@ class ProgramIndex:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.steps = {step.id: step for step in program.steps}
-        self.worlds = [self._worlds(observation) for observation in program.observations]
+        self._hypothetical: dict[Measure, tuple[World, ...]] = {}
+        self.worlds = [self._worlds(observation.guess) for observation in program.observations]
         """By observation: one world for every hypothesis about what it is guessed from."""
+        self.written = [self._worlds(write.guess)[0] for write in program.writes]
+        """By write: the world whose value is written."""
         numbers = {observation.measure: number for number, observation in enumerate(program.observations)}
-        self.guess_numbers = [numbers.get(o.guess) if o.guess else None for o in program.observations]
-        """By observation: the one that it is guessed from."""
+        self.numbers = numbers
+        """Observations by measure."""
         self._stats: dict[tuple[str, str, World], Mapping[str, Any]] = {}
         self._read: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
@@ -88,12 +91,13 @@ class ProgramIndex:
             self._stats[key] = step.op.localize(step.params, known, place, input_counts(step))
         return self._stats[key]
 
-    def _worlds(self, observation: Observation) -> Sequence[World]:
-        guess = observation.guess
+    def _worlds(self, guess: Measure | None) -> Sequence[World]:
         if guess is None:
             return (ACTUAL,)
-        steps = frozenset(self._dependants(guess))
-        return tuple(World({guess: hypothesis}, steps) for hypothesis in guess.hypotheses)
+        if guess not in self._hypothetical:
+            steps = frozenset(self._dependants(guess))
+            self._hypothetical[guess] = tuple(World({guess: found}, steps) for found in guess.hypotheses)
+        return self._hypothetical[guess]
 
     def _dependants(self, guess: Measure) -> set[str]:
         found: set[str] = set()
@@ -125,6 +129,10 @@ class Block:
         assert spec is not None
         values = [self.input_value(step, spec, self._index.worlds[number][world]) for step in observation.measure.of]
         return observation.measure.observe(values, spec, observation.needs, observation.state)
+
+    def written(self, number: int) -> Value:
+        """The value of a write."""
+        return self.value(self._program.writes[number].step, self._index.written[number])
 
     def value(self, step_id: str, world: World = ACTUAL) -> Value:
         """1-D value in the compute type (masks: bool) of a step whose layout has the tensor."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from lines_pipeline.core.events import BlockScales
 from lines_pipeline.engine.session import Prepared, Session
-from lines_pipeline.engine.storing import Request, existing_file
+from lines_pipeline.engine.storing import Request, existing_file, stored_types
 from lines_pipeline.io.writing import require_space
 from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
 from lines_pipeline.planning.compilation import compile_pass
@@ -24,14 +24,18 @@ def forecast(
 ) -> PlanReport:
     """The plan of the requested files and of the ``models`` to evaluate. Checks keys, shapes and memory."""
     wanted = [*requests, *(Request(model) for model in models)]
-    missing = [request.step for request in wanted if existing_file(session, graph, request) is None]
-    prepared = session.prepare(graph, dict.fromkeys(missing))
+    absent = [request for request in wanted if existing_file(session, graph, request) is None]
+    missing, prepared = [request.step for request in absent], session.prepare(graph, stored_types(absent))
     peak = projected_peak(prepared.passes, prepared.layouts, session.settings)
     require_memory(peak, session.settings)
     _require_space(requests, missing, prepared.layouts)
     steps = cone(graph, [request.step for request in wanted])
     layouts = lay_out(graph, steps, session.checkpoints)
-    passes = [describe_pass(one, prepared.layouts, _bytes_read(prepared, one, session)) for one in prepared.passes]
+    passes = [
+        describe_pass(one, prepared.layouts, _bytes_read(prepared, one, session))
+        for one in prepared.passes
+        if not one.is_empty
+    ]
     specs = [spec for request in wanted for spec in layouts[request.step].tensors.values()]
     settings = session.settings
     return PlanReport(
@@ -57,7 +61,7 @@ def _require_space(requests: Sequence[Request], missing: Sequence[str], layouts:
 
 
 def _bytes_read(prepared: Prepared, one: Pass, session: Session) -> int:
-    sources = session.sources(prepared, one)
+    sources = session.sources(prepared, one, {})
     unknown = {m: None for p in prepared.passes for m in p.measures}
     program = compile_pass(one, prepared.graph, prepared.layouts, sources, {**unknown, **prepared.known}, {})
     names = {

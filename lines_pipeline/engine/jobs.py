@@ -18,6 +18,7 @@ from lines_pipeline.engine.recording import RecordedBlock, Recorder, can_record
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.io.writing import write_block
+from lines_pipeline.ops.base import Measure
 from lines_pipeline.planning.program import Job, Program, Tile, Write
 
 
@@ -30,6 +31,8 @@ class JobResult:
     nonfinite: set[tuple[str, str]] = field(default_factory=set)
     bytes_read: int = 0
     bytes_written: int = 0
+    doubtful: bool = False
+    """Whether a draft has values that the guess it was made under makes a difference to."""
 
 
 def run_job(program: Program, job: Job) -> JobResult:
@@ -61,8 +64,8 @@ class _Values(Protocol):
     def observed(self, number: int, world: int) -> Any:
         """The partial of an observation in one of its worlds."""
 
-    def value(self, step: str) -> torch.Tensor:
-        """The value of a written step."""
+    def written(self, number: int) -> torch.Tensor:
+        """The value of a write."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,10 @@ class _Worker:
 
     def _take(self, block: RecordedBlock, tensor: str, start: int) -> None:
         """Count and hash what was read."""
-        for step, stored in block.stored():
-            self.result.bytes_read += stored.nbytes
+        self.result.bytes_read += block.nbytes
+        for step in self._index.read(tensor) if self._program.hashed else ():
             if step in self._program.hashed:
-                self.result.digests.setdefault((step, tensor), []).append((start, block_digest(stored)))
+                self.result.digests.setdefault((step, tensor), []).append((start, block_digest(block.stored(step))))
 
     def _read(self, tensor: str, start: int, stop: int, hashed: frozenset[str]) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = {}
@@ -160,35 +163,39 @@ class _Worker:
         self._latest.clear()
         for number in self._index.observed(tensor):
             self._observe(number, block, tensor, start)
-        for write in self._program.writes:
+        for number, write in enumerate(self._program.writes):
             if tensor in write.places:
-                self._write(write, self._output_value(write, block, tensor, stored, settled), tensor, start)
+                self._write(write, self._output_value(number, block, tensor, stored, settled), tensor, start)
+                self.result.doubtful |= self._matters(write.guess)
 
     def _observe(self, number: int, block: _Values, tensor: str, start: int) -> None:
         """Under every hypothesis that can make a difference on this block."""
         found = [block.observed(number, 0)]
         for world in range(1, len(self._index.worlds[number])):
-            found.append(block.observed(number, world) if self._matters(number) else found[0])
+            matters = self._matters(self._program.observations[number].guess)
+            found.append(block.observed(number, world) if matters else found[0])
         self._latest[number] = found[0]
         self.result.partials.setdefault((number, tensor), []).append((start, tuple(found)))
 
-    def _matters(self, number: int) -> bool:
-        """Whether what an observation is guessed from can make a difference on the block in hand."""
-        guess, source = self._program.observations[number].guess, self._index.guess_numbers[number]
-        return guess is None or source not in self._latest or guess.matters(self._latest[source])
+    def _matters(self, guess: Measure | None) -> bool:
+        """Whether the hypotheses of what is guessed can make a difference on the block in hand."""
+        if guess is None:
+            return False
+        number = self._index.numbers[guess]
+        return number in self._latest and guess.matters(self._latest[number])
 
     def _output_value(
         self,
-        write: Write,
+        number: int,
         block: _Values,
         tensor: str,
         stored: Mapping[str, torch.Tensor],
         settled: _Settled | None,
     ) -> torch.Tensor:
-        layout = self._program.layouts[write.step]
+        layout = self._program.layouts[self._program.writes[number].step]
         if not layout.tensors[tensor].is_floating:
             return stored[layout.passthrough]
-        value = block.value(write.step).cpu()
+        value = block.written(number).cpu()
         if settled is not None and value.dtype is not torch.bool:
             value = torch.where(settled.places, settled.original.to(value.dtype), value)
         return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
-from lines_pipeline.engine.evaluation import ACTUAL, Block, ProgramIndex, torch_dtype
+from lines_pipeline.engine.evaluation import Block, ProgramIndex, torch_dtype
 from lines_pipeline.io.checkpoints import StoredTensor
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.ops.base import Measure
@@ -29,12 +29,14 @@ class Recording:
     routine: Routine
     sources: tuple[str, ...]
     """Steps whose blocks it takes, in order."""
+    width: int
+    """Bytes of one value of all sources together, as stored."""
     checks: Mapping[str, Reduced]
     """By source: where the number of its values that are not finite will be."""
     observed: Mapping[int, tuple[Any, ...]]
     """By observation: its reductions."""
-    stored: Mapping[str, int]
-    """By written step: which of the kept blocks is its value."""
+    stored: Mapping[int, int]
+    """By write: which of the kept blocks is its value."""
 
 
 class Recorder:
@@ -74,11 +76,12 @@ class Recorder:
         block = Block(self._index, tensor, {step: given[step] for step in self._index.sources(tensor)})
         try:
             observed = {number: block.reduced(number, world) for number in self._index.observed(tensor, world)}
-            written = dict.fromkeys(write.step for write in self._program.writes if tensor in write.places)
-            stored = {step: tape.store(block.value(step, ACTUAL)) for step in written}
+            written = (number for number, write in enumerate(self._program.writes) if tensor in write.places)
+            stored = {number: tape.store(block.written(number)) for number in written}
         except (Unrecordable, TypeError):
             return None
-        return Recording(tape.routine(BLOCK_NUMEL), tuple(types), checks, observed, stored)
+        width = sum(ITEM_BYTES[spec.dtype] for spec in types.values())
+        return Recording(tape.routine(BLOCK_NUMEL), tuple(types), width, checks, observed, stored)
 
 
 class Workspace(local):
@@ -88,14 +91,20 @@ class Workspace(local):
         self._arrays: dict[tuple[str, Any], np.ndarray[Any, Any]] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-        """An array of at least this size, with what was last in it."""
+        """An array of this shape, with what was last in it; a larger one than before takes over the values."""
         key, size = (name, dtype), math.prod(shape)
-        if key not in self._arrays or self._arrays[key].size < size:
+        found = self._arrays.setdefault(key, np.empty(0, dtype))
+        if found.size < size:
             self._arrays[key] = np.empty(size, dtype)
+            self._arrays[key][: found.size] = found
         return self._arrays[key][:size].reshape(shape)
 
 
 _workspace = Workspace()
+
+
+_Results = dict[Code, list[Any]]
+"""By kind of reduction, in the order of their slots."""
 
 
 class RecordedBlock:
@@ -108,25 +117,28 @@ class RecordedBlock:
         self._recording, self._start, self._size = recording, start, size
         self._type = recording.routine.scalars.dtype.type
         self._memory = _workspace.array("memory", (recording.routine.length,), self._type)
+        """Rows of sources and of kept blocks, then strips; every world's routine has the same rows."""
         self._raw = _workspace.array("raw", (len(recording.sources), BLOCK_NUMEL), np.uint16)
         self._narrow: dict[str, torch.Tensor] = {}
         self._reductions = {0: self._run(recording, self._files())}
 
-    def stored(self) -> Iterator[tuple[str, memoryview]]:
-        """The bytes of every source, as in its file."""
-        for number, step in enumerate(self._recording.sources):
-            dtype = self._source(step).spec.dtype
-            if step in self._narrow:
-                stored = self._narrow[step].view(torch.uint8).numpy()
-            elif dtype == "bfloat16":
-                stored = self._raw[number, : self._size].view(np.uint8)
-            else:
-                stored = self._row(number).view(np.uint8)
-            yield step, memoryview(stored.data)
+    @property
+    def nbytes(self) -> int:
+        """Bytes read."""
+        return self._size * self._recording.width
+
+    def stored(self, step: str) -> memoryview:
+        """The bytes of a source, as in its file."""
+        if step in self._narrow:
+            return memoryview(self._narrow[step].view(torch.uint8).numpy().data)
+        number = self._recording.sources.index(step)
+        brain = self._source(step).spec.dtype == "bfloat16"
+        return memoryview((self._raw[number, : self._size] if brain else self._row(number)).view(np.uint8).data)
 
     def nonfinite(self) -> list[str]:
         """Sources that hold NaN or Inf, of those that are checked."""
-        return [step for step, check in self._recording.checks.items() if self._reductions[0][check]]
+        found = self._reductions[0][Code.CHECK]
+        return [step for step, check in self._recording.checks.items() if found[check.slot]]
 
     def observed(self, number: int, world: int) -> Any:
         """The partial of an observation in one of its worlds."""
@@ -135,12 +147,12 @@ class RecordedBlock:
         if world not in self._reductions:
             self._reductions[world] = self._run(recording, np.zeros((len(recording.sources), 3), np.int64))
         found = self._reductions[world]
-        reduced = (found[one] if isinstance(one, Reduced) else one for one in recording.observed[number])
+        reduced = [found[one.code][one.slot] for one in recording.observed[number]]
         return self._recorder.measure(number).partial(*reduced)
 
-    def value(self, step: str) -> torch.Tensor:
-        """A written step's value."""
-        offset = self._recording.routine.stored[self._recording.stored[step]]
+    def written(self, number: int) -> torch.Tensor:
+        """The value of a write."""
+        offset = self._recording.routine.stored[self._recording.stored[number]]
         return torch.from_numpy(self._memory[offset : offset + self._size])
 
     def _source(self, step: str) -> StoredTensor:
@@ -162,8 +174,9 @@ class RecordedBlock:
                 torch.from_numpy(self._row(number)).copy_(self._narrow[step])
         return files
 
-    def _run(self, recording: Recording, files: np.ndarray[Any, Any]) -> dict[Reduced, Any]:
+    def _run(self, recording: Recording, files: np.ndarray[Any, Any]) -> _Results:
         routine = recording.routine
+        self._memory = _workspace.array("memory", (routine.length,), self._type)
         slots = {code: routine.slots.get(code, 0) for code in (Code.TOTAL, Code.COUNT, Code.WITHIN, Code.CHECK)}
         sums = _workspace.array("sums", (slots[Code.TOTAL], LANES), np.float64)
         counts = _workspace.array("counts", (6, max(slots.values())), np.int64)
@@ -173,13 +186,13 @@ class RecordedBlock:
         if unread >= 0:
             self._reader.block(self._source(recording.sources[unread]), self._start, self._start + self._size)
             raise AssertionError("a block that could not be read could be read")
-        results: dict[Reduced, Any] = {Reduced(Code.TOTAL, n): float(sums[n, 0]) for n in range(slots[Code.TOTAL])}
-        for code, row in ((Code.COUNT, 0), (Code.CHECK, 5)):
-            results |= {Reduced(code, n): int(counts[row, n]) for n in range(slots[code])}
-        for n in range(slots[Code.WITHIN]):
-            below, at_low, inside, at_high = counts[1:5, n].tolist()
-            results[Reduced(Code.WITHIN, n)] = (below, at_low, found[n, :inside].copy(), at_high)
-        return results
+        set_or_not, *ends, bad = counts.tolist()
+        brackets = [
+            (below, at_low, found[slot, :inside].copy(), at_high)
+            for slot, (below, at_low, inside, at_high) in enumerate(zip(*ends, strict=True))
+            if slot < slots[Code.WITHIN]
+        ]
+        return {Code.TOTAL: sums[:, 0].tolist(), Code.COUNT: set_or_not, Code.CHECK: bad, Code.WITHIN: brackets}
 
 
 @cache

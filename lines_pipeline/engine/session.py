@@ -19,6 +19,7 @@ from lines_pipeline.io.digests import Known, checkpoint_digest
 from lines_pipeline.io.reading import check_unchanged
 from lines_pipeline.ops.base import Again, Measure
 from lines_pipeline.planning.compilation import Outputs, compile_pass
+from lines_pipeline.planning.drafts import draft_of, holds_drafts, with_drafts
 from lines_pipeline.planning.keys import Keys
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import EngineSettings
@@ -74,9 +75,12 @@ class Session:
         """Content keys as far as the inputs' contents are known."""
         return Keys(graph, self.digests)
 
-    def prepare(self, graph: Graph, steps: Iterable[str]) -> Prepared:
-        """Plan what it takes to write ``steps``; reads headers only."""
-        steps, keys = tuple(steps), self.keys(graph)
+    def prepare(self, graph: Graph, outputs: Mapping[str, str]) -> Prepared:
+        """Plan what it takes to write steps, by the type they are stored in (``keep``: as it is; ``""``: packed).
+
+        Reads headers only.
+        """
+        steps, keys = tuple(outputs), self.keys(graph)
         cached = {
             step_id: open_checkpoint(self.cache.value_path(str(keys.step(step_id))))
             for step_id in cone(graph, steps)
@@ -85,7 +89,9 @@ class Session:
         needed = cone(graph, steps, cached)
         known = self.known(graph, needed)
         layouts = lay_out(graph, cone(graph, steps), self.checkpoints)
-        return Prepared(graph, keys, known, cached, layouts, plan_passes(graph, steps, known, cached))
+        in_place = [step for step, dtype in outputs.items() if holds_drafts(graph.steps[step], dtype, layouts)]
+        passes = with_drafts(plan_passes(graph, steps, known, cached), graph, known, cached, in_place)
+        return Prepared(graph, keys, known, cached, layouts, passes)
 
     def known(self, graph: Graph, steps: Iterable[str]) -> dict[Measure, Any]:
         """Statistics of ``steps`` that this run or an earlier one computed."""
@@ -102,10 +108,21 @@ class Session:
 
     def run(self, prepared: Prepared, outputs: Outputs) -> dict[Measure, Any]:
         """Carry out all passes; the written files are left under their temporary names. Returns all statistics."""
-        known = dict(prepared.known)
-        for one in prepared.passes:
-            known |= self._run_pass(prepared, one, known, outputs)
+        known, sound = dict(prepared.known), True
+        for planned in prepared.passes:
+            one = planned
+            if planned.otherwise is not None and not (sound and self._finite(prepared)):
+                one = planned.otherwise
+            if not one.is_empty:
+                found, doubtful = self._run_pass(prepared, one, known, outputs)
+                known |= found
+                guesses = [draft.guess for draft in one.drafts.values() if draft.guess is not None]
+                sound = sound and not (doubtful and any(guess.hypothesis(known[guess]) for guess in guesses))
         return known
+
+    def _finite(self, prepared: Prepared) -> bool:
+        """Whether no input has NaN or Inf: a draft cannot tell where they were."""
+        return not any(self.nonfinite.get(step) for step in prepared.layouts)
 
     def remember(self, graph: Graph, known: Mapping[Measure, Any]) -> None:
         """Keep statistics under their keys, which are all known after the first sweep."""
@@ -118,8 +135,9 @@ class Session:
 
     def _run_pass(
         self, prepared: Prepared, one: Pass, known: Mapping[Measure, Any], outputs: Outputs
-    ) -> dict[Measure, Any]:
-        sources = self.sources(prepared, one)
+    ) -> tuple[dict[Measure, Any], bool]:
+        """Statistics, and whether a draft depends on what it guessed."""
+        sources = self.sources(prepared, one, outputs)
         unhashed = frozenset(step for step in one.steps if step in self.checkpoints and step not in self.digests)
         compiled = compile_pass(one, prepared.graph, prepared.layouts, sources, known, outputs)
         program = replace(compiled, hashed=unhashed, nonfinite=self.nonfinite, device=self.settings.device)
@@ -134,14 +152,18 @@ class Session:
         results = self._sweep(name, program, jobs)
         self._learn_digests(program, results)
         numels = {o.measure: prepared.layouts[o.measure.of[0]].numels for o in observations}
-        return self._settle(name, program, finalize_all(observations, results, numels), numels)
+        found = self._settle(name, program, finalize_all(observations, results, numels), numels)
+        return found, any(result.doubtful for result in results)
 
-    def sources(self, prepared: Prepared, one: Pass) -> dict[str, Checkpoint]:
-        """What a pass reads, by step."""
+    def sources(self, prepared: Prepared, one: Pass, outputs: Outputs) -> dict[str, Checkpoint]:
+        """What a pass reads, by step; drafts lie where ``outputs`` will be."""
         found = {step: self.checkpoints[step] for step in one.steps if step in self.checkpoints}
         found |= {step: prepared.cached[step] for step in one.steps if step in prepared.cached}
-        passthrough = {prepared.layouts[sink].passthrough for sink in one.sinks} - {""}
-        return found | {step: self.checkpoints[step] for step in sorted(passthrough)}
+        written = [*one.sinks, *(sink for sink, draft in one.drafts.items() if draft.step == sink)]
+        passthrough = {prepared.layouts[sink].passthrough for sink in written} - {""}
+        found |= {step: self.checkpoints[step] for step in sorted(passthrough)}
+        drafts = {sink: draft.step for sink, draft in one.finishes.items() if draft.step in one.steps}
+        return found | {step: draft_of(prepared.layouts[step], outputs.get(sink)) for sink, step in drafts.items()}
 
     def _states(self, prepared: Prepared, program: Program, one: Pass) -> dict[Measure, Any]:
         """What sampled measures learn from a sample before the sweep."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,7 +46,7 @@ def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[
     """
     found = {n: path for n, r in enumerate(requests) if (path := existing_file(session, graph, r)) is not None}
     wanted = {number: request for number, request in enumerate(requests) if number not in found}
-    prepared = session.prepare(graph, dict.fromkeys(request.step for request in wanted.values()))
+    prepared = session.prepare(graph, stored_types(wanted.values()))
     require_memory(projected_peak(prepared.passes, prepared.layouts, session.settings), session.settings)
     layouts = {n: _output_layout(session, r, graph.steps[r.step], prepared) for n, r in wanted.items()}
     with ExitStack() as cleanup:
@@ -58,6 +58,14 @@ def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[
         for number, request in wanted.items():
             found[number] = _commit(session, graph, request, layouts[number])
     return [found[number] for number in range(len(requests))], _facts(session, graph, requests)
+
+
+def stored_types(requests: Iterable[Request]) -> dict[str, str]:
+    """By requested step: the type that it is stored in, as its first request says."""
+    found: dict[str, str] = {}
+    for request in requests:
+        found.setdefault(request.step, "" if request.packed else request.dtype)
+    return found
 
 
 def existing_file(session: Session, graph: Graph, request: Request) -> Path | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lines_pipeline.io.checkpoints import Checkpoint
 from lines_pipeline.io.layers import find_layers
 from lines_pipeline.ops.base import Measure
 from lines_pipeline.planning.layouts import Layout
-from lines_pipeline.planning.passes import Pass, measures_of
+from lines_pipeline.planning.passes import Draft, Pass, measures_of
 from lines_pipeline.planning.program import Observation, Program, Write, source_files
 from lines_pipeline.recipe.graph import Graph, Step
 
@@ -28,7 +29,7 @@ def compile_pass(
     """The program of a pass; which sources to hash, the device and measures' states are filled in by the engine."""
     steps = tuple(graph.steps[step_id] for step_id in one.steps)
     measures = {step.id: measures_of(step) for step in steps if step.id not in sources}
-    guessed = set(one.guesses.values())
+    guessed = {*one.guesses.values(), *(draft.guess for draft in one.drafts.values() if draft.guess)}
     return Program(
         steps=steps,
         layouts={step_id: layouts[step_id] for step_id in (*one.steps, *sources)},
@@ -40,10 +41,23 @@ def compile_pass(
         hashed=frozenset(),
         nonfinite={},
         observations=tuple(
-            Observation(m, tuple(known[need] for need in m.needs), None, one.guesses.get(m)) for m in one.measures
+            Observation(m, tuple(known[need] for need in m.needs), None, one.guesses.get(m))
+            for m in sorted(one.measures, key=lambda measure: measure in one.guesses)  # what is guessed comes first
         ),
-        writes=tuple(write for sink in one.sinks for write in outputs.get(sink, ())),
+        writes=(
+            *(write for sink in one.sinks for write in outputs.get(sink, ())),
+            *(write for sink, draft in one.drafts.items() for write in _drafted(sink, draft, layouts, outputs)),
+        ),
     )
+
+
+def _drafted(sink: str, draft: Draft, layouts: Mapping[str, Layout], outputs: Outputs) -> list[Write]:
+    """The output itself, or another step's value at the first place of every floating-point tensor that it has."""
+    if sink == draft.step:
+        return [replace(write, guess=draft.guess) for write in outputs.get(sink, ())]
+    first = outputs[sink][0].places if outputs else {}
+    places = {name: first[name][:1] for name in layouts[draft.step].numels if name in first}
+    return [Write(draft.step, places, guess=draft.guess)]
 
 
 def places_of(step: Step, layout: Layout) -> dict[str, tuple[int, int]]:

@@ -14,6 +14,14 @@ Results = Mapping[Measure, Any]
 
 
 @dataclass(frozen=True)
+class Draft:
+    """The step whose value is written where an output will be, under the first hypothesis of ``guess``."""
+
+    step: str
+    guess: Measure | None = None
+
+
+@dataclass(frozen=True)
 class Pass:
     """One sweep over the tiles: gathers ``measures`` and writes ``sinks`` (step ids); evaluates ``steps``."""
 
@@ -24,6 +32,17 @@ class Pass:
     """Every step whose value is needed, in topological order."""
     guesses: Mapping[Measure, Measure] = field(default_factory=dict)
     """Measures gathered under each hypothesis about another one of the same sweep."""
+    drafts: Mapping[str, Draft] = field(default_factory=dict)
+    """By sink of the last pass: what this pass leaves in its place."""
+    finishes: Mapping[str, Draft] = field(default_factory=dict)
+    """By sink: the draft that this pass reads back; ``steps`` is only what is computed from there."""
+    otherwise: Pass | None = None
+    """What is done in place of this pass where a draft cannot be used."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether drafts have left nothing to do."""
+        return not self.sinks and not self.measures
 
     @property
     def sampled(self) -> tuple[Measure, ...]:
@@ -65,6 +84,15 @@ class Levels:
             else:
                 self._level[measure] = last + 1
         return self._level[measure]
+
+    def earliest(self, step_id: str) -> tuple[int, Measure | None]:
+        """The first sweep that can compute the step's value, and the measure that it has to guess for that."""
+        blockers = self._waits_for(step_id)
+        last = max((self.level(m) for m in blockers), default=0)
+        latest = [m for m in blockers if last and self.level(m) == last]
+        if len(latest) == 1 and latest[0].hypotheses:
+            return last, latest[0]
+        return last + 1, None
 
     def _waits_for(self, step_id: str) -> set[Measure]:
         """Unknown measures, required by the step or anything it is computed from."""

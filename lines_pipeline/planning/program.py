@@ -12,7 +12,7 @@ from lines_pipeline.ops.base import Granularity, Measure
 from lines_pipeline.planning.layouts import Layout
 from lines_pipeline.recipe.graph import Step
 
-SAMPLE_RUNS = 1024
+SAMPLE_RUNS = 512
 """Runs of neighbouring values in a sample of a whole model."""
 SAMPLE_RUN_NUMEL = 1024
 MIN_JOB_BYTES = 4 * 2**20
@@ -37,6 +37,8 @@ class Write:
     step: str
     places: Mapping[str, tuple[Destination, ...]]
     packed: bool = False
+    guess: Measure | None = None
+    """A draft's: the measure whose first hypothesis the value assumes."""
 
 
 @dataclass(frozen=True)

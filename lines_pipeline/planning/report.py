@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,7 @@ class PlanReport:
         lines = [f"plan of {self.name}"]
         for one in self.passes:
             what = [f"gathers {', '.join(one['measures'])}"] if one["measures"] else []
+            what += [f"drafts {sink} as {step}" for sink, step in one["drafts"].items()]
             what += [f"writes {', '.join(one['writes'])}"] if one["writes"] else []
             lines.append(f"  pass {one['number']}: reads {_bytes(one['bytes_read'])}; {'; '.join(what)}")
         if not self.passes:
@@ -90,15 +91,22 @@ def _bytes(count: int) -> str:
 def describe_pass(one: Pass, layouts: Mapping[str, Layout], read: int) -> dict[str, Any]:
     """A pass in plain values; ``read`` is the bytes it reads."""
     kinds = sorted({type(measure).__name__ for measure in one.measures if not measure.optional})
-    written = sum(spec.nbytes for sink in one.sinks for spec in layouts[sink].tensors.values())
+    drafts = {sink: draft.step for sink, draft in one.drafts.items() if draft.step != sink}
+    writes = [*one.sinks, *(sink for sink in one.drafts if sink not in drafts)]
     return {
         "number": one.number,
         "measures": kinds,
-        "writes": list(one.sinks),
+        "drafts": drafts,
+        "writes": writes,
         "bytes_read": read,
-        "bytes_written": written,
+        "bytes_drafted": _nbytes(drafts, layouts),
+        "bytes_written": _nbytes(writes, layouts),
         "sampled": any(measure.sampled for measure in one.measures),
     }
+
+
+def _nbytes(sinks: Iterable[str], layouts: Mapping[str, Layout]) -> int:
+    return sum(spec.nbytes for sink in sinks for spec in layouts[sink].tensors.values())
 
 
 def scales_of(step: Step, layout: Layout) -> Scales:

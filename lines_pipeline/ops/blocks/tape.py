@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-LANES = 1024
+LANES = 2048
 """Values that instructions work on at a time, and sums kept side by side."""
 
 NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64}
