@@ -11,7 +11,7 @@ from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
 from lines_pipeline.ops.blocks import Value, keep_from
-from lines_pipeline.ops.measures import TrimThreshold
+from lines_pipeline.ops.threshold import TrimThreshold
 
 
 class TrimParams(OpParams):

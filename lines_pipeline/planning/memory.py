@@ -7,16 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lines_pipeline.core.errors import PlanError
-from lines_pipeline.core.tensors import BLOCK_NUMEL
-from lines_pipeline.ops.base import Measure
-from lines_pipeline.ops.measures import SMALL_NUMEL, TrimThreshold
+from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
+from lines_pipeline.ops.threshold import TrimThreshold
 from lines_pipeline.planning.layouts import Layout
 from lines_pipeline.planning.passes import Pass
 
 BASE_BYTES = 420_000_000
 """Anonymous memory of the interpreter with torch, Dask and MLflow loaded, as measured (rounded up)."""
-KEPT_FRACTION = 0.03
-"""Share of values that the bracket of a trim threshold keeps, at most, before it is narrowed by a good sample."""
 
 
 LOCAL_SCHEDULERS = ("serial", "threads")
@@ -44,17 +41,14 @@ def projected_peak(passes: Sequence[Pass], layouts: Mapping[str, Layout], settin
 
 
 def _pass_bytes(one: Pass, layouts: Mapping[str, Layout], settings: EngineSettings) -> int:
-    kept = sum(_kept_bytes(measure, layouts) for measure in one.measures)
+    thresholds = [measure for measure in one.measures if isinstance(measure, TrimThreshold)]
+    kept = [measure.kept_bytes(layouts[measure.of[0]].numels) for measure in thresholds]
     workers = 1 if settings.scheduler == "serial" else settings.workers
-    return kept + workers * len(one.steps) * 3 * BLOCK_NUMEL * 8
-
-
-def _kept_bytes(measure: Measure, layouts: Mapping[str, Layout]) -> int:
-    if not isinstance(measure, TrimThreshold):
-        return 0
-    total = sum(layouts[measure.of[0]].numels.values())
-    kept = total if total <= SMALL_NUMEL else int(total * KEPT_FRACTION)
-    return kept * 4 * 2
+    types = {spec.compute_dtype for step in one.steps for spec in layouts[step].tensors.values()}
+    blocks = (
+        (len(one.steps) + len(thresholds) + 4) * BLOCK_NUMEL * max((ITEM_BYTES[dtype] for dtype in types), default=0)
+    )
+    return sum(kept) + 2 * max(kept, default=0) + workers * blocks
 
 
 def require_memory(peak: int, settings: EngineSettings) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from lines_pipeline.core.tensors import BLOCK_NUMEL, TensorSpec
 from lines_pipeline.ops.base import Again
-from lines_pipeline.ops.measures import Bracket, Thresholds, TrimThreshold
+from lines_pipeline.ops.threshold import Bracket, Thresholds, TrimThreshold
 
 NUMEL = 3 * 2**20
 SPEC = TensorSpec("t", "float32", (NUMEL,))
@@ -60,3 +60,29 @@ def test_a_bracket_that_missed_is_widened_until_it_holds() -> None:
         found, sweeps = swept(measure, delta, found.state), sweeps + 1
     assert sweeps > 1
     assert math.isclose(found.of(SPEC), float(delta.abs().sort().values[NUMEL - int(NUMEL * 0.2) - 1]))
+
+
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.9])
+def test_a_sample_that_misleads_costs_a_sweep_or_two_and_keeps_little(density: float) -> None:
+    delta = values("normal")
+    measure = TrimThreshold(("x",), density, "global")
+    rank = NUMEL - int(NUMEL * density)
+    expected = float(delta.abs().sort().values[rank - 1])
+    for factor in (0.8, 1.25):
+        runs = [delta[start : start + 1024].abs().numpy() * factor for start in range(0, NUMEL, NUMEL // 512)]
+        state, sweeps = measure.prepare({"t": runs}, {"t": NUMEL}), 1
+        while isinstance(found := swept(measure, delta, state), Again):
+            state, sweeps = found.state, sweeps + 1
+            held = (delta.abs() > state[""].low) & (delta.abs() < state[""].high)
+            assert int(held.sum()) < 0.25 * NUMEL
+        assert found.of(SPEC) == expected
+        assert sweeps <= 5
+
+
+def test_what_a_good_sample_keeps_is_a_hundredth() -> None:
+    delta = values("normal") * torch.linspace(0.1, 3.0, NUMEL)
+    measure = TrimThreshold(("x",), 0.2, "global")
+    runs = [delta[start : start + 1024].abs().numpy() for start in range(0, NUMEL, NUMEL // 512)]
+    bracket = measure.prepare({"t": runs}, {"t": NUMEL})[""]
+    assert int(((delta.abs() > bracket.low) & (delta.abs() < bracket.high)).sum()) < 0.01 * NUMEL
+    assert measure.kept_bytes({"t": NUMEL}) == 4 * int(NUMEL * 0.02)
