@@ -169,9 +169,9 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def widen(value: torch.Tensor, spec: TensorSpec, device: str) -> torch.Tensor:
-    """A stored block in its compute type, on the device that computes."""
-    return value.to(device=device, dtype=torch_dtype(spec.compute_dtype))
+def widen(value: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    """A stored block in its compute type; masks and integers as they are."""
+    return value.to(torch_dtype(spec.compute_dtype)) if spec.is_floating else value
 
 
 def holds_nonfinite(value: torch.Tensor) -> bool:

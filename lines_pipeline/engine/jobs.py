@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -15,11 +15,15 @@ from lines_pipeline.engine.allocation import keep_freed_blocks
 from lines_pipeline.engine.devices import resolve_device
 from lines_pipeline.engine.evaluation import Block, ProgramIndex, holds_nonfinite, settle_nonfinite, torch_dtype, widen
 from lines_pipeline.engine.recording import RecordedBlock, Recorder, can_record
+from lines_pipeline.engine.staging import Place, Staged, stage
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.io.writing import write_block
 from lines_pipeline.ops.base import Measure
 from lines_pipeline.planning.program import Job, Program, Tile, Write
+
+GPU_BLOCKS = 16
+"""Blocks that a GPU computes at once."""
 
 
 @dataclass
@@ -42,20 +46,10 @@ def run_job(program: Program, job: Job) -> JobResult:
     worker = _Worker(program)
     try:
         with torch.inference_mode():
-            for tile in job.tiles:
-                for start, stop in _blocks(tile, program.whole_tensors):
-                    worker.do(tile.tensor, start, stop)
+            worker.do([place for tile in job.tiles for place in worker.blocks(tile)])
     finally:
         worker.close()
     return worker.result
-
-
-def _blocks(tile: Tile, whole: bool) -> Iterator[tuple[int, int]]:
-    if whole:
-        yield tile.start, tile.stop
-        return
-    for start in range(tile.start, tile.stop, BLOCK_NUMEL):
-        yield start, min(start + BLOCK_NUMEL, tile.stop)
 
 
 class _Values(Protocol):
@@ -94,21 +88,38 @@ class _Worker:
         while self._outputs:
             os.close(self._outputs.popitem()[1])
 
-    def do(self, tensor: str, start: int, stop: int) -> None:
-        """One block: read and hash all sources, settle NaN and Inf, then observe and write."""
-        hashed = self._program.hashed
-        if self._recorder is not None and self._recorder.recording(tensor) is not None:
-            recorded = RecordedBlock(self._recorder, self._reader, tensor, start, stop - start)
-            self._take(recorded, tensor, start)
-            bad = recorded.nonfinite()
-            if not bad:
-                self._use(recorded, tensor, start, {}, None)
-                return
-            self.result.nonfinite.update((step, tensor) for step in bad)
-            hashed = frozenset()
-        stored = self._read(tensor, start, stop, hashed)
-        block, settled = self._settle(tensor, stored)
-        self._use(block, tensor, start, stored, settled)
+    def blocks(self, tile: Tile) -> Iterator[Place]:
+        """Where the blocks of a tile are; a GPU takes larger ones."""
+        numel = BLOCK_NUMEL if self._program.device == "cpu" else GPU_BLOCKS * BLOCK_NUMEL
+        numel = max(tile.stop - tile.start, 1) if self._program.whole_tensors else numel
+        for start in range(tile.start, tile.stop, numel):
+            yield tile.tensor, start, min(start + numel, tile.stop)
+
+    def do(self, places: Sequence[Place]) -> None:
+        """Of each block: read and hash all sources, settle NaN and Inf, then observe and write."""
+        if self._recorder is None:
+            for staged in stage(self._program.device, places, self._read):
+                self._compute(staged)
+            return
+        for place in places:
+            if self._recorder.recording(place[0]) is None or not self._run_recording(self._recorder, *place):
+                stored = self._read(place)
+                self._compute(Staged(place, stored, stored))
+
+    def _run_recording(self, recorder: Recorder, tensor: str, start: int, stop: int) -> bool:
+        """Whether that was all; a block with NaN or Inf has yet to be settled and computed."""
+        block = RecordedBlock(recorder, self._reader, tensor, start, stop - start)
+        bad = block.nonfinite()
+        self.result.nonfinite.update((step, tensor) for step in bad)
+        if not bad:
+            self._take(block, tensor, start)
+            self._use(block, tensor, start, {}, None)
+        return not bad
+
+    def _compute(self, staged: Staged) -> None:
+        tensor, start, _ = staged.place
+        block, settled = self._settle(tensor, staged)
+        self._use(block, tensor, start, staged.stored, settled)
 
     def _take(self, block: RecordedBlock, tensor: str, start: int) -> None:
         """Count and hash what was read."""
@@ -117,12 +128,14 @@ class _Worker:
             if step in self._program.hashed:
                 self.result.digests.setdefault((step, tensor), []).append((start, block_digest(block.stored(step))))
 
-    def _read(self, tensor: str, start: int, stop: int, hashed: frozenset[str]) -> dict[str, torch.Tensor]:
+    def _read(self, place: Place) -> dict[str, torch.Tensor]:
+        tensor, start, stop = place
         found: dict[str, torch.Tensor] = {}
         for step in self._index.read(tensor):
-            value = self._reader.block(self._program.sources[step][tensor], start, stop)
+            stored = self._program.sources[step][tensor]
+            value = self._reader.block(stored, start, stop, pinned=self._program.device != "cpu")
             self.result.bytes_read += value.nbytes
-            if step in hashed:
+            if step in self._program.hashed:
                 self._hash(step, tensor, start, value)
             found[step] = value
         return found
@@ -131,17 +144,17 @@ class _Worker:
         digests = self.result.digests.setdefault((step, tensor), [])
         for offset in range(0, value.numel(), BLOCK_NUMEL):
             digests.append((start + offset, block_digest(_bytes(value[offset : offset + BLOCK_NUMEL]))))
-        if value.dtype.is_floating_point and holds_nonfinite(widen(value, self._spec(step, tensor), "cpu")):
+        if value.dtype.is_floating_point and holds_nonfinite(widen(value, self._spec(step, tensor))):
             self.result.nonfinite.add((step, tensor))
 
     def _spec(self, step: str, tensor: str) -> Any:
         return self._program.sources[step][tensor].spec
 
-    def _settle(self, tensor: str, stored: Mapping[str, torch.Tensor]) -> tuple[Block, _Settled | None]:
+    def _settle(self, tensor: str, staged: Staged) -> tuple[Block, _Settled | None]:
         """The block of what was read, with zeros where all sources hold the same NaN or Inf."""
         sources = self._index.sources(tensor)
-        floating = {s: stored[s] for s in sources if stored[s].dtype.is_floating_point}
-        values = {s: self._widened(s, tensor, stored[s]) for s in sources}
+        floating = {s: staged.stored[s] for s in sources if staged.stored[s].dtype.is_floating_point}
+        values = {s: widen(staged.moved[s], self._spec(s, tensor)) for s in sources}
         settled: _Settled | None = None
         if any(self._is_nonfinite(s, tensor, values[s]) for s in floating):
             places = settle_nonfinite(floating, tensor, {s: self._program.layouts[s].origin for s in floating})
@@ -152,10 +165,6 @@ class _Worker:
     def _is_nonfinite(self, step: str, tensor: str, value: torch.Tensor) -> bool:
         known = tensor in self._program.nonfinite.get(step, frozenset()) or (step, tensor) in self.result.nonfinite
         return known and holds_nonfinite(value)
-
-    def _widened(self, step: str, tensor: str, value: torch.Tensor) -> torch.Tensor:
-        device = self._program.device
-        return widen(value, self._spec(step, tensor), device) if value.dtype.is_floating_point else value.to(device)
 
     def _use(
         self, block: _Values, tensor: str, start: int, stored: Mapping[str, torch.Tensor], settled: _Settled | None

@@ -18,6 +18,7 @@ from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.digests import Known, checkpoint_digest
 from lines_pipeline.io.reading import check_unchanged
 from lines_pipeline.ops.base import Again, Measure
+from lines_pipeline.ops.threshold import sample_runs
 from lines_pipeline.planning.compilation import Outputs, compile_pass
 from lines_pipeline.planning.drafts import draft_of, holds_drafts, with_drafts
 from lines_pipeline.planning.keys import Keys
@@ -26,7 +27,6 @@ from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.passes import Pass, cone, measures_of, plan_passes
 from lines_pipeline.planning.program import (
     RECORDED_BYTES,
-    SAMPLE_RUNS,
     Job,
     Observation,
     Program,
@@ -175,7 +175,7 @@ class Session:
         samples: Mapping[Any, Any] = {}
         if any(m.wants_sample(numels[m]) for m in one.sampled):
             sampler = replace(program, observations=taps, writes=(), hashed=frozenset())
-            results = self._sweep(f"{one.number} sample", sampler, sample_jobs(sampler, names, SAMPLE_RUNS))
+            results = self._sweep(f"{one.number} sample", sampler, sample_jobs(names, sample_runs(sum(names.values()))))
             samples = finalize_all(taps, results, {tap.measure: {} for tap in taps})
         return {m: m.prepare(samples.get(Sample(m.of[:1]), {}), numels[m]) for m in one.sampled}
 

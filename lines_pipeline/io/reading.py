@@ -19,9 +19,9 @@ class BlockReader:
     def __init__(self) -> None:
         self._descriptors: dict[str, int] = {}
 
-    def block(self, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-        """Values ``start`` to ``stop`` of the flattened tensor, 1-D, in the stored data type."""
-        value = torch.empty(stop - start, dtype=getattr(torch, stored.spec.dtype))
+    def block(self, stored: StoredTensor, start: int, stop: int, *, pinned: bool = False) -> torch.Tensor:
+        """Values ``start`` to ``stop`` of the flattened tensor, 1-D, in the stored data type; ``pinned``: for a GPU."""
+        value = torch.empty(stop - start, dtype=getattr(torch, stored.spec.dtype), pin_memory=pinned)
         if stop > start:
             self.fill(stored, start, memoryview(value.view(torch.uint8).numpy().data))
         return value

@@ -17,8 +17,6 @@ SMALL_NUMEL = 2**20
 """Up to this many values the sweep keeps all magnitudes: no sample is drawn."""
 QUANTILES = 257
 """Points that are kept of a sample at least; of a large one, every 128th magnitude."""
-MIN_MARGIN, MAX_MARGIN = 0.002, 0.01
-"""Half the share of all values that a bracket holds: what lies inside is kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +113,22 @@ class TrimThreshold(Measure):
     def kept_bytes(self, numels: Mapping[str, int]) -> int:
         """Memory for the magnitudes that a sweep keeps, of values of this many entries by tensor."""
         total = sum(numels.values())
-        return 4 * (total if total <= SMALL_NUMEL else int(total * 2.0 * MAX_MARGIN))
+        return 4 * (total if total <= SMALL_NUMEL else int(total * 2.0 * max_margin(total)))
 
 
 def _groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:
     names = [name for name in sorted(numels) if numels[name]]
     return {"": names} if scope == "global" else {name: [name] for name in names}
+
+
+def max_margin(total: int) -> float:
+    """Half the share of values that a bracket may hold, as these are kept in memory: less for larger models."""
+    return 0.01 * min(1.0, math.sqrt(1e8 / total))
+
+
+def sample_runs(total: int) -> int:
+    """How many runs of neighbouring values make a sample of so many values: more for larger models."""
+    return int(512 * max(1.0, math.sqrt(total / 1e8)))
 
 
 def _bracket(runs: list[Any], rank: int, total: int) -> Bracket:
@@ -133,7 +141,8 @@ def _bracket(runs: list[Any], rank: int, total: int) -> Bracket:
     cut = values[min(int(quantile * len(values)), len(values) - 1)]
     steps = np.diff([float((run < cut).mean()) for run in runs])
     error = math.sqrt(float((steps**2).sum()) / 2.0 / max(len(steps), 1) / len(runs))
-    return _around(points, quantile, min(max(5.0 * error, MIN_MARGIN), MAX_MARGIN))
+    most = max_margin(total)
+    return _around(points, quantile, min(max(5.0 * error, most / 5.0), most))
 
 
 def _around(points: np.ndarray[Any, Any], quantile: float, margin: float) -> Bracket:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
-from lines_pipeline.ops.threshold import TrimThreshold
+from lines_pipeline.ops.threshold import TrimThreshold, sample_runs
 from lines_pipeline.planning.layouts import Layout
 from lines_pipeline.planning.passes import Pass
+from lines_pipeline.planning.program import SAMPLE_RUN_NUMEL
 
 BASE_BYTES = 420_000_000
 """Anonymous memory of the interpreter with torch, Dask and MLflow loaded, as measured (rounded up)."""
@@ -48,7 +49,9 @@ def _pass_bytes(one: Pass, layouts: Mapping[str, Layout], settings: EngineSettin
     blocks = (
         (len(one.steps) + len(thresholds) + 4) * BLOCK_NUMEL * max((ITEM_BYTES[dtype] for dtype in types), default=0)
     )
-    return sum(kept) + 2 * max(kept, default=0) + workers * blocks
+    sampled = max((sum(layouts[measure.of[0]].numels.values()) for measure in thresholds), default=0)
+    samples = 4 * SAMPLE_RUN_NUMEL * sample_runs(sampled) * (len(thresholds) + 2) if thresholds else 0
+    return max(sum(kept) + 2 * max(kept, default=0), samples) + workers * blocks
 
 
 def require_memory(peak: int, settings: EngineSettings) -> None:

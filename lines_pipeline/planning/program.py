@@ -12,9 +12,8 @@ from lines_pipeline.ops.base import Granularity, Measure
 from lines_pipeline.planning.layouts import Layout
 from lines_pipeline.recipe.graph import Step
 
-SAMPLE_RUNS = 512
-"""Runs of neighbouring values in a sample of a whole model."""
 SAMPLE_RUN_NUMEL = 1024
+"""Neighbouring values in a run of a sample."""
 MIN_JOB_BYTES = 4 * 2**20
 MAX_JOB_BYTES = 128 * 2**20
 RECORDED_BYTES = 500_000_000
@@ -147,7 +146,7 @@ def _tile_numel(goal: int, width: int) -> int:
     return max(goal // max(width, 1) // BLOCK_NUMEL, 1) * BLOCK_NUMEL
 
 
-def sample_jobs(program: Program, names: Mapping[str, int], runs: int = SAMPLE_RUNS) -> list[Job]:
+def sample_jobs(names: Mapping[str, int], runs: int) -> list[Job]:
     """Evenly spread short runs over the tensors ``names`` (name to number of values), one job a 64 of them."""
     total = sum(names.values())
     stride = max(total // runs, SAMPLE_RUN_NUMEL)
