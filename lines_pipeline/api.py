@@ -12,6 +12,7 @@ from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.core.events import FactsComputed, InputsIdentified, RunFinished, RunStarted, Sink, broadcast
 from lines_pipeline.engine.devices import resolve_device
 from lines_pipeline.engine.forecast import block_scales, forecast
+from lines_pipeline.engine.schedulers import open_scheduler
 from lines_pipeline.engine.storing import Request, announce, existing_file, store
 from lines_pipeline.inputs import OpenedRecipe, locate_checkpoint, open_recipe
 from lines_pipeline.io.checkpoints import open_checkpoint
@@ -102,9 +103,10 @@ def run(
     emit = broadcast(*sinks, record)
     status, error = "FAILED", ""
     try:
-        context = open_recipe(loaded, graph, settings, cache, emit, build=True)
-        emit(_run_started(context, folder))
-        result = _carry_out(context, folder, tune)
+        with open_scheduler(settings) as work:
+            context = open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work)
+            emit(_run_started(context, folder))
+            result = _carry_out(context, folder, tune)
         status = "FINISHED"
     except KeyboardInterrupt:
         status, error = "KILLED", "interrupted"

@@ -11,7 +11,7 @@ from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.events import PassFinished, PassProgress, PassStarted, Sink
 from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.jobs import JobResult
-from lines_pipeline.engine.schedulers import run_jobs
+from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.statistics import Sample, finalize_all
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.digests import Known, checkpoint_digest
@@ -57,6 +57,7 @@ class Session:
     cache: NodeCache
     settings: EngineSettings
     emit: Sink
+    scheduler: Scheduler = DRIVER
     digests: dict[str, str] = field(default_factory=dict)
     nonfinite: dict[str, frozenset[str]] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
@@ -126,7 +127,7 @@ class Session:
         observations = tuple(replace(o, state=states.get(o.measure)) for o in program.observations)
         program = replace(program, observations=observations)
         name = f"{one.number}/{len(prepared.passes)}"
-        jobs = cut_jobs(program, self.settings.workers)
+        jobs = cut_jobs(program, self.scheduler.jobs_at_once)
         program = replace(program, compiled=sum(job.nbytes for job in jobs) >= COMPILED_BYTES)
         results = self._sweep(name, program, jobs)
         self._learn_digests(program, results)
@@ -164,7 +165,7 @@ class Session:
                 return found
             again = tuple(replace(o, state=missed[o.measure]) for o in program.observations if o.measure in missed)
             narrowed = replace(program, observations=again, writes=(), hashed=frozenset())
-            results = self._sweep(f"{name} again", narrowed, cut_jobs(narrowed, self.settings.workers))
+            results = self._sweep(f"{name} again", narrowed, cut_jobs(narrowed, self.scheduler.jobs_at_once))
             found |= finalize_all(again, results, numels)
         raise PlanError("a trim threshold was not found; please report this")
 
@@ -178,7 +179,7 @@ class Session:
             done += result.bytes_read
             self.emit(PassProgress(done))
 
-        results = run_jobs(program, jobs, self.settings.scheduler, self.settings.workers, progress)
+        results = self.scheduler.run_jobs(program, jobs, progress)
         check_unchanged(program.files)
         written = sum(result.bytes_written for result in results)
         self.emit(PassFinished(name, time.perf_counter() - started, done, written))
