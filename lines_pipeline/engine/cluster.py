@@ -19,6 +19,8 @@ PATIENCE_SECONDS = 30.0
 SAME_PACKAGES = ("lines-pipeline", "torch", "numpy")
 """Packages that results depend on."""
 
+_LOST = "the connection was lost; run again, what is complete is kept"
+
 
 class Cluster:
     """A ``Scheduler``; close it when the run is over. Raises ``EngineError`` where nobody answers or can be used."""
@@ -60,6 +62,7 @@ class Cluster:
 
     def _results(self, futures: Sequence[Any], on_done: Callable[[Any], None] = lambda result: None) -> list[Any]:
         from distributed import CancelledError
+        from distributed.comm import CommClosedError
         from distributed.scheduler import KilledWorker
 
         found: dict[Any, Any] = {}
@@ -73,8 +76,8 @@ class Cluster:
             if isinstance(error, KilledWorker):
                 times = f"{error.allowed_failures + 1} workers died one after the other over the same task"
                 raise self._error(f"{times}, most often for want of memory: give workers more of it") from error
-            if isinstance(error, CancelledError):
-                raise self._error("the connection was lost during the run; run again") from error
+            if isinstance(error, CancelledError | CommClosedError):
+                raise self._error(_LOST) from error
             raise
         return [found[future.key] for future in futures]
 
@@ -110,7 +113,10 @@ class Cluster:
 
     def _threads(self) -> dict[str, int]:
         """Threads by the address of their worker, as the scheduler has it now."""
-        return dict(self._client.nthreads())
+        try:
+            return dict(self._client.nthreads())
+        except OSError as error:
+            raise self._error(_LOST) from error
 
     def _wait_for_workers(self) -> None:
         try:
@@ -119,6 +125,8 @@ class Cluster:
             raise self._error(
                 f"it has had no workers for {PATIENCE_SECONDS:g} seconds; start some: dask worker {self._address}"
             ) from error
+        except OSError as error:
+            raise self._error(_LOST) from error
 
     def _error(self, message: str) -> EngineError:
         return EngineError(f"scheduler {self._address}: {message}")
