@@ -12,12 +12,13 @@ from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.core.events import FactsComputed, InputsIdentified, RunFinished, RunStarted, Sink, broadcast
 from lines_pipeline.engine.devices import resolve_device
 from lines_pipeline.engine.forecast import block_scales, forecast
+from lines_pipeline.engine.schedulers import open_scheduler
 from lines_pipeline.engine.storing import Request, announce, existing_file, store
 from lines_pipeline.inputs import OpenedRecipe, locate_checkpoint, open_recipe
 from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.writing import sweep_temporaries
 from lines_pipeline.ops.evaluate import EvaluateParams
-from lines_pipeline.outputs import check_outputs, requests
+from lines_pipeline.outputs import Destination, check_outputs, open_destination, requests
 from lines_pipeline.planning.facts import gather_facts
 from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.report import PlanReport, describe_layers
@@ -38,9 +39,12 @@ class RunResult:
     """What a run gave: metrics and facts by node, the files it wrote, and where it is recorded."""
 
     name: str
-    out: Path
+    out: Path | str
     metrics: Mapping[str, Mapping[str, float]]
     files: tuple[Path, ...]
+    """Empty where they are in an object store."""
+    urls: tuple[str, ...]
+    """The files in an object store."""
     facts: Mapping[str, Mapping[str, Any]]
     run_id: str
     tracking_uri: str
@@ -55,7 +59,7 @@ class RunResult:
             "run_id": self.run_id,
             "tracking_uri": self.tracking_uri,
             "metrics": {node: dict(found) for node, found in self.metrics.items()},
-            "files": [str(path) for path in self.files],
+            "files": [str(file) for file in (*self.files, *self.urls)],
             "facts": {node: dict(found) for node, found in self.facts.items()},
             "chosen": dict(self.chosen),
             "cached": list(self.cached),
@@ -93,18 +97,19 @@ def run(
     started = time.perf_counter()
     loaded = load_recipe(recipe, sets or {})
     settings = _settings(loaded, scheduler, workers, memory, device)
-    folder = Path(out) if out is not None else Path("runs") / loaded.name
     graph = build_graph(loaded)
-    check_outputs(graph, folder)
     uri = resolve_uri(tracking_uri or loaded.tracking.uri)
     check_reachable(uri)
     record = recorder().open(uri)
     emit = broadcast(*sinks, record)
     status, error = "FAILED", ""
     try:
-        context = open_recipe(loaded, graph, settings, cache, emit, build=True)
-        emit(_run_started(context, folder))
-        result = _carry_out(context, folder, tune)
+        place = Path("runs") / loaded.name if out is None else out
+        with open_destination(place) as destination, open_scheduler(settings) as work:
+            check_outputs(graph, destination.folder)
+            context = open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work)
+            emit(_run_started(context, destination.folder))
+            result = _carry_out(context, destination, tune)
         status = "FINISHED"
     except KeyboardInterrupt:
         status, error = "KILLED", "interrupted"
@@ -202,7 +207,7 @@ def _run_started(context: OpenedRecipe, folder: Path) -> RunStarted:
     return RunStarted(recipe.name, recipe.tracking.experiment, params, tags, texts)
 
 
-def _carry_out(context: OpenedRecipe, folder: Path, tune: bool) -> RunResult:
+def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> RunResult:
     session, judge = context.session, Judge(context.session, context.recipe.folder)
     soups = GreedySoups(judge)
     chosen: Mapping[str, Any] = {}
@@ -211,24 +216,26 @@ def _carry_out(context: OpenedRecipe, folder: Path, tune: bool) -> RunResult:
         context.recipe = context.recipe.with_values(chosen)
         context.graph = build_graph(context.recipe)
     context.graph = soups.settle(context.graph)
-    wanted = requests(context.recipe, context.graph, folder)
-    sweep_temporaries(folder)
+    wanted = requests(context.recipe, context.graph, destination.folder)
+    sweep_temporaries(destination.folder)
     before = {step for step, request in wanted.items() if existing_file(session, context.graph, request)}
     evaluated = [s for s in context.graph.sinks if context.graph.steps[s].op.name == "evaluate"]
     models = judge.unjudged_models(context.graph, evaluated)
     paths, facts = store(session, context.graph, [*wanted.values(), *(Request(model) for model in models)])
-    for step, path in zip(wanted, paths, strict=False):
-        announce(session, step, path, reused=step in before)
+    locations = destination.deliver(paths[: len(wanted)])
+    for step, path, location in zip(wanted, paths, locations, strict=False):
+        announce(session, step, path, location, reused=step in before)
     session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))
     for step, found in facts.items():
         session.emit(FactsComputed(step, found))
     for scales in block_scales(context.graph, session, facts):
         session.emit(scales)
     metrics = judge.judge(context.graph, evaluated)
-    files = tuple(paths[: len(wanted)])
+    files = tuple(location for location in locations if isinstance(location, Path))
+    urls = tuple(location for location in locations if isinstance(location, str))
     cached = (*sorted(before), *judge.cached)
     by_node = gather_facts(context.graph, facts)
-    return RunResult(context.recipe.name, folder, metrics, files, by_node, "", "", chosen, cached, 0.0)
+    return RunResult(context.recipe.name, destination.out, metrics, files, urls, by_node, "", "", chosen, cached, 0.0)
 
 
 def inspect(path: str | Path) -> dict[str, Any]:

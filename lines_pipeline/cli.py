@@ -56,7 +56,7 @@ class ZooAction(StrEnum):
 def run(
     recipe: RecipePath,
     sets: Sets = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder; default runs/<name>.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder, or s3:// URL; default runs/<name>.")] = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
     memory: Memory = None,

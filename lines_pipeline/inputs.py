@@ -10,6 +10,7 @@ from typing import Any
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import Sink
 from lines_pipeline.engine.cache import NodeCache
+from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.session import Session
 from lines_pipeline.evals.suites import chosen_tasks, missing_files
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
@@ -39,7 +40,14 @@ class OpenedRecipe:
 
 
 def open_recipe(
-    recipe: Recipe, graph: Graph, settings: EngineSettings, cache: bool, emit: Sink, *, build: bool
+    recipe: Recipe,
+    graph: Graph,
+    settings: EngineSettings,
+    cache: bool,
+    emit: Sink,
+    *,
+    build: bool,
+    scheduler: Scheduler = DRIVER,
 ) -> OpenedRecipe:
     """Find and open every checkpoint; ``build`` also makes or downloads what is not there."""
     nodes = NodeCache(cache_folder() / "nodes", reading=cache)
@@ -57,9 +65,9 @@ def open_recipe(
     for step, params in loads.items():
         path = _local_path(located[step], context, step, build=build)
         if path is not None:
-            checkpoints[step] = _opened(params, path, nodes.spool if build else None)
+            checkpoints[step] = _opened(params, path.absolute(), nodes.spool if build else None)
     context.notes += missing
-    context.session = Session(checkpoints, nodes, settings, emit)
+    context.session = Session(checkpoints, nodes, settings, emit, scheduler)
     return context
 
 

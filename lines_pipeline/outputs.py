@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.engine.storing import Request
 from lines_pipeline.io.locations import resolve_output
+from lines_pipeline.io.object_stores import ObjectStore, is_url, open_store
 from lines_pipeline.ops.save import SaveParams
 from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.schema import parse_bytes
+from lines_pipeline.zoo.catalogue import cache_folder
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a run writes: a folder, from which files may go on to an object store."""
+
+    folder: Path
+    store: ObjectStore | None = None
+
+    @property
+    def out(self) -> Path | str:
+        """The place that was asked for."""
+        return self.store.url if self.store else self.folder
+
+    def deliver(self, files: Sequence[Path]) -> tuple[Path | str, ...]:
+        """Send complete files on; tells where they are then."""
+        if self.store is None:
+            return tuple(files)
+        self.store.upload(self.folder)
+        return tuple(self.store.location(file, self.folder) for file in files)
+
+
+@contextmanager
+def open_destination(out: str | Path) -> Iterator[Destination]:
+    """A folder, or by way of a folder in the cache the object store at a URL, which workers need not reach."""
+    if not is_url(out):
+        yield Destination(Path(str(out).removeprefix("file://")))
+        return
+    store, waiting = open_store(str(out)), cache_folder() / "uploads"
+    waiting.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{os.getpid()}-", dir=waiting.resolve()) as folder:
+        yield Destination(Path(folder), store)
 
 
 def check_outputs(graph: Graph, folder: Path) -> None:

@@ -27,8 +27,8 @@ def show_result(result: RunResult) -> None:
         console.print(_metrics_table(result.metrics))
     for name, value in result.chosen.items():
         console.print(f"chosen   {name} = {value}")
-    for path in result.files:
-        console.print(f"written  {path}")
+    for file in (*result.files, *result.urls):
+        console.print(f"written  {file}")
     if result.cached:
         console.print(f"cached   {', '.join(result.cached)}")
     console.print(f"run      {result.name} {result.run_id} ({result.seconds:.1f} s)")

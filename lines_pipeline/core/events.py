@@ -120,10 +120,10 @@ class TrialFinished(Event):
 
 @dataclass(frozen=True)
 class FileWritten(Event):
-    """A node's file is complete; ``reused`` when it was already there with equal bytes."""
+    """A node's file is complete (a URL: in an object store); ``reused`` when it was already there with equal bytes."""
 
     node: str
-    path: Path
+    path: Path | str
     nbytes: int
     reused: bool = False
 

@@ -1,67 +1,91 @@
-"""Where jobs run: in this thread, on Dask's threads, or on a Dask cluster by its address. Results are the same."""
+"""Where the work of a run is done: in this thread, on Dask's threads, or on a Dask cluster. Results are the same."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from lines_pipeline.core.errors import EngineError
 from lines_pipeline.engine.jobs import JobResult, run_job
+from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.program import Job, Program
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 OnDone = Callable[[JobResult], None]
 
 
-def run_jobs(program: Program, jobs: Sequence[Job], scheduler: str, workers: int, on_done: OnDone) -> list[JobResult]:
-    """Run all jobs; results in the jobs' order. ``on_done`` is called in the driver's thread as each ends."""
-    if scheduler == "serial":
-        return _serial(program, jobs, on_done)
-    if scheduler == "threads":
-        return _threads(program, jobs, workers, on_done)
-    return _cluster(program, jobs, scheduler, on_done)
+class Scheduler(Protocol):
+    """Does a run's work, and gives results in the order of what was asked, whatever the order they came in."""
+
+    @property
+    def jobs_at_once(self) -> int:
+        """How many jobs of a sweep are done side by side."""
+
+    @property
+    def calls_at_once(self) -> int:
+        """How many calls that each want a machine's cores are done side by side."""
+
+    def run_jobs(self, program: Program, jobs: Sequence[Job], on_done: OnDone) -> list[JobResult]:
+        """Do all jobs of a sweep. ``on_done`` is called in the driver's thread as each ends."""
+
+    def call(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Call a module's function with each item; it may use all cores, and runs once at a time in a process."""
 
 
-def _serial(program: Program, jobs: Sequence[Job], on_done: OnDone) -> list[JobResult]:
-    results = []
-    for job in jobs:
-        results.append(run_job(program, job))
-        on_done(results[-1])
-    return results
+@contextmanager
+def open_scheduler(settings: EngineSettings) -> Iterator[Scheduler]:
+    """What ``settings.scheduler`` names, for one run. Raises ``EngineError`` for a cluster that cannot be used."""
+    if settings.scheduler == "serial":
+        yield Serial(settings.workers)
+    elif settings.scheduler == "threads":
+        yield Threads(settings.workers)
+    else:
+        from lines_pipeline.engine.cluster import Cluster
+
+        with closing(Cluster(settings.scheduler)) as cluster:
+            yield cluster
 
 
-def _threads(program: Program, jobs: Sequence[Job], workers: int, on_done: OnDone) -> list[JobResult]:
-    import dask
-    from dask.callbacks import Callback
+@dataclass(frozen=True)
+class Serial:
+    """One thing after the other, in the driver's thread; jobs are cut as for so many workers."""
 
-    def posttask(key: Any, result: Any, *_: Any) -> None:
-        if isinstance(result, JobResult):
-            on_done(result)
+    jobs_at_once: int = 1
+    calls_at_once: int = 1
 
-    tasks = [dask.delayed(partial(run_job, program, job), pure=False)() for job in jobs]
-    with Callback(posttask=posttask):
-        return list(dask.compute(*tasks, scheduler="threads", num_workers=workers, optimize_graph=False))
+    def run_jobs(self, program: Program, jobs: Sequence[Job], on_done: OnDone) -> list[JobResult]:
+        """One after the other."""
+        results = []
+        for job in jobs:
+            results.append(run_job(program, job))
+            on_done(results[-1])
+        return results
 
-
-def _cluster(program: Program, jobs: Sequence[Job], address: str, on_done: OnDone) -> list[JobResult]:
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise EngineError(
-            f"scheduler {address}: needs the extra 'cluster': pip install 'lines-pipeline[cluster]'"
-        ) from error
-    try:
-        client = Client(address, timeout="10s", set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise EngineError(f"scheduler {address}: no Dask scheduler answers there ({error})") from error
-    with client:
-        shared = client.submit(_itself, program, pure=False, retries=3)
-        futures = [client.submit(run_job, shared, job, pure=False, retries=3) for job in jobs]
-        for future in as_completed(futures, loop=client.loop):
-            on_done(future.result())
-        return list(client.gather(futures))
+    def call(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """One after the other."""
+        return [function(item) for item in items]
 
 
-def _itself(program: Program) -> Program:
-    """As a task, the program is made again where a worker that held it dies; scattered, it would be lost."""
-    return program
+DRIVER = Serial()
+"""For what plans but does not run."""
+
+
+class Threads(Serial):
+    """Jobs on Dask's threads; calls, which use all cores themselves, in the driver's thread."""
+
+    def run_jobs(self, program: Program, jobs: Sequence[Job], on_done: OnDone) -> list[JobResult]:
+        """As many jobs at a time as there are workers."""
+        import dask
+        from dask.callbacks import Callback
+
+        def posttask(key: Any, result: Any, *_: Any) -> None:
+            if isinstance(result, JobResult):
+                on_done(result)
+
+        tasks = [dask.delayed(partial(run_job, program, job), pure=False)() for job in jobs]
+        with Callback(posttask=posttask):
+            found = dask.compute(*tasks, scheduler="threads", num_workers=self.jobs_at_once, optimize_graph=False)
+        return list(found)

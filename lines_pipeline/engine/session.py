@@ -12,7 +12,7 @@ from lines_pipeline.core.events import PassFinished, PassProgress, PassStarted, 
 from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.jobs import JobResult
 from lines_pipeline.engine.recording import load_machine
-from lines_pipeline.engine.schedulers import run_jobs
+from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.statistics import Sample, finalize_all
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.digests import Known, checkpoint_digest
@@ -59,6 +59,7 @@ class Session:
     cache: NodeCache
     settings: EngineSettings
     emit: Sink
+    scheduler: Scheduler = DRIVER
     digests: dict[str, str] = field(default_factory=dict)
     nonfinite: dict[str, frozenset[str]] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
@@ -90,6 +91,8 @@ class Session:
         known = self.known(graph, needed)
         layouts = lay_out(graph, cone(graph, steps), self.checkpoints)
         in_place = [step for step, dtype in outputs.items() if holds_drafts(graph.steps[step], dtype, layouts)]
+        if self.settings.on_cluster:  # where a worker dies, its jobs are done again: they may not find finished blocks
+            in_place = []
         passes = with_drafts(plan_passes(graph, steps, known, cached), graph, known, cached, in_place)
         return Prepared(graph, keys, known, cached, layouts, passes)
 
@@ -141,7 +144,7 @@ class Session:
         unhashed = frozenset(step for step in one.steps if step in self.checkpoints and step not in self.digests)
         compiled = compile_pass(one, prepared.graph, prepared.layouts, sources, known, outputs)
         program = replace(compiled, hashed=unhashed, nonfinite=self.nonfinite, device=self.settings.device)
-        jobs = cut_jobs(program, self.settings.workers)
+        jobs = cut_jobs(program, self.scheduler.jobs_at_once)
         program = replace(program, recorded=sum(job.nbytes for job in jobs) >= RECORDED_BYTES)
         if program.recorded and not self.settings.on_cluster:
             load_machine()
@@ -189,7 +192,7 @@ class Session:
                 return found
             again = tuple(replace(o, state=missed[o.measure]) for o in program.observations if o.measure in missed)
             narrowed = replace(program, observations=again, writes=(), hashed=frozenset())
-            results = self._sweep(f"{name} again", narrowed, cut_jobs(narrowed, self.settings.workers))
+            results = self._sweep(f"{name} again", narrowed, cut_jobs(narrowed, self.scheduler.jobs_at_once))
             found |= finalize_all(again, results, numels)
         raise PlanError("a trim threshold was not found; please report this")
 
@@ -203,7 +206,7 @@ class Session:
             done += result.bytes_read
             self.emit(PassProgress(done))
 
-        results = run_jobs(program, jobs, self.settings.scheduler, self.settings.workers, progress)
+        results = self.scheduler.run_jobs(program, jobs, progress)
         check_unchanged(program.files)
         written = sum(result.bytes_written for result in results)
         self.emit(PassFinished(name, time.perf_counter() - started, done, written))

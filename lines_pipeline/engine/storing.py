@@ -170,6 +170,6 @@ def _facts(session: Session, graph: Graph, requests: Sequence[Request]) -> dict[
     return found
 
 
-def announce(session: Session, node: str, path: Path, *, reused: bool) -> None:
-    """Tell sinks about a finished file."""
-    session.emit(FileWritten(node, path, SourceFile.of(path).size if path.exists() else 0, reused))
+def announce(session: Session, node: str, path: Path, location: Path | str, *, reused: bool) -> None:
+    """Tell sinks about a finished file, which can be found at ``location``."""
+    session.emit(FileWritten(node, location, SourceFile.of(path).size if path.exists() else 0, reused))

@@ -57,7 +57,7 @@ class GreedySoups:
             )
             trial = _with_step(_with_step(trial, soup), judge)
             judges[judge.id] = name
-        found = self.judge.judge(trial, list(judges), keep=False, quiet=True)
+        found = self.judge.compare([self.judge.prepare(trial, list(judges))])[0]
         if any(params.objective not in metrics for metrics in found.values()):
             known = ", ".join(next(iter(found.values())))
             raise EvalError(f"node '{step.node}': no metric '{params.objective}'; the suite gives: {known}")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from lines_pipeline.core.errors import EvalError
-from lines_pipeline.core.events import ParamsChosen, TrialFinished, TrialStarted
+from lines_pipeline.core.events import Event, ParamsChosen, TrialFinished, TrialStarted
+from lines_pipeline.engine.session import Session
 from lines_pipeline.engine.storing import Request, store
 from lines_pipeline.planning.passes import cone
 from lines_pipeline.recipe.graph import Graph, build_graph
 from lines_pipeline.recipe.objective import Objective, parse_objective
 from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.recipe.schema import Space, Tune
-from lines_pipeline.search.judging import Judge
+from lines_pipeline.recipe.schema import Tune
+from lines_pipeline.search.judging import Case, Judge
+from lines_pipeline.search.samplers import Values, open_sampler
 
 Prepare = Callable[[Graph], Graph]
 """What has to be settled in a trial's graph before it can be merged (greedy soups)."""
@@ -28,31 +30,27 @@ COSTLY_READS = 3
 class Chosen:
     """The best values, their objective, and how many trials it took."""
 
-    values: Mapping[str, Any]
+    values: Values
     objective: float
     trials: int
 
 
 def tune(recipe: Recipe, judge: Judge, prepare: Prepare) -> Chosen:
-    """Run the trials of ``recipe.tune``; each makes only what the objective needs."""
+    """Run the trials of ``recipe.tune``; each makes only what the objective needs.
+
+    On a cluster, as many trials as there are workers are judged side by side, if they do not depend on each other.
+    """
     assert recipe.tune is not None
-    objective = parse_objective(recipe.tune.objective)
-    _keep_common_parts(build_graph(recipe), recipe.tune, objective, judge)
-    sampler = _grid(recipe.tune) if recipe.tune.sampler == "grid" else _sampled(recipe.tune, recipe.seed)
+    trials = _Trials(recipe, judge, prepare, parse_objective(recipe.tune.objective), trial_count(recipe.tune))
+    _keep_common_parts(build_graph(recipe), recipe.tune, trials.objective, judge)
+    sampler, sign = open_sampler(recipe.tune, recipe.seed), 1 if recipe.tune.direction == "maximize" else -1
     best: Chosen | None = None
-    number, total = 0, trial_count(recipe.tune)
-    values = next(sampler, None)
-    while values is not None:
-        value = _trial(recipe, judge, prepare, objective, (number, total, values))
-        better = best is None or (
-            value > best.objective if recipe.tune.direction == "maximize" else value < best.objective
-        )
-        best = Chosen(values, value, total) if better else best
-        number += 1
-        try:
-            values = sampler.send(value)
-        except StopIteration:
-            values = None
+    while batch := sampler.ask(judge.session.scheduler.calls_at_once):
+        objectives = trials.run(batch)
+        sampler.tell(objectives)
+        for values, objective in zip(batch, objectives, strict=True):
+            if best is None or sign * objective > sign * best.objective:
+                best = Chosen(values, objective, trials.total)
     assert best is not None
     judge.session.emit(ParamsChosen(best.values, best.objective))
     return best
@@ -68,20 +66,60 @@ def trial_count(settings: Tune) -> int:
     return total
 
 
-def _trial(
-    recipe: Recipe, judge: Judge, prepare: Prepare, objective: Objective, trial: tuple[int, int, Mapping[str, Any]]
-) -> float:
-    number, total, values = trial
-    judge.session.emit(TrialStarted(number, total, values))
-    graph = prepare(build_graph(recipe.with_values(values)))
-    judged = judge.judge(graph, list(dict.fromkeys(node for _, node, _ in objective.terms)), keep=False, quiet=True)
+@dataclass
+class _Trials:
+    """Carries out trials, numbered in the order in which they are given."""
+
+    recipe: Recipe
+    judge: Judge
+    prepare: Prepare
+    objective: Objective
+    total: int
+    done: int = 0
+
+    def run(self, batch: Sequence[Values]) -> list[float]:
+        """The objective of each: models are made one after the other, and judged together.
+
+        Events come as if each trial had begun when the one before had ended.
+        """
+        emit = self.judge.session.emit
+        cases: list[Case] = []
+        held: list[list[Event]] = []
+        for values in batch:
+            with _events(self.judge.session, hold=bool(cases)) as events:
+                held.append(events)
+                self.judge.session.emit(TrialStarted(self.done + len(cases), self.total, values))
+                cases.append(self._case(values))
+        objectives = []
+        for events, judged in zip(held, self.judge.compare(cases), strict=True):
+            for event in events:
+                emit(event)
+            objectives.append(self._value(judged))
+            metrics = {f"{step}/{name}": figure for step, found in judged.items() for name, figure in found.items()}
+            emit(TrialFinished(self.done, objectives[-1], metrics))
+            self.done += 1
+        return objectives
+
+    def _case(self, values: Values) -> Case:
+        graph = self.prepare(build_graph(self.recipe.with_values(values)))
+        return self.judge.prepare(graph, list(dict.fromkeys(node for _, node, _ in self.objective.terms)))
+
+    def _value(self, judged: Mapping[str, Mapping[str, float]]) -> float:
+        try:
+            return self.objective.value(judged)
+        except KeyError as error:
+            raise EvalError(f"tune: the suite gives no metric {error.args[0]} for the objective") from error
+
+
+@contextmanager
+def _events(session: Session, *, hold: bool) -> Iterator[list[Event]]:
+    """The events that are held back meanwhile; none where they go out at once."""
+    emit, held = session.emit, list[Event]()
+    session.emit = held.append if hold else emit
     try:
-        value = objective.value(judged)
-    except KeyError as error:
-        raise EvalError(f"tune: the suite gives no metric {error.args[0]} for the objective") from error
-    metrics = {f"{step}/{name}": figure for step, found in judged.items() for name, figure in found.items()}
-    judge.session.emit(TrialFinished(number, value, metrics))
-    return value
+        yield held
+    finally:
+        session.emit = emit
 
 
 def _keep_common_parts(graph: Graph, settings: Tune, objective: Objective, judge: Judge) -> None:
@@ -106,41 +144,3 @@ def _undecided(params: Any) -> bool:
 
 def _loads(graph: Graph, step_id: str) -> int:
     return sum(graph.steps[source].op.name == "load" for source in cone(graph, [step_id]))
-
-
-Trials = Generator[Mapping[str, Any], float, None]
-"""Gives values to try, is told their objective."""
-
-
-def _grid(settings: Tune) -> Trials:
-    names = list(settings.parameters)
-    for values in itertools.product(*(settings.parameters[name].choices() or () for name in names)):
-        yield dict(zip(names, values, strict=True))
-
-
-def _sampled(settings: Tune, seed: int) -> Trials:
-    """Random, TPE or CMA-ES by Optuna; deterministic by the recipe's seed."""
-    try:
-        import optuna
-    except ImportError as error:
-        raise EvalError(
-            f"sampler {settings.sampler}: needs the extra 'search': pip install 'lines-pipeline[search]'"
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    samplers = {
-        "random": optuna.samplers.RandomSampler,
-        "tpe": optuna.samplers.TPESampler,
-        "cmaes": optuna.samplers.CmaEsSampler,
-    }
-    study = optuna.create_study(direction=settings.direction, sampler=samplers[settings.sampler](seed=seed))
-    for _ in range(settings.trials or 0):
-        trial = study.ask()
-        objective = yield {name: _suggest(trial, name, space) for name, space in settings.parameters.items()}
-        study.tell(trial, objective)
-
-
-def _suggest(trial: Any, name: str, space: Space) -> Any:
-    choices = space.choices()
-    if choices is not None:
-        return choices[trial.suggest_int(name, 0, len(choices) - 1)]
-    return trial.suggest_float(name, space.low, space.high, log=space.log)

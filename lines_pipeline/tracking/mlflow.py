@@ -10,7 +10,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -32,6 +31,7 @@ from lines_pipeline.core.events import (
     TrialFinished,
     TrialStarted,
 )
+from lines_pipeline.core.versions import package_versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -241,13 +241,8 @@ def ui_command(uri: str) -> str:
 
 def environment_tags() -> dict[str, str]:
     """Versions of packages and Python, and the git commit where there is one."""
-    tags = {"version.python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            tags[f"version.{package}"] = version(package)
-        except PackageNotFoundError:
-            continue
-    return tags | _git_tags()
+    versions = {"python": platform.python_version(), **package_versions(_PACKAGES)}
+    return {f"version.{name}": version for name, version in versions.items()} | _git_tags()
 
 
 def _git_tags() -> dict[str, str]:

@@ -22,6 +22,8 @@ SUM = {
     "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
 }
 
+MODEL_PARTS = "parts/model.safetensors"
+
 
 def merged(recipe: Path) -> dict[str, torch.Tensor]:
     """The tensors of the file that a recipe saves."""
@@ -123,3 +125,22 @@ def test_a_plan_over_the_budget_is_refused_before_any_read(write_recipe: Recipe)
     with pytest.raises(LinesError, match="allow at least"):
         lines_pipeline.run(write_recipe(SUM), out="out", memory="100MB")
     assert not Path("out").exists()
+
+
+def test_an_object_store_gets_the_same_bytes_and_no_copy_stays(tmp_path: Path, write_recipe: Recipe) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    nodes = {**SUM, "shards": {**SUM["saved"], "path": MODEL_PARTS, "max_shard_size": "2KB"}}
+    local = lines_pipeline.run(write_recipe(nodes), out="out", cache=False)
+    remote = lines_pipeline.run(write_recipe(nodes), out="memory://bucket/run/")
+    names = [path.relative_to("out").as_posix() for path in sorted(Path("out").rglob("*")) if path.is_file()]
+    store = fsspec.filesystem("memory")
+    assert sorted(store.find("/bucket/run")) == [f"/bucket/run/{name}" for name in sorted(names)]
+    assert all(store.cat_file(f"/bucket/run/{name}") == Path("out", name).read_bytes() for name in names)
+    assert remote.files == () and len(local.files) == 2
+    assert sorted(remote.urls) == [f"memory://bucket/run/{name}" for name in ("model.safetensors", MODEL_PARTS)]
+    assert list((tmp_path / "cache" / "lines-pipeline" / "uploads").iterdir()) == []
+
+
+def test_a_file_url_is_a_folder(tmp_path: Path, write_recipe: Recipe) -> None:
+    result = lines_pipeline.run(write_recipe(SUM), out=f"file://{tmp_path}/there")
+    assert result.files == (tmp_path / "there" / "model.safetensors",)

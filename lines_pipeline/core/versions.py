@@ -1,0 +1,17 @@
+"""Versions of installed packages, told without importing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those of ``names`` that are installed here."""
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

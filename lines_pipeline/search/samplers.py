@@ -1,0 +1,89 @@
+"""Which values ``tune`` tries: a grid, or what Optuna proposes. Asked for as many at a time as can be tried at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from lines_pipeline.core.errors import EvalError
+from lines_pipeline.recipe.schema import Space, Tune
+
+Values = Mapping[str, Any]
+"""A trial: values by parameter."""
+
+
+class Sampler(Protocol):
+    """Proposes trials, the same ones however many it is asked for at a time."""
+
+    def ask(self, count: int) -> list[Values]:
+        """The next trials: up to ``count``, one where later ones depend on how it does, none at the end."""
+
+    def tell(self, objectives: Sequence[float]) -> None:
+        """How the trials did that were asked for last."""
+
+
+def open_sampler(settings: Tune, seed: int) -> Sampler:
+    """What ``settings.sampler`` names; ``EvalError`` where its package is missing."""
+    return Grid(settings) if settings.sampler == "grid" else Study(settings, seed)
+
+
+class Grid:
+    """All combinations; the last parameter changes first."""
+
+    def __init__(self, settings: Tune) -> None:
+        self._names = list(settings.parameters)
+        self._left = itertools.product(*(space.choices() or () for space in settings.parameters.values()))
+
+    def ask(self, count: int) -> list[Values]:
+        """The next combinations."""
+        return [dict(zip(self._names, values, strict=True)) for values in itertools.islice(self._left, count)]
+
+    def tell(self, objectives: Sequence[float]) -> None:
+        """Makes no difference."""
+
+
+class Study:
+    """Random, TPE or CMA-ES by Optuna; deterministic by the recipe's seed."""
+
+    def __init__(self, settings: Tune, seed: int) -> None:
+        try:
+            import optuna
+        except ImportError as error:
+            raise EvalError(
+                f"sampler {settings.sampler}: needs the extra 'search': pip install 'lines-pipeline[search]'"
+            ) from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        samplers = {
+            "random": optuna.samplers.RandomSampler,
+            "tpe": optuna.samplers.TPESampler,
+            "cmaes": optuna.samplers.CmaEsSampler,
+        }
+        sampler = samplers[settings.sampler](seed=seed)
+        self._study = optuna.create_study(direction=settings.direction, sampler=sampler)
+        self._settings, self._left = settings, settings.trials or 0
+        self._asked: list[Any] = []
+
+    def ask(self, count: int) -> list[Values]:
+        """The next proposals; TPE and CMA-ES learn from each."""
+        count = min(count if self._settings.sampler == "random" else 1, self._left)
+        self._left -= count
+        self._asked.clear()
+        return [self._propose() for _ in range(count)]
+
+    def tell(self, objectives: Sequence[float]) -> None:
+        """In the order of the trials."""
+        for trial, objective in zip(self._asked, objectives, strict=True):
+            self._study.tell(trial, objective)
+
+    def _propose(self) -> Values:
+        trial = self._study.ask()
+        self._asked.append(trial)
+        return {name: _suggest(trial, name, space) for name, space in self._settings.parameters.items()}
+
+
+def _suggest(trial: Any, name: str, space: Space) -> Any:
+    choices = space.choices()
+    if choices is not None:
+        return choices[trial.suggest_int(name, 0, len(choices) - 1)]
+    return trial.suggest_float(name, space.low, space.high, log=space.log)

@@ -1,0 +1,39 @@
+"""Samplers: the same trials however many are asked for at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from lines_pipeline.recipe.schema import Tune
+from lines_pipeline.search.samplers import Values, open_sampler
+
+PARAMETERS = {"a.x": {"low": 0.0, "high": 1.0, "step": 0.25}, "b.y": {"values": ("p", "q")}}
+
+
+def proposed(sampler: str, count: int) -> list[list[Values]]:
+    """What is proposed for so many at a time, in batches; a trial's objective is its first value."""
+    trials = None if sampler == "grid" else 10
+    tune = Tune.model_validate(
+        {"parameters": PARAMETERS, "objective": "val.mean_accuracy", "sampler": sampler, "trials": trials}
+    )
+    asked, found = open_sampler(tune, 7), list[list[Values]]()
+    while batch := asked.ask(count):
+        asked.tell([float(values["a.x"]) for values in batch])
+        found.append(batch)
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
+def test_batches_hold_the_trials_of_one_at_a_time(sampler: str) -> None:
+    if sampler != "grid":
+        pytest.importorskip("optuna")
+    single = [values for batch in proposed(sampler, 1) for values in batch]
+    assert [values for batch in proposed(sampler, 4) for values in batch] == single
+    assert len(single) == 10
+
+
+@pytest.mark.parametrize(("sampler", "sizes"), [("grid", [4, 4, 2]), ("random", [4, 4, 2]), ("tpe", [1] * 10)])
+def test_trials_that_learn_from_each_other_come_one_by_one(sampler: str, sizes: list[int]) -> None:
+    if sampler != "grid":
+        pytest.importorskip("optuna")
+    assert [len(batch) for batch in proposed(sampler, 4)] == sizes
