@@ -101,30 +101,34 @@ class Cluster:
         if not unknown:
             return
         expected = package_versions(SAME_PACKAGES)
-        answers = self._client.run(package_versions, SAME_PACKAGES, workers=unknown, on_error="return")
-        for worker, versions in sorted(answers.items()):
+        answers = self._ask(self._client.run, package_versions, SAME_PACKAGES, workers=unknown, on_error="return")
+        there = {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}
+        for worker, versions in sorted(there.items()):
             difference = _difference(versions, expected)
             if difference:
                 raise self._error(
                     f"worker {worker} has {difference}, so that results could differ: "
                     "start workers from the environment that the driver runs in"
                 )
-        self._checked.update(unknown)
+        self._checked.update(there)
 
     def _threads(self) -> dict[str, int]:
         """Threads by the address of their worker, as the scheduler has it now."""
-        try:
-            return dict(self._client.nthreads())
-        except OSError as error:
-            raise self._error(_LOST) from error
+        return dict(self._ask(self._client.nthreads))
 
     def _wait_for_workers(self) -> None:
         try:
-            self._client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
+            self._ask(self._client.wait_for_workers, 1, timeout=PATIENCE_SECONDS)
         except TimeoutError as error:
             raise self._error(
                 f"it has had no workers for {PATIENCE_SECONDS:g} seconds; start some: dask worker {self._address}"
             ) from error
+
+    def _ask(self, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        try:
+            return question(*arguments, **options)
+        except TimeoutError:
+            raise
         except OSError as error:
             raise self._error(_LOST) from error
 

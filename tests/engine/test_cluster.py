@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -191,7 +193,7 @@ def test_other_versions_on_a_worker_are_refused(dask: DaskProcesses, tmp_path: P
 
 def in_a_mount_namespace(command: str) -> list[str]:
     """Runs what follows where ``command`` has changed the mounts, which nobody else sees; skips without rights."""
-    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "sh", "-c", command]).returncode:
         pytest.skip("mount namespaces need rights that this machine does not give")
     return ["unshare", "-m", "sh", "-c", f'{command} && exec "$@"', "sh"]
 
@@ -226,45 +228,58 @@ def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
+@dataclass(frozen=True)
+class Networks:
+    """Network namespaces, and the address at which processes outside are reached from them."""
+
+    names: tuple[str, ...]
+    host: str
+
+
 @pytest.fixture
-def networks() -> Iterator[list[str]]:
-    """Two network namespaces, joined with this one by a bridge at 10.213.77.1; skips where none can be made."""
-    bridge, names = f"lp{os.getpid() % 100_000}", [f"lines-{os.getpid()}-{number}" for number in range(2)]
+def networks() -> Iterator[Networks]:
+    """Two network namespaces, joined with this one by a bridge; skips where none can be made."""
+    number = os.getpid()
+    bridge, subnet = f"lp{number % 100_000}", f"10.213.{number % 250}"
+    found = Networks(tuple(f"lines-{number}-{each}" for each in range(2)), f"{subnet}.1")
     try:
         ip("link", "add", bridge, "type", "bridge")
-        ip("addr", "add", "10.213.77.1/24", "dev", bridge)
+        ip("addr", "add", f"{found.host}/24", "dev", bridge)
         ip("link", "set", bridge, "up")
-        for number, name in enumerate(names):
-            near, far = f"{bridge}n{number}", f"{bridge}f{number}"
+        for each, name in enumerate(found.names):
+            near, far = f"{bridge}n{each}", f"{bridge}f{each}"
             ip("netns", "add", name)
             ip("link", "add", near, "type", "veth", "peer", "name", far)
             ip("link", "set", near, "master", bridge, "up")
             ip("link", "set", far, "netns", name)
-            ip("-n", name, "addr", "add", f"10.213.77.{number + 2}/24", "dev", far)
+            ip("-n", name, "addr", "add", f"{subnet}.{each + 2}/24", "dev", far)
             ip("-n", name, "link", "set", far, "up")
             ip("-n", name, "link", "set", "lo", "up")
+            ip("netns", "exec", name, "true")
     except (OSError, subprocess.CalledProcessError):
-        _remove(bridge, names)
+        _remove(bridge, found.names)
         pytest.skip("network namespaces need rights that this machine does not give")
     try:
-        yield names
+        yield found
     finally:
-        _remove(bridge, names)
+        _remove(bridge, found.names)
 
 
-def _remove(bridge: str, names: list[str]) -> None:
+def _remove(bridge: str, names: Sequence[str]) -> None:
+    if shutil.which("ip") is None:
+        return
     for name in names:
         subprocess.run(["ip", "netns", "del", name], capture_output=True)
     subprocess.run(["ip", "link", "del", bridge], capture_output=True)
 
 
 def test_workers_on_networks_of_their_own_give_the_same(
-    networks: list[str], dask: DaskProcesses, tuned: Path, toy: Path, write_recipe: Recipe
+    networks: Networks, dask: DaskProcesses, tuned: Path, toy: Path, write_recipe: Recipe
 ) -> None:
     merged, (judged, _) = write_recipe(TIES_LINES), followed(tuned, scheduler="serial")
     expected = followed(merged, scheduler="serial")[0].files[0].read_bytes()
-    address = dask.scheduler("10.213.77.1")
-    for name in networks:
+    address = dask.scheduler(networks.host)
+    for name in networks.names:
         dask.worker(address, within=["ip", "netns", "exec", name], python=[toy / "python"])
     connected(address, 2)
     assert followed(merged, scheduler=address)[0].files[0].read_bytes() == expected
