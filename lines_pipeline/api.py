@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
 from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.core.events import FactsComputed, InputsIdentified, RunFinished, RunStarted, Sink, broadcast
 from lines_pipeline.engine.devices import resolve_device
@@ -280,9 +281,13 @@ def zoo_build(sinks: Sequence[Sink] = ()) -> list[Path]:
 
 
 __all__ = [
+    "CacheReport",
     "PlanReport",
     "RunResult",
     "Validation",
+    "cache_list",
+    "cache_prune",
+    "cache_verify",
     "catalogue",
     "graph",
     "inspect",

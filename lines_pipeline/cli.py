@@ -37,7 +37,6 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="Look nothing up in th
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; default sqlite:///mlflow.db.")]
 
-
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -50,6 +49,14 @@ class ZooAction(StrEnum):
 
     LIST = "list"
     BUILD = "build"
+
+
+class CacheAction(StrEnum):
+    """What to do with the cache."""
+
+    LIST = "list"
+    PRUNE = "prune"
+    VERIFY = "verify"
 
 
 @app.command()
@@ -217,6 +224,26 @@ def zoo(action: Annotated[ZooAction, typer.Argument()] = ZooAction.LIST, as_json
 
 
 @app.command()
+def cache(
+    action: Annotated[CacheAction, typer.Argument()] = CacheAction.LIST,
+    to: Annotated[str | None, typer.Option(help="prune: what may stay, 4GB or 0; default the cache's limit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what runs keep for the next ones, make room, or check that it is whole (exit 1 for damaged entries)."""
+    from lines_pipeline import api, presentation
+
+    if to is not None and action != "prune":
+        raise typer.BadParameter("--to is for prune")
+    report = api.cache_prune(to) if action == "prune" else api.cache_list() if action == "list" else api.cache_verify()
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        presentation.show_cache(action, report)
+    if action == "verify" and report.entries:
+        raise typer.Exit(1)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Run ids or names.", show_default=False)],
     tracking_uri: TrackingUri = None,
@@ -231,8 +258,7 @@ def compare(
         raise typer.BadParameter("name at least two runs")
     found = compare_runs(runs, resolve_uri(tracking_uri))
     if as_json:
-        rows = [{"kind": row.kind, "name": row.name, "values": row.values} for row in found.rows]
-        _print_json({"runs": found.run_ids, "names": found.names, "rows": rows})
+        _print_json(found.to_dict())
     else:
         presentation.show_comparison(found)
 

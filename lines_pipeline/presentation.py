@@ -11,6 +11,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from lines_pipeline.api import RunResult
+    from lines_pipeline.caching import CacheReport
     from lines_pipeline.tracking.comparison import Comparison
 
 
@@ -90,6 +91,25 @@ def show_zoo(entries: Sequence[Mapping[str, Any]]) -> None:
     """The zoo's checkpoints."""
     for entry in entries:
         _console().print(f"{entry['uri']:36}{'built' if entry['built'] else 'not built yet'}", markup=False)
+
+
+def show_cache(action: str, report: CacheReport) -> None:
+    """Entries of the cache, or what became of them."""
+    console, table = _console(), Table()
+    for heading in ("kind", "key", "MB", "last used"):
+        table.add_column(heading)
+    for row in report.to_dict()["entries"]:
+        table.add_row(row["kind"], row["key"][:16], f"{row['bytes'] / 1e6:,.3f}", row["used"])
+    if report.entries:
+        console.print(table, markup=False)
+    count, freed = len(report.entries), sum(entry.nbytes for entry in report.entries)
+    what = {
+        "list": f"{count} entries",
+        "prune": f"removed {count} entries, {freed / 1e6:,.1f} MB",
+        "verify": f"checked {report.checked} entries, removed {count} damaged ones",
+    }
+    sizes = f"{report.nbytes / 1e6:,.1f} MB of {report.limit / 1e6:,.0f} MB"
+    console.print(f"{what[action]}; {report.folder} has {sizes}", markup=False, soft_wrap=True)
 
 
 def show_comparison(found: Comparison) -> None:

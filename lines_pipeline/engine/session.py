@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from lines_pipeline.core.errors import PlanError
@@ -67,6 +68,9 @@ class Session:
 
     def __post_init__(self) -> None:
         for step, checkpoint in self.checkpoints.items():
+            for path in {Path(stored.path) for stored in checkpoint.tensors.values()}:
+                if path.parent == self.cache.spool:
+                    self.cache.hold(path)
             remembered = self.cache.digests.get(checkpoint)
             if remembered:
                 self.digests[step] = remembered.digest
@@ -95,6 +99,14 @@ class Session:
             in_place = []
         passes = with_drafts(plan_passes(graph, steps, known, cached), graph, known, cached, in_place)
         return Prepared(graph, keys, known, cached, layouts, passes)
+
+    def prepare_sound(self, graph: Graph, outputs: Mapping[str, str]) -> Prepared:
+        """As ``prepare``; reads the cached values that it relies on, and plans without those that are damaged."""
+        prepared = self.prepare(graph, outputs)
+        used = {step for one in prepared.passes for step in one.steps} & prepared.cached.keys()
+        paths = [self.cache.value_path(str(prepared.keys.step(step))) for step in sorted(used)]
+        sound = [self.cache.is_sound(path) for path in paths]
+        return prepared if all(sound) else self.prepare_sound(graph, outputs)
 
     def known(self, graph: Graph, steps: Iterable[str]) -> dict[Measure, Any]:
         """Statistics of ``steps`` that this run or an earlier one computed."""

@@ -44,9 +44,10 @@ def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[
 
     Nothing keeps its final name unless it is complete; after an error no temporary file is left.
     """
-    found = {n: path for n, r in enumerate(requests) if (path := existing_file(session, graph, r)) is not None}
+    there = {n: path for n, r in enumerate(requests) if (path := existing_file(session, graph, r)) is not None}
+    found = {n: path for n, path in there.items() if requests[n].path is not None or session.cache.is_sound(path)}
     wanted = {number: request for number, request in enumerate(requests) if number not in found}
-    prepared = session.prepare(graph, stored_types(wanted.values()))
+    prepared = session.prepare_sound(graph, stored_types(wanted.values()))
     require_memory(projected_peak(prepared.passes, prepared.layouts, session.settings), session.settings)
     layouts = {n: _output_layout(session, r, graph.steps[r.step], prepared) for n, r in wanted.items()}
     with ExitStack() as cleanup:

@@ -14,7 +14,7 @@ from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import ZooProgress
 from lines_pipeline.core.keys import canonical_json, content_key
 from lines_pipeline.io.checkpoints import open_checkpoint
-from lines_pipeline.io.digests import write_atomically
+from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.zoo import accuracy
 from lines_pipeline.zoo.build import build
 from lines_pipeline.zoo.catalogue import HEADS, PRETRAINED, TASKS, ZOO_VERSION, ZooEntry, experts_folder, locate

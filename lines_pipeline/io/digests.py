@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import blake3
 from lines_pipeline.core.keys import canonical_json
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.io.entries import read_entry, write_entry
 
 
 def block_digest(stored: memoryview) -> bytes:
@@ -49,28 +48,14 @@ class DigestStore:
 
     def get(self, checkpoint: Checkpoint) -> Known | None:
         """What is known of the checkpoint as its files are now; damaged entries count as unknown."""
-        try:
-            entry = json.loads(self._path(checkpoint).read_text())
-            return Known(str(entry["digest"]), tuple(entry["nonfinite"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        entry = read_entry(self._path(checkpoint))
+        return None if entry is None else Known(entry["digest"], tuple(entry["nonfinite"]))
 
     def put(self, checkpoint: Checkpoint, known: Known) -> None:
         """Remember."""
         entry = {"digest": known.digest, "nonfinite": list(known.nonfinite), "uri": checkpoint.uri}
-        write_atomically(self._path(checkpoint), canonical_json(entry).encode())
+        write_entry(self._path(checkpoint), entry)
 
     def _path(self, checkpoint: Checkpoint) -> Path:
         identity = canonical_json([[list(astuple(file)) for file in checkpoint.files], list(checkpoint.tensors)])
         return self._folder / f"{blake3.blake3(identity.encode()).hexdigest()[:40]}.json"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file so that it is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -120,4 +120,5 @@ def _spool(source: SourceFile, tensors: Mapping[str, torch.Tensor], spool: Path)
         temporary = target.with_suffix(f".{os.getpid()}.tmp")
         save_file({name: value.clone().contiguous() for name, value in tensors.items()}, temporary)
         os.replace(temporary, target)
+    os.utime(target)  # when it was last used
     return target

@@ -14,7 +14,7 @@ import torch
 
 from lines_pipeline.core.errors import EngineError, PlanError
 from lines_pipeline.core.tensors import TensorSpec
-from lines_pipeline.io.digests import write_atomically
+from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.safetensors_header import DTYPES
 
 _CODES = {name: code for code, name in DTYPES.items()}
@@ -191,11 +191,12 @@ def sweep_temporaries(folder: Path) -> None:
     """Remove the temporary files that killed runs left in a folder."""
     for leftover in folder.glob(".*.tmp"):
         parts = leftover.name.split(".")
-        if len(parts) >= 4 and parts[-3].isdigit() and not _alive(int(parts[-3])):
+        if len(parts) >= 4 and parts[-3].isdigit() and not is_alive(int(parts[-3])):
             leftover.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine still runs."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -56,7 +56,7 @@ class Judge:
         """Metrics by step of every case, measured side by side where the scheduler can; models made for it go."""
         judged = self._judged(cases)
         for path in (path for case in cases for path in case.made):
-            path.unlink(missing_ok=True)
+            self.session.cache.discard(path)
         return judged
 
     def prepare(self, graph: Graph, steps: Sequence[str]) -> Case:

@@ -32,6 +32,11 @@ class Comparison:
     run_ids: tuple[str, ...]
     rows: tuple[Row, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        rows = [{"kind": row.kind, "name": row.name, "values": row.values} for row in self.rows]
+        return {"runs": self.run_ids, "names": self.names, "rows": rows}
+
 
 def compare(runs: Sequence[str], uri: str) -> Comparison:
     """Compare runs, each given by its id, the beginning of it, or its name (the latest run of that name)."""

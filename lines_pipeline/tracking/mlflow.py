@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import re
@@ -9,7 +10,8 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -219,11 +221,27 @@ def connect(uri: str) -> MlflowClient:
     for name in ("alembic", "mlflow.store.db.utils", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
+        with _alone(uri):
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)
     except Exception as error:  # whatever a store or a network raises
         raise TrackingError(f"tracking store {uri} cannot be used: {type(error).__name__}: {error}") from error
     return client
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """While a database file may have to be made, in which two processes at once would fail: locks its folder."""
+    path = uri.removeprefix(_SQLITE)
+    if path == uri:
+        yield
+        return
+    descriptor = os.open(Path(path).resolve().parent, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def artifacts(uri: str) -> str | None:

@@ -1,0 +1,133 @@
+"""Keeps the node cache within its size: what is in it, what goes first, and whether it is whole."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from lines_pipeline.core.errors import PlanError
+from lines_pipeline.io.entries import file_digest, read_entry
+from lines_pipeline.io.writing import is_alive, sweep_temporaries
+from lines_pipeline.recipe.schema import parse_bytes
+
+VALUES, SPOOL = "values", "spool"
+KINDS = ("accuracies", "digests", "files", "stats", SPOOL, VALUES)
+LIMIT_VARIABLE = "LINES_PIPELINE_CACHE_BYTES"
+DEFAULT_LIMIT = "50GB"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry: its kind and key, its file, bytes on disk, and when it was last used (seconds since 1970)."""
+
+    kind: str
+    key: str
+    path: Path
+    nbytes: int
+    used: float
+
+
+def size_limit() -> int:
+    """Bytes that the cache may take. Raises ``PlanError`` where the environment asks for what is no size."""
+    text = os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise PlanError(f"{LIMIT_VARIABLE}: {error}") from error
+
+
+def value_notes(path: Path) -> Path:
+    """The entry beside a value that tells its size and digest; runs that use the value lock it."""
+    return path.with_suffix(".json")
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Everything in the cache, the least recently used first."""
+    found = [entry for kind in KINDS for entry in _entries(folder, kind)]
+    return sorted(found, key=lambda entry: (entry.used, entry.kind, entry.key))
+
+
+def _entries(folder: Path, kind: str) -> Iterator[Entry]:
+    suffix = ".safetensors" if kind in (VALUES, SPOOL) else ".json"
+    for path in sorted((folder / kind).glob(f"*{suffix}")):
+        if path.name.startswith((".", "pending-")):
+            continue
+        with suppress(FileNotFoundError):
+            status, notes = path.stat(), value_notes(path)
+            used, nbytes = status.st_mtime, status.st_size
+            if kind == VALUES and notes.exists():
+                used, nbytes = notes.stat().st_mtime, nbytes + notes.stat().st_size
+            yield Entry(kind, path.stem, path, nbytes, used)
+
+
+def prune(folder: Path, limit: int) -> list[Entry]:
+    """Remove entries, the least recently used first, until the cache has at most ``limit`` bytes; gives what went.
+
+    What a run holds stays. Files that killed runs left half-written go in any case.
+    """
+    for kind in KINDS:
+        sweep_temporaries(folder / kind)
+    for pending in (folder / VALUES).glob("pending-*"):
+        if not is_alive(int(pending.name.split("-")[1])):
+            pending.unlink(missing_ok=True)
+    present, removed = entries(folder), []
+    left = sum(entry.nbytes for entry in present)
+    for entry in present:
+        if left <= limit:
+            break
+        if remove(entry.path):
+            removed.append(entry)
+            left -= entry.nbytes
+    return removed
+
+
+def verify(folder: Path) -> tuple[int, list[Entry]]:
+    """Check every entry against its digest: how many there are, and those that were damaged and are gone now."""
+    present = entries(folder)
+    return len(present), [entry for entry in present if not _is_sound(entry) and remove(entry.path, held=True)]
+
+
+def _is_sound(entry: Entry) -> bool:
+    if entry.kind == SPOOL:
+        return True
+    if entry.kind != VALUES:
+        return read_entry(entry.path) is not None
+    notes = read_entry(value_notes(entry.path))
+    with suppress(FileNotFoundError):
+        return bool(notes == {"bytes": entry.path.stat().st_size, "digest": file_digest(entry.path)})
+    return False
+
+
+def remove(path: Path, *, held: bool = False) -> bool:
+    """Whether an entry's file is gone now; one that a run holds only goes where that is asked for."""
+    locked = _lock_of(path)
+    try:
+        with locked.open("rb") as file:
+            if not held:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+            locked.unlink(missing_ok=True)
+    except FileNotFoundError:
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def hold(path: Path) -> BinaryIO | None:
+    """An open file that keeps an entry's file from being removed until it is closed; None where there is none."""
+    try:
+        file = _lock_of(path).open("rb")
+    except OSError:
+        return None
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def _lock_of(path: Path) -> Path:
+    return value_notes(path) if path.parent.name == VALUES else path

@@ -1,0 +1,54 @@
+"""Small files that are whole or absent, and results in them that are checked when they are read back."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import blake3
+
+from lines_pipeline.core.keys import canonical_json
+
+
+def write_entry(path: Path, result: Any) -> None:
+    """Write a result that JSON can hold, so that it is whole or absent; safe with several processes."""
+    write_atomically(path, canonical_json({"check": _check(result), "result": result}).encode())
+
+
+def read_entry(path: Path) -> Any:
+    """The result, and a mark that it was used now; None where there is none. One that is damaged is removed."""
+    try:
+        content = json.loads(path.read_bytes())
+        if content["check"] == _check(content["result"]):
+            os.utime(path)
+            return content["result"]
+    except OSError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        pass
+    path.unlink(missing_ok=True)
+    return None
+
+
+def file_digest(path: Path) -> str:
+    """BLAKE3 of a file, in hex."""
+    digest = blake3.blake3(max_threads=blake3.blake3.AUTO)
+    digest.update_mmap(path)
+    return digest.hexdigest()
+
+
+def _check(result: Any) -> str:
+    return blake3.blake3(canonical_json(result).encode()).hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that it is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
