@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from lines_pipeline.engine.allocation import keep_freed_blocks
 from lines_pipeline.engine.devices import resolve_device
 from lines_pipeline.engine.evaluation import Block, ProgramIndex, holds_nonfinite, settle_nonfinite, torch_dtype, widen
 from lines_pipeline.engine.recording import RecordedBlock, Recorder, can_record
-from lines_pipeline.engine.staging import Place, Staged, stage
+from lines_pipeline.engine.staging import Place, Staged, Stored, stage
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.io.writing import write_block
@@ -35,8 +35,8 @@ class JobResult:
     nonfinite: set[tuple[str, str]] = field(default_factory=set)
     bytes_read: int = 0
     bytes_written: int = 0
-    doubtful: bool = False
-    """Whether a draft has values that the guess it was made under makes a difference to."""
+    doubtful: list[Tile] = field(default_factory=list)
+    """Blocks of which a draft was made under a guess that makes a difference to them."""
 
 
 def run_job(program: Program, job: Job) -> JobResult:
@@ -113,13 +113,12 @@ class _Worker:
         self.result.nonfinite.update((step, tensor) for step in bad)
         if not bad:
             self._take(block, tensor, start)
-            self._use(block, tensor, start, {}, None)
+            self._use(block, (tensor, start, stop), {}, None)
         return not bad
 
     def _compute(self, staged: Staged) -> None:
-        tensor, start, _ = staged.place
-        block, settled = self._settle(tensor, staged)
-        self._use(block, tensor, start, staged.stored, settled)
+        block, settled = self._settle(staged.place[0], staged)
+        self._use(block, staged.place, staged.stored, settled)
 
     def _take(self, block: RecordedBlock, tensor: str, start: int) -> None:
         """Count and hash what was read."""
@@ -166,16 +165,18 @@ class _Worker:
         known = tensor in self._program.nonfinite.get(step, frozenset()) or (step, tensor) in self.result.nonfinite
         return known and holds_nonfinite(value)
 
-    def _use(
-        self, block: _Values, tensor: str, start: int, stored: Mapping[str, torch.Tensor], settled: _Settled | None
-    ) -> None:
+    def _use(self, block: _Values, place: Place, stored: Stored, settled: _Settled | None) -> None:
+        tensor, start, stop = place
         self._latest.clear()
         for number in self._index.observed(tensor):
             self._observe(number, block, tensor, start)
+        doubtful = False
         for number, write in enumerate(self._program.writes):
             if tensor in write.places:
                 self._write(write, self._output_value(number, block, tensor, stored, settled), tensor, start)
-                self.result.doubtful |= self._matters(write.guess)
+                doubtful = doubtful or self._matters(write.guess)
+        if doubtful:
+            self.result.doubtful.append(Tile(tensor, start, stop))
 
     def _observe(self, number: int, block: _Values, tensor: str, start: int) -> None:
         """Under every hypothesis that can make a difference on this block."""
@@ -198,7 +199,7 @@ class _Worker:
         number: int,
         block: _Values,
         tensor: str,
-        stored: Mapping[str, torch.Tensor],
+        stored: Stored,
         settled: _Settled | None,
     ) -> torch.Tensor:
         layout = self._program.layouts[self._program.writes[number].step]

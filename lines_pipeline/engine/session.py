@@ -25,13 +25,15 @@ from lines_pipeline.planning.drafts import draft_of, holds_drafts, with_drafts
 from lines_pipeline.planning.keys import Keys
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import EngineSettings
-from lines_pipeline.planning.passes import Pass, cone, measures_of, plan_passes
+from lines_pipeline.planning.passes import Pass, Results, cone, measures_of, plan_passes
 from lines_pipeline.planning.program import (
     RECORDED_BYTES,
     Job,
     Observation,
     Program,
+    Tile,
     cut_jobs,
+    group_tiles,
     sample_jobs,
 )
 from lines_pipeline.recipe.graph import Graph
@@ -123,17 +125,36 @@ class Session:
 
     def run(self, prepared: Prepared, outputs: Outputs) -> dict[Measure, Any]:
         """Carry out all passes; the written files are left under their temporary names. Returns all statistics."""
-        known, sound = dict(prepared.known), True
+        known = dict(prepared.known)
         for planned in prepared.passes:
-            one = planned
-            if planned.otherwise is not None and not (sound and self._finite(prepared)):
-                one = planned.otherwise
+            one = planned if planned.otherwise is None or self._finite(prepared) else planned.otherwise
             if not one.is_empty:
                 found, doubtful = self._run_pass(prepared, one, known, outputs)
                 known |= found
-                guesses = [draft.guess for draft in one.drafts.values() if draft.guess is not None]
-                sound = sound and not (doubtful and any(guess.hypothesis(known[guess]) for guess in guesses))
+                self._correct(prepared, one, known, outputs, doubtful)
         return known
+
+    def _correct(
+        self, prepared: Prepared, one: Pass, known: Results, outputs: Outputs, doubtful: Sequence[Tile]
+    ) -> None:
+        """Make drafts anew that were made under a wrong guess, where that makes a difference."""
+        wrong = {
+            sink: replace(draft, guess=None)
+            for sink, draft in one.drafts.items()
+            if draft.guess is not None and draft.guess.hypothesis(known[draft.guess])
+        }
+        if not wrong or not doubtful or not self._finite(prepared):
+            return
+        again = replace(one, measures=(), guesses={}, sinks=(), drafts=wrong)
+        program = self._compiled(prepared, again, known, outputs)
+        self._sweep(f"{one.number} corrected", program, group_tiles(program, doubtful, self.scheduler.jobs_at_once))
+
+    def _compiled(self, prepared: Prepared, one: Pass, known: Results, outputs: Outputs) -> Program:
+        """A pass's program, but for the states of its measures."""
+        sources = self.sources(prepared, one, outputs)
+        unhashed = frozenset(step for step in one.steps if step in self.checkpoints and step not in self.digests)
+        compiled = compile_pass(one, prepared.graph, prepared.layouts, sources, known, outputs)
+        return replace(compiled, hashed=unhashed, nonfinite=self.nonfinite, device=self.settings.device)
 
     def _finite(self, prepared: Prepared) -> bool:
         """Whether no input has NaN or Inf: a draft cannot tell where they were."""
@@ -149,13 +170,10 @@ class Session:
                 self.cache.put("stats", key, result)
 
     def _run_pass(
-        self, prepared: Prepared, one: Pass, known: Mapping[Measure, Any], outputs: Outputs
-    ) -> tuple[dict[Measure, Any], bool]:
-        """Statistics, and whether a draft depends on what it guessed."""
-        sources = self.sources(prepared, one, outputs)
-        unhashed = frozenset(step for step in one.steps if step in self.checkpoints and step not in self.digests)
-        compiled = compile_pass(one, prepared.graph, prepared.layouts, sources, known, outputs)
-        program = replace(compiled, hashed=unhashed, nonfinite=self.nonfinite, device=self.settings.device)
+        self, prepared: Prepared, one: Pass, known: Results, outputs: Outputs
+    ) -> tuple[dict[Measure, Any], list[Tile]]:
+        """Statistics, and the blocks of drafts that depend on what was guessed."""
+        program = self._compiled(prepared, one, known, outputs)
         jobs = cut_jobs(program, self.scheduler.jobs_at_once)
         program = replace(program, recorded=sum(job.nbytes for job in jobs) >= RECORDED_BYTES)
         if program.recorded and not self.settings.on_cluster:
@@ -168,7 +186,7 @@ class Session:
         self._learn_digests(program, results)
         numels = {o.measure: prepared.layouts[o.measure.of[0]].numels for o in observations}
         found = self._settle(name, program, finalize_all(observations, results, numels), numels)
-        return found, any(result.doubtful for result in results)
+        return found, [tile for result in results for tile in result.doubtful]
 
     def sources(self, prepared: Prepared, one: Pass, outputs: Outputs) -> dict[str, Checkpoint]:
         """What a pass reads, by step; drafts lie where ``outputs`` will be."""

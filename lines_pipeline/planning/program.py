@@ -116,25 +116,44 @@ def needed_names(program: Program) -> dict[str, TensorSpec]:
 def cut_jobs(program: Program, workers: int) -> list[Job]:
     """Jobs of neighbouring tiles, of 4 to 128 MB of input, several a worker; tiles begin at fixed blocks."""
     names = needed_names(program)
-    widths = {
-        name: sum(spec_at.spec.nbytes // max(spec_at.spec.numel, 1) for spec_at in _stored(program, name))
-        for name in names
-    }
-    total = sum(names[name].numel * width for name, width in widths.items())
-    goal = min(max(total // (workers * 8), MIN_JOB_BYTES), MAX_JOB_BYTES)
-    jobs: list[Job] = []
+    goal = _goal(sum(spec.numel * _width(program, name) for name, spec in names.items()), workers)
     tiles: list[Tile] = []
-    room = goal
     for name, spec in names.items():
-        step = spec.numel if program.whole_tensors else _tile_numel(goal, widths[name])
-        for start in range(0, spec.numel, max(step, 1)):
-            stop = min(start + step, spec.numel)
-            tiles.append(Tile(name, start, stop))
-            room -= (stop - start) * widths[name]
-            if room <= 0:
-                jobs.append(Job(tuple(tiles), goal - room))
-                tiles, room = [], goal
-    return [*jobs, Job(tuple(tiles), goal - room)] if tiles else jobs
+        step = spec.numel if program.whole_tensors else _tile_numel(goal, _width(program, name))
+        tiles += (Tile(name, start, min(start + step, spec.numel)) for start in range(0, spec.numel, max(step, 1)))
+    return _grouped(program, tiles, goal)
+
+
+def group_tiles(program: Program, tiles: Sequence[Tile], workers: int) -> list[Job]:
+    """Jobs of given tiles."""
+    return _grouped(program, tiles, _goal(sum(_nbytes(program, tile) for tile in tiles), workers))
+
+
+def _goal(total: int, workers: int) -> int:
+    return min(max(total // (workers * 8), MIN_JOB_BYTES), MAX_JOB_BYTES)
+
+
+def _grouped(program: Program, tiles: Sequence[Tile], goal: int) -> list[Job]:
+    """Jobs of at least ``goal`` bytes of input, but for the last."""
+    jobs: list[Job] = []
+    group: list[Tile] = []
+    nbytes = 0
+    for tile in tiles:
+        group.append(tile)
+        nbytes += _nbytes(program, tile)
+        if nbytes >= goal:
+            jobs.append(Job(tuple(group), nbytes))
+            group, nbytes = [], 0
+    return [*jobs, Job(tuple(group), nbytes)] if group else jobs
+
+
+def _nbytes(program: Program, tile: Tile) -> int:
+    return (tile.stop - tile.start) * _width(program, tile.tensor)
+
+
+def _width(program: Program, name: str) -> int:
+    """Bytes of one value of a tensor in all sources that have it."""
+    return sum(stored.spec.nbytes // max(stored.spec.numel, 1) for stored in _stored(program, name))
 
 
 def _stored(program: Program, name: str) -> list[StoredTensor]:

@@ -91,7 +91,8 @@ def test_a_draft_made_under_a_wrong_guess_is_made_anew(
     recipe = write_recipe({**TIES, "merged": {**TIES["merged"], "density": 1.0}})
     facts, written, sweeps = outcome(recipe, "drafted")
     assert facts["merged"]["sign_majority"] == -1 and facts["merged"]["zero_sign_entries"] > 0
-    assert len(sweeps) == 2
+    assert [sweep.name for sweep in sweeps] == ["1/2", "1 corrected"]
+    assert 0 < sweeps[1].bytes_read < sweeps[0].bytes_read
     assert (facts, written) == at_once(recipe)
 
 
