@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from threading import local
 from typing import Any
 
@@ -18,8 +19,12 @@ from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.engine.evaluation import Block, ProgramIndex, torch_dtype
 from lines_pipeline.io.checkpoints import StoredTensor
 from lines_pipeline.io.reading import BlockReader
+from lines_pipeline.ops import blocks
 from lines_pipeline.ops.base import Measure
 from lines_pipeline.ops.blocks.tape import LANES, Code, Reduced, Routine, Tape, Unrecordable
+
+LOADED_BYTES, COMPILED_BYTES = 500_000_000, 4_000_000_000
+"""What a pass has to read for recordings to pay: loading what is compiled takes half a second, compiling it several."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +198,18 @@ class RecordedBlock:
             if slot < slots[Code.WITHIN]
         ]
         return {Code.TOTAL: sums[:, 0].tolist(), Code.COUNT: set_or_not, Code.CHECK: bad, Code.WITHIN: brackets}
+
+
+def recordings_pay(nbytes: int) -> bool:
+    """Whether a pass that reads so many bytes is faster recorded: smaller ones never wait for the compiler."""
+    return nbytes >= (LOADED_BYTES if _is_compiled() else COMPILED_BYTES)
+
+
+@cache
+def _is_compiled() -> bool:
+    """Whether Numba has compiled the machine before, as far as can be told without loading Numba."""
+    folder = Path(blocks.__file__).with_name("__pycache__")
+    return any(folder.glob("machine.run-*.nbi"))
 
 
 @cache

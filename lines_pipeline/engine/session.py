@@ -12,7 +12,7 @@ from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.events import PassFinished, PassProgress, PassStarted, Sink
 from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.jobs import JobResult
-from lines_pipeline.engine.recording import load_machine
+from lines_pipeline.engine.recording import load_machine, recordings_pay
 from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.statistics import Sample, finalize_all
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
@@ -27,7 +27,6 @@ from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.passes import Pass, Results, cone, measures_of, plan_passes
 from lines_pipeline.planning.program import (
-    RECORDED_BYTES,
     Job,
     Observation,
     Program,
@@ -175,7 +174,7 @@ class Session:
         """Statistics, and the blocks of drafts that depend on what was guessed."""
         program = self._compiled(prepared, one, known, outputs)
         jobs = cut_jobs(program, self.scheduler.jobs_at_once)
-        program = replace(program, recorded=sum(job.nbytes for job in jobs) >= RECORDED_BYTES)
+        program = replace(program, recorded=recordings_pay(sum(job.nbytes for job in jobs)))
         if program.recorded and not self.settings.on_cluster:
             load_machine()
         states = self._states(prepared, program, one)

@@ -2,8 +2,8 @@
 
 A draft is the value of a step on the way to the output, written where the output will be, by an earlier sweep. The last
 sweep reads it back with the few inputs it still needs, and finishes it in place; where the draft is the output itself,
-made under a guess, there is no last sweep. Where a guess turns out wrong and that makes a difference, blocks are drafted
-again. Of inputs with NaN or Inf no draft is used: the last sweep then computes everything anew.
+made under a guess, there is no last sweep. Where a guess turns out wrong and that makes a difference, blocks are
+drafted again. Of inputs with NaN or Inf no draft is used: the last sweep then computes everything anew.
 """
 
 from __future__ import annotations

@@ -16,8 +16,6 @@ SAMPLE_RUN_NUMEL = 1024
 """Neighbouring values in a run of a sample."""
 MIN_JOB_BYTES = 4 * 2**20
 MAX_JOB_BYTES = 128 * 2**20
-RECORDED_BYTES = 500_000_000
-"""Passes that read at least this much run recorded: loading that takes half a second (seconds the first time)."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, shared_store: str) -> Callable[..., tu
             original(self, *args)
 
         monkeypatch.setattr(recording.RecordedBlock, "__init__", counted)
-        monkeypatch.setattr(session, "RECORDED_BYTES", 0 if recorded else 10**12)
+        monkeypatch.setattr(session, "recordings_pay", lambda nbytes: recorded)
         result = lines_pipeline.run(recipe, out=Path("recorded" if recorded else "plain"), cache=False)
         monkeypatch.setattr(recording.RecordedBlock, "__init__", original)
         assert bool(made) == recorded
