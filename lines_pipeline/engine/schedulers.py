@@ -41,6 +41,8 @@ def open_scheduler(settings: EngineSettings) -> Iterator[Scheduler]:
     if settings.scheduler == "serial":
         yield Serial(settings.workers)
     elif settings.scheduler == "threads":
+        import dask.threaded  # noqa: F401 (while the recording process starts, and not within the first sweep)
+
         yield Threads(settings.workers)
     else:
         from lines_pipeline.engine.cluster import Cluster
