@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.engine.housekeeping import VALUES, hold, prune, remove, size_limit, value_notes
+from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.digests import DigestStore
 from lines_pipeline.io.entries import file_digest, read_entry, write_entry
 
@@ -30,11 +32,23 @@ class NodeCache:
         return self.folder / VALUES / f"{key}.safetensors"
 
     def has_value(self, key: str | None) -> bool:
-        """Whether a step's value is there; its content is not looked at (see ``is_sound``)."""
+        """Whether a step's value is there, as large as it was made; its content is not looked at (see ``is_sound``)."""
         if key is None or not self._reading:
             return False
         path = self.value_path(key)
-        return self.hold(path) and path.is_file()
+        if not self.hold(path) or not path.is_file():
+            return False
+        notes = read_entry(value_notes(path))
+        whole = notes is not None and notes["bytes"] == path.stat().st_size
+        return whole or self.discard(path, damaged=True)
+
+    def open_value(self, key: str) -> Checkpoint | None:
+        """A value as a checkpoint; None, and gone, where its header is damaged."""
+        try:
+            return open_checkpoint(self.value_path(key))
+        except CheckpointError:
+            self.discard(self.value_path(key), damaged=True)
+            return None
 
     def is_sound(self, path: Path) -> bool:
         """Whether a value has the size and digest noted when it was made; a damaged one is removed.
@@ -44,8 +58,7 @@ class NodeCache:
         if path not in self._sound:
             notes = read_entry(value_notes(path))
             if notes is None or notes != _notes(path):
-                self.discard(path)
-                return False
+                return self.discard(path, damaged=True)
             self._sound.add(path)
         return True
 
@@ -78,12 +91,16 @@ class NodeCache:
             self._held[path] = held
         return True
 
-    def discard(self, path: Path) -> None:
-        """Remove a value that this run no longer needs, unless another run holds it."""
+    def discard(self, path: Path, *, damaged: bool = False) -> bool:
+        """Remove a value that this run no longer needs, unless another run holds it and it is not damaged.
+
+        Gives False: it is not to be used.
+        """
         self._sound.discard(path)
         if path in self._held:
             self._held.pop(path).close()
-        remove(path)
+        remove(path, held=damaged)
+        return False
 
     def _path(self, kind: str, key: str) -> Path:
         return self.folder / kind / f"{key}.json"

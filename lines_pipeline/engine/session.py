@@ -15,7 +15,7 @@ from lines_pipeline.engine.jobs import JobResult
 from lines_pipeline.engine.recording import load_machine, recordings_pay
 from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.statistics import Sample, finalize_all
-from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
+from lines_pipeline.io.checkpoints import Checkpoint
 from lines_pipeline.io.digests import Known, checkpoint_digest
 from lines_pipeline.io.reading import check_unchanged
 from lines_pipeline.ops.base import Again, Measure
@@ -87,11 +87,9 @@ class Session:
         Reads headers only.
         """
         steps, keys = tuple(outputs), self.keys(graph)
-        cached = {
-            step_id: open_checkpoint(self.cache.value_path(str(keys.step(step_id))))
-            for step_id in cone(graph, steps)
-            if graph.steps[step_id].op.name != "load" and self.cache.has_value(keys.step(step_id))
-        }
+        made = [step_id for step_id in cone(graph, steps) if graph.steps[step_id].op.name != "load"]
+        values = {s: self.cache.open_value(str(keys.step(s))) for s in made if self.cache.has_value(keys.step(s))}
+        cached = {step_id: value for step_id, value in values.items() if value is not None}
         needed = cone(graph, steps, cached)
         known = self.known(graph, needed)
         layouts = lay_out(graph, cone(graph, steps), self.checkpoints)

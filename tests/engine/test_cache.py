@@ -89,19 +89,20 @@ def test_damaged_results_count_as_absent_and_are_made_again(write_recipe: Recipe
     assert api.cache_verify().entries == ()
 
 
-def test_a_damaged_value_is_made_again(judged: Path) -> None:
+@pytest.mark.parametrize("damage", ["a value", "the header", "cut short"])
+def test_a_damaged_value_is_made_again(damage: str, judged: Path) -> None:
     expected, _ = sweeps(judged)
     (path,) = values()
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 0x40
-    path.write_bytes(content)
+    whole = path.read_bytes()
+    content = bytearray(whole)
+    content[-1 if damage == "a value" else 12] ^= 0x40
+    path.write_bytes(whole[:-3] if damage == "cut short" else content)
     for entry in api.cache_list().entries:
         if entry.kind == "accuracies":
             entry.path.unlink()
     result, count = sweeps(judged)
     assert result.metrics == expected.metrics and count == 1
-    content[-1] ^= 0x40
-    assert path.read_bytes() == bytes(content)
+    assert path.read_bytes() == whole
 
 
 def test_a_sound_value_is_used_again(judged: Path) -> None:
