@@ -19,7 +19,6 @@ from lines_pipeline.io.checkpoints import Checkpoint
 from lines_pipeline.io.digests import Known, checkpoint_digest
 from lines_pipeline.io.reading import check_unchanged
 from lines_pipeline.ops.base import Again, Measure
-from lines_pipeline.ops.threshold import sample_runs
 from lines_pipeline.planning.compilation import Outputs, compile_pass
 from lines_pipeline.planning.drafts import draft_of, holds_drafts, with_drafts
 from lines_pipeline.planning.keys import Keys
@@ -203,9 +202,10 @@ class Session:
         names = {name: numel for found in numels.values() for name, numel in found.items()}
         taps = tuple(Observation(Sample(m.of[:1]), (), None) for m in one.sampled)
         samples: Mapping[Any, Any] = {}
-        if any(m.wants_sample(numels[m]) for m in one.sampled):
+        runs = max(m.sample_runs(numels[m]) for m in one.sampled)
+        if runs:
             sampler = replace(program, observations=taps, writes=(), hashed=frozenset())
-            results = self._sweep(f"{one.number} sample", sampler, sample_jobs(names, sample_runs(sum(names.values()))))
+            results = self._sweep(f"{one.number} sample", sampler, sample_jobs(names, runs))
             samples = finalize_all(taps, results, {tap.measure: {} for tap in taps})
         return {m: m.prepare(samples.get(Sample(m.of[:1]), {}), numels[m]) for m in one.sampled}
 

@@ -101,9 +101,9 @@ class Measure(ABC):
         """Whether ``prepare`` wants a sample of the values before the sweep."""
         return False
 
-    def wants_sample(self, numels: Mapping[str, int]) -> bool:
-        """Whether a sample is worth drawing for values of this many entries by tensor."""
-        return False
+    def sample_runs(self, numels: Mapping[str, int]) -> int:
+        """Runs of neighbouring values to draw, of values of this many entries by tensor; 0 where none are needed."""
+        return 0
 
     def prepare(self, sample: Mapping[str, list[Any]], numels: Mapping[str, int]) -> Any:
         """The state for the sweep, from 1-D samples of the first value of ``of`` by tensor name."""

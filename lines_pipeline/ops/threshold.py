@@ -15,6 +15,12 @@ from lines_pipeline.ops.blocks import Value, within
 
 SMALL_NUMEL = 2**20
 """Up to this many values the sweep keeps all magnitudes: no sample is drawn."""
+LARGE_NUMEL = 1e8
+"""From this many values on, samples grow and margins shrink with the root of a model's size."""
+SAMPLE_RUNS = {"global": 512, "tensor": 4096}
+"""Runs in a sample, by scope: of one tensor too it should have some."""
+MAX_MARGIN = {"global": 0.01, "tensor": 0.03}
+"""Half the share of values that a bracket may hold, by scope: these are kept in memory."""
 QUANTILES = 257
 """Points that are kept of a sample at least; of a large one, every 128th magnitude."""
 
@@ -70,14 +76,16 @@ class TrimThreshold(Measure):
     def sampled(self) -> bool:
         return self.density < 1.0
 
-    def wants_sample(self, numels: Mapping[str, int]) -> bool:
-        return sum(numels.values()) > SMALL_NUMEL
+    def sample_runs(self, numels: Mapping[str, int]) -> int:
+        total = sum(numels.values())
+        runs = SAMPLE_RUNS[self.scope] * max(1.0, math.sqrt(total / LARGE_NUMEL))
+        return int(runs) if total > SMALL_NUMEL else 0
 
     def prepare(self, sample: Mapping[str, list[Any]], numels: Mapping[str, int]) -> dict[str, Bracket]:
         found: dict[str, Bracket] = {}
         for group, names in _groups(self.scope, numels).items():
             runs = [run for name in names for run in sample.get(name, [])]
-            found[group] = _bracket(runs, *self._rank(names, numels))
+            found[group] = _bracket(runs, *self._rank(names, numels), self._max_margin(sum(numels.values())))
         return found
 
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
@@ -113,7 +121,11 @@ class TrimThreshold(Measure):
     def kept_bytes(self, numels: Mapping[str, int]) -> int:
         """Memory for the magnitudes that a sweep keeps, of values of this many entries by tensor."""
         total = sum(numels.values())
-        return 4 * (total if total <= SMALL_NUMEL else int(total * 2.0 * max_margin(total)))
+        return 4 * (total if total <= SMALL_NUMEL else int(total * 2.0 * self._max_margin(total)))
+
+    def _max_margin(self, total: int) -> float:
+        """Half the share of a model's ``total`` values that brackets may hold: less of larger models."""
+        return MAX_MARGIN[self.scope] * min(1.0, math.sqrt(LARGE_NUMEL / total))
 
 
 def _groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:
@@ -121,17 +133,7 @@ def _groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:
     return {"": names} if scope == "global" else {name: [name] for name in names}
 
 
-def max_margin(total: int) -> float:
-    """Half the share of values that a bracket may hold, as these are kept in memory: less for larger models."""
-    return 0.01 * min(1.0, math.sqrt(1e8 / total))
-
-
-def sample_runs(total: int) -> int:
-    """How many runs of neighbouring values make a sample of so many values: more for larger models."""
-    return int(512 * max(1.0, math.sqrt(total / 1e8)))
-
-
-def _bracket(runs: list[Any], rank: int, total: int) -> Bracket:
+def _bracket(runs: list[Any], rank: int, total: int, most: float) -> Bracket:
     """From runs of neighbouring magnitudes, in their order: how much runs differ from the next tells the error."""
     if total <= SMALL_NUMEL or not runs:
         return Bracket(0.0, math.inf, 1.0)
@@ -141,7 +143,6 @@ def _bracket(runs: list[Any], rank: int, total: int) -> Bracket:
     cut = values[min(int(quantile * len(values)), len(values) - 1)]
     steps = np.diff([float((run < cut).mean()) for run in runs])
     error = math.sqrt(float((steps**2).sum()) / 2.0 / max(len(steps), 1) / len(runs))
-    most = max_margin(total)
     return _around(points, quantile, min(max(5.0 * error, most / 5.0), most))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
-from lines_pipeline.ops.threshold import TrimThreshold, sample_runs
+from lines_pipeline.ops.threshold import TrimThreshold
 from lines_pipeline.planning.layouts import Layout
 from lines_pipeline.planning.passes import Pass
 from lines_pipeline.planning.program import SAMPLE_RUN_NUMEL
@@ -49,8 +49,8 @@ def _pass_bytes(one: Pass, layouts: Mapping[str, Layout], settings: EngineSettin
     blocks = (
         (len(one.steps) + len(thresholds) + 4) * BLOCK_NUMEL * max((ITEM_BYTES[dtype] for dtype in types), default=0)
     )
-    sampled = max((sum(layouts[measure.of[0]].numels.values()) for measure in thresholds), default=0)
-    samples = 4 * SAMPLE_RUN_NUMEL * sample_runs(sampled) * (len(thresholds) + 2) if thresholds else 0
+    runs = max((measure.sample_runs(layouts[measure.of[0]].numels) for measure in thresholds), default=0)
+    samples = 4 * SAMPLE_RUN_NUMEL * runs * (len(thresholds) + 2)
     return max(sum(kept) + 2 * max(kept, default=0), samples) + workers * blocks
 
 
