@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -83,10 +84,11 @@ class Recorder:
             observed = {number: block.reduced(number, world) for number in self._index.observed(tensor, world)}
             written = (number for number, write in enumerate(self._program.writes) if tensor in write.places)
             stored = {number: tape.store(block.written(number)) for number in written}
+            routine = tape.routine(BLOCK_NUMEL)
         except (Unrecordable, TypeError):
             return None
         width = sum(ITEM_BYTES[spec.dtype] for spec in types.values())
-        return Recording(tape.routine(BLOCK_NUMEL), tuple(types), width, checks, observed, stored)
+        return Recording(routine, tuple(types), width, checks, observed, stored)
 
 
 class Workspace(local):
@@ -175,9 +177,13 @@ class RecordedBlock:
             if source.spec.dtype == "bfloat16" or width == self._memory.itemsize:
                 files[number] = self._reader.descriptor(source.path), source.offset + self._start * width, width
             else:
-                self._narrow[step] = self._reader.block(source, self._start, self._start + self._size)
-                torch.from_numpy(self._row(number)).copy_(self._narrow[step])
+                self._read(number, step)
         return files
+
+    def _read(self, number: int, step: str) -> None:
+        """Read a source here; what cannot be read has its error."""
+        self._narrow[step] = self._reader.block(self._source(step), self._start, self._start + self._size)
+        torch.from_numpy(self._row(number)).copy_(self._narrow[step])
 
     def _run(self, recording: Recording, files: np.ndarray[Any, Any]) -> _Results:
         routine = recording.routine
@@ -187,10 +193,9 @@ class RecordedBlock:
         counts = _workspace.array("counts", (6, max(slots.values())), np.int64)
         found = _workspace.array("found", (slots[Code.WITHIN], BLOCK_NUMEL + 1), self._type)
         place = (self._memory, self._raw, sums, counts, found, files, self._size)
-        unread = _machine().run(routine.code, routine.places, routine.scalars, *place)
-        if unread >= 0:
-            self._reader.block(self._source(recording.sources[unread]), self._start, self._start + self._size)
-            raise AssertionError("a block that could not be read could be read")
+        while (unread := _machine().run(routine.code, routine.places, routine.scalars, *place)) >= 0:
+            self._read(unread, recording.sources[unread])
+            files[unread] = 0
         set_or_not, *ends, bad = counts.tolist()
         brackets = [
             (below, at_low, found[slot, :inside].copy(), at_high)
@@ -208,8 +213,10 @@ def recordings_pay(nbytes: int) -> bool:
 @cache
 def _is_compiled() -> bool:
     """Whether Numba has compiled the machine before, as far as can be told without loading Numba."""
-    folder = Path(blocks.__file__).with_name("__pycache__")
-    return any(folder.glob("machine.run-*.nbi"))
+    source = Path(blocks.__file__).with_name("machine.py")
+    python = f"py{sys.version_info.major}{sys.version_info.minor}"
+    found = source.with_name("__pycache__").glob(f"machine.run-*.{python}.nbi")
+    return any(index.stat().st_mtime >= source.stat().st_mtime for index in found)
 
 
 @cache
@@ -230,5 +237,8 @@ def load_machine() -> None:
 
 @cache
 def can_record() -> bool:
-    """Whether Numba is there to run recordings."""
-    return find_spec("numba") is not None
+    """Whether Numba is there to run recordings, and has a place for what it compiles."""
+    try:
+        return find_spec("numba") is not None and _machine() is not None
+    except RuntimeError:  # no folder that it may write to
+        return False

@@ -30,6 +30,7 @@ from lines_pipeline.planning.program import (
     Observation,
     Program,
     Tile,
+    Write,
     cut_jobs,
     group_tiles,
     sample_jobs,
@@ -92,10 +93,12 @@ class Session:
         needed = cone(graph, steps, cached)
         known = self.known(graph, needed)
         layouts = lay_out(graph, cone(graph, steps), self.checkpoints)
-        in_place = [step for step, dtype in outputs.items() if holds_drafts(graph.steps[step], dtype, layouts)]
-        if self.settings.on_cluster:  # where a worker dies, its jobs are done again: they may not find finished blocks
-            in_place = []
-        passes = with_drafts(plan_passes(graph, steps, known, cached), graph, known, cached, in_place)
+        passes = plan_passes(graph, steps, known, cached)
+        if (
+            not self.settings.on_cluster
+        ):  # where jobs are done again whose worker died, and may not meet finished blocks
+            in_place = [step for step, dtype in outputs.items() if holds_drafts(graph.steps[step], dtype, layouts)]
+            passes = with_drafts(passes, graph, known, cached, in_place)
         return Prepared(graph, keys, known, cached, layouts, passes)
 
     def prepare_sound(self, graph: Graph, outputs: Mapping[str, str]) -> Prepared:
@@ -181,8 +184,10 @@ class Session:
         results = self._sweep(name, program, jobs)
         self._learn_digests(program, results)
         numels = {o.measure: prepared.layouts[o.measure.of[0]].numels for o in observations}
-        found = self._settle(name, program, finalize_all(observations, results, numels), numels)
-        return found, [tile for result in results for tile in result.doubtful]
+        doubtful = [tile for result in results for tile in result.doubtful]
+        found = finalize_all(observations, results, numels)
+        results.clear()  # a sweep again needs the room of the magnitudes in them
+        return self._settle(name, program, found, numels), doubtful
 
     def sources(self, prepared: Prepared, one: Pass, outputs: Outputs) -> dict[str, Checkpoint]:
         """What a pass reads, by step; drafts lie where ``outputs`` will be."""
@@ -191,8 +196,11 @@ class Session:
         written = [*one.sinks, *(sink for sink, draft in one.drafts.items() if draft.step == sink)]
         passthrough = {prepared.layouts[sink].passthrough for sink in written} - {""}
         found |= {step: self.checkpoints[step] for step in sorted(passthrough)}
-        drafts = {sink: draft.step for sink, draft in one.finishes.items() if draft.step in one.steps}
-        return found | {step: draft_of(prepared.layouts[step], outputs.get(sink)) for sink, step in drafts.items()}
+        drafts: dict[str, list[Write]] = {}
+        for sink, draft in one.finishes.items():
+            if draft.step in one.steps:
+                drafts.setdefault(draft.step, []).extend(outputs.get(sink, ())[:1])
+        return found | {step: draft_of(prepared.layouts[step], writes) for step, writes in drafts.items()}
 
     def _states(self, prepared: Prepared, program: Program, one: Pass) -> dict[Measure, Any]:
         """What sampled measures learn from a sample before the sweep."""

@@ -21,6 +21,8 @@ SAMPLE_RUNS = {"global": 512, "tensor": 4096}
 """Runs in a sample, by scope: of one tensor too it should have some."""
 MAX_MARGIN = {"global": 0.01, "tensor": 0.03}
 """Half the share of values that a bracket may hold, by scope: these are kept in memory."""
+FEW_RUNS = 8
+"""Fewer runs do not tell how far they are off."""
 QUANTILES = 257
 """Points that are kept of a sample at least; of a large one, every 128th magnitude."""
 
@@ -84,8 +86,9 @@ class TrimThreshold(Measure):
     def prepare(self, sample: Mapping[str, list[Any]], numels: Mapping[str, int]) -> dict[str, Bracket]:
         found: dict[str, Bracket] = {}
         for group, names in _groups(self.scope, numels).items():
-            runs = [run for name in names for run in sample.get(name, [])]
-            found[group] = _bracket(runs, *self._rank(names, numels), self._max_margin(sum(numels.values())))
+            rank, total = self._rank(names, numels)
+            runs = [run for name in names for run in sample.get(name, [])] if total > self._small(numels) else []
+            found[group] = _bracket(runs, rank, total, self._max_margin(sum(numels.values())))
         return found
 
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
@@ -118,10 +121,17 @@ class TrimThreshold(Measure):
         total = sum(numels[name] for name in names)
         return max(total - int(total * self.density), 1), total
 
-    def kept_bytes(self, numels: Mapping[str, int]) -> int:
-        """Memory for the magnitudes that a sweep keeps, of values of this many entries by tensor."""
-        total = sum(numels.values())
-        return 4 * (total if total <= SMALL_NUMEL else int(total * 2.0 * self._max_margin(total)))
+    def kept_numel(self, numels: Mapping[str, int]) -> int:
+        """How many magnitudes a sweep keeps at most, of values of this many entries by tensor."""
+        whole = sum(numels.values())
+        share = 2.0 * self._max_margin(whole) if self.sample_runs(numels) else 1.0
+        totals = [self._rank(names, numels)[1] for names in _groups(self.scope, numels).values()]
+        return sum(total if total <= self._small(numels) else int(share * total) for total in totals)
+
+    def _small(self, numels: Mapping[str, int]) -> int:
+        """Up to this many values that a threshold is for, all are kept: a sample tells too little of them."""
+        runs = self.sample_runs(numels)
+        return FEW_RUNS * sum(numels.values()) // runs if runs else SMALL_NUMEL
 
     def _max_margin(self, total: int) -> float:
         """Half the share of a model's ``total`` values that brackets may hold: less of larger models."""
@@ -135,14 +145,16 @@ def _groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:
 
 def _bracket(runs: list[Any], rank: int, total: int, most: float) -> Bracket:
     """From runs of neighbouring magnitudes, in their order: how much runs differ from the next tells the error."""
-    if total <= SMALL_NUMEL or not runs:
+    if not runs:
         return Bracket(0.0, math.inf, 1.0)
     values = np.sort(np.concatenate(runs))
     points = values[np.linspace(0, len(values) - 1, min(len(values), max(QUANTILES, len(values) // 128))).astype(int)]
     quantile = rank / total
     cut = values[min(int(quantile * len(values)), len(values) - 1)]
+    if len(runs) < FEW_RUNS:
+        return _around(points, quantile, most)
     steps = np.diff([float((run < cut).mean()) for run in runs])
-    error = math.sqrt(float((steps**2).sum()) / 2.0 / max(len(steps), 1) / len(runs))
+    error = math.sqrt(float((steps**2).sum()) / 2.0 / len(steps) / len(runs))
     return _around(points, quantile, min(max(5.0 * error, most / 5.0), most))
 
 
@@ -156,8 +168,7 @@ def _around(points: np.ndarray[Any, Any], quantile: float, margin: float) -> Bra
 def _moved(bracket: Bracket, counts: Sequence[BracketCounts], rank: int, total: int) -> Bracket:
     """A bracket on the side where the magnitude is, as far off as the counts say, and wider."""
     below = sum(block.below for block in counts)
-    on_high = sum(block.at_high for block in counts) if bracket.high > bracket.low else 0
-    upto = below + on_high + sum(block.at_low + len(block.inside) for block in counts)
+    upto = below + _above_low(counts, bracket) + sum(block.at_low + len(block.inside) for block in counts)
     side, end, reached = ("left", bracket.low, below) if rank <= below else ("right", bracket.high, upto)
     start = float(np.searchsorted(bracket.points, end, side)) / max(len(bracket.points) - 1, 1)  # type: ignore[call-overload]
     found = _around(bracket.points, start + (rank - reached) / total, 2.0 * bracket.margin)
@@ -169,7 +180,7 @@ def _moved(bracket: Bracket, counts: Sequence[BracketCounts], rank: int, total: 
 def _select(counts: Sequence[BracketCounts], rank: int, bracket: Bracket) -> float | None:
     """The ``rank``-th smallest magnitude (from 1), or None where the bracket missed it."""
     left = rank - sum(block.below for block in counts)
-    at_low, at_high = sum(block.at_low for block in counts), sum(block.at_high for block in counts)
+    at_low, at_high = sum(block.at_low for block in counts), _above_low(counts, bracket)
     if left <= 0:
         return None
     if left <= at_low:
@@ -179,6 +190,11 @@ def _select(counts: Sequence[BracketCounts], rank: int, bracket: Bracket) -> flo
     if left <= len(inside):
         return float(np.partition(inside, left - 1)[left - 1])
     return bracket.high if left - len(inside) <= at_high else None
+
+
+def _above_low(counts: Sequence[BracketCounts], bracket: Bracket) -> int:
+    """Magnitudes on the upper end, where that is not the lower one too."""
+    return sum(block.at_high for block in counts) if bracket.high > bracket.low else 0
 
 
 def _smaller(counts: Sequence[BracketCounts], value: float, bracket: Bracket) -> int:

@@ -10,7 +10,7 @@ from pydantic import Field
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Measure, Op, Port, Values
-from lines_pipeline.ops.blocks import Value, add_agreeing, add_kept, keep_from, zeros_like
+from lines_pipeline.ops.blocks import Value, add_agreeing, add_kept, keep_from, larger, zeros_like
 from lines_pipeline.ops.election import SignMajority
 from lines_pipeline.ops.trim import TrimParams, threshold_of, trim_facts, trim_measures
 
@@ -28,6 +28,7 @@ class Ties(Op):
     is 0 too it counts as negative (its ``max`` is 0). Exact zeros never count in the mean."""
 
     name = "ties"
+    version = 2
     formula = "s = sgn(sum_t trim(tau_t));  mean | sum | s * max|.|  of the trimmed entries with sign s"
     source = "Yadav et al., arXiv 2306.01708; wang-kee/LiNeS, src/utils/ties_utils.py (ties_merging)"
     gives = EdgeType.DELTA
@@ -48,7 +49,8 @@ class Ties(Op):
         majority = stats["election"].majority
         sign = (total.sign() * 2.0 + majority).sign()  # an entry of sum 0 takes the majority sign
         direction = sign if majority else (sign * 2.0 + -1.0).sign()  # and counts as negative where that is 0
-        return _AGGREGATES[params.aggregate](kept, direction) * (sign if params.aggregate == "max" else direction)
+        signed = _AGGREGATES[params.aggregate](kept, direction) * (sign if params.aggregate == "max" else direction)
+        return signed + 0.0  # where nothing is kept, 0 and not -0, whatever the majority
 
     def facts(
         self, params: TiesParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
@@ -87,7 +89,7 @@ def _mean(kept: Kept, direction: Value) -> Value:
 def _max(kept: Kept, direction: Value) -> Value:
     largest = zeros_like(direction)
     for delta, threshold, weight in kept:
-        largest = largest.maximum(keep_from(delta, threshold) * weight * direction)
+        largest = larger(largest, keep_from(delta, threshold) * weight * direction)
     return largest
 
 

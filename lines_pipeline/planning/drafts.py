@@ -59,12 +59,12 @@ def holds_drafts(step: Step, dtype: str, layouts: Mapping[str, Layout]) -> bool:
     return True
 
 
-def draft_of(layout: Layout, outputs: Sequence[Write] | None) -> Checkpoint:
-    """A step's draft, to be read back from where its output will be (nowhere yet, while planning)."""
+def draft_of(layout: Layout, outputs: Sequence[Write]) -> Checkpoint:
+    """A step's draft, to be read back from where any of ``outputs`` has a tensor (nowhere yet, while planning)."""
     tensors = {}
     for name, spec in layout.tensors.items():
         stored = replace(spec, dtype=spec.compute_dtype)
-        places = outputs[0].places.get(name, ()) if outputs else ()
+        places = [place for write in outputs for place in write.places.get(name, ())[:1]]
         if spec.is_floating and places:
             tensors[name] = StoredTensor(stored, places[0].path, places[0].offset)
         elif spec.is_floating and not outputs:

@@ -43,15 +43,14 @@ def projected_peak(passes: Sequence[Pass], layouts: Mapping[str, Layout], settin
 
 def _pass_bytes(one: Pass, layouts: Mapping[str, Layout], settings: EngineSettings) -> int:
     thresholds = [measure for measure in one.measures if isinstance(measure, TrimThreshold)]
-    kept = [measure.kept_bytes(layouts[measure.of[0]].numels) for measure in thresholds]
+    kept = [measure.kept_numel(layouts[measure.of[0]].numels) for measure in thresholds]
     workers = 1 if settings.scheduler == "serial" else settings.workers
     types = {spec.compute_dtype for step in one.steps for spec in layouts[step].tensors.values()}
-    blocks = (
-        (len(one.steps) + len(thresholds) + 4) * BLOCK_NUMEL * max((ITEM_BYTES[dtype] for dtype in types), default=0)
-    )
+    item = max((ITEM_BYTES[dtype] for dtype in types), default=0)
+    blocks = workers * (len(one.steps) + len(thresholds) + 4) * BLOCK_NUMEL
     runs = max((measure.sample_runs(layouts[measure.of[0]].numels) for measure in thresholds), default=0)
-    samples = 4 * SAMPLE_RUN_NUMEL * runs * (len(thresholds) + 2)
-    return max(sum(kept) + 2 * max(kept, default=0), samples) + workers * blocks
+    samples = SAMPLE_RUN_NUMEL * runs * (len(thresholds) + 2)
+    return item * (max(sum(kept) + 2 * max(kept, default=0), samples) + blocks)
 
 
 def require_memory(peak: int, settings: EngineSettings) -> None:

@@ -21,21 +21,22 @@ TIES = {name: node for name, node in TIES_LINES.items() if name != "scaled"}
 TIES["model"] = {**TIES["model"], "delta": "merged"}
 
 
-def outcome(recipe: Path, out: str) -> tuple[Any, bytes, list[PassFinished]]:
-    """Facts and file of a run, and its sweeps."""
+def outcome(recipe: Path, out: str) -> tuple[Any, dict[str, bytes], list[PassFinished]]:
+    """Facts and files of a run, and its sweeps."""
     events: list[Event] = []
     result = lines_pipeline.run(recipe, out=out, cache=False, sinks=[events.append])
-    return result.facts, result.files[0].read_bytes(), [event for event in events if isinstance(event, PassFinished)]
+    files = {path.name: path.read_bytes() for path in result.files}
+    return result.facts, files, [event for event in events if isinstance(event, PassFinished)]
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], tuple[Any, bytes]]:
+def at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], tuple[Any, dict[str, bytes]]]:
     """What a run gives that makes no drafts."""
 
     def whole(passes: list[Pass], *rest: Any) -> list[Pass]:
         return passes
 
-    def run(recipe: Path) -> tuple[Any, bytes]:
+    def run(recipe: Path) -> tuple[Any, dict[str, bytes]]:
         with monkeypatch.context() as patch:
             patch.setattr(session, "with_drafts", whole)
             return outcome(recipe, "at-once")[:2]
@@ -59,6 +60,15 @@ METHODS: Mapping[str, tuple[Mapping[str, Any], list[float]]] = {
     "a type that cannot hold a draft": (
         {**TIES_LINES, "saved": {**TIES_LINES["saved"], "dtype": "bfloat16"}},
         [4.0, 4.0, 4.0],
+    ),
+    "two outputs of one draft, one of them without a tensor": (
+        {
+            **TIES_LINES,
+            "partly": {**TIES_LINES["scaled"], "exclude": ["visual.proj"]},
+            "other": {"op": "apply", "base": "base", "delta": "partly"},
+            "kept": {"op": "save", "model": "other", "path": "other.safetensors"},
+        },
+        [4.0, 4.0, 2.0],
     ),
     "an update that is saved too": (
         {**TIES_LINES, "update": {"op": "save", "model": "scaled", "path": "update.safetensors"}},
@@ -94,6 +104,24 @@ def test_a_draft_made_under_a_wrong_guess_is_made_anew(
     assert [sweep.name for sweep in sweeps] == ["1/2", "1 corrected"]
     assert 0 < sweeps[1].bytes_read < sweeps[0].bytes_read
     assert (facts, written) == at_once(recipe)
+
+
+def test_what_nothing_is_kept_of_is_zero_whatever_the_majority(
+    models: Path, write_recipe: Recipe, at_once: Callable[..., Any], shared_store: str
+) -> None:
+    base = load_file(models / "base.safetensors")
+    base["visual.proj"][0] = -0.0
+    for name in ("base", "a", "b", "c"):
+        moved = {n: v.clone() for n, v in base.items()}
+        moved["visual.transformer.resblocks.0.mlp.c_fc.weight"] -= 0.0 if name == "base" else 1.0
+        save_file(moved, models / f"{name}.safetensors")
+    recipe = write_recipe({**TIES, "update": {"op": "save", "model": "merged", "path": "update.safetensors"}})
+    facts, written, _ = outcome(recipe, "drafted")
+    assert facts["merged"]["sign_majority"] == -1
+    assert (facts, written) == at_once(recipe)
+    assert outcome(recipe, "again")[1] == written
+    update = load_file("drafted/update.safetensors")["visual.proj"]
+    assert not update.signbit().any()
 
 
 def test_inputs_that_are_not_finite_are_not_drafted_over(

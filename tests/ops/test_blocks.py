@@ -102,7 +102,7 @@ FUNCTIONS: dict[str, Function] = {
     "arithmetic": lambda a, b, c: (a - b, a + b, a * c, a * 0.3, a / 3, b * -2.0),
     "masks": lambda a, b, c: ((a.abs() > b.abs() * 0.4) * c, (a >= 0.5) * b, forms.all_set(a) * c),
     "count of masks": lambda a, b, c: forms.zeros_like(a) + (a >= 0.5) + (b >= 0.5),
-    "larger": lambda a, b, c: a.abs().maximum(b.abs()),
+    "larger": lambda a, b, c: (forms.larger(a, b), a * 0.0, a * -0.0),
     "sum": lambda a, b, c: forms.running_sum([a, b, c], [1.0, 0.3, -0.7]),
     "keep": lambda a, b, c: (forms.keep_from(a, 0.5), forms.keep_from(b, 0.0), forms.keep_from(c, 1e-40)),
     "kept": lambda a, b, c: forms.add_kept(a, forms.zeros_like(a), b, 0.5, -2.0),

@@ -1,7 +1,7 @@
 """What ops and measures do with blocks beyond plain arithmetic, on tensors and on registers alike.
 
 An op's ``apply`` is written once, in terms of these functions and of ``+ - * /``, ``>``, ``>=``, ``abs``, ``sign``,
-``maximum`` and ``clamp(min=...)``. Given tensors, it computes at once (any device). Given the registers of a ``Tape``,
+``clamp(min=...)``. Given tensors, it computes at once (any device). Given the registers of a ``Tape``,
 it is recorded, and the recording then runs over a block in one go (``machine``). Both give the same bits.
 """
 
@@ -28,6 +28,13 @@ def zeros_like(value: Value, dtype: torch.dtype | None = None) -> Value:
 def all_set(value: Value) -> Value:
     """A mask that is set everywhere."""
     return value.abs() >= 0.0 if isinstance(value, Register) else torch.ones_like(value, dtype=torch.bool)
+
+
+def larger(one: Value, other: Value) -> Value:
+    """The larger of each two entries; the second where they are equal."""
+    if isinstance(one, Register):
+        return one.tape.compute(Code.MAXIMUM, (one, other))
+    return torch.where(one > other, one, other)
 
 
 def keep_from(value: Value, threshold: float) -> Value:

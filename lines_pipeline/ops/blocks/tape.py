@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -87,10 +89,6 @@ class Register:
         """1, 0 and -1."""
         return self.tape.compute(Code.SIGN, (self,))
 
-    def maximum(self, other: Register) -> Register:
-        """The larger of each two entries."""
-        return self.tape.compute(Code.MAXIMUM, (self, other))
-
     def clamp(self, *, min: float) -> Register:
         """At least ``min``."""
         return self.tape.compute(Code.AT_LEAST, (self,), (min,))
@@ -99,6 +97,16 @@ class Register:
         if isinstance(other, Register):
             return self.tape.compute(pairwise, (self, other))
         return self.tape.compute(by_number, (self,), (other,))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Register):
+            return self is other
+        raise Unrecordable("==")
+
+    def __bool__(self) -> bool:
+        raise Unrecordable("a decision by values")
+
+    __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> Any:
         raise Unrecordable(name)
@@ -167,7 +175,11 @@ class Tape:
         self, code: Code, operands: Sequence[Register], scalars: tuple[float, ...], count: int
     ) -> tuple[int, ...]:
         """What was computed before is not computed again."""
-        key = (code, tuple(register.number for register in operands), scalars)
+        for operand, scalar in itertools.zip_longest(operands, scalars):
+            if not isinstance(operand, Register | None) or not isinstance(scalar, int | float | None):
+                raise Unrecordable(f"{code.name} of {operand} and {scalar}")
+        signs = tuple(math.copysign(1.0, scalar) for scalar in scalars)
+        key = (code, tuple(register.number for register in operands), scalars, signs)
         if key not in self._known:
             self._known[key] = self._append(code, key[1], scalars, count)
         return self._known[key]
