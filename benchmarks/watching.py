@@ -107,7 +107,11 @@ def _excess(peaks: _Peaks, limits: Limits, seconds: float) -> str:
 
 def _tree(root: int) -> Iterator[int]:
     yield root
-    for task in Path(f"/proc/{root}/task").glob("*/children"):
+    try:
+        tasks = list(Path(f"/proc/{root}/task").glob("*/children"))
+    except FileNotFoundError:  # it has just ended
+        return
+    for task in tasks:
         for child in _text(task).split():
             yield from _tree(int(child))
 

@@ -17,7 +17,7 @@ from lines_pipeline.engine.schedulers import open_scheduler
 from lines_pipeline.engine.storing import Request, announce, existing_file, store
 from lines_pipeline.inputs import OpenedRecipe, locate_checkpoint, open_recipe
 from lines_pipeline.io.checkpoints import open_checkpoint
-from lines_pipeline.io.writing import sweep_temporaries
+from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.outputs import Destination, check_outputs, open_destination, requests
 from lines_pipeline.planning.facts import gather_facts

@@ -10,13 +10,13 @@ from typing import Any
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import Sink
 from lines_pipeline.engine.cache import NodeCache
+from lines_pipeline.engine.housekeeping import prune, size_limit
 from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.session import Session
 from lines_pipeline.evals.suites import chosen_tasks, missing_files
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.locations import download, locate
 from lines_pipeline.io.renaming import rename
-from lines_pipeline.io.writing import sweep_temporaries
 from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.ops.load import LoadParams
 from lines_pipeline.ops.soup import SoupParams
@@ -51,7 +51,6 @@ def open_recipe(
 ) -> OpenedRecipe:
     """Find and open every checkpoint; ``build`` also makes or downloads what is not there."""
     nodes = NodeCache(cache_folder() / "nodes", reading=cache)
-    sweep_temporaries(nodes.folder / "values")
     missing = _missing_files(recipe, graph)
     if missing and build:
         raise EvalError(missing[0])
@@ -68,6 +67,8 @@ def open_recipe(
             checkpoints[step] = _opened(params, path.absolute(), nodes.spool if build else None)
     context.notes += missing
     context.session = Session(checkpoints, nodes, settings, emit, scheduler)
+    if build:
+        prune(nodes.folder, size_limit())
     return context
 
 

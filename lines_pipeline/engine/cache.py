@@ -15,7 +15,7 @@ from lines_pipeline.io.entries import file_digest, read_entry, write_entry
 
 
 class NodeCache:
-    """Entries are whole or absent; damaged ones count as absent and go. With ``reading`` off nothing is looked up.
+    """Entries are whole or absent; damaged ones count as absent. With ``reading`` off, only digests are looked up.
 
     A value that a run has found or made stays until the run ends, whatever other runs make room for.
     """
@@ -26,6 +26,7 @@ class NodeCache:
         self.spool = folder / "spool"
         self._held: dict[Path, BinaryIO] = {}
         self._sound: set[Path] = set()
+        self._damaged: set[Path] = set()
 
     def value_path(self, key: str) -> Path:
         """Where the value of a step with this key lies, or would lie."""
@@ -33,34 +34,29 @@ class NodeCache:
 
     def has_value(self, key: str | None) -> bool:
         """Whether a step's value is there, as large as it was made; its content is not looked at (see ``is_sound``)."""
-        if key is None or not self._reading:
-            return False
-        path = self.value_path(key)
-        if not self.hold(path) or not path.is_file():
+        path = self.value_path(str(key))
+        if key is None or not self._reading or path in self._damaged or not path.is_file() or not self.hold(path):
             return False
         notes = read_entry(value_notes(path))
-        whole = notes is not None and notes["bytes"] == path.stat().st_size
-        return whole or self.discard(path, damaged=True)
+        return path.is_file() and notes is not None and notes["bytes"] == path.stat().st_size
 
     def open_value(self, key: str) -> Checkpoint | None:
-        """A value as a checkpoint; None, and gone, where its header is damaged."""
+        """A value as a checkpoint; None where its header is damaged, and no value from then on."""
         try:
             return open_checkpoint(self.value_path(key))
         except CheckpointError:
-            self.discard(self.value_path(key), damaged=True)
+            self._damaged.add(self.value_path(key))
             return None
 
     def is_sound(self, path: Path) -> bool:
-        """Whether a value has the size and digest noted when it was made; a damaged one is removed.
+        """Whether a value has the size and digest noted when it was made; a damaged one is no value from then on.
 
         Reads all of it, once a run.
         """
         if path not in self._sound:
             notes = read_entry(value_notes(path))
-            if notes is None or notes != _notes(path):
-                return self.discard(path, damaged=True)
-            self._sound.add(path)
-        return True
+            (self._damaged if notes is None or notes != _notes(path) else self._sound).add(path)
+        return path in self._sound
 
     def get(self, kind: str, key: str | None) -> Any:
         """A remembered result (``stats``, ``accuracies``, ``files``), or None."""
@@ -75,9 +71,11 @@ class NodeCache:
     def adopt(self, path: Path, key: str) -> Path:
         """Move a complete file into the cache under its key, and make room where the cache has grown too large."""
         target = self.value_path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.hold(target)
         write_entry(value_notes(target), _notes(path))
         os.replace(path, target)
-        self.hold(target)
+        self._damaged.discard(target)
         self._sound.add(target)
         prune(self.folder, size_limit())
         return target
@@ -91,16 +89,12 @@ class NodeCache:
             self._held[path] = held
         return True
 
-    def discard(self, path: Path, *, damaged: bool = False) -> bool:
-        """Remove a value that this run no longer needs, unless another run holds it and it is not damaged.
-
-        Gives False: it is not to be used.
-        """
+    def discard(self, path: Path) -> None:
+        """Remove a value that this run no longer needs, unless another run holds it."""
         self._sound.discard(path)
         if path in self._held:
             self._held.pop(path).close()
-        remove(path, held=damaged)
-        return False
+        remove(path)
 
     def _path(self, kind: str, key: str) -> Path:
         return self.folder / kind / f"{key}.json"

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.io.entries import file_digest, read_entry
-from lines_pipeline.io.writing import is_alive, sweep_temporaries
+from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.recipe.schema import parse_bytes
 
 VALUES, SPOOL = "values", "spool"
@@ -55,8 +55,6 @@ def entries(folder: Path) -> list[Entry]:
 def _entries(folder: Path, kind: str) -> Iterator[Entry]:
     suffix = ".safetensors" if kind in (VALUES, SPOOL) else ".json"
     for path in sorted((folder / kind).glob(f"*{suffix}")):
-        if path.name.startswith((".", "pending-")):
-            continue
         with suppress(FileNotFoundError):
             status, notes = path.stat(), value_notes(path)
             used, nbytes = status.st_mtime, status.st_size
@@ -72,9 +70,9 @@ def prune(folder: Path, limit: int) -> list[Entry]:
     """
     for kind in KINDS:
         sweep_temporaries(folder / kind)
-    for pending in (folder / VALUES).glob("pending-*"):
-        if not is_alive(int(pending.name.split("-")[1])):
-            pending.unlink(missing_ok=True)
+    for beside in (*(folder / VALUES).glob("*.json"), *folder.glob("*/*.lock")):
+        if not (value := beside.with_suffix(".safetensors")).exists():
+            remove(value)
     present, removed = entries(folder), []
     left = sum(entry.nbytes for entry in present)
     for entry in present:
@@ -105,29 +103,43 @@ def _is_sound(entry: Entry) -> bool:
 
 def remove(path: Path, *, held: bool = False) -> bool:
     """Whether an entry's file is gone now; one that a run holds only goes where that is asked for."""
-    locked = _lock_of(path)
+    if path.parent.name not in (VALUES, SPOOL):
+        path.unlink(missing_ok=True)
+        return True
+    lock = path.with_suffix(".lock")
     try:
-        with locked.open("rb") as file:
+        with lock.open("ab") as file:
             if not held:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
-            locked.unlink(missing_ok=True)
-    except FileNotFoundError:
-        path.unlink(missing_ok=True)
-    except BlockingIOError:
+            if _is_at(file, lock):
+                for one in (path, value_notes(path), lock):
+                    one.unlink(missing_ok=True)
+    except OSError:  # a run holds it, or there are no locks here
         return False
     return True
 
 
 def hold(path: Path) -> BinaryIO | None:
-    """An open file that keeps an entry's file from being removed until it is closed; None where there is none."""
+    """An open file that keeps a value or a spooled file from being removed until it is closed.
+
+    None where the cache's folder is not there. On file systems without locks nothing is kept, and nothing removed.
+    """
+    lock = path.with_suffix(".lock")
+    while True:
+        try:
+            file = lock.open("ab")
+        except OSError:
+            return None
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_SH)
+        if _is_at(file, lock):
+            return file
+        file.close()
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one with that name, and not one that was removed meanwhile."""
     try:
-        file = _lock_of(path).open("rb")
-    except OSError:
-        return None
-    fcntl.flock(file, fcntl.LOCK_SH)
-    return file
-
-
-def _lock_of(path: Path) -> Path:
-    return value_notes(path) if path.parent.name == VALUES else path
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

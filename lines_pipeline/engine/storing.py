@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.evaluation import input_counts
 from lines_pipeline.engine.session import Prepared, Session
 from lines_pipeline.io.checkpoints import SourceFile
+from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.io.writing import OutputLayout, commit_files, create_files, discard_files, lay_out_files
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import projected_peak, require_memory
@@ -94,7 +94,7 @@ def _options(request: Request) -> list[Any]:
 
 def _output_layout(session: Session, request: Request, step: Step, prepared: Prepared) -> OutputLayout:
     layout = prepared.layouts[request.step]
-    path = request.path or session.cache.folder / "values" / f"pending-{os.getpid()}-{os.urandom(6).hex()}.safetensors"
+    path = request.path or temporary_path(session.cache.value_path("pending"))
     specs = [_stored_spec(name, spec, step, request) for name, spec in _all_names(layout, step).items()]
     room = len(canonical_json(_metadata(session, prepared.graph, request))) + 256
     return lay_out_files(path, specs, metadata_bytes=room, max_shard_bytes=request.max_shard_bytes)

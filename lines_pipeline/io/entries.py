@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import blake3
 
 from lines_pipeline.core.keys import canonical_json
+from lines_pipeline.io.temporaries import temporary_path
 
 
 def write_entry(path: Path, result: Any) -> None:
@@ -22,7 +24,8 @@ def read_entry(path: Path) -> Any:
     try:
         content = json.loads(path.read_bytes())
         if content["check"] == _check(content["result"]):
-            os.utime(path)
+            with suppress(OSError):  # in another user's cache
+                os.utime(path)
             return content["result"]
     except OSError:
         return None
@@ -46,7 +49,7 @@ def _check(result: Any) -> str:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a small file so that it is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    temporary = temporary_path(path)
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

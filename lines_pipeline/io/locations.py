@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.io.checkpoints import missing_file
+from lines_pipeline.io.temporaries import temporary_path
 
 REMOTE_SCHEMES = ("hf", "s3", "gs", "https")
 
@@ -87,7 +88,7 @@ def _fetch_hub(uri: str, target: Path) -> Path:
 def _fetch(uri: str, target: Path) -> Path:
     import fsspec
 
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(target)
     filesystem, path = fsspec.core.url_to_fs(uri)
     filesystem.get_file(path, str(temporary))
     os.replace(temporary, target)

@@ -14,6 +14,7 @@ from lines_pipeline.core.keys import content_key
 from lines_pipeline.core.tensors import ITEM_BYTES, TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.safetensors_header import read_header
+from lines_pipeline.io.temporaries import temporary_path
 
 _NESTED = ("state_dict", "model", "model_state_dict")
 
@@ -117,7 +118,7 @@ def _spool(source: SourceFile, tensors: Mapping[str, torch.Tensor], spool: Path)
     identity = [source.path, source.size, source.mtime_ns, source.inode]
     target = spool / f"{content_key(identity)[:32]}.safetensors"
     if not target.exists():
-        temporary = target.with_suffix(f".{os.getpid()}.tmp")
+        temporary = temporary_path(target)
         save_file({name: value.clone().contiguous() for name, value in tensors.items()}, temporary)
         os.replace(temporary, target)
     os.utime(target)  # when it was last used

@@ -16,6 +16,7 @@ from lines_pipeline.core.errors import EngineError, PlanError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.safetensors_header import DTYPES
+from lines_pipeline.io.temporaries import temporary_path
 
 _CODES = {name: code for code, name in DTYPES.items()}
 _ALIGNMENT = 64
@@ -88,7 +89,7 @@ def _alignment(spec: TensorSpec) -> int:
 
 
 def _file(path: Path, specs: Sequence[TensorSpec], metadata_bytes: int) -> OutputFile:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    temporary = temporary_path(path)
     bare = len(_header(specs, {}))
     header_bytes = -(-(bare + metadata_bytes + 64 + 8) // _ALIGNMENT) * _ALIGNMENT - 8
     return OutputFile(path, temporary, tuple(specs), header_bytes)
@@ -185,22 +186,3 @@ def discard_files(layout: OutputLayout) -> None:
     """Remove what was written of files that will not be complete."""
     for file in layout.files:
         file.temporary.unlink(missing_ok=True)
-
-
-def sweep_temporaries(folder: Path) -> None:
-    """Remove the temporary files that killed runs left in a folder."""
-    for leftover in folder.glob(".*.tmp"):
-        parts = leftover.name.split(".")
-        if len(parts) >= 4 and parts[-3].isdigit() and not is_alive(int(parts[-3])):
-            leftover.unlink(missing_ok=True)
-
-
-def is_alive(process: int) -> bool:
-    """Whether a process of this machine still runs."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

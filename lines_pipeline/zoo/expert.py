@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.zoo.catalogue import HEADS, PRETRAINED, TASKS, ZooEntry, locate
 from lines_pipeline.zoo.model import GlyphEncoder
 from lines_pipeline.zoo.training import FINE_TUNING, fit, task_batch
@@ -29,7 +30,7 @@ def write_expert(entry: ZooEntry, report: Callable[[int, float], None]) -> None:
     assert entry.task is not None
     model = fine_tune(entry.task, entry.seed, report)
     entry.path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = entry.path.with_name(f".{entry.path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    temporary = temporary_path(entry.path)
     try:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
         with Path(temporary).open("rb") as file:

@@ -23,6 +23,7 @@ from lines_pipeline.cli import app
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.events import Event, PassStarted
 from lines_pipeline.engine.cache import NodeCache
+from lines_pipeline.io.temporaries import temporary_path
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 
@@ -144,13 +145,25 @@ def test_prune_clears_up_after_killed_processes(judged: Path) -> None:
     sweeps(judged)
     folder = values()[0].parent
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    names = [f".x.safetensors.{ended.stdout.strip()}.ab.tmp", f"pending-{ended.stdout.strip()}-ab.safetensors"]
-    ours = folder / f"pending-{os.getpid()}-ab.safetensors"
-    for name in (*names, ours.name):
-        (folder / name).write_bytes(b"half")
+    ours = temporary_path(folder / "x.safetensors")
+    theirs = ours.with_name(ours.name.replace(f"-{os.getpid()}.", f"-{ended.stdout.strip()}."))
+    left = [theirs, folder / "0f.json", folder / "0f.lock"]
+    for path in (ours, *left):
+        path.write_bytes(b"half")
     api.cache_prune()
-    assert not any((folder / name).exists() for name in names)
+    assert not any(path.exists() for path in left)
     assert ours.exists()
+
+
+def test_what_is_held_stays_when_another_run_makes_it_again(judged: Path) -> None:
+    sweeps(judged)
+    (path,) = values()
+    holder = NodeCache(path.parents[1])
+    assert holder.has_value(path.stem)
+    sweeps(judged, cache=False)
+    api.cache_prune(0)
+    assert values() == [path]
+    assert holder.is_sound(path)
 
 
 def test_the_limit_is_kept_and_what_a_run_holds_stays(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from lines_pipeline.core.errors import EngineError, PlanError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.locations import resolve_output
+from lines_pipeline.io.temporaries import sweep_temporaries, temporary_path
 from lines_pipeline.io.writing import (
     commit_files,
     create_files,
     discard_files,
     lay_out_files,
-    sweep_temporaries,
     write_block,
 )
 
@@ -66,11 +66,14 @@ def test_a_disk_that_is_too_small_is_noticed_before_any_work(tmp_path: Path) -> 
 
 
 def test_leftovers_of_dead_processes_are_swept(tmp_path: Path) -> None:
-    dead, alive = tmp_path / ".m.safetensors.999999999.ab.tmp", tmp_path / f".m.safetensors.{os.getpid()}.ab.tmp"
-    dead.touch()
-    alive.touch()
+    alive = temporary_path(tmp_path / "m.safetensors")
+    dead = alive.with_name(alive.name.replace(f"-{os.getpid()}.", "-999999999."))
+    elsewhere = dead.with_name(".m.safetensors.0123abcd-999999999.ab.tmp")
+    odd = dead.with_name(".notes.tmp")
+    for path in (alive, dead, elsewhere, odd):
+        path.touch()
     sweep_temporaries(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [alive.name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, elsewhere.name, odd.name])
 
 
 @pytest.mark.parametrize("path", ["../x.safetensors", "/tmp/x.safetensors", "a/../../x", "link/x.safetensors", "."])
