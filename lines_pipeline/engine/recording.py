@@ -1,4 +1,4 @@
-"""Blocks of large merges in main memory: what a pass does with a tensor is recorded once, then run block by block."""
+"""Blocks of large merges in main memory: what a job does with a tensor is recorded once, then run block by block."""
 
 from __future__ import annotations
 

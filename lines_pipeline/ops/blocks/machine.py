@@ -1,6 +1,6 @@
 """Runs a recording over a block strip by strip, in registers that fit the processor's first caches.
 
-Numba compiles all of it once a machine (about 3 s), and it works without Python's lock. Numbers are rounded after
+Numba compiles all of it once a machine (about 4 s), and it works without Python's lock. Numbers are rounded after
 every instruction and no fast-math is allowed: bits are those of the plain forms.
 """
 
