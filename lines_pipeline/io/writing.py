@@ -162,7 +162,8 @@ def commit_files(layout: OutputLayout, metadata: Mapping[str, str]) -> None:
             os.replace(file.temporary, file.path)
         if layout.index:
             _write_index(layout, layout.index)
-        _sync_folder(layout.path.parent)
+            _sync(layout.index)
+        _sync(layout.path.parent)
     except OSError as error:
         raise EngineError(_cannot_write(layout.path, layout.nbytes, error)) from error
 
@@ -174,8 +175,9 @@ def _write_index(layout: OutputLayout, index: Path) -> None:
     write_atomically(index, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Make a file's content, or a folder's names, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
