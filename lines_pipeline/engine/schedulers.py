@@ -41,6 +41,7 @@ def open_scheduler(settings: EngineSettings) -> Iterator[Scheduler]:
     if settings.scheduler == "serial":
         yield Serial(settings.workers)
     elif settings.scheduler == "threads":
+        import dask.callbacks
         import dask.threaded  # noqa: F401 (while the recording process starts, and not within the first sweep)
 
         yield Threads(settings.workers)
@@ -80,14 +81,13 @@ class Threads(Serial):
 
     def run_jobs(self, program: Program, jobs: Sequence[Job], on_done: OnDone) -> list[JobResult]:
         """As many jobs at a time as there are workers."""
-        import dask
         from dask.callbacks import Callback
+        from dask.threaded import get  # asking dask for "threads" by name would import all of distributed
 
         def posttask(key: Any, result: Any, *_: Any) -> None:
             if isinstance(result, JobResult):
                 on_done(result)
 
-        tasks = [dask.delayed(partial(run_job, program, job), pure=False)() for job in jobs]
+        tasks = {number: (partial(run_job, program, job),) for number, job in enumerate(jobs)}
         with Callback(posttask=posttask):
-            found = dask.compute(*tasks, scheduler="threads", num_workers=self.jobs_at_once, optimize_graph=False)
-        return list(found)
+            return list(get(tasks, list(tasks), num_workers=self.jobs_at_once))
