@@ -17,7 +17,7 @@ from lines_pipeline.engine.evaluation import Block, ProgramIndex, holds_nonfinit
 from lines_pipeline.engine.recording import RecordedBlock, Recorder, can_record
 from lines_pipeline.engine.staging import Place, Staged, Stored, stage
 from lines_pipeline.io.digests import block_digest
-from lines_pipeline.io.reading import BlockReader
+from lines_pipeline.io.reading import BlockReader, as_bytes
 from lines_pipeline.io.writing import write_block
 from lines_pipeline.ops.base import Measure
 from lines_pipeline.planning.program import Job, Program, Tile, Write
@@ -31,7 +31,7 @@ class JobResult:
     """Partials by observation number and tensor, digests and non-finite tensors by source, each with its start."""
 
     partials: dict[tuple[int, str], list[tuple[int, Any]]] = field(default_factory=dict)
-    digests: dict[tuple[str, str], list[tuple[int, bytes]]] = field(default_factory=dict)
+    digests: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)
     nonfinite: set[tuple[str, str]] = field(default_factory=set)
     bytes_read: int = 0
     bytes_written: int = 0
@@ -121,11 +121,10 @@ class _Worker:
         self._use(block, staged.place, staged.stored, settled)
 
     def _take(self, block: RecordedBlock, tensor: str, start: int) -> None:
-        """Count and hash what was read."""
+        """Count what was read, and note its digests."""
         self.result.bytes_read += block.nbytes
-        for step in self._index.read(tensor) if self._program.hashed else ():
-            if step in self._program.hashed:
-                self.result.digests.setdefault((step, tensor), []).append((start, block_digest(block.stored(step))))
+        for step, digest in block.digests().items():
+            self.result.digests.setdefault((step, tensor), []).append((start, digest))
 
     def _read(self, place: Place) -> dict[str, torch.Tensor]:
         tensor, start, stop = place
@@ -142,7 +141,7 @@ class _Worker:
     def _hash(self, step: str, tensor: str, start: int, value: torch.Tensor) -> None:
         digests = self.result.digests.setdefault((step, tensor), [])
         for offset in range(0, value.numel(), BLOCK_NUMEL):
-            digests.append((start + offset, block_digest(_bytes(value[offset : offset + BLOCK_NUMEL]))))
+            digests.append((start + offset, block_digest(as_bytes(value[offset : offset + BLOCK_NUMEL]))))
         if value.dtype.is_floating_point and holds_nonfinite(widen(value, self._spec(step, tensor))):
             self.result.nonfinite.add((step, tensor))
 
@@ -221,10 +220,6 @@ class _Worker:
         if path not in self._outputs:
             self._outputs[path] = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         return self._outputs[path]
-
-
-def _bytes(value: torch.Tensor) -> memoryview:
-    return memoryview(value.view(torch.uint8).numpy().data)
 
 
 def _packed(mask: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,8 @@ import torch
 from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.engine.evaluation import Block, ProgramIndex, torch_dtype
 from lines_pipeline.io.checkpoints import StoredTensor
-from lines_pipeline.io.reading import BlockReader
+from lines_pipeline.io.digests import block_digest
+from lines_pipeline.io.reading import BlockReader, as_bytes
 from lines_pipeline.ops import blocks
 from lines_pipeline.ops.base import Measure
 from lines_pipeline.ops.blocks.tape import LANES, Code, Reduced, Routine, Tape, Unrecordable
@@ -37,6 +38,8 @@ class Recording:
     """Steps whose blocks it takes, in order."""
     width: int
     """Bytes of one value of all sources together, as stored."""
+    hashed: tuple[str, ...]
+    """Sources of which the digest is wanted."""
     checks: Mapping[str, Reduced]
     """By source: where the number of its values that are not finite will be."""
     observed: Mapping[int, tuple[Any, ...]]
@@ -76,9 +79,9 @@ class Recorder:
         tape = Tape(torch_dtype(computed.pop()), len(types))
         masks = {step: spec.dtype == "bool" for step, spec in types.items()}
         given = {step: tape.source(n, is_mask=masks[step]) for n, step in enumerate(types)}
-        checked = [step for step in types if step in self._program.hashed and not masks[step]]
+        hashed = tuple(step for step in types if step in self._program.hashed)
         largest = torch.finfo(tape.dtype).max
-        checks = {step: tape.reduce(Code.CHECK, given[step], (largest,)) for step in checked}
+        checks = {step: tape.reduce(Code.CHECK, given[step], (largest,)) for step in hashed if not masks[step]}
         block = Block(self._index, tensor, {step: given[step] for step in self._index.sources(tensor)})
         try:
             observed = {number: block.reduced(number, world) for number in self._index.observed(tensor, world)}
@@ -88,7 +91,7 @@ class Recorder:
         except (Unrecordable, TypeError):
             return None
         width = sum(ITEM_BYTES[spec.dtype] for spec in types.values())
-        return Recording(routine, tuple(types), width, checks, observed, stored)
+        return Recording(routine, tuple(types), width, hashed, checks, observed, stored)
 
 
 class Workspace(local):
@@ -126,6 +129,7 @@ class RecordedBlock:
         self._memory = _workspace.array("memory", (recording.routine.length,), self._type)
         """Rows of sources and of kept blocks, then strips; every world's routine has the same rows."""
         self._raw = _workspace.array("raw", (len(recording.sources), BLOCK_NUMEL), np.uint16)
+        self._digests = _workspace.array("digests", (len(recording.sources),), np.uint64)
         self._narrow: dict[str, torch.Tensor] = {}
         self._reductions = {0: self._run(recording, self._files())}
 
@@ -134,13 +138,11 @@ class RecordedBlock:
         """Bytes read."""
         return self._size * self._recording.width
 
-    def stored(self, step: str) -> memoryview:
-        """The bytes of a source, as in its file."""
-        if step in self._narrow:
-            return memoryview(self._narrow[step].view(torch.uint8).numpy().data)
-        number = self._recording.sources.index(step)
-        brain = self._source(step).spec.dtype == "bfloat16"
-        return memoryview((self._raw[number, : self._size] if brain else self._row(number)).view(np.uint8).data)
+    def digests(self) -> dict[str, int]:
+        """Of each source that is hashed, the digest of its block as stored."""
+        found = dict(zip(self._recording.sources, self._digests.tolist(), strict=True))
+        read_here = {step: block_digest(as_bytes(value)) for step, value in self._narrow.items()}
+        return {step: (found | read_here)[step] for step in self._recording.hashed}
 
     def nonfinite(self) -> list[str]:
         """Sources that hold NaN or Inf, of those that are checked."""
@@ -152,7 +154,7 @@ class RecordedBlock:
         recording = self._recorder.recording(self._tensor, world)
         assert recording is not None
         if world not in self._reductions:
-            self._reductions[world] = self._run(recording, np.zeros((len(recording.sources), 3), np.int64))
+            self._reductions[world] = self._run(recording, np.zeros((len(recording.sources), 4), np.int64))
         found = self._reductions[world]
         reduced = [found[one.code][one.slot] for one in recording.observed[number]]
         return self._recorder.measure(number).partial(*reduced)
@@ -170,12 +172,13 @@ class RecordedBlock:
 
     def _files(self) -> np.ndarray[Any, Any]:
         """What the machine reads; types that it does not know are read here."""
-        files = np.zeros((len(self._recording.sources), 3), np.int64)
+        files = np.zeros((len(self._recording.sources), 4), np.int64)
         for number, step in enumerate(self._recording.sources):
             source = self._source(step)
             width = ITEM_BYTES[source.spec.dtype]
             if source.spec.dtype == "bfloat16" or width == self._memory.itemsize:
-                files[number] = self._reader.descriptor(source.path), source.offset + self._start * width, width
+                descriptor, position = self._reader.descriptor(source.path), source.offset + self._start * width
+                files[number] = descriptor, position, width, step in self._recording.hashed
             else:
                 self._read(number, step)
         return files
@@ -192,7 +195,7 @@ class RecordedBlock:
         sums = _workspace.array("sums", (slots[Code.TOTAL], LANES), np.float64)
         counts = _workspace.array("counts", (6, max(slots.values())), np.int64)
         found = _workspace.array("found", (slots[Code.WITHIN], BLOCK_NUMEL + 1), self._type)
-        place = (self._memory, self._raw, sums, counts, found, files, self._size)
+        place = (self._memory, self._raw, sums, counts, found, files, self._digests, self._size)
         while (unread := _machine().run(routine.code, routine.places, routine.scalars, *place)) >= 0:
             self._read(unread, recording.sources[unread])
             files[unread] = 0
@@ -231,8 +234,9 @@ def load_machine() -> None:
     if can_record():
         none, number = np.zeros((0, 8), np.int64), np.zeros(1, np.float32)
         sums, counts, found = np.zeros((0, LANES)), np.zeros((6, 0), np.int64), np.zeros((0, 1), np.float32)
-        raw, files = np.zeros((0, 1), np.uint16), np.zeros((0, 3), np.int64)
-        _machine().run(none, none[:, :2].copy(), number, number, raw, sums, counts, found, files, 0)
+        raw, files = np.zeros((0, 1), np.uint16), np.zeros((0, 4), np.int64)
+        digests = np.zeros(0, np.uint64)
+        _machine().run(none, none[:, :2].copy(), number, number, raw, sums, counts, found, files, digests, 0)
 
 
 @cache
@@ -240,5 +244,5 @@ def can_record() -> bool:
     """Whether Numba is there to run recordings, and has a place for what it compiles."""
     try:
         return find_spec("numba") is not None and _machine() is not None
-    except RuntimeError:  # no folder that it may write to
+    except (ImportError, RuntimeError):  # no XXH3 for it to call, or no folder that it may write to
         return False

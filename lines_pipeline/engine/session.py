@@ -249,7 +249,7 @@ class Session:
 
     def _learn_digests(self, program: Program, results: Sequence[JobResult]) -> None:
         for step in sorted(program.hashed):
-            blocks: dict[str, list[tuple[int, bytes]]] = {}
+            blocks: dict[str, list[tuple[int, int]]] = {}
             for result in results:
                 for (source, tensor), found in result.digests.items():
                     if source == step:

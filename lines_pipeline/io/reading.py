@@ -23,7 +23,7 @@ class BlockReader:
         """Values ``start`` to ``stop`` of the flattened tensor, 1-D, in the stored data type; ``pinned``: for a GPU."""
         value = torch.empty(stop - start, dtype=getattr(torch, stored.spec.dtype), pin_memory=pinned)
         if stop > start:
-            self.fill(stored, start, memoryview(value.view(torch.uint8).numpy().data))
+            self.fill(stored, start, as_bytes(value))
         return value
 
     def fill(self, stored: StoredTensor, start: int, view: memoryview) -> None:
@@ -51,6 +51,11 @@ class BlockReader:
         """Close every file."""
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
+
+
+def as_bytes(value: torch.Tensor) -> memoryview:
+    """The memory of a tensor of any type."""
+    return memoryview(value.view(torch.uint8).numpy().data)
 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

@@ -53,8 +53,9 @@ def recorded(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
     size, slots = len(values[0]), routine.slots
     sums, counts = np.ones((slots.get(Code.TOTAL, 0), LANES)), np.ones((6, 8), np.int64)
     found = np.empty((slots.get(Code.WITHIN, 0), size + 1), memory.dtype)
-    raw, files = np.empty((len(values), 0), np.uint16), np.zeros((len(values), 3), np.int64)
-    assert run(routine.code, routine.places, routine.scalars, memory, raw, sums, counts, found, files, size) == -1
+    raw, files = np.empty((len(values), 0), np.uint16), np.zeros((len(values), 4), np.int64)
+    digests, program = np.zeros(len(values), np.uint64), (routine.code, routine.places, routine.scalars)
+    assert run(*program, memory, raw, sums, counts, found, files, digests, size) == -1
 
     def result(one: Any) -> Any:
         if not isinstance(one, Reduced):

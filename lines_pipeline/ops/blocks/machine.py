@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import xxhash
+from llvmlite import binding
 from numba import njit, types
 
 from lines_pipeline.ops.blocks.tape import LANES, Code
@@ -31,6 +33,11 @@ _BRAIN = 2
 
 _pread = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 
+binding.load_library_permanently(xxhash._xxhash.__file__)
+if binding.address_of_symbol("XXH3_64bits") is None:
+    raise ImportError("this build of xxhash has no XXH3_64bits to call")
+_digest = types.ExternalFunction("XXH3_64bits", types.uint64(types.uintp, types.uintp))
+
 
 @njit(nogil=True, cache=True)
 def run(
@@ -43,21 +50,23 @@ def run(
     counts: Array,
     found: Array,
     files: Array,
+    digests: Array,
     size: int,
 ) -> int:
-    """Read sources and run ``code`` (see ``Routine``) over a block of ``size`` values; gives the source that cannot be
+    """Read and hash sources, and run ``code`` (see ``Routine``) over a block of ``size`` values; gives the source that cannot be
     read, or -1.
 
-    ``files`` int64 [sources, 3] tells of each source the descriptor, the position of the block in the file, and the
+    ``files`` int64 [sources, 4] tells of each source the descriptor, the position of the block in the file, the
     bytes of a value there: as many as computed with, 2 for bfloat16 (kept in ``raw`` uint16 [sources, size]), or 0
-    where it is in ``memory`` already. ``sums`` float64 [totals, LANES], ``counts`` int64 [6, slots] (by row: counts;
-    magnitudes below, on, between and on the upper end of brackets; values that are not finite) and ``found``
-    [brackets, size + 1] take the results.
+    where it is in ``memory`` already; and whether to hash what is read. ``sums`` float64 [totals, LANES], ``counts``
+    int64 [6, slots] (by row: counts; magnitudes below, on, between and on the upper end of brackets; values that are
+    not finite), ``found`` [brackets, size + 1] and ``digests`` uint64 [sources] (XXH3) take the results.
     """
     sums[:] = 0.0
     counts[:] = 0
     for source in range(files.shape[0]):
-        if not _read(files[source], memory, places[source, 0], raw[source], size):
+        row = places[source, 0]
+        if not _read(files[source], memory[row : row + size], raw[source], digests[source : source + 1]):
             return source
     _execute(code, places, scalars, memory, sums, counts, found, size)
     _add_lanes(sums)
@@ -65,27 +74,28 @@ def run(
 
 
 @njit(nogil=True, cache=True)
-def _read(file: Array, memory: Array, row: int, raw: Array, size: int) -> Any:
-    descriptor, position, width = file[0], file[1], file[2]
-    values = memory[row : row + size]
-    if width != _BRAIN:
-        return width == 0 or _fill(descriptor, values, position)
-    if not _fill(descriptor, raw[:size], position):
+def _read(file: Array, values: Array, raw: Array, digest: Array) -> Any:
+    if file[2] != _BRAIN:
+        return file[2] == 0 or _fill(file, values, digest)
+    narrow = raw[: values.size]
+    if not _fill(file, narrow, digest):
         return False
     wide = values.view(np.uint32)
-    for i in range(size):
-        wide[i] = np.uint32(raw[i]) << np.uint32(16)
+    for i in range(values.size):
+        wide[i] = np.uint32(narrow[i]) << np.uint32(16)
     return True
 
 
 @njit(nogil=True, cache=True)
-def _fill(descriptor: int, values: Array, position: int) -> bool:
+def _fill(file: Array, values: Array, digest: Array) -> bool:
     address, nbytes, done = values.ctypes.data, values.nbytes, 0
     while done < nbytes:
-        count = _pread(descriptor, address + done, nbytes - done, position + done)
+        count = _pread(file[0], address + done, nbytes - done, file[1] + done)
         if count <= 0:
             return False
         done += count
+    if file[3]:
+        digest[0] = _digest(address, nbytes)
     return True
 
 
