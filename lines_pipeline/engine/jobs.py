@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -10,11 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from lines_pipeline.core.tensors import BLOCK_NUMEL
+from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.engine.allocation import keep_freed_blocks
 from lines_pipeline.engine.devices import resolve_device
 from lines_pipeline.engine.evaluation import Block, ProgramIndex, holds_nonfinite, settle_nonfinite, torch_dtype, widen
-from lines_pipeline.engine.recording import RecordedBlock, Recorder, can_record
+from lines_pipeline.engine.recording import Recorder
+from lines_pipeline.engine.replaying import ReplayedBlock, Replayer, can_replay
 from lines_pipeline.engine.staging import Place, Staged, Stored, stage
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader, as_bytes
@@ -46,7 +48,7 @@ def run_job(program: Program, job: Job) -> JobResult:
     worker = _Worker(program)
     try:
         with torch.inference_mode():
-            worker.do([place for tile in job.tiles for place in worker.blocks(tile)])
+            worker.do(job.tiles)
     finally:
         worker.close()
     return worker.result
@@ -58,8 +60,8 @@ class _Values(Protocol):
     def observed(self, number: int, world: int) -> Any:
         """The partial of an observation in one of its worlds."""
 
-    def written(self, number: int) -> torch.Tensor:
-        """The value of a write."""
+    def written(self, number: int) -> torch.Tensor | None:
+        """The value of a write; None where it is written already."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,10 @@ class _Worker:
         self.result = JobResult()
         program = replace(program, device=resolve_device(program.device))
         self._program, self._index, self._reader = program, ProgramIndex(program), BlockReader()
-        recorded = program.recorded and program.device == "cpu" and not program.whole_tensors and can_record()
-        self._recorder = Recorder(self._index) if recorded else None
+        recorded = program.recorded and program.device == "cpu" and not program.whole_tensors and can_replay()
         self._outputs: dict[str, int] = {}
+        replayer = Replayer(Recorder(self._index), self._reader.descriptor, self._output)
+        self._replayer = replayer if recorded else None
         self._latest: dict[int, Any] = {}
         """What the block in hand gave, by observation."""
 
@@ -88,43 +91,45 @@ class _Worker:
         while self._outputs:
             os.close(self._outputs.popitem()[1])
 
-    def blocks(self, tile: Tile) -> Iterator[Place]:
+    def do(self, tiles: Sequence[Tile]) -> None:
+        """Of each block: read and hash all sources, settle NaN and Inf, then observe and write."""
+        if self._replayer is None:
+            places = [place for tile in tiles for place in self._blocks(tile)]
+            for staged in stage(self._program.device, places, self._read):
+                self._compute(staged)
+            return
+        for tile in tiles:
+            self._replay(self._replayer, tile)
+
+    def _blocks(self, tile: Tile) -> Iterator[Place]:
         """Where the blocks of a tile are; a GPU takes larger ones."""
         numel = BLOCK_NUMEL if self._program.device == "cpu" else GPU_BLOCKS * BLOCK_NUMEL
         numel = max(tile.stop - tile.start, 1) if self._program.whole_tensors else numel
         for start in range(tile.start, tile.stop, numel):
             yield tile.tensor, start, min(start + numel, tile.stop)
 
-    def do(self, places: Sequence[Place]) -> None:
-        """Of each block: read and hash all sources, settle NaN and Inf, then observe and write."""
-        if self._recorder is None:
-            for staged in stage(self._program.device, places, self._read):
-                self._compute(staged)
-            return
-        for place in places:
-            if self._recorder.recording(place[0]) is None or not self._run_recording(self._recorder, *place):
+    def _replay(self, replayer: Replayer, tile: Tile) -> None:
+        """Blocks that cannot be replayed are computed one by one."""
+        places = deque(self._blocks(tile))
+        while places:
+            replayed = replayer.replay(replace(tile, start=places[0][1]))
+            for block in replayed:
+                self._take(block)
+                self._use(block, places.popleft(), {}, None)
+            if not replayed:
+                place = places.popleft()
                 stored = self._read(place)
                 self._compute(Staged(place, stored, stored))
-
-    def _run_recording(self, recorder: Recorder, tensor: str, start: int, stop: int) -> bool:
-        """Whether that was all; a block with NaN or Inf has yet to be settled and computed."""
-        block = RecordedBlock(recorder, self._reader, tensor, start, stop - start)
-        bad = block.nonfinite()
-        self.result.nonfinite.update((step, tensor) for step in bad)
-        if not bad:
-            self._take(block, tensor, start)
-            self._use(block, (tensor, start, stop), {}, None)
-        return not bad
 
     def _compute(self, staged: Staged) -> None:
         block, settled = self._settle(staged.place[0], staged)
         self._use(block, staged.place, staged.stored, settled)
 
-    def _take(self, block: RecordedBlock, tensor: str, start: int) -> None:
+    def _take(self, block: ReplayedBlock) -> None:
         """Count what was read, and note its digests."""
         self.result.bytes_read += block.nbytes
-        for step, digest in block.digests().items():
-            self.result.digests.setdefault((step, tensor), []).append((start, digest))
+        for step, digest in block.digests.items():
+            self.result.digests.setdefault((step, block.tile.tensor), []).append((block.tile.start, digest))
 
     def _read(self, place: Place) -> dict[str, torch.Tensor]:
         tensor, start, stop = place
@@ -172,7 +177,7 @@ class _Worker:
         doubtful = False
         for number, write in enumerate(self._program.writes):
             if tensor in write.places:
-                self._write(write, self._output_value(number, block, tensor, stored, settled), tensor, start)
+                self._write(write, self._output_value(number, block, tensor, stored, settled), place)
                 doubtful = doubtful or self._matters(write.guess)
         if doubtful:
             self.result.doubtful.append(Tile(tensor, start, stop))
@@ -200,20 +205,28 @@ class _Worker:
         tensor: str,
         stored: Stored,
         settled: _Settled | None,
-    ) -> torch.Tensor:
+    ) -> torch.Tensor | None:
         layout = self._program.layouts[self._program.writes[number].step]
         if not layout.tensors[tensor].is_floating:
             return stored[layout.passthrough]
-        value = block.written(number).cpu()
+        value = block.written(number)
+        if value is None:
+            return None
+        value = value.cpu()
         if settled is not None and value.dtype is not torch.bool:
             value = torch.where(settled.places, settled.original.to(value.dtype), value)
         return value
 
-    def _write(self, write: Write, value: torch.Tensor, tensor: str, start: int) -> None:
-        for place in write.places[tensor]:
-            out = _packed(value) if write.packed else value.to(torch_dtype(place.dtype))
+    def _write(self, write: Write, value: torch.Tensor | None, place: Place) -> None:
+        """Write a value to all its places; None is written already."""
+        tensor, start, stop = place
+        for to in write.places[tensor]:
+            if value is None:
+                self.result.bytes_written += (stop - start) * ITEM_BYTES[to.dtype]
+                continue
+            out = _packed(value) if write.packed else value.to(torch_dtype(to.dtype))
             offset = start // 8 if write.packed else start * out.element_size()
-            write_block(self._output(place.path), place.offset + offset, out)
+            write_block(self._output(to.path), to.offset + offset, out)
             self.result.bytes_written += out.nbytes
 
     def _output(self, path: str) -> int:

@@ -12,7 +12,7 @@ from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.events import PassFinished, PassProgress, PassStarted, Sink
 from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.jobs import JobResult
-from lines_pipeline.engine.recording import load_machine, recordings_pay
+from lines_pipeline.engine.replaying import load_machine, recordings_pay
 from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.statistics import Sample, finalize_all
 from lines_pipeline.io.checkpoints import Checkpoint

@@ -58,5 +58,6 @@ class DigestStore:
         write_entry(self._path(checkpoint), entry)
 
     def _path(self, checkpoint: Checkpoint) -> Path:
-        identity = canonical_json(["xxh3", [list(astuple(file)) for file in checkpoint.files], list(checkpoint.tensors)])
+        files = [list(astuple(file)) for file in checkpoint.files]
+        identity = canonical_json(["xxh3", files, list(checkpoint.tensors)])
         return self._folder / f"{blake3.blake3(identity.encode()).hexdigest()[:40]}.json"

@@ -47,7 +47,7 @@ def _pass_bytes(one: Pass, layouts: Mapping[str, Layout], settings: EngineSettin
     workers = 1 if settings.scheduler == "serial" else settings.workers
     types = {spec.compute_dtype for step in one.steps for spec in layouts[step].tensors.values()}
     item = max((ITEM_BYTES[dtype] for dtype in types), default=0)
-    blocks = workers * (len(one.steps) + len(thresholds) + 4) * BLOCK_NUMEL
+    blocks = workers * (len(one.steps) + 2 * len(thresholds) + 4) * BLOCK_NUMEL
     runs = max((measure.sample_runs(layouts[measure.of[0]].numels) for measure in thresholds), default=0)
     samples = SAMPLE_RUN_NUMEL * runs * (len(thresholds) + 2)
     return item * (max(sum(kept) + 2 * max(kept, default=0), samples) + blocks)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.engine import recording, session
+from lines_pipeline.engine import replaying, session
 
 pytest.importorskip("numba")
 
@@ -39,16 +39,16 @@ def runs(monkeypatch: pytest.MonkeyPatch, shared_store: str) -> Callable[..., tu
 
     def run(recipe: Path, *, recorded: bool) -> tuple[Any, dict[str, bytes]]:
         made: list[str] = []
-        original = recording.RecordedBlock.__init__
+        original = replaying.ReplayedBlock.__init__
 
         def counted(self: Any, *args: Any) -> None:
-            made.append(args[2])
+            made.append(args[1].tensor)
             original(self, *args)
 
-        monkeypatch.setattr(recording.RecordedBlock, "__init__", counted)
+        monkeypatch.setattr(replaying.ReplayedBlock, "__init__", counted)
         monkeypatch.setattr(session, "recordings_pay", lambda nbytes: recorded)
         result = lines_pipeline.run(recipe, out=Path("recorded" if recorded else "plain"), cache=False)
-        monkeypatch.setattr(recording.RecordedBlock, "__init__", original)
+        monkeypatch.setattr(replaying.ReplayedBlock, "__init__", original)
         assert bool(made) == recorded
         return result.facts, {path.name: path.read_bytes() for path in result.files}
 

@@ -1,0 +1,237 @@
+"""Replays recordings over the blocks of tensors: one compiled call reads, hashes, computes and writes all of a tile."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from threading import local
+from typing import Any
+
+import numpy as np
+import torch
+
+from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
+from lines_pipeline.engine.recording import Recorder, Recording
+from lines_pipeline.io.writing import write_block
+from lines_pipeline.ops import blocks
+from lines_pipeline.ops.blocks.tape import LANES, Code, Tape
+from lines_pipeline.planning.program import Tile
+
+LOADED_BYTES, COMPILED_BYTES = 500_000_000, 4_000_000_000
+"""What a pass has to read for recordings to pay: loading what is compiled takes half a second, compiling it several."""
+
+FOUND_NUMEL = 2 * BLOCK_NUMEL
+"""Room for what one bracket finds in the blocks of a call; a call ends where another block might not fit."""
+
+Array = np.ndarray[Any, Any]
+Reductions = Mapping[Code, Sequence[Any]]
+"""What a block gave: by kind of reduction, in the order of their slots."""
+
+
+class Workspace(local):
+    """A thread's memory for replaying, used again for all tiles and jobs."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[str, Any], Array] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array of this shape, with whatever was last in it."""
+        key, size = (name, dtype), math.prod(shape)
+        if key not in self._arrays or self._arrays[key].size < size:
+            self._arrays[key] = np.empty(size, dtype)
+        return self._arrays[key][:size].reshape(shape)
+
+
+_workspace = Workspace()
+
+
+class Replayer:
+    """Replays the recordings of one job; ``reading`` and ``writing`` give the descriptors of files by path."""
+
+    def __init__(self, recorder: Recorder, reading: Callable[[str], int], writing: Callable[[str], int]) -> None:
+        self.recorder, self._reading, self._writing = recorder, reading, writing
+
+    def replay(self, tile: Tile) -> list[ReplayedBlock]:
+        """The blocks of a tile from its first on, as far as one call goes: none where the first is to be computed
+        without recordings, because it cannot be recorded or read, or because its values are not finite."""
+        recording = self.recorder.recording(tile.tensor)
+        if recording is None:
+            return []
+        written = [number for number in recording.rows if self.recorder.is_plain(number, tile.tensor)]
+        if len(written) < len(recording.rows):  # others are converted before they are written: one block at a time
+            tile = replace(tile, stop=min(tile.stop, tile.start + BLOCK_NUMEL))
+        found = self._run(recording, tile, written, hashed=True)
+        starts = range(tile.start, tile.stop, BLOCK_NUMEL)
+        tiles = [Tile(tile.tensor, start, min(start + BLOCK_NUMEL, tile.stop)) for start in starts]
+        return [ReplayedBlock(self, one, frozenset(written), *of) for one, of in zip(tiles, found, strict=False)]
+
+    def again(self, tile: Tile, world: int) -> Reductions:
+        """What a block gives in another of its worlds."""
+        recording = self.recorder.recording(tile.tensor, world)
+        assert recording is not None
+        ((reductions, _),) = self._run(recording, tile, (), hashed=False)
+        return reductions
+
+    def _run(
+        self, recording: Recording, tile: Tile, written: Sequence[int], *, hashed: bool
+    ) -> list[tuple[Reductions, dict[str, int]]]:
+        """Reductions and digests by source of the blocks that could be done."""
+        sources, outputs = self._sources(recording, tile, hashed=hashed), self._outputs(recording, tile, written)
+        span = _machine().Span(sources, outputs, tile.stop - tile.start, BLOCK_NUMEL)
+        done, results = _call(recording, span)
+        digests = [dict(zip(recording.sources, found, strict=True)) for found in results.digests[:done].tolist()]
+        wanted = [{step: found[step] for step in recording.hashed if hashed} for found in digests]
+        return list(zip(_reductions(results, done), wanted, strict=True))
+
+    def _sources(self, recording: Recording, tile: Tile, *, hashed: bool) -> Array:
+        """Where the machine reads."""
+        machine = _machine()
+        kinds = {"bool": machine.BOOL, "bfloat16": machine.BFLOAT16, "float16": machine.FLOAT16}
+        found = np.zeros((len(recording.sources), 4), np.int64)
+        for number, step in enumerate(recording.sources):
+            stored = self.recorder.source(step, tile.tensor)
+            position = stored.offset + tile.start * ITEM_BYTES[stored.spec.dtype]
+            kind = kinds.get(stored.spec.dtype, machine.AS_COMPUTED)
+            found[number] = self._reading(stored.path), position, kind, hashed and step in recording.hashed
+        return found
+
+    def _outputs(self, recording: Recording, tile: Tile, written: Sequence[int]) -> Array:
+        """Where the machine writes."""
+        found = [
+            (self._writing(place.path), place.offset + tile.start * ITEM_BYTES[place.dtype], recording.rows[number])
+            for number in written
+            for place in self.recorder.destinations(number, tile.tensor)
+        ]
+        return np.array(found, np.int64).reshape(-1, 3)
+
+
+@dataclass(frozen=True)
+class ReplayedBlock:
+    """One block of a tensor that was replayed."""
+
+    replayer: Replayer
+    tile: Tile
+    done: frozenset[int]
+    """Writes that are written."""
+    reductions: Reductions
+    digests: Mapping[str, int]
+    """By source, of those that are hashed."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes read."""
+        return (self.tile.stop - self.tile.start) * self._recording(0).width
+
+    def observed(self, number: int, world: int) -> Any:
+        """The partial of an observation in one of its worlds."""
+        found = self.replayer.again(self.tile, world) if world else self.reductions
+        reduced = [found[one.code][one.slot] for one in self._recording(world).observed[number]]
+        return self.replayer.recorder.measure(number).partial(*reduced)
+
+    def written(self, number: int) -> torch.Tensor | None:
+        """The value of a write, in memory that the next block takes; None where it is written."""
+        if number in self.done:
+            return None
+        recording = self._recording(0)
+        memory = _memory(recording, 1)[0].memory[recording.rows[number] :]
+        return torch.from_numpy(memory[: self.tile.stop - self.tile.start])
+
+    def _recording(self, world: int) -> Recording:
+        recording = self.replayer.recorder.recording(self.tile.tensor, world)
+        assert recording is not None
+        return recording
+
+
+def _call(recording: Recording, span: Any) -> tuple[int, Any]:
+    """Run the machine: how many blocks are done, and their ``Results``."""
+    machine, routine = _machine(), recording.routine
+    scratch, results = _memory(recording, -(-span.size // span.capacity))
+    done, why = machine.run(machine.Instructions(routine.code, routine.places, routine.scalars), span, scratch, results)
+    if why == machine.UNWRITTEN:
+        _write_again(span, scratch.memory, done)
+        done += 1
+    return done, results
+
+
+def _memory(recording: Recording, count: int) -> tuple[Any, Any]:
+    """The machine's ``Scratch`` and ``Results`` for so many blocks of a recording."""
+    machine, routine, array = _machine(), recording.routine, _workspace.array
+    dtype, slots = routine.scalars.dtype.type, [routine.slots.get(code, 0) for code in Code]
+    totals, brackets = slots[Code.TOTAL], slots[Code.WITHIN]
+    memory, narrow = array("memory", (routine.length,), dtype), array("narrow", (BLOCK_NUMEL,), np.uint16)
+    scratch = machine.Scratch(memory, narrow, array("lanes", (totals, LANES), np.float64))
+    counts, digests = array("counts", (count, 6, max(slots)), np.int64), (count, len(recording.sources))
+    found = array("found", (brackets, FOUND_NUMEL), dtype)
+    results = machine.Results(
+        array("totals", (count, totals), np.float64), counts, found, array("digests", digests, np.uint64)
+    )
+    return scratch, results
+
+
+def _reductions(results: Any, done: int) -> list[Reductions]:
+    """The results of each block, apart from the memory that the next call takes."""
+    totals, counts = results.totals[:done].tolist(), results.counts[:done].tolist()
+    ends = results.counts[:done, 3, : len(results.found)].cumsum(axis=0)
+    pieces = [np.split(row[: ends[-1, slot]].copy(), ends[:-1, slot]) for slot, row in enumerate(results.found) if done]
+    return [
+        {
+            Code.TOTAL: totals[block],
+            Code.COUNT: counts[block][0],
+            Code.WITHIN: [
+                (counts[block][1][slot], counts[block][2][slot], inside[block], counts[block][4][slot])
+                for slot, inside in enumerate(pieces)
+            ],
+        }
+        for block in range(done)
+    ]
+
+
+def _write_again(span: Any, memory: Array, block: int) -> None:
+    """Write the values of one block that are still in memory, or raise the error that this met."""
+    start = block * span.capacity
+    size = min(span.capacity, span.size - start)
+    for descriptor, position, row in span.outputs.tolist():
+        write_block(descriptor, position + start * memory.itemsize, torch.from_numpy(memory[row : row + size]))
+
+
+def recordings_pay(nbytes: int) -> bool:
+    """Whether a pass that reads so many bytes is faster recorded: smaller ones never wait for the compiler."""
+    return nbytes >= (LOADED_BYTES if _is_compiled() else COMPILED_BYTES)
+
+
+@cache
+def _is_compiled() -> bool:
+    """Whether Numba has compiled the machine before, as far as can be told without loading Numba."""
+    source = Path(blocks.__file__).with_name("machine.py")
+    python = f"py{sys.version_info.major}{sys.version_info.minor}"
+    found = source.with_name("__pycache__").glob(f"machine._compiled.locals.run-*.{python}.nbi")
+    return any(index.stat().st_mtime >= source.stat().st_mtime for index in found)
+
+
+@cache
+def _machine() -> Any:
+    """The compiled part; compiling takes seconds once a machine, loading it from Numba's cache half of one."""
+    return import_module("lines_pipeline.ops.blocks.machine")
+
+
+@cache
+def load_machine() -> None:
+    """Load the compiled part now, for the type that most models have, rather than within the first sweep."""
+    if can_replay():
+        recording = Recording(Tape(torch.float32, 0).routine(0), torch.float32, (), 0, (), {}, {})
+        _call(recording, _machine().Span(np.zeros((0, 4), np.int64), np.zeros((0, 3), np.int64), 0, BLOCK_NUMEL))
+
+
+@cache
+def can_replay() -> bool:
+    """Whether Numba is there to run recordings, and has a place for what it compiles."""
+    try:
+        return find_spec("numba") is not None and _machine() is not None
+    except (ImportError, RuntimeError):  # no XXH3 for it to call, or no folder that it may write to
+        return False
