@@ -52,6 +52,7 @@ class ProgramIndex:
         """Observations by measure."""
         self._stats: dict[tuple[str, str, World], Mapping[str, Any]] = {}
         self._read: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        self._observed: dict[tuple[str, int], list[int]] = {}
 
     def read(self, tensor: str) -> tuple[str, ...]:
         """Sources that have the tensor and are computed with or hashed."""
@@ -71,8 +72,11 @@ class ProgramIndex:
 
     def observed(self, tensor: str, world: int = 0) -> list[int]:
         """Observations that look at the tensor, of those that have so many worlds."""
-        numbers = (number for number, worlds in enumerate(self.worlds) if world < len(worlds))
-        return [number for number in numbers if self.observed_spec(number, tensor) is not None]
+        if (tensor, world) not in self._observed:
+            numbers = (number for number, worlds in enumerate(self.worlds) if world < len(worlds))
+            found = [number for number in numbers if self.observed_spec(number, tensor) is not None]
+            self._observed[tensor, world] = found
+        return self._observed[tensor, world]
 
     def observed_spec(self, number: int, tensor: str) -> TensorSpec | None:
         """What the values are computed as that an observation takes; None where it passes the tensor by."""

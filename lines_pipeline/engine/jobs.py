@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +55,14 @@ def run_job(program: Program, job: Job) -> JobResult:
     return worker.result
 
 
+@lru_cache(maxsize=1)
+def _prepared(program: Program) -> tuple[ProgramIndex, Recorder | None]:
+    """What the jobs of a program share in a process."""
+    index = ProgramIndex(replace(program, device=resolve_device(program.device)))
+    recorded = program.recorded and index.program.device == "cpu" and not program.whole_tensors and can_replay()
+    return index, Recorder(index) if recorded else None
+
+
 class _Values(Protocol):
     """One block with its sources read, whichever way it is computed."""
 
@@ -77,12 +86,10 @@ class _Worker:
 
     def __init__(self, program: Program) -> None:
         self.result = JobResult()
-        program = replace(program, device=resolve_device(program.device))
-        self._program, self._index, self._reader = program, ProgramIndex(program), BlockReader()
-        recorded = program.recorded and program.device == "cpu" and not program.whole_tensors and can_replay()
+        self._index, recorder = _prepared(program)
+        self._program, self._reader = self._index.program, BlockReader()
         self._outputs: dict[str, int] = {}
-        replayer = Replayer(Recorder(self._index), self._reader.descriptor, self._output)
-        self._replayer = replayer if recorded else None
+        self._replayer = Replayer(recorder, self._reader.descriptor, self._output) if recorder else None
         self._latest: dict[int, Any] = {}
         """What the block in hand gave, by observation."""
 

@@ -78,15 +78,15 @@ class Recorder:
         masks = {step: spec.dtype == "bool" for step, spec in types.items()}
         given = {step: tape.source(n, is_mask=masks[step]) for n, step in enumerate(types)}
         hashed = tuple(step for step in types if step in self._program.hashed)
-        largest = torch.finfo(tape.dtype).max
-        for step in hashed:
-            if not masks[step]:
-                tape.reduce(Code.CHECK, given[step], (largest,))
         block = Block(self._index, tensor, {step: given[step] for step in self._index.sources(tensor)})
         try:
             observed = {number: block.reduced(number, world) for number in self._index.observed(tensor, world)}
             written = (number for number, write in enumerate(self._program.writes) if tensor in write.places)
             kept = {number: tape.store(block.written(number)) for number in written}
+            for number in {
+                n for n, step in enumerate(types) if step in hashed and not masks[step]
+            } - tape.told_finite():
+                tape.reduce(Code.CHECK, tape.source(number), (torch.finfo(tape.dtype).max,))
             routine = tape.routine(BLOCK_NUMEL)
         except (Unrecordable, TypeError):
             return None

@@ -177,19 +177,16 @@ def _memory(recording: Recording, count: int) -> tuple[Any, Any]:
 def _reductions(results: Any, done: int) -> list[Reductions]:
     """The results of each block, apart from the memory that the next call takes."""
     totals, counts = results.totals[:done].tolist(), results.counts[:done].tolist()
-    ends = results.counts[:done, 3, : len(results.found)].cumsum(axis=0)
-    pieces = [np.split(row[: ends[-1, slot]].copy(), ends[:-1, slot]) for slot, row in enumerate(results.found) if done]
-    return [
-        {
-            Code.TOTAL: totals[block],
-            Code.COUNT: counts[block][0],
-            Code.WITHIN: [
-                (counts[block][1][slot], counts[block][2][slot], inside[block], counts[block][4][slot])
-                for slot, inside in enumerate(pieces)
-            ],
-        }
-        for block in range(done)
-    ]
+    ends = [0] * len(results.found)
+    found: list[Reductions] = []
+    kept = [row[: results.counts[:done, 3, slot].sum()].copy() for slot, row in enumerate(results.found)]
+    for block in range(done):
+        number, below, at_low, between, at_high, _ = counts[block]
+        starts, ends = ends, [end + inside for end, inside in zip(ends, between, strict=False)]
+        inside = [row[start:end] for row, start, end in zip(kept, starts, ends, strict=True)]
+        brackets = list(zip(below, at_low, inside, at_high, strict=False))
+        found.append({Code.TOTAL: totals[block], Code.COUNT: number, Code.WITHIN: brackets})
+    return found
 
 
 def _write_again(span: Any, memory: Array, block: int) -> None:

@@ -114,7 +114,7 @@ class Session:
         keys = self.keys(graph)
         known: dict[Measure, Any] = {}
         for step_id in steps:
-            for measure in measures_of(graph.steps[step_id]).values():
+            for measure in measures_of(graph, step_id).values():
                 key = keys.measure(measure)
                 if key in self.results:
                     known[measure] = self.results[key]

@@ -162,7 +162,7 @@ def _facts(session: Session, graph: Graph, requests: Sequence[Request]) -> dict[
     found: dict[str, dict[str, Any]] = {}
     for step_id in layouts:
         step = graph.steps[step_id]
-        measures = measures_of(step)
+        measures = measures_of(graph, step_id)
         stats = {name: known[measure] for name, measure in measures.items() if measure in known}
         if all(measure in known for measure in measures.values() if not measure.optional):
             facts = step.op.facts(step.params, stats, layouts[step_id].numels, input_counts(step))

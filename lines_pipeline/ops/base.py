@@ -52,6 +52,9 @@ class Port:
     min_count: int = 1
     measured: bool = False
     """Only measures read it: once they are known, the result is computed without it (``lines-scale``)."""
+    by_sum: bool = False
+    """Measures tell its plain sum from what was summed: they are given the steps of another port that it is the sum of
+    (``Op.sum_of``), in place of it."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,10 @@ class Op(ABC):
 
     def layer_pattern(self, params: Any) -> str | None:
         """``auto`` or a regex where results depend on the block a tensor is in; None where they do not."""
+        return None
+
+    def sum_of(self, params: Any) -> str | None:
+        """The port of which the result is the plain sum, if it is."""
         return None
 
     def localize(

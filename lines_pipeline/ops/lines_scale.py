@@ -28,14 +28,17 @@ class LinesScaleParams(OpParams):
 
 
 class LinesScale(Op):
-    """``alpha: auto`` is norm1(sum of ``deltas``) / norm1(``delta``) / N, and 1/N where the merged norm is 0."""
+    """``alpha: auto`` is norm1(sum of ``deltas``) / norm1(``delta``) / N, and 1/N where the merged norm is 0.
+
+    It is 1/N too where ``delta`` is that sum itself: then no norm has to be known before the result.
+    """
 
     name = "lines-scale"
     formula = "lambda(l) * tau,  lambda(l) = alpha + beta * l / (L - 1),  l = 0..L-1;  alpha outside the blocks"
     source = "Wang et al., arXiv 2410.17146; wang-kee/LiNeS, src/eval/eval.py (LiNeS_scaling)"
     gives = EdgeType.DELTA
     inputs = {
-        "delta": Port(EdgeType.DELTA),
+        "delta": Port(EdgeType.DELTA, by_sum=True),
         "deltas": Port(EdgeType.DELTA, many=True, optional=True, measured=True),
     }
     Params = LinesScaleParams
@@ -55,7 +58,9 @@ class LinesScale(Op):
     ) -> dict[str, Measure]:
         if params.alpha != "auto":
             return {}
-        return {"norm_mtv": SumNorm(inputs["delta"]), "norm_summed_tvs": SumNorm(inputs["deltas"])}
+        needless = inputs["delta"] == inputs["deltas"]
+        of = {"norm_mtv": inputs["delta"], "norm_summed_tvs": inputs["deltas"]}
+        return {name: SumNorm(steps, optional=needless) for name, steps in of.items()}
 
     def layer_pattern(self, params: LinesScaleParams) -> str:
         return params.blocks
@@ -86,5 +91,5 @@ class LinesScale(Op):
             return params.gamma
         if params.alpha != "auto":
             return params.alpha or 0.0
-        merged = stats["norm_mtv"]
-        return float(stats["norm_summed_tvs"] / merged / experts) if merged else 1.0 / experts
+        merged, summed = stats.get("norm_mtv"), stats.get("norm_summed_tvs")
+        return 1.0 / experts if not merged or merged == summed else float(summed / merged / experts)

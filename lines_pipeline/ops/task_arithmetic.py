@@ -29,6 +29,9 @@ class TaskArithmetic(Op):
     per_item = {"weights": "deltas"}
     Params = TaskArithmeticParams
 
+    def sum_of(self, params: TaskArithmeticParams) -> str | None:
+        return "deltas" if params.reduce == "sum" and set(params.weights) == {1.0} else None
+
     def apply(
         self, params: TaskArithmeticParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, object]
     ) -> Value:

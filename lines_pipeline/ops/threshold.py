@@ -155,7 +155,7 @@ def _bracket(runs: list[Any], rank: int, total: int, most: float) -> Bracket:
         return _around(points, quantile, most)
     steps = np.diff([float((run < cut).mean()) for run in runs])
     error = math.sqrt(float((steps**2).sum()) / 2.0 / len(steps) / len(runs))
-    return _around(points, quantile, min(max(5.0 * error, most / 5.0), most))
+    return _around(points, quantile, min(max(4.0 * error, most / 5.0), most))
 
 
 def _around(points: np.ndarray[Any, Any], quantile: float, margin: float) -> Bracket:

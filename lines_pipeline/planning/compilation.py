@@ -28,7 +28,7 @@ def compile_pass(
 ) -> Program:
     """The program of a pass; which sources to hash, the device and measures' states are filled in by the engine."""
     steps = tuple(graph.steps[step_id] for step_id in one.steps)
-    measures = {step.id: measures_of(step) for step in steps if step.id not in sources}
+    measures = {step.id: measures_of(graph, step.id) for step in steps if step.id not in sources}
     guessed = {*one.guesses.values(), *(draft.guess for draft in one.drafts.values() if draft.guess)}
     return Program(
         steps=steps,

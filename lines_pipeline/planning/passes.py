@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,9 +50,21 @@ class Pass:
         return tuple(measure for measure in self.measures if measure.sampled)
 
 
-def measures_of(step: Step) -> Mapping[str, Measure]:
+def measures_of(graph: Graph, step_id: str) -> Mapping[str, Measure]:
     """The statistics a step needs, by the name its op gives them."""
-    return step.op.measures(step.params, step.inputs, step.id)
+    step = graph.steps[step_id]
+    others = set(step.inputs.values())
+    told = {
+        port: _summed(graph, ids, others) if step.op.inputs[port].by_sum else ids for port, ids in step.inputs.items()
+    }
+    return step.op.measures(step.params, told, step.id)
+
+
+def _summed(graph: Graph, ids: tuple[str, ...], others: Collection[tuple[str, ...]]) -> tuple[str, ...]:
+    """What a step is the plain sum of, where that is one of ``others``; else itself."""
+    step = graph.steps[ids[0]]
+    port = None if step.include or step.exclude else step.op.sum_of(step.params)
+    return step.inputs[port] if port and step.inputs[port] in others else ids
 
 
 class Levels:
@@ -99,7 +111,7 @@ class Levels:
         found: set[Measure] = set()
         for ancestor in value_cone(self._graph, [step_id], self._available):
             if ancestor not in self._available:
-                step_measures = measures_of(self._graph.steps[ancestor]).values()
+                step_measures = measures_of(self._graph, ancestor).values()
                 found |= {m for m in step_measures if not m.optional and m not in self._known}
         return found
 
@@ -136,7 +148,7 @@ def plan_passes(graph: Graph, sinks: Iterable[str], known: Results, available: I
     sinks, available = tuple(sinks), frozenset(available)
     levels = Levels(graph, known, available)
     live = [step_id for step_id in _needed(graph, sinks, known, available) if step_id not in available]
-    wanted = [m for step_id in live for m in measures_of(graph.steps[step_id]).values() if m not in known]
+    wanted = [m for step_id in live for m in measures_of(graph, step_id).values() if m not in known]
     required = list(dict.fromkeys(m for m in wanted if not m.optional))
     last = max([levels.level(m) for m in required] + [levels.ready(sink) + 1 for sink in sinks], default=0)
     passes: list[Pass] = []
@@ -157,7 +169,7 @@ def _needed(graph: Graph, sinks: Iterable[str], known: Results, available: froze
     """What ``sinks`` are computed from, and what the measures that are not known yet are taken of."""
 
     def follow(step: Step) -> Iterable[str]:
-        unknown = (m for m in measures_of(step).values() if m not in known and not m.optional)
+        unknown = (m for m in measures_of(graph, step.id).values() if m not in known and not m.optional)
         return (*_ingredients(step), *(step_id for measure in unknown for step_id in measure.of))
 
     return _reached(graph, sinks, available, follow)

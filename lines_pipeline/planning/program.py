@@ -48,7 +48,7 @@ class Observation:
     guess: Measure | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """Everything a job needs besides its tiles."""
 

@@ -163,10 +163,10 @@ def _compiled(edition: int) -> Any:
             counts[:] = 0
             scratch.lanes[:] = 0.0
             execute(instructions, scratch.memory, Reductions(scratch.lanes, counts, results.found, filled), size)
-            if counts[5].any():
-                return block, PLAINLY
             add_lanes(scratch.lanes)
             results.totals[block] = scratch.lanes[:, 0]
+            if counts[5].any() or not np.isfinite(results.totals[block]).all():
+                return block, PLAINLY
             filled += counts[3, : filled.size]
             if not _write(span, scratch.memory, start, size):
                 return block, UNWRITTEN

@@ -50,6 +50,10 @@ class Code(IntEnum):
     CHECK = 21
 
 
+_SPREADING = {Code.SUBTRACT, Code.ADD, Code.MULTIPLY, Code.DIVIDE, Code.SCALE, Code.SHIFT, Code.ABS, Code.COPY}
+"""What gives NaN or Inf wherever an operand (of ``DIVIDE``: the first) has one."""
+
+
 @dataclass(frozen=True, eq=False)
 class Register:
     """A block that an instruction makes, or a source; masks hold 0 and 1."""
@@ -197,6 +201,18 @@ class Tape:
         self._instructions.append(_Instruction(code, (slot,), (value.number,), scalars))
         return Reduced(code, slot)
 
+    def told_finite(self) -> frozenset[int]:
+        """Sources of which no NaN or Inf could be missed in some total: that is finite only where they are."""
+        told: dict[int, frozenset[int]] = {number: frozenset([number]) for number in range(self.sources)}
+        found: frozenset[int] = frozenset()
+        for one in self._instructions:
+            if one.code is Code.TOTAL:
+                found |= told.get(one.operands[0], frozenset())
+            elif one.code in _SPREADING:
+                operands = one.operands[:1] if one.code is Code.DIVIDE else one.operands
+                told[one.outs[0]] = frozenset().union(*(told.get(number, frozenset()) for number in operands))
+        return found
+
     def store(self, value: Register) -> int:
         """Keep a block to be read afterwards; gives its number among those kept."""
         if value.number < self.sources or value.number in self._stored:
@@ -242,15 +258,14 @@ class _Assembly:
 
     def routine(self) -> Routine:
         scalars: list[float] = []
-        code = np.zeros((len(self._tape._instructions), 8), np.int64)
+        code: list[list[int]] = []
         last = {number: at for at, one in enumerate(self._tape._instructions) for number in one.operands}
         for at, one in enumerate(self._tape._instructions):
             for number in one.made:
                 if number not in self._tape._stored:
                     self._places[number] = (self._strip(), 0)
-            code[at, :2] = one.code, len(scalars)
-            code[at, 2 : 2 + len(one.outs)] = one.outs
-            code[at, 4 : 4 + len(one.operands)] = one.operands
+            outs, operands = [*one.outs, 0, 0][:2], [*one.operands, 0, 0, 0, 0][:4]
+            code.append([one.code, len(scalars), *outs, *operands])
             scalars += one.scalars
             for number in dict.fromkeys((*one.operands, *one.made)):
                 if last.get(number, at) == at and not self._places[number][1]:
@@ -259,7 +274,9 @@ class _Assembly:
         length = self._rows * self._capacity + self._strips * LANES
         stored = tuple((self._tape.sources + row) * self._capacity for row in range(len(self._tape._stored)))
         numbers = np.array([*scalars, 0.0], NUMPY_TYPES[self._tape.dtype])
-        return Routine(code, places, numbers, length, stored, dict(self._tape._slots))
+        return Routine(
+            np.array(code, np.int64).reshape(-1, 8), places, numbers, length, stored, dict(self._tape._slots)
+        )
 
     def _strip(self) -> int:
         if self._free:
