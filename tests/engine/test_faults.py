@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import lines_pipeline
 from lines_pipeline.core.errors import CheckpointError, EngineError, PlanError
 from lines_pipeline.core.events import Event, PassProgress, PassStarted, RunStarted
+from lines_pipeline.engine import session
 
 Recipe = Callable[..., Path]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -171,6 +172,14 @@ def test_a_disk_that_fills_up_meanwhile_is_a_clear_error(small_disk: Path, model
     with pytest.raises(EngineError, match="disk is full"):
         lines_pipeline.run(write_recipe(TIES_LINES), out=small_disk / "out", sinks=[fill])
     assert [path.name for path in small_disk.rglob("*.safetensors")] == []
+
+
+def test_a_disk_that_fills_up_is_a_clear_error_of_recordings_too(
+    small_disk: Path, models: Path, write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(session, "recordings_pay", lambda nbytes: True)
+    test_a_disk_that_fills_up_meanwhile_is_a_clear_error(small_disk, models, write_recipe)
 
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(small_disk: Path, write_recipe: Recipe) -> None:

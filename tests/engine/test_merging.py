@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,27 @@ def test_a_sum_is_what_it_says(models: Path, write_recipe: Recipe) -> None:
             expected = value + 0.5 * sum(expert[name] - value for expert in experts)
             torch.testing.assert_close(found[name], expected)
     assert torch.equal(found["position_ids"], base["position_ids"])
+
+
+SCALED_SUM = {
+    **SUM,
+    "scaled": {"op": "lines-scale", "delta": "merged", "deltas": "updates", "alpha": "auto", "beta": 0.5},
+    "model": {"op": "apply", "base": "base", "delta": "scaled"},
+}
+
+
+@pytest.mark.parametrize(
+    ("own", "sweeps"),
+    [({}, 1), ({"weights": [1, 1, 0.9]}, 2), ({"reduce": "mean"}, 2), ({"exclude": ["visual.proj"]}, 2)],
+)
+def test_alpha_is_measured_unless_the_delta_is_the_plain_sum(
+    own: dict[str, Any], sweeps: int, write_recipe: Recipe
+) -> None:
+    recipe = write_recipe({**SCALED_SUM, "merged": {**SUM["merged"], **own}})
+    assert len(lines_pipeline.plan(recipe).passes) == sweeps
+    facts = lines_pipeline.run(recipe, out="out").facts["scaled"]
+    assert facts["alpha"] == facts["norm_summed_tvs"] / facts["norm_mtv"] / 3
+    assert (facts["alpha"] == 1 / 3) == (sweeps == 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

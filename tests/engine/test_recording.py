@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ def wide_models(request: pytest.FixtureRequest, models: Path) -> Path:
     for name in ("base", "a", "b", "c"):
         state = load_file(models / f"{name}.safetensors")
         state["wide.weight"] = (torch.randn(3, 70_001, generator=generator) * 8).round() / 8
+        state["wide.weight"][0, :4096] *= 2.0 ** -torch.arange(4096).remainder(30)  # subnormal ones of float16 too
         kept = {n: v.to(getattr(torch, request.param)) if v.is_floating_point() else v for n, v in state.items()}
         save_file(kept, models / f"{name}.safetensors")
     return models
@@ -61,6 +64,14 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return lambda name: monkeypatch.setenv("XDG_CACHE_HOME", str(Path(name).resolve()))
 
 
+def learnt() -> set[str]:
+    """Digests of inputs in the cache that the environment names."""
+    found = Path(os.environ["XDG_CACHE_HOME"]).rglob("digests/*.json")
+    digests = {json.loads(path.read_text())["result"]["digest"] for path in found}
+    assert len(digests) == 4
+    return digests
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_recordings_change_no_byte(
@@ -68,8 +79,10 @@ def test_recordings_change_no_byte(
 ) -> None:
     recipe = write_recipe(METHODS[method])
     plain = runs(recipe, recorded=False)
+    digests = learnt()
     forget("other-cache")
     assert runs(recipe, recorded=True) == plain
+    assert learnt() == digests
 
 
 def test_values_that_are_not_finite_are_settled_as_without_recordings(

@@ -150,6 +150,31 @@ def test_nothing_is_computed_twice_and_strips_are_used_again() -> None:
     assert routine.length == 2 * BLOCK_NUMEL + 2 * LANES
 
 
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (lambda a, b: a - b, {0, 1}),
+        (lambda a, b: (a * b + 1.0) * -2.0, {0, 1}),
+        (lambda a, b: a / b, {0}),
+        (lambda a, b: forms.keep_from(a, 0.5) + b, {1}),
+        (lambda a, b: a.sign() * b, {1}),
+        (lambda a, b: forms.larger(a, b), set()),
+        (lambda a, b: (a > b) * a, {0}),
+    ],
+)
+def test_a_total_tells_that_what_it_sums_is_finite(made: Function, told: set[int]) -> None:
+    tape = Tape(torch.float32, 2)
+    forms.total(made(tape.source(0), tape.source(1)).abs())
+    assert tape.told_finite() == told
+    fine = [torch.tensor([0.0, -1.0, 2.0, 0.5]), torch.tensor([1.0, 3.0, -0.25, 4.0])]
+    for number in told:
+        for bad in (float("nan"), float("inf"), -float("inf")):
+            for place in range(4):
+                values = [value.clone() for value in fine]
+                values[number][place] = bad
+                assert not np.isfinite(forms.total(made(*values).abs()))
+
+
 def test_what_has_no_instruction_says_so() -> None:
     source = Tape(torch.float32, 1).source(0)
     with pytest.raises(Unrecordable):
