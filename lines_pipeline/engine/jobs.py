@@ -233,7 +233,7 @@ class _Worker:
                 continue
             out = _packed(value) if write.packed else value.to(torch_dtype(to.dtype))
             offset = start // 8 if write.packed else start * out.element_size()
-            write_block(self._output(to.path), to.offset + offset, out)
+            write_block(to.path, self._output(to.path), to.offset + offset, out)
             self.result.bytes_written += out.nbytes
 
     def _output(self, path: str) -> int:

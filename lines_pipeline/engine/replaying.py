@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from lines_pipeline.core.errors import EngineError
 from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.engine.recording import Recorder, Recording
 from lines_pipeline.io.writing import write_block
 from lines_pipeline.ops import blocks
 from lines_pipeline.ops.blocks.tape import LANES, Code, Tape
-from lines_pipeline.planning.program import Tile
+from lines_pipeline.planning.program import Destination, Tile
 
 LOADED_BYTES, COMPILED_BYTES = 500_000_000, 4_000_000_000
 """What a pass has to read for recordings to pay: loading what is compiled takes half a second, compiling it several."""
@@ -75,16 +76,29 @@ class Replayer:
         """What a block gives in another of its worlds."""
         recording = self.recorder.recording(tile.tensor, world)
         assert recording is not None
-        ((reductions, _),) = self._run(recording, tile, (), hashed=False)
-        return reductions
+        found = self._run(recording, tile, (), hashed=False)
+        if not found:
+            raise EngineError(
+                f"tensor '{tile.tensor}' cannot be read a second time: a file was cut short during the run"
+            )
+        return found[0][0]
 
     def _run(
         self, recording: Recording, tile: Tile, written: Sequence[int], *, hashed: bool
     ) -> list[tuple[Reductions, dict[str, int]]]:
         """Reductions and digests by source of the blocks that could be done."""
-        sources, outputs = self._sources(recording, tile, hashed=hashed), self._outputs(recording, tile, written)
-        span = _machine().Span(sources, outputs, tile.stop - tile.start, BLOCK_NUMEL)
-        done, results = _call(recording, span)
+        places = {number: self.recorder.destinations(number, tile.tensor) for number in written}
+        outputs = [(to, recording.rows[number]) for number, found in places.items() for to in found]
+        rows = [(self._writing(to.path), _position(to, tile.start), row) for to, row in outputs]
+        sources = self._sources(recording, tile, hashed=hashed)
+        span = _span(sources, rows, tile.stop - tile.start)
+        done, why, scratch, results = _call(recording, span)
+        if why == _machine().UNWRITTEN:  # perhaps not for long; if it is, this raises the error
+            start, stop = tile.start + done * BLOCK_NUMEL, min(tile.start + (done + 1) * BLOCK_NUMEL, tile.stop)
+            for to, row in outputs:
+                value = torch.from_numpy(scratch.memory[row : row + stop - start])
+                write_block(to.path, self._writing(to.path), _position(to, start), value)
+            done += 1
         digests = [dict(zip(recording.sources, found, strict=True)) for found in results.digests[:done].tolist()]
         wanted = [{step: found[step] for step in recording.hashed if hashed} for found in digests]
         return list(zip(_reductions(results, done), wanted, strict=True))
@@ -100,15 +114,6 @@ class Replayer:
             kind = kinds.get(stored.spec.dtype, machine.AS_COMPUTED)
             found[number] = self._reading(stored.path), position, kind, hashed and step in recording.hashed
         return found
-
-    def _outputs(self, recording: Recording, tile: Tile, written: Sequence[int]) -> Array:
-        """Where the machine writes."""
-        found = [
-            (self._writing(place.path), place.offset + tile.start * ITEM_BYTES[place.dtype], recording.rows[number])
-            for number in written
-            for place in self.recorder.destinations(number, tile.tensor)
-        ]
-        return np.array(found, np.int64).reshape(-1, 3)
 
 
 @dataclass(frozen=True)
@@ -148,15 +153,20 @@ class ReplayedBlock:
         return recording
 
 
-def _call(recording: Recording, span: Any) -> tuple[int, Any]:
-    """Run the machine: how many blocks are done, and their ``Results``."""
+def _position(to: Destination, start: int) -> int:
+    return to.offset + start * ITEM_BYTES[to.dtype]
+
+
+def _span(sources: Array, outputs: Sequence[tuple[int, int, int]], size: int) -> Any:
+    return _machine().Span(sources, np.array(outputs, np.int64).reshape(-1, 3), size, BLOCK_NUMEL)
+
+
+def _call(recording: Recording, span: Any) -> tuple[int, int, Any, Any]:
+    """Run the machine: how many blocks are done, why it ends, its ``Scratch`` and ``Results``."""
     machine, routine = _machine(), recording.routine
     scratch, results = _memory(recording, -(-span.size // span.capacity))
-    done, why = machine.run(machine.Instructions(routine.code, routine.places, routine.scalars), span, scratch, results)
-    if why == machine.UNWRITTEN:
-        _write_again(span, scratch.memory, done)
-        done += 1
-    return done, results
+    instructions = machine.Instructions(routine.code, routine.places, routine.scalars)
+    return (*machine.run(instructions, span, scratch, results), scratch, results)
 
 
 def _memory(recording: Recording, count: int) -> tuple[Any, Any]:
@@ -189,14 +199,6 @@ def _reductions(results: Any, done: int) -> list[Reductions]:
     return found
 
 
-def _write_again(span: Any, memory: Array, block: int) -> None:
-    """Write the values of one block that are still in memory, or raise the error that this met."""
-    start = block * span.capacity
-    size = min(span.capacity, span.size - start)
-    for descriptor, position, row in span.outputs.tolist():
-        write_block(descriptor, position + start * memory.itemsize, torch.from_numpy(memory[row : row + size]))
-
-
 def recordings_pay(nbytes: int) -> bool:
     """Whether a pass that reads so many bytes is faster recorded: smaller ones never wait for the compiler."""
     return nbytes >= (LOADED_BYTES if _is_compiled() else COMPILED_BYTES)
@@ -222,7 +224,7 @@ def load_machine() -> None:
     """Load the compiled part now, for the type that most models have, rather than within the first sweep."""
     if can_replay():
         recording = Recording(Tape(torch.float32, 0).routine(0), torch.float32, (), 0, (), {}, {})
-        _call(recording, _machine().Span(np.zeros((0, 4), np.int64), np.zeros((0, 3), np.int64), 0, BLOCK_NUMEL))
+        _call(recording, _span(np.zeros((0, 4), np.int64), [], 0))
 
 
 @cache

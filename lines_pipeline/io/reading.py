@@ -31,7 +31,10 @@ class BlockReader:
         descriptor = self.descriptor(stored.path)
         offset = stored.offset + start * ITEM_BYTES[stored.spec.dtype]
         while view:
-            count = os.preadv(descriptor, [view], offset)
+            try:
+                count = os.preadv(descriptor, [view], offset)
+            except OSError as error:
+                raise _unreadable(stored.path, error) from error
             if not count:
                 raise EngineError(
                     f"{stored.path}: cut short during the run, tensor '{stored.spec.name}' cannot be read"
@@ -44,13 +47,17 @@ class BlockReader:
             try:
                 self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
-                raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+                raise _unreadable(path, error) from error
         return self._descriptors[path]
 
     def close(self) -> None:
         """Close every file."""
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
+
+
+def _unreadable(path: str, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path}: cannot be read ({error.strerror})")
 
 
 def as_bytes(value: torch.Tensor) -> memoryview:

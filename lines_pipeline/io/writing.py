@@ -15,6 +15,7 @@ import torch
 from lines_pipeline.core.errors import EngineError, PlanError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.entries import write_atomically
+from lines_pipeline.io.reading import as_bytes
 from lines_pipeline.io.safetensors_header import DTYPES
 from lines_pipeline.io.temporaries import temporary_path
 
@@ -137,12 +138,15 @@ def require_space(path: Path, nbytes: int) -> None:
         )
 
 
-def write_block(descriptor: int, offset: int, value: torch.Tensor) -> None:
-    """Write a contiguous 1-D block at an absolute offset."""
-    view = memoryview(value.contiguous().view(torch.uint8).numpy().data)
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count
+def write_block(path: str, descriptor: int, offset: int, value: torch.Tensor) -> None:
+    """Write a 1-D block at an absolute offset of the file at ``path``. Raises ``EngineError`` where the disk fails."""
+    view = as_bytes(value.contiguous())
+    try:
+        while view:
+            count = os.pwrite(descriptor, view, offset)
+            view, offset = view[count:], offset + count
+    except OSError as error:
+        raise EngineError(_cannot_write(Path(path).parent, value.nbytes, error)) from error
 
 
 def commit_files(layout: OutputLayout, metadata: Mapping[str, str]) -> None:

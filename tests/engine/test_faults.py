@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import lines_pipeline
 from lines_pipeline.core.errors import CheckpointError, EngineError, PlanError
 from lines_pipeline.core.events import Event, PassProgress, PassStarted, RunStarted
-from lines_pipeline.engine import session
+from lines_pipeline.engine import jobs, session
 
 Recipe = Callable[..., Path]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -174,12 +174,17 @@ def test_a_disk_that_fills_up_meanwhile_is_a_clear_error(small_disk: Path, model
     assert [path.name for path in small_disk.rglob("*.safetensors")] == []
 
 
-def test_a_disk_that_fills_up_is_a_clear_error_of_recordings_too(
-    small_disk: Path, models: Path, write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("recorded", [True, False])
+def test_an_output_that_cannot_be_written_to_is_a_clear_error(
+    recorded: bool, tmp_path: Path, write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As a disk that fails: the output is opened for reading alone."""
     pytest.importorskip("numba")
-    monkeypatch.setattr(session, "recordings_pay", lambda nbytes: True)
-    test_a_disk_that_fills_up_meanwhile_is_a_clear_error(small_disk, models, write_recipe)
+    monkeypatch.setattr(session, "recordings_pay", lambda nbytes: recorded)
+    monkeypatch.setattr(jobs._Worker, "_output", lambda worker, path: os.open(path, os.O_RDONLY))
+    with pytest.raises(EngineError, match="out: cannot be written"):
+        lines_pipeline.run(write_recipe(TIES_LINES), out="out", cache=False, scheduler="serial")
+    assert leftovers(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(small_disk: Path, write_recipe: Recipe) -> None:

@@ -33,7 +33,7 @@ def test_blocks_may_come_in_any_order(tmp_path: Path) -> None:
     for name in ("c", "a", "b"):
         for index in reversed(range(len(values[name]))):
             value = values[name][index : index + 1]
-            write_block(descriptor, file.offsets()[name] + index * value.element_size(), value)
+            write_block(str(file.temporary), descriptor, file.offsets()[name] + index * value.element_size(), value)
     os.close(descriptor)
     assert not layout.path.exists()
     commit_files(layout, {"who": "me"})

@@ -24,7 +24,7 @@ class Span(NamedTuple):
 
     sources: Array
     """int64 [sources, 4]: descriptor, position of the first value in the file, how it is stored (``AS_COMPUTED``,
-    ``BOOL``, ``BFLOAT16``, ``FLOAT16``), and whether to hash it."""
+    ``BOOL``, ``BFLOAT16``, ``FLOAT16``), and whether to hash it. Where any is hashed, values have to be finite."""
     outputs: Array
     """int64 [outputs, 3]: descriptor, position of the first value in the file, offset in the memory."""
     size: int
@@ -152,6 +152,7 @@ def _compiled(edition: int) -> Any:
     def run(instructions: Instructions, span: Span, scratch: Scratch, results: Results) -> tuple[int, int]:
         assert edition
         filled = np.zeros(results.found.shape[0], np.int64)
+        checked = span.sources[:, 3].any()
         for block in range(results.counts.shape[0]):
             start = block * span.capacity
             size = min(span.capacity, span.size - start)
@@ -165,7 +166,7 @@ def _compiled(edition: int) -> Any:
             execute(instructions, scratch.memory, Reductions(scratch.lanes, counts, results.found, filled), size)
             add_lanes(scratch.lanes)
             results.totals[block] = scratch.lanes[:, 0]
-            if counts[5].any() or not np.isfinite(results.totals[block]).all():
+            if checked and (counts[5].any() or not np.isfinite(results.totals[block]).all()):
                 return block, PLAINLY
             filled += counts[3, : filled.size]
             if not _write(span, scratch.memory, start, size):
