@@ -60,12 +60,9 @@ class Recorder:
         """Where a write's tensor goes."""
         return self._program.writes[number].places[tensor]
 
-    def is_plain(self, number: int, tensor: str) -> bool:
-        """Whether a write stores values just as they are computed."""
-        write, recording = self._program.writes[number], self.recording(tensor)
-        assert recording is not None
-        types = {torch_dtype(place.dtype) for place in write.places[tensor]}
-        return not write.packed and types == {recording.dtype}
+    def is_packed(self, number: int) -> bool:
+        """Whether a write stores 8 values a byte."""
+        return self._program.writes[number].packed
 
     def _record(self, tensor: str, world: int) -> Recording | None:
         types = {step: self._program.sources[step][tensor].spec for step in self._index.read(tensor)}

@@ -18,13 +18,14 @@ import torch
 
 from lines_pipeline.core.errors import EngineError
 from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
+from lines_pipeline.engine.evaluation import torch_dtype
 from lines_pipeline.engine.recording import Recorder, Recording
 from lines_pipeline.io.writing import write_block
 from lines_pipeline.ops import blocks
 from lines_pipeline.ops.blocks.tape import LANES, Code, Tape
 from lines_pipeline.planning.program import Destination, Tile
 
-LOADED_BYTES, COMPILED_BYTES = 500_000_000, 4_000_000_000
+LOADED_BYTES, COMPILED_BYTES = 500_000_000, 2_000_000_000
 """What a pass has to read for recordings to pay: loading what is compiled takes half a second, compiling it several."""
 
 FOUND_NUMEL = 2 * BLOCK_NUMEL
@@ -64,13 +65,20 @@ class Replayer:
         recording = self.recorder.recording(tile.tensor)
         if recording is None:
             return []
-        written = [number for number in recording.rows if self.recorder.is_plain(number, tile.tensor)]
+        written = [number for number in recording.rows if self._is_written(number, recording, tile.tensor)]
         if len(written) < len(recording.rows):  # others are converted before they are written: one block at a time
             tile = replace(tile, stop=min(tile.stop, tile.start + BLOCK_NUMEL))
         found = self._run(recording, tile, written, hashed=True)
         starts = range(tile.start, tile.stop, BLOCK_NUMEL)
         tiles = [Tile(tile.tensor, start, min(start + BLOCK_NUMEL, tile.stop)) for start in starts]
         return [ReplayedBlock(self, one, frozenset(written), *of) for one, of in zip(tiles, found, strict=False)]
+
+    def _is_written(self, number: int, recording: Recording, tensor: str) -> bool:
+        """Whether the machine stores all that a write asks for."""
+        computed = recording.dtype
+        known = {computed, torch.bfloat16, torch.float16} if computed is torch.float32 else {computed}
+        types = {torch_dtype(to.dtype) for to in self.recorder.destinations(number, tensor)}
+        return not self.recorder.is_packed(number) and types <= known
 
     def again(self, tile: Tile, world: int) -> Reductions:
         """What a block gives in another of its worlds."""
@@ -89,14 +97,14 @@ class Replayer:
         """Reductions and digests by source of the blocks that could be done."""
         places = {number: self.recorder.destinations(number, tile.tensor) for number in written}
         outputs = [(to, recording.rows[number]) for number, found in places.items() for to in found]
-        rows = [(self._writing(to.path), _position(to, tile.start), row) for to, row in outputs]
+        rows = [(self._writing(to.path), _position(to, tile.start), _stored(to.dtype), row) for to, row in outputs]
         sources = self._sources(recording, tile, hashed=hashed)
         span = _span(sources, rows, tile.stop - tile.start)
         done, why, scratch, results = _call(recording, span)
         if why == _machine().UNWRITTEN:  # perhaps not for long; if it is, this raises the error
             start, stop = tile.start + done * BLOCK_NUMEL, min(tile.start + (done + 1) * BLOCK_NUMEL, tile.stop)
             for to, row in outputs:
-                value = torch.from_numpy(scratch.memory[row : row + stop - start])
+                value = torch.from_numpy(scratch.memory[row : row + stop - start]).to(torch_dtype(to.dtype))
                 write_block(to.path, self._writing(to.path), _position(to, start), value)
             done += 1
         digests = [dict(zip(recording.sources, found, strict=True)) for found in results.digests[:done].tolist()]
@@ -105,14 +113,12 @@ class Replayer:
 
     def _sources(self, recording: Recording, tile: Tile, *, hashed: bool) -> Array:
         """Where the machine reads."""
-        machine = _machine()
-        kinds = {"bool": machine.BOOL, "bfloat16": machine.BFLOAT16, "float16": machine.FLOAT16}
         found = np.zeros((len(recording.sources), 4), np.int64)
         for number, step in enumerate(recording.sources):
             stored = self.recorder.source(step, tile.tensor)
             position = stored.offset + tile.start * ITEM_BYTES[stored.spec.dtype]
-            kind = kinds.get(stored.spec.dtype, machine.AS_COMPUTED)
-            found[number] = self._reading(stored.path), position, kind, hashed and step in recording.hashed
+            is_hashed = hashed and step in recording.hashed
+            found[number] = self._reading(stored.path), position, _stored(stored.spec.dtype), is_hashed
         return found
 
 
@@ -157,8 +163,15 @@ def _position(to: Destination, start: int) -> int:
     return to.offset + start * ITEM_BYTES[to.dtype]
 
 
-def _span(sources: Array, outputs: Sequence[tuple[int, int, int]], size: int) -> Any:
-    return _machine().Span(sources, np.array(outputs, np.int64).reshape(-1, 3), size, BLOCK_NUMEL)
+def _stored(dtype: str) -> int:
+    """How the machine calls a type; those that are computed with are stored as they are."""
+    machine = _machine()
+    kinds = {"bool": machine.BOOL, "bfloat16": machine.BFLOAT16, "float16": machine.FLOAT16}
+    return int(kinds.get(dtype, machine.AS_COMPUTED))
+
+
+def _span(sources: Array, outputs: Sequence[tuple[int, int, int, int]], size: int) -> Any:
+    return _machine().Span(sources, np.array(outputs, np.int64).reshape(-1, 4), size, BLOCK_NUMEL)
 
 
 def _call(recording: Recording, span: Any) -> tuple[int, int, Any, Any]:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lines_pipeline.core.tensors import BLOCK_NUMEL
+from lines_pipeline.io.digests import block_digest
 from lines_pipeline.ops import blocks as forms
 from lines_pipeline.ops.blocks.tape import LANES, Code, Reduced, Register, Tape, Unrecordable
 
@@ -59,7 +60,7 @@ def recorded(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
         file.write(b"".join(value.numpy().tobytes() for value in values))
         file.flush()
         places = [(file.fileno(), n * values[0].nbytes, machine.AS_COMPUTED, 0) for n in range(len(values))]
-        span = machine.Span(np.array(places), np.zeros((0, 3), np.int64), size, size)
+        span = machine.Span(np.array(places), np.zeros((0, 4), np.int64), size, size)
         program = machine.Instructions(routine.code, routine.places, routine.scalars)
         assert machine.run(program, span, scratch, results) == (1, machine.FINISHED)
 
@@ -131,6 +132,45 @@ FUNCTIONS: dict[str, Function] = {
 def test_recordings_give_the_bits_of_the_plain_forms(name: str, values: list[torch.Tensor]) -> None:
     function = FUNCTIONS[name]
     assert bits(recorded(function, values)) == bits(plain(function, values))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_types_are_read_and_written_as_torch_converts_them(dtype: torch.dtype) -> None:
+    """Every finite value of 16 bits; and values between them, ties, those too large and subnormal ones."""
+    from lines_pipeline.ops.blocks import machine
+
+    kind = machine.BFLOAT16 if dtype is torch.bfloat16 else machine.FLOAT16
+    narrow = torch.arange(2**16).to(torch.uint16).view(dtype)
+    narrow = narrow[narrow.isfinite()]
+    ulps = narrow.float().view(torch.int32)[:, None] + torch.tensor([-1, 1, 2**11, 2**12, 2**15, 3 * 2**12])
+    wide = ulps.flatten().view(torch.float32)
+    wide = wide[wide.isfinite()]
+    tape = Tape(torch.float32, 2)
+    rows = [tape.store(tape.source(0)), tape.store(tape.source(1))]
+    size = max(len(narrow), len(wide))
+    routine = tape.routine(size)
+    with TemporaryFile() as file:
+        file.write(narrow.view(torch.uint8).numpy().tobytes().ljust(2 * size))
+        file.write(wide.view(torch.uint8).numpy().tobytes().ljust(4 * size))
+        file.flush()
+        sources = np.array([(file.fileno(), 0, kind, 1), (file.fileno(), 2 * size, machine.AS_COMPUTED, 1)])
+        ends = [6 * size, 10 * size]
+        stored = zip(ends, (machine.AS_COMPUTED, kind), rows, strict=True)
+        outputs = np.array([(file.fileno(), end, how, routine.stored[row]) for end, how, row in stored])
+        memory = np.empty(routine.length, np.float32)
+        scratch = machine.Scratch(memory, np.empty(size, np.uint16), np.zeros((0, LANES)))
+        counts, digests = np.zeros((1, 6, 0), np.int64), np.zeros((1, 2), np.uint64)
+        results = machine.Results(np.zeros((1, 0)), counts, np.zeros((0, 1), np.float32), digests)
+        program = machine.Instructions(routine.code, routine.places, routine.scalars)
+        assert machine.run(program, machine.Span(sources, outputs, size, size), scratch, results) == (1, 0)
+        file.seek(0)
+        content = file.read()
+    widened = torch.frombuffer(bytearray(content[ends[0] : ends[1]]), dtype=torch.float32)[: len(narrow)]
+    assert torch.equal(widened.view(torch.int32), narrow.float().view(torch.int32))
+    narrowed = torch.frombuffer(bytearray(content[ends[1] :]), dtype=torch.int16)[: len(wide)]
+    assert torch.equal(narrowed, wide.to(dtype).view(torch.int16))
+    hashed = [block_digest(memoryview(content[: 2 * size])), block_digest(memoryview(content[2 * size : 6 * size]))]
+    assert digests[0].tolist() == hashed
 
 
 def test_a_bracket_is_counted_as_defined() -> None:

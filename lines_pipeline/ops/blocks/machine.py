@@ -26,7 +26,8 @@ class Span(NamedTuple):
     """int64 [sources, 4]: descriptor, position of the first value in the file, how it is stored (``AS_COMPUTED``,
     ``BOOL``, ``BFLOAT16``, ``FLOAT16``), and whether to hash it. Where any is hashed, values have to be finite."""
     outputs: Array
-    """int64 [outputs, 3]: descriptor, position of the first value in the file, offset in the memory."""
+    """int64 [outputs, 4]: descriptor, position of the first value in the file, how to store it (not ``BOOL``), and its
+    offset in the memory."""
     size: int
     capacity: int
 
@@ -37,7 +38,7 @@ class Scratch(NamedTuple):
     memory: Array
     """The type computed with [routine.length]."""
     narrow: Array
-    """uint16 [capacity]: a source that is stored in fewer bytes than it is computed with."""
+    """uint16 [capacity]: what is stored in fewer bytes than it is computed with."""
     lanes: Array
     """float64 [totals, LANES]."""
 
@@ -60,6 +61,9 @@ AS_COMPUTED, BOOL, BFLOAT16, FLOAT16 = range(4)
 FINISHED, FULL, PLAINLY, UNWRITTEN = range(4)
 """Why a run ends: all is done; ``found`` has no room for another block; the next block cannot be read or is not finite,
 and is to be computed without the machine; it could not be written, and is in the memory."""
+
+_INFINITE, _TOO_LARGE, _SUBNORMAL = np.uint32(0x7F800000), np.uint32(0x47800000), np.uint32(0x38800000)
+"""float32 as bits: Inf; 2 ** 16, which float16 has not; and 2 ** -14, the least that it has with all its digits."""
 
 _pread = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 _pwrite = types.ExternalFunction("pwrite", types.intp(types.int32, types.uintp, types.uintp, types.int64))
@@ -131,18 +135,50 @@ def _fill(source: Array, values: Array, start: int, digest: Array) -> bool:
 
 
 @njit(nogil=True)
-def _write(span: Span, memory: Array, start: int, size: int) -> bool:
+def _write(span: Span, scratch: Scratch, start: int, size: int) -> bool:
     for number in range(span.outputs.shape[0]):
-        descriptor, first, row = span.outputs[number]
-        values = memory[row : row + size]
-        address, nbytes, done = values.ctypes.data, values.nbytes, 0
-        position = first + start * values.itemsize
-        while done < nbytes:
-            count = _pwrite(descriptor, address + done, nbytes - done, position + done)
-            if count <= 0:
-                return False
-            done += count
+        output = span.outputs[number]
+        values = scratch.memory[output[3] : output[3] + size]
+        if output[2] == AS_COMPUTED:
+            written = _drain(output, values, start)
+        else:
+            _narrow(values, scratch.narrow, output[2])
+            written = _drain(output, scratch.narrow[:size], start)
+        if not written:
+            return False
     return True
+
+
+@njit(nogil=True)
+def _drain(output: Array, values: Array, start: int) -> bool:
+    address, nbytes, done = values.ctypes.data, values.nbytes, 0
+    position = output[1] + start * values.itemsize
+    while done < nbytes:
+        count = _pwrite(output[0], address + done, nbytes - done, position + done)
+        if count <= 0:
+            return False
+        done += count
+    return True
+
+
+@njit(nogil=True)
+def _narrow(values: Array, narrow: Array, stored: int) -> None:
+    """Round to the nearest, ties to even."""
+    wide = values.view(np.uint32)
+    for i in range(values.size):
+        bits = wide[i] & np.uint32(0x7FFFFFFF)
+        sign = (wide[i] ^ bits) >> np.uint32(16)
+        if stored == BFLOAT16:
+            up = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+            nearest = (bits + up) >> np.uint32(16) if bits <= _INFINITE else np.uint32(0x7FC0)
+        elif bits >= _TOO_LARGE:
+            nearest = np.uint32(0x7C00) if bits <= _INFINITE else np.uint32(0x7E00)
+        elif bits < _SUBNORMAL:  # multiples of 2 ** -24
+            nearest = np.uint32(np.rint(abs(values[i]) * values.dtype.type(2.0**24)))
+        else:
+            up = np.uint32(0xFFF) + (bits >> np.uint32(13) & np.uint32(1))
+            nearest = (bits - np.uint32(112 << 23) + up) >> np.uint32(13)
+        narrow[i] = sign | nearest
 
 
 def _compiled(edition: int) -> Any:
@@ -169,7 +205,7 @@ def _compiled(edition: int) -> Any:
             if checked and (counts[5].any() or not np.isfinite(results.totals[block]).all()):
                 return block, PLAINLY
             filled += counts[3, : filled.size]
-            if not _write(span, scratch.memory, start, size):
+            if not _write(span, scratch, start, size):
                 return block, UNWRITTEN
         return results.counts.shape[0], FINISHED
 
