@@ -108,9 +108,9 @@ def run(
         place = Path("runs") / loaded.name if out is None else out
         with open_destination(place) as destination, open_scheduler(settings) as work:
             check_outputs(graph, destination.folder)
-            context = open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work)
-            emit(_run_started(context, destination.folder))
-            result = _carry_out(context, destination, tune)
+            with open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work) as context:
+                emit(_run_started(context, destination.folder))
+                result = _carry_out(context, destination, tune)
         status = "FINISHED"
     except KeyboardInterrupt:
         status, error = "KILLED", "interrupted"
@@ -120,8 +120,7 @@ def run(
         raise
     finally:
         emit(RunFinished(status, time.perf_counter() - started, error))
-    seconds = time.perf_counter() - started
-    return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds)
+    return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=time.perf_counter() - started)
 
 
 def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Validation:
@@ -129,9 +128,10 @@ def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Va
     loaded = load_recipe(recipe, sets or {})
     graph = build_graph(loaded)
     check_outputs(graph, Path("runs") / loaded.name)
-    context = open_recipe(loaded, graph, _settings(loaded, None, None, None, None), True, broadcast(), build=False)
-    if not context.unread:
-        _forecast(context, Path("runs") / loaded.name)
+    settings = _settings(loaded, None, None, None, None)
+    with open_recipe(loaded, graph, settings, True, broadcast(), build=False) as context:
+        if not context.unread:
+            _forecast(context, Path("runs") / loaded.name)
     return Validation(loaded.name, len(graph.steps), tuple(context.notes))
 
 
@@ -152,11 +152,13 @@ def plan(
     loaded = load_recipe(recipe, sets or {})
     graph = build_graph(loaded)
     settings = _settings(loaded, scheduler, workers, memory, device)
-    context = open_recipe(loaded, graph, settings, cache, broadcast(), build=False)
-    if context.unread:
-        raise CheckpointError("the plan needs these headers, which are not on this machine yet: " + context.notes[0])
     trials = trial_count(loaded.tune) if loaded.tune and tune else 0
-    return _forecast(context, Path("runs") / loaded.name, trials)
+    with open_recipe(loaded, graph, settings, cache, broadcast(), build=False) as context:
+        if context.unread:
+            raise CheckpointError(
+                "the plan needs these headers, which are not on this machine yet: " + context.notes[0]
+            )
+        return _forecast(context, Path("runs") / loaded.name, trials)
 
 
 def _forecast(context: OpenedRecipe, folder: Path, trials: int = 0) -> PlanReport:

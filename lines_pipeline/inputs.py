@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class OpenedRecipe:
     """Load steps whose checkpoints are not on this machine yet."""
 
 
+@contextmanager
 def open_recipe(
     recipe: Recipe,
     graph: Graph,
@@ -48,28 +50,36 @@ def open_recipe(
     *,
     build: bool,
     scheduler: Scheduler = DRIVER,
-) -> OpenedRecipe:
-    """Find and open every checkpoint; ``build`` also makes or downloads what is not there."""
-    nodes = NodeCache(cache_folder() / "nodes", reading=cache)
+) -> Iterator[OpenedRecipe]:
+    """A recipe with every checkpoint found and opened; ``build`` also makes or downloads what is not there.
+
+    What it uses of the cache is kept there until it is done with.
+    """
     missing = _missing_files(recipe, graph)
     if missing and build:
         raise EvalError(missing[0])
-    context = OpenedRecipe(recipe, graph, Session({}, nodes, settings, emit))
+    with closing(NodeCache(cache_folder() / "nodes", reading=cache)) as nodes:
+        context = OpenedRecipe(recipe, graph, Session({}, nodes, settings, emit, scheduler))
+        _open_checkpoints(context, build=build)
+        context.notes += missing
+        if build:
+            prune(nodes.folder, size_limit())
+        yield context
+
+
+def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
+    recipe, graph, session = context.recipe, context.graph, context.session
     live = set(graph.needed(graph.sinks)) if build else set(graph.steps)
     loads = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, LoadParams) and s.id in live}
     located = {step: locate_checkpoint(params.path, recipe.folder) for step, params in loads.items()}
     if build:
-        _build_zoo([entry.uri for entry in located.values() if isinstance(entry, ZooEntry)], emit)
+        _build_zoo([entry.uri for entry in located.values() if isinstance(entry, ZooEntry)], session.emit)
     checkpoints: dict[str, Checkpoint] = {}
     for step, params in loads.items():
         path = _local_path(located[step], context, step, build=build)
         if path is not None:
-            checkpoints[step] = _opened(params, path.absolute(), nodes.spool if build else None)
-    context.notes += missing
-    context.session = Session(checkpoints, nodes, settings, emit, scheduler)
-    if build:
-        prune(nodes.folder, size_limit())
-    return context
+            checkpoints[step] = _opened(params, path.absolute(), session.cache.spool if build else None)
+    context.session = replace(session, checkpoints=checkpoints)
 
 
 def locate_checkpoint(path: str, folder: Path) -> Any:

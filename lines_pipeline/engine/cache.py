@@ -28,6 +28,11 @@ class NodeCache:
         self._sound: set[Path] = set()
         self._damaged: set[Path] = set()
 
+    def close(self) -> None:
+        """Let go of what was held; other runs may remove it now."""
+        while self._held:
+            self._held.popitem()[1].close()
+
     def value_path(self, key: str) -> Path:
         """Where the value of a step with this key lies, or would lie."""
         return self.folder / VALUES / f"{key}.safetensors"

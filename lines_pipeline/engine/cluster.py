@@ -48,8 +48,7 @@ class Cluster:
         """Jobs as tasks; workers are sent the program once a sweep."""
         self._check_workers()
         shared = self._client.submit(_itself, program, pure=False)
-        futures = [self._client.submit(run_job_here, shared, job, pure=False) for job in jobs]
-        return self._results(futures, on_done)
+        return self._results([self._client.submit(run_job_here, shared, job, pure=False) for job in jobs], on_done)
 
     def call(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Calls as tasks."""
@@ -79,6 +78,7 @@ class Cluster:
             if isinstance(error, CancelledError | CommClosedError):
                 raise self._error(_LOST) from error
             raise
+        self._check_workers()  # some may have joined meanwhile
         return [found[future.key] for future in futures]
 
     def _as_they_end(self, futures: Sequence[Any]) -> Iterator[Any]:

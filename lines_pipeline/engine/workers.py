@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ _SHARED = (
     "workers read and write at the driver's paths: put inputs, outputs and the cache ($XDG_CACHE_HOME) "
     "on a file system that every worker mounts at the same place"
 )
+_ELSEWHERE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ESTALE, errno.EROFS)
+"""What opening a file meets on a machine that does not have the driver's folders, or has others."""
 _call = Lock()
 """Held by the call that has this process's cores."""
 
@@ -62,8 +65,9 @@ def _named_errors() -> Iterator[None]:
     try:
         yield
     except LinesError as error:
-        if isinstance(error.__cause__, OSError):
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _ELSEWHERE:
             raise EngineError(f"{name}: {error}; {_SHARED}") from error
         raise type(error)(f"{name}: {error}") from error
     except OSError as error:
-        raise EngineError(f"{name}: {error.filename or 'a file'}: {error.strerror}; {_SHARED}") from error
+        hint = f"; {_SHARED}" if error.errno in _ELSEWHERE else ""
+        raise EngineError(f"{name}: {error.filename or 'a file'}: {error.strerror}{hint}") from error
