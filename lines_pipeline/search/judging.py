@@ -54,10 +54,11 @@ class Judge:
 
     def compare(self, cases: Sequence[Case]) -> list[dict[str, dict[str, float]]]:
         """Metrics by step of every case, measured side by side where the scheduler can; models made for it go."""
-        judged = self._judged(cases)
-        for path in (path for case in cases for path in case.made):
-            self.session.cache.discard(path)
-        return judged
+        try:
+            return self._judged(cases)
+        finally:
+            for path in (path for case in cases for path in case.made):
+                self.session.cache.discard(path)
 
     def prepare(self, graph: Graph, steps: Sequence[str]) -> Case:
         """Make the models that ``steps`` evaluate, as far as their accuracies are not remembered."""

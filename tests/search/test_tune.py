@@ -24,6 +24,7 @@ from lines_pipeline.core.events import (
     TrialFinished,
     TrialStarted,
 )
+from lines_pipeline.search import judging
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 
@@ -167,6 +168,18 @@ def test_models_of_trials_are_not_kept(tmp_path: Path, recipe: Recipe) -> None:
     values = tmp_path / "cache" / "lines-pipeline" / "nodes" / "values"
     kept = [load_file(path)["blocks.0.weight"].item() for path in values.glob("*.safetensors")]
     assert [value for value in kept if value in (0.5, 0.75, 1.0)] == []  # the first of equals is 0.25
+
+
+def test_models_of_trials_are_not_kept_where_judging_them_fails(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise EvalError("out of order")
+
+    monkeypatch.setattr(judging, "evaluate_all", fails)
+    with pytest.raises(EvalError, match="out of order"):
+        lines_pipeline.run(recipe(TUNE), out="out")
+    assert list((tmp_path / "cache").rglob("values/*")) == []
 
 
 def test_a_repeated_search_passes_over_nothing(recipe: Recipe) -> None:
