@@ -84,6 +84,9 @@ class Replayer:
         """What a block gives in another of its worlds."""
         recording = self.recorder.recording(tile.tensor, world)
         assert recording is not None
+        written = {to.path for number in recording.rows for to in self.recorder.destinations(number, tile.tensor)}
+        read = {self.recorder.source(step, tile.tensor).path for step in recording.sources}
+        assert not read & written  # a pass that finishes drafts in place guesses nothing
         found = self._run(recording, tile, (), hashed=False)
         if not found:
             raise EngineError(
