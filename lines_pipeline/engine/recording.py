@@ -15,6 +15,9 @@ from lines_pipeline.ops.base import Measure
 from lines_pipeline.ops.blocks.tape import Code, Routine, Tape, Unrecordable
 from lines_pipeline.planning.program import Destination
 
+_WIDENED = ("bool", "bfloat16", "float16")
+"""Types that the machine reads where it computes with another; of float8, tensors are not recorded."""
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -67,7 +70,7 @@ class Recorder:
     def _record(self, tensor: str, world: int) -> Recording | None:
         types = {step: self._program.sources[step][tensor].spec for step in self._index.read(tensor)}
         computed = {spec.compute_dtype for spec in types.values() if spec.dtype != "bool"}
-        recordable = all(spec.is_floating or spec.dtype == "bool" for spec in types.values())
+        recordable = all(spec.dtype in (*_WIDENED, spec.compute_dtype) for spec in types.values())
         known_bad = any(tensor in self._program.nonfinite.get(step, ()) for step in types)
         if len(computed) != 1 or not recordable or known_bad:
             return None

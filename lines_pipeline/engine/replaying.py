@@ -169,8 +169,9 @@ def _position(to: Destination, start: int) -> int:
 def _stored(dtype: str) -> int:
     """How the machine calls a type; those that are computed with are stored as they are."""
     machine = _machine()
-    kinds = {"bool": machine.BOOL, "bfloat16": machine.BFLOAT16, "float16": machine.FLOAT16}
-    return int(kinds.get(dtype, machine.AS_COMPUTED))
+    as_computed = {"float32": machine.AS_COMPUTED, "float64": machine.AS_COMPUTED}
+    narrow = {"bool": machine.BOOL, "bfloat16": machine.BFLOAT16, "float16": machine.FLOAT16}
+    return int((as_computed | narrow)[dtype])
 
 
 def _span(sources: Array, outputs: Sequence[tuple[int, int, int, int]], size: int) -> Any:

@@ -85,6 +85,28 @@ def test_recordings_change_no_byte(
     assert learnt() == digests
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("base_too", [True, False])
+def test_float8_gives_the_same_where_others_are_recorded(
+    dtype: torch.dtype,
+    base_too: bool,
+    models: Path,
+    write_recipe: Recipe,
+    runs: Callable[..., Any],
+    forget: Callable[[str], None],
+) -> None:
+    for name in ("base", "a", "b", "c") if base_too else ("a", "b", "c"):
+        state = load_file(models / f"{name}.safetensors")
+        kept = {n: v.to(dtype) if n.startswith("visual") else v for n, v in state.items()}
+        save_file(kept, models / f"{name}.safetensors")
+    recipe = write_recipe(METHODS["arithmetic"])
+    plain = runs(recipe, recorded=False)
+    digests = learnt()
+    forget("other-cache")
+    assert runs(recipe, recorded=True) == plain
+    assert learnt() == digests
+
+
 def test_values_that_are_not_finite_are_settled_as_without_recordings(
     models: Path, write_recipe: Recipe, runs: Callable[..., Any], forget: Callable[[str], None]
 ) -> None:
