@@ -128,8 +128,7 @@ def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Va
     loaded = load_recipe(recipe, sets or {})
     graph = build_graph(loaded)
     check_outputs(graph, Path("runs") / loaded.name)
-    settings = _settings(loaded, None, None, None, None)
-    with open_recipe(loaded, graph, settings, True, broadcast(), build=False) as context:
+    with open_recipe(loaded, graph, _settings(loaded), True, broadcast(), build=False) as context:
         if not context.unread:
             _forecast(context, Path("runs") / loaded.name)
     return Validation(loaded.name, len(graph.steps), tuple(context.notes))
@@ -155,9 +154,7 @@ def plan(
     trials = trial_count(loaded.tune) if loaded.tune and tune else 0
     with open_recipe(loaded, graph, settings, cache, broadcast(), build=False) as context:
         if context.unread:
-            raise CheckpointError(
-                "the plan needs these headers, which are not on this machine yet: " + context.notes[0]
-            )
+            raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
         return _forecast(context, Path("runs") / loaded.name, trials)
 
 
@@ -175,7 +172,11 @@ def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: st
 
 
 def _settings(
-    recipe: Recipe, scheduler: str | None, workers: int | None, memory: str | int | None, device: str | None
+    recipe: Recipe,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    memory: str | int | None = None,
+    device: str | None = None,
 ) -> EngineSettings:
     engine = recipe.engine
     try:
@@ -234,8 +235,8 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
     for scales in block_scales(context.graph, session, facts):
         session.emit(scales)
     metrics = judge.judge(context.graph, evaluated)
-    files = tuple(location for location in locations if isinstance(location, Path))
-    urls = tuple(location for location in locations if isinstance(location, str))
+    files = tuple(place for place in locations if isinstance(place, Path))
+    urls = tuple(place for place in locations if isinstance(place, str))
     cached = (*sorted(before), *judge.cached)
     by_node = gather_facts(context.graph, facts)
     return RunResult(context.recipe.name, destination.out, metrics, files, urls, by_node, "", "", chosen, cached, 0.0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,11 +13,8 @@ from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.engine.evaluation import Block, ProgramIndex, torch_dtype
 from lines_pipeline.io.checkpoints import StoredTensor
 from lines_pipeline.ops.base import Measure
-from lines_pipeline.ops.blocks.tape import Code, Routine, Tape, Unrecordable
-from lines_pipeline.planning.program import Destination
-
-_WIDENED = ("bool", "bfloat16", "float16")
-"""Types that the machine reads where it computes with another; of float8, tensors are not recorded."""
+from lines_pipeline.ops.blocks.tape import STORED, Code, Routine, Tape, Unrecordable
+from lines_pipeline.planning.program import Destination, Write
 
 
 @dataclass(frozen=True)
@@ -24,22 +22,25 @@ class Recording:
     """What a pass does with one tensor under one assumption about its guesses."""
 
     routine: Routine
-    dtype: torch.dtype
-    """What is computed with."""
-    sources: tuple[str, ...]
-    """Steps whose blocks it takes, in order."""
-    width: int
-    """Bytes of one value of all sources together, as stored."""
-    hashed: tuple[str, ...]
+    sources: Mapping[str, StoredTensor]
+    """By step, in order: the blocks that it takes."""
+    hashed: frozenset[str]
     """Sources of which the digest is wanted."""
     observed: Mapping[int, tuple[Any, ...]]
     """By observation: its reductions."""
-    rows: Mapping[int, int]
-    """By write: where in memory its value will be."""
+    outputs: Sequence[tuple[Destination, int]]
+    """What the machine writes: where to, and where in memory the value is."""
+    kept: Mapping[int, int]
+    """By write that is converted first: where in memory its value is."""
+
+    @cached_property
+    def width(self) -> int:
+        """Bytes of one value of all sources together, as stored."""
+        return sum(ITEM_BYTES[stored.spec.dtype] for stored in self.sources.values())
 
 
 class Recorder:
-    """Makes the recordings of one job."""
+    """Makes the recordings of one program, for all its jobs in a process."""
 
     def __init__(self, index: ProgramIndex) -> None:
         self._index, self._program = index, index.program
@@ -55,41 +56,42 @@ class Recorder:
         """What an observation measures."""
         return self._program.observations[number].measure
 
-    def source(self, step: str, tensor: str) -> StoredTensor:
-        """Where a source's tensor is stored."""
-        return self._program.sources[step][tensor]
-
-    def destinations(self, number: int, tensor: str) -> tuple[Destination, ...]:
-        """Where a write's tensor goes."""
-        return self._program.writes[number].places[tensor]
-
-    def is_packed(self, number: int) -> bool:
-        """Whether a write stores 8 values a byte."""
-        return self._program.writes[number].packed
-
     def _record(self, tensor: str, world: int) -> Recording | None:
-        types = {step: self._program.sources[step][tensor].spec for step in self._index.read(tensor)}
+        sources = {step: self._program.sources[step][tensor] for step in self._index.read(tensor)}
+        types = {step: stored.spec for step, stored in sources.items()}
         computed = {spec.compute_dtype for spec in types.values() if spec.dtype != "bool"}
-        recordable = all(spec.dtype in (*_WIDENED, spec.compute_dtype) for spec in types.values())
+        recordable = all(spec.dtype in STORED for spec in types.values())
         known_bad = any(tensor in self._program.nonfinite.get(step, ()) for step in types)
         if len(computed) != 1 or not recordable or known_bad:
             return None
         tape = Tape(torch_dtype(computed.pop()), len(types))
         masks = {step: spec.dtype == "bool" for step, spec in types.items()}
         given = {step: tape.source(n, is_mask=masks[step]) for n, step in enumerate(types)}
-        hashed = tuple(step for step in types if step in self._program.hashed)
+        hashed = self._program.hashed & types.keys()
         block = Block(self._index, tensor, {step: given[step] for step in self._index.sources(tensor)})
         try:
             observed = {number: block.reduced(number, world) for number in self._index.observed(tensor, world)}
-            written = (number for number, write in enumerate(self._program.writes) if tensor in write.places)
-            kept = {number: tape.store(block.written(number)) for number in written}
-            for number in {
-                n for n, step in enumerate(types) if step in hashed and not masks[step]
-            } - tape.told_finite():
-                tape.reduce(Code.CHECK, tape.source(number), (torch.finfo(tape.dtype).max,))
+            written = [number for number, write in enumerate(self._program.writes) if tensor in write.places]
+            stored = {number: tape.store(block.written(number)) for number in written}
+            told = tape.told_finite()
+            for number, step in enumerate(types):
+                if step in hashed and not masks[step] and number not in told:
+                    tape.reduce(Code.CHECK, given[step], (torch.finfo(tape.dtype).max,))
             routine = tape.routine(BLOCK_NUMEL)
         except (Unrecordable, TypeError):
             return None
-        width = sum(ITEM_BYTES[spec.dtype] for spec in types.values())
-        rows = {number: routine.stored[row] for number, row in kept.items()}
-        return Recording(routine, tape.dtype, tuple(types), width, hashed, observed, rows)
+        outputs: list[tuple[Destination, int]] = []
+        kept: dict[int, int] = {}
+        for number, row in stored.items():
+            write = self._program.writes[number]
+            if _is_stored_by_machine(write, tensor, tape.dtype):
+                outputs += ((to, routine.stored[row]) for to in write.places[tensor])
+            else:
+                kept[number] = routine.stored[row]
+        return Recording(routine, sources, hashed, observed, outputs, kept)
+
+
+def _is_stored_by_machine(write: Write, tensor: str, computed: torch.dtype) -> bool:
+    """Whether a value goes to its files without being converted first, or by rounding float32 alone."""
+    known = {computed, torch.bfloat16, torch.float16} if computed is torch.float32 else {computed}
+    return not write.packed and {torch_dtype(to.dtype) for to in write.places[tensor]} <= known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +21,10 @@ from lines_pipeline.core.errors import EngineError
 from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.engine.evaluation import torch_dtype
 from lines_pipeline.engine.recording import Recorder, Recording
+from lines_pipeline.io.checkpoints import StoredTensor
 from lines_pipeline.io.writing import write_block
 from lines_pipeline.ops import blocks
-from lines_pipeline.ops.blocks.tape import LANES, Code, Tape
+from lines_pipeline.ops.blocks.tape import LANES, STORED, Code, Tape
 from lines_pipeline.planning.program import Destination, Tile
 
 LOADED_BYTES, COMPILED_BYTES = 500_000_000, 2_000_000_000
@@ -65,64 +67,55 @@ class Replayer:
         recording = self.recorder.recording(tile.tensor)
         if recording is None:
             return []
-        written = [number for number in recording.rows if self._is_written(number, recording, tile.tensor)]
-        if len(written) < len(recording.rows):  # others are converted before they are written: one block at a time
+        if recording.kept:  # in memory that the next block takes
             tile = replace(tile, stop=min(tile.stop, tile.start + BLOCK_NUMEL))
-        found = self._run(recording, tile, written, hashed=True)
-        starts = range(tile.start, tile.stop, BLOCK_NUMEL)
-        tiles = [Tile(tile.tensor, start, min(start + BLOCK_NUMEL, tile.stop)) for start in starts]
-        return [ReplayedBlock(self, one, frozenset(written), *of) for one, of in zip(tiles, found, strict=False)]
-
-    def _is_written(self, number: int, recording: Recording, tensor: str) -> bool:
-        """Whether the machine stores all that a write asks for."""
-        computed = recording.dtype
-        known = {computed, torch.bfloat16, torch.float16} if computed is torch.float32 else {computed}
-        types = {torch_dtype(to.dtype) for to in self.recorder.destinations(number, tensor)}
-        return not self.recorder.is_packed(number) and types <= known
+        found = self._run(recording, tile)
+        return [ReplayedBlock(self, _block_at(tile, number), *given) for number, given in enumerate(found)]
 
     def again(self, tile: Tile, world: int) -> Reductions:
         """What a block gives in another of its worlds."""
         recording = self.recorder.recording(tile.tensor, world)
         assert recording is not None
-        written = {to.path for number in recording.rows for to in self.recorder.destinations(number, tile.tensor)}
-        read = {self.recorder.source(step, tile.tensor).path for step in recording.sources}
-        assert not read & written  # a pass that finishes drafts in place guesses nothing
-        found = self._run(recording, tile, (), hashed=False)
+        read = {stored.path for stored in recording.sources.values()}
+        assert read.isdisjoint(to.path for to, _ in recording.outputs)  # a pass that finishes drafts guesses nothing
+        found = self._run(replace(recording, hashed=frozenset(), outputs=()), tile)
         if not found:
             raise EngineError(
                 f"tensor '{tile.tensor}' cannot be read a second time: a file was cut short during the run"
             )
         return found[0][0]
 
-    def _run(
-        self, recording: Recording, tile: Tile, written: Sequence[int], *, hashed: bool
-    ) -> list[tuple[Reductions, dict[str, int]]]:
+    def _run(self, recording: Recording, tile: Tile) -> list[tuple[Reductions, dict[str, int]]]:
         """Reductions and digests by source of the blocks that could be done."""
-        places = {number: self.recorder.destinations(number, tile.tensor) for number in written}
-        outputs = [(to, recording.rows[number]) for number, found in places.items() for to in found]
-        rows = [(self._writing(to.path), _position(to, tile.start), _stored(to.dtype), row) for to, row in outputs]
-        sources = self._sources(recording, tile, hashed=hashed)
-        span = _span(sources, rows, tile.stop - tile.start)
+        span = _span(self._sources(recording, tile), self._outputs(recording, tile), tile.stop - tile.start)
         done, why, scratch, results = _call(recording, span)
         if why == _machine().UNWRITTEN:  # perhaps not for long; if it is, this raises the error
-            start, stop = tile.start + done * BLOCK_NUMEL, min(tile.start + (done + 1) * BLOCK_NUMEL, tile.stop)
-            for to, row in outputs:
-                value = torch.from_numpy(scratch.memory[row : row + stop - start]).to(torch_dtype(to.dtype))
-                write_block(to.path, self._writing(to.path), _position(to, start), value)
+            self._write(recording, _block_at(tile, done), scratch.memory)
             done += 1
-        digests = [dict(zip(recording.sources, found, strict=True)) for found in results.digests[:done].tolist()]
-        wanted = [{step: found[step] for step in recording.hashed if hashed} for found in digests]
-        return list(zip(_reductions(results, done), wanted, strict=True))
+        digests = [
+            {step: digest for step, digest in zip(recording.sources, found, strict=True) if step in recording.hashed}
+            for found in results.digests[:done].tolist()
+        ]
+        return list(zip(_reductions(results, done), digests, strict=True))
 
-    def _sources(self, recording: Recording, tile: Tile, *, hashed: bool) -> Array:
+    def _sources(self, recording: Recording, tile: Tile) -> Array:
         """Where the machine reads."""
-        found = np.zeros((len(recording.sources), 4), np.int64)
-        for number, step in enumerate(recording.sources):
-            stored = self.recorder.source(step, tile.tensor)
-            position = stored.offset + tile.start * ITEM_BYTES[stored.spec.dtype]
-            is_hashed = hashed and step in recording.hashed
-            found[number] = self._reading(stored.path), position, _stored(stored.spec.dtype), is_hashed
-        return found
+        rows = [
+            (self._reading(stored.path), *_placed(stored, stored.spec.dtype, tile), step in recording.hashed)
+            for step, stored in recording.sources.items()
+        ]
+        return np.array(rows, np.int64)
+
+    def _outputs(self, recording: Recording, tile: Tile) -> Array:
+        """Where it writes."""
+        rows = [(self._writing(to.path), *_placed(to, to.dtype, tile), row) for to, row in recording.outputs]
+        return np.array(rows, np.int64).reshape(-1, 4)
+
+    def _write(self, recording: Recording, block: Tile, memory: Array) -> None:
+        """Write what the machine computed of a block."""
+        for to, row in recording.outputs:
+            value = torch.from_numpy(memory[row : row + block.stop - block.start]).to(torch_dtype(to.dtype))
+            write_block(to.path, self._writing(to.path), _placed(to, to.dtype, block)[0], value)
 
 
 @dataclass(frozen=True)
@@ -131,8 +124,6 @@ class ReplayedBlock:
 
     replayer: Replayer
     tile: Tile
-    done: frozenset[int]
-    """Writes that are written."""
     reductions: Reductions
     digests: Mapping[str, int]
     """By source, of those that are hashed."""
@@ -150,10 +141,10 @@ class ReplayedBlock:
 
     def written(self, number: int) -> torch.Tensor | None:
         """The value of a write, in memory that the next block takes; None where it is written."""
-        if number in self.done:
-            return None
         recording = self._recording(0)
-        memory = _memory(recording, 1)[0].memory[recording.rows[number] :]
+        if number not in recording.kept:
+            return None
+        memory = _memory(recording, 1)[0].memory[recording.kept[number] :]
         return torch.from_numpy(memory[: self.tile.stop - self.tile.start])
 
     def _recording(self, world: int) -> Recording:
@@ -162,20 +153,18 @@ class ReplayedBlock:
         return recording
 
 
-def _position(to: Destination, start: int) -> int:
-    return to.offset + start * ITEM_BYTES[to.dtype]
+def _block_at(tile: Tile, number: int) -> Tile:
+    start = tile.start + number * BLOCK_NUMEL
+    return replace(tile, start=start, stop=min(start + BLOCK_NUMEL, tile.stop))
 
 
-def _stored(dtype: str) -> int:
-    """How the machine calls a type; those that are computed with are stored as they are."""
-    machine = _machine()
-    as_computed = {"float32": machine.AS_COMPUTED, "float64": machine.AS_COMPUTED}
-    narrow = {"bool": machine.BOOL, "bfloat16": machine.BFLOAT16, "float16": machine.FLOAT16}
-    return int((as_computed | narrow)[dtype])
+def _placed(tensor: StoredTensor | Destination, dtype: str, tile: Tile) -> tuple[int, int]:
+    """Position of a tile's first value in its file, and how it is stored."""
+    return tensor.offset + tile.start * ITEM_BYTES[dtype], STORED[dtype]
 
 
-def _span(sources: Array, outputs: Sequence[tuple[int, int, int, int]], size: int) -> Any:
-    return _machine().Span(sources, np.array(outputs, np.int64).reshape(-1, 4), size, BLOCK_NUMEL)
+def _span(sources: Array, outputs: Array, size: int) -> Any:
+    return _machine().Span(sources, outputs, size, BLOCK_NUMEL)
 
 
 def _call(recording: Recording, span: Any) -> tuple[int, int, Any, Any]:
@@ -192,7 +181,8 @@ def _memory(recording: Recording, count: int) -> tuple[Any, Any]:
     dtype, slots = routine.scalars.dtype.type, [routine.slots.get(code, 0) for code in Code]
     totals, brackets = slots[Code.TOTAL], slots[Code.WITHIN]
     memory, narrow = array("memory", (routine.length,), dtype), array("narrow", (BLOCK_NUMEL,), np.uint16)
-    scratch = machine.Scratch(memory, narrow, array("lanes", (totals, LANES), np.float64))
+    lanes, filled = array("lanes", (totals, LANES), np.float64), array("filled", (brackets,), np.int64)
+    scratch = machine.Scratch(memory, narrow, lanes, filled)
     counts, digests = array("counts", (count, 6, max(slots)), np.int64), (count, len(recording.sources))
     found = array("found", (brackets, FOUND_NUMEL), dtype)
     results = machine.Results(
@@ -224,10 +214,12 @@ def recordings_pay(nbytes: int) -> bool:
 @cache
 def _is_compiled() -> bool:
     """Whether Numba has compiled the machine before, as far as can be told without loading Numba."""
-    source = Path(blocks.__file__).with_name("machine.py")
-    python = f"py{sys.version_info.major}{sys.version_info.minor}"
-    found = source.with_name("__pycache__").glob(f"machine._compiled.locals.run-*.{python}.nbi")
-    return any(index.stat().st_mtime >= source.stat().st_mtime for index in found)
+    folder = Path(blocks.__file__).parent
+    changed = max((folder / f"{name}.py").stat().st_mtime for name in ("kernels", "machine", "tape"))
+    elsewhere = os.environ.get("NUMBA_CACHE_DIR")
+    folders = Path(elsewhere).glob("blocks_*") if elsewhere else [folder / "__pycache__"]
+    name = f"machine._compiled.locals.run-*.py{sys.version_info.major}{sys.version_info.minor}.nbi"
+    return any(index.stat().st_mtime >= changed for found in folders for index in found.glob(name))
 
 
 @cache
@@ -240,8 +232,8 @@ def _machine() -> Any:
 def load_machine() -> None:
     """Load the compiled part now, for the type that most models have, rather than within the first sweep."""
     if can_replay():
-        recording = Recording(Tape(torch.float32, 0).routine(0), torch.float32, (), 0, (), {}, {})
-        _call(recording, _span(np.zeros((0, 4), np.int64), [], 0))
+        none = np.zeros((0, 4), np.int64)
+        _call(Recording(Tape(torch.float32, 0).routine(0), {}, frozenset(), {}, (), {}), _span(none, none, 0))
 
 
 @cache

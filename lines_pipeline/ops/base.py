@@ -53,8 +53,8 @@ class Port:
     measured: bool = False
     """Only measures read it: once they are known, the result is computed without it (``lines-scale``)."""
     by_sum: bool = False
-    """Measures tell its plain sum from what was summed: they are given the steps of another port that it is the sum of
-    (``Op.sum_of``), in place of it."""
+    """Where another port holds exactly the steps that this one is the plain sum of (``Op.sum_of``), measures take it to
+    be known from them."""
 
 
 @dataclass(frozen=True)

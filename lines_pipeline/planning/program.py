@@ -82,7 +82,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Tile:
-    """A range of values of one tensor; ``sources`` read there when the tensor is only to be hashed."""
+    """A range of values of one tensor, in all sources of the program that have it."""
 
     tensor: str
     start: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -15,7 +16,17 @@ from hypothesis import strategies as st
 from lines_pipeline.core.tensors import BLOCK_NUMEL
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.ops import blocks as forms
-from lines_pipeline.ops.blocks.tape import LANES, Code, Reduced, Register, Tape, Unrecordable
+from lines_pipeline.ops.blocks.tape import (
+    AS_COMPUTED,
+    LANES,
+    STORED,
+    Code,
+    Reduced,
+    Register,
+    Routine,
+    Tape,
+    Unrecordable,
+)
 
 pytest.importorskip("numba")
 
@@ -39,38 +50,55 @@ def same_size_blocks(draw: st.DrawFn) -> list[torch.Tensor]:
     return found
 
 
-def recorded(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
-    """What a function of blocks gives as a recording: tensors, and results of reductions."""
+@dataclass(frozen=True)
+class Ran:
+    """What the machine did with one block."""
+
+    end: tuple[int, int]
+    memory: Any
+    results: Any
+    content: bytes
+    """Of the file that it reads and writes."""
+
+
+def run_machine(routine: Routine, content: bytes, sources: Any, outputs: Any, size: int) -> Ran:
+    """Run a routine over one block of a file; ``sources`` and ``outputs`` are rows of ``Span`` without descriptors."""
     from lines_pipeline.ops.blocks import machine
 
-    tape = Tape(values[0].dtype, len(values))
-    results = as_list(function(*(tape.source(number) for number in range(len(values)))))
-    kept = [tape.store(one) if isinstance(one, Register) else one for one in results]
-    routine = tape.routine(BLOCK_NUMEL)
-    memory, size = np.full(routine.length, np.nan, routine.scalars.dtype), len(values[0])
     totals, brackets = (routine.slots.get(code, 0) for code in (Code.TOTAL, Code.WITHIN))
-    scratch = machine.Scratch(memory, np.empty(size, np.uint16), np.ones((totals, LANES)))
-    sums, counts, found = (
-        np.ones((1, totals)),
-        np.ones((1, 6, 8), np.int64),
-        np.empty((brackets, size + 1), memory.dtype),
-    )
-    results = machine.Results(sums, counts, found, np.zeros((1, len(values)), np.uint64))
+    memory = np.full(routine.length, np.nan, routine.scalars.dtype)
+    scratch = machine.Scratch(memory, np.empty(size, np.uint16), np.ones((totals, LANES)), np.ones(brackets, np.int64))
+    counts, found = np.ones((1, 6, 8), np.int64), np.empty((brackets, size + 1), memory.dtype)
+    results = machine.Results(np.ones((1, totals)), counts, found, np.zeros((1, len(sources)), np.uint64))
+    program = machine.Instructions(routine.code, routine.places, routine.scalars)
     with TemporaryFile() as file:
-        file.write(b"".join(value.numpy().tobytes() for value in values))
+        file.write(content)
         file.flush()
-        places = [(file.fileno(), n * values[0].nbytes, machine.AS_COMPUTED, 0) for n in range(len(values))]
-        span = machine.Span(np.array(places), np.zeros((0, 4), np.int64), size, size)
-        program = machine.Instructions(routine.code, routine.places, routine.scalars)
-        assert machine.run(program, span, scratch, results) == (1, machine.FINISHED)
+        rows = [[(file.fileno(), *place) for place in places] for places in (sources, outputs)]
+        span = machine.Span(*(np.array(places, np.int64).reshape(-1, 4) for places in rows), size, size)
+        end = machine.run(program, span, scratch, results)
+        file.seek(0)
+        return Ran(end, memory, results, file.read())
+
+
+def recorded(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
+    """What a function of blocks gives as a recording: tensors, and results of reductions."""
+    tape, size = Tape(values[0].dtype, len(values)), len(values[0])
+    made = as_list(function(*(tape.source(number) for number in range(len(values)))))
+    kept = [tape.store(one) if isinstance(one, Register) else one for one in made]
+    routine = tape.routine(BLOCK_NUMEL)
+    sources = [(number * values[0].nbytes, AS_COMPUTED, 0) for number in range(len(values))]
+    ran = run_machine(routine, b"".join(value.numpy().tobytes() for value in values), sources, [], size)
+    assert ran.end == (1, 0)
 
     def result(one: Any) -> Any:
         if not isinstance(one, Reduced):
-            return torch.from_numpy(memory[routine.stored[one] :][:size].copy())
+            return torch.from_numpy(ran.memory[routine.stored[one] :][:size].copy())
         if one.code is Code.WITHIN:
-            below, at_low, inside, at_high = counts[0, 1:5, one.slot].tolist()
-            return below, at_low, found[one.slot, :inside].tolist(), at_high
-        return float(sums[0, one.slot]) if one.code is Code.TOTAL else int(counts[0, 0, one.slot])
+            below, at_low, inside, at_high = ran.results.counts[0, 1:5, one.slot].tolist()
+            return below, at_low, ran.results.found[one.slot, :inside].tolist(), at_high
+        totals, counts = ran.results.totals[0], ran.results.counts[0, 0]
+        return float(totals[one.slot]) if one.code is Code.TOTAL else int(counts[one.slot])
 
     return [result(one) for one in kept]
 
@@ -110,6 +138,7 @@ FUNCTIONS: dict[str, Function] = {
     "arithmetic": lambda a, b, c: (a - b, a + b, a * c, a * 0.3, a / 3, b * -2.0),
     "masks": lambda a, b, c: ((a.abs() > b.abs() * 0.4) * c, (a >= 0.5) * b, forms.all_set(a) * c),
     "count of masks": lambda a, b, c: forms.zeros_like(a) + (a >= 0.5) + (b >= 0.5),
+    "by zero": lambda a, b, c: (a / forms.zeros_like(a), forms.zeros_like(b) / b, c / 0.0),
     "larger": lambda a, b, c: (forms.larger(a, b), a * 0.0, a * -0.0),
     "sum": lambda a, b, c: forms.running_sum([a, b, c], [1.0, 0.3, -0.7]),
     "keep": lambda a, b, c: (forms.keep_from(a, 0.5), forms.keep_from(b, 0.0), forms.keep_from(c, 1e-40)),
@@ -137,40 +166,42 @@ def test_recordings_give_the_bits_of_the_plain_forms(name: str, values: list[tor
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_types_are_read_and_written_as_torch_converts_them(dtype: torch.dtype) -> None:
     """Every finite value of 16 bits; and values between them, ties, those too large and subnormal ones."""
-    from lines_pipeline.ops.blocks import machine
-
-    kind = machine.BFLOAT16 if dtype is torch.bfloat16 else machine.FLOAT16
+    kind = STORED[str(dtype).removeprefix("torch.")]
     narrow = torch.arange(2**16).to(torch.uint16).view(dtype)
     narrow = narrow[narrow.isfinite()]
     ulps = narrow.float().view(torch.int32)[:, None] + torch.tensor([-1, 1, 2**11, 2**12, 2**15, 3 * 2**12])
     wide = ulps.flatten().view(torch.float32)
-    wide = wide[wide.isfinite()]
+    wide = wide[~wide.isnan()]
     tape = Tape(torch.float32, 2)
     rows = [tape.store(tape.source(0)), tape.store(tape.source(1))]
     size = max(len(narrow), len(wide))
     routine = tape.routine(size)
-    with TemporaryFile() as file:
-        file.write(narrow.view(torch.uint8).numpy().tobytes().ljust(2 * size))
-        file.write(wide.view(torch.uint8).numpy().tobytes().ljust(4 * size))
-        file.flush()
-        sources = np.array([(file.fileno(), 0, kind, 1), (file.fileno(), 2 * size, machine.AS_COMPUTED, 1)])
-        ends = [6 * size, 10 * size]
-        stored = zip(ends, (machine.AS_COMPUTED, kind), rows, strict=True)
-        outputs = np.array([(file.fileno(), end, how, routine.stored[row]) for end, how, row in stored])
-        memory = np.empty(routine.length, np.float32)
-        scratch = machine.Scratch(memory, np.empty(size, np.uint16), np.zeros((0, LANES)))
-        counts, digests = np.zeros((1, 6, 0), np.int64), np.zeros((1, 2), np.uint64)
-        results = machine.Results(np.zeros((1, 0)), counts, np.zeros((0, 1), np.float32), digests)
-        program = machine.Instructions(routine.code, routine.places, routine.scalars)
-        assert machine.run(program, machine.Span(sources, outputs, size, size), scratch, results) == (1, 0)
-        file.seek(0)
-        content = file.read()
-    widened = torch.frombuffer(bytearray(content[ends[0] : ends[1]]), dtype=torch.float32)[: len(narrow)]
+    content = narrow.view(torch.uint8).numpy().tobytes().ljust(2 * size)
+    content += wide.view(torch.uint8).numpy().tobytes().ljust(4 * size)
+    sources = [(0, kind, 1), (2 * size, AS_COMPUTED, 1)]
+    ends = [6 * size, 10 * size]
+    outputs = [(end, how, routine.stored[row]) for end, how, row in zip(ends, (AS_COMPUTED, kind), rows, strict=True)]
+    ran = run_machine(routine, content, sources, outputs, size)
+    assert ran.end == (1, 0)
+    widened = torch.frombuffer(bytearray(ran.content[ends[0] : ends[1]]), dtype=torch.float32)[: len(narrow)]
     assert torch.equal(widened.view(torch.int32), narrow.float().view(torch.int32))
-    narrowed = torch.frombuffer(bytearray(content[ends[1] :]), dtype=torch.int16)[: len(wide)]
+    narrowed = torch.frombuffer(bytearray(ran.content[ends[1] :]), dtype=torch.int16)[: len(wide)]
     assert torch.equal(narrowed, wide.to(dtype).view(torch.int16))
-    hashed = [block_digest(memoryview(content[: 2 * size])), block_digest(memoryview(content[2 * size : 6 * size]))]
-    assert digests[0].tolist() == hashed
+    hashed = [block_digest(memoryview(content)[: 2 * size]), block_digest(memoryview(content)[2 * size :])]
+    assert ran.results.digests[0].tolist() == hashed
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_nan_is_left_to_torch_where_it_is_rounded(dtype: torch.dtype) -> None:
+    from lines_pipeline.ops.blocks import machine
+
+    tape = Tape(torch.float32, 1)
+    row = tape.store(tape.source(0))
+    routine = tape.routine(3)
+    values = torch.tensor([1.0, float("nan"), -float("inf")])
+    outputs = [(12, STORED[str(dtype).removeprefix("torch.")], routine.stored[row])]
+    ran = run_machine(routine, values.numpy().tobytes(), [(0, AS_COMPUTED, 0)], outputs, 3)
+    assert ran.end == (0, machine.PLAINLY)
 
 
 def test_a_bracket_is_counted_as_defined() -> None:

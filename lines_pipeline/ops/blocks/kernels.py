@@ -1,6 +1,7 @@
 """Instructions of recordings as loops, for Numba to compile: ``machine`` runs them over blocks.
 
-Numbers are rounded after every instruction and no fast-math is allowed: bits are those of the plain forms.
+Numbers are rounded after every instruction and no fast-math is allowed: bits are those of the plain forms. Dividing by
+zero gives Inf or NaN as there (``error_model``).
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from lines_pipeline.ops.blocks.tape import LANES, Code
+from lines_pipeline.ops.blocks.tape import LANES
 
 Array = np.ndarray[Any, Any]
 
 _RUN = 32
 """Entries that are compared together before any of them is looked at alone."""
 
-_SUBTRACT, _ADD, _MULTIPLY, _DIVIDE, _MAXIMUM, _EXCEEDS, *_UNARY = map(int, Code)
-_SCALE, _DIVIDE_BY, _SHIFT, _AT_LEAST, _REACHES, _ABS, _SIGN, _KEEP, _COPY, _ZERO, *_OTHERS = _UNARY
-_ADD_KEPT, _ADD_AGREEING, _TOTAL, _COUNT, _WITHIN, _CHECK = _OTHERS
+_SUBTRACT, _ADD, _MULTIPLY, _DIVIDE, _MAXIMUM, _EXCEEDS = range(6)
+_SCALE, _DIVIDE_BY, _SHIFT, _AT_LEAST, _REACHES, _ABS, _SIGN, _KEEP, _COPY, _ZERO = range(6, 16)
+_ADD_KEPT, _ADD_AGREEING, _TOTAL, _COUNT, _WITHIN, _CHECK = range(16, 22)
 
 
 class Instructions(NamedTuple):
@@ -104,7 +105,7 @@ def _reduce(op: int, out: int, x: Array, scalars: Array, reductions: Reductions)
         counts[5] += _nonfinite(x, scalars[0])
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _pairwise(op: int, z: Array, x: Array, y: Array) -> None:
     if op == _SUBTRACT:
         for i in range(z.shape[0]):
@@ -126,7 +127,7 @@ def _pairwise(op: int, z: Array, x: Array, y: Array) -> None:
             z[i] = x[i] > y[i]
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _alone(op: int, z: Array, x: Array, number: Any) -> None:
     one, zero = x.dtype.type(1), x.dtype.type(0)
     if op == _SCALE:

@@ -1,6 +1,6 @@
 """Runs a recording over blocks strip by strip, in registers that fit the processor's first caches.
 
-Numba compiles all of it once a machine (about 4 s), and it works without Python's lock: it reads and hashes the blocks
+Numba compiles all of it once a machine (about 7 s), and it works without Python's lock: it reads and hashes the blocks
 of a span one after the other, runs the recording over each, and writes what is made.
 """
 
@@ -17,14 +17,15 @@ from xxhash import _xxhash  # type: ignore[attr-defined]
 
 from lines_pipeline.ops.blocks import kernels, tape
 from lines_pipeline.ops.blocks.kernels import Array, Instructions, Reductions, add_lanes, execute
+from lines_pipeline.ops.blocks.tape import AS_COMPUTED, BFLOAT16, BOOL
 
 
 class Span(NamedTuple):
     """Neighbouring blocks, of ``capacity`` values each but for the last, ``size`` values together."""
 
     sources: Array
-    """int64 [sources, 4]: descriptor, position of the first value in the file, how it is stored (``AS_COMPUTED``,
-    ``BOOL``, ``BFLOAT16``, ``FLOAT16``), and whether to hash it. Where any is hashed, values have to be finite."""
+    """int64 [sources, 4]: descriptor, position of the first value in the file, how it is stored (as ``tape.STORED``
+    tells), and whether to hash it. Where any is hashed, values have to be finite."""
     outputs: Array
     """int64 [outputs, 4]: descriptor, position of the first value in the file, how to store it (not ``BOOL``), and its
     offset in the memory."""
@@ -41,6 +42,8 @@ class Scratch(NamedTuple):
     """uint16 [capacity]: what is stored in fewer bytes than it is computed with."""
     lanes: Array
     """float64 [totals, LANES]."""
+    filled: Array
+    """int64 [brackets]: how much of each row of ``found`` is taken."""
 
 
 class Results(NamedTuple):
@@ -57,10 +60,10 @@ class Results(NamedTuple):
     """uint64 [blocks, sources]: XXH3 as stored."""
 
 
-AS_COMPUTED, BOOL, BFLOAT16, FLOAT16 = range(4)
 FINISHED, FULL, PLAINLY, UNWRITTEN = range(4)
 """Why a run ends: all is done; ``found`` has no room for another block; the next block cannot be read or is not finite,
-and is to be computed without the machine; it could not be written, and is in the memory."""
+or is stored narrow and has NaN in it, and is to be computed without the machine; it could not be written, and is in the
+memory."""
 
 _INFINITE, _TOO_LARGE, _SUBNORMAL = np.uint32(0x7F800000), np.uint32(0x47800000), np.uint32(0x38800000)
 """float32 as bits: Inf; 2 ** 16, which float16 has not; and 2 ** -14, the least that it has with all its digits."""
@@ -122,63 +125,84 @@ def _widen_half(narrow: Array, values: Array, wide: Array) -> None:
 
 @njit(nogil=True)
 def _fill(source: Array, values: Array, start: int, digest: Array) -> bool:
-    address, nbytes, done = values.ctypes.data, values.nbytes, 0
-    position = source[1] + start * values.itemsize
-    while done < nbytes:
-        count = _pread(source[0], address + done, nbytes - done, position + done)
-        if count <= 0:
-            return False
-        done += count
+    if not _transfer(source, values, start, False):
+        return False
     if source[3]:
-        digest[0] = _digest(address, nbytes)
+        digest[0] = _digest(values.ctypes.data, values.nbytes)
     return True
 
 
 @njit(nogil=True)
-def _write(span: Span, scratch: Scratch, start: int, size: int) -> bool:
+def _transfer(file: Array, values: Array, start: int, writes: bool) -> bool:
+    """Write values to their place in a file, or read them from there."""
+    address, nbytes, done = values.ctypes.data, values.nbytes, 0
+    position = file[1] + start * values.itemsize
+    while done < nbytes:
+        place = address + done, nbytes - done, position + done
+        count = _pwrite(file[0], *place) if writes else _pread(file[0], *place)
+        if count <= 0:
+            return False
+        done += count
+    return True
+
+
+@njit(nogil=True)
+def _write(span: Span, scratch: Scratch, start: int, size: int) -> int:
+    """Write a block; why that ends."""
     for number in range(span.outputs.shape[0]):
         output = span.outputs[number]
         values = scratch.memory[output[3] : output[3] + size]
         if output[2] == AS_COMPUTED:
-            written = _drain(output, values, start)
+            written = _transfer(output, values, start, True)
         else:
-            _narrow(values, scratch.narrow, output[2])
-            written = _drain(output, scratch.narrow[:size], start)
+            if not _narrow(values, scratch.narrow, output[2]):
+                return PLAINLY
+            written = _transfer(output, scratch.narrow[:size], start, True)
         if not written:
-            return False
-    return True
+            return UNWRITTEN
+    return FINISHED
 
 
 @njit(nogil=True)
-def _drain(output: Array, values: Array, start: int) -> bool:
-    address, nbytes, done = values.ctypes.data, values.nbytes, 0
-    position = output[1] + start * values.itemsize
-    while done < nbytes:
-        count = _pwrite(output[0], address + done, nbytes - done, position + done)
-        if count <= 0:
-            return False
-        done += count
-    return True
-
-
-@njit(nogil=True)
-def _narrow(values: Array, narrow: Array, stored: int) -> None:
-    """Round to the nearest, ties to even."""
+def _narrow(values: Array, narrow: Array, stored: int) -> bool:
+    """Round to the nearest, ties to even; whether there is no NaN, which has its bits from torch."""
     wide = values.view(np.uint32)
+    largest = np.uint32(0)
     for i in range(values.size):
         bits = wide[i] & np.uint32(0x7FFFFFFF)
         sign = (wide[i] ^ bits) >> np.uint32(16)
+        largest = max(largest, bits)
         if stored == BFLOAT16:
             up = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
-            nearest = (bits + up) >> np.uint32(16) if bits <= _INFINITE else np.uint32(0x7FC0)
+            nearest = (bits + up) >> np.uint32(16)
         elif bits >= _TOO_LARGE:
-            nearest = np.uint32(0x7C00) if bits <= _INFINITE else np.uint32(0x7E00)
+            nearest = np.uint32(0x7C00)
         elif bits < _SUBNORMAL:  # multiples of 2 ** -24
             nearest = np.uint32(np.rint(abs(values[i]) * values.dtype.type(2.0**24)))
         else:
             up = np.uint32(0xFFF) + (bits >> np.uint32(13) & np.uint32(1))
             nearest = (bits - np.uint32(112 << 23) + up) >> np.uint32(13)
         narrow[i] = sign | nearest
+    return largest <= _INFINITE
+
+
+@njit(nogil=True)
+def _is_checked(span: Span) -> bool:
+    for number in range(span.sources.shape[0]):
+        if span.sources[number, 3]:
+            return True
+    return False
+
+
+@njit(nogil=True)
+def _is_finite(nonfinite: Array, totals: Array) -> bool:
+    for count in nonfinite:
+        if count:
+            return False
+    for total in totals:
+        if not np.isfinite(total):
+            return False
+    return True
 
 
 def _compiled(edition: int) -> Any:
@@ -187,13 +211,14 @@ def _compiled(edition: int) -> Any:
     @njit(nogil=True, cache=True)
     def run(instructions: Instructions, span: Span, scratch: Scratch, results: Results) -> tuple[int, int]:
         assert edition
-        filled = np.zeros(results.found.shape[0], np.int64)
-        checked = span.sources[:, 3].any()
+        filled = scratch.filled
+        filled[:] = 0
         for block in range(results.counts.shape[0]):
             start = block * span.capacity
             size = min(span.capacity, span.size - start)
-            if filled.size and filled.max() + size >= results.found.shape[1]:
-                return block, FULL
+            for taken in filled:
+                if taken + size >= results.found.shape[1]:
+                    return block, FULL
             if not _read(instructions, span, scratch, results.digests[block], start, size):
                 return block, PLAINLY
             counts = results.counts[block]
@@ -202,11 +227,12 @@ def _compiled(edition: int) -> Any:
             execute(instructions, scratch.memory, Reductions(scratch.lanes, counts, results.found, filled), size)
             add_lanes(scratch.lanes)
             results.totals[block] = scratch.lanes[:, 0]
-            if checked and (counts[5].any() or not np.isfinite(results.totals[block]).all()):
+            if _is_checked(span) and not _is_finite(counts[5], results.totals[block]):
                 return block, PLAINLY
             filled += counts[3, : filled.size]
-            if not _write(span, scratch, start, size):
-                return block, UNWRITTEN
+            end = _write(span, scratch, start, size)
+            if end != FINISHED:
+                return block, end
         return results.counts.shape[0], FINISHED
 
     return run

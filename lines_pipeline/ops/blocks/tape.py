@@ -15,6 +15,16 @@ import torch
 LANES = 2048
 """Values that instructions work on at a time, and sums kept side by side."""
 
+AS_COMPUTED, BOOL, BFLOAT16, FLOAT16 = range(4)
+STORED = {
+    "float32": AS_COMPUTED,
+    "float64": AS_COMPUTED,
+    "bool": BOOL,
+    "bfloat16": BFLOAT16,
+    "float16": FLOAT16,
+}
+"""How the machine reads and writes each type; tensors of other types are not recorded."""
+
 NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64}
 """Types that can be recorded."""
 
