@@ -198,6 +198,7 @@ def settle_nonfinite(stored: Mapping[str, torch.Tensor], tensor: str, origins: M
             guilty = max((source, first), key=lambda name: int(bad[name].sum()))
             raise CheckpointError(
                 f"{origins[guilty]}: tensor '{tensor}' holds {int(bad[guilty].sum())} NaN or Inf values "
-                "that the other models do not have. Repair the checkpoint, or leave the tensor out with 'exclude'."
+                "that the other models do not have. Repair the checkpoint, or leave the tensor out with 'exclude' on "
+                "every node that loads one of them."
             )
     return bad[first]

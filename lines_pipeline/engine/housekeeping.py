@@ -94,8 +94,8 @@ def _is_sound(entry: Entry) -> bool:
     if entry.kind == SPOOL:
         return True
     if entry.kind != VALUES:
-        return read_entry(entry.path) is not None
-    notes = read_entry(value_notes(entry.path))
+        return read_entry(entry.path, mark_used=False) is not None
+    notes = read_entry(value_notes(entry.path), mark_used=False)
     with suppress(FileNotFoundError):
         return bool(notes == {"bytes": entry.path.stat().st_size, "digest": file_digest(entry.path)})
     return False

@@ -19,13 +19,14 @@ def write_entry(path: Path, result: Any) -> None:
     write_atomically(path, canonical_json({"check": _check(result), "result": result}).encode())
 
 
-def read_entry(path: Path) -> Any:
-    """The result, and a mark that it was used now; None where there is none. One that is damaged is removed."""
+def read_entry(path: Path, *, mark_used: bool = True) -> Any:
+    """The result; None where there is none. One that is damaged is removed, another is marked as used now."""
     try:
         content = json.loads(path.read_bytes())
         if content["check"] == _check(content["result"]):
-            with suppress(OSError):  # in another user's cache
-                os.utime(path)
+            if mark_used:
+                with suppress(OSError):  # in another user's cache
+                    os.utime(path)
             return content["result"]
     except OSError:
         return None
