@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lines_pipeline.core.errors import EvalError
+from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.events import Sink
 from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.housekeeping import prune, size_limit
@@ -26,6 +26,8 @@ from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
+
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -60,6 +62,8 @@ def open_recipe(
         raise EvalError(missing[0])
     with closing(NodeCache(cache_folder() / "nodes", reading=cache)) as nodes:
         context = OpenedRecipe(recipe, graph, Session({}, nodes, settings, emit, scheduler))
+        if build:
+            nodes.require_writable()
         _open_checkpoints(context, build=build)
         context.notes += missing
         if build:
@@ -71,15 +75,31 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
     recipe, graph, session = context.recipe, context.graph, context.session
     live = set(graph.needed(graph.sinks)) if build else set(graph.steps)
     loads = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, LoadParams) and s.id in live}
-    located = {step: locate_checkpoint(params.path, recipe.folder) for step, params in loads.items()}
+    located = _each(graph, loads, lambda step: locate_checkpoint(loads[step].path, recipe.folder))
     if build:
         _build_zoo([entry.uri for entry in located.values() if isinstance(entry, ZooEntry)], session.emit)
-    checkpoints: dict[str, Checkpoint] = {}
-    for step, params in loads.items():
+
+    def opened(step: str) -> Checkpoint | None:
         path = _local_path(located[step], context, step, build=build)
-        if path is not None:
-            checkpoints[step] = _opened(params, path.absolute(), session.cache.spool if build else None)
+        return None if path is None else _opened(loads[step], path.absolute(), session.cache.spool if build else None)
+
+    found = _each(graph, loads, opened)
+    checkpoints = {step: checkpoint for step, checkpoint in found.items() if checkpoint is not None}
     context.session = replace(session, checkpoints=checkpoints)
+
+
+def _each(graph: Graph, steps: Iterable[str], find: Callable[[str], Found]) -> dict[str, Found]:
+    """What is found for every step; ``CheckpointError`` tells all that is wrong, by node."""
+    found: dict[str, Found] = {}
+    complaints: list[str] = []
+    for step in steps:
+        try:
+            found[step] = find(step)
+        except CheckpointError as error:
+            complaints.append(f"node '{graph.steps[step].node}': {error}")
+    if complaints:
+        raise CheckpointError("\n".join(dict.fromkeys(complaints)))
+    return found
 
 
 def locate_checkpoint(path: str, folder: Path) -> Any:

@@ -44,11 +44,11 @@ class Destination:
 def open_destination(out: str | Path) -> Iterator[Destination]:
     """A folder, or by way of a folder in the cache the object store at a URL, which workers need not reach."""
     if not is_url(out):
-        folder = Path(str(out).removeprefix("file://"))
-        if existing := next((place for place in (folder, *folder.parents) if place.exists()), None):
-            if not existing.is_dir():
-                raise PlanError(f"{existing}: is a file, and results go to a folder; choose another --out")
-        yield Destination(folder)
+        place = Path(str(out).removeprefix("file://"))
+        existing = next(one for one in (place, *place.absolute().parents) if one.exists())
+        if not existing.is_dir():
+            raise PlanError(f"{existing}: is a file, and results go to a folder; choose another --out")
+        yield Destination(place)
         return
     store, waiting = open_store(str(out)), cache_folder() / "uploads"
     waiting.mkdir(parents=True, exist_ok=True)

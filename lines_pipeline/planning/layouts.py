@@ -117,7 +117,8 @@ def require_same(step: Step, model: Layout, base: Layout) -> None:
         if other.shape != spec.shape:
             raise CheckpointError(
                 f"{who}: tensor '{name}' has shape {list(other.shape)}, expected {list(spec.shape)} as in "
-                f"{base.origin}. Models of one merge must have the same architecture; 'exclude' on the nodes that load them leaves a tensor out."
+                f"{base.origin}. Models of one merge must have the same architecture; 'exclude' on the nodes "
+                "that load them leaves a tensor out."
             )
         if other.is_floating != spec.is_floating:
             raise CheckpointError(

@@ -183,26 +183,25 @@ def _narrow(values: Array, narrow: Array, stored: int) -> bool:
             up = np.uint32(0xFFF) + (bits >> np.uint32(13) & np.uint32(1))
             nearest = (bits - np.uint32(112 << 23) + up) >> np.uint32(13)
         narrow[i] = sign | nearest
-    return largest <= _INFINITE
+    return bool(largest <= _INFINITE)
 
 
 @njit(nogil=True)
 def _is_checked(span: Span) -> bool:
+    hashed = 0
     for number in range(span.sources.shape[0]):
-        if span.sources[number, 3]:
-            return True
-    return False
+        hashed += span.sources[number, 3]
+    return hashed > 0
 
 
 @njit(nogil=True)
 def _is_finite(nonfinite: Array, totals: Array) -> bool:
+    bad = 0
     for count in nonfinite:
-        if count:
-            return False
+        bad += count
     for total in totals:
-        if not np.isfinite(total):
-            return False
-    return True
+        bad += not np.isfinite(total)
+    return bad == 0
 
 
 def _compiled(edition: int) -> Any:
