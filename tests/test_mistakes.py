@@ -125,3 +125,25 @@ def test_bad_options(words: list[str], message: str, write_recipe: Recipe) -> No
 
 def test_a_recipe_that_is_not_there() -> None:
     refused(command("run", "nowhere.yaml"), "nowhere.yaml")
+
+
+def test_all_missing_files_are_told_by_node(models: Path, write_recipe: Recipe) -> None:
+    for name in ("base", "b"):
+        (models / f"{name}.safetensors").unlink()
+    told = {"base": "base", "experts": "b"}
+    missing = [f"node '{node}': {models / name}.safetensors: no such file" for node, name in told.items()]
+    refused(command("run", write_recipe(TIES_LINES), "--out", OUT), *missing)
+
+
+def test_results_do_not_go_into_a_file(write_recipe: Recipe) -> None:
+    OUT.write_text("mine")
+    for place in (OUT, OUT / "below"):
+        done = command("run", write_recipe(TIES_LINES), "--out", place)
+        assert done.returncode == 2 and f"{OUT}: is a file" in done.stderr, done.stderr
+    assert OUT.read_text() == "mine"
+
+
+def test_a_cache_that_cannot_be_written(write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "taken"))
+    refused(command("run", write_recipe(TIES_LINES), "--out", OUT), "cache cannot be written", "XDG_CACHE_HOME")

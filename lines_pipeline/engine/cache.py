@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lines_pipeline.core.errors import CheckpointError, EngineError
+from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.engine.housekeeping import VALUES, hold, prune, remove, size_limit, value_notes
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.digests import DigestStore
@@ -30,14 +30,14 @@ class NodeCache:
         self._damaged: set[Path] = set()
 
     def require_writable(self) -> None:
-        """Raise ``EngineError`` where nothing can be kept."""
+        """Raise ``PlanError`` where nothing can be kept."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not os.access(self.folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             hint = "set XDG_CACHE_HOME to a folder that can be written"
-            raise EngineError(f"{self.folder}: the cache cannot be written ({error.strerror}); {hint}") from error
+            raise PlanError(f"{self.folder}: the cache cannot be written ({error.strerror}); {hint}") from error
 
     def close(self) -> None:
         """Let go of what was held; other runs may remove it now."""

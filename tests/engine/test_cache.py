@@ -126,6 +126,15 @@ def test_verify_tells_of_damage_and_removes_it(judged: Path) -> None:
     assert not path.exists() and api.cache_verify().entries == ()
 
 
+def test_verify_is_no_use(judged: Path) -> None:
+    sweeps(judged)
+    for entry in api.cache_list().entries:
+        os.utime(entry.path, (1e9, 1e9))
+    before = api.cache_list().entries
+    api.cache_verify()
+    assert api.cache_list().entries == before
+
+
 def test_prune_removes_what_was_used_longest_ago(write_recipe: Recipe) -> None:
     sweeps(write_recipe(TIES_LINES))
     entries = api.cache_list().entries
