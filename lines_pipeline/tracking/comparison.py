@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lines_pipeline.core.errors import TrackingError
@@ -40,6 +41,8 @@ class Comparison:
 
 def compare(runs: Sequence[str], uri: str) -> Comparison:
     """Compare runs, each given by its id, the beginning of it, or its name (the latest run of that name)."""
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise TrackingError(f"{uri}: there is no such store; compare where the runs were made, or give --tracking-uri")
     client = connect(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = [_find(client, experiments, run, uri) for run in runs]

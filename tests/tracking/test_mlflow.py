@@ -160,3 +160,10 @@ def test_a_killed_run_is_recorded_as_killed(write_recipe: Recipe) -> None:
             break
         time.sleep(0.5)
     assert statuses == ["FINISHED", "KILLED"]
+
+
+def test_comparing_makes_no_store(tmp_path: Path) -> None:
+    store = tmp_path / "nowhere.db"
+    with pytest.raises(TrackingError, match="no such store"):
+        compare(["one", "two"], f"sqlite:///{store}")
+    assert not store.exists()
