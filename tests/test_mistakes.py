@@ -50,6 +50,13 @@ CHECKPOINTS: dict[str, tuple[Spoil, str]] = {
     ),
     "integers": (lambda f: changed(f, "c.safetensors", lambda s: s.update(logit_scale=torch.tensor(1))), "is int64"),
     "a truncated file": (truncated, "cut short"),
+    "values too large": (
+        lambda f: [
+            changed(f, name, lambda s, value=value: s["visual.proj"].fill_(value))
+            for name, value in (("base.safetensors", -3e38), ("a.safetensors", 3e38))
+        ],
+        "tensor 'visual.proj': differences or sums",
+    ),
     "a missing file": (lambda f: (f / "b.safetensors").unlink(), "no such file"),
     "an empty file": (lambda f: (f / "b.safetensors").write_bytes(b""), "not a safetensors file"),
     "a text file": (lambda f: (f / "b.safetensors").write_text("hello " * 100), "not a safetensors file"),

@@ -7,13 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.ops.base import Measure, Partials
 from lines_pipeline.ops.blocks import Value, nonzero_count, running_sum, total
 
 
 def exact_total(partials: Mapping[str, list[float]]) -> float:
-    """Correctly rounded sum of all partials: it depends on neither their order nor their grouping."""
+    """Correctly rounded sum of all partials: it depends on neither their order nor their grouping.
+
+    Raises ``CheckpointError`` naming a tensor whose values left the range of their type on the way.
+    """
+    for tensor, values in partials.items():
+        if not all(map(math.isfinite, values)):
+            raise CheckpointError(
+                f"tensor '{tensor}': differences or sums of its values are too large for their type, so that the "
+                "norm of the update is not finite; look for a damaged checkpoint with 'lines-pipeline inspect'"
+            )
     return math.fsum(value for values in partials.values() for value in values)
 
 
