@@ -118,12 +118,13 @@ def create_files(layout: OutputLayout) -> None:
                 os.close(descriptor)
     except OSError as error:
         discard_files(layout)
-        raise EngineError(_cannot_write(layout.path, layout.nbytes, error)) from error
+        raise EngineError(_cannot_write(layout.path, error, layout.nbytes)) from error
 
 
-def _cannot_write(path: Path, nbytes: int, error: OSError) -> str:
+def _cannot_write(path: Path, error: OSError, nbytes: int | None = None) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{path}: the disk is full, {nbytes / 1e6:,.1f} MB are needed; free some space or choose another --out"
+        needed = f", {nbytes / 1e6:,.1f} MB are needed" if nbytes else ""
+        return f"{path}: the disk is full{needed}; free some space or choose another --out"
     return f"{path}: cannot be written ({error.strerror}); choose another --out"
 
 
@@ -146,7 +147,7 @@ def write_block(path: str, descriptor: int, offset: int, value: torch.Tensor) ->
             count = os.pwrite(descriptor, view, offset)
             view, offset = view[count:], offset + count
     except OSError as error:
-        raise EngineError(_cannot_write(Path(path).parent, value.nbytes, error)) from error
+        raise EngineError(_cannot_write(Path(path).parent, error)) from error
 
 
 def commit_files(layout: OutputLayout, metadata: Mapping[str, str]) -> None:
@@ -169,7 +170,7 @@ def commit_files(layout: OutputLayout, metadata: Mapping[str, str]) -> None:
             _sync(layout.index)
         _sync(layout.path.parent)
     except OSError as error:
-        raise EngineError(_cannot_write(layout.path, layout.nbytes, error)) from error
+        raise EngineError(_cannot_write(layout.path, error, layout.nbytes)) from error
 
 
 def _write_index(layout: OutputLayout, index: Path) -> None:
