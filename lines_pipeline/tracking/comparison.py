@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lines_pipeline.core.errors import TrackingError
-from lines_pipeline.tracking.mlflow import connect
+from lines_pipeline.tracking.mlflow import SQLITE, connect
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Comparison:
 
 def compare(runs: Sequence[str], uri: str) -> Comparison:
     """Compare runs, each given by its id, the beginning of it, or its name (the latest run of that name)."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         raise TrackingError(f"{uri}: there is no such store; compare where the runs were made, or give --tracking-uri")
     client = connect(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-_SQLITE = "sqlite:///"
+SQLITE = "sqlite:///"
 _PORTS = {"http": 80, "https": 443}
 MAX_PARAM_LENGTH = 6_000
 """MLflow's own bound on the value of a parameter."""
@@ -54,14 +54,14 @@ def resolve_uri(explicit: str | None) -> str:
     A database's path is made absolute: MLflow keeps connections by URI, whatever the working directory then is.
     """
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    path = uri.removeprefix(_SQLITE)
-    return uri if path == uri else _SQLITE + str(Path(path).resolve())
+    path = uri.removeprefix(SQLITE)
+    return uri if path == uri else SQLITE + str(Path(path).resolve())
 
 
 def check_reachable(uri: str) -> None:
     """Raise ``TrackingError`` where a store plainly cannot be used; takes no time, and makes nothing."""
-    if uri.startswith(_SQLITE):
-        folder = Path(uri.removeprefix(_SQLITE)).parent
+    if uri.startswith(SQLITE):
+        folder = Path(uri.removeprefix(SQLITE)).parent
         if not os.access(folder, os.W_OK):
             raise TrackingError(f"tracking store {uri}: the folder {folder} is missing, or cannot be written")
         return
@@ -225,14 +225,15 @@ def connect(uri: str) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # whatever a store or a network raises
-        raise TrackingError(f"tracking store {uri} cannot be used: {type(error).__name__}: {error}") from error
+        what = (str(error).splitlines() or [""])[0]  # not the SQL below it
+        raise TrackingError(f"tracking store {uri} cannot be used: {type(error).__name__}: {what}") from error
     return client
 
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """While a database file may have to be made, in which two processes at once would fail: locks its folder."""
-    path = uri.removeprefix(_SQLITE)
+    path = uri.removeprefix(SQLITE)
     if path == uri:
         yield
         return
@@ -246,7 +247,7 @@ def _alone(uri: str) -> Iterator[None]:
 
 def artifacts(uri: str) -> str | None:
     """Where a database store keeps artifacts: beside the database, whatever the working directory later is."""
-    path = uri.removeprefix(_SQLITE)
+    path = uri.removeprefix(SQLITE)
     return None if path == uri else (Path(path).resolve().parent / "mlruns").as_uri()
 
 
