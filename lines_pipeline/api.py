@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
-from lines_pipeline.core.errors import CheckpointError, PlanError
+from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.events import FactsComputed, InputsIdentified, RunFinished, RunStarted, Sink, broadcast
-from lines_pipeline.engine.devices import resolve_device
 from lines_pipeline.engine.forecast import block_scales, forecast
 from lines_pipeline.engine.schedulers import open_scheduler
 from lines_pipeline.engine.storing import Request, announce, existing_file, store
@@ -21,16 +20,14 @@ from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.outputs import Destination, check_outputs, open_destination, requests
 from lines_pipeline.planning.facts import gather_facts
-from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.report import PlanReport, describe_layers
 from lines_pipeline.recipe.graph import build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.picture import mermaid, svg
-from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.recipe.schema import parse_bytes
 from lines_pipeline.search.greedy_soup import GreedySoups
 from lines_pipeline.search.judging import Judge
 from lines_pipeline.search.tune import tune as tune_recipe
+from lines_pipeline.settings import engine_settings
 from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
 
@@ -97,7 +94,7 @@ def run(
 
     started = time.perf_counter()
     loaded = load_recipe(recipe, sets or {})
-    settings = _settings(loaded, scheduler, workers, memory, device)
+    settings = engine_settings(loaded, scheduler, workers, memory, device)
     graph = build_graph(loaded)
     uri = resolve_uri(tracking_uri or loaded.tracking.uri)
     check_reachable(uri)
@@ -128,7 +125,7 @@ def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Va
     loaded = load_recipe(recipe, sets or {})
     graph = build_graph(loaded)
     check_outputs(graph, Path("runs") / loaded.name)
-    with open_recipe(loaded, graph, _settings(loaded), True, broadcast(), build=False) as context:
+    with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False) as context:
         if not context.unread:
             _forecast(context, Path("runs") / loaded.name)
     return Validation(loaded.name, len(graph.steps), tuple(context.notes))
@@ -150,7 +147,7 @@ def plan(
 
     loaded = load_recipe(recipe, sets or {})
     graph = build_graph(loaded)
-    settings = _settings(loaded, scheduler, workers, memory, device)
+    settings = engine_settings(loaded, scheduler, workers, memory, device)
     trials = trial_count(loaded.tune) if loaded.tune and tune else 0
     with open_recipe(loaded, graph, settings, cache, broadcast(), build=False) as context:
         if context.unread:
@@ -169,27 +166,6 @@ def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: st
     """The DAG as Mermaid text (``mmd``) or ``svg``."""
     built = build_graph(load_recipe(recipe, sets or {}))
     return svg(built) if form == "svg" else mermaid(built)
-
-
-def _settings(
-    recipe: Recipe,
-    scheduler: str | None = None,
-    workers: int | None = None,
-    memory: str | int | None = None,
-    device: str | None = None,
-) -> EngineSettings:
-    engine = recipe.engine
-    try:
-        budget = parse_bytes(memory) if memory is not None else engine.memory_bytes
-    except ValueError as error:
-        raise PlanError(f"--memory: {error}") from error
-    settings = EngineSettings(
-        scheduler=scheduler or engine.scheduler,
-        workers=workers or engine.workers or EngineSettings.workers,
-        memory=budget,
-        device=device or engine.device,
-    )
-    return settings if settings.on_cluster else replace(settings, device=resolve_device(settings.device))
 
 
 def _run_started(context: OpenedRecipe, folder: Path) -> RunStarted:
@@ -235,8 +211,8 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
     for scales in block_scales(context.graph, session, facts):
         session.emit(scales)
     metrics = judge.judge(context.graph, evaluated)
-    files = tuple(place for place in locations if isinstance(place, Path))
-    urls = tuple(place for place in locations if isinstance(place, str))
+    files = tuple(location for location in locations if isinstance(location, Path))
+    urls = tuple(location for location in locations if isinstance(location, str))
     cached = (*sorted(before), *judge.cached)
     by_node = gather_facts(context.graph, facts)
     return RunResult(context.recipe.name, destination.out, metrics, files, urls, by_node, "", "", chosen, cached, 0.0)

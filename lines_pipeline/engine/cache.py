@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 from lines_pipeline.core.errors import CheckpointError, PlanError
@@ -33,8 +33,7 @@ class NodeCache:
         """Raise ``PlanError`` where nothing can be kept."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.folder, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            TemporaryFile(dir=self.folder).close()
         except OSError as error:
             hint = "set XDG_CACHE_HOME to a folder that can be written"
             raise PlanError(f"{self.folder}: the cache cannot be written ({error.strerror}); {hint}") from error

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lines_pipeline.core.errors import TrackingError
-from lines_pipeline.tracking.mlflow import SQLITE, connect
+from lines_pipeline.tracking.mlflow import connect, database
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Comparison:
 
 def compare(runs: Sequence[str], uri: str) -> Comparison:
     """Compare runs, each given by its id, the beginning of it, or its name (the latest run of that name)."""
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+    path = database(uri)
+    if path is not None and not path.exists():
         raise TrackingError(f"{uri}: there is no such store; compare where the runs were made, or give --tracking-uri")
     client = connect(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]

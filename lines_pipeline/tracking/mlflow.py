@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-SQLITE = "sqlite:///"
+_SQLITE = "sqlite:///"
 _PORTS = {"http": 80, "https": 443}
 MAX_PARAM_LENGTH = 6_000
 """MLflow's own bound on the value of a parameter."""
@@ -54,16 +54,21 @@ def resolve_uri(explicit: str | None) -> str:
     A database's path is made absolute: MLflow keeps connections by URI, whatever the working directory then is.
     """
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    path = uri.removeprefix(SQLITE)
-    return uri if path == uri else SQLITE + str(Path(path).resolve())
+    path = database(uri)
+    return uri if path is None else _SQLITE + str(path.resolve())
+
+
+def database(uri: str) -> Path | None:
+    """The file of a database store; None of other stores."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
 def check_reachable(uri: str) -> None:
     """Raise ``TrackingError`` where a store plainly cannot be used; takes no time, and makes nothing."""
-    if uri.startswith(SQLITE):
-        folder = Path(uri.removeprefix(SQLITE)).parent
-        if not os.access(folder, os.W_OK):
-            raise TrackingError(f"tracking store {uri}: the folder {folder} is missing, or cannot be written")
+    path = database(uri)
+    if path is not None:
+        if not os.access(path.parent, os.W_OK):
+            raise TrackingError(f"tracking store {uri}: the folder {path.parent} is missing, or cannot be written")
         return
     server = urlsplit(uri)
     if server.scheme in _PORTS and server.scheme not in getproxies() and server.hostname:
@@ -225,7 +230,7 @@ def connect(uri: str) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # whatever a store or a network raises
-        what = (str(error).splitlines() or [""])[0]  # not the SQL below it
+        what = str(error).partition("\n")[0]  # not the SQL below it
         raise TrackingError(f"tracking store {uri} cannot be used: {type(error).__name__}: {what}") from error
     return client
 
@@ -233,11 +238,11 @@ def connect(uri: str) -> MlflowClient:
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """While a database file may have to be made, in which two processes at once would fail: locks its folder."""
-    path = uri.removeprefix(SQLITE)
-    if path == uri:
+    path = database(uri)
+    if path is None:
         yield
         return
-    descriptor = os.open(Path(path).resolve().parent, os.O_RDONLY)
+    descriptor = os.open(path.resolve().parent, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -247,8 +252,8 @@ def _alone(uri: str) -> Iterator[None]:
 
 def artifacts(uri: str) -> str | None:
     """Where a database store keeps artifacts: beside the database, whatever the working directory later is."""
-    path = uri.removeprefix(SQLITE)
-    return None if path == uri else (Path(path).resolve().parent / "mlruns").as_uri()
+    path = database(uri)
+    return None if path is None else (path.resolve().parent / "mlruns").as_uri()
 
 
 def ui_command(uri: str) -> str:

@@ -212,6 +212,7 @@ def _compiled(edition: int) -> Any:
         assert edition
         filled = scratch.filled
         filled[:] = 0
+        checked = _is_checked(span)
         for block in range(results.counts.shape[0]):
             start = block * span.capacity
             size = min(span.capacity, span.size - start)
@@ -226,7 +227,7 @@ def _compiled(edition: int) -> Any:
             execute(instructions, scratch.memory, Reductions(scratch.lanes, counts, results.found, filled), size)
             add_lanes(scratch.lanes)
             results.totals[block] = scratch.lanes[:, 0]
-            if _is_checked(span) and not _is_finite(counts[5], results.totals[block]):
+            if checked and not _is_finite(counts[5], results.totals[block]):
                 return block, PLAINLY
             filled += counts[3, : filled.size]
             end = _write(span, scratch, start, size)
