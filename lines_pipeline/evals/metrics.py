@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from statistics import fmean
 
 from lines_pipeline.core.errors import EvalError
 
@@ -18,11 +19,11 @@ def metrics(
     pretrained model). Metrics whose reference the suite does not record are absent.
     """
     found = {f"accuracy/{task}": value for task, value in accuracies.items()}
-    found["mean_accuracy"] = _mean(accuracies.values())
+    found["mean_accuracy"] = fmean(accuracies.values())
     normalized = _normalized(accuracies, expert)
     found |= {f"normalized_accuracy/{task}": value for task, value in normalized.items()}
     if normalized.keys() == accuracies.keys():
-        found["mean_normalized_accuracy"] = _mean(normalized.values())
+        found["mean_normalized_accuracy"] = fmean(normalized.values())
     if target is not None:
         found |= _target_metrics(accuracies, expert, pretrained, target)
     return found
@@ -34,12 +35,12 @@ def _target_metrics(
     control = {task: value for task, value in accuracies.items() if task != target}
     if not control:
         raise EvalError(f"target '{target}' leaves no control task: evaluate more than one task")
-    found = {"target_accuracy": accuracies[target], "control_accuracy": _mean(control.values())}
+    found = {"target_accuracy": accuracies[target], "control_accuracy": fmean(control.values())}
     own, others = _normalized({target: accuracies[target]}, expert), _normalized(control, pretrained)
     if own:
         found["target_normalized_accuracy"] = own[target]
     if others.keys() == control.keys():
-        found["control_normalized_accuracy"] = _mean(others.values())
+        found["control_normalized_accuracy"] = fmean(others.values())
     return found
 
 
@@ -47,8 +48,3 @@ def _normalized(accuracies: Mapping[str, float], reference: Reference) -> dict[s
     """Shares of the references; tasks without one, or with one of 0, are absent."""
     found = {task: reference(task) for task in accuracies}
     return {task: accuracies[task] / value for task, value in found.items() if value}
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)

@@ -84,3 +84,10 @@ def test_target_and_control_need_references_of_their_own(accuracy: float | None)
 def test_a_target_alone_has_no_control() -> None:
     with pytest.raises(EvalError, match="target 'cars' leaves no control task: evaluate more than one task"):
         metrics({"cars": 0.6}, EXPERT.get, PRETRAINED.get, target="cars")
+
+
+def test_means_do_not_depend_on_the_order_of_tasks() -> None:
+    accuracies = {"cars": 0.1, "birds": 0.2, "flowers": 0.3}
+    backwards = dict(reversed(accuracies.items()))
+    assert sum(accuracies.values()) != sum(backwards.values())
+    assert metrics(backwards, EXPERT.get, EXPERT.get) == metrics(accuracies, EXPERT.get, EXPERT.get)
