@@ -19,6 +19,7 @@ from lines_pipeline.ops import blocks as forms
 from lines_pipeline.ops.blocks.tape import (
     AS_COMPUTED,
     LANES,
+    PIECE_NUMEL,
     STORED,
     Code,
     Reduced,
@@ -67,7 +68,10 @@ def run_machine(routine: Routine, content: bytes, sources: Any, outputs: Any, si
 
     totals, brackets = (routine.slots.get(code, 0) for code in (Code.TOTAL, Code.WITHIN))
     memory = np.full(routine.length, np.nan, routine.scalars.dtype)
-    scratch = machine.Scratch(memory, np.empty(size, np.uint16), np.ones((totals, LANES)), np.ones(brackets, np.int64))
+    states = np.zeros((len(sources) + 1) * machine.HASHING, np.uint64)
+    hashing = states[-states.ctypes.data % 64 // 8 :][: len(sources) * machine.HASHING].reshape(-1, machine.HASHING)
+    lanes, filled = np.ones((totals, LANES)), np.ones(brackets, np.int64)
+    scratch = machine.Scratch(memory, np.empty(size, np.uint16), lanes, filled, hashing)
     counts, found = np.ones((1, 6, 8), np.int64), np.empty((brackets, size + 1), memory.dtype)
     results = machine.Results(np.ones((1, totals)), counts, found, np.zeros((1, len(sources)), np.uint64))
     program = machine.Instructions(routine.code, routine.places, routine.scalars)
@@ -220,7 +224,7 @@ def test_nothing_is_computed_twice_and_strips_are_used_again() -> None:
         forms.total((one - other).abs())
     routine = tape.routine(BLOCK_NUMEL)
     assert list(routine.code[:, 0]) == [Code.SUBTRACT, Code.ABS] + [Code.TOTAL] * 50
-    assert routine.length == 2 * BLOCK_NUMEL + 2 * LANES
+    assert routine.length == 2 * PIECE_NUMEL + 2 * LANES
 
 
 @pytest.mark.parametrize(

@@ -45,31 +45,31 @@ class Reductions(NamedTuple):
 
 
 @njit(nogil=True)
-def execute(instructions: Instructions, memory: Array, reductions: Reductions, length: int) -> None:
-    """Do the instructions over a block of ``length`` values whose sources are in ``memory``."""
+def execute(instructions: Instructions, memory: Array, reductions: Reductions, first: int, length: int) -> None:
+    """Do the instructions over ``length`` values of a block, from the ``first`` on, whose sources are in ``memory``."""
     code, places, scalars = instructions
     for start in range(0, length, LANES):
         size = min(LANES, length - start)
         for at in range(code.shape[0]):
             op, s = code[at, 0], code[at, 1]
-            x = _strip(memory, places, code[at, 4], start, size)
+            x = _strip(memory, places, code[at, 4], first, start, size)
             if op >= _TOTAL:
                 _reduce(op, code[at, 2], x, scalars[s:], reductions)
                 continue
-            z = _strip(memory, places, code[at, 2], start, size)
+            z = _strip(memory, places, code[at, 2], first, start, size)
             if op >= _SCALE and op <= _ZERO:
                 _alone(op, z, x, scalars[s])
                 continue
-            y = _strip(memory, places, code[at, 5], start, size)
+            y = _strip(memory, places, code[at, 5], first, start, size)
             if op < _SCALE:
                 _pairwise(op, z, x, y)
                 continue
-            also = _strip(memory, places, code[at, 3], start, size)
-            value = _strip(memory, places, code[at, 6], start, size)
+            also = _strip(memory, places, code[at, 3], first, start, size)
+            value = _strip(memory, places, code[at, 6], first, start, size)
             if op == _ADD_KEPT:
                 _add_kept(z, also, x, y, value, scalars[s], scalars[s + 1])
             else:
-                direction = _strip(memory, places, code[at, 7], start, size)
+                direction = _strip(memory, places, code[at, 7], first, start, size)
                 _add_agreeing(z, also, x, y, value, direction, scalars[s], scalars[s + 1])
 
 
@@ -85,9 +85,9 @@ def add_lanes(sums: Array) -> None:
 
 
 @njit(nogil=True, inline="always")
-def _strip(memory: Array, places: Array, operand: int, start: int, size: int) -> Array:
-    first = places[operand, 0] + places[operand, 1] * start
-    return memory[first : first + size]
+def _strip(memory: Array, places: Array, operand: int, first: int, start: int, size: int) -> Array:
+    at = places[operand, 0] + places[operand, 1] * start + places[operand, 2] * first
+    return memory[at : at + size]
 
 
 @njit(nogil=True)

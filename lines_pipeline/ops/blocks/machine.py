@@ -17,7 +17,7 @@ from xxhash import _xxhash  # type: ignore[attr-defined]
 
 from lines_pipeline.ops.blocks import kernels, tape
 from lines_pipeline.ops.blocks.kernels import Array, Instructions, Reductions, add_lanes, execute
-from lines_pipeline.ops.blocks.tape import AS_COMPUTED, BFLOAT16, BOOL
+from lines_pipeline.ops.blocks.tape import AS_COMPUTED, BFLOAT16, BOOL, PIECE_NUMEL
 
 
 class Span(NamedTuple):
@@ -44,6 +44,8 @@ class Scratch(NamedTuple):
     """float64 [totals, LANES]."""
     filled: Array
     """int64 [brackets]: how much of each row of ``found`` is taken."""
+    hashing: Array
+    """uint64 [sources, HASHING]: how far the digests of a block are, each at an address that 64 divides."""
 
 
 class Results(NamedTuple):
@@ -71,35 +73,41 @@ _INFINITE, _TOO_LARGE, _SUBNORMAL = np.uint32(0x7F800000), np.uint32(0x47800000)
 _pread = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 _pwrite = types.ExternalFunction("pwrite", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 
+HASHING = 128
+"""Room for XXH3's state, in eight bytes: it takes 576 bytes, with place to grow."""
+
 binding.load_library_permanently(_xxhash.__file__)
-if binding.address_of_symbol("XXH3_64bits") is None:
-    raise ImportError("this build of xxhash has no XXH3_64bits to call")
-_digest = types.ExternalFunction("XXH3_64bits", types.uint64(types.uintp, types.uintp))
+_UPDATES = [name for name in ("XXH3_64bits_update_dispatch", "XXH3_64bits_update") if binding.address_of_symbol(name)]
+if not _UPDATES:
+    raise ImportError("this build of xxhash has no XXH3 to call")
+_begin_digest = types.ExternalFunction("XXH3_64bits_reset", types.int32(types.uintp))
+_continue_digest = types.ExternalFunction(_UPDATES[0], types.int32(types.uintp, types.uintp, types.uintp))
+_end_digest = types.ExternalFunction("XXH3_64bits_digest", types.uint64(types.uintp))
 
 
 @njit(nogil=True)
-def _read(instructions: Instructions, span: Span, scratch: Scratch, digests: Array, start: int, size: int) -> bool:
+def _read(instructions: Instructions, span: Span, scratch: Scratch, start: int, size: int) -> bool:
     for number in range(span.sources.shape[0]):
         row = instructions.places[number, 0]
         values = scratch.memory[row : row + size]
-        if not _read_source(span.sources[number], values, scratch.narrow[:size], start, digests[number : number + 1]):
+        if not _read_source(span.sources[number], values, scratch.narrow[:size], start, scratch.hashing[number]):
             return False
     return True
 
 
 @njit(nogil=True)
-def _read_source(source: Array, values: Array, narrow: Array, start: int, digest: Array) -> Any:
+def _read_source(source: Array, values: Array, narrow: Array, start: int, hashing: Array) -> Any:
     stored = source[2]
     if stored == AS_COMPUTED:
-        return _fill(source, values, start, digest)
+        return _fill(source, values, start, hashing)
     if stored == BOOL:
         flags = narrow.view(np.uint8)[: values.size]
-        if not _fill(source, flags, start, digest):
+        if not _fill(source, flags, start, hashing):
             return False
         for i in range(values.size):
             values[i] = flags[i]
         return True
-    if not _fill(source, narrow, start, digest):
+    if not _fill(source, narrow, start, hashing):
         return False
     wide = values.view(np.uint32)
     if stored == BFLOAT16:
@@ -124,12 +132,26 @@ def _widen_half(narrow: Array, values: Array, wide: Array) -> None:
 
 
 @njit(nogil=True)
-def _fill(source: Array, values: Array, start: int, digest: Array) -> bool:
+def _fill(source: Array, values: Array, start: int, hashing: Array) -> bool:
     if not _transfer(source, values, start, False):
         return False
     if source[3]:
-        digest[0] = _digest(values.ctypes.data, values.nbytes)
+        _continue_digest(hashing.ctypes.data, values.ctypes.data, values.nbytes)
     return True
+
+
+@njit(nogil=True)
+def _begin_digests(span: Span, scratch: Scratch) -> None:
+    for number in range(span.sources.shape[0]):
+        if span.sources[number, 3]:
+            _begin_digest(scratch.hashing[number].ctypes.data)
+
+
+@njit(nogil=True)
+def _end_digests(span: Span, scratch: Scratch, digests: Array) -> None:
+    for number in range(span.sources.shape[0]):
+        if span.sources[number, 3]:
+            digests[number] = _end_digest(scratch.hashing[number].ctypes.data)
 
 
 @njit(nogil=True)
@@ -219,12 +241,17 @@ def _compiled(edition: int) -> Any:
             for taken in filled:
                 if taken + size >= results.found.shape[1]:
                     return block, FULL
-            if not _read(instructions, span, scratch, results.digests[block], start, size):
-                return block, PLAINLY
             counts = results.counts[block]
             counts[:] = 0
             scratch.lanes[:] = 0.0
-            execute(instructions, scratch.memory, Reductions(scratch.lanes, counts, results.found, filled), size)
+            reductions = Reductions(scratch.lanes, counts, results.found, filled)
+            _begin_digests(span, scratch)
+            for first in range(0, size, PIECE_NUMEL):
+                length = min(PIECE_NUMEL, size - first)
+                if not _read(instructions, span, scratch, start + first, length):
+                    return block, PLAINLY
+                execute(instructions, scratch.memory, reductions, first, length)
+            _end_digests(span, scratch, results.digests[block])
             add_lanes(scratch.lanes)
             results.totals[block] = scratch.lanes[:, 0]
             if checked and not _is_finite(counts[5], results.totals[block]):

@@ -15,6 +15,9 @@ import torch
 LANES = 2048
 """Values that instructions work on at a time, and sums kept side by side."""
 
+PIECE_NUMEL = 2**16
+"""Values of a source that are read and used at a time; a block of it is hashed over all its pieces."""
+
 AS_COMPUTED, BOOL, BFLOAT16, FLOAT16 = range(4)
 STORED = {
     "float32": AS_COMPUTED,
@@ -242,7 +245,8 @@ class Routine:
     code: np.ndarray[Any, Any]
     """int64 [instructions, 8]: code, first scalar, two outs, four operands."""
     places: np.ndarray[Any, Any]
-    """int64 [operands, 2]: offset in the memory, and whether it moves along with the strip (1) or not (0)."""
+    """int64 [operands, 3]: offset in the memory, and whether it moves along with the strip and with the piece (1) or not
+    (0)."""
     scalars: np.ndarray[Any, Any]
     length: int
     """Values of memory that it needs."""
@@ -253,18 +257,17 @@ class Routine:
 
 
 class _Assembly:
-    """Gives every register a place: its own row for what comes from and goes outside, else a strip that is reused."""
+    """Gives every register a place: a piece for a source, a whole block for what is stored, else a strip that is reused."""
 
     def __init__(self, tape: Tape, capacity: int) -> None:
-        self._tape, self._capacity = tape, capacity
-        self._rows = tape.sources + len(tape._stored)
-        self._strips = 0
+        self._tape = tape
+        self._length = 0
         self._free: list[int] = []
-        self._places: list[tuple[int, int]] = [(0, 0)] * tape._made
+        self._places: list[tuple[int, int, int]] = [(0, 0, 0)] * tape._made
         for number in range(tape.sources):
-            self._places[number] = (number * capacity, 1)
-        for row, number in enumerate(tape._stored):
-            self._places[number] = ((tape.sources + row) * capacity, 1)
+            self._places[number] = (self._take(min(capacity, PIECE_NUMEL)), 1, 0)
+        for number in tape._stored:
+            self._places[number] = (self._take(capacity), 1, 1)
 
     def routine(self) -> Routine:
         scalars: list[float] = []
@@ -273,23 +276,20 @@ class _Assembly:
         for at, one in enumerate(self._tape._instructions):
             for number in one.made:
                 if number not in self._tape._stored:
-                    self._places[number] = (self._strip(), 0)
+                    self._places[number] = (self._free.pop() if self._free else self._take(LANES), 0, 0)
             outs, operands = [*one.outs, 0, 0][:2], [*one.operands, 0, 0, 0, 0][:4]
             code.append([one.code, len(scalars), *outs, *operands])
             scalars += one.scalars
             for number in dict.fromkeys((*one.operands, *one.made)):
                 if last.get(number, at) == at and not self._places[number][1]:
                     self._free.append(self._places[number][0])
-        places = np.array(self._places, np.int64).reshape(-1, 2)
-        length = self._rows * self._capacity + self._strips * LANES
-        stored = tuple((self._tape.sources + row) * self._capacity for row in range(len(self._tape._stored)))
+        places = np.array(self._places, np.int64).reshape(-1, 3)
+        stored = tuple(self._places[number][0] for number in self._tape._stored)
         numbers = np.array([*scalars, 0.0], NUMPY_TYPES[self._tape.dtype])
         return Routine(
-            np.array(code, np.int64).reshape(-1, 8), places, numbers, length, stored, dict(self._tape._slots)
+            np.array(code, np.int64).reshape(-1, 8), places, numbers, self._length, stored, dict(self._tape._slots)
         )
 
-    def _strip(self) -> int:
-        if self._free:
-            return self._free.pop()
-        self._strips += 1
-        return self._rows * self._capacity + (self._strips - 1) * LANES
+    def _take(self, numel: int) -> int:
+        self._length += numel
+        return self._length - numel
