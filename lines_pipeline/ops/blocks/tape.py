@@ -245,8 +245,7 @@ class Routine:
     code: np.ndarray[Any, Any]
     """int64 [instructions, 8]: code, first scalar, two outs, four operands."""
     places: np.ndarray[Any, Any]
-    """int64 [operands, 3]: offset in the memory, and whether it moves along with the strip and with the piece (1) or not
-    (0)."""
+    """int64 [operands, 3]: offset in the memory; whether it moves along with the strip (1) or not; and with the piece."""
     scalars: np.ndarray[Any, Any]
     length: int
     """Values of memory that it needs."""
@@ -257,7 +256,7 @@ class Routine:
 
 
 class _Assembly:
-    """Gives every register a place: a piece for a source, a whole block for what is stored, else a strip that is reused."""
+    """Gives every register a place: a piece for a source, a block for what is stored, else a strip that is reused."""
 
     def __init__(self, tape: Tape, capacity: int) -> None:
         self._tape = tape
