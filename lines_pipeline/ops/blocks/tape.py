@@ -245,7 +245,7 @@ class Routine:
     code: np.ndarray[Any, Any]
     """int64 [instructions, 8]: code, first scalar, two outs, four operands."""
     places: np.ndarray[Any, Any]
-    """int64 [operands, 3]: offset in the memory; whether it moves along with the strip (1) or not; and with the piece."""
+    """int64 [operands, 3]: offset in the memory; whether it moves with the strip (1) or not (0); and with the piece."""
     scalars: np.ndarray[Any, Any]
     length: int
     """Values of memory that it needs."""
