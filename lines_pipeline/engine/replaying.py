@@ -182,22 +182,14 @@ def _memory(recording: Recording, count: int) -> tuple[Any, Any]:
     totals, brackets = slots[Code.TOTAL], slots[Code.WITHIN]
     memory, narrow = array("memory", (routine.length,), dtype), array("narrow", (BLOCK_NUMEL,), np.uint16)
     lanes, filled = array("lanes", (totals, LANES), np.float64), array("filled", (brackets,), np.int64)
-    scratch = machine.Scratch(
-        memory, narrow, lanes, filled, _aligned("hashing", len(recording.sources), machine.HASHING)
-    )
+    hashing = array("hashing", (len(recording.sources), machine.STATE_BYTES), np.uint8)
+    scratch = machine.Scratch(memory, narrow, lanes, filled, hashing)
     counts, digests = array("counts", (count, 6, max(slots)), np.int64), (count, len(recording.sources))
     found = array("found", (brackets, FOUND_NUMEL), dtype)
     results = machine.Results(
         array("totals", (count, totals), np.float64), counts, found, array("digests", digests, np.uint64)
     )
     return scratch, results
-
-
-def _aligned(name: str, rows: int, width: int) -> Array:
-    """uint64 [rows, width], at an address that 64 divides as long as ``width`` is a multiple of 8."""
-    memory = _workspace.array(name, ((rows + 1) * width,), np.uint64)
-    first = -memory.ctypes.data % 64 // memory.itemsize
-    return memory[first : first + rows * width].reshape(rows, width)
 
 
 def _reductions(results: Any, done: int) -> list[Reductions]:

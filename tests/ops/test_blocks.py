@@ -68,9 +68,8 @@ def run_machine(routine: Routine, content: bytes, sources: Any, outputs: Any, si
 
     totals, brackets = (routine.slots.get(code, 0) for code in (Code.TOTAL, Code.WITHIN))
     memory = np.full(routine.length, np.nan, routine.scalars.dtype)
-    states = np.zeros((len(sources) + 1) * machine.HASHING, np.uint64)
-    hashing = states[-states.ctypes.data % 64 // 8 :][: len(sources) * machine.HASHING].reshape(-1, machine.HASHING)
     lanes, filled = np.ones((totals, LANES)), np.ones(brackets, np.int64)
+    hashing = np.ones((len(sources), machine.STATE_BYTES), np.uint8)
     scratch = machine.Scratch(memory, np.empty(size, np.uint16), lanes, filled, hashing)
     counts, found = np.ones((1, 6, 8), np.int64), np.empty((brackets, size + 1), memory.dtype)
     results = machine.Results(np.ones((1, totals)), counts, found, np.zeros((1, len(sources)), np.uint64))

@@ -1,7 +1,7 @@
 """Runs a recording over blocks strip by strip, in registers that fit the processor's first caches.
 
 Numba compiles all of it once a machine (about 7 s), and it works without Python's lock: it reads and hashes the blocks
-of a span one after the other, runs the recording over each, and writes what is made.
+of a span one after the other, piece by piece, runs the recording over them, and writes what is made.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Scratch(NamedTuple):
     filled: Array
     """int64 [brackets]: how much of each row of ``found`` is taken."""
     hashing: Array
-    """uint64 [sources, HASHING]: how far the digests of a block are, each at an address that 64 divides."""
+    """uint8 [sources, STATE_BYTES]: the digests of a block's sources, as far as it is read."""
 
 
 class Results(NamedTuple):
@@ -73,11 +73,12 @@ _INFINITE, _TOO_LARGE, _SUBNORMAL = np.uint32(0x7F800000), np.uint32(0x47800000)
 _pread = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 _pwrite = types.ExternalFunction("pwrite", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 
-HASHING = 128
-"""Room for XXH3's state, in eight bytes: it takes 576 bytes, with place to grow."""
+STATE_BYTES = 1024
+"""Room for XXH3's state, which takes 576 bytes from an address on that 64 divides."""
 
 binding.load_library_permanently(_xxhash.__file__)
 _UPDATES = [name for name in ("XXH3_64bits_update_dispatch", "XXH3_64bits_update") if binding.address_of_symbol(name)]
+"""How XXH3 takes more bytes, the fastest first: the first chooses its form by the processor."""
 if not _UPDATES:
     raise ImportError("this build of xxhash has no XXH3 to call")
 _begin_digest = types.ExternalFunction("XXH3_64bits_reset", types.int32(types.uintp))
@@ -136,22 +137,27 @@ def _fill(source: Array, values: Array, start: int, hashing: Array) -> bool:
     if not _transfer(source, values, start, False):
         return False
     if source[3]:
-        _continue_digest(hashing.ctypes.data, values.ctypes.data, values.nbytes)
+        _continue_digest(_state(hashing), values.ctypes.data, values.nbytes)
     return True
+
+
+@njit(nogil=True)
+def _state(hashing: Array) -> Any:
+    return (hashing.ctypes.data + 63) // 64 * 64
 
 
 @njit(nogil=True)
 def _begin_digests(span: Span, scratch: Scratch) -> None:
     for number in range(span.sources.shape[0]):
         if span.sources[number, 3]:
-            _begin_digest(scratch.hashing[number].ctypes.data)
+            _begin_digest(_state(scratch.hashing[number]))
 
 
 @njit(nogil=True)
 def _end_digests(span: Span, scratch: Scratch, digests: Array) -> None:
     for number in range(span.sources.shape[0]):
         if span.sources[number, 3]:
-            digests[number] = _end_digest(scratch.hashing[number].ctypes.data)
+            digests[number] = _end_digest(_state(scratch.hashing[number]))
 
 
 @njit(nogil=True)
@@ -265,5 +271,6 @@ def _compiled(edition: int) -> Any:
     return run
 
 
-run = _compiled(crc32(b"".join(Path(str(part.__file__)).read_bytes() for part in (kernels, tape))))
+_PARTS = [_UPDATES[0].encode(), *(Path(str(part.__file__)).read_bytes() for part in (kernels, tape))]
+run = _compiled(crc32(b"".join(_PARTS)))
 """Do the blocks of a span as far as it goes: how many are done, and why it ends."""
