@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import socket
@@ -53,6 +54,10 @@ class _Reply:
     complete: bool = False
 
 
+_SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1"}
+"""MLflow imports NumPy, whose threads would spin beside the merge; a record has no use for them."""
+
+
 class Recorder:
     """The process that records, as the runs of this process see it."""
 
@@ -65,6 +70,7 @@ class Recorder:
             stdin=subprocess.DEVNULL,
             stdout=quiet,
             stderr=quiet,
+            env=os.environ | _SINGLE_THREADED,
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # Ctrl-C is for the run, which then says how it ended
         )
@@ -200,8 +206,11 @@ def _stand_back() -> None:
 def main(descriptor: int) -> None:
     """Serve the process at the other end of a socket."""
     _stand_back()
+    gc.disable()  # what an import makes lasts: looking through it again and again took a fifth of the time
     import mlflow  # noqa: F401 (takes a second, while the run finds its inputs)
 
+    gc.freeze()
+    gc.enable()
     _Records(Connection(descriptor)).serve()
 
 
