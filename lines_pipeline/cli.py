@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import json
 import os
 import sys
@@ -14,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from lines_pipeline.core.errors import LinesError
+from lines_pipeline.core.garbage import collect_seldom
 
 app = typer.Typer(
     name="lines-pipeline",
@@ -39,9 +38,6 @@ TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; default sql
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
-
-_OBJECTS_BETWEEN_COLLECTIONS = 200_000
-"""Importing torch and MLflow makes millions of lasting objects: looking through them often took a third of start-up."""
 
 
 class ZooAction(StrEnum):
@@ -275,8 +271,7 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake never ends in a traceback."""
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    atexit.register(gc.freeze)  # or the interpreter would look through all of them once more before it ends
+    collect_seldom()
     try:
         app()
     except LinesError as error:

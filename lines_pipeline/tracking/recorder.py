@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import os
 import socket
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from lines_pipeline.core.errors import TrackingError
 from lines_pipeline.core.events import Event, RunFinished
+from lines_pipeline.core.garbage import collect_seldom
 
 if TYPE_CHECKING:
     from lines_pipeline.tracking.mlflow import MlflowSink
@@ -54,10 +54,6 @@ class _Reply:
     complete: bool = False
 
 
-_SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1"}
-"""MLflow imports NumPy, whose threads would spin beside the merge; a record has no use for them."""
-
-
 class Recorder:
     """The process that records, as the runs of this process see it."""
 
@@ -70,7 +66,7 @@ class Recorder:
             stdin=subprocess.DEVNULL,
             stdout=quiet,
             stderr=quiet,
-            env=os.environ | _SINGLE_THREADED,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # threads that NumPy starts would spin beside the merge
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # Ctrl-C is for the run, which then says how it ended
         )
@@ -206,11 +202,9 @@ def _stand_back() -> None:
 def main(descriptor: int) -> None:
     """Serve the process at the other end of a socket."""
     _stand_back()
-    gc.disable()  # what an import makes lasts: looking through it again and again took a fifth of the time
+    collect_seldom()
     import mlflow  # noqa: F401 (takes a second, while the run finds its inputs)
 
-    gc.freeze()
-    gc.enable()
     _Records(Connection(descriptor)).serve()
 
 
