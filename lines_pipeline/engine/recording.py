@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,8 +13,11 @@ from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.engine.evaluation import Block, ProgramIndex, torch_dtype
 from lines_pipeline.io.checkpoints import StoredTensor
 from lines_pipeline.ops.base import Measure
-from lines_pipeline.ops.blocks.tape import STORED, Code, Routine, Tape, Unrecordable
+from lines_pipeline.ops.blocks.tape import STORED, Code, Routine, Row, Tape, Unrecordable
 from lines_pipeline.planning.program import Destination, Write
+
+if TYPE_CHECKING:
+    from lines_pipeline.ops.blocks.fusion import Loop
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,17 @@ class Recording:
     """Sources of which the digest is wanted."""
     observed: Mapping[int, tuple[Any, ...]]
     """By observation: its reductions."""
-    outputs: Sequence[tuple[Destination, int]]
+    outputs: Sequence[tuple[Destination, Row]]
     """What the machine writes: where to, and where in memory the value is."""
     kept: Mapping[int, int]
     """By write that is converted first: where in memory its value is."""
+
+    @cached_property
+    def loop(self) -> Loop:
+        """The routine, compiled: takes some hundredths of a second when it is the first of its form."""
+        from lines_pipeline.ops.blocks.fusion import fused  # takes a while, for what small merges never need
+
+        return fused(self.routine)
 
     @cached_property
     def width(self) -> int:
@@ -65,30 +75,36 @@ class Recorder:
         if len(computed) != 1 or not recordable or known_bad:
             return None
         tape = Tape(torch_dtype(computed.pop()), len(types))
-        masks = {step: spec.dtype == "bool" for step, spec in types.items()}
-        given = {step: tape.source(n, is_mask=masks[step]) for n, step in enumerate(types)}
+        given = {step: tape.source(number, STORED[types[step].dtype]) for number, step in enumerate(types)}
         hashed = self._program.hashed & types.keys()
         block = Block(self._index, tensor, {step: given[step] for step in self._index.sources(tensor)})
         try:
             observed = {number: block.reduced(number, world) for number in self._index.observed(tensor, world)}
             written = [number for number, write in enumerate(self._program.writes) if tensor in write.places]
-            stored = {number: tape.store(block.written(number)) for number in written}
+            outputs: list[tuple[Destination, int]] = []
+            kept: dict[int, int] = {}
+            for number in written:
+                write, value = self._program.writes[number], block.written(number)
+                if _is_stored_by_machine(write, tensor, tape.dtype):
+                    outputs += ((to, tape.store(value, STORED[to.dtype])) for to in write.places[tensor])
+                else:
+                    kept[number] = tape.store(value)
             told = tape.told_finite()
             for number, step in enumerate(types):
-                if step in hashed and not masks[step] and number not in told:
+                if step in hashed and not given[step].is_mask and number not in told:
                     tape.reduce(Code.CHECK, given[step], (torch.finfo(tape.dtype).max,))
             routine = tape.routine(BLOCK_NUMEL)
         except (Unrecordable, TypeError):
             return None
-        outputs: list[tuple[Destination, int]] = []
-        kept: dict[int, int] = {}
-        for number, row in stored.items():
-            write = self._program.writes[number]
-            if _is_stored_by_machine(write, tensor, tape.dtype):
-                outputs += ((to, routine.stored[row]) for to in write.places[tensor])
-            else:
-                kept[number] = routine.stored[row]
-        return Recording(routine, sources, hashed, observed, outputs, kept)
+        rows = routine.kept
+        return Recording(
+            routine,
+            sources,
+            hashed,
+            observed,
+            [(to, rows[place]) for to, place in outputs],
+            {number: rows[place].offset for number, place in kept.items()},
+        )
 
 
 def _is_stored_by_machine(write: Write, tensor: str, computed: torch.dtype) -> bool:

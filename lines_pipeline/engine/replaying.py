@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from lines_pipeline.core.errors import EngineError
-from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
-from lines_pipeline.engine.evaluation import torch_dtype
+from lines_pipeline.core.tensors import BLOCK_NUMEL
 from lines_pipeline.engine.recording import Recorder, Recording
 from lines_pipeline.io.checkpoints import StoredTensor
 from lines_pipeline.io.writing import write_block
 from lines_pipeline.ops import blocks
-from lines_pipeline.ops.blocks.tape import LANES, STORED, Code, Tape
+from lines_pipeline.ops.blocks.form import AT_HIGH, AT_LOW, BELOW, COUNTED, COUNTS, INSIDE
+from lines_pipeline.ops.blocks.tape import LANES, Code, Row, Tape
 from lines_pipeline.planning.program import Destination, Tile
 
 LOADED_BYTES, COMPILED_BYTES = 500_000_000, 2_000_000_000
@@ -32,6 +32,8 @@ LOADED_BYTES, COMPILED_BYTES = 500_000_000, 2_000_000_000
 
 FOUND_NUMEL = 2 * BLOCK_NUMEL
 """Room for what one bracket finds in the blocks of a call; a call ends where another block might not fit."""
+
+_LINE_BYTES = 64
 
 Array = np.ndarray[Any, Any]
 Reductions = Mapping[Code, Sequence[Any]]
@@ -48,8 +50,15 @@ class Workspace(local):
         """An array of this shape, with whatever was last in it."""
         key, size = (name, dtype), math.prod(shape)
         if key not in self._arrays or self._arrays[key].size < size:
-            self._arrays[key] = np.empty(size, dtype)
+            self._arrays[key] = _aligned(size, np.dtype(dtype))
         return self._arrays[key][:size].reshape(shape)
+
+
+def _aligned(size: int, dtype: np.dtype[Any]) -> Array:
+    """An empty array that begins on a line of the caches."""
+    room = np.empty(size * dtype.itemsize + _LINE_BYTES, np.uint8)
+    start = -room.ctypes.data % _LINE_BYTES
+    return room[start : start + size * dtype.itemsize].view(dtype)
 
 
 _workspace = Workspace()
@@ -88,34 +97,36 @@ class Replayer:
     def _run(self, recording: Recording, tile: Tile) -> list[tuple[Reductions, dict[str, int]]]:
         """Reductions and digests by source of the blocks that could be done."""
         span = _span(self._sources(recording, tile), self._outputs(recording, tile), tile.stop - tile.start)
-        done, why, scratch, results = _call(recording, span)
+        done, why, results = _call(recording, span)
         if why == _machine().UNWRITTEN:  # perhaps not for long; if it is, this raises the error
-            self._write(recording, _block_at(tile, done), scratch.memory)
+            self._write(recording, _block_at(tile, done))
             done += 1
         digests = [
             {step: digest for step, digest in zip(recording.sources, found, strict=True) if step in recording.hashed}
             for found in results.digests[:done].tolist()
         ]
-        return list(zip(_reductions(results, done), digests, strict=True))
+        return list(zip(_reductions(recording, results, done), digests, strict=True))
 
     def _sources(self, recording: Recording, tile: Tile) -> Array:
         """Where the machine reads."""
+        given = zip(recording.sources.items(), recording.routine.taken, strict=True)
         rows = [
-            (self._reading(stored.path), *_placed(stored, stored.spec.dtype, tile), step in recording.hashed)
-            for step, stored in recording.sources.items()
+            (self._reading(stored.path), *_placed(stored, row, tile.start), step in recording.hashed)
+            for (step, stored), row in given
         ]
-        return np.array(rows, np.int64)
+        return np.array(rows, np.int64).reshape(-1, 5)
 
     def _outputs(self, recording: Recording, tile: Tile) -> Array:
         """Where it writes."""
-        rows = [(self._writing(to.path), *_placed(to, to.dtype, tile), row) for to, row in recording.outputs]
+        rows = [(self._writing(to.path), *_placed(to, row, tile.start)) for to, row in recording.outputs]
         return np.array(rows, np.int64).reshape(-1, 4)
 
-    def _write(self, recording: Recording, block: Tile, memory: Array) -> None:
+    def _write(self, recording: Recording, block: Tile) -> None:
         """Write what the machine computed of a block."""
         for to, row in recording.outputs:
-            value = torch.from_numpy(memory[row : row + block.stop - block.start]).to(torch_dtype(to.dtype))
-            write_block(to.path, self._writing(to.path), _placed(to, to.dtype, block)[0], value)
+            position, item, offset = _placed(to, row, block.start)
+            value = torch.from_numpy(_memory(recording)[offset : offset + (block.stop - block.start) * item])
+            write_block(to.path, self._writing(to.path), position, value)
 
 
 @dataclass(frozen=True)
@@ -144,8 +155,8 @@ class ReplayedBlock:
         recording = self._recording(0)
         if number not in recording.kept:
             return None
-        memory = _memory(recording, 1)[0].memory[recording.kept[number] :]
-        return torch.from_numpy(memory[: self.tile.stop - self.tile.start])
+        values = _memory(recording)[recording.kept[number] :].view(recording.routine.scalars.dtype)
+        return torch.from_numpy(values[: self.tile.stop - self.tile.start])
 
     def _recording(self, world: int) -> Recording:
         recording = self.replayer.recorder.recording(self.tile.tensor, world)
@@ -158,52 +169,61 @@ def _block_at(tile: Tile, number: int) -> Tile:
     return replace(tile, start=start, stop=min(start + BLOCK_NUMEL, tile.stop))
 
 
-def _placed(tensor: StoredTensor | Destination, dtype: str, tile: Tile) -> tuple[int, int]:
-    """Position of a tile's first value in its file, and how it is stored."""
-    return tensor.offset + tile.start * ITEM_BYTES[dtype], STORED[dtype]
+def _placed(tensor: StoredTensor | Destination, row: Row, start: int) -> tuple[int, int, int]:
+    """Position of a tensor's value in its file, the bytes of a value, and the offset of its row in memory."""
+    return tensor.offset + start * row.item_bytes, row.item_bytes, row.offset
 
 
 def _span(sources: Array, outputs: Array, size: int) -> Any:
     return _machine().Span(sources, outputs, size, BLOCK_NUMEL)
 
 
-def _call(recording: Recording, span: Any) -> tuple[int, int, Any, Any]:
-    """Run the machine: how many blocks are done, why it ends, its ``Scratch`` and ``Results``."""
-    machine, routine = _machine(), recording.routine
-    scratch, results = _memory(recording, -(-span.size // span.capacity))
-    instructions = machine.Instructions(routine.code, routine.places, routine.scalars)
-    return (*machine.run(instructions, span, scratch, results), scratch, results)
-
-
-def _memory(recording: Recording, count: int) -> tuple[Any, Any]:
-    """The machine's ``Scratch`` and ``Results`` for so many blocks of a recording."""
+def _call(recording: Recording, span: Any) -> tuple[int, int, Any]:
+    """Run the machine: how many blocks are done, why it ends, and its ``Results``."""
     machine, routine, array = _machine(), recording.routine, _workspace.array
-    dtype, slots = routine.scalars.dtype.type, [routine.slots.get(code, 0) for code in Code]
-    totals, brackets = slots[Code.TOTAL], slots[Code.WITHIN]
-    memory, narrow = array("memory", (routine.length,), dtype), array("narrow", (BLOCK_NUMEL,), np.uint16)
-    lanes, filled = array("lanes", (totals, LANES), np.float64), array("filled", (brackets,), np.int64)
-    hashing = array("hashing", (len(recording.sources), machine.STATE_BYTES), np.uint8)
-    scratch = machine.Scratch(memory, narrow, lanes, filled, hashing)
-    counts, digests = array("counts", (count, 6, max(slots)), np.int64), (count, len(recording.sources))
-    found = array("found", (brackets, FOUND_NUMEL), dtype)
-    results = machine.Results(
-        array("totals", (count, totals), np.float64), counts, found, array("digests", digests, np.uint64)
+    totals, brackets = (routine.slots.get(code, 0) for code in (Code.TOTAL, Code.WITHIN))
+    sources, count = len(recording.sources), -(-span.size // span.capacity)
+    scratch = machine.Scratch(
+        recording.loop.address,
+        routine.scalars.ctypes.data,
+        _memory(recording).ctypes.data,
+        array("hashing", (sources, machine.STATE_BYTES), np.uint8).ctypes.data,
+        array("lanes", (totals, LANES), np.float64),
+        array("filled", (brackets,), np.int64),
     )
-    return scratch, results
+    results = machine.Results(
+        array("totals", (count, totals), np.float64),
+        array("counts", (count, COUNTS, routine.most_slots), np.int64),
+        array("digests", (count, sources), np.uint64),
+        _found(recording).ctypes.data,
+        FOUND_NUMEL,
+    )
+    return (*machine.run(span, scratch, results), results)
 
 
-def _reductions(results: Any, done: int) -> list[Reductions]:
+def _memory(recording: Recording) -> Array:
+    """Where this thread's pieces and blocks of a recording lie: uint8."""
+    return _workspace.array("memory", (recording.routine.memory_bytes,), np.uint8)
+
+
+def _found(recording: Recording) -> Array:
+    """Where the magnitudes in each bracket go."""
+    brackets = recording.routine.slots.get(Code.WITHIN, 0)
+    return _workspace.array("found", (brackets, FOUND_NUMEL), recording.routine.scalars.dtype)
+
+
+def _reductions(recording: Recording, results: Any, done: int) -> list[Reductions]:
     """The results of each block, apart from the memory that the next call takes."""
     totals, counts = results.totals[:done].tolist(), results.counts[:done].tolist()
-    ends = [0] * len(results.found)
+    kept = [row[: results.counts[:done, INSIDE, slot].sum()].copy() for slot, row in enumerate(_found(recording))]
+    ends = [0] * len(kept)
     found: list[Reductions] = []
-    kept = [row[: results.counts[:done, 3, slot].sum()].copy() for slot, row in enumerate(results.found)]
     for block in range(done):
-        number, below, at_low, between, at_high, _ = counts[block]
+        counted, between = counts[block], counts[block][INSIDE]
         starts, ends = ends, [end + inside for end, inside in zip(ends, between, strict=False)]
         inside = [row[start:end] for row, start, end in zip(kept, starts, ends, strict=True)]
-        brackets = list(zip(below, at_low, inside, at_high, strict=False))
-        found.append({Code.TOTAL: totals[block], Code.COUNT: number, Code.WITHIN: brackets})
+        brackets = list(zip(counted[BELOW], counted[AT_LOW], inside, counted[AT_HIGH], strict=False))
+        found.append({Code.TOTAL: totals[block], Code.COUNT: counted[COUNTED], Code.WITHIN: brackets})
     return found
 
 
@@ -216,7 +236,7 @@ def recordings_pay(nbytes: int) -> bool:
 def _is_compiled() -> bool:
     """Whether Numba has compiled the machine before, as far as can be told without loading Numba."""
     folder = Path(blocks.__file__).parent
-    changed = max((folder / f"{name}.py").stat().st_mtime for name in ("kernels", "machine", "tape"))
+    changed = (folder / "machine.py").stat().st_mtime
     elsewhere = os.environ.get("NUMBA_CACHE_DIR")
     folders = Path(elsewhere).glob("blocks_*") if elsewhere else [folder / "__pycache__"]
     name = f"machine._compiled.locals.run-*.py{sys.version_info.major}{sys.version_info.minor}.nbi"
@@ -233,8 +253,8 @@ def _machine() -> Any:
 def load_machine() -> None:
     """Load the compiled part now, for the type that most models have, rather than within the first sweep."""
     if can_replay():
-        none = np.zeros((0, 4), np.int64)
-        _call(Recording(Tape(torch.float32, 0).routine(0), {}, frozenset(), {}, (), {}), _span(none, none, 0))
+        sources, outputs = (np.zeros((0, columns), np.int64) for columns in (5, 4))
+        _call(Recording(Tape(torch.float32, 0).routine(0), {}, frozenset(), {}, (), {}), _span(sources, outputs, 0))
 
 
 @cache

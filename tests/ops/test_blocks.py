@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 from lines_pipeline.core.tensors import BLOCK_NUMEL
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.ops import blocks as forms
+from lines_pipeline.ops.blocks.form import BELOW, COUNTED, COUNTS, NONFINITE
 from lines_pipeline.ops.blocks.tape import (
-    AS_COMPUTED,
+    GAP_BYTES,
     LANES,
     PIECE_NUMEL,
     STORED,
@@ -58,30 +60,42 @@ class Ran:
     end: tuple[int, int]
     memory: Any
     results: Any
+    found: Any
     content: bytes
     """Of the file that it reads and writes."""
 
 
-def run_machine(routine: Routine, content: bytes, sources: Any, outputs: Any, size: int) -> Ran:
-    """Run a routine over one block of a file; ``sources`` and ``outputs`` are rows of ``Span`` without descriptors."""
-    from lines_pipeline.ops.blocks import machine
+def run_machine(routine: Routine, content: bytes, hashed: int, outputs: Sequence[int], size: int) -> Ran:
+    """Run a routine over one block of a file that begins with its sources, as they are stored; ``outputs`` tells where
+    in the file each block that is kept goes."""
+    from lines_pipeline.ops.blocks import fusion, machine
 
     totals, brackets = (routine.slots.get(code, 0) for code in (Code.TOTAL, Code.WITHIN))
-    memory = np.full(routine.length, np.nan, routine.scalars.dtype)
+    memory = np.full(routine.memory_bytes, 0xFF, np.uint8)  # NaN
     lanes, filled = np.ones((totals, LANES)), np.ones(brackets, np.int64)
-    hashing = np.ones((len(sources), machine.STATE_BYTES), np.uint8)
-    scratch = machine.Scratch(memory, np.empty(size, np.uint16), lanes, filled, hashing)
-    counts, found = np.ones((1, 6, 8), np.int64), np.empty((brackets, size + 1), memory.dtype)
-    results = machine.Results(np.ones((1, totals)), counts, found, np.zeros((1, len(sources)), np.uint64))
-    program = machine.Instructions(routine.code, routine.places, routine.scalars)
+    hashing = np.ones((routine.sources + 1) * machine.STATE_BYTES, np.uint8)
+    found = np.empty((brackets, size + 1), routine.scalars.dtype)
+    loop = fusion.fused(routine)
+    addresses = loop.address, routine.scalars.ctypes.data, memory.ctypes.data, (hashing.ctypes.data + 63) // 64 * 64
+    scratch = machine.Scratch(*addresses, lanes, filled)
+    counts = np.ones((1, COUNTS, routine.most_slots), np.int64)
+    digests = np.zeros((1, routine.sources), np.uint64)
+    results = machine.Results(np.ones((1, totals)), counts, digests, found.ctypes.data, size + 1)
+    starts = [0, *accumulate(size * row.item_bytes for row in routine.taken)]
     with TemporaryFile() as file:
         file.write(content)
         file.flush()
-        rows = [[(file.fileno(), *place) for place in places] for places in (sources, outputs)]
-        span = machine.Span(*(np.array(places, np.int64).reshape(-1, 4) for places in rows), size, size)
-        end = machine.run(program, span, scratch, results)
+        at = file.fileno()
+        sources = [
+            (at, start, row.item_bytes, row.offset, hashed) for start, row in zip(starts, routine.taken, strict=False)
+        ]
+        written = [(at, start, row.item_bytes, row.offset) for start, row in zip(outputs, routine.kept, strict=False)]
+        span = machine.Span(
+            np.array(sources, np.int64).reshape(-1, 5), np.array(written, np.int64).reshape(-1, 4), size, size
+        )
+        end = machine.run(span, scratch, results)
         file.seek(0)
-        return Ran(end, memory, results, file.read())
+        return Ran(end, memory, results, found, file.read())
 
 
 def recorded(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
@@ -92,17 +106,16 @@ def recorded(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
     made = as_list(function(*(tape.source(number) for number in range(len(values)))))
     kept = [tape.store(one) if isinstance(one, Register) else one for one in made]
     routine = tape.routine(BLOCK_NUMEL)
-    sources = [(number * values[0].nbytes, AS_COMPUTED, 0) for number in range(len(values))]
-    ran = run_machine(routine, b"".join(value.numpy().tobytes() for value in values), sources, [], size)
+    ran = run_machine(routine, b"".join(value.numpy().tobytes() for value in values), 0, [], size)
     assert ran.end == (1, machine.FINISHED)
 
     def result(one: Any) -> Any:
         if not isinstance(one, Reduced):
-            return torch.from_numpy(ran.memory[routine.stored[one] :][:size].copy())
+            return torch.from_numpy(ran.memory[routine.kept[one].offset :].view(routine.scalars.dtype)[:size].copy())
         if one.code is Code.WITHIN:
-            below, at_low, inside, at_high = ran.results.counts[0, 1:5, one.slot].tolist()
-            return below, at_low, ran.results.found[one.slot, :inside].tolist(), at_high
-        totals, counts = ran.results.totals[0], ran.results.counts[0, 0]
+            below, at_low, inside, at_high = ran.results.counts[0, BELOW:NONFINITE, one.slot].tolist()
+            return below, at_low, ran.found[one.slot, :inside].tolist(), at_high
+        totals, counts = ran.results.totals[0], ran.results.counts[0, COUNTED]
         return float(totals[one.slot]) if one.code is Code.TOTAL else int(counts[one.slot])
 
     return [result(one) for one in kept]
@@ -177,19 +190,18 @@ def test_narrow_types_are_read_and_written_as_torch_converts_them(dtype: torch.d
     ulps = narrow.float().view(torch.int32)[:, None] + torch.tensor([-1, 1, 2**11, 2**12, 2**15, 3 * 2**12])
     wide = ulps.flatten().view(torch.float32)
     wide = wide[~wide.isnan()]
-    tape = Tape(torch.float32, 2)
-    rows = [tape.store(tape.source(0)), tape.store(tape.source(1))]
     size = max(len(narrow), len(wide))
-    routine = tape.routine(size)
-    content = narrow.view(torch.uint8).numpy().tobytes().ljust(2 * size)
-    content += wide.view(torch.uint8).numpy().tobytes().ljust(4 * size)
-    sources = [(0, kind, 1), (2 * size, AS_COMPUTED, 1)]
+    tape = Tape(torch.float32, 2)
+    widened, rounded = tape.source(0, kind), tape.source(1)
+    tape.store(widened)
+    tape.store(rounded, kind)
+    content = narrow.view(torch.uint8).numpy().tobytes().ljust(2 * size, b"\0")
+    content += wide.view(torch.uint8).numpy().tobytes().ljust(4 * size, b"\0")
     ends = [6 * size, 10 * size]
-    outputs = [(end, how, routine.stored[row]) for end, how, row in zip(ends, (AS_COMPUTED, kind), rows, strict=True)]
-    ran = run_machine(routine, content, sources, outputs, size)
+    ran = run_machine(tape.routine(size), content, 1, ends, size)
     assert ran.end == (1, 0)
-    widened = torch.frombuffer(bytearray(ran.content[ends[0] : ends[1]]), dtype=torch.float32)[: len(narrow)]
-    assert torch.equal(widened.view(torch.int32), narrow.float().view(torch.int32))
+    widened_again = torch.frombuffer(bytearray(ran.content[ends[0] : ends[1]]), dtype=torch.float32)[: len(narrow)]
+    assert torch.equal(widened_again.view(torch.int32), narrow.float().view(torch.int32))
     narrowed = torch.frombuffer(bytearray(ran.content[ends[1] :]), dtype=torch.int16)[: len(wide)]
     assert torch.equal(narrowed, wide.to(dtype).view(torch.int16))
     hashed = [block_digest(memoryview(content)[: 2 * size]), block_digest(memoryview(content)[2 * size :])]
@@ -201,12 +213,18 @@ def test_nan_is_left_to_torch_where_it_is_rounded(dtype: torch.dtype) -> None:
     from lines_pipeline.ops.blocks import machine
 
     tape = Tape(torch.float32, 1)
-    row = tape.store(tape.source(0))
-    routine = tape.routine(3)
+    tape.store(tape.source(0), STORED[str(dtype).removeprefix("torch.")])
     values = torch.tensor([1.0, float("nan"), -float("inf")])
-    outputs = [(12, STORED[str(dtype).removeprefix("torch.")], routine.stored[row])]
-    ran = run_machine(routine, values.numpy().tobytes(), [(0, AS_COMPUTED, 0)], outputs, 3)
+    ran = run_machine(tape.routine(3), values.numpy().tobytes(), 0, [12], 3)
     assert ran.end == (0, machine.PLAINLY)
+
+
+def test_masks_are_read_as_numbers() -> None:
+    tape = Tape(torch.float64, 2)
+    tape.store(tape.source(0) * tape.source(1, STORED["bool"]))
+    content = np.array([1.5, -2.0, 4.0]).tobytes() + bytes([1, 0, 1])
+    ran = run_machine(tape.routine(3), content, 0, [27], 3)
+    assert np.frombuffer(ran.content[27:]).tolist() == [1.5, -0.0, 4.0]
 
 
 def test_a_bracket_is_counted_as_defined() -> None:
@@ -216,14 +234,14 @@ def test_a_bracket_is_counted_as_defined() -> None:
     assert inside.tolist() == pytest.approx([0.7, 0.9])
 
 
-def test_nothing_is_computed_twice_and_strips_are_used_again() -> None:
+def test_nothing_is_computed_twice_and_only_what_is_kept_takes_room() -> None:
     tape = Tape(torch.float32, 2)
     one, other = tape.source(0), tape.source(1)
     for _ in range(50):
         forms.total((one - other).abs())
     routine = tape.routine(BLOCK_NUMEL)
-    assert list(routine.code[:, 0]) == [Code.SUBTRACT, Code.ABS] + [Code.TOTAL] * 50
-    assert routine.length == 2 * PIECE_NUMEL + 2 * LANES
+    assert [one.code for one in routine.instructions] == [Code.SUBTRACT, Code.ABS] + [Code.TOTAL] * 50
+    assert routine.memory_bytes == 2 * (-(-PIECE_NUMEL * 4 // GAP_BYTES) + 1) * GAP_BYTES
 
 
 @pytest.mark.parametrize(
@@ -259,9 +277,3 @@ def test_what_has_no_instruction_says_so() -> None:
         forms.zeros_like(source, torch.float64)
     with pytest.raises(TypeError):
         torch.sin(source)
-
-
-def test_the_kernels_know_every_instruction() -> None:
-    from lines_pipeline.ops.blocks import kernels
-
-    assert {code: getattr(kernels, f"_{code.name}") for code in Code} == {code: int(code) for code in Code}

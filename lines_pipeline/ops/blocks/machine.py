@@ -1,51 +1,53 @@
-"""Runs a recording over blocks strip by strip, in registers that fit the processor's first caches.
+"""Runs a recording over blocks: reads and hashes them, piece by piece, computes, and writes what is made.
 
-Numba compiles all of it once a machine (about 7 s), and it works without Python's lock: it reads and hashes the blocks
-of a span one after the other, piece by piece, runs the recording over them, and writes what is made.
+Numba compiles this once a machine; the computation itself is a ``fusion.Loop``. All of it works without Python's lock.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
-from llvmlite import binding
+from llvmlite import binding, ir
 from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from xxhash import _xxhash  # type: ignore[attr-defined]
 
-from lines_pipeline.ops.blocks import kernels, tape
-from lines_pipeline.ops.blocks.kernels import Array, Instructions, Reductions, add_lanes, execute
-from lines_pipeline.ops.blocks.tape import AS_COMPUTED, BFLOAT16, BOOL, PIECE_NUMEL
+from lines_pipeline.ops.blocks.form import INSIDE, NAN, NONFINITE
+from lines_pipeline.ops.blocks.tape import LANES, PIECE_NUMEL
+
+Array = np.ndarray[Any, Any]
 
 
 class Span(NamedTuple):
     """Neighbouring blocks, of ``capacity`` values each but for the last, ``size`` values together."""
 
     sources: Array
-    """int64 [sources, 4]: descriptor, position of the first value in the file, how it is stored (as ``tape.STORED``
-    tells), and whether to hash it. Where any is hashed, values have to be finite."""
+    """int64 [sources, 5]: descriptor, position of the first value in the file, bytes of a value, where a piece goes in
+    memory, and whether to hash it. Where any is hashed, values have to be finite."""
     outputs: Array
-    """int64 [outputs, 4]: descriptor, position of the first value in the file, how to store it (not ``BOOL``), and its
-    offset in the memory."""
+    """int64 [outputs, 4]: descriptor, position of the first value in the file, bytes of a value, and where the block is
+    in memory."""
     size: int
     capacity: int
 
 
 class Scratch(NamedTuple):
-    """Memory of a thread that every block takes anew."""
+    """Memory of a thread that every block takes anew, and addresses."""
 
-    memory: Array
-    """The type computed with [routine.length]."""
-    narrow: Array
-    """uint16 [capacity]: what is stored in fewer bytes than it is computed with."""
+    loop: int
+    """The computation."""
+    numbers: int
+    """The routine's."""
+    memory: int
+    hashing: int
+    """Of [sources, STATE_BYTES], on a multiple of 64: the digests of a block's sources, as far as it is read."""
     lanes: Array
     """float64 [totals, LANES]."""
     filled: Array
     """int64 [brackets]: how much of each row of ``found`` is taken."""
-    hashing: Array
-    """uint8 [sources, STATE_BYTES]: the digests of a block's sources, as far as it is read."""
 
 
 class Results(NamedTuple):
@@ -54,12 +56,12 @@ class Results(NamedTuple):
     totals: Array
     """float64 [blocks, totals]."""
     counts: Array
-    """int64 [blocks, 6, slots]: counts; magnitudes below, on, between and on the upper end of brackets; values that are
-    not finite."""
-    found: Array
-    """Magnitudes in brackets, [brackets, room], those of a block after those of the blocks before."""
+    """int64 [blocks, COUNTS, slots]: what a loop counts."""
     digests: Array
     """uint64 [blocks, sources]: XXH3 as stored."""
+    found: int
+    """Address of magnitudes in brackets, [brackets, room], those of a block after those of the blocks before."""
+    room: int
 
 
 FINISHED, FULL, PLAINLY, UNWRITTEN = range(4)
@@ -67,13 +69,10 @@ FINISHED, FULL, PLAINLY, UNWRITTEN = range(4)
 or is stored narrow and has NaN in it, and is to be computed without the machine; it could not be written, and is in the
 memory."""
 
-_INFINITE, _TOO_LARGE, _SUBNORMAL = np.uint32(0x7F800000), np.uint32(0x47800000), np.uint32(0x38800000)
-"""float32 as bits: Inf; 2 ** 16, which float16 has not; and 2 ** -14, the least that it has with all its digits."""
-
 _pread = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 _pwrite = types.ExternalFunction("pwrite", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 
-STATE_BYTES = 1024
+STATE_BYTES = 640
 """Room for XXH3's state, which takes 576 bytes from an address on that 64 divides."""
 
 binding.load_library_permanently(_xxhash.__file__)
@@ -86,88 +85,67 @@ _continue_digest = types.ExternalFunction(_UPDATES[0], types.int32(types.uintp, 
 _end_digest = types.ExternalFunction("XXH3_64bits_digest", types.uint64(types.uintp))
 
 
+@intrinsic
+def _call(_: Any, address: Any, words: Any) -> Any:
+    """Call the function at ``address`` with a tuple of words."""
+
+    def generated(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        passed = cgutils.unpack_tuple(builder, given[1])
+        function = ir.FunctionType(ir.VoidType(), [word.type for word in passed])
+        builder.call(builder.inttoptr(given[0], function.as_pointer()), passed)
+        return context.get_dummy_value()
+
+    return types.void(address, words), generated
+
+
 @njit(nogil=True)
-def _read(instructions: Instructions, span: Span, scratch: Scratch, start: int, size: int) -> bool:
+def _compute(scratch: Scratch, counts: Array, results: Results, first: int, length: int) -> None:
+    lanes, counted, filled = scratch.lanes.ctypes.data, counts.ctypes.data, scratch.filled.ctypes.data
+    given = scratch.memory, scratch.numbers, lanes, counted, results.found, filled, results.room, first, length
+    _call(scratch.loop, given)
+
+
+@njit(nogil=True)
+def _add_lanes(lanes: Array, totals: Array) -> None:
+    """Pairwise, so that the order does not depend on the processor."""
+    for total in range(lanes.shape[0]):
+        width = LANES // 2
+        while width:
+            for i in range(width):
+                lanes[total, i] += lanes[total, width + i]
+            width //= 2
+        totals[total] = lanes[total, 0]
+
+
+@njit(nogil=True)
+def _read(span: Span, scratch: Scratch, start: int, size: int) -> bool:
+    """Read a piece of every source, and hash it."""
     for number in range(span.sources.shape[0]):
-        row = instructions.places[number, 0]
-        values = scratch.memory[row : row + size]
-        if not _read_source(span.sources[number], values, scratch.narrow[:size], start, scratch.hashing[number]):
+        descriptor, position, item, offset, hashed = span.sources[number]
+        address, nbytes = scratch.memory + offset, size * item
+        if not _transfer(descriptor, address, nbytes, position + start * item, False):
+            return False
+        if hashed:
+            _continue_digest(scratch.hashing + number * STATE_BYTES, address, nbytes)
+    return True
+
+
+@njit(nogil=True)
+def _write(span: Span, scratch: Scratch, start: int, size: int) -> bool:
+    for number in range(span.outputs.shape[0]):
+        descriptor, position, item, offset = span.outputs[number]
+        if not _transfer(descriptor, scratch.memory + offset, size * item, position + start * item, True):
             return False
     return True
 
 
 @njit(nogil=True)
-def _read_source(source: Array, values: Array, narrow: Array, start: int, hashing: Array) -> Any:
-    stored = source[2]
-    if stored == AS_COMPUTED:
-        return _fill(source, values, start, hashing)
-    if stored == BOOL:
-        flags = narrow.view(np.uint8)[: values.size]
-        if not _fill(source, flags, start, hashing):
-            return False
-        for i in range(values.size):
-            values[i] = flags[i]
-        return True
-    if not _fill(source, narrow, start, hashing):
-        return False
-    wide = values.view(np.uint32)
-    if stored == BFLOAT16:
-        for i in range(values.size):
-            wide[i] = np.uint32(narrow[i]) << np.uint32(16)
-        return True
-    _widen_half(narrow, values, wide)
-    return True
-
-
-@njit(nogil=True)
-def _widen_half(narrow: Array, values: Array, wide: Array) -> None:
-    """float16 has its exponent 112 lower: a product settles numbers, subnormal ones too; Inf and NaN are spelt out."""
-    for i in range(values.size):
-        wide[i] = (np.uint32(narrow[i]) & np.uint32(0x7FFF)) << np.uint32(13)
-    for i in range(values.size):
-        values[i] = values[i] * values.dtype.type(2.0**112)
-    for i in range(values.size):
-        half = np.uint32(narrow[i])
-        special = np.uint32(0x7F800000) if half & np.uint32(0x7C00) == np.uint32(0x7C00) else np.uint32(0)
-        wide[i] = wide[i] | special | (half & np.uint32(0x8000)) << np.uint32(16)
-
-
-@njit(nogil=True)
-def _fill(source: Array, values: Array, start: int, hashing: Array) -> bool:
-    if not _transfer(source, values, start, False):
-        return False
-    if source[3]:
-        _continue_digest(_state(hashing), values.ctypes.data, values.nbytes)
-    return True
-
-
-@njit(nogil=True)
-def _state(hashing: Array) -> Any:
-    return (hashing.ctypes.data + 63) // 64 * 64
-
-
-@njit(nogil=True)
-def _begin_digests(span: Span, scratch: Scratch) -> None:
-    for number in range(span.sources.shape[0]):
-        if span.sources[number, 3]:
-            _begin_digest(_state(scratch.hashing[number]))
-
-
-@njit(nogil=True)
-def _end_digests(span: Span, scratch: Scratch, digests: Array) -> None:
-    for number in range(span.sources.shape[0]):
-        if span.sources[number, 3]:
-            digests[number] = _end_digest(_state(scratch.hashing[number]))
-
-
-@njit(nogil=True)
-def _transfer(file: Array, values: Array, start: int, writes: bool) -> bool:
-    """Write values to their place in a file, or read them from there."""
-    address, nbytes, done = values.ctypes.data, values.nbytes, 0
-    position = file[1] + start * values.itemsize
+def _transfer(descriptor: int, address: int, nbytes: int, position: int, writes: bool) -> bool:
+    """Write bytes to their place in a file, or read them from there."""
+    done = 0
     while done < nbytes:
         place = address + done, nbytes - done, position + done
-        count = _pwrite(file[0], *place) if writes else _pread(file[0], *place)
+        count = _pwrite(descriptor, *place) if writes else _pread(descriptor, *place)
         if count <= 0:
             return False
         done += count
@@ -175,60 +153,40 @@ def _transfer(file: Array, values: Array, start: int, writes: bool) -> bool:
 
 
 @njit(nogil=True)
-def _write(span: Span, scratch: Scratch, start: int, size: int) -> int:
-    """Write a block; why that ends."""
-    for number in range(span.outputs.shape[0]):
-        output = span.outputs[number]
-        values = scratch.memory[output[3] : output[3] + size]
-        if output[2] == AS_COMPUTED:
-            written = _transfer(output, values, start, True)
-        else:
-            if not _narrow(values, scratch.narrow, output[2]):
-                return PLAINLY
-            written = _transfer(output, scratch.narrow[:size], start, True)
-        if not written:
-            return UNWRITTEN
-    return FINISHED
-
-
-@njit(nogil=True)
-def _narrow(values: Array, narrow: Array, stored: int) -> bool:
-    """Round to the nearest, ties to even; whether there is no NaN, which has its bits from torch."""
-    wide = values.view(np.uint32)
-    largest = np.uint32(0)
-    for i in range(values.size):
-        bits = wide[i] & np.uint32(0x7FFFFFFF)
-        sign = (wide[i] ^ bits) >> np.uint32(16)
-        largest = max(largest, bits)
-        if stored == BFLOAT16:
-            up = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
-            nearest = (bits + up) >> np.uint32(16)
-        elif bits >= _TOO_LARGE:
-            nearest = np.uint32(0x7C00)
-        elif bits < _SUBNORMAL:  # multiples of 2 ** -24
-            nearest = np.uint32(np.rint(abs(values[i]) * values.dtype.type(2.0**24)))
-        else:
-            up = np.uint32(0xFFF) + (bits >> np.uint32(13) & np.uint32(1))
-            nearest = (bits - np.uint32(112 << 23) + up) >> np.uint32(13)
-        narrow[i] = sign | nearest
-    return bool(largest <= _INFINITE)
-
-
-@njit(nogil=True)
-def _is_checked(span: Span) -> bool:
-    hashed = 0
+def _begin_block(span: Span, scratch: Scratch, counts: Array) -> bool:
+    """Set everything back; whether any source is hashed."""
+    for row in range(counts.shape[0]):
+        for slot in range(counts.shape[1]):
+            counts[row, slot] = 0
+    for total in range(scratch.lanes.shape[0]):
+        for lane in range(LANES):
+            scratch.lanes[total, lane] = 0.0
+    hashed = False
     for number in range(span.sources.shape[0]):
-        hashed += span.sources[number, 3]
-    return hashed > 0
+        if span.sources[number, 4]:
+            _begin_digest(scratch.hashing + number * STATE_BYTES)
+            hashed = True
+    return hashed
 
 
 @njit(nogil=True)
-def _is_finite(nonfinite: Array, totals: Array) -> bool:
+def _end_digests(span: Span, scratch: Scratch, digests: Array) -> None:
+    for number in range(span.sources.shape[0]):
+        if span.sources[number, 4]:
+            digests[number] = _end_digest(scratch.hashing + number * STATE_BYTES)
+
+
+@njit(nogil=True)
+def _is_sound(counts: Array, totals: Array, hashed: bool) -> bool:
+    """Whether nothing is left to torch: NaN to be stored narrow, or NaN and Inf in what is read for the first time."""
     bad = 0
-    for count in nonfinite:
-        bad += count
-    for total in totals:
-        bad += not np.isfinite(total)
+    for slot in range(counts.shape[1]):
+        bad += counts[NAN, slot]
+        if hashed:
+            bad += counts[NONFINITE, slot]
+    if hashed:
+        for total in totals:
+            bad += not np.isfinite(total)
     return bad == 0
 
 
@@ -236,41 +194,37 @@ def _compiled(edition: int) -> Any:
     """``run``: Numba keeps what it compiled for as long as this file and ``edition`` stay the same."""
 
     @njit(nogil=True, cache=True)
-    def run(instructions: Instructions, span: Span, scratch: Scratch, results: Results) -> tuple[int, int]:
+    def run(span: Span, scratch: Scratch, results: Results) -> tuple[int, int]:
         assert edition
         filled = scratch.filled
-        filled[:] = 0
-        checked = _is_checked(span)
+        for slot in range(filled.size):
+            filled[slot] = 0
         for block in range(results.counts.shape[0]):
             start = block * span.capacity
             size = min(span.capacity, span.size - start)
             for taken in filled:
-                if taken + size >= results.found.shape[1]:
+                if taken + size > results.room:
                     return block, FULL
-            counts = results.counts[block]
-            counts[:] = 0
-            scratch.lanes[:] = 0.0
-            reductions = Reductions(scratch.lanes, counts, results.found, filled)
-            _begin_digests(span, scratch)
+            counts, totals = results.counts[block], results.totals[block]
+            hashed = _begin_block(span, scratch, counts)
             for first in range(0, size, PIECE_NUMEL):
                 length = min(PIECE_NUMEL, size - first)
-                if not _read(instructions, span, scratch, start + first, length):
+                if not _read(span, scratch, start + first, length):
                     return block, PLAINLY
-                execute(instructions, scratch.memory, reductions, first, length)
+                _compute(scratch, counts, results, first, length)
             _end_digests(span, scratch, results.digests[block])
-            add_lanes(scratch.lanes)
-            results.totals[block] = scratch.lanes[:, 0]
-            if checked and not _is_finite(counts[5], results.totals[block]):
+            _add_lanes(scratch.lanes, totals)
+            if not _is_sound(counts, totals, hashed):
                 return block, PLAINLY
-            filled += counts[3, : filled.size]
-            end = _write(span, scratch, start, size)
-            if end != FINISHED:
-                return block, end
+            for slot in range(filled.size):
+                filled[slot] += counts[INSIDE, slot]
+            if not _write(span, scratch, start, size):
+                return block, UNWRITTEN
         return results.counts.shape[0], FINISHED
 
     return run
 
 
-_PARTS = [_UPDATES[0].encode(), *(Path(str(part.__file__)).read_bytes() for part in (kernels, tape))]
-run = _compiled(crc32(b"".join(_PARTS)))
+_FROM_ELSEWHERE = (_UPDATES[0], INSIDE, NAN, NONFINITE, LANES, PIECE_NUMEL)
+run = _compiled(crc32(repr(_FROM_ELSEWHERE).encode()))
 """Do the blocks of a span as far as it goes: how many are done, and why it ends."""

@@ -1,22 +1,26 @@
-"""Records what ops do with one block, as instructions for ``machine``: no values, only where they come from."""
+"""Records what ops do with one block, as instructions for ``fusion``: no values, only where they come from."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-LANES = 2048
-"""Values that instructions work on at a time, and sums kept side by side."""
+LANES = 256
+"""Sums kept side by side where a block is added up."""
 
 PIECE_NUMEL = 2**16
 """Values of a source that are read and used at a time; a block of it is hashed over all its pieces."""
+
+GAP_BYTES = 1088
+"""Room between rows of memory, which begin on multiples of it: a loop may read and write some beyond a row's end, and
+rows a power of 2 apart would take each other's place in the first cache."""
 
 AS_COMPUTED, BOOL, BFLOAT16, FLOAT16 = range(4)
 STORED = {
@@ -26,7 +30,10 @@ STORED = {
     "bfloat16": BFLOAT16,
     "float16": FLOAT16,
 }
-"""How the machine reads and writes each type; tensors of other types are not recorded."""
+"""How loops take and leave values of each type; tensors of other types are not recorded."""
+
+STORED_BYTES = {BOOL: 1, BFLOAT16: 2, FLOAT16: 2}
+"""Bytes of a value; ``AS_COMPUTED`` takes those of the type that is computed with."""
 
 NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64}
 """Types that can be recorded."""
@@ -138,16 +145,14 @@ class Reduced:
 
 
 @dataclass(frozen=True)
-class _Instruction:
+class Instruction:
+    """What is done with registers, and with numbers."""
+
     code: Code
     outs: tuple[int, ...]
     """Registers made; of a reduction, its slot."""
     operands: tuple[int, ...]
     scalars: tuple[float, ...]
-
-    @property
-    def made(self) -> tuple[int, ...]:
-        return self.outs if self.code < Code.TOTAL else ()
 
 
 @dataclass(eq=False)
@@ -157,17 +162,20 @@ class Tape:
     dtype: torch.dtype
     sources: int
     _made: int = 0
-    _instructions: list[_Instruction] = field(default_factory=list)
+    _instructions: list[Instruction] = field(default_factory=list)
     _known: dict[Any, tuple[int, ...]] = field(default_factory=dict)
     _slots: dict[Code, int] = field(default_factory=dict)
-    _stored: list[int] = field(default_factory=list)
+    _kinds: dict[int, int] = field(default_factory=dict)
+    """How sources and what is kept are stored, by register."""
 
     def __post_init__(self) -> None:
         self._made = self.sources
+        self._kinds.update(dict.fromkeys(range(self.sources), AS_COMPUTED))
 
-    def source(self, number: int, *, is_mask: bool = False) -> Register:
-        """A block that is given."""
-        return Register(self, number, is_mask)
+    def source(self, number: int, stored: int = AS_COMPUTED) -> Register:
+        """A block that is given, stored as ``STORED`` tells."""
+        self._kinds[number] = stored
+        return Register(self, number, stored == BOOL)
 
     def zeros(self, dtype: torch.dtype | None = None) -> Register:
         """Zeros, or a mask that is set nowhere."""
@@ -204,14 +212,14 @@ class Tape:
     def _append(self, code: Code, operands: tuple[int, ...], scalars: tuple[float, ...], count: int) -> tuple[int, ...]:
         outs = tuple(range(self._made, self._made + count))
         self._made += count
-        self._instructions.append(_Instruction(code, outs, operands, scalars))
+        self._instructions.append(Instruction(code, outs, operands, scalars))
         return outs
 
     def reduce(self, code: Code, value: Register, scalars: tuple[float, ...] = ()) -> Reduced:
         """Something small."""
         slot = self._slots.get(code, 0)
         self._slots[code] = slot + 1
-        self._instructions.append(_Instruction(code, (slot,), (value.number,), scalars))
+        self._instructions.append(Instruction(code, (slot,), (value.number,), scalars))
         return Reduced(code, slot)
 
     def told_finite(self) -> frozenset[int]:
@@ -226,69 +234,63 @@ class Tape:
                 told[one.outs[0]] = frozenset().union(*(told.get(number, frozenset()) for number in operands))
         return found
 
-    def store(self, value: Register) -> int:
-        """Keep a block to be read afterwards; gives its number among those kept."""
-        if value.number < self.sources or value.number in self._stored:
+    def store(self, value: Register, stored: int = AS_COMPUTED) -> int:
+        """Keep a block, stored as ``STORED`` tells; gives its number among those kept."""
+        if value.number in self._kinds:
             value = Register(self, self._append(Code.COPY, (value.number,), (), 1)[0])
-        self._stored.append(value.number)
-        return len(self._stored) - 1
+        self._kinds[value.number] = stored
+        return len(self._kinds) - self.sources - 1
 
     def routine(self, capacity: int) -> Routine:
         """The instructions, for blocks of at most ``capacity`` values."""
-        return _Assembly(self, capacity).routine()
+        item = np.dtype(NUMPY_TYPES[self.dtype]).itemsize
+        rows: dict[int, Row] = {}
+        size = 0
+        for number, stored in self._kinds.items():
+            numel = min(capacity, PIECE_NUMEL) if number < self.sources else capacity
+            rows[number] = Row(size, stored, STORED_BYTES.get(stored, item))
+            size += -(-numel * item // GAP_BYTES) * GAP_BYTES + GAP_BYTES
+        scalars = [scalar for one in self._instructions for scalar in one.scalars]
+        numbers = np.array(scalars, NUMPY_TYPES[self.dtype])
+        return Routine(self.sources, tuple(self._instructions), rows, numbers, size, dict(self._slots))
+
+
+class Row(NamedTuple):
+    """Where a source or what is kept is in memory."""
+
+    offset: int
+    """In bytes."""
+    stored: int
+    """As ``STORED`` tells."""
+    item_bytes: int
+    """Bytes of a value."""
 
 
 @dataclass(frozen=True)
 class Routine:
-    """Instructions as arrays: code and operand numbers, where operands are in memory, and numbers they take."""
+    """Instructions, and where in memory the blocks lie that they take and leave."""
 
-    code: np.ndarray[Any, Any]
-    """int64 [instructions, 8]: code, first scalar, two outs, four operands."""
-    places: np.ndarray[Any, Any]
-    """int64 [operands, 3]: offset in the memory; whether it moves with the strip (1) or not (0); and with the piece."""
+    sources: int
+    instructions: tuple[Instruction, ...]
+    rows: Mapping[int, Row]
+    """By register, sources first: of these there is a piece in memory, of what is kept a block."""
     scalars: np.ndarray[Any, Any]
-    length: int
-    """Values of memory that it needs."""
-    stored: tuple[int, ...]
-    """Offsets of the blocks kept."""
+    """The numbers of all instructions, in order, in the type computed with."""
+    memory_bytes: int
     slots: dict[Code, int]
     """How many results there are of each reduction."""
 
+    @property
+    def taken(self) -> tuple[Row, ...]:
+        """Of the sources."""
+        return tuple(self.rows.values())[: self.sources]
 
-class _Assembly:
-    """Gives every register a place: a piece for a source, a block for what is stored, else a strip that is reused."""
+    @property
+    def kept(self) -> tuple[Row, ...]:
+        """Of the blocks kept."""
+        return tuple(self.rows.values())[self.sources :]
 
-    def __init__(self, tape: Tape, capacity: int) -> None:
-        self._tape = tape
-        self._length = 0
-        self._free: list[int] = []
-        self._places: list[tuple[int, int, int]] = [(0, 0, 0)] * tape._made
-        for number in range(tape.sources):
-            self._places[number] = (self._take(min(capacity, PIECE_NUMEL)), 1, 0)
-        for number in tape._stored:
-            self._places[number] = (self._take(capacity), 1, 1)
-
-    def routine(self) -> Routine:
-        scalars: list[float] = []
-        code: list[list[int]] = []
-        last = {number: at for at, one in enumerate(self._tape._instructions) for number in one.operands}
-        for at, one in enumerate(self._tape._instructions):
-            for number in one.made:
-                if number not in self._tape._stored:
-                    self._places[number] = (self._free.pop() if self._free else self._take(LANES), 0, 0)
-            outs, operands = [*one.outs, 0, 0][:2], [*one.operands, 0, 0, 0, 0][:4]
-            code.append([one.code, len(scalars), *outs, *operands])
-            scalars += one.scalars
-            for number in dict.fromkeys((*one.operands, *one.made)):
-                if last.get(number, at) == at and not self._places[number][1]:
-                    self._free.append(self._places[number][0])
-        places = np.array(self._places, np.int64).reshape(-1, 3)
-        stored = tuple(self._places[number][0] for number in self._tape._stored)
-        numbers = np.array([*scalars, 0.0], NUMPY_TYPES[self._tape.dtype])
-        return Routine(
-            np.array(code, np.int64).reshape(-1, 8), places, numbers, self._length, stored, dict(self._tape._slots)
-        )
-
-    def _take(self, numel: int) -> int:
-        self._length += numel
-        return self._length - numel
+    @property
+    def most_slots(self) -> int:
+        """Results there are of the reduction that has most; 1 at least."""
+        return max(self.slots.values(), default=1)

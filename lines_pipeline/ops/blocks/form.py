@@ -1,0 +1,53 @@
+"""What the loop of a recording depends on, and what it counts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lines_pipeline.ops.blocks.tape import Code, Routine, Row
+
+COUNTED, BELOW, AT_LOW, INSIDE, AT_HIGH, NONFINITE, NAN = range(7)
+"""Rows of what a loop counts: for ``COUNT``; for ``WITHIN`` the magnitudes below, on, between and on the upper end of a
+bracket; for ``CHECK``; and of values that are kept in fewer bytes, first column alone."""
+COUNTS = NAN + 1
+
+_WEIGHTED = (Code.ADD_KEPT, Code.ADD_AGREEING)
+"""Instructions whose last number is a weight, which is left out where it is 1."""
+
+
+class Operation(NamedTuple):
+    """An instruction but for its numbers."""
+
+    code: Code
+    outs: tuple[int, ...]
+    operands: tuple[int, ...]
+    numbers: int
+    unweighted: bool
+
+
+class Form(NamedTuple):
+    """All of a routine that its loop depends on."""
+
+    double: bool
+    operations: tuple[Operation, ...]
+    rows: tuple[tuple[int, Row], ...]
+    """By register, sources first."""
+    sources: int
+    slots: int
+    """Columns of what it counts."""
+
+
+def form_of(routine: Routine) -> Form:
+    """Routines that differ in numbers alone have one form."""
+    operations = tuple(
+        Operation(
+            one.code,
+            one.outs,
+            one.operands,
+            len(one.scalars),
+            one.code in _WEIGHTED and one.scalars[-1] == 1.0,
+        )
+        for one in routine.instructions
+    )
+    rows = tuple(routine.rows.items())
+    return Form(routine.scalars.dtype.itemsize == 8, operations, rows, routine.sources, routine.most_slots)
