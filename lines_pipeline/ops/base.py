@@ -64,6 +64,9 @@ class Measure(ABC):
     Equal measures are computed once, whichever steps ask for them. ``of`` names the steps whose values it observes.
     """
 
+    version: ClassVar[int] = 1
+    """Raise it when results change: cached results of earlier versions are then not used."""
+
     of: tuple[str, ...]
     needs: tuple[Measure, ...] = field(default=(), kw_only=True)
     """Earlier measures whose results ``observe`` takes: they cost an earlier sweep."""

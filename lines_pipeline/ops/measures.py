@@ -31,6 +31,8 @@ def exact_total(partials: Mapping[str, list[float]]) -> float:
 class SumNorm(Measure):
     """L1 norm of the sum of the observed values over the whole model (of one value: its L1 norm)."""
 
+    version = 2
+
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
         return (total(running_sum(values).abs()),)
 

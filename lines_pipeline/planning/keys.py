@@ -30,7 +30,7 @@ class Keys:
             return None
         fields = {f.name: getattr(measure, f.name) for f in dataclasses.fields(measure)}
         own = {name: value for name, value in fields.items() if name not in ("of", "needs", "optional")}
-        return content_key([type(measure).__name__, own, of, needs])
+        return content_key([type(measure).__name__, measure.version, own, of, needs])
 
     def _step_key(self, step_id: str) -> str | None:
         step = self._graph.steps[step_id]
