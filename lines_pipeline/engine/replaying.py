@@ -189,7 +189,6 @@ def _call(recording: Recording, span: Any) -> tuple[int, int, Any]:
         _memory(recording).ctypes.data,
         array("hashing", (sources, machine.STATE_BYTES), np.uint8).ctypes.data,
         array("lanes", (totals, LANES), np.float64),
-        array("filled", (brackets,), np.int64),
     )
     results = machine.Results(
         array("totals", (count, totals), np.float64),
@@ -197,6 +196,7 @@ def _call(recording: Recording, span: Any) -> tuple[int, int, Any]:
         array("digests", (count, sources), np.uint64),
         _found(recording).ctypes.data,
         FOUND_NUMEL,
+        array("filled", (brackets,), np.int64),
     )
     return (*machine.run(span, scratch, results), results)
 
@@ -215,7 +215,7 @@ def _found(recording: Recording) -> Array:
 def _reductions(recording: Recording, results: Any, done: int) -> list[Reductions]:
     """The results of each block, apart from the memory that the next call takes."""
     totals, counts = results.totals[:done].tolist(), results.counts[:done].tolist()
-    kept = [row[: results.counts[:done, INSIDE, slot].sum()].copy() for slot, row in enumerate(_found(recording))]
+    kept = [row[:taken].copy() for row, taken in zip(_found(recording), results.filled.tolist(), strict=True)]
     ends = [0] * len(kept)
     found: list[Reductions] = []
     for block in range(done):

@@ -77,10 +77,10 @@ def run_machine(routine: Routine, content: bytes, hashed: int, outputs: Sequence
     found = np.empty((brackets, size + 1), routine.scalars.dtype)
     loop = fusion.fused(routine)
     addresses = loop.address, routine.scalars.ctypes.data, memory.ctypes.data, (hashing.ctypes.data + 63) // 64 * 64
-    scratch = machine.Scratch(*addresses, lanes, filled)
+    scratch = machine.Scratch(*addresses, lanes)
     counts = np.ones((1, COUNTS, routine.most_slots), np.int64)
     digests = np.zeros((1, routine.sources), np.uint64)
-    results = machine.Results(np.ones((1, totals)), counts, digests, found.ctypes.data, size + 1)
+    results = machine.Results(np.ones((1, totals)), counts, digests, found.ctypes.data, size + 1, filled)
     starts = [0, *accumulate(size * row.item_bytes for row in routine.taken)]
     with TemporaryFile() as file:
         file.write(content)

@@ -46,8 +46,6 @@ class Scratch(NamedTuple):
     """Of [sources, STATE_BYTES], on a multiple of 64: the digests of a block's sources, as far as it is read."""
     lanes: Array
     """float64 [totals, LANES]."""
-    filled: Array
-    """int64 [brackets]: how much of each row of ``found`` is taken."""
 
 
 class Results(NamedTuple):
@@ -62,6 +60,8 @@ class Results(NamedTuple):
     found: int
     """Address of magnitudes in brackets, [brackets, room], those of a block after those of the blocks before."""
     room: int
+    filled: Array
+    """int64 [brackets]: how much of each row of ``found`` is taken."""
 
 
 FINISHED, FULL, PLAINLY, UNWRITTEN = range(4)
@@ -100,7 +100,7 @@ def _call(_: Any, address: Any, words: Any) -> Any:
 
 @njit(nogil=True)
 def _compute(scratch: Scratch, counts: Array, results: Results, first: int, length: int) -> None:
-    lanes, counted, filled = scratch.lanes.ctypes.data, counts.ctypes.data, scratch.filled.ctypes.data
+    lanes, counted, filled = scratch.lanes.ctypes.data, counts.ctypes.data, results.filled.ctypes.data
     given = scratch.memory, scratch.numbers, lanes, counted, results.found, filled, results.room, first, length
     _call(scratch.loop, given)
 
@@ -196,7 +196,7 @@ def _compiled(edition: int) -> Any:
     @njit(nogil=True, cache=True)
     def run(span: Span, scratch: Scratch, results: Results) -> tuple[int, int]:
         assert edition
-        filled = scratch.filled
+        filled = results.filled
         for slot in range(filled.size):
             filled[slot] = 0
         for block in range(results.counts.shape[0]):
