@@ -23,7 +23,9 @@ from safetensors.torch import load_file, save_file
 from toy_suite import above, write_model, write_suite
 from typer.testing import CliRunner, Result
 
+import lines_pipeline
 from lines_pipeline.cli import app
+from lines_pipeline.core.events import Event, RunStarted
 
 Recipe = Callable[..., Path]
 
@@ -118,6 +120,40 @@ def test_plan_as_json_and_what_is_cached_after_a_run(write_recipe: Recipe) -> No
     assert len(parsed("plan", recipe, "--no-cache")["passes"]) == len(before["passes"])
     text = called("plan", recipe).stdout
     assert "everything is in the cache" in text and "in the cache: model\n" in text
+
+
+def test_the_plan_tells_the_scales_once_alpha_is_known(write_recipe: Recipe) -> None:
+    recipe, other = write_recipe(TIES_LINES), ["--set", "nodes.scaled.beta=0.25"]
+    alpha = parsed("run", recipe)["facts"]["scaled"]["alpha"]
+    (lines,) = parsed("plan", recipe, *other)["lines"]
+    assert lines["outside"] == f"{alpha:.6g}"
+    assert lines["scales"]["visual"] == [f"{alpha + 0.25 * block / 3:.6g}" for block in range(4)]
+    assert f"visual block 3: {alpha + 0.25:.6g}\n" in called("plan", recipe, *other).stdout
+    (unread,) = parsed("plan", recipe, "--no-cache")["lines"]
+    assert unread["outside"] == "auto" and unread["scales"]["visual"][3] == "auto + 0.5 * 3/3"
+
+
+def test_a_run_records_the_scales_that_were_known_before_it(write_recipe: Recipe) -> None:
+    recorded: list[dict[str, Any]] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            recorded.append(json.loads(event.texts["layers.json"])["scaled"])
+
+    for _ in range(2):
+        alpha = lines_pipeline.run(write_recipe(TIES_LINES), out="out", sinks=[keep]).facts["scaled"]["alpha"]
+    assert [one["outside"] for one in recorded] == ["auto", f"{alpha:.6g}"]
+    assert recorded[1]["scales"]["visual"][0] == f"{alpha:.6g}" and recorded[1]["depths"] == {"visual": 4}
+
+
+@pytest.mark.parametrize(
+    ("own", "outside"), [({}, "0.333333"), ({"weights": 0.9}, "auto"), ({"reduce": "mean"}, "auto")]
+)
+def test_alpha_of_a_plain_sum_is_known_to_the_plan(own: dict[str, Any], outside: str, write_recipe: Recipe) -> None:
+    summed = {"op": "task-arithmetic", "deltas": "updates", **own}
+    (lines,) = parsed("plan", write_recipe({**TIES_LINES, "merged": summed}))["lines"]
+    assert lines["outside"] == lines["scales"]["visual"][0].partition(" ")[0] == outside
+    assert lines["scales"]["visual"][3] == ("0.833333" if own == {} else "auto + 0.5 * 3/3")
 
 
 def test_plan_and_validate_make_nothing(tmp_path: Path, write_recipe: Recipe) -> None:

@@ -20,7 +20,7 @@ from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.io.writing import OutputLayout, commit_files, create_files, discard_files, lay_out_files
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import projected_peak, require_memory
-from lines_pipeline.planning.passes import cone, measures_of
+from lines_pipeline.planning.passes import cone, stats_of
 from lines_pipeline.planning.program import Destination, Write
 from lines_pipeline.recipe.graph import Graph, Step
 
@@ -161,10 +161,8 @@ def _facts(session: Session, graph: Graph, requests: Sequence[Request]) -> dict[
     layouts, known = lay_out(graph, steps, session.checkpoints), session.known(graph, steps)
     found: dict[str, dict[str, Any]] = {}
     for step_id in layouts:
-        step = graph.steps[step_id]
-        measures = measures_of(graph, step_id)
-        stats = {name: known[measure] for name, measure in measures.items() if measure in known}
-        if all(measure in known for measure in measures.values() if not measure.optional):
+        step, stats = graph.steps[step_id], stats_of(graph, step_id, known)
+        if stats is not None:
             facts = step.op.facts(step.params, stats, layouts[step_id].numels, input_counts(step))
             if facts:
                 found[step_id] = facts
