@@ -16,6 +16,7 @@ from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.session import Session
 from lines_pipeline.evals.suites import chosen_tasks, missing_files
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
+from lines_pipeline.io.folders import require_cache
 from lines_pipeline.io.locations import download, locate
 from lines_pipeline.io.renaming import rename
 from lines_pipeline.ops.evaluate import EvaluateParams
@@ -63,7 +64,7 @@ def open_recipe(
     with closing(NodeCache(cache_folder() / "nodes", reading=cache)) as nodes:
         context = OpenedRecipe(recipe, graph, Session({}, nodes, settings, emit, scheduler))
         if build:
-            nodes.require_writable()
+            require_cache(nodes.folder)
         _open_checkpoints(context, build=build)
         context.notes += missing
         if build:

@@ -16,6 +16,7 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.evaluation import input_counts
 from lines_pipeline.engine.session import Prepared, Session
 from lines_pipeline.io.checkpoints import SourceFile
+from lines_pipeline.io.folders import removed_if_empty
 from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.io.writing import OutputLayout, commit_files, create_files, discard_files, lay_out_files
 from lines_pipeline.planning.layouts import Layout, lay_out
@@ -42,7 +43,7 @@ class Request:
 def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[list[Path], dict[str, dict[str, Any]]]:
     """Write what is requested and not there yet; returns the paths and the facts by step.
 
-    Nothing keeps its final name unless it is complete; after an error no temporary file is left.
+    Nothing keeps its final name unless it is complete; after an error no temporary file and no empty folder is left.
     """
     there = {n: path for n, r in enumerate(requests) if (path := existing_file(session, graph, r)) is not None}
     found = {n: path for n, path in there.items() if requests[n].path is not None or session.cache.is_sound(path)}
@@ -51,6 +52,8 @@ def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[
     require_memory(projected_peak(prepared.passes, prepared.layouts, session.settings), session.settings)
     layouts = {n: _output_layout(session, r, graph.steps[r.step], prepared) for n, r in wanted.items()}
     with ExitStack() as cleanup:
+        for folder in {request.path.parent: None for request in wanted.values() if request.path is not None}:
+            cleanup.enter_context(removed_if_empty(folder))
         for layout in layouts.values():
             cleanup.callback(discard_files, layout)
             create_files(layout)
