@@ -75,14 +75,14 @@ def check_outputs(graph: Graph, folder: Path) -> None:
             taken[path] = step.id
 
 
-def requests(recipe: Recipe, graph: Graph, folder: Path) -> dict[str, Request]:
+def requests(recipe: Recipe, graph: Graph, destination: Destination) -> dict[str, Request]:
     """What the ``save`` steps want, by step."""
     found: dict[str, Request] = {}
-    metadata = {"recipe": recipe.canonical(), "recipe_hash": recipe.hash}
+    metadata, lasting = {"recipe": recipe.canonical(), "recipe_hash": recipe.hash}, destination.store is None
     for step in graph.steps.values():
         if isinstance(step.params, SaveParams):
             limit = parse_bytes(step.params.max_shard_size) if step.params.max_shard_size else None
-            path = resolve_output(folder, step.params.path)
+            path = resolve_output(destination.folder, step.params.path)
             source = step.inputs["model"][0]
-            found[step.id] = Request(source, path, step.params.dtype, limit, step.params.packed, metadata)
+            found[step.id] = Request(source, path, step.params.dtype, limit, step.params.packed, metadata, lasting)
     return found

@@ -38,6 +38,8 @@ class Request:
     max_shard_bytes: int | None = None
     packed: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
+    lasting: bool = True
+    """Whether a file stays at ``path``, where later runs can find it."""
 
 
 def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[list[Path], dict[str, dict[str, Any]]]:
@@ -151,9 +153,9 @@ def _commit(session: Session, graph: Graph, request: Request, layout: OutputLayo
     if request.path is None:
         assert key is not None
         return session.cache.adopt(layout.path, key)
-    names = [file.path for file in layout.files] + ([layout.index] if layout.index else [])
-    recorded = {"path": str(request.path.resolve()), "files": [asdict(SourceFile.of(name)) for name in names]}
-    if key is not None:
+    if key is not None and request.lasting:
+        names = [file.path for file in layout.files] + ([layout.index] if layout.index else [])
+        recorded = {"path": str(request.path.resolve()), "files": [asdict(SourceFile.of(name)) for name in names]}
         session.cache.put("files", content_key([key, _options(request)]), recorded)
     return request.path
 

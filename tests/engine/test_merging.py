@@ -163,6 +163,12 @@ def test_an_object_store_gets_the_same_bytes_and_no_copy_stays(tmp_path: Path, w
     assert list((tmp_path / "cache" / "lines-pipeline" / "uploads").iterdir()) == []
 
 
+def test_what_went_to_an_object_store_is_not_looked_for_in_a_folder(write_recipe: Recipe) -> None:
+    pytest.importorskip("fsspec")
+    lines_pipeline.run(write_recipe(SUM), out="memory://bucket/run")
+    assert "files" not in {entry.kind for entry in lines_pipeline.api.cache_list().entries}
+
+
 def test_a_file_url_is_a_folder(tmp_path: Path, write_recipe: Recipe) -> None:
     result = lines_pipeline.run(write_recipe(SUM), out=f"file://{tmp_path}/there")
     assert result.files == (tmp_path / "there" / "model.safetensors",)
