@@ -217,6 +217,32 @@ def test_a_checkpoint_as_json_and_as_text(models: Path) -> None:
     assert parsed("inspect", "zoo://glyphs/pretrained")["depths"]
 
 
+LONG = "vision_model.encoder.layers.0.[attention].self_attention.in_proj_weight.lora_magnitude_vector.default.:ok:"
+"""A name with all that a table could take away: it is longer than 80 columns, and has what looks like markup."""
+
+
+def test_long_names_are_whole_in_a_pipe() -> None:
+    save_file({LONG: torch.ones(2)}, "long.safetensors")
+    assert f"│ {LONG} │" in called("inspect", "long.safetensors").stdout
+
+
+def test_long_names_are_folded_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("TTY_COMPATIBLE", "1"), ("COLUMNS", "70"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    save_file({LONG: torch.ones(2)}, "long.safetensors")
+    rows = [line.split("│") for line in called("inspect", "long.safetensors").stdout.splitlines() if "│" in line]
+    assert len(rows) > 1 and "".join(row[1].strip() for row in rows) == LONG
+
+
+def test_long_names_of_runs_and_parameters_are_whole_in_a_pipe(write_recipe: Recipe) -> None:
+    node = "scaled-by-a-name-that-goes-on-and-on-until-no-table-of-80-columns-could-hold-it-next-to-its-values"
+    nodes = {**TIES_LINES, node: TIES_LINES["scaled"], "model": {**TIES_LINES["model"], "delta": node}}
+    recipe = write_recipe(nodes)
+    runs = [parsed("run", recipe, "--set", f"nodes.{node}.beta={beta}")["run_id"] for beta in (0.25, 0.5)]
+    (line,) = [line for line in called("compare", *runs).stdout.splitlines() if f"{node}.beta" in line]
+    assert [cell.strip() for cell in line.split("│")[1:4]] == [f"{node}.beta", "0.25", "0.5"]
+
+
 def test_the_catalogue_as_json_and_as_text() -> None:
     found = parsed("ops")
     assert {"load", "ties", "lines-scale", "evaluate", "save"} <= {op["name"] for op in found}
