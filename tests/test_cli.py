@@ -25,6 +25,7 @@ from typer.testing import CliRunner, Result
 
 import lines_pipeline
 from lines_pipeline.cli import app
+from lines_pipeline.core.errors import LinesError
 from lines_pipeline.core.events import Event, RunStarted
 
 Recipe = Callable[..., Path]
@@ -293,6 +294,12 @@ def test_mistakes_on_the_command_line(words: list[str], message: str) -> None:
     assert message in " ".join(result.stderr.replace("│", "").split())
 
 
+@pytest.mark.parametrize("store", [[], ["--tracking-uri", "sqlite:///nowhere.db"]], ids=["no run", "no store"])
+def test_runs_that_are_not_there_cannot_be_compared(store: list[str]) -> None:
+    result = CliRunner().invoke(app, ["compare", "no-such-run", "nor-this", *store])
+    assert isinstance(result.exception, LinesError) and result.exception.exit_code == 2
+
+
 @pytest.mark.slow
 def test_exit_codes(write_recipe: Recipe) -> None:
     recipe = write_recipe(TIES_LINES)
@@ -305,7 +312,7 @@ def test_exit_codes(write_recipe: Recipe) -> None:
     assert wrong.returncode == 2 and wrong.stdout == ""
     assert wrong.stderr.startswith("error: ") and "Traceback" not in wrong.stderr
     unknown = process("compare", "no-such-run", "nor-this")
-    assert unknown.returncode == 1 and "no run is named, or begins, with 'no-such-run'" in unknown.stderr
+    assert unknown.returncode == 2 and "no run is named, or begins, with 'no-such-run'" in unknown.stderr
 
 
 @pytest.mark.slow
