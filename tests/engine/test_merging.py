@@ -106,7 +106,7 @@ def test_a_nan_of_one_expert_is_refused_and_nothing_is_written(models: Path, wri
     save_file(state, models / "b.safetensors")
     with pytest.raises(LinesError, match=r"b\.safetensors: tensor 'visual\.proj' holds 1 NaN"):
         merged(write_recipe(SUM))
-    assert list(Path("out").iterdir()) == []
+    assert not Path("out").exists()
 
 
 def test_the_header_tells_recipe_and_inputs_and_no_time(write_recipe: Recipe) -> None:
