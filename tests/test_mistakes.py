@@ -188,9 +188,12 @@ def test_results_do_not_go_into_a_file(write_recipe: Recipe) -> None:
     assert OUT.read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_made(write_recipe: Recipe) -> None:
-    done = command("run", write_recipe(TIES_LINES), "--out", "/proc/x/out")
-    refused(done, "/proc/x/out: cannot be made or written (No such file or directory); choose another --out")
+@pytest.mark.parametrize(
+    ("out", "reason"), [("/proc/x/out", "No such file or directory"), (f"out/{'x' * 300}/out", "File name too long")]
+)
+def test_a_folder_that_cannot_be_made(out: str, reason: str, write_recipe: Recipe) -> None:
+    done = command("run", write_recipe(TIES_LINES), "--out", out)
+    refused(done, f"{out}: cannot be made or written ({reason}); choose another --out")
 
 
 @pytest.mark.parametrize("out", [OUT, "memory://bucket/run"], ids=str)

@@ -36,6 +36,6 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # something is in there
-            for one in missing:
+        for one in missing:
+            with suppress(OSError):  # something is in there, or it was never made
                 one.rmdir()
