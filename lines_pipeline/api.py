@@ -106,7 +106,7 @@ def run(
         with open_destination(place) as destination, open_scheduler(settings) as work:
             check_outputs(graph, destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work) as context:
-                emit(_run_started(context, destination.folder))
+                emit(_run_started(context, destination))
                 result = _carry_out(context, destination, tune)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -124,10 +124,11 @@ def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Va
     """Check everything that needs no tensor data; raises the package's errors. Builds and downloads nothing."""
     loaded = load_recipe(recipe, sets or {})
     graph = build_graph(loaded)
-    check_outputs(graph, Path("runs") / loaded.name)
+    destination = Destination(Path("runs") / loaded.name)
+    check_outputs(graph, destination.folder)
     with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False) as context:
         if not context.unread:
-            _forecast(context, Path("runs") / loaded.name)
+            _forecast(context, destination)
     return Validation(loaded.name, len(graph.steps), tuple(context.notes))
 
 
@@ -152,13 +153,13 @@ def plan(
     with open_recipe(loaded, graph, settings, cache, broadcast(), build=False) as context:
         if context.unread:
             raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
-        return _forecast(context, Path("runs") / loaded.name, trials)
+        return _forecast(context, Destination(Path("runs") / loaded.name), trials)
 
 
-def _forecast(context: OpenedRecipe, folder: Path, trials: int = 0) -> PlanReport:
+def _forecast(context: OpenedRecipe, destination: Destination, trials: int = 0) -> PlanReport:
     graph = context.graph
     models = [s.inputs["model"][0] for s in graph.steps.values() if isinstance(s.params, EvaluateParams)]
-    wanted = requests(context.recipe, graph, folder)
+    wanted = requests(context.recipe, graph, destination)
     return forecast(context.recipe, graph, context.session, list(wanted.values()), models, trials)
 
 
@@ -168,11 +169,11 @@ def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: st
     return svg(built) if form == "svg" else mermaid(built)
 
 
-def _run_started(context: OpenedRecipe, folder: Path) -> RunStarted:
+def _run_started(context: OpenedRecipe, destination: Destination) -> RunStarted:
     from lines_pipeline.tracking.mlflow import environment_tags
 
     recipe, graph = context.recipe, context.graph
-    report = _forecast(context, folder)
+    report = _forecast(context, destination)
     params = {**graph.parameters, "seed": recipe.seed}
     texts = {
         "recipe.yaml": recipe.source,
@@ -196,7 +197,7 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
         context.recipe = context.recipe.with_values(chosen)
         context.graph = build_graph(context.recipe)
     context.graph = soups.settle(context.graph)
-    wanted = requests(context.recipe, context.graph, destination.folder)
+    wanted = requests(context.recipe, context.graph, destination)
     sweep_temporaries(destination.folder)
     before = {step for step, request in wanted.items() if existing_file(session, context.graph, request)}
     evaluated = [s for s in context.graph.sinks if context.graph.steps[s].op.name == "evaluate"]

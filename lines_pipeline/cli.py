@@ -76,9 +76,9 @@ def run(
     from rich.console import Console
 
     from lines_pipeline import api, presentation
-    from lines_pipeline.tracking.console import ConsoleSink
+    from lines_pipeline.tracking.console import progress
 
-    with ConsoleSink(Console(stderr=True)) as progress:
+    with progress(Console(stderr=True)) as sink:
         result = api.run(
             recipe,
             out=out,
@@ -90,7 +90,7 @@ def run(
             tune=not no_tune,
             cache=not no_cache,
             tracking_uri=tracking_uri,
-            sinks=[progress],
+            sinks=[sink],
         )
     if as_json:
         _print_json(result.to_dict())
@@ -208,11 +208,11 @@ def zoo(action: Annotated[ZooAction, typer.Argument()] = ZooAction.LIST, as_json
     from rich.console import Console
 
     from lines_pipeline import api, presentation
-    from lines_pipeline.tracking.console import ConsoleSink
+    from lines_pipeline.tracking.console import progress
 
     if action is ZooAction.BUILD:
-        with ConsoleSink(Console(stderr=True)) as progress:
-            api.zoo_build([progress])
+        with progress(Console(stderr=True)) as sink:
+            api.zoo_build([sink])
     if as_json:
         _print_json(api.zoo_list())
     else:

@@ -14,8 +14,9 @@ from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.housekeeping import prune, size_limit
 from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.session import Session
-from lines_pipeline.evals.suites import chosen_tasks, missing_files
+from lines_pipeline.evals.suites import chosen_tasks, missing_files, suite_tasks
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
+from lines_pipeline.io.folders import require_cache
 from lines_pipeline.io.locations import download, locate
 from lines_pipeline.io.renaming import rename
 from lines_pipeline.ops.evaluate import EvaluateParams
@@ -63,7 +64,7 @@ def open_recipe(
     with closing(NodeCache(cache_folder() / "nodes", reading=cache)) as nodes:
         context = OpenedRecipe(recipe, graph, Session({}, nodes, settings, emit, scheduler))
         if build:
-            nodes.require_writable()
+            require_cache(nodes.folder)
         _open_checkpoints(context, build=build)
         context.notes += missing
         if build:
@@ -75,7 +76,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
     recipe, graph, session = context.recipe, context.graph, context.session
     live = set(graph.needed(graph.sinks)) if build else set(graph.steps)
     loads = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, LoadParams) and s.id in live}
-    located = _each(graph, loads, lambda step: locate_checkpoint(loads[step].path, recipe.folder))
+    located = _each(recipe, graph, "path", loads, lambda step: locate_checkpoint(loads[step].path, recipe.folder))
     if build:
         _build_zoo([entry.uri for entry in located.values() if isinstance(entry, ZooEntry)], session.emit)
 
@@ -83,22 +84,26 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
         path = _local_path(located[step], context, step, build=build)
         return None if path is None else _opened(loads[step], path.absolute(), session.cache.spool if build else None)
 
-    found = _each(graph, loads, opened)
+    found = _each(recipe, graph, "path", loads, opened)
     checkpoints = {step: checkpoint for step, checkpoint in found.items() if checkpoint is not None}
     context.session = replace(session, checkpoints=checkpoints)
 
 
-def _each(graph: Graph, steps: Iterable[str], find: Callable[[str], Found]) -> dict[str, Found]:
-    """What is found for every step; ``CheckpointError`` tells all that is wrong, by node."""
+def _each(
+    recipe: Recipe, graph: Graph, field: str, steps: Iterable[str], find: Callable[[str], Found]
+) -> dict[str, Found]:
+    """What is found for every step; all that is wrong is told as one error, by the places of the nodes' ``field``."""
     found: dict[str, Found] = {}
-    complaints: list[str] = []
+    errors: dict[str, CheckpointError | EvalError] = {}
     for step in steps:
         try:
             found[step] = find(step)
-        except CheckpointError as error:
-            complaints.append(f"node '{graph.steps[step].node}': {error}")
-    if complaints:
-        raise CheckpointError("\n".join(dict.fromkeys(complaints)))
+        except (CheckpointError, EvalError) as error:
+            node = graph.steps[step].node
+            place = recipe.document.places.value(("nodes", node, field))
+            errors.setdefault(str(place.problem(str(error), node)), error)
+    if errors:
+        raise type(next(iter(errors.values())))("\n".join(errors))
     return found
 
 
@@ -134,15 +139,19 @@ def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
 
 
 def _missing_files(recipe: Recipe, graph: Graph) -> list[str]:
-    """What the suites lack; ``EvalError`` for tasks and splits that they do not have."""
-    found: list[str] = []
-    for step in graph.steps.values():
-        params = step.params
-        if isinstance(params, EvaluateParams):
-            tasks = chosen_tasks(params.suite, recipe.folder, params.tasks, params.target)
-        elif isinstance(params, SoupParams) and params.suite:
-            tasks = chosen_tasks(params.suite, recipe.folder, None, None)
-        else:
-            continue
-        found += missing_files(str(params.suite), recipe.folder, tasks, params.split)
-    return list(dict.fromkeys(found))
+    """What the suites lack; ``EvalError`` for suites that are none, and tasks and splits that they do not have."""
+    judges = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, EvaluateParams | SoupParams)}
+    suites = {step: params.suite for step, params in judges.items() if params.suite}
+
+    def chosen(step: str) -> tuple[str, ...]:
+        params = judges[step]
+        named = (params.tasks, params.target) if isinstance(params, EvaluateParams) else (None, None)
+        return chosen_tasks(suites[step], recipe.folder, *named)
+
+    def missing(step: str) -> tuple[str, ...]:
+        return missing_files(suites[step], recipe.folder, tasks[step], judges[step].split)
+
+    _each(recipe, graph, "suite", suites, lambda step: suite_tasks(suites[step], recipe.folder))
+    tasks = _each(recipe, graph, "tasks", suites, chosen)
+    lacking = _each(recipe, graph, "split", suites, missing)
+    return list(dict.fromkeys(file for files in lacking.values() for file in files))

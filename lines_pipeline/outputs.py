@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.engine.storing import Request
+from lines_pipeline.io.folders import removed_if_empty, require_cache, require_output
 from lines_pipeline.io.locations import resolve_output
 from lines_pipeline.io.object_stores import ObjectStore, is_url, open_store
 from lines_pipeline.ops.save import SaveParams
@@ -42,16 +43,21 @@ class Destination:
 
 @contextmanager
 def open_destination(out: str | Path) -> Iterator[Destination]:
-    """A folder, or by way of a folder in the cache the object store at a URL, which workers need not reach."""
+    """A folder, or by way of a folder in the cache the object store at a URL, which workers need not reach.
+
+    Raises ``PlanError`` for what cannot be written; what was made for it goes again where nothing came to lie in it.
+    """
     if not is_url(out):
         place = Path(str(out).removeprefix("file://"))
-        existing = next(one for one in (place, *place.absolute().parents) if one.exists())
+        existing = next(one for one in (place, *place.absolute().parents) if os.path.exists(one))
         if not existing.is_dir():
             raise PlanError(f"{existing}: is a file, and results go to a folder; choose another --out")
-        yield Destination(place)
+        with removed_if_empty(place):
+            require_output(place)
+            yield Destination(place)
         return
     store, waiting = open_store(str(out)), cache_folder() / "uploads"
-    waiting.mkdir(parents=True, exist_ok=True)
+    require_cache(waiting)
     with TemporaryDirectory(prefix=f"{os.getpid()}-", dir=waiting.resolve()) as folder:
         yield Destination(Path(folder), store)
 
@@ -69,14 +75,14 @@ def check_outputs(graph: Graph, folder: Path) -> None:
             taken[path] = step.id
 
 
-def requests(recipe: Recipe, graph: Graph, folder: Path) -> dict[str, Request]:
+def requests(recipe: Recipe, graph: Graph, destination: Destination) -> dict[str, Request]:
     """What the ``save`` steps want, by step."""
     found: dict[str, Request] = {}
-    metadata = {"recipe": recipe.canonical(), "recipe_hash": recipe.hash}
+    metadata, lasting = {"recipe": recipe.canonical(), "recipe_hash": recipe.hash}, destination.store is None
     for step in graph.steps.values():
         if isinstance(step.params, SaveParams):
             limit = parse_bytes(step.params.max_shard_size) if step.params.max_shard_size else None
-            path = resolve_output(folder, step.params.path)
+            path = resolve_output(destination.folder, step.params.path)
             source = step.inputs["model"][0]
-            found[step.id] = Request(source, path, step.params.dtype, limit, step.params.packed, metadata)
+            found[step.id] = Request(source, path, step.params.dtype, limit, step.params.packed, metadata, lasting)
     return found

@@ -1,9 +1,9 @@
-"""How the command line shows results: tables that read well in 100 columns."""
+"""How the command line shows results: tables that read well in 100 columns, and cut no name in fewer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,8 +15,25 @@ if TYPE_CHECKING:
     from lines_pipeline.tracking.comparison import Comparison
 
 
+_COLUMNS_OF_A_PIPE = 10_000
+
+
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    """Prints texts as they are; tables are as wide as their contents, on a terminal as wide as that allows."""
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _COLUMNS_OF_A_PIPE
+    return console
+
+
+def _table(*headings: str, right: Iterable[str] = (), title: str | None = None) -> Table:
+    """An empty table with further columns ``right`` for figures; cells fold where there is little room."""
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for heading in right:
+        table.add_column(heading, overflow="fold", justify="right")
+    return table
 
 
 def show_result(result: RunResult) -> None:
@@ -37,10 +54,7 @@ def show_result(result: RunResult) -> None:
 
 
 def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table(title="metrics (%)", title_justify="left")
-    table.add_column("metric")
-    for node in metrics:
-        table.add_column(node, justify="right")
+    table = _table("metric", right=metrics, title="metrics (%)")
     names = list(dict.fromkeys(name for found in metrics.values() for name in found))
     names = [n for n in names if not n.startswith("normalized_accuracy/")]
     for name in sorted(names, key=lambda name: "/" in name):
@@ -53,55 +67,45 @@ def show_ops(ops: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:
     """The catalogue, or one op in full."""
     console = _console()
     if not detailed:
-        table = Table()
-        for heading in ("op", "formula", "gives"):
-            table.add_column(heading)
+        table = _table("op", "formula", "gives")
         for op in ops:
             table.add_row(op["name"], op["formula"], op["gives"])
-        console.print(table, markup=False)
+        console.print(table)
         return
     for op in ops:
-        console.print(
-            f"{op['name']}: {op['summary']}\n\n  formula  {op['formula']}\n  source   {op['source']}", markup=False
-        )
+        console.print(f"{op['name']}: {op['summary']}\n\n  formula  {op['formula']}\n  source   {op['source']}")
         for name, port in op["inputs"].items():
             many = ", one or more" if port["many"] else ""
-            console.print(
-                f"  input    {name}: {port['type']}{many}{', optional' if port['optional'] else ''}", markup=False
-            )
+            console.print(f"  input    {name}: {port['type']}{many}{', optional' if port['optional'] else ''}")
         for param in op["params"]:
             default = "required" if param["required"] else f"default {json.dumps(param['default'], default=str)}"
-            console.print(f"  param    {param['name']} ({default}): {param['description']}", markup=False)
+            console.print(f"  param    {param['name']} ({default}): {param['description']}")
 
 
 def show_checkpoint(found: Mapping[str, Any]) -> None:
     """What ``inspect`` found."""
     console = _console()
     for name in ("uri", "parameters", "bytes", "dtypes", "family", "depths", "aliases", "metadata"):
-        console.print(f"{name:11}{found[name]}", markup=False)
-    table = Table()
-    for heading in ("tensor", "dtype", "shape", "block", "L2 norm"):
-        table.add_column(heading)
+        console.print(f"{name:11}{found[name]}")
+    table = _table("tensor", "dtype", "shape", "block", "L2 norm")
     for row in found["tensors"]:
         table.add_row(row["name"], row["dtype"], str(row["shape"]), row["block"], f"{row['norm']:.4g}")
-    console.print(table, markup=False)
+    console.print(table)
 
 
 def show_zoo(entries: Sequence[Mapping[str, Any]]) -> None:
     """The zoo's checkpoints."""
     for entry in entries:
-        _console().print(f"{entry['uri']:36}{'built' if entry['built'] else 'not built yet'}", markup=False)
+        _console().print(f"{entry['uri']:36}{'built' if entry['built'] else 'not built yet'}")
 
 
 def show_cache(action: str, report: CacheReport) -> None:
     """Entries of the cache, or what became of them."""
-    console, table = _console(), Table()
-    for heading in ("kind", "key", "MB", "last used"):
-        table.add_column(heading)
+    console, table = _console(), _table("kind", "key", "MB", "last used")
     for row in report.to_dict()["entries"]:
         table.add_row(row["kind"], row["key"][:16], f"{row['bytes'] / 1e6:,.3f}", row["used"])
     if report.entries:
-        console.print(table, markup=False)
+        console.print(table)
     count, freed = len(report.entries), sum(entry.nbytes for entry in report.entries)
     what = {
         "list": f"{count} entries",
@@ -109,15 +113,12 @@ def show_cache(action: str, report: CacheReport) -> None:
         "verify": f"checked {report.checked} entries, removed {count} damaged ones",
     }
     sizes = f"{report.nbytes / 1e6:,.1f} MB of {report.limit / 1e6:,.0f} MB"
-    console.print(f"{what[action]}; {report.folder} has {sizes}", markup=False, soft_wrap=True)
+    console.print(f"{what[action]}; {report.folder} has {sizes}")
 
 
 def show_comparison(found: Comparison) -> None:
     """Runs side by side."""
-    table = Table()
-    table.add_column("")
-    for name, run_id in zip(found.names, found.run_ids, strict=True):
-        table.add_column(f"{name}\n{run_id[:8]}")
+    table = _table("", *(f"{name}\n{run_id[:8]}" for name, run_id in zip(found.names, found.run_ids, strict=True)))
     for row in found.rows:
         values = ("" if value is None else str(value)[:40] for value in row.values)
         table.add_row(row.name, *values, style="bold" if row.differs else "dim")

@@ -1,4 +1,4 @@
-"""A user's mistakes on the command line: exit code 2, one clear message, no traceback, no output file."""
+"""A user's mistakes on the command line: exit code 2, one clear message, no traceback, no output."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import TIES_LINES
 from safetensors.torch import load_file, save_file
+from toy_suite import above, write_suite
 
 Recipe = Callable[..., Path]
 Spoil = Callable[[Path], Any]
@@ -79,7 +80,7 @@ def refused(done: subprocess.CompletedProcess[str], *messages: str) -> None:
     assert done.returncode == 2, done.stderr
     assert all(message in done.stderr for message in messages), done.stderr
     assert "Traceback" not in done.stderr
-    assert not OUT.exists() or not list(OUT.iterdir())
+    assert not OUT.exists()
 
 
 RECIPES: dict[str, tuple[dict[str, Any], str]] = {
@@ -134,12 +135,49 @@ def test_a_recipe_that_is_not_there() -> None:
     refused(command("run", "nowhere.yaml"), "nowhere.yaml")
 
 
-def test_all_missing_files_are_told_by_node(models: Path, write_recipe: Recipe) -> None:
+PLACED = """\
+name: placed
+nodes:
+  base: {op: load, path: base.safetensors}
+  experts:
+    op: load
+    for_each: {e: [a, b, c]}
+    path: "{e}.safetensors"
+  mean: {op: soup, models: experts}
+  saved: {op: save, model: mean, path: mean.safetensors}
+  copied: {op: save, model: base, path: base.safetensors}
+"""
+JUDGED = PLACED + "  val: {op: evaluate, model: mean, suite: suite.yaml, tasks: [rise], split: val}\n"
+
+
+def test_all_missing_files_are_told_with_their_places(models: Path) -> None:
+    recipe = models / "placed.yaml"
+    recipe.write_text(PLACED)
     for name in ("base", "b"):
         (models / f"{name}.safetensors").unlink()
-    told = {"base": "base", "experts": "b"}
-    missing = [f"node '{node}': {models / name}.safetensors: no such file" for node, name in told.items()]
-    refused(command("run", write_recipe(TIES_LINES), "--out", OUT), *missing)
+    told = {"3:26: node 'base'": "base", "7:11: node 'experts'": "b"}
+    missing = [f"{recipe}:{place}: {models / name}.safetensors: no such file" for place, name in told.items()]
+    refused(command("run", recipe, "--out", OUT), *missing)
+    elsewhere = command("run", recipe, "--out", OUT, "--set", "nodes.experts.path='{e}.pt'")
+    refused(elsewhere, f"--set nodes.experts.path: node 'experts': {models}/a.pt: no such file")
+
+
+SUITES = {
+    "no suite": (None, "val", "11:43: node 'val': {suite}: no such suite"),
+    "no task": ("fall", "val", "11:62: node 'val': suite.yaml: no task 'rise'"),
+    "no split": ("rise", "test", "11:77: node 'val': {suite}: task 'rise' has no data for split 'val'"),
+}
+
+
+@pytest.mark.parametrize(("task", "split", "message"), SUITES.values(), ids=SUITES)
+def test_a_suite_that_does_not_fit_is_told_with_its_place(
+    task: str | None, split: str, message: str, models: Path
+) -> None:
+    recipe = models / "placed.yaml"
+    recipe.write_text(JUDGED)
+    if task:
+        write_suite(models, {task: {split: above(0.5)}})
+    refused(command("run", recipe, "--out", OUT), f"{recipe}:{message.format(suite=models / 'suite.yaml')}")
 
 
 def test_results_do_not_go_into_a_file(write_recipe: Recipe) -> None:
@@ -150,7 +188,19 @@ def test_results_do_not_go_into_a_file(write_recipe: Recipe) -> None:
     assert OUT.read_text() == "mine"
 
 
-def test_a_cache_that_cannot_be_written(write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("out", "reason"), [("/proc/x/out", "No such file or directory"), (f"out/{'x' * 300}/out", "File name too long")]
+)
+def test_a_folder_that_cannot_be_made(out: str, reason: str, write_recipe: Recipe) -> None:
+    done = command("run", write_recipe(TIES_LINES), "--out", out)
+    refused(done, f"{out}: cannot be made or written ({reason}); choose another --out")
+
+
+@pytest.mark.parametrize("out", [OUT, "memory://bucket/run"], ids=str)
+def test_a_cache_that_cannot_be_written(
+    out: str | Path, write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("fsspec")
     (tmp_path / "taken").write_text("mine")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "taken"))
-    refused(command("run", write_recipe(TIES_LINES), "--out", OUT), "cache cannot be written", "XDG_CACHE_HOME")
+    refused(command("run", write_recipe(TIES_LINES), "--out", out), "cache cannot be written", "XDG_CACHE_HOME")

@@ -37,6 +37,12 @@ class TrackingError(LinesError):
     exit_code = 1
 
 
+class UnknownRunError(TrackingError):
+    """What the user calls a run is none in the store, or several."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
     """One mistake in a recipe, with its place (lines and columns count from 1; 0 where there is none)."""

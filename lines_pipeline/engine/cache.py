@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
-from lines_pipeline.core.errors import CheckpointError, PlanError
+from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.engine.housekeeping import VALUES, hold, prune, remove, size_limit, value_notes
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.digests import DigestStore
@@ -28,15 +27,6 @@ class NodeCache:
         self._held: dict[Path, BinaryIO] = {}
         self._sound: set[Path] = set()
         self._damaged: set[Path] = set()
-
-    def require_writable(self) -> None:
-        """Raise ``PlanError`` where nothing can be kept."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=self.folder).close()
-        except OSError as error:
-            hint = "set XDG_CACHE_HOME to a folder that can be written"
-            raise PlanError(f"{self.folder}: the cache cannot be written ({error.strerror}); {hint}") from error
 
     def close(self) -> None:
         """Let go of what was held; other runs may remove it now."""

@@ -8,12 +8,13 @@ from typing import Any
 from lines_pipeline.core.events import BlockScales
 from lines_pipeline.engine.session import Prepared, Session
 from lines_pipeline.engine.storing import Request, existing_file, stored_types
+from lines_pipeline.io.layers import find_layers
 from lines_pipeline.io.writing import require_space
 from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
 from lines_pipeline.planning.compilation import compile_pass
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import projected_peak, require_memory
-from lines_pipeline.planning.passes import Pass, cone
+from lines_pipeline.planning.passes import Pass, cone, stats_of
 from lines_pipeline.planning.report import PlanReport, describe_pass, scale_steps, scales_of
 from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
@@ -30,7 +31,7 @@ def forecast(
     require_memory(peak, session.settings)
     _require_space(requests, missing, prepared.layouts)
     steps = cone(graph, [request.step for request in wanted])
-    layouts = lay_out(graph, steps, session.checkpoints)
+    layouts, known = lay_out(graph, steps, session.checkpoints), session.known(graph, steps)
     passes = [
         describe_pass(one, prepared.layouts, _bytes_read(prepared, one, session))
         for one in prepared.passes
@@ -47,7 +48,9 @@ def forecast(
         compute_dtypes=tuple(sorted({spec.compute_dtype for spec in specs if spec.is_floating})),
         stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
         cached=tuple(dict.fromkeys([*prepared.cached, *(r.step for r in wanted if r.step not in missing)])),
-        scales=tuple(scales_of(step, layouts[step.id]) for step in scale_steps(graph, steps)),
+        scales=tuple(
+            scales_of(step, layouts[step.id], stats_of(graph, step.id, known)) for step in scale_steps(graph, steps)
+        ),
         trials=trials,
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
     )
@@ -79,7 +82,7 @@ def block_scales(graph: Graph, session: Session, facts: Mapping[str, Mapping[str
     layouts = lay_out(graph, cone(graph, steps), session.checkpoints)
     for step in scale_steps(graph, steps):
         assert isinstance(step.params, LinesScaleParams) and isinstance(step.op, LinesScale)
-        depths = scales_of(step, layouts[step.id]).layers.depths
+        depths = find_layers(layouts[step.id].names, step.params.blocks).depths
         fixed = step.params.model_copy(
             update={"alpha": facts[step.id]["alpha"], "gamma": None, "beta": step.params.slope}
         )

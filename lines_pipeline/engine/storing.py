@@ -16,11 +16,12 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.evaluation import input_counts
 from lines_pipeline.engine.session import Prepared, Session
 from lines_pipeline.io.checkpoints import SourceFile
+from lines_pipeline.io.folders import removed_if_empty
 from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.io.writing import OutputLayout, commit_files, create_files, discard_files, lay_out_files
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import projected_peak, require_memory
-from lines_pipeline.planning.passes import cone, measures_of
+from lines_pipeline.planning.passes import cone, stats_of
 from lines_pipeline.planning.program import Destination, Write
 from lines_pipeline.recipe.graph import Graph, Step
 
@@ -37,12 +38,14 @@ class Request:
     max_shard_bytes: int | None = None
     packed: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
+    lasting: bool = True
+    """Whether a file stays at ``path``, where later runs can find it."""
 
 
 def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[list[Path], dict[str, dict[str, Any]]]:
     """Write what is requested and not there yet; returns the paths and the facts by step.
 
-    Nothing keeps its final name unless it is complete; after an error no temporary file is left.
+    Nothing keeps its final name unless it is complete; after an error no temporary file and no empty folder is left.
     """
     there = {n: path for n, r in enumerate(requests) if (path := existing_file(session, graph, r)) is not None}
     found = {n: path for n, path in there.items() if requests[n].path is not None or session.cache.is_sound(path)}
@@ -51,6 +54,8 @@ def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[
     require_memory(projected_peak(prepared.passes, prepared.layouts, session.settings), session.settings)
     layouts = {n: _output_layout(session, r, graph.steps[r.step], prepared) for n, r in wanted.items()}
     with ExitStack() as cleanup:
+        for folder in {request.path.parent: None for request in wanted.values() if request.path is not None}:
+            cleanup.enter_context(removed_if_empty(folder))
         for layout in layouts.values():
             cleanup.callback(discard_files, layout)
             create_files(layout)
@@ -148,9 +153,9 @@ def _commit(session: Session, graph: Graph, request: Request, layout: OutputLayo
     if request.path is None:
         assert key is not None
         return session.cache.adopt(layout.path, key)
-    names = [file.path for file in layout.files] + ([layout.index] if layout.index else [])
-    recorded = {"path": str(request.path.resolve()), "files": [asdict(SourceFile.of(name)) for name in names]}
-    if key is not None:
+    if key is not None and request.lasting:
+        names = [file.path for file in layout.files] + ([layout.index] if layout.index else [])
+        recorded = {"path": str(request.path.resolve()), "files": [asdict(SourceFile.of(name)) for name in names]}
         session.cache.put("files", content_key([key, _options(request)]), recorded)
     return request.path
 
@@ -161,10 +166,8 @@ def _facts(session: Session, graph: Graph, requests: Sequence[Request]) -> dict[
     layouts, known = lay_out(graph, steps, session.checkpoints), session.known(graph, steps)
     found: dict[str, dict[str, Any]] = {}
     for step_id in layouts:
-        step = graph.steps[step_id]
-        measures = measures_of(graph, step_id)
-        stats = {name: known[measure] for name, measure in measures.items() if measure in known}
-        if all(measure in known for measure in measures.values() if not measure.optional):
+        step, stats = graph.steps[step_id], stats_of(graph, step_id, known)
+        if stats is not None:
             facts = step.op.facts(step.params, stats, layouts[step_id].numels, input_counts(step))
             if facts:
                 found[step_id] = facts

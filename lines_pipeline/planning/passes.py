@@ -60,6 +60,14 @@ def measures_of(graph: Graph, step_id: str) -> Mapping[str, Measure]:
     return step.op.measures(step.params, told, step.id)
 
 
+def stats_of(graph: Graph, step_id: str, known: Results) -> dict[str, Any] | None:
+    """A step's statistics that are known, by name; None while one that it needs is not."""
+    measures = measures_of(graph, step_id)
+    if any(measure not in known for measure in measures.values() if not measure.optional):
+        return None
+    return {name: known[measure] for name, measure in measures.items() if measure in known}
+
+
 def _summed(graph: Graph, ids: tuple[str, ...], others: Collection[tuple[str, ...]]) -> tuple[str, ...]:
     """What a step is the plain sum of, where that is one of ``others``; else itself."""
     step = graph.steps[ids[0]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from lines_pipeline.core.keys import canonical_json
 from lines_pipeline.io.layers import LayerMap, find_layers
-from lines_pipeline.ops.lines_scale import LinesScaleParams
+from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
 from lines_pipeline.planning.layouts import Layout
 from lines_pipeline.planning.passes import Pass
 from lines_pipeline.recipe.graph import Graph, Step
@@ -22,6 +22,12 @@ class Scales:
     layers: LayerMap
     factors: Mapping[str, tuple[str, ...]]
     outside: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """In plain values, but for the block of every tensor."""
+        scales = {tower: list(factors) for tower, factors in self.factors.items()}
+        layers = {"family": self.layers.family, "depths": dict(self.layers.depths)}
+        return {**layers, "scales": scales, "outside": self.outside}
 
 
 @dataclass(frozen=True)
@@ -42,16 +48,7 @@ class PlanReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
-        scales = [
-            {
-                "step": scale.step,
-                "family": scale.layers.family,
-                "depths": dict(scale.layers.depths),
-                "scales": {tower: list(factors) for tower, factors in scale.factors.items()},
-                "outside": scale.outside,
-            }
-            for scale in self.scales
-        ]
+        scales = [{"step": scale.step, **scale.to_dict()} for scale in self.scales]
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "scales"}
         return {**plain, "passes": [dict(one) for one in self.passes], "lines": scales}
 
@@ -109,33 +106,29 @@ def _nbytes(sinks: Iterable[str], layouts: Mapping[str, Layout]) -> int:
     return sum(spec.nbytes for sink in sinks for spec in layouts[sink].tensors.values())
 
 
-def scales_of(step: Step, layout: Layout) -> Scales:
-    """The layer map and factors of a ``lines-scale`` step; symbolic where alpha needs data."""
-    params = step.params
-    assert isinstance(params, LinesScaleParams)
+def scales_of(step: Step, layout: Layout, stats: Mapping[str, Any] | None) -> Scales:
+    """The layer map and factors of a ``lines-scale`` step; symbolic while statistics that it needs are not known."""
+    params, op = step.params, step.op
+    assert isinstance(params, LinesScaleParams) and isinstance(op, LinesScale)
     layers = find_layers(layout.names, params.blocks)
-    alpha = params.gamma if params.gamma is not None else params.alpha
+    alpha = None if stats is None else op.alpha(params, stats, len(step.inputs.get("deltas", ())))
     factors = {
         tower: tuple(_factor(alpha, params.slope, index, depth) for index in range(depth))
         for tower, depth in layers.depths.items()
     }
-    return Scales(step.id, layers, factors, str(alpha))
+    return Scales(step.id, layers, factors, "auto" if alpha is None else f"{alpha:.6g}")
 
 
-def _factor(alpha: Any, beta: float, index: int, depth: int) -> str:
-    if alpha == "auto":
+def _factor(alpha: float | None, beta: float, index: int, depth: int) -> str:
+    if alpha is None:
         return f"auto + {beta:g} * {index}/{depth - 1}"
     return f"{alpha + beta * index / (depth - 1):.6g}"
 
 
 def describe_layers(report: PlanReport) -> str:
-    """The layer maps as JSON text, for the run's artifacts."""
+    """The layer maps and scales as JSON text, for the run's artifacts."""
     maps = {
-        scale.step: {
-            "family": scale.layers.family,
-            "depths": dict(scale.layers.depths),
-            "blocks": {name: list(place) for name, place in scale.layers.blocks.items()},
-        }
+        scale.step: {**scale.to_dict(), "blocks": {name: list(place) for name, place in scale.layers.blocks.items()}}
         for scale in report.scales
     }
     return canonical_json(maps)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lines_pipeline.core.errors import TrackingError
+from lines_pipeline.core.errors import UnknownRunError
 from lines_pipeline.tracking.mlflow import connect, database
 
 
@@ -39,10 +39,13 @@ class Comparison:
 
 
 def compare(runs: Sequence[str], uri: str) -> Comparison:
-    """Compare runs, each given by its id, the beginning of it, or its name (the latest run of that name)."""
+    """Compare runs, each given by its id, the beginning of it, or its name (the latest run of that name).
+
+    Raises ``UnknownRunError`` for one that is not there.
+    """
     path = database(uri)
     if path is not None and not path.exists():
-        raise TrackingError(f"{uri}: there is no such store; compare where the runs were made, or give --tracking-uri")
+        raise UnknownRunError(f"{uri}: there is no such store; compare where runs were made, or give --tracking-uri")
     client = connect(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = [_find(client, experiments, run, uri) for run in runs]
@@ -64,5 +67,5 @@ def _find(client: Any, experiments: list[str], wanted: str, uri: str) -> Any:
     matches = exact or named[:1] or begun
     if len(matches) != 1:
         what = "several runs begin" if matches else "no run is named, or begins,"
-        raise TrackingError(f"{uri}: {what} with '{wanted}'; give a run's id or name")
+        raise UnknownRunError(f"{uri}: {what} with '{wanted}'; give a run's id or name")
     return matches[0]

@@ -1,9 +1,12 @@
-"""Progress on the console: bars by bytes for sweeps, by steps for the zoo, by trials for a search."""
+"""Progress on the console: bars by bytes for sweeps, by steps for the zoo, by trials for a search; lines in a log."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -16,14 +19,27 @@ from lines_pipeline.core.events import (
     PassFinished,
     PassProgress,
     PassStarted,
+    Sink,
     TrialFinished,
     TrialStarted,
     ZooProgress,
 )
 
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Sink]:
+    """A sink that shows how far a run has come: with bars on a terminal, with a line now and then in a pipe."""
+    if not console.is_terminal:
+        yield LogSink(console)
+        return
+    with ConsoleSink(console) as bars:
+        yield bars
+
 
 class ConsoleSink:
-    """Shows events while a run goes on; silent where the console is not a terminal."""
+    """Shows events on a terminal while a run goes on."""
 
     def __init__(self, console: Console) -> None:
         bar, text = BarColumn(), TextColumn("{task.description}")
@@ -33,7 +49,6 @@ class ConsoleSink:
         )
         self._active: Progress | None = None
         self._task: TaskID | None = None
-        self._enabled = console.is_terminal
         self._trials: TaskID | None = None
 
     def __enter__(self) -> Self:
@@ -45,8 +60,6 @@ class ConsoleSink:
         self._stop()
 
     def __call__(self, event: Event) -> None:
-        if not self._enabled:
-            return
         match event:
             case PassStarted(name, total) if self._trials is None:
                 self._show(self._sweeps, f"pass {name}", total)
@@ -57,11 +70,7 @@ class ConsoleSink:
             case ZooProgress(done, total, expert):
                 self._follow(f"fine-tuning {expert}", done, total)
             case TrialStarted(number, total, params):
-                values = ", ".join(
-                    f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-                    for name, value in params.items()
-                )
-                self._follow(f"trial {values}", number, total)
+                self._follow(f"trial {_values(params)}", number, total)
                 self._trials = self._task
             case TrialFinished(number):
                 if self._active and self._task is not None:
@@ -91,3 +100,47 @@ class ConsoleSink:
             if self._task is not None:
                 self._active.remove_task(self._task)
         self._active = self._task = self._trials = None
+
+
+class LogSink:
+    """Tells of events in plain lines, one every few seconds at most: nothing of what is quick."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._told = clock()
+        self._trial = self._pass = self._size = ""
+
+    def __call__(self, event: Event) -> None:
+        text = self._text(event)
+        if text and self._clock() - self._told >= SECONDS_BETWEEN_LINES:
+            self._told = self._clock()
+            self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    def _text(self, event: Event) -> str:
+        match event:
+            case PassStarted(name, total):
+                self._pass, self._size = f"{self._trial}pass {name}: ", f" of {total / 1e6:,.1f}" if total else ""
+            case PassProgress(done):
+                return f"{self._pass}{done / 1e6:,.1f}{self._size} MB"
+            case PassFinished(_, seconds, nbytes):
+                return f"{self._pass}done, {nbytes / 1e6:,.1f} MB in {seconds:.1f} s"
+            case ZooProgress(done, total, expert):
+                return f"fine-tuning {expert}: {done} of {total} steps"
+            case TrialStarted(number, total, params):
+                self._trial = f"trial {number + 1} of {total}, {_values(params)}, "
+            case TrialFinished(_, objective):
+                return f"{self._trial}objective {objective:g}"
+            case ParamsChosen():
+                self._trial = ""
+            case MetricsComputed(step):
+                return f"{step}: evaluated"
+            case _:
+                pass
+        return ""
+
+
+def _values(params: Mapping[str, Any]) -> str:
+    """Parameters with their values, rounded for reading."""
+    return ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
+    )

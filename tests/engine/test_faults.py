@@ -187,10 +187,25 @@ def test_an_output_that_cannot_be_written_to_is_a_clear_error(
     assert leftovers(tmp_path) == []
 
 
-def test_a_folder_that_cannot_be_written_is_a_clear_error(small_disk: Path, write_recipe: Recipe) -> None:
+@pytest.mark.parametrize("place", [".", "out"])
+def test_a_folder_that_cannot_be_written_is_a_clear_error(place: str, small_disk: Path, write_recipe: Recipe) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(EngineError, match="cannot be written"):
-        lines_pipeline.run(write_recipe(TIES_LINES), out=small_disk / "out")
+    with pytest.raises(PlanError, match=r"cannot be made or written \(Read-only file system\)"):
+        lines_pipeline.run(write_recipe(TIES_LINES), out=small_disk / place)
+
+
+@pytest.mark.parametrize("mine", ["", "out", "out/deep"])
+def test_a_failed_run_takes_away_the_empty_folders_that_it_made(
+    mine: str, tmp_path: Path, models: Path, write_recipe: Recipe
+) -> None:
+    folder = tmp_path / "results"
+    (folder / mine).mkdir(parents=True)
+    before = sorted(folder.rglob("*"))
+    recipe = write_recipe({**TIES_LINES, "saved": {**TIES_LINES["saved"], "path": "deep/er/model.safetensors"}})
+    victim = models / "b.safetensors"
+    with pytest.raises((EngineError, CheckpointError), match=r"b\.safetensors"):
+        lines_pipeline.run(recipe, out=folder / "out", sinks=[at_first(PassStarted, lambda: truncated(victim))])
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_a_worker_that_dies_is_replaced(write_recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""Progress on a terminal: what is shown while events come in, and that nothing stays behind."""
+"""Progress: bars on a terminal, of which nothing stays behind, and now and then a plain line elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lines_pipeline.core.events import (
     TrialStarted,
     ZooProgress,
 )
-from lines_pipeline.tracking.console import ConsoleSink
+from lines_pipeline.tracking.console import ConsoleSink, LogSink, progress
 
 MB = 1_000_000
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -41,10 +41,10 @@ def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
 
 
-def shown(events: Iterable[Event], *, terminal: bool = True) -> str:
-    """Everything that a console is sent for the events."""
+def shown(events: Iterable[Event]) -> str:
+    """Everything that a terminal is sent for the events."""
     file = io.StringIO()
-    console = Console(file=file, force_terminal=terminal, color_system=None, width=100)
+    console = Console(file=file, force_terminal=True, color_system=None, width=100)
     with ConsoleSink(console) as sink:
         for event in events:
             sink(event)
@@ -141,6 +141,53 @@ def test_other_events_show_nothing() -> None:
     assert shown([InputsIdentified({}), PassProgress(1), RunFinished("FINISHED", 1.0), TUNED, WRITTEN]) == ""
 
 
-def test_a_pipe_is_sent_nothing() -> None:
+def logged(*events: tuple[float, Event]) -> list[str]:
+    """The lines that a pipe is sent for events, each so many seconds after the one before."""
+    file, now = io.StringIO(), 0.0
+    sink = LogSink(Console(file=file, width=20), clock=lambda: now)
+    for seconds, event in events:
+        now += seconds
+        sink(event)
+    return file.getvalue().splitlines()
+
+
+def test_a_pipe_is_told_of_sweeps_in_plain_lines() -> None:
+    lines = logged(*((6, event) for event in (*SWEEP, RunFinished("FINISHED", 18.0))))
+    assert lines == ["pass 1/2: 1.0 of 4.0 MB", "pass 1/2: done, 1.0 MB in 0.1 s"]
+    assert logged((0, PassStarted("1 sample", 0)), (6, PassProgress(MB))) == ["pass 1 sample: 1.0 MB"]
+
+
+def test_a_pipe_is_told_of_trials_and_their_sweeps() -> None:
+    events = (TRIAL, SWEEP[0], SWEEP[1], TrialFinished(0, 0.9, {}), TUNED, SWEEP[0], SWEEP[1])
+    trial = "trial 1 of 3, scaled.beta=0.3, merged.aggregate=sum"
+    assert logged(*((6, event) for event in events)) == [
+        f"{trial}, pass 1/2: 1.0 of 4.0 MB",
+        f"{trial}, objective 0.9",
+        "pass 1/2: 1.0 of 4.0 MB",
+    ]
+
+
+def test_a_pipe_is_told_of_the_zoo_and_of_evaluations() -> None:
+    evaluated = MetricsComputed("val", {"mean_accuracy": 0.5}, False)
+    lines = logged((6, ZooProgress(100, 400, "zoo://glyphs/greek")), (6, evaluated))
+    assert lines == ["fine-tuning zoo://glyphs/greek: 100 of 400 steps", "val: evaluated"]
+
+
+def test_a_pipe_is_told_nothing_of_what_is_quick_and_a_line_every_few_seconds_of_the_rest() -> None:
     everything = [ZooProgress(0, 2, "digits"), TRIAL, *SWEEP, TrialFinished(0, 0.9, {}), TUNED, *SWEEP, WRITTEN]
-    assert shown(everything, terminal=False) == ""
+    assert logged(*((0.1, event) for event in everything)) == []
+    lines = logged(*((1, ZooProgress(done, 60, "digits")) for done in range(60)))
+    assert lines == [f"fine-tuning digits: {done} of 60 steps" for done in range(4, 60, 5)]
+
+
+def test_a_pipe_is_sent_names_as_they_are() -> None:
+    assert logged((6, ZooProgress(1, 2, "[bold]:ok:"))) == ["fine-tuning [bold]:ok:: 1 of 2 steps"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bars_are_for_terminals(terminal: bool) -> None:
+    file = io.StringIO()
+    with progress(Console(file=file, force_terminal=terminal)) as sink:
+        for event in SWEEP:
+            sink(event)
+    assert bool(file.getvalue()) == terminal

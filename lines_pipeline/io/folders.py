@@ -1,0 +1,41 @@
+"""Folders to write to: refused where that cannot be done, and taken away again where nothing came to lie in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from lines_pipeline.core.errors import PlanError
+
+
+def require_output(folder: Path) -> None:
+    """Make a folder for results where there is none; ``PlanError`` where it cannot be made or written."""
+    _require_writable(folder, "cannot be made or written", "choose another --out")
+
+
+def require_cache(folder: Path) -> None:
+    """As ``require_output``, for a folder of the cache."""
+    _require_writable(folder, "the cache cannot be written", "set XDG_CACHE_HOME to a folder that can be written")
+
+
+def _require_writable(folder: Path, complaint: str, remedy: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise PlanError(f"{folder}: {complaint} ({error.strerror}); {remedy}") from error
+
+
+@contextmanager
+def removed_if_empty(folder: Path) -> Iterator[None]:
+    """Of a folder and its parents, those that are made meanwhile go again if they are empty in the end."""
+    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    try:
+        yield
+    finally:
+        for one in missing:
+            with suppress(OSError):  # something is in there, or it was never made
+                one.rmdir()
