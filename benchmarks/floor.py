@@ -1,4 +1,4 @@
-"""The floor of any merge: how long it takes to read its inputs once and sum their numbers."""
+"""The floor of any merge: how long it takes to read its inputs once and sum their numbers; and to write its output."""
 
 from __future__ import annotations
 
@@ -23,6 +23,27 @@ def seconds_to_sum(paths: Sequence[Path], threads: int | None = None) -> float:
         started = time.perf_counter()
         list(pool.map(_sum_stripes, [stripes[index::threads] for index in range(threads)]))
         return time.perf_counter() - started
+
+
+def seconds_to_write(folder: Path, file_bytes: int, written_bytes: int) -> float:
+    """Wall time to write so many bytes over a new file of ``file_bytes``, in blocks of 512 KB, one thread a core."""
+    threads, block = os.cpu_count() or 1, bytes(2 * BLOCK_BYTES)
+    path = folder / "written.bin"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.truncate(descriptor, file_bytes)
+
+    def write(first: int) -> None:
+        for start in range(first * len(block), written_bytes, threads * len(block)):
+            os.pwrite(descriptor, block, start % file_bytes)
+
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            started = time.perf_counter()
+            list(pool.map(write, range(threads)))
+            return time.perf_counter() - started
+    finally:
+        os.close(descriptor)
+        path.unlink()
 
 
 def _sum_stripes(stripes: Sequence[tuple[Path, int]]) -> float:

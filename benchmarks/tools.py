@@ -37,6 +37,11 @@ class Job:
         """The merged model."""
         return self.folder / "out" / "model.safetensors"
 
+    @property
+    def cache(self) -> Path:
+        """Where tools keep what they learn of their inputs."""
+        return self.folder / "cache"
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -51,9 +56,14 @@ class Tool:
     def command(self, job: Job) -> Command:
         """How to start it; nothing it does may reach for a network."""
         job.output.parent.mkdir(parents=True, exist_ok=True)
-        offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        settings = {
+            "XDG_CACHE_HOME": str(job.cache),
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
         arguments = [str(part) for part in self.arguments(job, self.environment.programs)]
-        return Command(arguments, job.folder, job.folder / "log.txt", os.environ | offline)
+        return Command(arguments, job.folder, job.folder / "log.txt", os.environ | settings)
 
 
 def _lines_pipeline(job: Job, programs: Path) -> Sequence[str]:
