@@ -28,7 +28,7 @@ from lines_pipeline.ops.blocks.tape import LANES, Code, Row, Tape
 from lines_pipeline.planning.program import Destination, Tile
 
 LOADED_BYTES, COMPILED_BYTES = 500_000_000, 2_000_000_000
-"""What a pass has to read for recordings to pay: loading what is compiled takes half a second, compiling it several."""
+"""What a pass has to read for recordings to pay: loading the machine takes half a second, compiling it some seconds."""
 
 FOUND_NUMEL = 2 * BLOCK_NUMEL
 """Room for what one bracket finds in the blocks of a call; a call ends where another block might not fit."""
@@ -251,7 +251,7 @@ def _machine() -> Any:
 
 @cache
 def load_machine() -> None:
-    """Load the compiled part now, for the type that most models have, rather than within the first sweep."""
+    """Load the compiled part now, rather than within the first sweep."""
     if can_replay():
         sources, outputs = (np.zeros((0, columns), np.int64) for columns in (5, 4))
         _call(Recording(Tape(torch.float32, 0).routine(0), {}, frozenset(), {}, (), {}), _span(sources, outputs, 0))
