@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import lines_pipeline
 from lines_pipeline.core.errors import LinesError, TrackingError
 from lines_pipeline.tracking.comparison import compare
-from lines_pipeline.tracking.mlflow import resolve_uri, ui_command
+from lines_pipeline.tracking.stores import resolve_uri, ui_command
 
 Recipe = Callable[..., Path]
 
