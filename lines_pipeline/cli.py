@@ -70,9 +70,10 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Carry out a recipe."""
-    from lines_pipeline.tracking.recorder import recorder
+    from lines_pipeline.tracking.recorder import expect_run
 
-    recorder()  # loads MLflow while this process loads torch
+    chosen = _parse(sets)
+    expect_run(recipe, chosen, tracking_uri)  # loads MLflow while this process loads torch
     from rich.console import Console
 
     from lines_pipeline import api, presentation
@@ -82,7 +83,7 @@ def run(
         result = api.run(
             recipe,
             out=out,
-            sets=_parse(sets),
+            sets=chosen,
             scheduler=scheduler,
             workers=workers,
             memory=memory,
@@ -248,7 +249,7 @@ def compare(
     """Show the parameters and metrics of MLflow runs side by side, what differs first."""
     from lines_pipeline import presentation
     from lines_pipeline.tracking.comparison import compare as compare_runs
-    from lines_pipeline.tracking.mlflow import resolve_uri
+    from lines_pipeline.tracking.stores import resolve_uri
 
     if len(runs) < 2:
         raise typer.BadParameter("name at least two runs")
