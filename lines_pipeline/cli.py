@@ -72,8 +72,7 @@ def run(
     """Carry out a recipe."""
     from lines_pipeline.tracking.recorder import expect_run
 
-    chosen = _parse(sets)
-    expect_run(recipe, chosen, tracking_uri)  # loads MLflow while this process loads torch
+    expect_run(recipe, _parse(sets), tracking_uri)  # before torch is loaded
     from rich.console import Console
 
     from lines_pipeline import api, presentation
@@ -83,7 +82,7 @@ def run(
         result = api.run(
             recipe,
             out=out,
-            sets=chosen,
+            sets=_parse(sets),
             scheduler=scheduler,
             workers=workers,
             memory=memory,
@@ -274,6 +273,10 @@ def main() -> None:
     """Run the command line; a user's mistake never ends in a traceback."""
     collect_seldom()
     try:
+        if sys.argv[1:2] == ["run"] and "--help" not in sys.argv:
+            from lines_pipeline.tracking.recorder import recorder
+
+            recorder()  # loads MLflow, the longest part of a small merge, while this process loads what it needs
         app()
     except LinesError as error:
         typer.echo(f"error: {error}", err=True)

@@ -161,11 +161,10 @@ def recorder() -> Recorder:
 
 def expect_run(recipe: Path, sets: Mapping[str, Any], tracking_uri: str | None) -> None:
     """Let the recorder prepare for the run of a recipe, before anything large is imported here."""
-    process = recorder()
     from lines_pipeline.recipe.load import load_recipe
     from lines_pipeline.tracking.stores import resolve_uri
 
-    process.expect(resolve_uri(tracking_uri or load_recipe(recipe, sets).tracking.uri))
+    recorder().expect(resolve_uri(tracking_uri or load_recipe(recipe, sets).tracking.uri))
 
 
 @dataclass
