@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from lines_pipeline.core.errors import TrackingError
 from lines_pipeline.core.events import Event, RunFinished, RunStarted
-from lines_pipeline.core.garbage import collect_seldom
+from lines_pipeline.core.garbage import collect_seldom, uncollected
 
 if TYPE_CHECKING:
     from lines_pipeline.tracking.mlflow import MlflowSink
@@ -192,14 +192,13 @@ class _Records:
 
     def _do(self, message: _Expect | _Open | _Record) -> None:
         from lines_pipeline.tracking.mlflow import MlflowSink
-        from lines_pipeline.tracking.stores import prepare
 
         match message:
             case _Expect(uri):
-                self.expected[uri] = prepare(uri)
+                self.expected[uri] = _prepared(uri)
             case _Open(run, uri, environment):
                 os.environ.update(environment)
-                new = self.expected.pop(uri) if uri in self.expected else prepare(uri)
+                new = self.expected.pop(uri) if uri in self.expected else _prepared(uri)
                 self.sinks[run] = MlflowSink(uri, new)
             case _Record(run, event):
                 self._record(run, event)
@@ -228,12 +227,20 @@ class _Records:
             self.connection.send(reply)
 
 
+def _prepared(uri: str) -> bytes | None:
+    from lines_pipeline.tracking.stores import prepare
+
+    with uncollected():
+        return prepare(uri)
+
+
 def main(descriptor: int) -> None:
     """Serve the process at the other end of a socket."""
     collect_seldom()
     from lines_pipeline.tracking.loading import load_skinny_mlflow
 
-    load_skinny_mlflow()  # takes a second, while the run finds its inputs
+    with uncollected():
+        load_skinny_mlflow()  # takes a second, while the run finds its inputs
     _Records(Connection(descriptor)).serve()
 
 
