@@ -89,8 +89,8 @@ def run(
     sinks: Sequence[Sink] = (),
 ) -> RunResult:
     """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s."""
-    from lines_pipeline.tracking.mlflow import check_reachable, resolve_uri
     from lines_pipeline.tracking.recorder import recorder
+    from lines_pipeline.tracking.stores import check_reachable, resolve_uri
 
     started = time.perf_counter()
     loaded = load_recipe(recipe, sets or {})

@@ -70,9 +70,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Carry out a recipe."""
-    from lines_pipeline.tracking.recorder import recorder
+    from lines_pipeline.tracking.recorder import expect_run
 
-    recorder()  # loads MLflow while this process loads torch
+    expect_run(recipe, _parse(sets), tracking_uri)  # before torch is loaded
     from rich.console import Console
 
     from lines_pipeline import api, presentation
@@ -248,7 +248,7 @@ def compare(
     """Show the parameters and metrics of MLflow runs side by side, what differs first."""
     from lines_pipeline import presentation
     from lines_pipeline.tracking.comparison import compare as compare_runs
-    from lines_pipeline.tracking.mlflow import resolve_uri
+    from lines_pipeline.tracking.stores import resolve_uri
 
     if len(runs) < 2:
         raise typer.BadParameter("name at least two runs")
@@ -273,6 +273,10 @@ def main() -> None:
     """Run the command line; a user's mistake never ends in a traceback."""
     collect_seldom()
     try:
+        if sys.argv[1:2] == ["run"] and "--help" not in sys.argv:
+            from lines_pipeline.tracking.recorder import recorder
+
+            recorder()  # loads MLflow, the longest part of a small merge, while this process loads what it needs
         app()
     except LinesError as error:
         typer.echo(f"error: {error}", err=True)

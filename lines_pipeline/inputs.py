@@ -113,9 +113,11 @@ def locate_checkpoint(path: str, folder: Path) -> Any:
 
 
 def _build_zoo(uris: Sequence[str], emit: Sink) -> None:
-    from lines_pipeline.zoo.build import build as build_experts
+    experts = [uri for uri in uris if not uri.endswith("/pretrained")]
+    if experts:
+        from lines_pipeline.zoo.build import build as build_experts
 
-    build_experts([uri for uri in uris if not uri.endswith("/pretrained")], emit)
+        build_experts(experts, emit)
 
 
 def _local_path(located: Any, context: OpenedRecipe, step: str, *, build: bool) -> Path | None:

@@ -38,7 +38,7 @@ def _table(*headings: str, right: Iterable[str] = (), title: str | None = None) 
 
 def show_result(result: RunResult) -> None:
     """Metrics, chosen values, files, the run and the command that shows it."""
-    from lines_pipeline.tracking.mlflow import ui_command
+    from lines_pipeline.tracking.stores import ui_command
 
     console = _console()
     if result.metrics:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 """Importing torch and MLflow makes millions of lasting objects: looking through them often took a third of start-up."""
@@ -13,3 +15,14 @@ def collect_seldom() -> None:
     """For the start of a process, before it imports anything large."""
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     atexit.register(gc.freeze)  # or the interpreter would look through all of them once more before it ends
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is collected meanwhile, nor looked for later in what was made: for work that makes what stays."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()

@@ -128,9 +128,9 @@ def _writes(
     found: dict[str, tuple[Write, ...]] = {}
     for number, request in wanted.items():
         places = {
-            spec.name: Destination(str(file.temporary), file.offsets()[spec.name], spec.dtype)
+            spec.name: Destination(str(file.temporary), offset, spec.dtype)
             for file in layouts[number].files
-            for spec in file.specs
+            for spec, offset in zip(file.specs, file.offsets().values(), strict=True)
         }
         layout, step = prepared.layouts[request.step], graph.steps[request.step]
         grouped: dict[str, tuple[Destination, ...]] = {}

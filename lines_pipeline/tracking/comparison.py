@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lines_pipeline.core.errors import UnknownRunError
-from lines_pipeline.tracking.mlflow import connect, database
+from lines_pipeline.tracking.stores import connect, database
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,27 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lines_pipeline.core.errors import TrackingError
-from lines_pipeline.core.events import Event, RunFinished
-from lines_pipeline.core.garbage import collect_seldom
+from lines_pipeline.core.events import Event, RunFinished, RunStarted
+from lines_pipeline.core.garbage import collect_seldom, uncollected
 
 if TYPE_CHECKING:
     from lines_pipeline.tracking.mlflow import MlflowSink
+
+
+@dataclass(frozen=True)
+class _Expect:
+    """A run will begin soon, unless a mistake is found before."""
+
+    uri: str
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,10 @@ class Recorder:
         """Whether the process is still there."""
         return self._process.poll() is None
 
+    def expect(self, uri: str) -> None:
+        """Prepare for a run that will be recorded in a store."""
+        self.send(_Expect(uri))
+
     def open(self, uri: str) -> Recording:
         """A sink for the events of one run."""
         run = next(self._numbers)
@@ -88,7 +99,7 @@ class Recorder:
         self.send(_Open(run, uri, environment))
         return Recording(self, run, uri)
 
-    def send(self, message: _Open | _Record) -> None:
+    def send(self, message: _Expect | _Open | _Record) -> None:
         """Pass a message on; ``TrackingError`` where the process is gone."""
         try:
             with self._lock:
@@ -112,17 +123,20 @@ class Recorder:
 class Recording:
     """One run's record. Its first error is raised once, by one of the next events.
 
-    ``RunFinished`` waits until everything is recorded; ``run_id`` is known from then on.
+    ``RunFinished`` waits until everything is recorded; ``run_id`` is known from then on. A run that never started has
+    no record to wait for.
     """
 
     recorder: Recorder
     run: int
     uri: str
     run_id: str = field(default="", init=False)
+    _started: bool = field(default=False, init=False)
 
     def __call__(self, event: Event) -> None:
         self.recorder.send(_Record(self.run, event))
-        last, error = isinstance(event, RunFinished), ""
+        self._started = self._started or isinstance(event, RunStarted)
+        last, error = self._started and isinstance(event, RunFinished), ""
         while reply := self.recorder.reply(self.run, wait=last):
             error = error or reply.error
             if reply.complete:
@@ -145,6 +159,14 @@ def recorder() -> Recorder:
     return running[-1]
 
 
+def expect_run(recipe: Path, sets: Mapping[str, Any], tracking_uri: str | None) -> None:
+    """Let the recorder prepare for the run of a recipe, before anything large is imported here."""
+    from lines_pipeline.recipe.load import load_recipe
+    from lines_pipeline.tracking.stores import resolve_uri
+
+    recorder().expect(resolve_uri(tracking_uri or load_recipe(recipe, sets).tracking.uri))
+
+
 @dataclass
 class _Records:
     """The recording process: the records that are open, and whether they failed."""
@@ -152,11 +174,15 @@ class _Records:
     connection: Connection
     sinks: dict[int, MlflowSink] = field(default_factory=dict)
     failed: set[int] = field(default_factory=set)
+    expected: dict[str, bytes | None] = field(default_factory=dict)
+    """Stores that are prepared for the next run, with the content of databases still to be made."""
 
     def serve(self) -> None:
         """Do what is asked until nobody can ask any more; runs that are still open were killed."""
         while True:
             try:
+                if not self.connection.poll():
+                    self._flush()
                 message = self.connection.recv()
             except (EOFError, OSError):
                 break
@@ -164,47 +190,57 @@ class _Records:
         for run in list(self.sinks):
             self._record(run, RunFinished("KILLED", 0.0, "the run's process ended without a word"))
 
-    def _do(self, message: _Open | _Record) -> None:
+    def _do(self, message: _Expect | _Open | _Record) -> None:
         from lines_pipeline.tracking.mlflow import MlflowSink
 
         match message:
+            case _Expect(uri):
+                self.expected[uri] = _prepared(uri)
             case _Open(run, uri, environment):
                 os.environ.update(environment)
-                self.sinks[run] = MlflowSink(uri)
+                new = self.expected.pop(uri) if uri in self.expected else _prepared(uri)
+                self.sinks[run] = MlflowSink(uri, new)
             case _Record(run, event):
                 self._record(run, event)
                 if isinstance(event, RunFinished):
-                    self.connection.send(_Reply(run, run_id=self.sinks.pop(run).run_id, complete=True))
+                    self._reply(_Reply(run, run_id=self.sinks.pop(run).run_id, complete=True))
 
     def _record(self, run: int, event: Event) -> None:
         """After its first error a record is only told how the run finished."""
-        if run in self.failed and not isinstance(event, RunFinished):
-            return
+        if run not in self.failed or isinstance(event, RunFinished):
+            self._attempt(run, lambda: self.sinks[run](event))
+
+    def _flush(self) -> None:
+        for run, sink in self.sinks.items():
+            self._attempt(run, sink.flush)
+
+    def _attempt(self, run: int, act: Callable[[], None]) -> None:
         try:
-            self.sinks[run](event)
+            act()
         except TrackingError as error:
             if run not in self.failed:
                 self.failed.add(run)
-                self.connection.send(_Reply(run, error=str(error)))
+                self._reply(_Reply(run, error=str(error)))
+
+    def _reply(self, reply: _Reply) -> None:
+        with contextlib.suppress(OSError):  # a run that was killed
+            self.connection.send(reply)
 
 
-_NICENESS = 19
-"""How far the recording process stands back behind the merge, which it runs beside."""
+def _prepared(uri: str) -> bytes | None:
+    from lines_pipeline.tracking.stores import prepare
 
-
-def _stand_back() -> None:
-    """Linux weighs sessions before it weighs their processes, and this process has a session of its own."""
-    os.nice(_NICENESS)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(_NICENESS))
+    with uncollected():
+        return prepare(uri)
 
 
 def main(descriptor: int) -> None:
     """Serve the process at the other end of a socket."""
-    _stand_back()
     collect_seldom()
-    import mlflow  # noqa: F401 (takes a second, while the run finds its inputs)
+    from lines_pipeline.tracking.loading import load_skinny_mlflow
 
+    with uncollected():
+        load_skinny_mlflow()  # takes a second, while the run finds its inputs
     _Records(Connection(descriptor)).serve()
 
 

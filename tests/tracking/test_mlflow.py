@@ -17,9 +17,11 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
 import lines_pipeline
-from lines_pipeline.core.errors import LinesError, TrackingError
+from lines_pipeline.core.errors import CheckpointError, LinesError, TrackingError
+from lines_pipeline.core.events import FileWritten, InputsIdentified, PassFinished, RunFinished, RunStarted
 from lines_pipeline.tracking.comparison import compare
-from lines_pipeline.tracking.mlflow import resolve_uri, ui_command
+from lines_pipeline.tracking.mlflow import MlflowSink
+from lines_pipeline.tracking.stores import resolve_uri, ui_command
 
 Recipe = Callable[..., Path]
 
@@ -115,6 +117,30 @@ def test_a_failed_run_is_recorded_as_failed(models: Path, write_recipe: Recipe) 
     (run,) = client.search_runs([client.get_experiment_by_name("lines-pipeline").experiment_id])
     assert run.info.status == "FAILED"
     assert "NaN" in run.data.tags["error"]
+
+
+def test_a_run_that_never_started_makes_no_store(write_recipe: Recipe) -> None:
+    missing = {"op": "load", "path": "{e}.safetensors", "for_each": {"e": ["a", "b", "nowhere"]}}
+    with pytest.raises(CheckpointError, match="nowhere"):
+        lines_pipeline.run(write_recipe({**TIES_LINES, "experts": missing}), out="out")
+    assert not Path("mlflow.db").exists()
+
+
+def test_figures_are_sent_when_told_and_at_the_end(tmp_path: Path) -> None:
+    sink = MlflowSink(f"sqlite:///{tmp_path}/mlflow.db")
+    client = MlflowClient(tracking_uri=sink.uri)
+    sink(RunStarted("tested", "lines-pipeline", {"seed": 0}, {}, {}))
+    sink(PassFinished("first", 1.0, 100, 10))
+    sink(FileWritten("saved", Path("out"), 10))
+    assert client.get_run(sink.run_id).data.metrics == {}
+    sink.flush()
+    told = client.get_run(sink.run_id).data
+    assert told.metrics["pass/bytes_read"] == 100 and told.tags["file.saved"] == "out"
+    sink(InputsIdentified({f"load{number}": "digest" for number in range(250)}))  # more than go into one request
+    sink(RunFinished("FINISHED", 2.0))
+    run = client.get_run(sink.run_id)
+    assert run.info.status == "FINISHED" and run.data.params == {"seed": "0"} and run.data.metrics["run/seconds"] == 2
+    assert len([tag for tag in run.data.tags if tag.startswith("input.")]) == 250
 
 
 def test_two_runs_are_compared_with_what_differs_first(write_recipe: Recipe) -> None:

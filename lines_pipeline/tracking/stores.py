@@ -1,0 +1,119 @@
+"""The stores that runs are recorded in: which one, whether it can be used, and a client of it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from lines_pipeline.core.errors import TrackingError
+from lines_pipeline.tracking.loading import load_mlflow
+from lines_pipeline.tracking.new_databases import new_database, put_in_place
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+_SQLITE = "sqlite:///"
+_PORTS = {"http": 80, "https": 443}
+
+
+def resolve_uri(explicit: str | None) -> str:
+    """The store: what is given, else ``MLFLOW_TRACKING_URI``, else a database in the working directory.
+
+    A database's path is made absolute: MLflow keeps connections by URI, whatever the working directory then is.
+    """
+    uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    path = database(uri)
+    return uri if path is None else _SQLITE + str(path.resolve())
+
+
+def database(uri: str) -> Path | None:
+    """The file of a database store; None of other stores."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+
+
+def check_reachable(uri: str) -> None:
+    """Raise ``TrackingError`` where a store plainly cannot be used; takes no time, and makes nothing."""
+    path = database(uri)
+    if path is not None:
+        if not os.access(path.parent, os.W_OK):
+            raise TrackingError(f"tracking store {uri}: the folder {path.parent} is missing, or cannot be written")
+        return
+    server = urlsplit(uri)
+    if server.scheme in _PORTS and server.scheme not in getproxies() and server.hostname:
+        try:
+            socket.create_connection((server.hostname, server.port or _PORTS[server.scheme]), timeout=10).close()
+        except OSError as error:
+            raise TrackingError(f"tracking store {uri}: no server answers there ({error})") from error
+
+
+def prepare(uri: str) -> bytes | None:
+    """Do early what the first ``connect`` to a database takes its time for; gives the content of one still to be made.
+
+    Makes no file. What does not work here is told by ``connect``.
+    """
+    path = database(uri)
+    if path is None or "?" in uri:  # options, which are no part of the file's name
+        return None
+    if not path.exists():
+        return new_database()
+    with suppress(TrackingError):
+        connect(uri)
+    return None
+
+
+def connect(uri: str, new: bytes | None = None) -> MlflowClient:
+    """A client of a store, with short time-outs; ``TrackingError`` where nothing answers.
+
+    A database file that is not there is made of ``new``, else by MLflow.
+    """
+    load_mlflow()
+    from mlflow import MlflowClient
+
+    path = database(uri)
+    try:
+        with _alone(path):
+            if path is not None and new is not None and not path.exists():
+                with suppress(OSError):  # the folder's file system may lack something; MLflow may still manage
+                    put_in_place(new, path)
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)
+    except Exception as error:  # whatever a store or a network raises
+        what = str(error).partition("\n")[0]  # not the SQL below it
+        raise TrackingError(f"tracking store {uri} cannot be used: {type(error).__name__}: {what}") from error
+    return client
+
+
+@contextmanager
+def _alone(path: Path | None) -> Iterator[None]:
+    """While a database file may have to be made, in which two processes at once would fail: locks its folder."""
+    if path is None:
+        yield
+        return
+    descriptor = os.open(path.resolve().parent, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def artifacts(uri: str) -> str | None:
+    """Where a database store keeps artifacts: beside the database, whatever the working directory later is."""
+    path = database(uri)
+    return None if path is None else (path.resolve().parent / "mlruns").as_uri()
+
+
+def ui_command(uri: str) -> str:
+    """The command that shows the runs of a store, from any directory."""
+    if uri.startswith(("http://", "https://")):
+        return f"open {uri}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"

@@ -1,0 +1,80 @@
+"""Databases that are made in memory: the same as MLflow makes, put in place whole, and never over another one."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from lines_pipeline.tracking.new_databases import new_database, put_in_place
+from lines_pipeline.tracking.stores import connect, prepare
+
+
+def described(path: Path) -> tuple[list[str], list[tuple[object, ...]], list[tuple[object, ...]]]:
+    """Lines of the schema, some of which MLflow writes in an order that changes; the revision; the experiments."""
+    with closing(sqlite3.connect(path)) as database:
+        statements = [sql for (sql,) in database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        lines = sorted(line.strip().rstrip(",") for statement in statements for line in statement.splitlines())
+        experiments = "SELECT experiment_id, name, artifact_location, lifecycle_stage, workspace FROM experiments"
+        return lines, [*database.execute("SELECT * FROM alembic_version")], [*database.execute(experiments)]
+
+
+def test_a_database_made_in_memory_is_what_mlflow_makes(tmp_path: Path) -> None:
+    content = new_database()
+    assert content is not None
+    put_in_place(content, tmp_path / "ours.db")
+    MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/theirs.db").search_experiments()
+    ours, theirs = described(tmp_path / "ours.db"), described(tmp_path / "theirs.db")
+    assert ours == theirs
+    assert len(ours[0]) > 100 and [row[1] for row in ours[2]] == ["Default"]
+    with closing(sqlite3.connect(tmp_path / "ours.db")) as database:
+        assert [*database.execute("PRAGMA integrity_check")] == [("ok",)]
+
+
+def test_a_database_is_put_in_place_whole_and_never_over_another(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    put_in_place(b"first", path)
+    put_in_place(b"second", path)
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_preparing_makes_no_file(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    new = prepare(uri)
+    assert new is not None and not list(tmp_path.iterdir())
+    assert [found.name for found in connect(uri, new).search_experiments()] == ["Default"]
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///{}/mlflow.db?timeout=20", "http://127.0.0.1:9"])
+def test_other_stores_are_left_to_mlflow(tmp_path: Path, uri: str) -> None:
+    assert prepare(uri.format(tmp_path)) is None
+
+
+def test_where_none_can_be_made_in_memory_mlflow_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW", "5")  # refused by SQLAlchemy for those in memory
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    new = prepare(uri)
+    assert new is None
+    assert [found.name for found in connect(uri, new).search_experiments()] == ["Default"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", ["pandas", "pydantic"])  # MLflow cannot do without the second
+def test_mlflow_is_loaded_without_what_is_for_models_where_it_can_be(hidden: str) -> None:
+    program = (
+        "import sys\n"
+        "from lines_pipeline.tracking import loading\n"
+        "loading._FOR_MODELS = (sys.argv[1],)\n"
+        "loading.load_skinny_mlflow()\n"
+        "from mlflow import MlflowClient\n"
+        "print(sys.argv[1] in sys.modules)\n"
+        "__import__(sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, hidden], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.stdout) == ("", f"{hidden == 'pydantic'}\n")
