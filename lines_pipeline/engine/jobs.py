@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,13 +102,13 @@ class _Worker:
 
     def do(self, tiles: Sequence[Tile]) -> None:
         """Of each block: read and hash all sources, settle NaN and Inf, then observe and write."""
+        places = [place for tile in tiles for place in self._blocks(tile)]
         if self._replayer is None:
-            places = [place for tile in tiles for place in self._blocks(tile)]
             for staged in stage(self._program.device, places, self._read):
                 self._compute(staged)
             return
-        for tile in tiles:
-            self._replay(self._replayer, tile)
+        for _, blocks in groupby(places, itemgetter(0)):
+            self._replay(self._replayer, deque(blocks))
 
     def _blocks(self, tile: Tile) -> Iterator[Place]:
         """Where the blocks of a tile are; a GPU takes larger ones."""
@@ -115,11 +117,10 @@ class _Worker:
         for start in range(tile.start, tile.stop, numel):
             yield tile.tensor, start, min(start + numel, tile.stop)
 
-    def _replay(self, replayer: Replayer, tile: Tile) -> None:
-        """Blocks that cannot be replayed are computed one by one."""
-        places = deque(self._blocks(tile))
+    def _replay(self, replayer: Replayer, places: deque[Place]) -> None:
+        """Blocks of a tensor; those that cannot be replayed are computed one by one."""
         while places:
-            replayed = replayer.replay(replace(tile, start=places[0][1]))
+            replayed = replayer.replay(list(places))
             for block in replayed:
                 self._take(block)
                 self._use(block, places.popleft(), {}, None)
@@ -136,7 +137,7 @@ class _Worker:
         """Count what was read, and note its digests."""
         self.result.bytes_read += block.nbytes
         for step, digest in block.digests.items():
-            self.result.digests.setdefault((step, block.tile.tensor), []).append((block.tile.start, digest))
+            self.result.digests.setdefault((step, block.place[0]), []).append((block.place[1], digest))
 
     def _read(self, place: Place) -> dict[str, torch.Tensor]:
         tensor, start, stop = place

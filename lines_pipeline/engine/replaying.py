@@ -1,4 +1,4 @@
-"""Replays recordings over the blocks of tensors: one compiled call reads, hashes, computes and writes all of a tile."""
+"""Replays recordings over blocks of tensors: one compiled call reads, hashes, computes and writes many of a tensor."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ import torch
 from lines_pipeline.core.errors import EngineError
 from lines_pipeline.core.tensors import BLOCK_NUMEL
 from lines_pipeline.engine.recording import Recorder, Recording
-from lines_pipeline.io.checkpoints import StoredTensor
+from lines_pipeline.engine.staging import Place
 from lines_pipeline.io.writing import write_block
 from lines_pipeline.ops import blocks
 from lines_pipeline.ops.blocks.form import AT_HIGH, AT_LOW, BELOW, COUNTED, COUNTS, INSIDE
-from lines_pipeline.ops.blocks.tape import LANES, Code, Row, Tape
-from lines_pipeline.planning.program import Destination, Tile
+from lines_pipeline.ops.blocks.tape import LANES, Code, Tape
 
 LOADED_BYTES, COMPILED_BYTES = 500_000_000, 2_000_000_000
 """What a pass has to read for recordings to pay: loading the machine takes half a second, compiling it some seconds."""
@@ -70,36 +69,32 @@ class Replayer:
     def __init__(self, recorder: Recorder, reading: Callable[[str], int], writing: Callable[[str], int]) -> None:
         self.recorder, self._reading, self._writing = recorder, reading, writing
 
-    def replay(self, tile: Tile) -> list[ReplayedBlock]:
-        """The blocks of a tile from its first on, as far as one call goes: none where the first is to be computed
+    def replay(self, places: Sequence[Place]) -> list[ReplayedBlock]:
+        """Blocks of one tensor, from the first on as far as one call goes: none where the first is to be computed
         without recordings, because it cannot be recorded or read, or because its values are not finite."""
-        recording = self.recorder.recording(tile.tensor)
+        recording = self.recorder.recording(places[0][0])
         if recording is None:
             return []
-        if recording.kept:  # in memory that the next block takes
-            tile = replace(tile, stop=min(tile.stop, tile.start + BLOCK_NUMEL))
-        found = self._run(recording, tile)
-        return [ReplayedBlock(self, _block_at(tile, number), *given) for number, given in enumerate(found)]
+        found = self._run(recording, places[:1] if recording.kept else places)  # kept in memory that the next one takes
+        return [ReplayedBlock(self, place, *given) for place, given in zip(places, found, strict=False)]
 
-    def again(self, tile: Tile, world: int) -> Reductions:
+    def again(self, place: Place, world: int) -> Reductions:
         """What a block gives in another of its worlds."""
-        recording = self.recorder.recording(tile.tensor, world)
+        recording = self.recorder.recording(place[0], world)
         assert recording is not None
         read = {stored.path for stored in recording.sources.values()}
         assert read.isdisjoint(to.path for to, _ in recording.outputs)  # a pass that finishes drafts guesses nothing
-        found = self._run(replace(recording, hashed=frozenset(), outputs=()), tile)
+        found = self._run(replace(recording, hashed=frozenset(), outputs=()), [place])
         if not found:
-            raise EngineError(
-                f"tensor '{tile.tensor}' cannot be read a second time: a file was cut short during the run"
-            )
+            raise EngineError(f"tensor '{place[0]}' cannot be read a second time: a file was cut short during the run")
         return found[0][0]
 
-    def _run(self, recording: Recording, tile: Tile) -> list[tuple[Reductions, dict[str, int]]]:
+    def _run(self, recording: Recording, places: Sequence[Place]) -> list[tuple[Reductions, dict[str, int]]]:
         """Reductions and digests by source of the blocks that could be done."""
-        span = _span(self._sources(recording, tile), self._outputs(recording, tile), tile.stop - tile.start)
-        done, why, results = _call(recording, span)
+        blocks = np.array([(start, stop - start) for _, start, stop in places], np.int64)
+        done, why, results = _call(recording, _span(self._sources(recording), self._outputs(recording), blocks))
         if why == _machine().UNWRITTEN:  # perhaps not for long; if it is, this raises the error
-            self._write(recording, _block_at(tile, done))
+            self._write(recording, places[done])
             done += 1
         digests = [
             {step: digest for step, digest in zip(recording.sources, found, strict=True) if step in recording.hashed}
@@ -107,26 +102,26 @@ class Replayer:
         ]
         return list(zip(_reductions(recording, results, done), digests, strict=True))
 
-    def _sources(self, recording: Recording, tile: Tile) -> Array:
+    def _sources(self, recording: Recording) -> Array:
         """Where the machine reads."""
-        given = zip(recording.sources.items(), recording.routine.taken, strict=True)
         rows = [
-            (self._reading(stored.path), *_placed(stored, row, tile.start), step in recording.hashed)
-            for (step, stored), row in given
+            (self._reading(stored.path), stored.offset, row.item_bytes, row.offset, step in recording.hashed)
+            for (step, stored), row in zip(recording.sources.items(), recording.routine.taken, strict=True)
         ]
         return np.array(rows, np.int64).reshape(-1, 5)
 
-    def _outputs(self, recording: Recording, tile: Tile) -> Array:
+    def _outputs(self, recording: Recording) -> Array:
         """Where it writes."""
-        rows = [(self._writing(to.path), *_placed(to, row, tile.start)) for to, row in recording.outputs]
+        rows = [(self._writing(to.path), to.offset, row.item_bytes, row.offset) for to, row in recording.outputs]
         return np.array(rows, np.int64).reshape(-1, 4)
 
-    def _write(self, recording: Recording, block: Tile) -> None:
+    def _write(self, recording: Recording, place: Place) -> None:
         """Write what the machine computed of a block."""
+        _, start, stop = place
         for to, row in recording.outputs:
-            position, item, offset = _placed(to, row, block.start)
-            value = torch.from_numpy(_memory(recording)[offset : offset + (block.stop - block.start) * item])
-            write_block(to.path, self._writing(to.path), position, value)
+            value = _memory(recording)[row.offset : row.offset + (stop - start) * row.item_bytes]
+            position = to.offset + start * row.item_bytes
+            write_block(to.path, self._writing(to.path), position, torch.from_numpy(value))
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,7 @@ class ReplayedBlock:
     """One block of a tensor that was replayed."""
 
     replayer: Replayer
-    tile: Tile
+    place: Place
     reductions: Reductions
     digests: Mapping[str, int]
     """By source, of those that are hashed."""
@@ -142,11 +137,12 @@ class ReplayedBlock:
     @property
     def nbytes(self) -> int:
         """Bytes read."""
-        return (self.tile.stop - self.tile.start) * self._recording(0).width
+        _, start, stop = self.place
+        return (stop - start) * self._recording(0).width
 
     def observed(self, number: int, world: int) -> Any:
         """The partial of an observation in one of its worlds."""
-        found = self.replayer.again(self.tile, world) if world else self.reductions
+        found = self.replayer.again(self.place, world) if world else self.reductions
         reduced = [found[one.code][one.slot] for one in self._recording(world).observed[number]]
         return self.replayer.recorder.measure(number).partial(*reduced)
 
@@ -155,34 +151,25 @@ class ReplayedBlock:
         recording = self._recording(0)
         if number not in recording.kept:
             return None
+        _, start, stop = self.place
         values = _memory(recording)[recording.kept[number] :].view(recording.routine.scalars.dtype)
-        return torch.from_numpy(values[: self.tile.stop - self.tile.start])
+        return torch.from_numpy(values[: stop - start])
 
     def _recording(self, world: int) -> Recording:
-        recording = self.replayer.recorder.recording(self.tile.tensor, world)
+        recording = self.replayer.recorder.recording(self.place[0], world)
         assert recording is not None
         return recording
 
 
-def _block_at(tile: Tile, number: int) -> Tile:
-    start = tile.start + number * BLOCK_NUMEL
-    return replace(tile, start=start, stop=min(start + BLOCK_NUMEL, tile.stop))
-
-
-def _placed(tensor: StoredTensor | Destination, row: Row, start: int) -> tuple[int, int, int]:
-    """Position of a tensor's value in its file, the bytes of a value, and the offset of its row in memory."""
-    return tensor.offset + start * row.item_bytes, row.item_bytes, row.offset
-
-
-def _span(sources: Array, outputs: Array, size: int) -> Any:
-    return _machine().Span(sources, outputs, size, BLOCK_NUMEL)
+def _span(sources: Array, outputs: Array, blocks: Array) -> Any:
+    return _machine().Span(sources, outputs, blocks)
 
 
 def _call(recording: Recording, span: Any) -> tuple[int, int, Any]:
     """Run the machine: how many blocks are done, why it ends, and its ``Results``."""
     machine, routine, array = _machine(), recording.routine, _workspace.array
     totals, brackets = (routine.slots.get(code, 0) for code in (Code.TOTAL, Code.WITHIN))
-    sources, count = len(recording.sources), -(-span.size // span.capacity)
+    sources, count = len(recording.sources), len(span.blocks)
     scratch = machine.Scratch(
         recording.loop.address,
         routine.scalars.ctypes.data,
@@ -253,8 +240,8 @@ def _machine() -> Any:
 def load_machine() -> None:
     """Load the compiled part now, rather than within the first sweep."""
     if can_replay():
-        sources, outputs = (np.zeros((0, columns), np.int64) for columns in (5, 4))
-        _call(Recording(Tape(torch.float32, 0).routine(0), {}, frozenset(), {}, (), {}), _span(sources, outputs, 0))
+        nothing = (np.zeros((0, columns), np.int64) for columns in (5, 4, 2))
+        _call(Recording(Tape(torch.float32, 0).routine(0), {}, frozenset(), {}, (), {}), _span(*nothing))
 
 
 @cache

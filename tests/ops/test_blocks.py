@@ -90,9 +90,8 @@ def run_machine(routine: Routine, content: bytes, hashed: int, outputs: Sequence
             (at, start, row.item_bytes, row.offset, hashed) for start, row in zip(starts, routine.taken, strict=False)
         ]
         written = [(at, start, row.item_bytes, row.offset) for start, row in zip(outputs, routine.kept, strict=False)]
-        span = machine.Span(
-            np.array(sources, np.int64).reshape(-1, 5), np.array(written, np.int64).reshape(-1, 4), size, size
-        )
+        places = np.array(sources, np.int64).reshape(-1, 5), np.array(written, np.int64).reshape(-1, 4)
+        span = machine.Span(*places, np.array([[0, size]], np.int64))
         end = machine.run(span, scratch, results)
         file.seek(0)
         return Ran(end, memory, results, found, file.read())

@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Span(NamedTuple):
-    """Neighbouring blocks, of ``capacity`` values each but for the last, ``size`` values together."""
+    """Blocks of one tensor, done one after the other."""
 
     sources: Array
     """int64 [sources, 5]: descriptor, position of the first value in the file, bytes of a value, where a piece goes in
@@ -30,8 +30,8 @@ class Span(NamedTuple):
     outputs: Array
     """int64 [outputs, 4]: descriptor, position of the first value in the file, bytes of a value, and where the block is
     in memory."""
-    size: int
-    capacity: int
+    blocks: Array
+    """int64 [blocks, 2]: the first value of each, and how many there are."""
 
 
 class Scratch(NamedTuple):
@@ -199,9 +199,8 @@ def _compiled(edition: int) -> Any:
         filled = results.filled
         for slot in range(filled.size):
             filled[slot] = 0
-        for block in range(results.counts.shape[0]):
-            start = block * span.capacity
-            size = min(span.capacity, span.size - start)
+        for block in range(span.blocks.shape[0]):
+            start, size = span.blocks[block]
             for taken in filled:
                 if taken + size > results.room:
                     return block, FULL
@@ -220,7 +219,7 @@ def _compiled(edition: int) -> Any:
                 filled[slot] += counts[INSIDE, slot]
             if not _write(span, scratch, start, size):
                 return block, UNWRITTEN
-        return results.counts.shape[0], FINISHED
+        return span.blocks.shape[0], FINISHED
 
     return run
 
