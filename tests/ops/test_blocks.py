@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -13,28 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recordings import Function, bits, plain, recorded, run_machine
 
 from lines_pipeline.core.tensors import BLOCK_NUMEL
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.ops import blocks as forms
-from lines_pipeline.ops.blocks.form import BELOW, COUNTED, COUNTS, NONFINITE
-from lines_pipeline.ops.blocks.tape import (
-    GAP_BYTES,
-    LANES,
-    PIECE_NUMEL,
-    STORED,
-    Code,
-    Reduced,
-    Register,
-    Routine,
-    Tape,
-    Unrecordable,
-)
+from lines_pipeline.ops.blocks.tape import GAP_BYTES, LANES, PIECE_NUMEL, STORED, Code, Tape, Unrecordable
 
 pytest.importorskip("numba")
 
 SPECIAL = (0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 1e-40, -1e-40, 3e37, 0.25)
-Function = Callable[..., Any]
 
 
 @st.composite
@@ -51,92 +35,6 @@ def same_size_blocks(draw: st.DrawFn) -> list[torch.Tensor]:
             values[chosen == index] = special
         found.append(values.to(dtype))
     return found
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What the machine did with one block."""
-
-    end: tuple[int, int]
-    memory: Any
-    results: Any
-    found: Any
-    content: bytes
-    """Of the file that it reads and writes."""
-
-
-def run_machine(routine: Routine, content: bytes, hashed: int, outputs: Sequence[int], size: int) -> Ran:
-    """Run a routine over one block of a file that begins with its sources, as they are stored; ``outputs`` tells where
-    in the file each block that is kept goes."""
-    from lines_pipeline.ops.blocks import fusion, machine
-
-    totals, brackets = (routine.slots.get(code, 0) for code in (Code.TOTAL, Code.WITHIN))
-    memory = np.full(routine.memory_bytes, 0xFF, np.uint8)  # NaN
-    lanes, filled = np.ones((totals, LANES)), np.ones(brackets, np.int64)
-    hashing = np.ones((routine.sources + 1) * machine.STATE_BYTES, np.uint8)
-    found = np.empty((brackets, size + 1), routine.scalars.dtype)
-    loop = fusion.fused(routine)
-    addresses = loop.address, routine.scalars.ctypes.data, memory.ctypes.data, (hashing.ctypes.data + 63) // 64 * 64
-    scratch = machine.Scratch(*addresses, lanes)
-    counts = np.ones((1, COUNTS, routine.most_slots), np.int64)
-    digests = np.zeros((1, routine.sources), np.uint64)
-    results = machine.Results(np.ones((1, totals)), counts, digests, found.ctypes.data, size + 1, filled)
-    starts = [0, *accumulate(size * row.item_bytes for row in routine.taken)]
-    with TemporaryFile() as file:
-        file.write(content)
-        file.flush()
-        at = file.fileno()
-        sources = [
-            (at, start, row.item_bytes, row.offset, hashed) for start, row in zip(starts, routine.taken, strict=False)
-        ]
-        written = [(at, start, row.item_bytes, row.offset) for start, row in zip(outputs, routine.kept, strict=False)]
-        places = np.array(sources, np.int64).reshape(-1, 5), np.array(written, np.int64).reshape(-1, 4)
-        span = machine.Span(*places, np.array([[0, size]], np.int64))
-        end = machine.run(span, scratch, results)
-        file.seek(0)
-        return Ran(end, memory, results, found, file.read())
-
-
-def recorded(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
-    """What a function of blocks gives as a recording: tensors, and results of reductions."""
-    from lines_pipeline.ops.blocks import machine
-
-    tape, size = Tape(values[0].dtype, len(values)), len(values[0])
-    made = as_list(function(*(tape.source(number) for number in range(len(values)))))
-    kept = [tape.store(one) if isinstance(one, Register) else one for one in made]
-    routine = tape.routine(BLOCK_NUMEL)
-    ran = run_machine(routine, b"".join(value.numpy().tobytes() for value in values), 0, [], size)
-    assert ran.end == (1, machine.FINISHED)
-
-    def result(one: Any) -> Any:
-        if not isinstance(one, Reduced):
-            return torch.from_numpy(ran.memory[routine.kept[one].offset :].view(routine.scalars.dtype)[:size].copy())
-        if one.code is Code.WITHIN:
-            below, at_low, inside, at_high = ran.results.counts[0, BELOW:NONFINITE, one.slot].tolist()
-            return below, at_low, ran.found[one.slot, :inside].tolist(), at_high
-        totals, counts = ran.results.totals[0], ran.results.counts[0, COUNTED]
-        return float(totals[one.slot]) if one.code is Code.TOTAL else int(counts[one.slot])
-
-    return [result(one) for one in kept]
-
-
-def plain(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
-    """The same of tensors."""
-    found: list[Any] = []
-    for one in as_list(function(*(value.clone() for value in values))):
-        if isinstance(one, torch.Tensor):
-            found.append(one.to(values[0].dtype))
-        else:
-            found.append((one[0], one[1], one[2].tolist(), one[3]) if isinstance(one, tuple) else one)
-    return found
-
-
-def as_list(results: Any) -> list[Any]:
-    return list(results) if isinstance(results, tuple | list) else [results]
-
-
-def bits(results: list[Any]) -> list[Any]:
-    return [one.numpy().tobytes() if isinstance(one, torch.Tensor) else one for one in results]
 
 
 def elected(a: Any, b: Any, c: Any) -> Any:
@@ -276,3 +174,44 @@ def test_what_has_no_instruction_says_so() -> None:
         forms.zeros_like(source, torch.float64)
     with pytest.raises(TypeError):
         torch.sin(source)
+
+
+def test_recordings_that_differ_in_numbers_alone_share_a_loop() -> None:
+    from lines_pipeline.ops.blocks import fusion
+
+    def loop(threshold: float, weight: float) -> Any:
+        tape = Tape(torch.float32, 1)
+        source = tape.source(0)
+        tape.store(forms.add_kept(source, forms.zeros_like(source), source, threshold, weight)[0])
+        return fusion.fused(tape.routine(BLOCK_NUMEL))
+
+    assert loop(0.5, 0.3) is loop(0.25, -2.0)
+    assert loop(0.5, 1.0) is not loop(0.5, 0.3)
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 1000])
+def test_a_loop_leaves_the_memory_between_its_rows_alone(size: int) -> None:
+    tape = Tape(torch.float32, 2)
+    tape.store(tape.source(0) - tape.source(1))
+    tape.store(tape.source(0) + tape.source(1), STORED["bfloat16"])
+    routine = tape.routine(size)
+    content = np.arange(2 * size, dtype=np.float32).tobytes()
+    memory = run_machine(routine, content, 0, [4 * 2 * size, 4 * 3 * size], size).memory
+    for row in routine.rows.values():
+        whole = -(-size // 16) * 16 * row.item_bytes
+        assert (memory[row.offset + whole : row.offset + whole + GAP_BYTES - 64] == 0xFF).all()
+
+
+def test_bits_do_not_depend_on_how_wide_the_registers_of_a_processor_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lines_pipeline.ops.blocks import fusion
+
+    target = fusion._host()[0]
+    if not target.triple.startswith("x86_64"):
+        pytest.skip("needs a processor that runs the oldest form of its kind too")
+    generator = torch.Generator().manual_seed(5)
+    values = [torch.randn(3 * LANES + 17, generator=generator) for _ in range(3)]
+    here = {of: bits(recorded(function, values)) for of, function in FUNCTIONS.items()}
+    fusion._compiled.cache_clear()
+    monkeypatch.setattr(fusion, "_host", lambda: (target, "x86-64", ""))
+    assert {of: bits(recorded(function, values)) for of, function in FUNCTIONS.items()} == here
+    fusion._compiled.cache_clear()
