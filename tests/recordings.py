@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from tempfile import TemporaryFile
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -30,36 +31,48 @@ class Ran:
     """Of the file that it reads and writes."""
 
 
-def run_machine(routine: Routine, content: bytes, hashed: int, outputs: Sequence[int], size: int) -> Ran:
-    """Run a routine over one block of a file that begins with its sources, as they are stored; ``outputs`` tells where
-    in the file each block that is kept goes."""
+def run_machine(
+    routine: Routine,
+    content: bytes,
+    hashed: int,
+    outputs: Sequence[int],
+    size: int,
+    *,
+    blocks: Sequence[tuple[int, int]] | None = None,
+    room: int | None = None,
+    mode: str = "r+b",
+) -> Ran:
+    """Run a routine over a file that begins with its sources, of ``size`` values each, as they are stored.
+
+    ``outputs`` tells where in the file each result that is kept goes; ``blocks`` the first values and sizes of blocks
+    (default: one of all values); ``room`` how many magnitudes each bracket has room for.
+    """
     from lines_pipeline.ops.blocks import fusion, machine
 
+    places = [(0, size)] if blocks is None else blocks
     totals, brackets = (routine.slots.get(code, 0) for code in (Code.TOTAL, Code.WITHIN))
     memory = np.full(routine.memory_bytes, 0xFF, np.uint8)  # NaN
-    lanes, filled = np.ones((totals, LANES)), np.ones(brackets, np.int64)
     hashing = np.ones((routine.sources + 1) * machine.STATE_BYTES, np.uint8)
-    found = np.empty((brackets, size + 1), routine.scalars.dtype)
+    room = size if room is None else room
     loop = fusion.fused(routine)
     addresses = loop.address, routine.scalars.ctypes.data, memory.ctypes.data, (hashing.ctypes.data + 63) // 64 * 64
-    scratch = machine.Scratch(*addresses, lanes)
-    counts = np.ones((1, COUNTS, routine.most_slots), np.int64)
-    digests = np.zeros((1, routine.sources), np.uint64)
-    results = machine.Results(np.ones((1, totals)), counts, digests, found.ctypes.data, size + 1, filled)
+    scratch = machine.Scratch(*addresses, np.ones((totals, LANES)))
+    counts = np.ones((len(places), COUNTS, routine.most_slots), np.int64)
+    digests, filled = np.zeros((len(places), routine.sources), np.uint64), np.ones(brackets, np.int64)
+    found = np.empty((brackets, room), routine.scalars.dtype)
+    results = machine.Results(np.ones((len(places), totals)), counts, digests, found.ctypes.data, room, filled)
     starts = [0, *accumulate(size * row.item_bytes for row in routine.taken)]
-    with TemporaryFile() as file:
-        file.write(content)
-        file.flush()
-        at = file.fileno()
-        sources = [
-            (at, start, row.item_bytes, row.offset, hashed) for start, row in zip(starts, routine.taken, strict=False)
-        ]
-        written = [(at, start, row.item_bytes, row.offset) for start, row in zip(outputs, routine.kept, strict=False)]
-        places = np.array(sources, np.int64).reshape(-1, 5), np.array(written, np.int64).reshape(-1, 4)
-        span = machine.Span(*places, np.array([[0, size]], np.int64))
-        end = machine.run(span, scratch, results)
-        file.seek(0)
-        return Ran(end, memory, results, found, file.read())
+    with NamedTemporaryFile() as given:
+        Path(given.name).write_bytes(content)
+        with open(given.name, mode) as file:
+            at = file.fileno()
+            rows = zip(starts, routine.taken, strict=False), zip(outputs, routine.kept, strict=False)
+            sources = [(at, start, row.item_bytes, row.offset, hashed) for start, row in rows[0]]
+            written = [(at, start, row.item_bytes, row.offset) for start, row in rows[1]]
+            arrays = (np.array(table, np.int64) for table in (sources, written, places))
+            tables = (table.reshape(-1, columns) for table, columns in zip(arrays, (5, 4, 2), strict=True))
+            end = machine.run(machine.Span(*tables), scratch, results)
+        return Ran(end, memory, results, found, Path(given.name).read_bytes())
 
 
 def recorded(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:

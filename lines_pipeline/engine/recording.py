@@ -13,7 +13,7 @@ from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.engine.evaluation import Block, ProgramIndex, torch_dtype
 from lines_pipeline.io.checkpoints import StoredTensor
 from lines_pipeline.ops.base import Measure
-from lines_pipeline.ops.blocks.tape import STORED, Code, Routine, Row, Tape, Unrecordable
+from lines_pipeline.ops.blocks.tape import STORED, Code, Register, Routine, Row, Tape, Unrecordable
 from lines_pipeline.planning.program import Destination, Write
 
 if TYPE_CHECKING:
@@ -80,31 +80,36 @@ class Recorder:
         block = Block(self._index, tensor, {step: given[step] for step in self._index.sources(tensor)})
         try:
             observed = {number: block.reduced(number, world) for number in self._index.observed(tensor, world)}
-            written = [number for number, write in enumerate(self._program.writes) if tensor in write.places]
-            outputs: list[tuple[Destination, int]] = []
-            kept: dict[int, int] = {}
-            for number in written:
-                write, value = self._program.writes[number], block.written(number)
-                if _is_stored_by_machine(write, tensor, tape.dtype):
-                    outputs += ((to, tape.store(value, STORED[to.dtype])) for to in write.places[tensor])
-                else:
-                    kept[number] = tape.store(value)
-            told = tape.told_finite()
-            for number, step in enumerate(types):
-                if step in hashed and not given[step].is_mask and number not in told:
-                    tape.reduce(Code.CHECK, given[step], (torch.finfo(tape.dtype).max,))
+            outputs, kept = self._store(tape, block, tensor)
+            _check_finite(tape, [given[step] for step in types if step in hashed])
             routine = tape.routine(BLOCK_NUMEL)
         except (Unrecordable, TypeError):
             return None
-        rows = routine.kept
-        return Recording(
-            routine,
-            sources,
-            hashed,
-            observed,
-            [(to, rows[place]) for to, place in outputs],
-            {number: rows[place].offset for number, place in kept.items()},
-        )
+        written = [(to, routine.kept[place]) for to, place in outputs]
+        offsets = {number: routine.kept[place].offset for number, place in kept.items()}
+        return Recording(routine, sources, hashed, observed, written, offsets)
+
+    def _store(self, tape: Tape, block: Block, tensor: str) -> tuple[list[tuple[Destination, int]], dict[int, int]]:
+        """Keep what is written: by place, and by write where it is converted first."""
+        outputs: list[tuple[Destination, int]] = []
+        kept: dict[int, int] = {}
+        for number, write in enumerate(self._program.writes):
+            if tensor not in write.places:
+                continue
+            value = block.written(number)
+            if _is_stored_by_machine(write, tensor, tape.dtype):
+                outputs += ((to, tape.store(value, STORED[to.dtype])) for to in write.places[tensor])
+            else:
+                kept[number] = tape.store(value)
+        return outputs, kept
+
+
+def _check_finite(tape: Tape, sources: Sequence[Register]) -> None:
+    """Count NaN and Inf in sources where no total tells of them."""
+    told = tape.told_finite()
+    for source in sources:
+        if not source.is_mask and source.number not in told:
+            tape.reduce(Code.CHECK, source, (torch.finfo(tape.dtype).max,))
 
 
 def _is_stored_by_machine(write: Write, tensor: str, computed: torch.dtype) -> bool:

@@ -230,6 +230,10 @@ def _is_compiled() -> bool:
     return any(index.stat().st_mtime >= changed for found in folders for index in found.glob(name))
 
 
+_EMPTY = Recording(Tape(torch.float32, 0).routine(0), {}, frozenset(), {}, (), {})
+"""Does nothing."""
+
+
 @cache
 def _machine() -> Any:
     """The compiled part; compiling takes seconds once a machine, loading it from Numba's cache half of one."""
@@ -241,13 +245,13 @@ def load_machine() -> None:
     """Load the compiled part now, rather than within the first sweep."""
     if can_replay():
         nothing = (np.zeros((0, columns), np.int64) for columns in (5, 4, 2))
-        _call(Recording(Tape(torch.float32, 0).routine(0), {}, frozenset(), {}, (), {}), _span(*nothing))
+        _call(_EMPTY, _span(*nothing))
 
 
 @cache
 def can_replay() -> bool:
-    """Whether Numba is there to run recordings, and has a place for what it compiles."""
+    """Whether recordings can be compiled here, and Numba has a place for what it compiles."""
     try:
-        return find_spec("numba") is not None and _machine() is not None
-    except (ImportError, RuntimeError):  # no XXH3 for it to call, or no folder that it may write to
+        return find_spec("numba") is not None and _machine() is not None and _EMPTY.loop is not None
+    except (ImportError, RuntimeError):  # no XXH3 to call, no folder to write to, or no code to be made
         return False

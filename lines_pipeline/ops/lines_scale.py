@@ -34,7 +34,6 @@ class LinesScale(Op):
     """
 
     name = "lines-scale"
-    version = 2
     formula = "lambda(l) * tau,  lambda(l) = alpha + beta * l / (L - 1),  l = 0..L-1;  alpha outside the blocks"
     source = "Wang et al., arXiv 2410.17146; wang-kee/LiNeS, src/eval/eval.py (LiNeS_scaling)"
     gives = EdgeType.DELTA

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from lines_pipeline.core.keys import content_key
 from lines_pipeline.ops.base import Measure
+from lines_pipeline.planning.passes import measures_of
 from lines_pipeline.recipe.graph import Graph
 
 
@@ -42,4 +43,6 @@ class Keys:
         params = step.params.model_dump(mode="json", exclude={"path"} if step.op.name == "load" else set())
         # alpha: auto alone needs the vectors it is measured on
         source = self._digests.get(step_id)
-        return content_key([step.op.name, step.op.version, params, inputs, step.include, step.exclude, source])
+        versions = {name: measure.version for name, measure in measures_of(self._graph, step_id).items()}
+        op = [step.op.name, step.op.version, versions]
+        return content_key([op, params, inputs, step.include, step.exclude, source])

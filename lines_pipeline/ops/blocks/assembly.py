@@ -86,24 +86,20 @@ class _Writer:
             case Code.ZERO:
                 return [ZERO]
             case Code.ADD_KEPT:
-                return self._add_kept(operation, *values, *numbers)
+                return self._add_kept(operation, values, numbers)
             case Code.ADD_AGREEING:
-                return self._add_agreeing(operation, *values, *numbers)
+                return self._add_agreeing(operation, values, numbers)
         raise AssertionError(code)
 
-    def _add_kept(
-        self, operation: Operation, total: str, count: str, value: str, threshold: str, weight: str
-    ) -> Sequence[str]:
-        vectors = self._vectors
+    def _add_kept(self, operation: Operation, values: Sequence[str], numbers: Sequence[str]) -> Sequence[str]:
+        vectors, (total, count, value), (threshold, weight) = self._vectors, values, numbers
         entry = vectors.choose(self._reaches(value, threshold), value)
         added = entry if operation.unweighted else vectors.calculate("fmul", entry, weight)
         marked = vectors.choose(vectors.compare("une", entry, ZERO), self._one)
         return vectors.calculate("fadd", total, added), vectors.calculate("fadd", count, marked)
 
-    def _add_agreeing(
-        self, operation: Operation, total: str, count: str, value: str, direction: str, threshold: str, weight: str
-    ) -> Sequence[str]:
-        vectors = self._vectors
+    def _add_agreeing(self, operation: Operation, values: Sequence[str], numbers: Sequence[str]) -> Sequence[str]:
+        vectors, (total, count, value, direction), (threshold, weight) = self._vectors, values, numbers
         weighted = value if operation.unweighted else vectors.calculate("fmul", value, weight)
         size = vectors.calculate("fmul", weighted, direction)
         agrees = vectors.both(self._reaches(value, threshold), vectors.compare("ogt", size, ZERO))

@@ -31,8 +31,7 @@ class Form(NamedTuple):
     double: bool
     operations: tuple[Operation, ...]
     rows: tuple[tuple[int, Row], ...]
-    """By register, sources first."""
-    sources: int
+    """By register."""
     slots: int
     """Columns of what it counts."""
 
@@ -50,4 +49,4 @@ def form_of(routine: Routine) -> Form:
         for one in routine.instructions
     )
     rows = tuple(routine.rows.items())
-    return Form(routine.scalars.dtype.itemsize == 8, operations, rows, routine.sources, routine.most_slots)
+    return Form(routine.scalars.dtype.itemsize == 8, operations, rows, routine.most_slots)
