@@ -198,7 +198,8 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
         context.graph = build_graph(context.recipe)
     context.graph = soups.settle(context.graph)
     wanted = requests(context.recipe, context.graph, destination)
-    sweep_temporaries(destination.folder)
+    for folder in dict.fromkeys(request.path.parent for request in wanted.values() if request.path is not None):
+        sweep_temporaries(folder)
     before = {step for step, request in wanted.items() if existing_file(session, context.graph, request)}
     evaluated = [s for s in context.graph.sinks if context.graph.steps[s].op.name == "evaluate"]
     models = judge.unjudged_models(context.graph, evaluated)

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.engine.storing import Request
 from lines_pipeline.io.folders import removed_if_empty, require_cache, require_output
 from lines_pipeline.io.locations import resolve_output
 from lines_pipeline.io.object_stores import ObjectStore, is_url, open_store
+from lines_pipeline.io.temporaries import sweep_temporaries, temporary_folder
 from lines_pipeline.ops.save import SaveParams
 from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
@@ -58,8 +58,9 @@ def open_destination(out: str | Path) -> Iterator[Destination]:
         return
     store, waiting = open_store(str(out)), cache_folder() / "uploads"
     require_cache(waiting)
-    with TemporaryDirectory(prefix=f"{os.getpid()}-", dir=waiting.resolve()) as folder:
-        yield Destination(Path(folder), store)
+    sweep_temporaries(waiting)
+    with temporary_folder(waiting.resolve() / "run") as folder:
+        yield Destination(folder, store)
 
 
 def check_outputs(graph: Graph, folder: Path) -> None:

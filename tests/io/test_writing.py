@@ -15,7 +15,7 @@ from lines_pipeline.core.errors import EngineError, PlanError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.locations import resolve_output
-from lines_pipeline.io.temporaries import sweep_temporaries, temporary_path
+from lines_pipeline.io.temporaries import sweep_temporaries, temporary_folder, temporary_path
 from lines_pipeline.io.writing import (
     OutputLayout,
     commit_files,
@@ -76,8 +76,18 @@ def test_leftovers_of_dead_processes_are_swept(tmp_path: Path) -> None:
     odd = dead.with_name(".notes.tmp")
     for path in (alive, dead, elsewhere, odd):
         path.touch()
+    folder = dead.with_name(f".run{dead.name}")
+    folder.mkdir()
+    (folder / "m.safetensors").touch()
     sweep_temporaries(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, elsewhere.name, odd.name])
+
+
+def test_a_temporary_folder_is_swept_only_when_its_process_has_ended(tmp_path: Path) -> None:
+    with temporary_folder(tmp_path / "run") as folder:
+        sweep_temporaries(tmp_path)
+        assert list(tmp_path.iterdir()) == [folder]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("write", [lambda layout: require_output(layout.path.parent), create_files])
