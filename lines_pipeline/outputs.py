@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,8 @@ class Destination:
 def open_destination(out: str | Path) -> Iterator[Destination]:
     """A folder, or by way of a folder in the cache the object store at a URL, which workers need not reach.
 
-    Raises ``PlanError`` for what cannot be written; what was made for it goes again where nothing came to lie in it.
+    Raises ``PlanError`` for a file, an unknown store, or a cache that cannot be written. Folders that are made
+    meanwhile go again where nothing came to lie in them.
     """
     if not is_url(out):
         place = Path(str(out).removeprefix("file://"))
@@ -53,7 +54,6 @@ def open_destination(out: str | Path) -> Iterator[Destination]:
         if not existing.is_dir():
             raise PlanError(f"{existing}: is a file, and results go to a folder; choose another --out")
         with removed_if_empty(place):
-            require_output(place)
             yield Destination(place)
         return
     store, waiting = open_store(str(out)), cache_folder() / "uploads"
@@ -63,8 +63,8 @@ def open_destination(out: str | Path) -> Iterator[Destination]:
         yield Destination(folder, store)
 
 
-def check_outputs(graph: Graph, folder: Path) -> None:
-    """Raise ``PlanError`` where two nodes write one file, or one would not be a safetensors file in the folder."""
+def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
+    """The files to write; ``PlanError`` where two are one, or one would not be a safetensors file in the folder."""
     taken: dict[Path, str] = {}
     for step in graph.steps.values():
         if isinstance(step.params, SaveParams):
@@ -74,6 +74,13 @@ def check_outputs(graph: Graph, folder: Path) -> None:
             if path in taken:
                 raise PlanError(f"nodes '{taken[path]}' and '{step.id}' both write '{step.params.path}'")
             taken[path] = step.id
+    return tuple(taken)
+
+
+def require_writable(files: Iterable[Path], folder: Path) -> None:
+    """Raise ``PlanError`` where one of ``files`` is not there, in any version, and the folder cannot be written."""
+    if not all(os.path.exists(file) or os.path.exists(f"{file}.index.json") for file in files):
+        require_output(folder)
 
 
 def requests(recipe: Recipe, graph: Graph, destination: Destination) -> dict[str, Request]:

@@ -17,6 +17,7 @@ import lines_pipeline
 from lines_pipeline.core.errors import CheckpointError, EngineError, PlanError
 from lines_pipeline.core.events import Event, PassProgress, PassStarted, RunStarted
 from lines_pipeline.engine import jobs, session
+from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.outputs import open_destination
 
 Recipe = Callable[..., Path]
@@ -206,6 +207,25 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(place: str, small_disk
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(PlanError, match=r"cannot be made or written \(Read-only file system\)"):
         lines_pipeline.run(write_recipe(TIES_LINES), out=small_disk / place)
+
+
+@pytest.mark.parametrize("size", [None, "2KB"])
+def test_a_folder_that_cannot_be_written_may_hold_the_results(
+    size: str | None, small_disk: Path, write_recipe: Recipe
+) -> None:
+    """They are found there, and only others are refused."""
+    nodes = {**TIES_LINES, "saved": {**TIES_LINES["saved"], "max_shard_size": size}}
+    recipe = write_recipe(nodes)
+    first = lines_pipeline.run(recipe, out=small_disk)
+    leftover = small_disk / temporary_path(Path("model.safetensors")).name.replace(f"-{os.getpid()}.", "-999999999.")
+    leftover.touch()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    again = lines_pipeline.run(recipe, out=small_disk)
+    assert again.files == first.files and again.cached == ("saved",)
+    seen: list[Event] = []
+    with pytest.raises(PlanError, match=r"cannot be made or written \(Read-only file system\)"):
+        lines_pipeline.run(recipe, out=small_disk, sets={"nodes.scaled.beta": 0.25}, sinks=[seen.append])
+    assert not [event for event in seen if isinstance(event, PassStarted)]
 
 
 @pytest.mark.parametrize("mine", ["", "out", "out/deep"])
