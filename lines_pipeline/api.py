@@ -16,9 +16,10 @@ from lines_pipeline.engine.schedulers import open_scheduler
 from lines_pipeline.engine.storing import Request, announce, existing_file, store
 from lines_pipeline.inputs import OpenedRecipe, locate_checkpoint, open_recipe
 from lines_pipeline.io.checkpoints import open_checkpoint
+from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.ops.evaluate import EvaluateParams
-from lines_pipeline.outputs import Destination, check_outputs, open_destination, requests
+from lines_pipeline.outputs import Destination, check_outputs, open_destination, requests, require_writable
 from lines_pipeline.planning.facts import gather_facts
 from lines_pipeline.planning.report import PlanReport, describe_layers
 from lines_pipeline.recipe.graph import build_graph
@@ -104,7 +105,7 @@ def run(
     try:
         place = Path("runs") / loaded.name if out is None else out
         with open_destination(place) as destination, open_scheduler(settings) as work:
-            check_outputs(graph, destination.folder)
+            require_writable(check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work) as context:
                 emit(_run_started(context, destination))
                 result = _carry_out(context, destination, tune)
@@ -198,8 +199,11 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
         context.graph = build_graph(context.recipe)
     context.graph = soups.settle(context.graph)
     wanted = requests(context.recipe, context.graph, destination)
-    sweep_temporaries(destination.folder)
+    for folder in dict.fromkeys(request.path.parent for request in wanted.values() if request.path is not None):
+        sweep_temporaries(folder)
     before = {step for step, request in wanted.items() if existing_file(session, context.graph, request)}
+    if before != wanted.keys():
+        require_output(destination.folder)
     evaluated = [s for s in context.graph.sinks if context.graph.steps[s].op.name == "evaluate"]
     models = judge.unjudged_models(context.graph, evaluated)
     paths, facts = store(session, context.graph, [*wanted.values(), *(Request(model) for model in models)])

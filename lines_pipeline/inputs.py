@@ -60,7 +60,7 @@ def open_recipe(
     """
     missing = _missing_files(recipe, graph)
     if missing and build:
-        raise EvalError(missing[0])
+        raise EvalError("\n".join(missing))
     with closing(NodeCache(cache_folder() / "nodes", reading=cache)) as nodes:
         context = OpenedRecipe(recipe, graph, Session({}, nodes, settings, emit, scheduler))
         if build:
@@ -90,21 +90,31 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
 
 
 def _each(
-    recipe: Recipe, graph: Graph, field: str, steps: Iterable[str], find: Callable[[str], Found]
+    recipe: Recipe,
+    graph: Graph,
+    field: str | Callable[[str], str],
+    steps: Iterable[str],
+    find: Callable[[str], Found],
 ) -> dict[str, Found]:
-    """What is found for every step; all that is wrong is told as one error, by the places of the nodes' ``field``."""
+    """What is found for every step; all that is wrong is told as one error, by the places of the nodes' ``field``.
+
+    A callable ``field`` is asked which one is wrong of a step.
+    """
     found: dict[str, Found] = {}
     errors: dict[str, CheckpointError | EvalError] = {}
     for step in steps:
         try:
             found[step] = find(step)
         except (CheckpointError, EvalError) as error:
-            node = graph.steps[step].node
-            place = recipe.document.places.value(("nodes", node, field))
-            errors.setdefault(str(place.problem(str(error), node)), error)
+            wrong = field if isinstance(field, str) else field(step)
+            errors.setdefault(_placed(recipe, graph.steps[step].node, wrong, str(error)), error)
     if errors:
         raise type(next(iter(errors.values())))("\n".join(errors))
     return found
+
+
+def _placed(recipe: Recipe, node: str, field: str, message: str) -> str:
+    return str(recipe.document.places.value(("nodes", node, field)).problem(message, node))
 
 
 def locate_checkpoint(path: str, folder: Path) -> Any:
@@ -141,19 +151,25 @@ def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
 
 
 def _missing_files(recipe: Recipe, graph: Graph) -> list[str]:
-    """What the suites lack; ``EvalError`` for suites that are none, and tasks and splits that they do not have."""
+    """What the suites lack, by place; ``EvalError`` for what is no suite, and tasks and splits that one has not got."""
     judges = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, EvaluateParams | SoupParams)}
     suites = {step: params.suite for step, params in judges.items() if params.suite}
 
-    def chosen(step: str) -> tuple[str, ...]:
+    def named(step: str) -> tuple[Sequence[str], str | None]:
         params = judges[step]
-        named = (params.tasks, params.target) if isinstance(params, EvaluateParams) else (None, None)
-        return chosen_tasks(suites[step], recipe.folder, *named)
+        return (params.tasks or (), params.target) if isinstance(params, EvaluateParams) else ((), None)
+
+    def chosen(step: str) -> tuple[str, ...]:
+        return chosen_tasks(suites[step], recipe.folder, *named(step))
+
+    def unknown(step: str) -> str:
+        return "target" if set(named(step)[0]) <= set(suite_tasks(suites[step], recipe.folder)) else "tasks"
 
     def missing(step: str) -> tuple[str, ...]:
         return missing_files(suites[step], recipe.folder, tasks[step], judges[step].split)
 
     _each(recipe, graph, "suite", suites, lambda step: suite_tasks(suites[step], recipe.folder))
-    tasks = _each(recipe, graph, "tasks", suites, chosen)
+    tasks = _each(recipe, graph, unknown, suites, chosen)
     lacking = _each(recipe, graph, "split", suites, missing)
-    return list(dict.fromkeys(file for files in lacking.values() for file in files))
+    told = [_placed(recipe, graph.steps[step].node, "suite", file) for step, files in lacking.items() for file in files]
+    return list(dict.fromkeys(told))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.engine.storing import Request
 from lines_pipeline.io.folders import removed_if_empty, require_cache, require_output
 from lines_pipeline.io.locations import resolve_output
 from lines_pipeline.io.object_stores import ObjectStore, is_url, open_store
+from lines_pipeline.io.temporaries import sweep_temporaries, temporary_folder
 from lines_pipeline.ops.save import SaveParams
 from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
@@ -45,7 +45,8 @@ class Destination:
 def open_destination(out: str | Path) -> Iterator[Destination]:
     """A folder, or by way of a folder in the cache the object store at a URL, which workers need not reach.
 
-    Raises ``PlanError`` for what cannot be written; what was made for it goes again where nothing came to lie in it.
+    Raises ``PlanError`` for a file, an unknown store, or a cache that cannot be written. Folders that are made
+    meanwhile go again where nothing came to lie in them.
     """
     if not is_url(out):
         place = Path(str(out).removeprefix("file://"))
@@ -53,17 +54,17 @@ def open_destination(out: str | Path) -> Iterator[Destination]:
         if not existing.is_dir():
             raise PlanError(f"{existing}: is a file, and results go to a folder; choose another --out")
         with removed_if_empty(place):
-            require_output(place)
             yield Destination(place)
         return
     store, waiting = open_store(str(out)), cache_folder() / "uploads"
     require_cache(waiting)
-    with TemporaryDirectory(prefix=f"{os.getpid()}-", dir=waiting.resolve()) as folder:
-        yield Destination(Path(folder), store)
+    sweep_temporaries(waiting)
+    with temporary_folder(waiting.resolve() / "run") as folder:
+        yield Destination(folder, store)
 
 
-def check_outputs(graph: Graph, folder: Path) -> None:
-    """Raise ``PlanError`` where two nodes write one file, or one would not be a safetensors file in the folder."""
+def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
+    """The files to write; ``PlanError`` where two are one, or one would not be a safetensors file in the folder."""
     taken: dict[Path, str] = {}
     for step in graph.steps.values():
         if isinstance(step.params, SaveParams):
@@ -73,6 +74,13 @@ def check_outputs(graph: Graph, folder: Path) -> None:
             if path in taken:
                 raise PlanError(f"nodes '{taken[path]}' and '{step.id}' both write '{step.params.path}'")
             taken[path] = step.id
+    return tuple(taken)
+
+
+def require_writable(files: Iterable[Path], folder: Path) -> None:
+    """Raise ``PlanError`` where one of ``files`` is not there, in any version, and the folder cannot be written."""
+    if not all(os.path.exists(file) or os.path.exists(f"{file}.index.json") for file in files):
+        require_output(folder)
 
 
 def requests(recipe: Recipe, graph: Graph, destination: Destination) -> dict[str, Request]:

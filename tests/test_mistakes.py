@@ -180,6 +180,30 @@ def test_a_suite_that_does_not_fit_is_told_with_its_place(
     refused(command("run", recipe, "--out", OUT), f"{recipe}:{message.format(suite=models / 'suite.yaml')}")
 
 
+def test_a_wrong_target_is_told_with_its_place_beside_wrong_tasks(models: Path) -> None:
+    write_suite(models, {"rise": {"val": above(0.5)}})
+    recipe = models / "placed.yaml"
+    recipe.write_text(
+        JUDGED
+        + "  aimed: {op: evaluate, model: mean, suite: suite.yaml, split: val, tasks: [rise], target: rize}\n"
+        + "  other: {op: evaluate, model: mean, suite: suite.yaml, split: val, tasks: [fall], target: rise}\n"
+    )
+    told = ["12:92: node 'aimed': suite.yaml: no task 'rize'", "13:76: node 'other': suite.yaml: no task 'fall'"]
+    refused(command("run", recipe, "--out", OUT), *(f"{recipe}:{one}" for one in told))
+
+
+def test_all_missing_files_of_suites_are_told_with_their_places(models: Path) -> None:
+    suite = write_suite(models, {"rise": {"val": above(0.5)}})
+    recipe = models / "placed.yaml"
+    recipe.write_text(JUDGED + JUDGED.splitlines()[-1].replace("val:", "base_val:").replace("mean", "base") + "\n")
+    names = ("head", "rise_val")
+    for name in names:
+        (models / f"{name}.safetensors").unlink()
+    places = ("11:43: node 'val'", "12:48: node 'base_val'")
+    told = [f"{recipe}:{at}: {suite}: task 'rise': {n}.safetensors: no such file" for at in places for n in names]
+    refused(command("run", recipe, "--out", OUT), *told)
+
+
 def test_results_do_not_go_into_a_file(write_recipe: Recipe) -> None:
     OUT.write_text("mine")
     for place in (OUT, OUT / "below"):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import TypeVar
 
 from lines_pipeline.core.errors import PlanError
+
+Made = TypeVar("Made")
 
 
 def require_output(folder: Path) -> None:
@@ -23,10 +27,21 @@ def require_cache(folder: Path) -> None:
 
 def _require_writable(folder: Path, complaint: str, remedy: str) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
+        make_inside(folder, partial(TemporaryFile, dir=folder)).close()
     except OSError as error:
         raise PlanError(f"{folder}: {complaint} ({error.strerror}); {remedy}") from error
+
+
+def make_inside(folder: Path, make: Callable[[], Made]) -> Made:
+    """What ``make`` makes in a folder, which is made where there is none.
+
+    Once more where the folder vanishes before anything is in it: ``removed_if_empty`` of a run beside this one.
+    """
+    with suppress(FileNotFoundError):
+        folder.mkdir(parents=True, exist_ok=True)
+        return make()
+    folder.mkdir(parents=True, exist_ok=True)
+    return make()
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -15,12 +17,31 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.{os.urandom(4).hex()}.tmp")
 
 
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A folder for this user alone with such a name, which goes in the end with all that is in it."""
+    folder = temporary_path(path)
+    folder.mkdir(0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep_temporaries(folder: Path) -> None:
-    """Remove the temporary files in a folder that were left by processes of this machine which have ended."""
+    """Remove what processes of this machine which have ended left in a folder: temporary files and folders.
+
+    In a folder that cannot be written they stay.
+    """
     for leftover in folder.glob(".*.tmp"):
         machine, _, process = leftover.name.split(".")[-3].rpartition("-")
-        if machine == _machine() and process.isdigit() and not _is_alive(int(process)):
-            leftover.unlink(missing_ok=True)
+        if machine != _machine() or not process.isdigit() or _is_alive(int(process)):
+            continue
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                leftover.unlink()
 
 
 @cache

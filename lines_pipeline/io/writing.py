@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from lines_pipeline.core.errors import EngineError, PlanError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.entries import write_atomically
+from lines_pipeline.io.folders import make_inside
 from lines_pipeline.io.reading import as_bytes
 from lines_pipeline.io.safetensors_header import DTYPES
 from lines_pipeline.io.temporaries import temporary_path
@@ -109,9 +111,9 @@ def _header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
 def create_files(layout: OutputLayout) -> None:
     """Make the temporary files at full size, so that a full disk is noticed before any work."""
     try:
-        layout.path.parent.mkdir(parents=True, exist_ok=True)
         for file in layout.files:
-            descriptor = os.open(file.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            create = partial(os.open, file.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            descriptor = make_inside(file.temporary.parent, create)
             try:
                 os.posix_fallocate(descriptor, 0, file.size)
             finally:

@@ -17,6 +17,8 @@ import lines_pipeline
 from lines_pipeline.core.errors import CheckpointError, EngineError, PlanError
 from lines_pipeline.core.events import Event, PassProgress, PassStarted, RunStarted
 from lines_pipeline.engine import jobs, session
+from lines_pipeline.io.temporaries import temporary_path
+from lines_pipeline.outputs import open_destination
 
 Recipe = Callable[..., Path]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -26,7 +28,7 @@ import os, signal, sys
 import lines_pipeline
 from lines_pipeline.io import writing
 
-recipe, stop, number, sent = sys.argv[1], sys.argv[2], int(sys.argv[3]), getattr(signal, sys.argv[4])
+recipe, stop, number, sent, out = sys.argv[1], sys.argv[2], int(sys.argv[3]), getattr(signal, sys.argv[4]), sys.argv[5]
 seen = 0
 
 def fail(name):
@@ -41,13 +43,15 @@ def replace(source, target):
         fail("rename")
     rename(source, target)
 os.replace = replace
-lines_pipeline.run(recipe, out="out", scheduler="serial", sinks=[lambda event: fail(type(event).__name__)])
+lines_pipeline.run(recipe, out=out, scheduler="serial", sinks=[lambda event: fail(type(event).__name__)])
 """
 
 
-def drive(recipe: Path, stop: str, number: int, sent: str = "SIGKILL") -> subprocess.CompletedProcess[str]:
+def drive(
+    recipe: Path, stop: str, number: int, sent: str = "SIGKILL", out: str = "out"
+) -> subprocess.CompletedProcess[str]:
     """A run in a process that sends itself a signal at an event."""
-    command = [sys.executable, "-c", DRIVER, str(recipe), stop, str(number), sent]
+    command = [sys.executable, "-c", DRIVER, str(recipe), stop, str(number), sent, out]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -75,17 +79,28 @@ PHASES = [
 def test_a_killed_driver_is_made_good_by_the_next_run(
     event: str, number: int, tmp_path: Path, write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = write_recipe(TIES_LINES)
+    """One file lies at the top of the output folder, another further down."""
+    recipe = write_recipe({**TIES_LINES, "nested": {**TIES_LINES["saved"], "path": "deep/er/model.safetensors"}})
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
         expected = lines_pipeline.run(recipe, out="expected").files[0].read_bytes()
     killed = drive(recipe, event, number)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    target = Path("out/model.safetensors")
-    assert not target.exists() or target.read_bytes() == expected
+    targets = [Path("out/model.safetensors"), Path("out/deep/er/model.safetensors")]
+    assert all(not target.exists() or target.read_bytes() == expected for target in targets)
     lines_pipeline.run(recipe, out="out")
-    assert target.read_bytes() == expected
+    assert all(target.read_bytes() == expected for target in targets)
     assert leftovers(tmp_path) == []
+
+
+def test_what_a_killed_run_has_not_sent_to_an_object_store_goes(tmp_path: Path, write_recipe: Recipe) -> None:
+    pytest.importorskip("fsspec")
+    uploads, url = tmp_path / "cache" / "lines-pipeline" / "uploads", "memory://bucket/run"
+    killed = drive(write_recipe(TIES_LINES), "PassStarted", 1, out=url)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path for path in uploads.rglob("*") if path.is_file()] != []
+    with open_destination(url) as destination:
+        assert list(uploads.iterdir()) == [destination.folder]
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, write_recipe: Recipe) -> None:
@@ -192,6 +207,25 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(place: str, small_disk
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(PlanError, match=r"cannot be made or written \(Read-only file system\)"):
         lines_pipeline.run(write_recipe(TIES_LINES), out=small_disk / place)
+
+
+@pytest.mark.parametrize("size", [None, "2KB"])
+def test_a_folder_that_cannot_be_written_may_hold_the_results(
+    size: str | None, small_disk: Path, write_recipe: Recipe
+) -> None:
+    """They are found there, and only others are refused."""
+    nodes = {**TIES_LINES, "saved": {**TIES_LINES["saved"], "max_shard_size": size}}
+    recipe = write_recipe(nodes)
+    first = lines_pipeline.run(recipe, out=small_disk)
+    leftover = small_disk / temporary_path(Path("model.safetensors")).name.replace(f"-{os.getpid()}.", "-999999999.")
+    leftover.touch()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    again = lines_pipeline.run(recipe, out=small_disk)
+    assert again.files == first.files and again.cached == ("saved",)
+    seen: list[Event] = []
+    with pytest.raises(PlanError, match=r"cannot be made or written \(Read-only file system\)"):
+        lines_pipeline.run(recipe, out=small_disk, sets={"nodes.scaled.beta": 0.25}, sinks=[seen.append])
+    assert not [event for event in seen if isinstance(event, PassStarted)]
 
 
 @pytest.mark.parametrize("mine", ["", "out", "out/deep"])

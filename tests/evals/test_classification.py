@@ -91,6 +91,11 @@ def test_some_tasks_of_a_suite(toy: Path, recipe: Recipe) -> None:
     assert lines_pipeline.run(recipe(tasks=["rise"])).metrics["val"] == {"accuracy/rise": 0.75, "mean_accuracy": 0.75}
 
 
+def test_a_run_that_only_judges_needs_no_folder_to_write_to(toy: Path, recipe: Recipe) -> None:
+    write_suite(toy, TASKS)
+    assert lines_pipeline.run(recipe(), out="/proc/x/out").metrics["val"]["mean_accuracy"] == 0.625
+
+
 def test_paths_in_a_suite_start_from_its_own_folder(toy: Path, recipe: Recipe) -> None:
     (toy / "suites").mkdir()
     write_suite(toy / "suites", TASKS)

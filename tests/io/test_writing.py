@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,11 @@ from safetensors.torch import load_file
 
 from lines_pipeline.core.errors import EngineError, PlanError
 from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.locations import resolve_output
-from lines_pipeline.io.temporaries import sweep_temporaries, temporary_path
+from lines_pipeline.io.temporaries import sweep_temporaries, temporary_folder, temporary_path
 from lines_pipeline.io.writing import (
+    OutputLayout,
     commit_files,
     create_files,
     discard_files,
@@ -72,8 +76,36 @@ def test_leftovers_of_dead_processes_are_swept(tmp_path: Path) -> None:
     odd = dead.with_name(".notes.tmp")
     for path in (alive, dead, elsewhere, odd):
         path.touch()
+    folder = dead.with_name(f".run{dead.name}")
+    folder.mkdir()
+    (folder / "m.safetensors").touch()
     sweep_temporaries(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, elsewhere.name, odd.name])
+
+
+def test_a_temporary_folder_is_swept_only_when_its_process_has_ended(tmp_path: Path) -> None:
+    with temporary_folder(tmp_path / "run") as folder:
+        sweep_temporaries(tmp_path)
+        assert list(tmp_path.iterdir()) == [folder]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [lambda layout: require_output(layout.path.parent), create_files])
+def test_a_folder_that_another_run_takes_away_is_made_again(
+    write: Callable[[OutputLayout], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, opened, taken = tmp_path / "out", os.open, []
+
+    def open_late(path: str, *rest: Any, **more: Any) -> int:
+        if str(path).startswith(str(folder)) and not taken:
+            taken.append(path)
+            folder.rmdir()
+        return opened(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", open_late)
+    layout = lay_out_files(folder / "model.safetensors", [TensorSpec("a", "float32", (2,))], metadata_bytes=10)
+    write(layout)
+    assert taken and folder.is_dir()
 
 
 @pytest.mark.parametrize("path", ["../x.safetensors", "/tmp/x.safetensors", "a/../../x", "link/x.safetensors", "."])
