@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from lines_pipeline.core.errors import TrackingError
+from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.tracking.loading import load_mlflow
 from lines_pipeline.tracking.new_databases import new_database, put_in_place
 
@@ -81,9 +82,11 @@ def connect(uri: str, new: bytes | None = None) -> MlflowClient:
     path = database(uri)
     try:
         with _alone(path):
-            if path is not None and new is not None and not path.exists():
+            if path is not None:
                 with suppress(OSError):  # the folder's file system may lack something; MLflow may still manage
-                    put_in_place(new, path)
+                    sweep_temporaries(path.parent)
+                    if new is not None and not path.exists():
+                        put_in_place(new, path)
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # whatever a store or a network raises
