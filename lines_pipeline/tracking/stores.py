@@ -47,6 +47,8 @@ def check_reachable(uri: str) -> None:
     if path is not None:
         if not os.access(path.parent, os.W_OK):
             raise TrackingError(f"tracking store {uri}: the folder {path.parent} is missing, or cannot be written")
+        if path.exists() and not path.is_file():  # MLflow would try for minutes
+            raise TrackingError(f"tracking store {uri}: {path} is no file; give the path of a database file")
         return
     server = urlsplit(uri)
     if server.scheme in _PORTS and server.scheme not in getproxies() and server.hostname:
@@ -64,7 +66,7 @@ def prepare(uri: str) -> bytes | None:
     path = database(uri)
     if path is None or "?" in uri:  # options, which are no part of the file's name
         return None
-    if not path.exists():
+    if not path.is_file():
         return new_database()
     with suppress(TrackingError):
         connect(uri)

@@ -21,7 +21,7 @@ from lines_pipeline.core.errors import CheckpointError, LinesError, TrackingErro
 from lines_pipeline.core.events import FileWritten, InputsIdentified, PassFinished, RunFinished, RunStarted
 from lines_pipeline.tracking.comparison import compare
 from lines_pipeline.tracking.mlflow import MlflowSink
-from lines_pipeline.tracking.stores import resolve_uri, ui_command
+from lines_pipeline.tracking.stores import check_reachable, resolve_uri, ui_command
 
 Recipe = Callable[..., Path]
 
@@ -106,6 +106,11 @@ def test_a_server_that_is_not_there_ends_the_run_before_the_merge(write_recipe: 
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
         lines_pipeline.run(write_recipe(TIES_LINES), out="out", tracking_uri="http://127.0.0.1:9")
     assert not Path("out").exists()
+
+
+def test_a_folder_is_refused_as_a_database(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="is no file; give the path of a database file"):
+        check_reachable(f"sqlite:///{tmp_path}")
 
 
 def test_a_failed_run_is_recorded_as_failed(models: Path, write_recipe: Recipe) -> None:
