@@ -73,7 +73,7 @@ class Recorder:
             stdin=subprocess.DEVNULL,
             stdout=quiet,
             stderr=quiet,
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # threads that NumPy starts would spin beside the merge
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # for where MLflow loads NumPy: its threads would spin
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # Ctrl-C is for the run, which then says how it ended
         )

@@ -124,3 +124,35 @@ def test_mlflow_is_loaded_without_what_is_for_models_where_it_can_be(hidden: str
     )
     done = subprocess.run([sys.executable, "-c", program, hidden], capture_output=True, text=True, check=False)
     assert (done.stderr, done.stdout) == ("", f"{hidden == 'pydantic'}\n")
+
+
+def test_mlflow_is_loaded_whole_where_a_missing_package_shows_as_another_error() -> None:
+    program = (
+        "import sys\n"
+        "from lines_pipeline.tracking import loading\n"
+        "def load():\n"
+        "    if 'numpy' in sys.modules: raise AttributeError('None has no ndarray')\n"
+        "    print('whole')\n"
+        "loading.load_mlflow = load\n"
+        "loading.load_skinny_mlflow()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.stdout) == ("", "whole\n")
+
+
+@pytest.mark.slow
+def test_mlflow_is_loaded_whole_where_it_has_plugins(tmp_path: Path) -> None:
+    (tmp_path / "plug.py").write_text("import numpy\nclass Store: ...\n")
+    (tmp_path / "plug-1.0.dist-info").mkdir()
+    (tmp_path / "plug-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
+    (tmp_path / "plug-1.0.dist-info" / "entry_points.txt").write_text("[mlflow.artifact_repository]\nplug=plug:Store\n")
+    program = (
+        "import sys\n"
+        "sys.path.append(sys.argv[1])\n"
+        "from lines_pipeline.tracking.loading import load_skinny_mlflow\n"
+        "load_skinny_mlflow()\n"
+        "from mlflow.store.artifact import artifact_repository_registry as registry\n"
+        "print('plug' in registry._artifact_repository_registry._registry)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.stdout) == ("", "True\n")
