@@ -214,6 +214,7 @@ def test_a_killed_run_is_recorded_as_killed(write_recipe: Recipe) -> None:
 
 def test_comparing_makes_no_store(tmp_path: Path) -> None:
     store = tmp_path / "nowhere.db"
-    with pytest.raises(TrackingError, match="no such store"):
-        compare(["one", "two"], f"sqlite:///{store}")
+    for path in (store, tmp_path):
+        with pytest.raises(TrackingError, match="no such store"):
+            compare(["one", "two"], f"sqlite:///{path}")
     assert not store.exists()
