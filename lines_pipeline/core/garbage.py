@@ -19,7 +19,10 @@ def collect_seldom() -> None:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage is collected meanwhile, nor looked for later in what was made: for work that makes what stays."""
+    """No garbage is collected meanwhile, nor looked for later in what was made: for work that makes what stays.
+
+    Only at the start of a process: what is garbage by then is kept for good.
+    """
     gc.disable()
     try:
         yield

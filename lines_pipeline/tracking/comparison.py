@@ -44,7 +44,7 @@ def compare(runs: Sequence[str], uri: str) -> Comparison:
     Raises ``UnknownRunError`` for one that is not there.
     """
     path = database(uri)
-    if path is not None and not path.exists():
+    if path is not None and not path.is_file():
         raise UnknownRunError(f"{uri}: there is no such store; compare where runs were made, or give --tracking-uri")
     client = connect(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]

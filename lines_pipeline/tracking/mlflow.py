@@ -150,19 +150,20 @@ class MlflowSink:
     def _on_RunFinished(self, event: RunFinished) -> None:  # noqa: N802
         if self._client is None or not self.run_id:
             return
-        if event.error:
-            self._tags["error"] = event.error[:5_000]
-        self._log({"run/seconds": event.seconds})
-        self._send_pending(self._loggable(self.run_id, {**self._params, **self._chosen}))
-        if self._trial:
-            self._client.set_terminated(self._trial, event.status)
-        self._client.set_terminated(self.run_id, event.status)
+        try:
+            if event.error:  # first, and by itself: whatever else is refused, why the run failed is recorded
+                self._client.set_tag(self.run_id, "error", event.error[:5_000])
+            self._log({"run/seconds": event.seconds})
+            self._send_pending(self._loggable(self.run_id, {**self._params, **self._chosen}))
+        finally:
+            for run in filter(None, (self.run_id, self._trial)):
+                self._client.set_terminated(run, event.status)
 
     def _log(self, figures: Mapping[str, float], step: int = 0) -> None:
         self._metrics += [_metric(name, value, step) for name, value in figures.items()]
 
     def _send_pending(self, params: Sequence[Param] = ()) -> None:
-        """A request that fails is not made again: the run's end is told after it."""
+        """A request that fails is not made again; the run's end is told whatever becomes of it."""
         from mlflow.entities import RunTag
 
         metrics, self._metrics = self._metrics, []

@@ -8,7 +8,7 @@ import uuid
 from contextlib import closing, suppress
 from pathlib import Path
 
-from lines_pipeline.io.temporaries import sweep_temporaries, temporary_path
+from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.tracking.loading import load_mlflow
 
 
@@ -21,7 +21,9 @@ def new_database() -> bytes | None:
     from mlflow import MlflowClient
 
     name = f"file:{uuid.uuid4().hex}?mode=memory&cache=shared"
-    with suppress(Exception), closing(sqlite3.connect(name, uri=True)) as memory:  # whatever another version raises
+    # Broad, since MLflow, Alembic, SQLAlchemy and SQLite each raise their own, and no error is lost: where there is no
+    # content MLflow makes the database on the disk, and what fails there too is told.
+    with suppress(Exception), closing(sqlite3.connect(name, uri=True)) as memory:
         MlflowClient(tracking_uri=f"sqlite:///{name}&uri=true").search_experiments(max_results=1)
         (made,) = memory.execute("SELECT count(*) FROM alembic_version").fetchone()
         return memory.serialize() if made else None
@@ -29,8 +31,14 @@ def new_database() -> bytes | None:
 
 
 def put_in_place(content: bytes, path: Path) -> None:
-    """Write a database where there is none; one that another program has made meanwhile stays."""
-    sweep_temporaries(path.parent)
+    """Write a database where there is none; one that another program has made meanwhile stays.
+
+    Nothing is written beside the journal of a database that was deleted: SQLite would play it into this one. It drops
+    such a journal where it makes the database itself. A process killed after the link leaves a second name of the
+    database, which ``sweep_temporaries`` removes.
+    """
+    if any(path.with_name(path.name + end).exists() for end in ("-journal", "-wal")):
+        return
     temporary = temporary_path(path)
     try:
         with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644), "wb") as file:  # SQLite's own mode

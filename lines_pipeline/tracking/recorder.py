@@ -73,7 +73,7 @@ class Recorder:
             stdin=subprocess.DEVNULL,
             stdout=quiet,
             stderr=quiet,
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # threads that NumPy starts would spin beside the merge
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # for where MLflow loads NumPy: its threads would spin
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # Ctrl-C is for the run, which then says how it ended
         )
@@ -192,13 +192,15 @@ class _Records:
 
     def _do(self, message: _Expect | _Open | _Record) -> None:
         from lines_pipeline.tracking.mlflow import MlflowSink
+        from lines_pipeline.tracking.stores import prepare
 
         match message:
             case _Expect(uri):
-                self.expected[uri] = _prepared(uri)
+                with uncollected():
+                    self.expected[uri] = prepare(uri)
             case _Open(run, uri, environment):
                 os.environ.update(environment)
-                new = self.expected.pop(uri) if uri in self.expected else _prepared(uri)
+                new = self.expected.pop(uri) if uri in self.expected else prepare(uri)
                 self.sinks[run] = MlflowSink(uri, new)
             case _Record(run, event):
                 self._record(run, event)
@@ -225,13 +227,6 @@ class _Records:
     def _reply(self, reply: _Reply) -> None:
         with contextlib.suppress(OSError):  # a run that was killed
             self.connection.send(reply)
-
-
-def _prepared(uri: str) -> bytes | None:
-    from lines_pipeline.tracking.stores import prepare
-
-    with uncollected():
-        return prepare(uri)
 
 
 def main(descriptor: int) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from lines_pipeline.core.errors import TrackingError
+from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.tracking.loading import load_mlflow
 from lines_pipeline.tracking.new_databases import new_database, put_in_place
 
@@ -46,6 +47,8 @@ def check_reachable(uri: str) -> None:
     if path is not None:
         if not os.access(path.parent, os.W_OK):
             raise TrackingError(f"tracking store {uri}: the folder {path.parent} is missing, or cannot be written")
+        if path.exists() and not path.is_file():  # MLflow would try for minutes
+            raise TrackingError(f"tracking store {uri}: {path} is no file; give the path of a database file")
         return
     server = urlsplit(uri)
     if server.scheme in _PORTS and server.scheme not in getproxies() and server.hostname:
@@ -63,7 +66,7 @@ def prepare(uri: str) -> bytes | None:
     path = database(uri)
     if path is None or "?" in uri:  # options, which are no part of the file's name
         return None
-    if not path.exists():
+    if not path.is_file():
         return new_database()
     with suppress(TrackingError):
         connect(uri)
@@ -81,9 +84,11 @@ def connect(uri: str, new: bytes | None = None) -> MlflowClient:
     path = database(uri)
     try:
         with _alone(path):
-            if path is not None and new is not None and not path.exists():
+            if path is not None:
                 with suppress(OSError):  # the folder's file system may lack something; MLflow may still manage
-                    put_in_place(new, path)
+                    sweep_temporaries(path.parent)
+                    if new is not None and not path.exists():
+                        put_in_place(new, path)
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # whatever a store or a network raises

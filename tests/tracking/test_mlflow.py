@@ -18,10 +18,17 @@ from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.errors import CheckpointError, LinesError, TrackingError
-from lines_pipeline.core.events import FileWritten, InputsIdentified, PassFinished, RunFinished, RunStarted
+from lines_pipeline.core.events import (
+    FileWritten,
+    InputsIdentified,
+    PassFinished,
+    RunFinished,
+    RunStarted,
+    TrialStarted,
+)
 from lines_pipeline.tracking.comparison import compare
 from lines_pipeline.tracking.mlflow import MlflowSink
-from lines_pipeline.tracking.stores import resolve_uri, ui_command
+from lines_pipeline.tracking.stores import check_reachable, resolve_uri, ui_command
 
 Recipe = Callable[..., Path]
 
@@ -108,6 +115,11 @@ def test_a_server_that_is_not_there_ends_the_run_before_the_merge(write_recipe: 
     assert not Path("out").exists()
 
 
+def test_a_folder_is_refused_as_a_database(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="is no file; give the path of a database file"):
+        check_reachable(f"sqlite:///{tmp_path}")
+
+
 def test_a_failed_run_is_recorded_as_failed(models: Path, write_recipe: Recipe) -> None:
     state = load_file(models / "a.safetensors")
     save_file(state | {"visual.proj": torch.full((8, 8), float("nan"))}, models / "a.safetensors")
@@ -141,6 +153,18 @@ def test_figures_are_sent_when_told_and_at_the_end(tmp_path: Path) -> None:
     run = client.get_run(sink.run_id)
     assert run.info.status == "FINISHED" and run.data.params == {"seed": "0"} and run.data.metrics["run/seconds"] == 2
     assert len([tag for tag in run.data.tags if tag.startswith("input.")]) == 250
+
+
+def test_a_run_is_ended_and_says_why_it_failed_where_a_parameter_is_refused(tmp_path: Path) -> None:
+    sink = MlflowSink(f"sqlite:///{tmp_path}/mlflow.db")
+    sink(RunStarted("tested", "lines-pipeline", {"p" * 300: 0}, {}, {}))
+    sink(TrialStarted(0, 1, {}))
+    with pytest.raises(TrackingError, match="maximum length"):
+        sink(RunFinished("FAILED", 2.0, "a tensor holds NaN"))
+    client = MlflowClient(tracking_uri=sink.uri)
+    run = client.get_run(sink.run_id)
+    assert run.info.status == "FAILED" and run.data.tags["error"] == "a tensor holds NaN"
+    assert {found.info.status for found in client.search_runs([run.info.experiment_id])} == {"FAILED"}
 
 
 def test_two_runs_are_compared_with_what_differs_first(write_recipe: Recipe) -> None:
@@ -190,6 +214,7 @@ def test_a_killed_run_is_recorded_as_killed(write_recipe: Recipe) -> None:
 
 def test_comparing_makes_no_store(tmp_path: Path) -> None:
     store = tmp_path / "nowhere.db"
-    with pytest.raises(TrackingError, match="no such store"):
-        compare(["one", "two"], f"sqlite:///{store}")
+    for path in (store, tmp_path):
+        with pytest.raises(TrackingError, match="no such store"):
+            compare(["one", "two"], f"sqlite:///{path}")
     assert not store.exists()
