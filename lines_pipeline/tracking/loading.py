@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 
 _FOR_MODELS = ("pandas", "numpy", "pyarrow", "scipy")
 """What ``mlflow-skinny``, which records runs as well as ``mlflow`` does, is installed without."""
@@ -43,6 +42,8 @@ def load_skinny_mlflow() -> None:
 
 def _has_plugins() -> bool:
     """Whether packages other than MLflow add to it. Told by their modules: to read whose they are takes 20 ms more."""
+    from importlib.metadata import entry_points  # not for the run, which imports this module early
+
     found = entry_points()
     own = [group for group in found.groups if group.startswith("mlflow.")]
     return any(entry.value.partition(".")[0] != "mlflow" for group in own for entry in found.select(group=group))
