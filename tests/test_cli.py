@@ -106,10 +106,10 @@ def test_plan_as_json_and_what_is_cached_after_a_run(write_recipe: Recipe) -> No
     before = parsed("plan", recipe)
     assert set(before) == {
         "name", "passes", "bytes_read", "bytes_written", "peak_bytes", "compute_dtypes", "stored_dtypes", "cached",
-        "trials", "settings", "lines",
+        "measured", "trials", "settings", "lines",
     }  # fmt: skip
     size = sum(value.nbytes for value in load_file(recipe.parent / "base.safetensors").values())
-    assert before["cached"] == [] and len(before["passes"]) > 0
+    assert before["cached"] == before["measured"] == [] and len(before["passes"]) > 0
     assert before["bytes_written"] == size
     assert before["compute_dtypes"] == ["float32"] and before["stored_dtypes"] == ["float32", "int64"]
     (lines,) = before["lines"]
@@ -120,7 +120,9 @@ def test_plan_as_json_and_what_is_cached_after_a_run(write_recipe: Recipe) -> No
     assert after["cached"] == ["model"] and after["passes"] == [] and after["bytes_read"] == 0
     assert len(parsed("plan", recipe, "--no-cache")["passes"]) == len(before["passes"])
     text = called("plan", recipe).stdout
-    assert "everything is in the cache" in text and "in the cache: model\n" in text
+    assert "everything is in the cache" in text and "in the cache: model, statistics of merged" in text
+    other = parsed("plan", recipe, "--set", "nodes.scaled.beta=0.25")
+    assert other["cached"] == [] and other["measured"] == ["merged", "scaled"]
 
 
 def test_the_plan_tells_the_scales_once_alpha_is_known(write_recipe: Recipe) -> None:

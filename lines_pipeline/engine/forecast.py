@@ -14,7 +14,7 @@ from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
 from lines_pipeline.planning.compilation import compile_pass
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import projected_peak, require_memory
-from lines_pipeline.planning.passes import Pass, cone, stats_of
+from lines_pipeline.planning.passes import Pass, cone, measures_of, stats_of
 from lines_pipeline.planning.report import PlanReport, describe_pass, scale_steps, scales_of
 from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
@@ -48,6 +48,7 @@ def forecast(
         compute_dtypes=tuple(sorted({spec.compute_dtype for spec in specs if spec.is_floating})),
         stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
         cached=tuple(dict.fromkeys([*prepared.cached, *(r.step for r in wanted if r.step not in missing)])),
+        measured=tuple(step for step in steps if not known.keys().isdisjoint(measures_of(graph, step).values())),
         scales=tuple(
             scales_of(step, layouts[step.id], stats_of(graph, step.id, known)) for step in scale_steps(graph, steps)
         ),

@@ -42,6 +42,9 @@ class PlanReport:
     compute_dtypes: tuple[str, ...]
     stored_dtypes: tuple[str, ...]
     cached: tuple[str, ...]
+    """Steps whose values are there."""
+    measured: tuple[str, ...]
+    """Steps of which statistics are known from an earlier run."""
     scales: tuple[Scales, ...]
     trials: int
     settings: Mapping[str, Any]
@@ -65,7 +68,8 @@ class PlanReport:
         lines.append(f"  reads {_bytes(self.bytes_read)}, writes {_bytes(self.bytes_written)}")
         lines.append(f"  projected peak of anonymous memory {_bytes(self.peak_bytes)}")
         lines.append(f"  computes in {', '.join(self.compute_dtypes)}, stores {', '.join(self.stored_dtypes)}")
-        lines.append(f"  in the cache: {', '.join(self.cached) or 'nothing that this recipe needs'}")
+        found = [*self.cached, *(f"statistics of {step}" for step in self.measured)]
+        lines.append(f"  in the cache: {', '.join(found) or 'nothing that this recipe needs'}")
         if self.trials:
             lines.append(f"  tune: {self.trials} trials before the passes above")
         for scale in self.scales:

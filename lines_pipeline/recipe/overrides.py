@@ -81,7 +81,10 @@ def _created(data: Mapping[str, Any], path: Path, inside: Any, parts: Sequence[s
     if not _may_create(data, path, full):
         known = [str(key) for key in inside or ()]
         known += [key for key in _TOP_LEVEL if not path and key not in known]
-        raise _Unknown(f"unknown path: {_where(path)} has no '{parts[0]}'{did_you_mean(parts[0], known)}")
+        nodes = data.get("nodes")
+        of_node = not path and isinstance(nodes, Mapping) and parts[0] in nodes
+        hint = f" (did you mean 'nodes.{spoken(full)}'?)" if of_node else did_you_mean(parts[0], known)
+        raise _Unknown(f"unknown path: {_where(path)} has no '{parts[0]}'{hint}")
     if full[:2] == ("tune", "parameters") and len(full) > 3:
         return (*full[:2], f"{full[2]}.{full[3]}", *full[4:])
     return full

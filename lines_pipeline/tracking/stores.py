@@ -46,7 +46,8 @@ def check_reachable(uri: str) -> None:
     path = database(uri)
     if path is not None:
         if not os.access(path.parent, os.W_OK):
-            raise TrackingError(f"tracking store {uri}: the folder {path.parent} is missing, or cannot be written")
+            wrong = "cannot be written" if path.parent.is_dir() else "is not there"
+            raise TrackingError(f"tracking store {uri}: the folder {path.parent} {wrong}; choose a --tracking-uri")
         if path.exists() and not path.is_file():  # MLflow would try for minutes
             raise TrackingError(f"tracking store {uri}: {path} is no file; give the path of a database file")
         return

@@ -216,6 +216,7 @@ SETS: dict[str, dict[str, Any]] = {
     "set_unknown_parameter": {"nodes.merged.densty": 0.5},
     "set_wrong_value": {"nodes.merged.density": "high"},
     "set_unknown_section": {"engin.workers": 2},
+    "set_node_as_tune_spells_it": {"merged.density": 0.5},
     "set_unknown_setting": {"engine.worker": 2},
     "set_under_text": {"name.first": "x"},
     "set_index_too_large": {"nodes.experts.for_each.task.7": "x"},
