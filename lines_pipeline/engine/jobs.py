@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -108,7 +107,7 @@ class _Worker:
                 self._compute(staged)
             return
         for _, blocks in groupby(places, itemgetter(0)):
-            self._replay(self._replayer, deque(blocks))
+            self._replay(self._replayer, list(blocks))
 
     def _blocks(self, tile: Tile) -> Iterator[Place]:
         """Where the blocks of a tile are; a GPU takes larger ones."""
@@ -117,17 +116,17 @@ class _Worker:
         for start in range(tile.start, tile.stop, numel):
             yield tile.tensor, start, min(start + numel, tile.stop)
 
-    def _replay(self, replayer: Replayer, places: deque[Place]) -> None:
+    def _replay(self, replayer: Replayer, places: Sequence[Place]) -> None:
         """Blocks of a tensor; those that cannot be replayed are computed one by one."""
         while places:
-            replayed = replayer.replay(list(places))
+            replayed = replayer.replay(places)
             for block in replayed:
                 self._take(block)
-                self._use(block, places.popleft(), {}, None)
+                self._use(block, block.place, {}, None)
             if not replayed:
-                place = places.popleft()
-                stored = self._read(place)
-                self._compute(Staged(place, stored, stored))
+                stored = self._read(places[0])
+                self._compute(Staged(places[0], stored, stored))
+            places = places[len(replayed) or 1 :]
 
     def _compute(self, staged: Staged) -> None:
         block, settled = self._settle(staged.place[0], staged)
