@@ -10,7 +10,7 @@ from typing import Any
 
 from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.core.events import FactsComputed, InputsIdentified, RunFinished, RunStarted, Sink, broadcast
+from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, RunStarted, Sink, broadcast
 from lines_pipeline.engine.forecast import block_scales, forecast
 from lines_pipeline.engine.schedulers import open_scheduler
 from lines_pipeline.engine.storing import Request, announce, existing_file, store
@@ -50,6 +50,8 @@ class RunResult:
     chosen: Mapping[str, Any]
     cached: tuple[str, ...]
     seconds: float
+    notes: tuple[str, ...] = ()
+    """What the run told of its inputs and results, as ``note: ...`` and ``warning: ...``."""
 
     def to_dict(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
@@ -63,6 +65,7 @@ class RunResult:
             "chosen": dict(self.chosen),
             "cached": list(self.cached),
             "seconds": self.seconds,
+            "notes": list(self.notes),
         }
 
 
@@ -100,7 +103,8 @@ def run(
     uri = resolve_uri(tracking_uri or loaded.tracking.uri)
     check_reachable(uri)
     record = recorder().open(uri)
-    emit = broadcast(*sinks, record)
+    notes: list[Note] = []
+    emit = broadcast(*sinks, record, lambda event: notes.append(event) if isinstance(event, Note) else None)
     status, error = "FAILED", ""
     try:
         place = Path("runs") / loaded.name if out is None else out
@@ -108,6 +112,8 @@ def run(
             require_writable(check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work) as context:
                 emit(_run_started(context, destination))
+                for note in context.notes:
+                    emit(Note(note))
                 result = _carry_out(context, destination, tune)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -118,7 +124,8 @@ def run(
         raise
     finally:
         emit(RunFinished(status, time.perf_counter() - started, error))
-    return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=time.perf_counter() - started)
+    seconds, told = time.perf_counter() - started, tuple(str(note) for note in notes)
+    return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds, notes=told)
 
 
 def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Validation:
@@ -154,7 +161,8 @@ def plan(
     with open_recipe(loaded, graph, settings, cache, broadcast(), build=False) as context:
         if context.unread:
             raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
-        return _forecast(context, Destination(Path("runs") / loaded.name), trials)
+        report = _forecast(context, Destination(Path("runs") / loaded.name), trials)
+        return replace(report, notes=(*context.notes, *report.notes))
 
 
 def _forecast(context: OpenedRecipe, destination: Destination, trials: int = 0) -> PlanReport:

@@ -86,6 +86,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
 
     found = _each(recipe, graph, "path", loads, opened)
     checkpoints = {step: checkpoint for step, checkpoint in found.items() if checkpoint is not None}
+    context.notes += [f"node '{step}': {note}" for step, checkpoint in checkpoints.items() for note in checkpoint.notes]
     context.session = replace(session, checkpoints=checkpoints)
 
 

@@ -26,6 +26,17 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
+class Note(Event):
+    """What the user should know of inputs or results and might not expect; ``warning`` where results may be wrong."""
+
+    text: str
+    warning: bool = False
+
+    def __str__(self) -> str:
+        return f"{'warning' if self.warning else 'note'}: {self.text}"
+
+
+@dataclass(frozen=True)
 class InputsIdentified(Event):
     """The content digests of what the run read, by step."""
 

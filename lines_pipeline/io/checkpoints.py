@@ -51,6 +51,8 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]
     aliases: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What the user should be told of how it was read: entries left out, which of several files was taken."""
 
 
 def open_checkpoint(path: Path, *, uri: str | None = None, spool: Path | None = None) -> Checkpoint:

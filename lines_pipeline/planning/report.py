@@ -48,6 +48,8 @@ class PlanReport:
     scales: tuple[Scales, ...]
     trials: int
     settings: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    """What is left out, kept from the base or taken for granted, and should be known before a run."""
 
     def to_dict(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
@@ -74,6 +76,7 @@ class PlanReport:
             lines.append(f"  tune: {self.trials} trials before the passes above")
         for scale in self.scales:
             lines += _scale_lines(scale)
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
 

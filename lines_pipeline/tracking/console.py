@@ -15,6 +15,7 @@ from lines_pipeline.core.events import (
     Event,
     FileWritten,
     MetricsComputed,
+    Note,
     ParamsChosen,
     PassFinished,
     PassProgress,
@@ -61,6 +62,8 @@ class ConsoleSink:
 
     def __call__(self, event: Event) -> None:
         match event:
+            case Note():
+                _print_note(self._sweeps.console, event)
             case PassStarted(name, total) if self._trials is None:
                 self._show(self._sweeps, f"pass {name}", total)
             case PassProgress(done) if self._trials is None and self._task is not None and self._active:
@@ -111,6 +114,9 @@ class LogSink:
         self._trial = self._pass = self._size = ""
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Note):
+            _print_note(self._console, event)
+            return
         text = self._text(event)
         if text and self._clock() - self._told >= SECONDS_BETWEEN_LINES:
             self._told = self._clock()
@@ -137,6 +143,10 @@ class LogSink:
             case _:
                 pass
         return ""
+
+
+def _print_note(console: Console, note: Note) -> None:
+    console.print(str(note), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _values(params: Mapping[str, Any]) -> str:
