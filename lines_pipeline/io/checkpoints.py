@@ -76,8 +76,8 @@ def missing_file(path: Path) -> str:
 
 
 def _open_file(path: Path, spool: Path | None) -> Checkpoint:
-    from lines_pipeline.io.safetensors_header import read_header
-    from lines_pipeline.io.torch_files import open_torch_file
+    from lines_pipeline.io.formats.safetensors import read_header
+    from lines_pipeline.io.formats.torch import open_torch_file
 
     if path.suffix in TORCH_SUFFIXES:
         return open_torch_file(path, spool)

@@ -18,7 +18,7 @@ from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.folders import make_inside
 from lines_pipeline.io.reading import as_bytes
-from lines_pipeline.io.safetensors_header import DTYPES
+from lines_pipeline.io.formats.safetensors import DTYPES
 from lines_pipeline.io.temporaries import temporary_path
 
 _CODES = {name: code for code, name in DTYPES.items()}

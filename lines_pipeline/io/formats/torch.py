@@ -13,7 +13,7 @@ from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.keys import content_key
 from lines_pipeline.core.tensors import ITEM_BYTES, TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
-from lines_pipeline.io.safetensors_header import read_header
+from lines_pipeline.io.formats.safetensors import read_header
 from lines_pipeline.io.temporaries import temporary_path
 
 _NESTED = ("state_dict", "model", "model_state_dict")
