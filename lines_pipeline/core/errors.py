@@ -6,11 +6,19 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lines_pipeline.core.printable import printable_message
+
 
 class LinesError(Exception):
-    """Base of every error this package raises on purpose; ``exit_code`` is what the command line ends with."""
+    """Base of every error this package raises on purpose; ``exit_code`` is what the command line ends with.
+
+    Messages often quote names out of files: none of them can steer a terminal, or fill it.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable_message(str(message)))
 
 
 class PlanError(LinesError):

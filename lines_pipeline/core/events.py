@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lines_pipeline.core.printable import printable_message
+
 
 @dataclass(frozen=True)
 class Event:
@@ -33,7 +35,7 @@ class Note(Event):
     warning: bool = False
 
     def __str__(self) -> str:
-        return f"{'warning' if self.warning else 'note'}: {self.text}"
+        return f"{'warning' if self.warning else 'note'}: {printable_message(self.text)}"
 
 
 @dataclass(frozen=True)

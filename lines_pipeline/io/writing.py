@@ -18,10 +18,9 @@ from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.folders import make_inside
 from lines_pipeline.io.reading import as_bytes
-from lines_pipeline.io.formats.safetensors import DTYPES
+from lines_pipeline.io.formats.safetensors import write_header
 from lines_pipeline.io.temporaries import temporary_path
 
-_CODES = {name: code for code, name in DTYPES.items()}
 _ALIGNMENT = 64
 
 
@@ -93,19 +92,9 @@ def _alignment(spec: TensorSpec) -> int:
 
 def _file(path: Path, specs: Sequence[TensorSpec], metadata_bytes: int) -> OutputFile:
     temporary = temporary_path(path)
-    bare = len(_header(specs, {}))
+    bare = len(write_header(specs, {}))
     header_bytes = -(-(bare + metadata_bytes + 64 + 8) // _ALIGNMENT) * _ALIGNMENT - 8
     return OutputFile(path, temporary, tuple(specs), header_bytes)
-
-
-def _header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    offset = 0
-    for spec in specs:
-        span = [offset, offset + spec.nbytes]
-        entries[spec.name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": span}
-        offset = span[1]
-    return json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def create_files(layout: OutputLayout) -> None:
@@ -156,7 +145,7 @@ def commit_files(layout: OutputLayout, metadata: Mapping[str, str]) -> None:
     """Write headers, make everything durable, and give the files their names: from here on they are complete."""
     try:
         for file in layout.files:
-            header = _header(file.specs, metadata)
+            header = write_header(file.specs, metadata)
             if len(header) > file.header_bytes:
                 raise PlanError(f"{file.path}: the header needs {len(header)} bytes, {file.header_bytes} were kept")
             descriptor = os.open(file.temporary, os.O_WRONLY)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.core.printable import printable_name
 from lines_pipeline.core.tensors import TensorSpec
-from lines_pipeline.io.checkpoints import StoredTensor
+from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 
 DTYPES = {
     "F64": "float64",
@@ -28,24 +32,82 @@ DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+UNSUPPORTED_BITS = {
+    "C64": 64,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F4": 4,
+}
+"""Bits of a value in the format's data types that merges do not know."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own bound."""
+METADATA = "__metadata__"
 
+_SIZE_LIMIT = 2**64
+"""The format counts values and bits of a tensor in 64 bits."""
+_DIMENSION_LIMIT = 2**63
+"""No tensor of torch has a longer side."""
 _DAMAGED = "The file is damaged or cut short: download or save it again."
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
-def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors (sorted by name) and metadata of a safetensors file."""
-    header, start, size = _parse(path)
-    metadata = header.pop("__metadata__", {})
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors header tells: tensors and metadata; ``unreadable`` says why other tensors cannot be read."""
+
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str]
+    unreadable: Mapping[str, str]
+
+
+def open_safetensors_file(path: Path) -> Checkpoint:
+    """Open a safetensors file; ``CheckpointError`` naming what is wrong with its header."""
+    source = SourceFile.of(path)
+    header = read_header(path)
+    return Checkpoint(
+        str(path), (source,), header.tensors, metadata=header.metadata, unreadable=header.unreadable
+    )
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a safetensors file; tensors are sorted by name."""
+    entries, start, size = _parse(path)
+    metadata = entries.pop(METADATA, None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError(f"{path}: the header's __metadata__ is not a map of texts. {_DAMAGED}")
-    tensors = {name: _tensor(path, name, header[name], start) for name in sorted(header)}
-    _check_cover(path, tensors, start, size)
-    return tensors, metadata
+        raise CheckpointError(f"{path}: the header's {METADATA} is not a map of texts. {_DAMAGED}")
+    tensors: dict[str, StoredTensor] = {}
+    unreadable: dict[str, str] = {}
+    spans: list[tuple[int, int, str]] = []
+    for name in sorted(entries):
+        code, shape, (begin, end) = _fields(path, name, entries[name])
+        spans.append((begin, end, name))
+        if code in DTYPES:
+            tensors[name] = StoredTensor(TensorSpec(name, DTYPES[code], shape), str(path), start + begin)
+        else:
+            unreadable[name] = f"has data type {code}, which is not supported (known: {', '.join(DTYPES)})"
+    _check_cover(path, spans, size - start)
+    return Header(tensors, metadata, unreadable)
+
+
+def write_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
+    """Return the JSON of the header of a file that holds tensors side by side in this order."""
+    entries: dict[str, object] = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
+    for spec in specs:
+        span = [offset, offset + spec.nbytes]
+        entries[spec.name] = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": span}
+        offset = span[1]
+    return json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+_CODES = {name: code for code, name in DTYPES.items()}
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The header's entries, where the payload begins, and the size of the file."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -56,45 +118,94 @@ def _parse(path: Path) -> tuple[dict[str, Any], int, int]:
                 raise CheckpointError(f"{path}: a Git LFS pointer, not the file itself; run 'git lfs pull'")
             if len(prefix) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
                 raise CheckpointError(f"{path}: not a safetensors file, or cut short ({size} bytes). {_DAMAGED}")
-            header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
+            raw = file.read(length)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        entries = _entries(raw)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the header is not valid JSON ({error}). {_DAMAGED}") from error
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: the header is not a JSON object. {_DAMAGED}")
-    return header, 8 + length, size
+        reason = printable_name(error)
+        raise CheckpointError(f"{path}: the header is not that of a safetensors file ({reason}). {_DAMAGED}") from error
+    return entries, 8 + length, size
+
+
+def _entries(raw: bytes) -> dict[str, Any]:
+    _check_containers(raw)
+    entries = json.loads(
+        raw.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer, parse_constant=_no_constant
+    )
+    if not isinstance(entries, dict):
+        raise ValueError("not a JSON object")
+    return entries
+
+
+def _check_containers(raw: bytes) -> None:
+    """Refuse lists and objects that no tensor needs: read into memory, they would take many times the header."""
+    bare = _STRING.sub(b'""', raw)
+    allowed = 2 + 3 * raw.count(b'"data_offsets"')
+    if bare.count(b"[") + bare.count(b"{") > allowed or bare.count(b",") > 100 * allowed:
+        raise ValueError("it has more lists than tensors have shapes and offsets")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise ValueError("a name occurs twice")
-    return found
+    for name in entries:
+        if not name.isascii():
+            name.encode()  # half of a surrogate pair is no text: a ValueError
+    return entries
 
 
-def _tensor(path: Path, name: str, entry: Any, start: int) -> StoredTensor:
-    where = f"{path}: tensor '{name}'"
+def _integer(digits: str) -> int:
+    if digits[0] == "-" or len(digits) > 20:
+        raise ValueError(f"{digits[:20]} is no size")
+    return int(digits)
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _fields(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    """Data type, shape and span of a tensor, checked against each other."""
+    where = f"{path}: tensor '{printable_name(name)}'"
     try:
-        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        if not all(type(value) is int and value >= 0 for value in (*shape, begin, end)):
+        code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        whole = all(type(value) is int for value in (*shape, begin, end))
+        if not whole or not isinstance(code, str) or max(shape, default=0) >= _DIMENSION_LIMIT:
             raise ValueError
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{where} has a malformed header entry. {_DAMAGED}") from error
-    if dtype not in DTYPES:
-        raise CheckpointError(f"{where} has data type {dtype}, which is not supported (known: {', '.join(DTYPES)})")
-    spec = TensorSpec(name, DTYPES[dtype], shape)
-    if end - begin != spec.nbytes:
-        raise CheckpointError(f"{where} should take {spec.nbytes} bytes, its header says {end - begin}. {_DAMAGED}")
-    return StoredTensor(spec, str(path), start + begin)
+    if code not in DTYPES and code not in UNSUPPORTED_BITS:
+        told = printable_name(code)
+        raise CheckpointError(f"{where} has data type {told}, which is not supported (known: {', '.join(DTYPES)})")
+    bits = UNSUPPORTED_BITS.get(code) or 8 * TensorSpec(name, DTYPES[code], ()).nbytes
+    nbytes = _nbytes(shape, bits)
+    if nbytes is None:
+        raise CheckpointError(f"{where} has shape {printable_name(list(shape))}, more than a file can hold. {_DAMAGED}")
+    if end - begin != nbytes:
+        raise CheckpointError(f"{where} should take {nbytes} bytes, its header says {end - begin}. {_DAMAGED}")
+    return code, shape, (begin, end)
 
 
-def _check_cover(path: Path, tensors: dict[str, StoredTensor], start: int, size: int) -> None:
+def _nbytes(shape: Sequence[int], bits: int) -> int | None:
+    """Bytes of a tensor; None where the format refuses the shape: a product that overflows, a part of a byte."""
+    numel = 1
+    for length in shape:
+        numel *= length
+        if numel >= _SIZE_LIMIT:
+            return None
+    return numel * bits // 8 if numel * bits < _SIZE_LIMIT and not numel * bits % 8 else None
+
+
+def _check_cover(path: Path, spans: list[tuple[int, int, str]], nbytes: int) -> None:
     """Tensors lie side by side, without holes or overlaps, to the end of the file."""
-    spans = sorted((t.offset, t.offset + t.spec.nbytes, name) for name, t in tensors.items())
-    for (_, end, _), (begin, _, name) in pairwise([(0, start, ""), *spans]):
+    spans.sort()
+    for (_, end, _), (begin, _, name) in pairwise([(0, 0, ""), *spans]):
         if begin != end:
-            raise CheckpointError(f"{path}: tensor '{name}' overlaps another or leaves a hole. {_DAMAGED}")
-    end = spans[-1][1] if spans else start
-    if end != size:
-        raise CheckpointError(f"{path}: {size} bytes long, its header asks for {end}. {_DAMAGED}")
+            told = printable_name(name)
+            raise CheckpointError(f"{path}: tensor '{told}' overlaps another or leaves a hole. {_DAMAGED}")
+    end = spans[-1][1] if spans else 0
+    if end != nbytes:
+        raise CheckpointError(f"{path}: has {nbytes} bytes of tensors, its header asks for {end}. {_DAMAGED}")

@@ -1,125 +1,101 @@
-"""Opens torch checkpoints without running what they contain: ``weights_only=True``, and no tensor data read."""
+"""Opens torch checkpoints without running what they contain: tensors are bytes at offsets, no tensor data is read."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.core.keys import content_key
+from lines_pipeline.core.printable import printable_name
 from lines_pipeline.core.tensors import ITEM_BYTES, TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
-from lines_pipeline.io.formats.safetensors import read_header
-from lines_pipeline.io.temporaries import temporary_path
+from lines_pipeline.io.formats.pickles import Call
+from lines_pipeline.io.formats.safetensors import METADATA
+from lines_pipeline.io.formats.spool import Scattered, check_growth, spooled
+from lines_pipeline.io.formats.state_dicts import find_state_dict
+from lines_pipeline.io.formats.torch_archives import Record, TorchArchive, opened_archive
+from lines_pipeline.io.formats.torch_tensors import TensorView, UnreadableTensorError, tensor_view
 
-_NESTED = ("state_dict", "model", "model_state_dict")
 
+def open_torch_file(path: Path, spool: Path | None, key: str = "") -> Checkpoint:
+    """Open the state dict with this key (default: the usual one) of a ``.pt`` / ``.bin`` file.
 
-def open_torch_file(path: Path, spool: Path | None) -> Checkpoint:
-    """A ``.pt`` / ``.bin`` file as bytes at offsets; what is not contiguous in it is spooled as safetensors."""
+    What does not lie there as plain bytes in order is rewritten into the folder ``spool``; without one it is told at
+    offset -1. Raises ``CheckpointError``.
+    """
     source = SourceFile.of(path)
-    state = _load(path)
-    tensors, aliases = _split_tied(path, state)
-    specs = {name: _spec(path, name, tensor) for name, tensor in tensors.items()}
-    offsets = {name: _offset(path, tensor) for name, tensor in tensors.items()}
-    if all(offset is not None for offset in offsets.values()):
-        stored = {name: StoredTensor(specs[name], str(path), offsets[name] or 0) for name in specs}
-        return Checkpoint(str(path), (source,), stored, aliases)
-    if spool is None:
-        stored = {name: StoredTensor(spec, str(path), -1) for name, spec in specs.items()}
-        return Checkpoint(str(path), (source,), stored, aliases)
-    spooled, _ = read_header(_spool(source, tensors, spool))
-    return Checkpoint(str(path), (source,), spooled, aliases)
+    with opened_archive(path) as archive:
+        found = find_state_dict(str(path), archive.content, key)
+        views, aliases, unreadable = _views(found.tensors)
+        plain: dict[str, StoredTensor] = {}
+        scattered: dict[str, Scattered] = {}
+        for name, view in views.items():
+            record = _record(path, name, view, archive)
+            if record.deflated_bytes is None and _is_plain(view, archive):
+                offset = record.offset + view.offset * ITEM_BYTES[view.dtype] if view.numel else 0
+                plain[name] = StoredTensor(TensorSpec(name, view.dtype, view.shape), str(path), offset)
+            else:
+                scattered[name] = Scattered(view, record)
+        check_growth(source, scattered)
+        placed = _placed(source, found.key, scattered, spool, archive)
+    tensors = dict(sorted({**plain, **placed}.items()))
+    return Checkpoint(
+        str(path), (source,), tensors, aliases, notes=found.notes, unreadable=unreadable, part=found.key
+    )
 
 
-def _load(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(4) == b"PK\x03\x04"
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # whatever a hostile or damaged pickle makes torch raise
-        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-        raise CheckpointError(
-            f"{path}: not a state dict of tensors, or damaged ({reason}). Only tensors are "
-            "loaded, never pickled objects: save model.state_dict() with torch.save or safetensors."
-        ) from error
-    for key in _NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path}: expected a state dict (names to tensors), got {type(content).__name__}")
-    odd = [name for name, value in content.items() if not isinstance(value, torch.Tensor) or not isinstance(name, str)]
-    if odd:
-        raise CheckpointError(f"{path}: '{odd[0]}' is a {type(content[odd[0]]).__name__}, not a tensor")
-    for name, value in content.items():
-        _spec(path, name, value)
-    return dict(content)
-
-
-def _split_tied(path: Path, state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors by first name, and second names of the same storage, offset, shape and type."""
+def _views(pickled: Mapping[str, Call]) -> tuple[dict[str, TensorView], dict[str, str], dict[str, str]]:
+    """Tensors by first name, second names of tied ones (the same values of one storage), and what cannot be read."""
     first: dict[Any, str] = {}
-    tensors: dict[str, torch.Tensor] = {}
+    views: dict[str, TensorView] = {}
     aliases: dict[str, str] = {}
-    for name in sorted(state):
-        value = state[name]
-        place = (value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
-        if value.numel() and place in first:
+    unreadable: dict[str, str] = {}
+    for name in sorted(pickled):
+        try:
+            view = tensor_view(pickled[name])
+            _check_name(name)
+        except UnreadableTensorError as error:
+            unreadable[name] = str(error)
+            continue
+        place = (view.storage.key, view.dtype, view.shape, view.strides, view.offset, view.negated)
+        if view.numel and place in first:
             aliases[name] = first[place]
         else:
-            first[place], tensors[name] = name, value
-    return tensors, aliases
+            first[place], views[name] = name, view
+    return views, aliases, unreadable
 
 
-def _spec(path: Path, name: str, tensor: torch.Tensor) -> TensorSpec:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if dtype not in ITEM_BYTES or tensor.layout is not torch.strided:
-        raise CheckpointError(f"{path}: tensor '{name}' is {dtype} ({tensor.layout}), which is not supported")
-    return TensorSpec(name, dtype, tuple(tensor.shape))
+def _check_name(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UnreadableTensorError("has a name that is no valid Unicode text") from error
+    if name == METADATA:
+        raise UnreadableTensorError("has a name that safetensors files keep for something else")
 
 
-def _offset(path: Path, tensor: torch.Tensor) -> int | None:
-    """Where a memory-mapped tensor's bytes begin in the file; None if they are not contiguous there."""
-    if not tensor.numel():
-        return 0
-    storage = tensor.untyped_storage()
-    start: int | None = getattr(storage, "_checkpoint_offset", None)
-    if start is None:
-        start = _mapped_offset(path, storage.data_ptr())
-    if start is None or not tensor.is_contiguous():
-        return None
-    return int(start + tensor.storage_offset() * tensor.element_size())
+def _record(path: Path, name: str, view: TensorView, archive: TorchArchive) -> Record:
+    """Where a tensor's storage lies; a tensor without values needs none."""
+    record = archive.storage(view.storage.key) if view.numel else Record(0, 0)
+    needed = view.storage.numel * view.storage.item_bytes if view.numel else 0
+    if record is None or record.nbytes < needed:
+        lacks = "is missing" if record is None else f"has {record.nbytes:,} bytes, not {needed:,}"
+        raise CheckpointError(f"{path}: damaged, the storage of tensor '{printable_name(name)}' {lacks}")
+    return record
 
 
-def _mapped_offset(path: Path, address: int) -> int | None:
-    """The offset in ``path`` that a memory address maps, as the operating system tells it."""
-    target = os.path.realpath(path)
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-        for line in maps:
-            fields = line.rstrip("\n").split(maxsplit=5)
-            begin, end = (int(part, 16) for part in fields[0].split("-"))
-            if begin <= address < end:
-                mapped = len(fields) == 6 and os.path.realpath(fields[5]) == target
-                return address - begin + int(fields[2], 16) if mapped else None
-    return None
+def _is_plain(view: TensorView, archive: TorchArchive) -> bool:
+    swapped = archive.big_endian and ITEM_BYTES[view.dtype] > 1
+    return not view.numel or (view.is_contiguous and not view.negated and not swapped)
 
 
-def _spool(source: SourceFile, tensors: Mapping[str, torch.Tensor], spool: Path) -> Path:
-    from safetensors.torch import save_file
-
-    spool.mkdir(parents=True, exist_ok=True)
-    identity = [source.path, source.size, source.mtime_ns, source.inode]
-    target = spool / f"{content_key(identity)[:32]}.safetensors"
-    if not target.exists():
-        temporary = temporary_path(target)
-        save_file({name: value.clone().contiguous() for name, value in tensors.items()}, temporary)
-        os.replace(temporary, target)
-    os.utime(target)  # when it was last used
-    return target
+def _placed(
+    source: SourceFile, part: str, scattered: Mapping[str, Scattered], spool: Path | None, archive: TorchArchive
+) -> Mapping[str, StoredTensor]:
+    if spool is not None and scattered:
+        return spooled(source, part, scattered, spool, big_endian=archive.big_endian)
+    return {
+        name: StoredTensor(TensorSpec(name, tensor.view.dtype, tensor.view.shape), source.path, -1)
+        for name, tensor in scattered.items()
+    }
