@@ -15,7 +15,7 @@ from lines_pipeline.engine.forecast import block_scales, forecast
 from lines_pipeline.engine.schedulers import open_scheduler
 from lines_pipeline.engine.storing import Request, announce, existing_file, store
 from lines_pipeline.inputs import OpenedRecipe, locate_checkpoint, open_recipe
-from lines_pipeline.io.checkpoints import open_checkpoint
+from lines_pipeline.io.checkpoints import open_leniently
 from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.ops.evaluate import EvaluateParams
@@ -231,15 +231,16 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
     return RunResult(context.recipe.name, destination.out, metrics, files, urls, by_node, "", "", chosen, cached, 0.0)
 
 
-def inspect(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint holds: tensors, data types, blocks, norms."""
+def inspect(path: str | Path, *, headers: bool = False, key: str = "") -> dict[str, Any]:
+    """What a checkpoint holds: digest, tensors, data types, blocks, norms; with ``headers`` no tensor is read."""
     from lines_pipeline.io.inspection import summarize
 
     located = locate_checkpoint(str(path), Path())
     local = located.path if not isinstance(located, ZooEntry) or located.built else located.template
     if local is None:
         raise CheckpointError(f"{path}: not on this machine yet; a run that loads it downloads it")
-    return summarize(open_checkpoint(Path(local), uri=str(path), spool=cache_folder() / "nodes" / "spool"))
+    spool = None if headers else cache_folder() / "nodes" / "spool"
+    return summarize(open_leniently(Path(local), uri=str(path), spool=spool, key=key), headers=headers)
 
 
 def schema() -> dict[str, Any]:

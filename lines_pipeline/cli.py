@@ -190,12 +190,14 @@ def ops(
 @app.command()
 def inspect(
     checkpoint: Annotated[str, typer.Argument(help="A file, a folder or a zoo:// URL.", show_default=False)],
+    headers: Annotated[bool, typer.Option("--headers", help="Read headers only: no digest, no norms.")] = False,
+    key: Annotated[str, typer.Option(help="State dict of a torch file that nests several.", show_default=False)] = "",
     as_json: Json = False,
 ) -> None:
-    """Tell what a checkpoint holds: tensors, data types, blocks, norms."""
+    """Tell what a checkpoint holds: digest, tensors, data types, blocks, norms."""
     from lines_pipeline import api, presentation
 
-    found = api.inspect(checkpoint)
+    found = api.inspect(checkpoint, headers=headers, key=key)
     if as_json:
         _print_json(found)
     else:

@@ -15,7 +15,7 @@ from lines_pipeline.engine.housekeeping import prune, size_limit
 from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.session import Session
 from lines_pipeline.evals.suites import chosen_tasks, missing_files, suite_tasks
-from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
+from lines_pipeline.io.checkpoints import Checkpoint, open_leniently, require_readable
 from lines_pipeline.io.folders import require_cache
 from lines_pipeline.io.locations import download, locate
 from lines_pipeline.io.renaming import rename
@@ -88,6 +88,21 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
     checkpoints = {step: checkpoint for step, checkpoint in found.items() if checkpoint is not None}
     context.notes += [f"node '{step}': {note}" for step, checkpoint in checkpoints.items() for note in checkpoint.notes]
     context.session = replace(session, checkpoints=checkpoints)
+    expected = {step: loads[step].digest for step in checkpoints if loads[step].digest}
+    _each(recipe, graph, "digest", expected, lambda step: _check_digest(context, step, expected[step], read=build))
+
+
+def _check_digest(context: OpenedRecipe, step: str, expected: str, *, read: bool) -> None:
+    """Refuse other contents than expected; ``read`` them where they are not known, else only tell."""
+    session = context.session
+    digest = session.identify(step) if read else session.digests.get(step)
+    if digest is None:
+        context.notes.append(f"node '{step}': its content is compared with 'digest' by the run, which reads it")
+    elif digest != expected:
+        raise CheckpointError(
+            f"{session.checkpoints[step].uri}: has other contents than expected: its digest is "
+            f"{digest}, expected {expected}. Get the right file, or change 'digest' if this one is meant."
+        )
 
 
 def _each(
@@ -146,9 +161,10 @@ def _local_path(located: Any, context: OpenedRecipe, step: str, *, build: bool) 
 
 
 def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
-    checkpoint = open_checkpoint(path, uri=params.path, spool=spool)
+    checkpoint = open_leniently(path, uri=params.path, spool=spool, key=params.key)
     rules = [(rule.from_, rule.to) for rule in params.rename]
-    return rename(checkpoint, strip=params.prefix.strip, add=params.prefix.add, rules=rules)
+    renamed = rename(checkpoint, strip=params.prefix.strip, add=params.prefix.add, rules=rules)
+    return require_readable(renamed, params.drop)
 
 
 def _missing_files(recipe: Recipe, graph: Graph) -> list[str]:

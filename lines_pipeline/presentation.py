@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from lines_pipeline.core.printable import printable_message, printable_name
+
 if TYPE_CHECKING:
     from lines_pipeline.api import RunResult
     from lines_pipeline.caching import CacheReport
@@ -85,12 +87,18 @@ def show_ops(ops: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:
 def show_checkpoint(found: Mapping[str, Any]) -> None:
     """What ``inspect`` found."""
     console = _console()
-    for name in ("uri", "parameters", "bytes", "dtypes", "family", "depths", "aliases", "metadata"):
-        console.print(f"{name:11}{found[name]}")
+    for note in found["notes"]:
+        console.print(f"note: {printable_message(note)}")
+    for name in ("uri", "digest", "parameters", "bytes", "dtypes", "family", "depths", "aliases", "metadata"):
+        if name in found:
+            console.print(printable_message(f"{name:11}{found[name]}"))
     table = _table("tensor", "dtype", "shape", "block", "L2 norm")
     for row in found["tensors"]:
-        table.add_row(row["name"], row["dtype"], str(row["shape"]), row["block"], f"{row['norm']:.4g}")
+        norm = f"{row['norm']:.4g}" if "norm" in row else ""
+        table.add_row(printable_name(row["name"]), row["dtype"], str(row["shape"]), row["block"], norm)
     console.print(table)
+    for name, why in found["unreadable"].items():
+        console.print(f"cannot be read: tensor '{printable_name(name)}' {why}")
 
 
 def show_zoo(entries: Sequence[Mapping[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from lines_pipeline.engine.replaying import load_machine, recordings_pay
 from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.statistics import Sample, finalize_all
 from lines_pipeline.io.checkpoints import Checkpoint
-from lines_pipeline.io.digests import Known, checkpoint_digest
+from lines_pipeline.io.digests import Known, identify
 from lines_pipeline.io.reading import check_unchanged
 from lines_pipeline.ops.base import Again, Measure
 from lines_pipeline.planning.compilation import Outputs, compile_pass
@@ -256,7 +256,15 @@ class Session:
                         blocks.setdefault(tensor, []).extend(found)
             checkpoint = self.checkpoints[step]
             ordered = {tensor: [digest for _, digest in sorted(found)] for tensor, found in blocks.items()}
-            digest = checkpoint_digest([t.spec for t in checkpoint.tensors.values()], ordered, checkpoint.aliases)
-            bad = tuple(sorted({t for result in results for source, t in result.nonfinite if source == step}))
-            self.digests[step], self.nonfinite[step] = digest, frozenset(bad)
-            self.cache.digests.put(checkpoint, Known(digest, bad))
+            bad = {t for result in results for source, t in result.nonfinite if source == step}
+            self._learn(step, identify(checkpoint, ordered, bad))
+
+    def identify(self, step: str) -> str:
+        """The content digest of a load step's checkpoint; reads all of it where that is not known yet."""
+        if step not in self.digests:
+            self._learn(step, identify(self.checkpoints[step]))
+        return self.digests[step]
+
+    def _learn(self, step: str, known: Known) -> None:
+        self.digests[step], self.nonfinite[step] = known.digest, frozenset(known.nonfinite)
+        self.cache.digests.put(self.checkpoints[step], known)

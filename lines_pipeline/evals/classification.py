@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.keys import content_key
-from lines_pipeline.io.checkpoints import open_checkpoint
+from lines_pipeline.io.checkpoints import irregular, open_checkpoint
 from lines_pipeline.io.locations import download, locate
 from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.zoo.catalogue import cache_folder
@@ -56,6 +57,9 @@ class SuiteFile(_Section):
 
 def read_suite_file(path: Path) -> SuiteFile:
     """Read and check a suite file; ``EvalError`` naming it and what is wrong."""
+    kind = irregular(path.stat().st_mode) if os.path.exists(path) else None
+    if kind:
+        raise EvalError(f"{path}: {kind}, not a suite; expected zoo://glyphs or a suite file")
     try:
         return SuiteFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:

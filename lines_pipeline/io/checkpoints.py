@@ -74,7 +74,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     """What the user should be told of how it was read: entries left out, which of several files was taken."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    """Tensors that are in no list of ``tensors`` because they cannot be read, and why: refused, or dropped by choice."""
+    """Further tensors that cannot be read, and why, as in "tensor x ...": refused, or dropped by choice."""
     part: str = ""
     """Which state dict of the files it is, where they nest several."""
     stored_names: Mapping[str, str] = field(default_factory=dict)
@@ -94,9 +94,9 @@ def open_checkpoint(path: Path, *, uri: str | None = None, spool: Path | None = 
 def open_leniently(path: Path, *, uri: str | None = None, spool: Path | None = None, key: str = "") -> Checkpoint:
     """As ``open_checkpoint``, but tensors that cannot be read are told in ``unreadable``: see ``require_readable``."""
     uri = uri or str(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return replace(_open_folder(path, spool, key), uri=uri)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike that of pathlib, it also says no to names that are too long
         raise CheckpointError(missing_file(path))
     return replace(_open_file(path, spool, key), uri=uri)
 
@@ -105,7 +105,11 @@ def require_readable(checkpoint: Checkpoint, drop: Sequence[str] = ()) -> Checkp
     """The checkpoint; ``CheckpointError`` for tensors that cannot be read, unless globs of ``drop`` leave them out."""
     left = [name for name in checkpoint.unreadable if not any(fnmatchcase(name, glob) for glob in drop)]
     if not left:
-        return checkpoint
+        told = [f"'{printable_name(name)}' {why}" for name, why in checkpoint.unreadable.items()]
+        dropped = (
+            [f"{checkpoint.uri}: 'drop' leaves out tensors that cannot be read: {'; '.join(told[:4])}"] if told else []
+        )
+        return replace(checkpoint, notes=(*checkpoint.notes, *dropped))
     more = f" (and {len(left) - 1} more tensors cannot be read)" if len(left) > 1 else ""
     name = printable_name(left[0])
     raise CheckpointError(
@@ -193,6 +197,6 @@ def _shard(index: Path, name: str) -> Path:
     path = index.parent / name
     if Path(name).name != name:
         raise CheckpointError(f"{index}: shard '{name}' lies outside the folder")
-    if not path.exists():
+    if not os.path.exists(path):
         raise CheckpointError(f"{index}: shard '{name}' is missing from {index.parent}")
     return path

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import blake3
+import torch
 import xxhash
 
 from lines_pipeline.core.keys import canonical_json
-from lines_pipeline.core.tensors import TensorSpec
-from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.core.tensors import BLOCK_NUMEL, TensorSpec
+from lines_pipeline.io.checkpoints import Checkpoint, StoredTensor
 from lines_pipeline.io.entries import read_entry, write_entry
+from lines_pipeline.io.reading import BlockReader, as_bytes
 
 
 def block_digest(stored: memoryview) -> int:
@@ -35,10 +37,47 @@ def checkpoint_digest(
 
 @dataclass(frozen=True)
 class Known:
-    """What an earlier sweep found out: the content digest, and the tensors that hold NaN or Inf."""
+    """What a reading of a whole checkpoint found out: the content digest, and the tensors that hold NaN or Inf.
+
+    The digest is that of the files' content: it does not change with the names that a recipe gives the tensors.
+    """
 
     digest: str
     nonfinite: tuple[str, ...] = ()
+
+
+def identify(
+    checkpoint: Checkpoint, hashed: Mapping[str, Sequence[int]] | None = None, nonfinite: Iterable[str] = ()
+) -> Known:
+    """Find out what there is to know; reads the tensors whose blocks are not in ``hashed``, in order, already."""
+    blocks, bad = dict(hashed or {}), set(nonfinite)
+    reader = BlockReader()
+    try:
+        for name, stored in checkpoint.tensors.items():
+            if len(blocks.get(name, ())) != -(-stored.spec.numel // BLOCK_NUMEL):
+                blocks[name], is_finite = _hash(reader, stored)
+                if not is_finite:
+                    bad.add(name)
+    finally:
+        reader.close()
+    kept = checkpoint.stored_names
+    specs = [replace(stored.spec, name=kept.get(name, name)) for name, stored in checkpoint.tensors.items()]
+    by_stored_name = {kept.get(name, name): found for name, found in blocks.items()}
+    aliases = {kept.get(alias, alias): kept.get(name, name) for alias, name in checkpoint.aliases.items()}
+    return Known(checkpoint_digest(specs, by_stored_name, aliases), tuple(sorted(bad)))
+
+
+def _hash(reader: BlockReader, stored: StoredTensor) -> tuple[list[int], bool]:
+    """Digests of a tensor's blocks, and whether all values are finite."""
+    digests: list[int] = []
+    is_finite = True
+    for start in range(0, stored.spec.numel, BLOCK_NUMEL):
+        block = reader.block(stored, start, min(start + BLOCK_NUMEL, stored.spec.numel))
+        digests.append(block_digest(as_bytes(block)))
+        if stored.spec.is_floating:
+            values = block if block.dtype is torch.float64 else block.float()
+            is_finite = is_finite and bool(torch.isfinite(values).all())
+    return digests, is_finite
 
 
 class DigestStore:
@@ -50,14 +89,19 @@ class DigestStore:
     def get(self, checkpoint: Checkpoint) -> Known | None:
         """What is known of the checkpoint as its files are now; damaged entries count as unknown."""
         entry = read_entry(self._path(checkpoint))
-        return None if entry is None else Known(entry["digest"], tuple(entry["nonfinite"]))
+        if entry is None:
+            return None
+        names = {stored: name for name, stored in checkpoint.stored_names.items()}
+        return Known(entry["digest"], tuple(sorted(names.get(stored, stored) for stored in entry["nonfinite"])))
 
     def put(self, checkpoint: Checkpoint, known: Known) -> None:
         """Remember."""
-        entry = {"digest": known.digest, "nonfinite": list(known.nonfinite), "uri": checkpoint.uri}
+        nonfinite = sorted(checkpoint.stored_names.get(name, name) for name in known.nonfinite)
+        entry = {"digest": known.digest, "nonfinite": nonfinite, "uri": checkpoint.uri}
         write_entry(self._path(checkpoint), entry)
 
     def _path(self, checkpoint: Checkpoint) -> Path:
         files = [list(astuple(file)) for file in checkpoint.files]
-        identity = canonical_json(["xxh3", files, list(checkpoint.tensors)])
+        names = sorted(checkpoint.stored_names.get(name, name) for name in checkpoint.tensors)
+        identity = canonical_json(["xxh3 of all tensors", files, checkpoint.part, names])
         return self._folder / f"{blake3.blake3(identity.encode()).hexdigest()[:40]}.json"

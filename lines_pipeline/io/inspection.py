@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,20 +11,25 @@ import torch
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.tensors import BLOCK_NUMEL
 from lines_pipeline.io.checkpoints import Checkpoint, StoredTensor
+from lines_pipeline.io.digests import identify
 from lines_pipeline.io.layers import LayerMap, find_layers
 from lines_pipeline.io.reading import BlockReader
 
 
-def summarize(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Plain values: ``parameters``, ``bytes``, ``dtypes``, ``family``, ``depths`` and a row for every tensor."""
+def summarize(checkpoint: Checkpoint, *, headers: bool = False) -> dict[str, Any]:
+    """Plain values: ``digest``, ``parameters``, ``bytes``, ``dtypes``, ``family``, ``depths``, and a row a tensor.
+
+    With ``headers`` no tensor is read, and neither digest nor norms are told.
+    """
     layers = _layers(checkpoint)
-    reader = BlockReader()
-    try:
-        rows = [_row(reader, stored, layers) for stored in checkpoint.tensors.values()]
-    finally:
-        reader.close()
+    rows = [_row(stored, layers) for stored in checkpoint.tensors.values()]
+    read: dict[str, Any] = {}
+    if not headers:
+        _add_norms(rows, checkpoint)
+        read = {"digest": identify(checkpoint).digest}
     return {
         "uri": checkpoint.uri,
+        **read,
         "parameters": sum(stored.spec.numel for stored in checkpoint.tensors.values()),
         "bytes": sum(stored.spec.nbytes for stored in checkpoint.tensors.values()),
         "dtypes": sorted({stored.spec.dtype for stored in checkpoint.tensors.values()}),
@@ -31,6 +37,8 @@ def summarize(checkpoint: Checkpoint) -> dict[str, Any]:
         "depths": dict(layers.depths) if layers else {},
         "aliases": dict(checkpoint.aliases),
         "metadata": sorted(checkpoint.metadata),
+        "notes": list(checkpoint.notes),
+        "unreadable": dict(checkpoint.unreadable),
         "tensors": rows,
     }
 
@@ -42,17 +50,30 @@ def _layers(checkpoint: Checkpoint) -> LayerMap | None:
         return None
 
 
-def _row(reader: BlockReader, stored: StoredTensor, layers: LayerMap | None) -> dict[str, Any]:
+def _add_norms(rows: Sequence[dict[str, Any]], checkpoint: Checkpoint) -> None:
+    reader = BlockReader()
+    try:
+        for row in rows:
+            row["norm"] = _norm(reader, checkpoint.tensors[row["name"]])
+    finally:
+        reader.close()
+
+
+def _norm(reader: BlockReader, stored: StoredTensor) -> float:
     spec = stored.spec
     squares = []
     for start in range(0, spec.numel, BLOCK_NUMEL):
         block = reader.block(stored, start, min(start + BLOCK_NUMEL, spec.numel))
         squares.append(float(block.to(torch.float64).square().sum()))
+    return math.sqrt(math.fsum(squares))
+
+
+def _row(stored: StoredTensor, layers: LayerMap | None) -> dict[str, Any]:
+    spec = stored.spec
     place = layers.blocks.get(spec.name) if layers else None
     return {
         "name": spec.name,
         "dtype": spec.dtype,
         "shape": list(spec.shape),
         "block": f"{place[0]} {place[1]}" if place else "",
-        "norm": math.sqrt(math.fsum(squares)),
     }

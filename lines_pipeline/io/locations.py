@@ -28,7 +28,7 @@ def locate(uri: str, folder: Path, downloads: Path) -> Location:
     scheme = _scheme(uri)
     if scheme is None:
         path = folder / Path(uri).expanduser()
-        if not path.exists():
+        if not os.path.exists(path):  # unlike that of pathlib, it also says no to names that are too long
             raise CheckpointError(missing_file(path))
         return Location(uri, path)
     if scheme not in REMOTE_SCHEMES:

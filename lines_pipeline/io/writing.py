@@ -17,8 +17,8 @@ from lines_pipeline.core.errors import EngineError, PlanError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.folders import make_inside
-from lines_pipeline.io.reading import as_bytes
 from lines_pipeline.io.formats.safetensors import write_header
+from lines_pipeline.io.reading import as_bytes
 from lines_pipeline.io.temporaries import temporary_path
 
 _ALIGNMENT = 64

@@ -30,6 +30,13 @@ class LoadParams(OpParams):
     path: str = Field(description="A file, a folder, or a zoo://, hf://, s3://, gs:// or https:// URL.", min_length=1)
     prefix: Prefix = Field(Prefix(), description="Prefix normalisation: {strip: model., add: ''}.")
     rename: tuple[Rename, ...] = Field((), description="Renaming rules, applied in order.", strict=False)
+    drop: tuple[str, ...] = Field((), description="Globs of tensors to leave out of everything.", strict=False)
+    key: str = Field("", description="Which state dict of a torch file that nests several: state_dict, model.ema.")
+    digest: str = Field(
+        "",
+        description="Content digest, as inspect prints it; other contents are refused.",
+        pattern="^([0-9a-f]{64})?$",
+    )
     on_extra: Literal["error", "drop"] = Field("error", description="What to do with tensors that the base lacks.")
 
 

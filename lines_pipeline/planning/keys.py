@@ -10,6 +10,9 @@ from lines_pipeline.ops.base import Measure
 from lines_pipeline.planning.passes import measures_of
 from lines_pipeline.recipe.graph import Graph
 
+_SAID_BY_DIGEST = {"path", "key", "digest"}
+"""Parameters of ``load`` of which the content digest tells all that matters."""
+
 
 class Keys:
     """Keys of a graph's steps, from the content digests of its inputs (by load step; absent ones give no key)."""
@@ -40,7 +43,7 @@ class Keys:
         inputs = {port: [self.step(i) for i in ids] for port, ids in step.inputs.items()}
         if any(key is None for keys in inputs.values() for key in keys):
             return None
-        params = step.params.model_dump(mode="json", exclude={"path"} if step.op.name == "load" else set())
+        params = step.params.model_dump(mode="json", exclude=_SAID_BY_DIGEST if step.op.name == "load" else set())
         # alpha: auto alone needs the vectors it is measured on
         source = self._digests.get(step_id)
         versions = {name: measure.version for name, measure in measures_of(self._graph, step_id).items()}

@@ -92,6 +92,8 @@ def _by_content(path: Path, start: bytes) -> str | None:
         return _ARCHIVE
     if path.suffix.lower() == SAFETENSORS and start.startswith(_TORCH_BEGINNINGS):
         return "a torch file, not safetensors: rename it to end in .pt"
+    if path.name.lower().endswith(TORCH_SUFFIXES) and start[:1] == b"\x80" and not start.startswith(_TORCH_BEGINNINGS):
+        return _PICKLE
     length = int.from_bytes(start[:8], "little")
     if path.name.lower().endswith(TORCH_SUFFIXES) and start[8:9] == b"{" and length <= path.stat().st_size:
         return "a safetensors file, not a torch file: rename it to end in .safetensors"

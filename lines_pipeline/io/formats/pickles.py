@@ -139,9 +139,24 @@ class _Machine:
         self.room -= 4 * len(taken)
         return taken.decode()
 
+    def byte(self) -> int:
+        """The next byte."""
+        value = self.data[self.position]
+        self.position += 1
+        return value
+
     def size(self, width: int) -> int:
         """An unsigned number."""
-        return int.from_bytes(self.take(width), "little")
+        start = self.position
+        self.position = end = start + width
+        if end > len(self.data):
+            raise IndexError
+        return int.from_bytes(self.data[start:end], "little")
+
+    def recall(self, index: int) -> None:
+        """Put on the stack what was remembered."""
+        self.room -= 8
+        self.stack.append(self.memo[index])
 
     def push(self, value: Any, nbytes: int = 40) -> None:
         """Put a value on the stack; ``nbytes`` is about what it takes."""
@@ -279,20 +294,20 @@ def _operations() -> dict[int, Callable[[_Machine], None]]:
         b"L": _Machine.number,
         b"F": lambda m: m.push(float(m.line())),
         b"J": lambda m: m.push(struct.unpack("<i", m.take(4))[0]),
-        b"K": lambda m: m.push(m.size(1), 8),
+        b"K": lambda m: m.push(m.byte(), 8),
         b"M": lambda m: m.push(m.size(2)),
-        b"\x8a": lambda m: m.integer(m.size(1)),
+        b"\x8a": lambda m: m.integer(m.byte()),
         b"\x8b": lambda m: m.integer(m.size(4)),
         b"G": lambda m: m.push(struct.unpack(">d", m.take(8))[0]),
         b"V": lambda m: m.push(m.line(), 300),
         b"S": lambda m: m.push(m.line().strip("'\""), 300),
         b"X": lambda m: m.text(m.size(4)),
-        b"\x8c": lambda m: m.text(m.size(1)),
+        b"\x8c": lambda m: m.text(m.byte()),
         b"\x8d": lambda m: m.text(m.size(8)),
         b"T": lambda m: m.old_text(m.size(4)),
-        b"U": lambda m: m.old_text(m.size(1)),
+        b"U": lambda m: m.old_text(m.byte()),
         b"B": lambda m: m.raw(m.size(4)),
-        b"C": lambda m: m.raw(m.size(1)),
+        b"C": lambda m: m.raw(m.byte()),
         b"\x8e": lambda m: m.raw(m.size(8)),
         b"\x96": lambda m: m.raw(m.size(8)),
         b"}": lambda m: m.push(Entries(), 120),
@@ -311,11 +326,11 @@ def _operations() -> dict[int, Callable[[_Machine], None]]:
         b"\x90": lambda m: _append_marked(m),
         b"s": _Machine.set_item,
         b"u": _Machine.set_items,
-        b"g": lambda m: m.push(m.memo[int(m.line())], 8),
-        b"h": lambda m: m.push(m.memo[m.size(1)], 8),
-        b"j": lambda m: m.push(m.memo[m.size(4)], 8),
+        b"g": lambda m: m.recall(int(m.line())),
+        b"h": lambda m: m.recall(m.byte()),
+        b"j": lambda m: m.recall(m.size(4)),
         b"p": lambda m: m.keep(int(m.line())),
-        b"q": lambda m: m.keep(m.size(1)),
+        b"q": lambda m: m.keep(m.byte()),
         b"r": lambda m: m.keep(m.size(4)),
         b"\x94": lambda m: m.keep(len(m.memo)),
         b"c": lambda m: m.push(m.named(m.line(), m.line()), 120),

@@ -67,9 +67,7 @@ def open_safetensors_file(path: Path) -> Checkpoint:
     """Open a safetensors file; ``CheckpointError`` naming what is wrong with its header."""
     source = SourceFile.of(path)
     header = read_header(path)
-    return Checkpoint(
-        str(path), (source,), header.tensors, metadata=header.metadata, unreadable=header.unreadable
-    )
+    return Checkpoint(str(path), (source,), header.tensors, metadata=header.metadata, unreadable=header.unreadable)
 
 
 def read_header(path: Path) -> Header:

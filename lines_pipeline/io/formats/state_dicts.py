@@ -28,7 +28,7 @@ _NOT_WEIGHTS = ("optim", "sched", "lr_", "scaler")
 
 @dataclass(frozen=True)
 class StateDict:
-    """The tensors of a state dict as pickled; ``key`` is where it was (empty: it is all of the file), ``notes`` what to tell."""
+    """The pickled tensors of a state dict, its dotted key (empty: the file is no more than that), and what to tell."""
 
     key: str
     tensors: Mapping[str, Call]
@@ -36,7 +36,7 @@ class StateDict:
 
 
 def find_state_dict(path: str, content: Any, key: str = "") -> StateDict:
-    """The state dict with this dotted key; without one, the usual. Raises ``CheckpointError`` naming those there are."""
+    """Return the state dict with a dotted key, or the usual one. Raises ``CheckpointError`` naming those there are."""
     present = dict(_state_dicts(content))
     if key:
         if key not in present:
@@ -44,10 +44,14 @@ def find_state_dict(path: str, content: Any, key: str = "") -> StateDict:
             raise CheckpointError(f"{path}: has no state dict '{printable_name(key)}'{near}; {_there_are(present)}")
         return _taken(path, key, present[key], [])
     if not present:
-        raise CheckpointError(f"{path}: {_what_it_is(content)}. Save model.state_dict() with torch.save or safetensors.")
+        raise CheckpointError(
+            f"{path}: {_what_it_is(content)}. Save model.state_dict() with torch.save or safetensors."
+        )
     chosen = _usual(list(present))
     if chosen is None:
-        raise CheckpointError(f"{path}: holds several state dicts; say which one with 'key' in its load node. {_there_are(present)}")
+        raise CheckpointError(
+            f"{path}: holds several state dicts; say which one with 'key' in its load node. {_there_are(present)}"
+        )
     others = [other for other in present if other != chosen and not _is_of_training(other)]
     return _taken(path, chosen, present[chosen], _choice(path, chosen, others))
 
@@ -144,7 +148,7 @@ def _class_of(call: Call) -> str:
 def _what_it_is(content: Any) -> str:
     """What a file holds that has no state dict in it."""
     if isinstance(content, Call):
-        return f"holds a pickled object of class {printable_name(_class_of(content))}, which is not loaded, not a state dict"
+        return f"holds no state dict but a pickled {printable_name(_class_of(content))}, which is not loaded"
     objects = [(name, value) for name, value in _parts(content) if isinstance(value, Call)]
     if objects and not isinstance(content, Call):
         name, value = objects[0]

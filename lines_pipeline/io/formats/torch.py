@@ -40,9 +40,7 @@ def open_torch_file(path: Path, spool: Path | None, key: str = "") -> Checkpoint
         check_growth(source, scattered)
         placed = _placed(source, found.key, scattered, spool, archive)
     tensors = dict(sorted({**plain, **placed}.items()))
-    return Checkpoint(
-        str(path), (source,), tensors, aliases, notes=found.notes, unreadable=unreadable, part=found.key
-    )
+    return Checkpoint(str(path), (source,), tensors, aliases, notes=found.notes, unreadable=unreadable, part=found.key)
 
 
 def _views(pickled: Mapping[str, Call]) -> tuple[dict[str, TensorView], dict[str, str], dict[str, str]]:

@@ -37,7 +37,7 @@ _FIRST_PICKLE_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Record:
-    """Bytes of a file from ``offset``: ``nbytes`` of content, which are deflated to ``deflated_bytes`` if that is set."""
+    """A stretch of a file: ``nbytes`` of content from ``offset``, deflated to ``deflated_bytes`` where that is set."""
 
     offset: int
     nbytes: int
@@ -55,7 +55,7 @@ class TorchArchive:
 
 @contextmanager
 def opened_archive(path: Path) -> Iterator[TorchArchive]:
-    """Open a torch file and read all but its storages. Raises ``CheckpointError``, also for what the block raises of it."""
+    """Open a torch file and read all but its storages. Raises ``CheckpointError``, also while records are looked up."""
     try:
         with path.open("rb", buffering=0) as file:
             start, size = file.read(len(LEGACY_MAGIC)), os.fstat(file.fileno()).st_size
@@ -70,8 +70,10 @@ def opened_archive(path: Path) -> Iterator[TorchArchive]:
 
 
 def content_of(descriptor: int, path: str, record: Record) -> Iterator[bytes]:
-    """The content of a record of an open file, in pieces. Raises ``CheckpointError`` where it is not as long as told."""
-    pieces = _stored(descriptor, record.offset, record.nbytes if record.deflated_bytes is None else record.deflated_bytes)
+    """The content of a record, in pieces. Raises ``CheckpointError`` where it is shorter than the file says."""
+    pieces = _stored(
+        descriptor, record.offset, record.nbytes if record.deflated_bytes is None else record.deflated_bytes
+    )
     left = record.nbytes
     for piece in pieces if record.deflated_bytes is None else _inflated(path, pieces, record.nbytes):
         left -= len(piece)

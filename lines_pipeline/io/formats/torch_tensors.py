@@ -137,7 +137,7 @@ def _call(value: Any) -> Call:
 
 
 def _of_type(arguments: Sequence[Any]) -> TensorView:
-    """Of a tensor with attributes or of a subclass; values of other classes than torch's own may mean something else."""
+    """Of a tensor with attributes, or of a subclass: only those of torch itself are known to hold plain values."""
     function, kind, inner = arguments[:3]
     if not isinstance(function, Name) or not isinstance(kind, Name):
         raise TypeError
