@@ -58,7 +58,7 @@ def _entries(folder: Path, kind: str) -> Iterator[Entry]:
         with suppress(FileNotFoundError):
             status, notes = path.stat(), value_notes(path)
             used, nbytes = status.st_mtime, status.st_size
-            if kind == VALUES and notes.exists():
+            if suffix == ".safetensors" and notes.exists():
                 used, nbytes = notes.stat().st_mtime, nbytes + notes.stat().st_size
             yield Entry(kind, path.stem, path, nbytes, used)
 
@@ -91,9 +91,9 @@ def verify(folder: Path) -> tuple[int, list[Entry]]:
 
 
 def _is_sound(entry: Entry) -> bool:
-    if entry.kind == SPOOL:
+    if entry.kind == SPOOL and not value_notes(entry.path).exists():
         return True
-    if entry.kind != VALUES:
+    if entry.kind not in (VALUES, SPOOL):
         return read_entry(entry.path, mark_used=False) is not None
     notes = read_entry(value_notes(entry.path), mark_used=False)
     with suppress(FileNotFoundError):

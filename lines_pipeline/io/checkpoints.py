@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -63,10 +62,21 @@ def open_checkpoint(path: Path, *, uri: str | None = None, spool: Path | None = 
     """
     uri = uri or str(path)
     if path.is_dir():
-        return replace(_open_folder(path, spool), uri=uri)
-    if not path.exists():
+        from lines_pipeline.io.model_folders import open_folder
+
+        return replace(open_folder(path, lambda file: _open_file(file, spool)), uri=uri)
+    if not exists(path):
         raise CheckpointError(missing_file(path))
     return replace(_open_file(path, spool), uri=uri)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything at a path; ``CheckpointError`` for what cannot be a path here."""
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{str(path)[:100]!r}: cannot be the path of a checkpoint ({reason})") from error
 
 
 def missing_file(path: Path) -> str:
@@ -87,60 +97,3 @@ def _open_file(path: Path, spool: Path | None) -> Checkpoint:
     raise CheckpointError(
         f"{path}: unknown kind of file, expected .safetensors, {', '.join(TORCH_SUFFIXES)} or a folder"
     )
-
-
-def _open_folder(folder: Path, spool: Path | None) -> Checkpoint:
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if (folder / index).exists():
-            return _open_shards(folder / index, spool)
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    if len(indices) == 1:
-        return _open_shards(indices[0], spool)
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).exists():
-            return _open_file(folder / name, spool)
-    found = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors")
-    found = found or sorted(p for p in folder.iterdir() if p.suffix in TORCH_SUFFIXES)
-    if len(found) == 1:
-        return _open_file(found[0], spool)
-    what = (
-        "no checkpoint" if not found else f"several checkpoints ({', '.join(p.name for p in found[:4])}) and no index"
-    )
-    raise CheckpointError(f"{folder}: the folder holds {what}; name the file, or add a *.safetensors.index.json")
-
-
-def _open_shards(index: Path, spool: Path | None) -> Checkpoint:
-    weight_map = _weight_map(index)
-    shards = {name: _open_file(_shard(index, name), spool) for name in sorted(set(weight_map.values()))}
-    tensors: dict[str, StoredTensor] = {}
-    for name, shard in sorted(weight_map.items()):
-        if name not in shards[shard].tensors and name not in shards[shard].aliases:
-            raise CheckpointError(f"{index}: tensor '{name}' should be in {shard}, which does not have it")
-        if name in shards[shard].tensors:
-            tensors[name] = shards[shard].tensors[name]
-    for shard, checkpoint in shards.items():
-        for name in checkpoint.tensors:
-            if name not in weight_map:
-                raise CheckpointError(f"{index}: {shard} holds tensor '{name}', which the index does not name")
-    aliases = {alias: name for shard in shards.values() for alias, name in shard.aliases.items()}
-    files = (SourceFile.of(index), *(file for shard in shards.values() for file in shard.files))
-    return Checkpoint(str(index.parent), files, tensors, aliases)
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not a shard index, expected JSON with a 'weight_map'") from error
-    return dict(weight_map)
-
-
-def _shard(index: Path, name: str) -> Path:
-    path = index.parent / name
-    if Path(name).name != name:
-        raise CheckpointError(f"{index}: shard '{name}' lies outside the folder")
-    if not path.exists():
-        raise CheckpointError(f"{index}: shard '{name}' is missing from {index.parent}")
-    return path
