@@ -14,7 +14,7 @@ from lines_pipeline.core.keys import content_key
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.formats.adapters import CONFIG, Adapter, Factors, listed
-from lines_pipeline.io.model_folders import shown
+from lines_pipeline.io.formats.names import shown
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.io.spool import spooled
 
@@ -204,8 +204,8 @@ def _base_names(adapter: Adapter, base: Base) -> dict[str, str]:
     if missing:
         near = did_you_mean(_renamed(missing[0], way), known) if len(known) < 5000 else ""
         raise CheckpointError(
-            f"{adapter.uri}: the adapter changes {listed(missing)}, which {base.origin} lacks{near}: take the model that "
-            "it was trained on as 'base'; if only the names differ, use 'prefix' or 'rename' in its load node"
+            f"{adapter.uri}: the adapter changes {listed(missing)}, which {base.origin} lacks{near}: take the model "
+            "that it was trained on as 'base'; if only the names differ, use 'prefix' or 'rename' in its load node"
         )
     every = dict.fromkeys([*needed, *adapter.whole])
     return {name: known.get(_renamed(name, way), _renamed(name, way)) for name in every}

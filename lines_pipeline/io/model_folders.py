@@ -11,10 +11,9 @@ from typing import Any
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.formats.folders import Choice, choose_weights, other_format
+from lines_pipeline.io.formats.names import is_plain_name, shown
 
 MAX_INDEX_BYTES = 100_000_000
-MAX_NAME_BYTES = 255
-"""The longest name that a file can have."""
 
 OpenFile = Callable[[Path], Checkpoint]
 
@@ -120,7 +119,8 @@ def _open_chosen(folder: Path, chosen: Choice, open_file: OpenFile) -> Checkpoin
         checkpoint = _open_indexed(folder / taken.name, open_file)
     else:
         checkpoint = _open_shards(folder, taken.shards, open_file)
-    notes = [chosen.note] if chosen.note else []
+    note = chosen.note({Path(file.path).name for file in checkpoint.files})
+    notes = [note] if note else []
     return replace(checkpoint, notes=(*notes, *checkpoint.notes))
 
 
@@ -177,7 +177,7 @@ def _open_shards(folder: Path, names: Iterable[str], open_file: OpenFile) -> Che
                     f"{folder}: tensor '{shown(name)}' is in both {both}, and no index says which to read"
                 )
             owners[name] = shard
-    note = f"no index is there: read are all {len(shards)} shards, '{next(iter(shards))}' and on"
+    note = f"the folder has no index: all {len(shards)} shards are read ('{next(iter(shards))}' ...)"
     return _joined(folder, shards.values(), [], [note])
 
 
@@ -250,19 +250,3 @@ def _shard(index: Path, name: str) -> Path:
             f"{index}: shard '{shown(name)}' is missing from {index.parent}: copy or download it again"
         )
     return path
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a text names a file or folder right here."""
-    return (
-        name not in ("", ".", "..")
-        and name.isprintable()
-        and not set(name) & {"/", "\\"}
-        and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
-    )
-
-
-def shown(text: str, length: int = 100) -> str:
-    """A text from a file as messages show it: in one line, without what a terminal would act on."""
-    cut = text if len(text) <= length else text[: length - 3] + "..."
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in cut)

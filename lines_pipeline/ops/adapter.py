@@ -18,7 +18,9 @@ class Adapter(Op):
     not in the delta at all."""
 
     name = "adapter"
-    formula = "scale * alpha / r * B @ A; rsLoRA: alpha / sqrt(r); DoRA: the rows of theta_0 + that set to length m, - theta_0"
+    formula = (
+        "scale * alpha / r * B @ A; rsLoRA: alpha / sqrt(r); DoRA: m * (theta_0 + that) / its rows' norms - theta_0"
+    )
     source = (
         "Hu et al., arXiv 2106.09685; Kalajdzievski, arXiv 2312.03732; Liu et al., arXiv 2402.09353; huggingface/peft"
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.io.formats.names import shown
 
 _PEFT_LORA = "PEFT LoRA"
 _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
@@ -37,7 +38,7 @@ def _description(kind: str, names: list[str], factors: list[str]) -> str:
             f"a model with adapter layers in it ({kind}, see tensor '{factors[0]}'): "
             "merge them into the weights first, with merge_and_unload() of peft"
         )
-    what = f"an adapter ({kind}, see tensor '{factors[0]}'), not a model, and its factors cannot be merged one by one"
+    what = f"an adapter ({kind}), not a model, as tensor '{shown(factors[0])}' shows"
     if kind == _PEFT_LORA:
-        return f"{what}: use 'op: adapter' with the path of its folder, which gives the update that it stands for"
+        return f"{what}: use 'op: adapter' with the path of its folder, which gives the update of the model's weights"
     return f"{what}: merge it into its model with the tool that made it, and load that"

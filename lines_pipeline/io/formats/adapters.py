@@ -13,14 +13,15 @@ import regex
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
-from lines_pipeline.io.model_folders import read_json, shown
+from lines_pipeline.io.formats.names import shown
+from lines_pipeline.io.model_folders import read_json
 
 CONFIG = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?:\.(.+))?")
 _SAVED_MODULE = re.compile(r"\.modules_to_save(?:\.[^.]+)?(?=\.(?:weight|bias)$)")
-_REGEX_SECONDS = 1.0
+_REGEX_SECONDS = 0.2
 
 _REFUSED = {
     "use_qalora": "QALoRA, which is for quantised models",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -70,15 +70,15 @@ class Choice:
     taken: Weights
     others: tuple[Weights, ...]
 
-    @property
-    def note(self) -> str:
-        """What the user should be told; nothing where there was no choice."""
-        if not self.others:
+    def note(self, read: Collection[str] = ()) -> str:
+        """What the user should be told; nothing where there was no choice. ``read`` are files that an index names."""
+        others = [other.name for other in self.others if other.name not in read]
+        if not others:
             return ""
-        others = ", ".join(f"'{other.name}'" for other in self.others[:4])
-        more = f" and {len(self.others) - 4} more" if len(self.others) > 4 else ""
-        taken = f"'{self.taken.name}' is read, as transformers would"
-        return f"the folder holds several checkpoints: {taken}, not {others}{more}"
+        listed = ", ".join(f"'{name}'" for name in others[:4])
+        more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+        why = ", as transformers does," if self.taken.name in _TRANSFORMERS else ""
+        return f"the folder holds several checkpoints: '{self.taken.name}' is read{why} and not {listed}{more}"
 
 
 def choose_weights(names: Iterable[str]) -> Choice | None:

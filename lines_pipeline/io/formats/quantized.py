@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.io.formats.names import shown
 
 _FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 _INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -28,8 +29,8 @@ def refuse_quantized(uri: str, specs: Specs) -> None:
     """Raise ``CheckpointError`` naming the scheme, a tensor that shows it, and what to load instead."""
     for scheme, name in _recognised(specs):
         raise CheckpointError(
-            f"{uri}: quantised with {scheme.name} (see tensor '{name}'), and packed or scaled values cannot be merged "
-            f"one by one: load the model that it was made from, or {scheme.remedy}"
+            f"{uri}: quantised with {scheme.name}, as tensor '{shown(name)}' shows, and such values cannot be merged: "
+            f"load the model that it was made from, or {scheme.remedy}"
         )
 
 
