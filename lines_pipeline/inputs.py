@@ -23,6 +23,7 @@ from lines_pipeline.io.formats.adapter_names import refuse_adapter
 from lines_pipeline.io.formats.adapters import read_adapter
 from lines_pipeline.io.formats.quantized import refuse_quantized
 from lines_pipeline.io.locations import download, locate
+from lines_pipeline.io.model_folders import declared_quantization
 from lines_pipeline.io.renaming import rename
 from lines_pipeline.ops.adapter import AdapterParams
 from lines_pipeline.ops.evaluate import EvaluateParams
@@ -195,7 +196,8 @@ def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
     rules = [(rule.from_, rule.to) for rule in params.rename]
     renamed = rename(checkpoint, strip=params.prefix.strip, add=params.prefix.add, rules=rules)
     refuse_adapter(params.path, renamed.tensors)
-    refuse_quantized(params.path, {name: stored.spec for name, stored in renamed.tensors.items()})
+    specs = {name: stored.spec for name, stored in renamed.tensors.items()}
+    refuse_quantized(params.path, specs, declared_quantization(path))
     return renamed
 
 

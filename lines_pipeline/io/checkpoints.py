@@ -86,6 +86,7 @@ def missing_file(path: Path) -> str:
 
 
 def _open_file(path: Path, spool: Path | None) -> Checkpoint:
+    from lines_pipeline.io.formats.folders import other_format
     from lines_pipeline.io.safetensors_header import read_header
     from lines_pipeline.io.torch_files import open_torch_file
 
@@ -94,6 +95,8 @@ def _open_file(path: Path, spool: Path | None) -> Checkpoint:
     if path.suffix == ".safetensors":
         tensors, metadata = read_header(path)
         return Checkpoint(str(path), (SourceFile.of(path),), tensors, metadata=metadata)
+    if other := other_format([path.name]):
+        raise CheckpointError(f"{path}: {other}")
     raise CheckpointError(
         f"{path}: unknown kind of file, expected .safetensors, {', '.join(TORCH_SUFFIXES)} or a folder"
     )

@@ -23,10 +23,19 @@ def open_folder(folder: Path, open_file: OpenFile) -> Checkpoint:
 
     Raises ``CheckpointError`` naming the folder or index and the remedy.
     """
+    if (folder / "model_index.json").is_file():
+        raise CheckpointError(f"{folder}: {_pipeline(folder)}")
     chosen = weights_in(folder)
-    if chosen is None:
-        return _open_inner(folder, open_file)
-    return _open_chosen(folder, chosen, open_file)
+    modules = _modules(folder)
+    if chosen is not None:
+        checkpoint = _open_chosen(folder, chosen, open_file)
+    elif modules and weights_in(modules[0]) is not None:
+        checkpoint = open_folder(modules.pop(0), open_file)
+    else:
+        raise CheckpointError(f"{folder}: {_why_nothing(folder)}")
+    others = [f"'{module.name}/'" for module in modules if _holds_weights(module)]
+    told = [f"the weights in {', '.join(others)} are modules of their own and are not read"] if others else []
+    return replace(checkpoint, notes=(*checkpoint.notes, *told))
 
 
 def weights_in(folder: Path) -> Choice | None:
@@ -41,7 +50,9 @@ def is_complete(folder: Path) -> bool:
     """Whether every file of a folder's weights is there."""
     try:
         chosen = weights_in(folder)
-        return chosen is not None and all(path.is_file() for path in _weight_files(folder, chosen))
+        if chosen is None:
+            return any(is_complete(module) for module in _modules(folder)[:1])
+        return all(path.is_file() for path in _weight_files(folder, chosen))
     except CheckpointError:
         return False
 
@@ -61,40 +72,52 @@ def _weight_files(folder: Path, chosen: Choice) -> Iterator[Path]:
     yield from (_shard(folder / taken.name, name) for name in sorted(set(_weight_map(folder / taken.name).values())))
 
 
-def _open_inner(folder: Path, open_file: OpenFile) -> Checkpoint:
-    """Open the transformer of a sentence-transformers folder that keeps it in a folder of its own."""
-    inner = _transformer_folder(folder)
-    if inner is not None and weights_in(inner) is not None:
-        checkpoint = open_folder(inner, open_file)
-        return replace(checkpoint, notes=(f"the weights are those of '{inner.name}/'", *checkpoint.notes))
-    raise CheckpointError(f"{folder}: {_why_nothing(folder)}")
-
-
-def _transformer_folder(folder: Path) -> Path | None:
-    """Where the first module of a sentence-transformers folder lies; None where it is no such folder."""
+def _modules(folder: Path) -> list[Path]:
+    """Folders of a sentence-transformers folder's modules, the transformer first; none where it is no such folder."""
     path = folder / "modules.json"
-    if not path.is_file():
+    content = _read_or_none(path) if path.is_file() else None
+    entries = content if isinstance(content, list) else []
+    names = [entry.get("path") for entry in entries if isinstance(entry, Mapping)]
+    plain = [name for name in names if isinstance(name, str) and is_plain_name(name)]
+    return [folder / name for name in plain if (folder / name).is_dir()]
+
+
+def declared_quantization(path: Path) -> str:
+    """The scheme that ``config.json`` beside the weights says they are quantised with; empty where it says none."""
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    content = _read_or_none(config) if config.is_file() else None
+    settings = content.get("quantization_config", content.get("quantization")) if isinstance(content, Mapping) else None
+    if not isinstance(settings, Mapping):
+        return ""
+    return shown(str(settings.get("quant_method", "a scheme of its own")), 40)
+
+
+def _read_or_none(path: Path) -> Any:
+    """What a JSON file holds that is no part of the weights; None where it cannot be read."""
+    try:
+        return read_json(path)
+    except CheckpointError:
         return None
-    modules = read_json(path)
-    first = modules[0] if isinstance(modules, list) and modules else None
-    name = first.get("path") if isinstance(first, Mapping) else None
-    if not isinstance(name, str) or not is_plain_name(name) or not (folder / name).is_dir():
-        return None
-    return folder / name
+
+
+def _pipeline(folder: Path) -> str:
+    """What to name of a diffusers pipeline."""
+    inner = _weight_folders(folder)
+    listed = ", ".join(inner) or "none is there"
+    return f"a diffusers pipeline of several models; name the folder of one of them: {listed}"
+
+
+def _weight_folders(folder: Path) -> list[str]:
+    return [f"'{path.name}'" for path in _entries(folder) if path.is_dir() and _holds_weights(path)][:6]
 
 
 def _why_nothing(folder: Path) -> str:
     """What a folder without weights is, and what to do."""
-    entries = _entries(folder)
-    inner = [path.name for path in entries if path.is_dir() and _holds_weights(path)]
+    entries, inner = _entries(folder), _weight_folders(folder)
+    if inner:
+        return f"the folder holds no checkpoint; name one of the folders in it that do: {', '.join(inner)}"
     other = other_format(path.name for path in (*entries, *_inside(entries)))
-    listed = ", ".join(f"'{name}'" for name in inner[:6])
-    if "model_index.json" in {path.name for path in entries}:
-        return f"a diffusers pipeline of several models; name the folder of one of them: {listed or 'none is there'}"
-    if other and not inner:
-        return f"the folder holds {other}"
-    hint = f"; name one of the folders in it that do: {listed}" if inner else ""
-    return f"the folder holds no checkpoint{hint or ' (*.safetensors, *.bin, *.pt)'}"
+    return f"the folder holds {other or 'no checkpoint (*.safetensors, *.bin, *.pt)'}"
 
 
 def _inside(entries: Iterable[Path]) -> Iterator[Path]:

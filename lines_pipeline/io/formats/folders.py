@@ -14,7 +14,7 @@ _SHARD = re.compile(r"(.+)-(\d{5,9})-of-(\d{5,9})(\.[\w-]+)?\.(safetensors|bin|p
 _INDEX = re.compile(r"(.+)\.(safetensors|bin)\.index(\.[\w-]+)?\.json", re.ASCII)
 _TRAINING_STATE = re.compile(
     r"(optimizer|optim|scheduler|lr_scheduler|scaler|rng_state|random_states|training_args|custom_checkpoint"
-    r"|dl_state_dict|sampler)([_\d.-].*)?\.(bin|pt|pth)|.*optim_states\.pt",
+    r"|dl_state_dict|sampler)([_\d.-].*)?\.(bin|pt|pth)|.*_(optim|model)_states\.pt",
     re.ASCII,
 )
 _TRANSFORMERS = (

@@ -25,12 +25,22 @@ class Scheme:
     shows: Callable[[Specs, str], bool]
 
 
-def refuse_quantized(uri: str, specs: Specs) -> None:
-    """Raise ``CheckpointError`` naming the scheme, a tensor that shows it, and what to load instead."""
+def refuse_quantized(uri: str, specs: Specs, declared: str = "") -> None:
+    """Raise ``CheckpointError`` naming the scheme, a tensor that shows it, and what to load instead.
+
+    ``declared`` is the scheme that the model's configuration says: left over from before a model was dequantised, it
+    says nothing without integers in place of weights.
+    """
     for scheme, name in _recognised(specs):
         raise CheckpointError(
             f"{uri}: quantised with {scheme.name}, as tensor '{shown(name)}' shows, and such values cannot be merged: "
             f"load the model that it was made from, or {scheme.remedy}"
+        )
+    packed = [n for n, spec in specs.items() if "weight" in n and spec.dtype in _INTEGERS and len(spec.shape) > 1]
+    if declared and packed:
+        raise CheckpointError(
+            f"{uri}: quantised ({declared}, says its config.json), as tensor '{shown(packed[0])}' of "
+            f"{specs[packed[0]].dtype} shows, and such values cannot be merged: load the model that it was made from"
         )
 
 
