@@ -111,6 +111,39 @@ def test_a_download_brings_the_weights_that_are_read_and_all_small_files(weights
     assert needed_files([*inside, "model.safetensors"], "part") == sorted(f"part/{name}" for name in (*read, *SMALL))
 
 
+@pytest.mark.usefixtures("shared_store")
+def test_a_repository_is_fetched_once_and_again_where_the_cache_lost_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nothing"))
+    asked: list[list[str]] = []
+
+    class Api:
+        def list_repo_files(self, repository: str, **options: Any) -> list[str]:
+            assert (repository, options) == ("org/repo", {"revision": None, "repo_type": "model"})
+            return ["pytorch_model.bin", "config.json", "weights[1].png"]
+
+    def snapshot(repository: str, *, allow_patterns: list[str] | None = None, **options: Any) -> str:
+        if options.get("local_files_only"):
+            raise FileNotFoundError
+        asked.append(allow_patterns or [])
+        folder = tmp_path / f"snapshot{len(asked)}"
+        folder.mkdir()
+        torch.save({"w": torch.ones(2)}, folder / "pytorch_model.bin")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    path = recipe(tmp_path, "hf://org/repo")
+    for _ in range(2):
+        lines_pipeline.run(path, out="out")
+    assert asked == [["config.json", "pytorch_model.bin"]]
+    (tmp_path / "snapshot1").rename(tmp_path / "gone")
+    lines_pipeline.run(path, out="out")
+    assert len(asked) == 2
+
+
 HOSTILE = {
     "~nobody-here/model.safetensors": "'~nobody-here' has no home folder",
     "x" * 5000: "cannot be the path of a checkpoint",
