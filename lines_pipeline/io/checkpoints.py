@@ -86,9 +86,9 @@ def missing_file(path: Path) -> str:
 
 
 def _open_file(path: Path, spool: Path | None) -> Checkpoint:
-    from lines_pipeline.io.formats.folders import other_format
     from lines_pipeline.io.safetensors_header import read_header
     from lines_pipeline.io.torch_files import open_torch_file
+    from lines_pipeline.io.weight_files import other_format
 
     if path.suffix in TORCH_SUFFIXES:
         return open_torch_file(path, spool)

@@ -9,9 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.io.formats.folders import choose_weights, list_weights
 from lines_pipeline.io.formats.names import shown
 from lines_pipeline.io.model_folders import is_complete
+from lines_pipeline.io.weight_files import choose_weights, list_weights
 
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".json")
 """Endings of what is a file of a repository; anything else is a folder of it."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
-from lines_pipeline.io.formats.folders import Choice, choose_weights, other_format
 from lines_pipeline.io.formats.names import is_plain_name, shown
+from lines_pipeline.io.weight_files import Choice, choose_weights, other_format
 
 MAX_INDEX_BYTES = 100_000_000
 
