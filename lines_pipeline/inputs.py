@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,14 +16,22 @@ from lines_pipeline.engine.housekeeping import prune, size_limit
 from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.session import Session
 from lines_pipeline.evals.suites import chosen_tasks, missing_files, suite_tasks
-from lines_pipeline.io.checkpoints import Checkpoint, open_leniently, require_readable
+from lines_pipeline.io.adapter_updates import Base, update_checkpoint
+from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint, open_leniently, require_readable
 from lines_pipeline.io.folders import require_cache
+from lines_pipeline.io.formats.adapter_names import refuse_adapter
+from lines_pipeline.io.formats.adapters import read_adapter
+from lines_pipeline.io.formats.quantized import refuse_quantized
 from lines_pipeline.io.locations import download, locate
+from lines_pipeline.io.model_folders import declared_quantization
 from lines_pipeline.io.renaming import rename
+from lines_pipeline.ops.adapter import AdapterParams
 from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.ops.load import LoadParams
 from lines_pipeline.ops.soup import SoupParams
+from lines_pipeline.planning.layouts import lay_out, left_out_names
 from lines_pipeline.planning.memory import EngineSettings
+from lines_pipeline.planning.passes import cone
 from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder
@@ -86,6 +95,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
 
     found = _each(recipe, graph, "path", loads, opened)
     checkpoints = {step: checkpoint for step, checkpoint in found.items() if checkpoint is not None}
+    checkpoints |= _open_adapters(context, live, checkpoints, build=build)
     context.notes += [f"node '{step}': {note}" for step, checkpoint in checkpoints.items() for note in checkpoint.notes]
     context.session = replace(session, checkpoints=checkpoints)
     expected = {step: loads[step].digest for step in checkpoints if loads[step].digest}
@@ -103,6 +113,42 @@ def _check_digest(context: OpenedRecipe, step: str, expected: str, *, read: bool
             f"{session.checkpoints[step].uri}: has other contents than expected: its digest is "
             f"{digest}, expected {expected}. Get the right file, or change 'digest' if this one is meant."
         )
+
+
+def _open_adapters(
+    context: OpenedRecipe, live: Collection[str], checkpoints: Mapping[str, Checkpoint], *, build: bool
+) -> dict[str, Checkpoint]:
+    """The updates of adapters, for the tensors of their bases; those whose base is not on this machine yet wait."""
+    recipe, graph, spool = context.recipe, context.graph, context.session.cache.spool
+    adapters = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, AdapterParams) and s.id in live}
+    located = _each(recipe, graph, "path", adapters, lambda s: locate_checkpoint(adapters[s].path, recipe.folder))
+    found: dict[str, Checkpoint] = {}
+
+    def opened(step: str) -> None:
+        sources = {s for s in cone(graph, [step]) if graph.steps[s].op.is_source} - {step}
+        path = _local_path(located[step], context, step, build=build)
+        if path is None or not sources <= checkpoints.keys() | found.keys():
+            context.unread.add(step)
+            return
+        base = next((_base(graph, i, {**checkpoints, **found}) for i in graph.steps[step].inputs.get("base", ())), None)
+        adapter = read_adapter(path.absolute(), adapters[step].path, partial(open_checkpoint, spool=spool))
+        found[step] = update_checkpoint(
+            adapter,
+            base,
+            scale=adapters[step].scale,
+            left_out=partial(left_out_names, graph.steps[step]),
+            spool=spool if build else None,
+        )
+
+    _each(recipe, graph, "path", adapters, opened)
+    return found
+
+
+def _base(graph: Graph, step: str, checkpoints: Mapping[str, Checkpoint]) -> Base:
+    """The model that an adapter is for; its values can be read where it is loaded."""
+    layout, read = lay_out(graph, cone(graph, [step]), checkpoints)[step], checkpoints.get(step)
+    where = (read.tensors, read.files) if read else (None, ())
+    return Base(layout.origin, layout.tensors, layout.aliases, *where)
 
 
 def _each(
@@ -164,6 +210,9 @@ def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
     checkpoint = open_leniently(path, uri=params.path, spool=spool, key=params.key)
     rules = [(rule.from_, rule.to) for rule in params.rename]
     renamed = rename(checkpoint, strip=params.prefix.strip, add=params.prefix.add, rules=rules)
+    refuse_adapter(params.path, renamed.tensors)
+    specs = {name: stored.spec for name, stored in renamed.tensors.items()}
+    refuse_quantized(params.path, specs, declared_quantization(path))
     return require_readable(renamed, params.drop)
 
 

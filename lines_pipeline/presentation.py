@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from lines_pipeline.core.printable import printable_message, printable_name
+from lines_pipeline.core.printable import printable, printable_message
 
 if TYPE_CHECKING:
     from lines_pipeline.api import RunResult
@@ -95,10 +95,10 @@ def show_checkpoint(found: Mapping[str, Any]) -> None:
     table = _table("tensor", "dtype", "shape", "block", "L2 norm")
     for row in found["tensors"]:
         norm = f"{row['norm']:.4g}" if "norm" in row else ""
-        table.add_row(printable_name(row["name"]), row["dtype"], str(row["shape"]), row["block"], norm)
+        table.add_row(printable(row["name"]), row["dtype"], str(row["shape"]), row["block"], norm)
     console.print(table)
     for name, why in found["unreadable"].items():
-        console.print(f"cannot be read: tensor '{printable_name(name)}' {why}")
+        console.print(f"cannot be read: tensor '{printable(name)}' {why}")
 
 
 def show_zoo(entries: Sequence[Mapping[str, Any]]) -> None:

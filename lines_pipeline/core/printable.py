@@ -14,9 +14,9 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2
 _UNPRINTABLE_IN_MESSAGES = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 
 
-def printable_name(name: object) -> str:
+def printable(name: object, length: int = MAX_NAME) -> str:
     """The name of a tensor, key or file on one line: control characters escaped, cut in the middle where very long."""
-    return _shortened(_UNPRINTABLE.sub(_escaped, str(name)), MAX_NAME)
+    return _shortened(_UNPRINTABLE.sub(_escaped, str(name)), length)
 
 
 def printable_message(text: str) -> str:

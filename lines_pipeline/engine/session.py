@@ -87,7 +87,7 @@ class Session:
         Reads headers only.
         """
         steps, keys = tuple(outputs), self.keys(graph)
-        made = [step_id for step_id in cone(graph, steps) if graph.steps[step_id].op.name != "load"]
+        made = [step_id for step_id in cone(graph, steps) if not graph.steps[step_id].op.is_source]
         values = {s: self.cache.open_value(str(keys.step(s))) for s in made if self.cache.has_value(keys.step(s))}
         cached = {step_id: value for step_id, value in values.items() if value is not None}
         needed = cone(graph, steps, cached)

@@ -142,7 +142,7 @@ def _writes(
 
 
 def _metadata(session: Session, graph: Graph, request: Request) -> dict[str, str]:
-    loads = [step for step in graph.needed([request.step]) if graph.steps[step].op.name == "load"]
+    loads = [step for step in graph.needed([request.step]) if graph.steps[step].op.is_source]
     digests = {step: session.digests.get(step, "0" * DIGEST_LENGTH) for step in loads}
     return {"format": "pt", **request.metadata, "inputs": canonical_json(digests)}
 

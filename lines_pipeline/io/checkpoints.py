@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lines_pipeline.core.errors import CheckpointError, did_you_mean
-from lines_pipeline.core.printable import printable_name
+from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensors import TensorSpec
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar")
@@ -94,9 +93,13 @@ def open_checkpoint(path: Path, *, uri: str | None = None, spool: Path | None = 
 def open_leniently(path: Path, *, uri: str | None = None, spool: Path | None = None, key: str = "") -> Checkpoint:
     """As ``open_checkpoint``, but tensors that cannot be read are told in ``unreadable``: see ``require_readable``."""
     uri = uri or str(path)
-    if os.path.isdir(path):
-        return replace(_open_folder(path, spool, key), uri=uri)
-    if not os.path.exists(path):  # unlike that of pathlib, it also says no to names that are too long
+    if os.path.isdir(path):  # unlike that of pathlib, it also says no to names that are too long
+        from lines_pipeline.io.formats.foreign import refuse_foreign_folder
+        from lines_pipeline.io.model_folders import open_folder
+
+        refuse_foreign_folder(path)
+        return replace(open_folder(path, lambda file: _open_file(file, spool, key)), uri=uri)
+    if not exists(path):
         raise CheckpointError(missing_file(path))
     return replace(_open_file(path, spool, key), uri=uri)
 
@@ -105,17 +108,26 @@ def require_readable(checkpoint: Checkpoint, drop: Sequence[str] = ()) -> Checkp
     """The checkpoint; ``CheckpointError`` for tensors that cannot be read, unless globs of ``drop`` leave them out."""
     left = [name for name in checkpoint.unreadable if not any(fnmatchcase(name, glob) for glob in drop)]
     if not left:
-        told = [f"'{printable_name(name)}' {why}" for name, why in checkpoint.unreadable.items()]
+        told = [f"'{printable(name)}' {why}" for name, why in checkpoint.unreadable.items()]
         dropped = (
             [f"{checkpoint.uri}: 'drop' leaves out tensors that cannot be read: {'; '.join(told[:4])}"] if told else []
         )
         return replace(checkpoint, notes=(*checkpoint.notes, *dropped))
     more = f" (and {len(left) - 1} more tensors cannot be read)" if len(left) > 1 else ""
-    name = printable_name(left[0])
+    name = printable(left[0])
     raise CheckpointError(
         f"{checkpoint.uri}: tensor '{name}' {checkpoint.unreadable[left[0]]}{more}. To leave it out of everything, say "
         f"'drop: [\"{name}\"]' in the load node."
     )
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything at a path; ``CheckpointError`` for what cannot be a path here."""
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{str(path)[:100]!r}: cannot be the path of a checkpoint ({reason})") from error
 
 
 def missing_file(path: Path) -> str:
@@ -136,67 +148,3 @@ def _open_file(path: Path, spool: Path | None, key: str = "") -> Checkpoint:
     if key:
         raise CheckpointError(f"{path}: 'key' is for torch files; a safetensors file holds one set of tensors")
     return open_safetensors_file(path)
-
-
-def _open_folder(folder: Path, spool: Path | None, key: str = "") -> Checkpoint:
-    from lines_pipeline.io.formats.foreign import refuse_foreign_folder
-
-    refuse_foreign_folder(folder)
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if (folder / index).exists():
-            return _open_shards(folder / index, spool, key)
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    if len(indices) == 1:
-        return _open_shards(indices[0], spool, key)
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).exists():
-            return _open_file(folder / name, spool, key)
-    found = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors")
-    found = found or sorted(p for p in folder.iterdir() if p.suffix in TORCH_SUFFIXES)
-    if len(found) == 1:
-        return _open_file(found[0], spool, key)
-    what = (
-        "no checkpoint" if not found else f"several checkpoints ({', '.join(p.name for p in found[:4])}) and no index"
-    )
-    raise CheckpointError(f"{folder}: the folder holds {what}; name the file, or add a *.safetensors.index.json")
-
-
-def _open_shards(index: Path, spool: Path | None, key: str = "") -> Checkpoint:
-    weight_map = _weight_map(index)
-    shards = {name: _open_file(_shard(index, name), spool, key) for name in sorted(set(weight_map.values()))}
-    tensors: dict[str, StoredTensor] = {}
-    for name, shard in sorted(weight_map.items()):
-        if not any(name in names for names in (shards[shard].tensors, shards[shard].aliases, shards[shard].unreadable)):
-            raise CheckpointError(f"{index}: tensor '{name}' should be in {shard}, which does not have it")
-        if name in shards[shard].tensors:
-            tensors[name] = shards[shard].tensors[name]
-    for shard, checkpoint in shards.items():
-        for name in checkpoint.tensors:
-            if name not in weight_map:
-                raise CheckpointError(f"{index}: {shard} holds tensor '{name}', which the index does not name")
-    aliases = {alias: name for shard in shards.values() for alias, name in shard.aliases.items()}
-    files = (SourceFile.of(index), *(file for shard in shards.values() for file in shard.files))
-    notes = tuple(note for shard in shards.values() for note in shard.notes)
-    unreadable = {name: why for shard in shards.values() for name, why in shard.unreadable.items()}
-    part = key and next(shard.part for shard in shards.values())
-    return Checkpoint(str(index.parent), files, tensors, aliases, notes=notes, unreadable=unreadable, part=part)
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    SourceFile.of(index)
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not a shard index, expected JSON with a 'weight_map'") from error
-    return dict(weight_map)
-
-
-def _shard(index: Path, name: str) -> Path:
-    path = index.parent / name
-    if Path(name).name != name:
-        raise CheckpointError(f"{index}: shard '{name}' lies outside the folder")
-    if not os.path.exists(path):
-        raise CheckpointError(f"{index}: shard '{name}' is missing from {index.parent}")
-    return path

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lines_pipeline.core.errors import CheckpointError, PlanError
-from lines_pipeline.io.checkpoints import missing_file
+from lines_pipeline.core.printable import printable
+from lines_pipeline.io import hub
+from lines_pipeline.io.checkpoints import exists, missing_file
 from lines_pipeline.io.temporaries import temporary_path
 
 REMOTE_SCHEMES = ("hf", "s3", "gs", "https")
+_MAX_NAME = 120
 
 
 @dataclass(frozen=True)
@@ -24,20 +27,24 @@ class Location:
 
 
 def locate(uri: str, folder: Path, downloads: Path) -> Location:
-    """Resolve without downloading; ``folder`` is the recipe's. Raises ``CheckpointError`` for what cannot exist."""
+    """Resolve without downloading; ``folder`` is the recipe's. Raises ``CheckpointError`` for what cannot exist.
+
+    What the Hugging Face cache holds whole is taken from there.
+    """
     scheme = _scheme(uri)
     if scheme is None:
-        path = folder / Path(uri).expanduser()
-        if not os.path.exists(path):  # unlike that of pathlib, it also says no to names that are too long
+        path = folder / _expanded(uri)
+        if not exists(path):
             raise CheckpointError(missing_file(path))
         return Location(uri, path)
     if scheme not in REMOTE_SCHEMES:
         known = ", ".join(f"{name}://" for name in ("zoo", *REMOTE_SCHEMES))
-        raise CheckpointError(f"{uri}: unknown kind of URL, expected a path or one of {known}")
-    if scheme == "hf":
-        parse_hub(uri)
+        raise CheckpointError(f"{printable(uri)}: unknown kind of URL, expected a path or one of {known}")
+    repository = hub.parse(uri) if scheme == "hf" else None
     target = _download_target(uri, downloads)
-    return Location(uri, target if target.exists() else None)
+    if target.exists():
+        return Location(uri, target)
+    return Location(uri, hub.cached(repository) if repository else None)
 
 
 def download(uri: str, downloads: Path) -> Path:
@@ -48,18 +55,24 @@ def download(uri: str, downloads: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         return _fetch_hub(uri, target) if _scheme(uri) == "hf" else _fetch(uri, target)
+    except CheckpointError:
+        raise
     except ImportError as error:
         raise CheckpointError(f"{uri}: needs the extra 'hub': pip install 'lines-pipeline[hub]'") from error
     except Exception as error:  # any of the many ways in which networks and stores fail
         raise CheckpointError(f"{uri}: cannot be downloaded ({type(error).__name__}: {error})") from error
 
 
-def parse_hub(uri: str) -> tuple[str, str, str | None, str]:
-    """Kind of repository, its name, revision and file of ``hf://[datasets/]org/repo[@revision][/file]``."""
-    match = re.fullmatch(r"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?", uri)
-    if not match:
-        raise CheckpointError(f"{uri}: expected hf://org/repo[@revision][/file]")
-    return "dataset" if match[1] else "model", match[2], match[3], match[4] or ""
+def _expanded(path: str) -> Path:
+    """A path with ``~`` and ``~user`` filled in."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        user = printable(path.partition("/")[0])
+        raise CheckpointError(
+            f"{printable(path)}: '{user}' has no home folder on this machine; write './{printable(path)}' for a name "
+            "that begins so, or the whole path"
+        ) from error
 
 
 def _scheme(uri: str) -> str | None:
@@ -68,20 +81,17 @@ def _scheme(uri: str) -> str | None:
 
 
 def _download_target(uri: str, downloads: Path) -> Path:
-    name = re.sub(r"[^\w.-]", "_", uri.rsplit("/", 1)[-1])
-    return downloads / hashlib.sha256(uri.encode()).hexdigest()[:16] / name
+    plain = re.split(r"[?#]", uri, maxsplit=1)[0] if _scheme(uri) == "https" else uri
+    name = re.sub(r"[^\w.-]", "_", plain.rstrip("/").rsplit("/", 1)[-1])[-_MAX_NAME:]
+    safe = "download" if name.strip(".") == "" else name
+    return downloads / hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:16] / safe
 
 
 def _fetch_hub(uri: str, target: Path) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
-
-    kind, repository, revision, file = parse_hub(uri)
-    if file:
-        found = hf_hub_download(repository, file, revision=revision, repo_type=kind)
-    else:
-        patterns = ["*.safetensors", "*.safetensors.index.json", "config.json"]
-        found = snapshot_download(repository, revision=revision, repo_type=kind, allow_patterns=patterns)
-    os.symlink(found, target)
+    """Have the Hugging Face cache fetch it, and point there."""
+    link = temporary_path(target)
+    os.symlink(hub.fetch(hub.parse(uri)), link)
+    os.replace(link, target)
     return target
 
 
@@ -89,9 +99,12 @@ def _fetch(uri: str, target: Path) -> Path:
     import fsspec
 
     temporary = temporary_path(target)
-    filesystem, path = fsspec.core.url_to_fs(uri)
-    filesystem.get_file(path, str(temporary))
-    os.replace(temporary, target)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem.get_file(path, str(temporary))
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
     return target
 
 

@@ -51,7 +51,8 @@ class Port:
     """Takes a list or a collection and maps over it, one step an entry (``tall-mask``)."""
     min_count: int = 1
     measured: bool = False
-    """Only measures read it: once they are known, the result is computed without it (``lines-scale``)."""
+    """Only measures read it, or only its names and shapes are asked for: the result is computed without its values
+    (``lines-scale``, ``adapter``)."""
     by_sum: bool = False
     """Where another port holds exactly the steps that this one is the plain sum of (``Op.sum_of``), measures take it to
     be known from them."""
@@ -131,6 +132,8 @@ class Op(ABC):
     """Raise it when results change: cached results of earlier versions are then not used."""
     formula: ClassVar[str]
     source: ClassVar[str]
+    is_source: ClassVar[bool] = False
+    """Whether the value is read from files that ``path`` names (``load``, ``adapter``)."""
     gives: ClassVar[EdgeType | None]
     """``None``: the same type as its input (``save``)."""
     inputs: ClassVar[Mapping[str, Port]] = {}

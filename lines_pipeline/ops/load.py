@@ -47,4 +47,5 @@ class Load(Op):
     formula = "theta"
     source = "safetensors format; torch.save zip format, read with weights_only=True"
     gives = EdgeType.WEIGHTS
+    is_source = True
     Params = LoadParams

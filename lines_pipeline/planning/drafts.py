@@ -86,7 +86,7 @@ def _best(
     best: tuple[int, int, Draft] | None = None
     for step_id in value_cone(graph, [sink], available) if in_place else (sink,):
         step = graph.steps[step_id]
-        if step_id in available or step.op.name == "load" or (step.gives is EdgeType.MASK and step_id != sink):
+        if step_id in available or step.op.is_source or (step.gives is EdgeType.MASK and step_id != sink):
             continue
         early, guess = levels.earliest(step_id)
         left = 0 if step_id == sink else _reads(graph, sink, available | {step_id})
@@ -98,4 +98,4 @@ def _best(
 def _reads(graph: Graph, sink: str, available: frozenset[str]) -> int:
     """How many models' values have to be read for ``sink``."""
     steps = value_cone(graph, [sink], available)
-    return sum(step in available or graph.steps[step].op.name == "load" for step in steps)
+    return sum(step in available or graph.steps[step].op.is_source for step in steps)

@@ -38,12 +38,13 @@ class Keys:
 
     def _step_key(self, step_id: str) -> str | None:
         step = self._graph.steps[step_id]
-        if step.op.name == "load" and step_id not in self._digests:
+        if step.op.is_source and step_id not in self._digests:
             return None
-        inputs = {port: [self.step(i) for i in ids] for port, ids in step.inputs.items()}
+        taken = {} if step.op.is_source else step.inputs  # what was read is known by its own digest
+        inputs = {port: [self.step(i) for i in ids] for port, ids in taken.items()}
         if any(key is None for keys in inputs.values() for key in keys):
             return None
-        params = step.params.model_dump(mode="json", exclude=_SAID_BY_DIGEST if step.op.name == "load" else set())
+        params = step.params.model_dump(mode="json", exclude=_SAID_BY_DIGEST if step.op.is_source else set())
         # alpha: auto alone needs the vectors it is measured on
         source = self._digests.get(step_id)
         versions = {name: measure.version for name, measure in measures_of(self._graph, step_id).items()}

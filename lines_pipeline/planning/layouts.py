@@ -48,6 +48,9 @@ def lay_out(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str, Check
         step = graph.steps[step_id]
         if step.op.name == "load":
             layouts[step_id] = _loaded(step, checkpoints[step_id])
+        elif step.op.is_source:
+            base = next((layouts[i] for i in step.inputs.get("base", ())), None)
+            layouts[step_id] = _update(checkpoints[step_id], base)
         elif step.gives is not EdgeType.METRICS:
             layouts[step_id] = _derived(step, {port: [layouts[i] for i in ids] for port, ids in step.inputs.items()})
     return layouts
@@ -55,7 +58,7 @@ def lay_out(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str, Check
 
 def _loaded(step: Step, checkpoint: Checkpoint) -> Layout:
     tensors = {name: stored.spec for name, stored in checkpoint.tensors.items()}
-    left_out = _left_out(step, tensors)
+    left_out = left_out_names(step, tensors)
     return Layout(
         {name: spec for name, spec in tensors.items() if name not in left_out},
         tuple(tensors),
@@ -67,7 +70,15 @@ def _loaded(step: Step, checkpoint: Checkpoint) -> Layout:
     )
 
 
-def _left_out(step: Step, names: Iterable[str]) -> frozenset[str]:
+def _update(checkpoint: Checkpoint, base: Layout | None) -> Layout:
+    """The update that an adapter stands for: a task vector of ``base``."""
+    tensors = {name: stored.spec for name, stored in checkpoint.tensors.items()}
+    if base is None:
+        return Layout(tensors, tuple(tensors), origin=checkpoint.uri)
+    return Layout(tensors, base.names, aliases=base.aliases, passthrough=base.passthrough, origin=checkpoint.uri)
+
+
+def left_out_names(step: Step, names: Iterable[str]) -> frozenset[str]:
     """Names that ``include`` / ``exclude`` leave out."""
     names = list(names)
     for glob in (*step.include, *step.exclude):
@@ -89,7 +100,7 @@ def _derived(step: Step, inputs: Mapping[str, list[Layout]]) -> Layout:
 def _difference(step: Step, model: Layout, base: Layout) -> Layout:
     require_same(step, model, base)
     floating = {name: spec for name, spec in base.tensors.items() if spec.is_floating}
-    left_out = _left_out(step, floating) | model.left_out
+    left_out = left_out_names(step, floating) | model.left_out
     return Layout(
         {name: spec for name, spec in floating.items() if name not in left_out},
         base.names,
@@ -142,7 +153,7 @@ def _combined_weights(step: Step, inputs: Mapping[str, list[Layout]]) -> Layout:
     for delta in inputs.get("delta", []):
         _require_same_model(step, delta, first)
     floating = [name for name, spec in first.tensors.items() if spec.is_floating]
-    frozen = _left_out(step, floating)
+    frozen = left_out_names(step, floating)
     frozen |= {name for layout in others for name in layout.left_out if name in first.tensors}
     frozen |= {name for delta in inputs.get("delta", []) for name in floating if name not in delta.tensors}
     return replace(first, frozen=frozen, drops_extra=False)
@@ -155,7 +166,7 @@ def _combined_delta(step: Step, inputs: Mapping[str, list[Layout]]) -> Layout:
         for layout in layouts:
             _require_same_model(step, layout, main[0])
     tensors = {name: spec for layout in main for name, spec in layout.tensors.items()}
-    left_out = _left_out(step, tensors) if step.include or step.exclude else frozenset()
+    left_out = left_out_names(step, tensors) if step.include or step.exclude else frozenset()
     return replace(main[0], tensors={name: tensors[name] for name in sorted(tensors) if name not in left_out})
 
 

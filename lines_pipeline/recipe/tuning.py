@@ -130,7 +130,7 @@ def _parameter_complaints(path: Path, name: str, drafts: Mapping[str, Draft], up
         listed = f"; '{op.name}' has: {', '.join(known)}" if known else f"; '{op.name}' has none"
         found = f"'{node}' has no parameter '{parameter}'{did_you_mean(parameter, known)}{listed}"
         return [Complaint(path, found, at_key=True)]
-    if op.gives == EdgeType.METRICS or op.name in ("load", "save") or parameter == "split":
+    if op.gives == EdgeType.METRICS or op.is_source or op.name == "save" or parameter == "split":
         return [
             Complaint(path, f"'{parameter}' of '{op.name}' is not for tuning: it changes what is judged", at_key=True)
         ]

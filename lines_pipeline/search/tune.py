@@ -143,4 +143,4 @@ def _undecided(params: Any) -> bool:
 
 
 def _loads(graph: Graph, step_id: str) -> int:
-    return sum(graph.steps[source].op.name == "load" for source in cone(graph, [step_id]))
+    return sum(graph.steps[source].op.is_source for source in cone(graph, [step_id]))

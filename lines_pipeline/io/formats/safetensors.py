@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.core.printable import printable_name
+from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 
@@ -122,7 +122,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], int, int]:
     try:
         entries = _entries(raw)
     except (ValueError, RecursionError) as error:
-        reason = printable_name(error)
+        reason = printable(error)
         raise CheckpointError(f"{path}: the header is not that of a safetensors file ({reason}). {_DAMAGED}") from error
     return entries, 8 + length, size
 
@@ -167,7 +167,7 @@ def _no_constant(text: str) -> NoReturn:
 
 def _fields(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
     """Data type, shape and span of a tensor, checked against each other."""
-    where = f"{path}: tensor '{printable_name(name)}'"
+    where = f"{path}: tensor '{printable(name)}'"
     try:
         code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         whole = all(type(value) is int for value in (*shape, begin, end))
@@ -176,12 +176,12 @@ def _fields(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], tu
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{where} has a malformed header entry. {_DAMAGED}") from error
     if code not in DTYPES and code not in UNSUPPORTED_BITS:
-        told = printable_name(code)
+        told = printable(code)
         raise CheckpointError(f"{where} has data type {told}, which is not supported (known: {', '.join(DTYPES)})")
     bits = UNSUPPORTED_BITS.get(code) or 8 * TensorSpec(name, DTYPES[code], ()).nbytes
     nbytes = _nbytes(shape, bits)
     if nbytes is None:
-        raise CheckpointError(f"{where} has shape {printable_name(list(shape))}, more than a file can hold. {_DAMAGED}")
+        raise CheckpointError(f"{where} has shape {printable(list(shape))}, more than a file can hold. {_DAMAGED}")
     if end - begin != nbytes:
         raise CheckpointError(f"{where} should take {nbytes} bytes, its header says {end - begin}. {_DAMAGED}")
     return code, shape, (begin, end)
@@ -202,7 +202,7 @@ def _check_cover(path: Path, spans: list[tuple[int, int, str]], nbytes: int) -> 
     spans.sort()
     for (_, end, _), (begin, _, name) in pairwise([(0, 0, ""), *spans]):
         if begin != end:
-            told = printable_name(name)
+            told = printable(name)
             raise CheckpointError(f"{path}: tensor '{told}' overlaps another or leaves a hole. {_DAMAGED}")
     end = spans[-1][1] if spans else 0
     if end != nbytes:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lines_pipeline.core.errors import CheckpointError, EngineError
 from lines_pipeline.core.keys import content_key
-from lines_pipeline.core.printable import printable_name
+from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensors import ITEM_BYTES, TensorSpec
 from lines_pipeline.io.checkpoints import SourceFile, StoredTensor
 from lines_pipeline.io.entries import file_digest, read_entry, write_entry
@@ -44,7 +44,7 @@ def check_growth(source: SourceFile, tensors: Mapping[str, Scattered]) -> None:
     if sum(sizes.values()) + sum(record.nbytes for record in records) > SMALL_BYTES + MAX_GROWTH * source.size:
         name = max(sizes, key=lambda name: sizes[name])
         raise CheckpointError(
-            f"{source.path}: tensor '{printable_name(name)}' of shape {printable_name(list(tensors[name].view.shape))} "
+            f"{source.path}: tensor '{printable(name)}' of shape {printable(list(tensors[name].view.shape))} "
             f"takes {sizes[name] / 1e6:,.0f} MB, in a file of {source.size / 1e6:,.3f} MB: it repeats values or is "
             "compressed. Save a copy that is neither: tensor.clone(memory_format=torch.contiguous_format)."
         )

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError, did_you_mean
-from lines_pipeline.core.printable import printable_name
+from lines_pipeline.core.printable import printable
 from lines_pipeline.io.formats.pickles import Call, Entries, Name, Reference
 from lines_pipeline.io.formats.torch_tensors import is_tensor
 
@@ -41,7 +41,7 @@ def find_state_dict(path: str, content: Any, key: str = "") -> StateDict:
     if key:
         if key not in present:
             near = did_you_mean(key, present)
-            raise CheckpointError(f"{path}: has no state dict '{printable_name(key)}'{near}; {_there_are(present)}")
+            raise CheckpointError(f"{path}: has no state dict '{printable(key)}'{near}; {_there_are(present)}")
         return _taken(path, key, present[key], [])
     if not present:
         raise CheckpointError(
@@ -99,14 +99,14 @@ def _choice(path: str, chosen: str, others: Sequence[str]) -> list[str]:
     """What to tell of the choice: always where there was one, and where the key is none of the usual."""
     if not others and chosen in ("", *USUAL):
         return []
-    taken = f"'{printable_name(chosen)}'" if chosen else "the tensors outside any key"
+    taken = f"'{printable(chosen)}'" if chosen else "the tensors outside any key"
     beside = f"; it also holds {_named(others)}, which 'key' would take" if others else ""
     return [f"{path}: {taken} was taken{beside}"]
 
 
 def _taken(path: str, key: str, entries: Entries, notes: list[str]) -> StateDict:
     tensors = {name: value for name, value in entries.items() if is_tensor(value)}
-    others = [f"'{printable_name(name)}' ({_kind(value)})" for name, value in entries.items() if name not in tensors]
+    others = [f"'{printable(name)}' ({_kind(value)})" for name, value in entries.items() if name not in tensors]
     if entries.unnamed:
         others.append(f"{entries.unnamed} whose keys are no texts")
     if others:
@@ -124,13 +124,13 @@ def _there_are(present: Mapping[str, Entries]) -> str:
 
 def _named(keys: Sequence[str]) -> str:
     more = f" and {len(keys) - MAX_TOLD} more" if len(keys) > MAX_TOLD else ""
-    return ", ".join(f"'{printable_name(key)}'" for key in keys[:MAX_TOLD]) + more
+    return ", ".join(f"'{printable(key)}'" for key in keys[:MAX_TOLD]) + more
 
 
 def _kind(value: Any) -> str:
     """What a value that is no tensor is, in a word or two."""
     if isinstance(value, Call):
-        return printable_name(_class_of(value))
+        return printable(_class_of(value))
     if isinstance(value, Entries):
         return "a map"
     if value is None:
@@ -148,10 +148,10 @@ def _class_of(call: Call) -> str:
 def _what_it_is(content: Any) -> str:
     """What a file holds that has no state dict in it."""
     if isinstance(content, Call):
-        return f"holds no state dict but a pickled {printable_name(_class_of(content))}, which is not loaded"
+        return f"holds no state dict but a pickled {printable(_class_of(content))}, which is not loaded"
     objects = [(name, value) for name, value in _parts(content) if isinstance(value, Call)]
     if objects and not isinstance(content, Call):
         name, value = objects[0]
-        known = "a tensor" if is_tensor(value) else f"a pickled {printable_name(_class_of(value))}"
-        return f"holds no state dict: '{printable_name(name)}' is {known}, and a map of names to tensors was expected"
+        known = "a tensor" if is_tensor(value) else f"a pickled {printable(_class_of(value))}"
+        return f"holds no state dict: '{printable(name)}' is {known}, and a map of names to tensors was expected"
     return f"holds no state dict, but {_kind(content)} without tensors"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.core.printable import printable_name
+from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensors import ITEM_BYTES, TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.formats.pickles import Call
@@ -79,7 +79,7 @@ def _record(path: Path, name: str, view: TensorView, archive: TorchArchive) -> R
     needed = view.storage.numel * view.storage.item_bytes if view.numel else 0
     if record is None or record.nbytes < needed:
         lacks = "is missing" if record is None else f"has {record.nbytes:,} bytes, not {needed:,}"
-        raise CheckpointError(f"{path}: damaged, the storage of tensor '{printable_name(name)}' {lacks}")
+        raise CheckpointError(f"{path}: damaged, the storage of tensor '{printable(name)}' {lacks}")
     return record
 
 

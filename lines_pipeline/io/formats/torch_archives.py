@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.core.printable import printable_name
+from lines_pipeline.core.printable import printable
 from lines_pipeline.io.formats.pickles import (
     MAX_PICKLE_BYTES,
     PickleError,
@@ -64,7 +64,7 @@ def opened_archive(path: Path) -> Iterator[TorchArchive]:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except PickleError as error:
         raise CheckpointError(
-            f"{path}: not a state dict of tensors, or damaged ({printable_name(error)}). Only tensors are loaded, "
+            f"{path}: not a state dict of tensors, or damaged ({printable(error)}). Only tensors are loaded, "
             "never pickled objects: save model.state_dict() with torch.save or safetensors."
         ) from error
 

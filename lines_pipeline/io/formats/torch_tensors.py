@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lines_pipeline.core.printable import printable_name
+from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensors import ITEM_BYTES
 from lines_pipeline.io.formats.pickles import Call, Entries, Name, Reference
 
@@ -149,7 +149,7 @@ def _of_type(arguments: Sequence[Any]) -> TensorView:
 def _why_class(name: str) -> str:
     if name.endswith(".DTensor"):
         return "is a DTensor, one process's share of a tensor: save what its full_tensor() gives"
-    return f"is of class {printable_name(name)}, whose values are not known to be plain ones: save plain tensors"
+    return f"is of class {printable(name)}, whose values are not known to be plain ones: save plain tensors"
 
 
 _WHY_NOT = {
@@ -165,7 +165,7 @@ def _why_not(function: str, arguments: Sequence[Any]) -> str:
     if function == "wrapper_subclass" and arguments and isinstance(arguments[0], Name):
         return _why_class(arguments[0].text)
     known = _WHY_NOT.get(function)
-    return known or f"is of a kind that is not supported ({printable_name(function)}): save plain tensors"
+    return known or f"is of a kind that is not supported ({printable(function)}): save plain tensors"
 
 
 def _dtype(value: Any) -> str:
@@ -186,7 +186,7 @@ def _checked(arguments: Sequence[Any], dtype: str, flags: Any) -> TensorView:
     offset, shape, strides = arguments[1], _sizes(arguments[2]), _sizes(arguments[3])
     dtype = dtype or storage.dtype
     if dtype not in ITEM_BYTES:
-        raise UnreadableTensorError(f"has data type {printable_name(dtype)}, which is not supported")
+        raise UnreadableTensorError(f"has data type {printable(dtype)}, which is not supported")
     if storage.device == "meta":
         raise UnreadableTensorError(_WHY_NOT["meta_tensor_no_storage"])
     if not _is_size(offset) or len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
@@ -209,7 +209,7 @@ def _is_negated(dtype: str, flags: Any) -> bool:
     set_flags = {name for name, is_set in flags.items() if is_set} if isinstance(flags, Entries) else set()
     unknown = set_flags - {"neg", "conj"}
     if unknown or ("neg" in set_flags and dtype not in ("float16", "bfloat16", "float32", "float64")):
-        named = ", ".join(sorted(printable_name(name) for name in unknown or set_flags))
+        named = ", ".join(sorted(printable(name) for name in unknown or set_flags))
         raise UnreadableTensorError(f"has marks that are not supported ({named})")
     return "neg" in set_flags
 

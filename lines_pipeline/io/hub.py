@@ -1,0 +1,124 @@
+"""Files and folders of the Hugging Face hub: what its cache holds already, and what of a model folder is needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.core.printable import printable
+from lines_pipeline.io.model_folders import is_complete
+from lines_pipeline.io.weight_files import choose_weights, list_weights
+
+_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".json")
+"""Endings of what is a file of a repository; anything else is a folder of it."""
+_SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.md", "*.yaml", "LICENSE*", "NOTICE*")
+"""What belongs to a model folder besides weights: configuration, tokenizer, templates, module settings, licences."""
+_OTHER_RUNTIMES = ("onnx", "openvino", "coreml", "flax", "tf", "gguf")
+_MODULE = re.compile(r"\d+_\w+", re.ASCII)
+"""A folder of a sentence-transformers module."""
+
+
+@dataclass(frozen=True)
+class HubPath:
+    """A file, a folder or (``path`` empty) the whole of a repository."""
+
+    uri: str
+    kind: str
+    repository: str
+    revision: str | None
+    path: str
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the path is one file."""
+        return self.path.endswith(_FILES)
+
+
+def parse(uri: str) -> HubPath:
+    """The parts of ``hf://[datasets/]org/repo[@revision][/path]``; ``CheckpointError`` for anything else."""
+    match = re.fullmatch(
+        r"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:@(refs/pr/\d+|[^/]+))?(?:/(.+?))?/?", uri, re.IGNORECASE
+    )
+    path = (match[4] or "") if match else ""
+    parts = [*match[2].split("/"), *(match[3] or "main").split("/")] if match else [""]
+    if not match or {"", ".", ".."} & {*parts, *(path.split("/") if path else ())} or not uri.isprintable():
+        raise CheckpointError(f"{printable(uri)}: expected hf://org/repo[@revision][/file or folder]")
+    return HubPath(uri, "dataset" if match[1] else "model", match[2], match[3], path)
+
+
+def cached(place: HubPath) -> Path | None:
+    """Where the Hugging Face cache holds it whole; None where it does not, or there is no such cache. No network."""
+    try:
+        from huggingface_hub import snapshot_download, try_to_load_from_cache
+    except ImportError:
+        return None
+    options = {"revision": place.revision, "repo_type": place.kind}
+    try:
+        if place.is_file:
+            file = try_to_load_from_cache(place.repository, place.path, **options)
+            return Path(file) if isinstance(file, str) else None
+        folder = Path(snapshot_download(place.repository, local_files_only=True, **options)) / place.path
+    except (OSError, ValueError):  # not in the cache, or no name of a repository
+        return None
+    return folder if folder.is_dir() and is_complete(folder) else None
+
+
+def fetch(place: HubPath) -> Path:
+    """Download a file, or what is needed of a model folder, into the Hugging Face cache; gives where it lies there."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    if place.is_file:
+        return Path(hf_hub_download(place.repository, place.path, revision=place.revision, repo_type=place.kind))
+    names = HfApi().list_repo_files(place.repository, revision=place.revision, repo_type=place.kind)
+    wanted = needed_files(names, place.path)
+    if not wanted:
+        raise CheckpointError(f"{place.uri}: the repository has no files in '{place.path or '/'}'")
+    snapshot = snapshot_download(
+        place.repository, revision=place.revision, repo_type=place.kind, allow_patterns=[_literal(n) for n in wanted]
+    )
+    return Path(snapshot) / place.path
+
+
+def needed_files(names: Iterable[str], folder: str = "") -> list[str]:
+    """Of a repository's files, those of a model folder: the weights that are read of it, and all small files."""
+    prefix = f"{folder}/" if folder else ""
+    inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    wanted = {name for name in inside if _is_setting(name)}
+    for place in {"", *(name.partition("/")[0] for name in inside if _MODULE.fullmatch(name.partition("/")[0]))}:
+        own = [name.removeprefix(f"{place}/") for name in inside if not place or name.startswith(f"{place}/")]
+        wanted |= {_inside(place, name) for name in _weights([name for name in own if "/" not in name])}
+    return sorted(prefix + name for name in wanted)
+
+
+def _weights(names: list[str]) -> list[str]:
+    """The weights of a folder that are read: a file, or an index and what may be its shards."""
+    try:
+        chosen = choose_weights(names)
+    except CheckpointError:  # which opening the folder tells
+        return [weights.name for weights in list_weights(names)]
+    if chosen is None:
+        return []
+    taken = chosen.taken
+    if taken.order == 1:
+        return [taken.name, *(name for name in names if name.endswith(f".{taken.suffix}") and "-of-" in name)]
+    return [*(taken.shards or (taken.name,))]
+
+
+def _is_setting(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") or part.lower() in _OTHER_RUNTIMES for part in path.parts[:-1])
+    is_index = name.endswith(".index.json")
+    return not hidden and not is_index and any(fnmatch(path.name, pattern) for pattern in _SETTINGS)
+
+
+def _inside(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _literal(name: str) -> str:
+    """A pattern that matches this name alone."""
+    return re.sub(r"([*?[])", r"[\1]", name)

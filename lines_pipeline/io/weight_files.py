@@ -1,0 +1,156 @@
+"""Chooses which weights of a model folder are read, from the names of its files: as transformers would."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from lines_pipeline.core.errors import CheckpointError
+
+_TORCH = ("bin", "pt", "pth", "ckpt")
+_SHARD = re.compile(r"(.+)-(\d{5,9})-of-(\d{5,9})(\.[\w-]+)?\.(safetensors|bin|pt|pth|ckpt)", re.ASCII)
+_INDEX = re.compile(r"(.+)\.(safetensors|bin)\.index(\.[\w-]+)?\.json", re.ASCII)
+_TRAINING_STATE = re.compile(
+    r"(optimizer|optim|scheduler|lr_scheduler|scaler|rng_state|random_states|training_args|custom_checkpoint"
+    r"|dl_state_dict|sampler)([_\d.-].*)?\.(bin|pt|pth)|.*_(optim|model)_states\.pt",
+    re.ASCII,
+)
+_TRANSFORMERS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""The order in which transformers looks for weights."""
+_SAME_MODEL = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}
+_ADAPTER = "adapter_model"
+_OTHER_FORMATS = {
+    ".distcp": (
+        "a distributed checkpoint (FSDP): make one file of it with "
+        "'python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt'"
+    ),
+    "_model_states.pt": "a DeepSpeed checkpoint: make one file of it with the zero_to_fp32.py in it",
+    ".gguf": "a GGUF file, which is quantised or for llama.cpp: load the original model",
+    ".msgpack": "weights for Flax: save them for PyTorch with from_pretrained(..., from_flax=True)",
+    ".h5": "weights for TensorFlow: save them for PyTorch with from_pretrained(..., from_tf=True)",
+    ".onnx": "weights for ONNX: load the PyTorch model that they were exported from",
+    ".npz": "NumPy arrays: save them with safetensors.numpy.save_file",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Weights:
+    """One way to read a folder: a file, an index with its shards, or shards without an index."""
+
+    order: int
+    """0 for a file, 1 for an index, 2 for shards without one."""
+    name: str
+    """The file, the index, or the first shard."""
+    stem: str
+    suffix: str
+    shards: tuple[str, ...] = ()
+    """Shards by their names, which an index may contradict."""
+    total: int = 0
+    """How many shards a set without an index should have."""
+    missing: str = ""
+    """The first of those that are not there."""
+
+    @property
+    def model(self) -> str:
+        """What it holds: weights of one model in several formats share this name."""
+        return _SAME_MODEL.get(self.stem, self.stem)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The weights of a folder that are read, and what lies beside them."""
+
+    taken: Weights
+    others: tuple[Weights, ...]
+
+    def note(self, read: Collection[str] = ()) -> str:
+        """What the user should be told; nothing where there was no choice. ``read`` are files that an index names."""
+        others = [other.name for other in self.others if other.name not in read]
+        if not others:
+            return ""
+        listed = ", ".join(f"'{name}'" for name in others[:4])
+        more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+        why = ", as transformers does," if self.taken.name in _TRANSFORMERS else ""
+        return f"the folder holds several checkpoints: '{self.taken.name}' is read{why} and not {listed}{more}"
+
+
+def choose_weights(names: Iterable[str]) -> Choice | None:
+    """The weights to read of a folder that holds ``names``; None where there are none.
+
+    Raises ``CheckpointError`` (without the folder) where several models or sets of shards could be meant, and where
+    shards without an index are not complete.
+    """
+    found = list_weights(names)
+    by_name = {weights.name: weights for weights in found}
+    known = [by_name[name] for name in _TRANSFORMERS if name in by_name]
+    taken = known[0] if known else _only_model(found)
+    if taken is None:
+        return None
+    if taken.missing:
+        there = f"{len(taken.shards)} of {taken.total} are there"
+        raise CheckpointError(f"shard '{taken.missing}' is missing ({there}): copy or download it again")
+    return Choice(taken, tuple(weights for weights in found if weights is not taken))
+
+
+def _only_model(found: Sequence[Weights]) -> Weights | None:
+    """The one model that the folder holds, in the format that is preferred."""
+    models = [weights for weights in found if weights.stem != _ADAPTER] or list(found)
+    preferred = [weights for weights in models if weights.suffix == "safetensors"] or models
+    if not preferred:
+        return None
+    best = min(preferred)
+    rivals = [w for w in preferred if w is not best and (w.model != best.model or w.order == best.order)]
+    if rivals:
+        names = ", ".join(f"'{weights.name}'" for weights in sorted([best, *rivals], key=lambda w: w.name)[:4])
+        what = "checkpoints" if any(weights.model != best.model for weights in rivals) else "sets of shards"
+        raise CheckpointError(
+            f"the folder holds several {what} ({names}) and nothing says which is meant; name the file"
+        )
+    return best
+
+
+def list_weights(names: Iterable[str]) -> list[Weights]:
+    """Every way to read a folder that holds ``names``, sorted; files of a training's state are left out."""
+    found: list[Weights] = []
+    shards: list[tuple[tuple[str, str, int], int, str]] = []
+    for name in sorted(names):
+        if match := _SHARD.fullmatch(name):
+            stem, number, total, variant, suffix = match.groups(default="")
+            shards.append(((stem + variant, suffix, int(total)), int(number), name))
+        elif match := _INDEX.fullmatch(name):
+            stem, suffix, variant = match.groups(default="")
+            found.append(Weights(1, name, stem + variant, suffix))
+        elif name.rpartition(".")[2] in ("safetensors", *_TORCH) and not _TRAINING_STATE.fullmatch(name):
+            stem, _, suffix = name.rpartition(".")
+            found.append(Weights(0, name, stem, suffix))
+    indexed = {(weights.stem, weights.suffix) for weights in found if weights.order == 1}
+    for (stem, suffix, total), group in groupby(sorted(shards), key=lambda shard: shard[0]):
+        numbers = {number: name for _, number, name in group}
+        if (stem, suffix) not in indexed:
+            found.append(_shard_set(stem, suffix, total, numbers))
+    return sorted(found)
+
+
+def _shard_set(stem: str, suffix: str, total: int, numbers: dict[int, str]) -> Weights:
+    first = next(iter(numbers.values()))
+    before, of, after = first.rpartition("-of-")
+    base, _, number = before.rpartition("-")
+    absent = next((n for n in range(1, len(numbers) + 2) if n not in numbers and n <= total), 0)
+    missing = f"{base}-{absent:0{len(number)}d}{of}{after}" if absent else ""
+    return Weights(2, first, stem, suffix, tuple(numbers.values()), total, missing)
+
+
+def other_format(names: Iterable[str]) -> str:
+    """What a folder without readable weights holds instead, and what to do; empty where it is nothing known."""
+    listed = sorted(names)
+    for ending, what in _OTHER_FORMATS.items():
+        if any(name.endswith(ending) for name in listed):
+            return what
+    return ""
