@@ -11,9 +11,11 @@ from typing import Any
 from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, RunStarted, Sink, broadcast
+from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.forecast import block_scales, forecast
 from lines_pipeline.engine.schedulers import open_scheduler
 from lines_pipeline.engine.storing import Request, announce, existing_file, store
+from lines_pipeline.engine.variances import variance_note
 from lines_pipeline.inputs import OpenedRecipe, locate_checkpoint, open_recipe
 from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.folders import require_output
@@ -215,6 +217,9 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
     evaluated = [s for s in context.graph.sinks if context.graph.steps[s].op.name == "evaluate"]
     models = judge.unjudged_models(context.graph, evaluated)
     paths, facts = store(session, context.graph, [*wanted.values(), *(Request(model) for model in models)])
+    for request, path in zip([*wanted.values(), *map(Request, models)], paths, strict=True):
+        if context.graph.steps[request.step].gives is EdgeType.WEIGHTS and (note := variance_note(request.step, path)):
+            session.emit(note)
     locations = destination.deliver(paths[: len(wanted)])
     for step, path, location in zip(wanted, paths, locations, strict=False):
         announce(session, step, path, location, reused=step in before)

@@ -11,6 +11,7 @@ from typing import Any
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.events import PassFinished, PassProgress, PassStarted, Sink
 from lines_pipeline.engine.cache import NodeCache
+from lines_pipeline.engine.holding import Place, Unheld
 from lines_pipeline.engine.jobs import JobResult
 from lines_pipeline.engine.replaying import load_machine, recordings_pay
 from lines_pipeline.engine.schedulers import DRIVER, Scheduler
@@ -51,6 +52,31 @@ class Prepared:
     cached: Mapping[str, Checkpoint]
     layouts: Mapping[str, Layout]
     passes: Sequence[Pass]
+
+
+@dataclass
+class Outcome:
+    """What passes gave besides files: statistics, and values of results that their types cannot hold."""
+
+    known: dict[Measure, Any]
+    unheld: dict[Place, dict[int, Unheld]] = field(default_factory=dict)
+    """By where in the tensor their block starts."""
+
+    def take(self, results: Iterable[JobResult]) -> list[Tile]:
+        """Note what a sweep could not store; gives the blocks of drafts that depend on what was guessed."""
+        doubtful: list[Tile] = []
+        for result in results:
+            doubtful += result.doubtful
+            for place, found in result.unheld.items():
+                self.unheld.setdefault(place, {}).update(found)
+        return doubtful
+
+    def forget(self, steps: Iterable[str], tiles: Iterable[Tile]) -> None:
+        """Blocks of ``steps`` that are made again."""
+        for (step, tensor, _), found in self.unheld.items():
+            for tile in tiles:
+                if step in steps and tensor == tile.tensor:
+                    found.pop(tile.start, None)
 
 
 @dataclass
@@ -122,38 +148,47 @@ class Session:
                     known[measure] = self.results[key] = measure.decode(found)
         return known
 
-    def run(self, prepared: Prepared, outputs: Outputs) -> dict[Measure, Any]:
-        """Carry out all passes; the written files are left under their temporary names. Returns all statistics."""
-        known = dict(prepared.known)
+    def run(self, prepared: Prepared, outputs: Outputs) -> Outcome:
+        """Carry out all passes; the written files are left under their temporary names."""
+        outcome = Outcome(dict(prepared.known))
         for planned in prepared.passes:
             one = planned if planned.otherwise is None or self._finite(prepared) else planned.otherwise
             if not one.is_empty:
-                found, doubtful = self._run_pass(prepared, one, known, outputs)
-                known |= found
-                self._correct(prepared, one, known, outputs, doubtful)
-        return known
+                doubtful = self._run_pass(prepared, one, outcome, outputs)
+                self._correct(prepared, one, outcome, outputs, doubtful)
+        return outcome
 
     def _correct(
-        self, prepared: Prepared, one: Pass, known: Results, outputs: Outputs, doubtful: Sequence[Tile]
+        self, prepared: Prepared, one: Pass, outcome: Outcome, outputs: Outputs, doubtful: Sequence[Tile]
     ) -> None:
         """Make drafts anew that were made under a wrong guess, where that makes a difference."""
         wrong = {
             sink: replace(draft, guess=None)
             for sink, draft in one.drafts.items()
-            if draft.guess is not None and draft.guess.hypothesis(known[draft.guess])
+            if draft.guess is not None and draft.guess.hypothesis(outcome.known[draft.guess])
         }
         if not wrong or not doubtful or not self._finite(prepared):
             return
         again = replace(one, measures=(), guesses={}, sinks=(), drafts=wrong)
-        program = self._compiled(prepared, again, known, outputs)
-        self._sweep(f"{one.number} corrected", program, group_tiles(program, doubtful, self.scheduler.jobs_at_once))
+        program = self._compiled(prepared, again, outcome.known, outputs)
+        outcome.forget(wrong, doubtful)
+        jobs = group_tiles(program, doubtful, self.scheduler.jobs_at_once)
+        outcome.take(self._sweep(f"{one.number} corrected", program, jobs))
 
     def _compiled(self, prepared: Prepared, one: Pass, known: Results, outputs: Outputs) -> Program:
         """A pass's program, but for the states of its measures."""
         sources = self.sources(prepared, one, outputs)
         unhashed = frozenset(step for step in one.steps if step in self.checkpoints and step not in self.digests)
         compiled = compile_pass(one, prepared.graph, prepared.layouts, sources, known, outputs)
-        return replace(compiled, hashed=unhashed, nonfinite=self.nonfinite, device=self.settings.device)
+        nonfinite = {**self.nonfinite, **self._inherited(prepared)}
+        return replace(compiled, hashed=unhashed, nonfinite=nonfinite, device=self.settings.device)
+
+    def _inherited(self, prepared: Prepared) -> dict[str, frozenset[str]]:
+        """By step that is read from the cache: tensors in which something that it was made of has NaN or Inf."""
+        return {
+            step: frozenset().union(*(self.nonfinite.get(one, ()) for one in prepared.graph.needed([step])))
+            for step in prepared.cached
+        }
 
     def _finite(self, prepared: Prepared) -> bool:
         """Whether no input has NaN or Inf: a draft cannot tell where they were."""
@@ -168,11 +203,9 @@ class Session:
                 self.results[key] = result
                 self.cache.put("stats", key, result)
 
-    def _run_pass(
-        self, prepared: Prepared, one: Pass, known: Results, outputs: Outputs
-    ) -> tuple[dict[Measure, Any], list[Tile]]:
-        """Statistics, and the blocks of drafts that depend on what was guessed."""
-        program = self._compiled(prepared, one, known, outputs)
+    def _run_pass(self, prepared: Prepared, one: Pass, outcome: Outcome, outputs: Outputs) -> list[Tile]:
+        """Add to the outcome; gives the blocks of drafts that depend on what was guessed."""
+        program = self._compiled(prepared, one, outcome.known, outputs)
         jobs = cut_jobs(program, self.scheduler.jobs_at_once)
         program = replace(program, recorded=recordings_pay(sum(job.nbytes for job in jobs)))
         if program.recorded and not self.settings.on_cluster:
@@ -184,10 +217,11 @@ class Session:
         results = self._sweep(name, program, jobs)
         self._learn_digests(program, results)
         numels = {o.measure: prepared.layouts[o.measure.of[0]].numels for o in observations}
-        doubtful = [tile for result in results for tile in result.doubtful]
+        doubtful = outcome.take(results)
         found = finalize_all(observations, results, numels)
         results.clear()  # a sweep again needs the room of the magnitudes in them
-        return self._settle(name, program, found, numels), doubtful
+        outcome.known |= self._settle(name, program, found, numels)
+        return doubtful
 
     def sources(self, prepared: Prepared, one: Pass, outputs: Outputs) -> dict[str, Checkpoint]:
         """What a pass reads, by step; drafts lie where ``outputs`` will be."""

@@ -14,7 +14,8 @@ from lines_pipeline.core.keys import canonical_json, content_key
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.evaluation import input_counts
-from lines_pipeline.engine.session import Prepared, Session
+from lines_pipeline.engine.holding import require_held
+from lines_pipeline.engine.session import Outcome, Prepared, Session
 from lines_pipeline.io.checkpoints import SourceFile
 from lines_pipeline.io.folders import removed_if_empty
 from lines_pipeline.io.temporaries import temporary_path
@@ -59,11 +60,18 @@ def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[
         for layout in layouts.values():
             cleanup.callback(discard_files, layout)
             create_files(layout)
-        known = session.run(prepared, _writes(wanted, layouts, prepared, graph))
-        session.remember(graph, known)
+        outcome = session.run(prepared, _writes(wanted, layouts, prepared, graph))
+        session.remember(graph, outcome.known)
+        _require_held(outcome, prepared, wanted.values())
         for number, request in wanted.items():
             found[number] = _commit(session, graph, request, layouts[number])
     return [found[number] for number in range(len(requests))], _facts(session, graph, requests)
+
+
+def _require_held(outcome: Outcome, prepared: Prepared, wanted: Iterable[Request]) -> None:
+    numels = {step: layout.numels for step, layout in prepared.layouts.items()}
+    saved = [request.step for request in wanted if request.path is not None]
+    require_held({place: list(found.values()) for place, found in outcome.unheld.items() if found}, numels, saved)
 
 
 def stored_types(requests: Iterable[Request]) -> dict[str, str]:
