@@ -216,7 +216,8 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
         require_output(destination.folder)
     evaluated = [s for s in context.graph.sinks if context.graph.steps[s].op.name == "evaluate"]
     models = judge.unjudged_models(context.graph, evaluated)
-    paths, facts = store(session, context.graph, [*wanted.values(), *(Request(model) for model in models)])
+    told = [request.step for request in wanted.values()] + judge.models(context.graph, evaluated)
+    paths, facts = store(session, context.graph, [*wanted.values(), *(Request(model) for model in models)], told)
     for request, path in zip([*wanted.values(), *map(Request, models)], paths, strict=True):
         if context.graph.steps[request.step].gives is EdgeType.WEIGHTS and (note := variance_note(request.step, path)):
             session.emit(note)

@@ -23,9 +23,9 @@ from lines_pipeline.ops.base import Again, Measure
 from lines_pipeline.planning.compilation import Outputs, compile_pass
 from lines_pipeline.planning.drafts import draft_of, holds_drafts, with_drafts
 from lines_pipeline.planning.keys import Keys
-from lines_pipeline.planning.layouts import Layout, lay_out
+from lines_pipeline.planning.layouts import Layout, holds_exactly, lay_out
 from lines_pipeline.planning.memory import EngineSettings
-from lines_pipeline.planning.passes import Pass, Results, cone, measures_of, plan_passes
+from lines_pipeline.planning.passes import Pass, Results, cone, lacking_measures, measures_of, plan_passes
 from lines_pipeline.planning.program import (
     Job,
     Observation,
@@ -107,19 +107,20 @@ class Session:
         """Content keys as far as the inputs' contents are known."""
         return Keys(graph, self.digests)
 
-    def prepare(self, graph: Graph, outputs: Mapping[str, str]) -> Prepared:
+    def prepare(self, graph: Graph, outputs: Mapping[str, str], told: Iterable[str] = ()) -> Prepared:
         """Plan what it takes to write steps, by the type they are stored in (``keep``: as it is; ``""``: packed).
 
-        Reads headers only.
+        All statistics behind the steps ``told`` are gathered that are not known. Reads headers only.
         """
         steps, keys = tuple(outputs), self.keys(graph)
         made = [step_id for step_id in cone(graph, steps) if graph.steps[step_id].op.name != "load"]
+        layouts = lay_out(graph, cone(graph, (*steps, *told)), self.checkpoints)
         values = {s: self.cache.open_value(str(keys.step(s))) for s in made if self.cache.has_value(keys.step(s))}
-        cached = {step_id: value for step_id, value in values.items() if value is not None}
-        needed = cone(graph, steps, cached)
-        known = self.known(graph, needed)
-        layouts = lay_out(graph, cone(graph, steps), self.checkpoints)
+        cached = {s: value for s, value in values.items() if value is not None and holds_exactly(value, layouts[s])}
+        known = self.known(graph, (*cone(graph, steps, cached), *cone(graph, told)))
         passes = plan_passes(graph, steps, known, cached)
+        if lacking := lacking_measures(graph, told, known, passes):
+            passes = plan_passes(graph, steps, known, cached, lacking)
         if (
             not self.settings.on_cluster
         ):  # where jobs are done again whose worker died, and may not meet finished blocks
@@ -127,13 +128,13 @@ class Session:
             passes = with_drafts(passes, graph, known, cached, in_place)
         return Prepared(graph, keys, known, cached, layouts, passes)
 
-    def prepare_sound(self, graph: Graph, outputs: Mapping[str, str]) -> Prepared:
+    def prepare_sound(self, graph: Graph, outputs: Mapping[str, str], told: Iterable[str] = ()) -> Prepared:
         """As ``prepare``; reads the cached values that it relies on, and plans without those that are damaged."""
-        prepared = self.prepare(graph, outputs)
+        prepared = self.prepare(graph, outputs, told)
         used = {step for one in prepared.passes for step in one.steps} & prepared.cached.keys()
         paths = [self.cache.value_path(str(prepared.keys.step(step))) for step in sorted(used)]
         sound = [self.cache.is_sound(path) for path in paths]
-        return prepared if all(sound) else self.prepare_sound(graph, outputs)
+        return prepared if all(sound) else self.prepare_sound(graph, outputs, told)
 
     def known(self, graph: Graph, steps: Iterable[str]) -> dict[Measure, Any]:
         """Statistics of ``steps`` that this run or an earlier one computed."""

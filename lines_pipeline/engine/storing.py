@@ -43,15 +43,17 @@ class Request:
     """Whether a file stays at ``path``, where later runs can find it."""
 
 
-def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[list[Path], dict[str, dict[str, Any]]]:
-    """Write what is requested and not there yet; returns the paths and the facts by step.
+def store(
+    session: Session, graph: Graph, requests: Sequence[Request], told: Sequence[str] = ()
+) -> tuple[list[Path], dict[str, dict[str, Any]]]:
+    """Write what is requested and not there yet; returns the paths, and the facts behind the steps ``told`` by step.
 
     Nothing keeps its final name unless it is complete; after an error no temporary file and no empty folder is left.
     """
     there = {n: path for n, r in enumerate(requests) if (path := existing_file(session, graph, r)) is not None}
     found = {n: path for n, path in there.items() if requests[n].path is not None or session.cache.is_sound(path)}
     wanted = {number: request for number, request in enumerate(requests) if number not in found}
-    prepared = session.prepare_sound(graph, stored_types(wanted.values()))
+    prepared = session.prepare_sound(graph, stored_types(wanted.values()), told)
     require_memory(projected_peak(prepared.passes, prepared.layouts, session.settings), session.settings)
     layouts = {n: _output_layout(session, r, graph.steps[r.step], prepared) for n, r in wanted.items()}
     with ExitStack() as cleanup:
@@ -65,7 +67,7 @@ def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[
         _require_held(outcome, prepared, wanted.values())
         for number, request in wanted.items():
             found[number] = _commit(session, graph, request, layouts[number])
-    return [found[number] for number in range(len(requests))], _facts(session, graph, requests)
+    return [found[number] for number in range(len(requests))], _facts(session, graph, told)
 
 
 def _require_held(outcome: Outcome, prepared: Prepared, wanted: Iterable[Request]) -> None:
@@ -168,9 +170,9 @@ def _commit(session: Session, graph: Graph, request: Request, layout: OutputLayo
     return request.path
 
 
-def _facts(session: Session, graph: Graph, requests: Sequence[Request]) -> dict[str, dict[str, Any]]:
-    """Facts of all steps behind the requests, whether computed now or remembered."""
-    steps = cone(graph, [request.step for request in requests])
+def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Facts of all steps behind those told, whether computed now or remembered."""
+    steps = cone(graph, told)
     layouts, known = lay_out(graph, steps, session.checkpoints), session.known(graph, steps)
     found: dict[str, dict[str, Any]] = {}
     for step_id in layouts:
