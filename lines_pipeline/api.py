@@ -234,6 +234,8 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
     urls = tuple(location for location in locations if isinstance(location, str))
     cached = (*sorted(before), *judge.cached)
     by_node = gather_facts(context.graph, facts)
+    if session.cache.unwritten:
+        session.emit(Note(f"{session.cache.unwritten}; what this run learnt is not kept for later runs", warning=True))
     return RunResult(context.recipe.name, destination.out, metrics, files, urls, by_node, "", "", chosen, cached, 0.0)
 
 

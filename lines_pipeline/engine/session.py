@@ -98,7 +98,7 @@ class Session:
             for path in {Path(stored.path) for stored in checkpoint.tensors.values()}:
                 if path.parent == self.cache.spool:
                     self.cache.hold(path)
-            remembered = self.cache.digests.get(checkpoint)
+            remembered = self.cache.digest(checkpoint)
             if remembered:
                 self.digests[step] = remembered.digest
                 self.nonfinite[step] = frozenset(remembered.nonfinite)
@@ -294,4 +294,4 @@ class Session:
             digest = checkpoint_digest([t.spec for t in checkpoint.tensors.values()], ordered, checkpoint.aliases)
             bad = tuple(sorted({t for result in results for source, t in result.nonfinite if source == step}))
             self.digests[step], self.nonfinite[step] = digest, frozenset(bad)
-            self.cache.digests.put(checkpoint, Known(digest, bad))
+            self.cache.put_digest(checkpoint, Known(digest, bad))

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.core.errors import CheckpointError, EngineError
 from lines_pipeline.core.events import FileWritten
 from lines_pipeline.core.keys import canonical_json, content_key
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
+from lines_pipeline.engine.cache import cache_full
 from lines_pipeline.engine.evaluation import input_counts
 from lines_pipeline.engine.holding import require_held
 from lines_pipeline.engine.session import Outcome, Prepared, Session
@@ -59,15 +60,29 @@ def store(
     with ExitStack() as cleanup:
         for folder in {request.path.parent: None for request in wanted.values() if request.path is not None}:
             cleanup.enter_context(removed_if_empty(folder))
-        for layout in layouts.values():
+        for number, layout in layouts.items():
             cleanup.callback(discard_files, layout)
-            create_files(layout)
+            _create(session, requests[number], layout)
         outcome = session.run(prepared, _writes(wanted, layouts, prepared, graph))
         session.remember(graph, outcome.known)
         _require_held(outcome, prepared, wanted.values())
         for number, request in wanted.items():
             found[number] = _commit(session, graph, request, layouts[number])
     return [found[number] for number in range(len(requests))], _facts(session, graph, told)
+
+
+def _create(session: Session, request: Request, layout: OutputLayout) -> None:
+    """Make the files at full size; where the cache has no place for a value, what is old in it goes first."""
+    try:
+        create_files(layout)
+    except EngineError as error:
+        if request.path is not None or not isinstance(error.__cause__, OSError):
+            raise
+        session.cache.make_room(layout.nbytes)
+        try:
+            create_files(layout)
+        except EngineError:
+            raise EngineError(cache_full(layout.path, error.__cause__)) from error
 
 
 def _require_held(outcome: Outcome, prepared: Prepared, wanted: Iterable[Request]) -> None:
@@ -96,7 +111,7 @@ def existing_file(session: Session, graph: Graph, request: Request) -> Path | No
     if path != str(request.path.resolve()):
         return None
     try:
-        same = all(SourceFile.of(Path(file["path"])) == SourceFile(**file) for file in recorded["files"])
+        same = all(asdict(SourceFile.of(Path(file["path"]))) == file for file in recorded["files"])
     except (CheckpointError, KeyError, TypeError):
         return None
     return request.path if same else None

@@ -25,12 +25,17 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file as it was when opened: size in bytes, modification time in nanoseconds, inode."""
+    """A file as it was when opened: size in bytes, modification time in nanoseconds, inode.
+
+    ``changed_ns`` is when the system last noted any change, also of its names. Nobody can set it back: what is remembered
+    of a file's content goes by it too. Two looks at a file during a run do not, because a new name changes no content.
+    """
 
     path: str
     size: int
     mtime_ns: int
     inode: int
+    changed_ns: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, path: Path) -> SourceFile:
@@ -39,7 +44,7 @@ class SourceFile:
             stat = os.stat(path)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-        return cls(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        return cls(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from lines_pipeline.ops.base import Measure
 from lines_pipeline.planning.passes import measures_of
 from lines_pipeline.recipe.graph import Graph
 
+CACHE_VERSION = 2
+"""Part of every key. Raise it when results that earlier versions kept must not be used: they had not been looked at."""
+
 
 class Keys:
     """Keys of a graph's steps, from the content digests of its inputs (by load step; absent ones give no key)."""
@@ -31,7 +34,7 @@ class Keys:
             return None
         fields = {f.name: getattr(measure, f.name) for f in dataclasses.fields(measure)}
         own = {name: value for name, value in fields.items() if name not in ("of", "needs", "optional")}
-        return content_key([type(measure).__name__, measure.version, own, of, needs])
+        return content_key([CACHE_VERSION, type(measure).__name__, measure.version, own, of, needs])
 
     def _step_key(self, step_id: str) -> str | None:
         step = self._graph.steps[step_id]
@@ -45,4 +48,4 @@ class Keys:
         source = self._digests.get(step_id)
         versions = {name: measure.version for name, measure in measures_of(self._graph, step_id).items()}
         op = [step.op.name, step.op.version, versions]
-        return content_key([op, params, inputs, step.include, step.exclude, source])
+        return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source])
