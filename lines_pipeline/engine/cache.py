@@ -106,7 +106,7 @@ class NodeCache:
             write_entry(value_notes(target), _notes(path))
             os.replace(path, target)
         except OSError as error:
-            raise EngineError(cache_full(target, error)) from error
+            raise EngineError(cache_full(self.folder, error)) from error
         self._damaged.discard(target)
         self._sound.add(target)
         prune(self.folder, size_limit())
@@ -136,10 +136,10 @@ class NodeCache:
         return self.folder / kind / f"{key}.json"
 
 
-def cache_full(path: Path, error: OSError) -> str:
+def cache_full(folder: Path, error: OSError) -> str:
     """The message for a value that the cache has no place for."""
     return (
-        f"{path}: the cache cannot be written ({error.strerror}): models that are judged are kept there. Free some "
+        f"{folder}: the cache cannot be written ({error.strerror}): models that are judged are kept there. Free some "
         "space ('lines-pipeline cache prune --to 0' empties it), or set XDG_CACHE_HOME to a folder with more room"
     )
 

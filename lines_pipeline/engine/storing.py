@@ -82,7 +82,7 @@ def _create(session: Session, request: Request, layout: OutputLayout) -> None:
         try:
             create_files(layout)
         except EngineError:
-            raise EngineError(cache_full(layout.path, error.__cause__)) from error
+            raise EngineError(cache_full(session.cache.folder, error.__cause__)) from error
 
 
 def _require_held(outcome: Outcome, prepared: Prepared, wanted: Iterable[Request]) -> None:

@@ -27,8 +27,8 @@ class StoredTensor:
 class SourceFile:
     """A file as it was when opened: size in bytes, modification time in nanoseconds, inode.
 
-    ``changed_ns`` is when the system last noted any change, also of its names. Nobody can set it back: what is remembered
-    of a file's content goes by it too. Two looks at a file during a run do not, because a new name changes no content.
+    ``changed_ns`` is when the system last noted any change, also of its names. Nobody can set it back, so what is
+    remembered of a file's content goes by it too; two looks at it during a run do not, for a new name is no change.
     """
 
     path: str

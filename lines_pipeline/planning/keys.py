@@ -11,7 +11,7 @@ from lines_pipeline.planning.passes import measures_of
 from lines_pipeline.recipe.graph import Graph
 
 CACHE_VERSION = 2
-"""Part of every key. Raise it when results that earlier versions kept must not be used: they had not been looked at."""
+"""Part of every key. Raise it when what earlier versions kept must not be used: before 2, no result was looked at."""
 
 
 class Keys:

@@ -179,7 +179,7 @@ def plan_passes(
 
 
 def lacking_measures(graph: Graph, steps: Iterable[str], known: Results, passes: Iterable[Pass]) -> list[Measure]:
-    """What a run that knows nothing would measure to make ``steps``, and is neither known nor gathered by ``passes``."""
+    """What a run that knows nothing would measure to make ``steps``, but is not known, nor gathered by ``passes``."""
     gathered = {measure for one in passes for measure in one.measures}
     measured = (measure for one in plan_passes(graph, steps, {}) for measure in one.measures)
     return [measure for measure in measured if measure not in known and measure not in gathered]
