@@ -11,9 +11,11 @@ from typing import Any
 from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, RunStarted, Sink, broadcast
+from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.forecast import block_scales, forecast
 from lines_pipeline.engine.schedulers import open_scheduler
 from lines_pipeline.engine.storing import Request, announce, existing_file, store
+from lines_pipeline.engine.variances import variance_note
 from lines_pipeline.inputs import OpenedRecipe, locate_checkpoint, open_recipe
 from lines_pipeline.io.checkpoints import open_leniently
 from lines_pipeline.io.folders import require_output
@@ -214,7 +216,11 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
         require_output(destination.folder)
     evaluated = [s for s in context.graph.sinks if context.graph.steps[s].op.name == "evaluate"]
     models = judge.unjudged_models(context.graph, evaluated)
-    paths, facts = store(session, context.graph, [*wanted.values(), *(Request(model) for model in models)])
+    told = [request.step for request in wanted.values()] + judge.models(context.graph, evaluated)
+    paths, facts = store(session, context.graph, [*wanted.values(), *(Request(model) for model in models)], told)
+    for request, path in zip([*wanted.values(), *map(Request, models)], paths, strict=True):
+        if context.graph.steps[request.step].gives is EdgeType.WEIGHTS and (note := variance_note(request.step, path)):
+            session.emit(note)
     locations = destination.deliver(paths[: len(wanted)])
     for step, path, location in zip(wanted, paths, locations, strict=False):
         announce(session, step, path, location, reused=step in before)
@@ -228,6 +234,8 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
     urls = tuple(location for location in locations if isinstance(location, str))
     cached = (*sorted(before), *judge.cached)
     by_node = gather_facts(context.graph, facts)
+    if session.cache.unwritten:
+        session.emit(Note(f"{session.cache.unwritten}; what this run learnt is not kept for later runs", warning=True))
     return RunResult(context.recipe.name, destination.out, metrics, files, urls, by_node, "", "", chosen, cached, 0.0)
 
 

@@ -13,6 +13,7 @@ import typer
 
 from lines_pipeline.core.errors import LinesError
 from lines_pipeline.core.garbage import collect_seldom
+from lines_pipeline.core.streams import keep_streams
 
 app = typer.Typer(
     name="lines-pipeline",
@@ -274,6 +275,7 @@ def _print_json(value: Any) -> None:
 def main() -> None:
     """Run the command line; a user's mistake never ends in a traceback."""
     collect_seldom()
+    keep_streams()
     try:
         if sys.argv[1:2] == ["run"] and "--help" not in sys.argv:
             from lines_pipeline.tracking.recorder import recorder
@@ -290,9 +292,6 @@ def main() -> None:
         if end.code == INTERRUPTED:
             typer.echo("interrupted", err=True)
         raise
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except Exception as error:
         if os.environ.get("LINES_PIPELINE_TRACEBACK"):
             raise

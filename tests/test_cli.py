@@ -401,3 +401,31 @@ def test_help_is_instant_and_loads_nothing_large(command: str) -> None:
     loaded = {row.rpartition("|")[2].strip() for row in done.stderr.splitlines()}
     assert "typer" in loaded and not loaded & {"torch", "mlflow", "numpy", "dask", "rich.console"}
     assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("closed", [("stdout",), ("stderr",), ("stdout", "stderr")], ids=" and ".join)
+@pytest.mark.parametrize(("dtype", "code"), [("keep", 0), ("float8", 2)])
+def test_a_run_does_not_end_because_nobody_listens(
+    closed: tuple[str, ...], dtype: str, code: int, write_recipe: Recipe
+) -> None:
+    """As in ``run ... | true``: the reader is gone before anything is said."""
+    recipe = write_recipe({**TIES_LINES, "saved": {**TIES_LINES["saved"], "dtype": dtype}})
+    reading, writing = os.pipe()
+    os.close(reading)
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | dict.fromkeys(closed, writing)
+    done = subprocess.run([sys.executable, "-m", "lines_pipeline", "run", recipe, "--out", "out"], **streams, text=True)
+    os.close(writing)
+    assert done.returncode == code
+    assert Path("out/model.safetensors").exists() == (code == 0)
+    assert "Traceback" not in f"{done.stdout}{done.stderr}" and "internal" not in f"{done.stdout}{done.stderr}"
+
+
+def test_a_standard_output_that_cannot_be_written(write_recipe: Recipe) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        line = [sys.executable, "-m", "lines_pipeline", "run", write_recipe(TIES_LINES), "--out", "out"]
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith("error: standard output cannot be written (No space left on device)\n")
+    assert Path("out/model.safetensors").exists()

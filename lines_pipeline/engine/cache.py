@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.engine.housekeeping import VALUES, hold, prune, remove, size_limit, value_notes
+from lines_pipeline.core.errors import CheckpointError, EngineError
+from lines_pipeline.engine.housekeeping import VALUES, entries, hold, prune, remove, size_limit, value_notes
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
-from lines_pipeline.io.digests import DigestStore
+from lines_pipeline.io.digests import DigestStore, Known
 from lines_pipeline.io.entries import file_digest, read_entry, write_entry
 
 
 class NodeCache:
     """Entries are whole or absent; damaged ones count as absent. With ``reading`` off, only digests are looked up.
 
-    A value that a run has found or made stays until the run ends, whatever other runs make room for.
+    A value that a run has found or made stays until the run ends, whatever other runs make room for. Small results that
+    cannot be written, because the disk is full, say, are not kept: ``unwritten`` then tells why.
     """
 
     def __init__(self, folder: Path, *, reading: bool = True) -> None:
         self.folder, self._reading = folder, reading
-        self.digests = DigestStore(folder / "digests")
+        self.unwritten = ""
+        self._digests = DigestStore(folder / "digests")
         self.spool = folder / "spool"
         self._held: dict[Path, BinaryIO] = {}
         self._sound: set[Path] = set()
@@ -71,19 +75,46 @@ class NodeCache:
         """Remember a result that JSON can hold; a result without a key is not kept."""
         if key is not None:
             plain = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result  # type: ignore[arg-type]
-            write_entry(self._path(kind, key), plain)
+            with self._tolerated():
+                write_entry(self._path(kind, key), plain)
+
+    def digest(self, checkpoint: Checkpoint) -> Known | None:
+        """What an earlier run learnt of a checkpoint's content."""
+        return self._digests.get(checkpoint)
+
+    def put_digest(self, checkpoint: Checkpoint, known: Known) -> None:
+        """Remember what this run learnt of it."""
+        with self._tolerated():
+            self._digests.put(checkpoint, known)
+
+    @contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.unwritten = self.unwritten or f"{self.folder}: {error.strerror}"
 
     def adopt(self, path: Path, key: str) -> Path:
-        """Move a complete file into the cache under its key, and make room where the cache has grown too large."""
+        """Move a complete file into the cache under its key, and make room where the cache has grown too large.
+
+        Raises ``EngineError`` where the cache cannot be written.
+        """
         target = self.value_path(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.hold(target)
-        write_entry(value_notes(target), _notes(path))
-        os.replace(path, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.hold(target)
+            write_entry(value_notes(target), _notes(path))
+            os.replace(path, target)
+        except OSError as error:
+            raise EngineError(cache_full(self.folder, error)) from error
         self._damaged.discard(target)
         self._sound.add(target)
         prune(self.folder, size_limit())
         return target
+
+    def make_room(self, nbytes: int) -> None:
+        """Remove so many bytes of what no run holds, the least recently used first."""
+        prune(self.folder, max(sum(entry.nbytes for entry in entries(self.folder)) - nbytes, 0))
 
     def hold(self, path: Path) -> bool:
         """Keep a file of the cache from being removed while this run lasts; whether it could be."""
@@ -103,6 +134,14 @@ class NodeCache:
 
     def _path(self, kind: str, key: str) -> Path:
         return self.folder / kind / f"{key}.json"
+
+
+def cache_full(folder: Path, error: OSError) -> str:
+    """The message for a value that the cache has no place for."""
+    return (
+        f"{folder}: the cache cannot be written ({error.strerror}): models that are judged are kept there. Free some "
+        "space ('lines-pipeline cache prune --to 0' empties it), or set XDG_CACHE_HOME to a folder with more room"
+    )
 
 
 def _notes(path: Path) -> dict[str, Any] | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -144,9 +147,48 @@ def _connected(address: str) -> Any:
             f"scheduler {address}: needs the extra 'cluster': pip install 'lines-pipeline[cluster]'"
         ) from error
     try:
+        with ThreadPoolExecutor(1) as elsewhere:  # the caller may have an event loop of its own
+            kind = elsewhere.submit(asyncio.run, _kind_of_server(address)).result()
+        if kind != "Scheduler":
+            raise ValueError(f"but a {kind.lower()}")
         return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except TimeoutError as error:
+        silent = f"something took the connection and said nothing that Dask understands for {CONNECT_SECONDS} seconds"
+        raise EngineError(f"scheduler {address}: no Dask scheduler answers there ({silent}){_PORTS}") from error
     except (OSError, ValueError) as error:
-        raise EngineError(f"scheduler {address}: no Dask scheduler answers there ({error})") from error
+        hint = _PORTS if address.startswith("http") else ""
+        raise EngineError(f"scheduler {address}: no Dask scheduler answers there ({error}){hint}") from error
+    except _FOREIGN as error:
+        raise EngineError(
+            f"scheduler {address}: no Dask scheduler answers there, but another server{_PORTS}"
+        ) from error
+
+
+_FOREIGN = (TypeError, LookupError, MemoryError, OverflowError, struct.error)
+"""What Dask raises, beside ``ValueError``, where it reads what a server of another kind says."""
+
+_PORTS = (
+    ". Give the address of the scheduler itself, tcp://HOST:8786 where nothing else was asked for; 8787 is the port of "
+    "its dashboard, for browsers"
+)
+
+
+async def _kind_of_server(address: str) -> str:
+    """What of Dask's answers at an address: ``Scheduler``, ``Worker`` or ``Nanny``.
+
+    ``Client`` waits for ever where somebody takes the connection and says nothing, as dashboards do.
+    """
+    from distributed.comm import connect
+    from distributed.core import send_recv
+    from distributed.security import Security
+
+    options = Security().get_connection_args("client")
+    async with asyncio.timeout(CONNECT_SECONDS):
+        connection = await connect(address, timeout=0.9 * CONNECT_SECONDS, **options)
+        try:
+            return str((await send_recv(connection, op="identity", reply=True))["type"])
+        finally:
+            connection.abort()
 
 
 def _difference(versions: Mapping[str, str] | Exception, expected: Mapping[str, str]) -> str:

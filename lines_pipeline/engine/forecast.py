@@ -26,7 +26,10 @@ def forecast(
     """The plan of the requested files and of the ``models`` to evaluate. Checks keys, shapes and memory."""
     wanted = [*requests, *(Request(model) for model in models)]
     absent = [request for request in wanted if existing_file(session, graph, request) is None]
-    missing, prepared = [request.step for request in absent], session.prepare(graph, stored_types(absent))
+    missing, prepared = (
+        [request.step for request in absent],
+        session.prepare(graph, stored_types(absent), [r.step for r in wanted]),
+    )
     peak = projected_peak(prepared.passes, prepared.layouts, session.settings)
     require_memory(peak, session.settings)
     _require_space(requests, missing, prepared.layouts)

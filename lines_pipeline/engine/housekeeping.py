@@ -101,18 +101,18 @@ def _is_sound(entry: Entry) -> bool:
 
 def remove(path: Path, *, held: bool = False) -> bool:
     """Whether an entry's file is gone now; one that a run holds only goes where that is asked for."""
-    if path.parent.name not in (VALUES, SPOOL):
-        path.unlink(missing_ok=True)
-        return True
     lock = path.with_suffix(".lock")
     try:
+        if path.parent.name not in (VALUES, SPOOL):
+            path.unlink(missing_ok=True)
+            return True
         with lock.open("ab") as file:
             if not held:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, lock):
                 for one in (path, value_notes(path), lock):
                     one.unlink(missing_ok=True)
-    except OSError:  # a run holds it, or there are no locks here
+    except OSError:  # a run holds it, there are no locks here, or it is another user's
         return False
     return True
 

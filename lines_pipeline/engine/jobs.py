@@ -17,6 +17,7 @@ from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.engine.allocation import keep_freed_blocks
 from lines_pipeline.engine.devices import resolve_device
 from lines_pipeline.engine.evaluation import Block, ProgramIndex, holds_nonfinite, settle_nonfinite, torch_dtype, widen
+from lines_pipeline.engine.holding import Unheld, unheld
 from lines_pipeline.engine.recording import Recorder
 from lines_pipeline.engine.replaying import ReplayedBlock, Replayer, can_replay
 from lines_pipeline.engine.staging import Place, Staged, Stored, stage
@@ -41,6 +42,8 @@ class JobResult:
     bytes_written: int = 0
     doubtful: list[Tile] = field(default_factory=list)
     """Blocks of which a draft was made under a guess that makes a difference to them."""
+    unheld: dict[tuple[str, str, str], list[tuple[int, Unheld]]] = field(default_factory=dict)
+    """Values of results that cannot be stored, by step, tensor and stored type, each with its block's start."""
 
 
 def run_job(program: Program, job: Job) -> JobResult:
@@ -184,7 +187,8 @@ class _Worker:
         doubtful = False
         for number, write in enumerate(self._program.writes):
             if tensor in write.places:
-                self._write(write, self._output_value(number, block, tensor, stored, settled), place)
+                given = settled.places if settled is not None else None
+                self._write(write, self._output_value(number, block, tensor, stored, settled), place, given)
                 doubtful = doubtful or self._matters(write.guess)
         if doubtful:
             self.result.doubtful.append(Tile(tensor, start, stop))
@@ -224,14 +228,17 @@ class _Worker:
             value = torch.where(settled.places, settled.original.to(value.dtype), value)
         return value
 
-    def _write(self, write: Write, value: torch.Tensor | None, place: Place) -> None:
-        """Write a value to all its places; None is written already."""
+    def _write(self, write: Write, value: torch.Tensor | None, place: Place, given: torch.Tensor | None) -> None:
+        """Write a value to all its places; None is written already, and was looked at. ``given``: as for ``unheld``."""
         tensor, start, stop = place
         for to in write.places[tensor]:
             if value is None:
                 self.result.bytes_written += (stop - start) * ITEM_BYTES[to.dtype]
                 continue
             out = _packed(value) if write.packed else value.to(torch_dtype(to.dtype))
+            found = None if write.packed or write.is_draft else unheld(value, out, given)
+            if found is not None:
+                self.result.unheld.setdefault((write.step, tensor, to.dtype), []).append((start, found))
             offset = start // 8 if write.packed else start * out.element_size()
             write_block(to.path, self._output(to.path), to.offset + offset, out)
             self.result.bytes_written += out.nbytes

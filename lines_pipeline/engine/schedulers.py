@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import torch
+
 from lines_pipeline.engine.jobs import JobResult, run_job
 from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.program import Job, Program
@@ -37,19 +39,26 @@ class Scheduler(Protocol):
 
 @contextmanager
 def open_scheduler(settings: EngineSettings) -> Iterator[Scheduler]:
-    """What ``settings.scheduler`` names, for one run. Raises ``EngineError`` for a cluster that cannot be used."""
-    if settings.scheduler == "serial":
-        yield Serial(settings.workers)
-    elif settings.scheduler == "threads":
-        import dask.callbacks
-        import dask.threaded  # noqa: F401 (while the recording process starts, and not within the first sweep)
+    """What ``settings.scheduler`` names, for one run. Raises ``EngineError`` for a cluster that cannot be used.
 
-        yield Threads(settings.workers)
-    else:
-        from lines_pipeline.engine.cluster import Cluster
+    In the end the caller's thread has as many threads of torch as before.
+    """
+    threads = torch.get_num_threads()
+    try:
+        if settings.scheduler == "serial":
+            yield Serial(settings.workers)
+        elif settings.scheduler == "threads":
+            import dask.callbacks
+            import dask.threaded  # noqa: F401 (while the recording process starts, and not within the first sweep)
 
-        with closing(Cluster(settings.scheduler)) as cluster:
-            yield cluster
+            yield Threads(settings.workers)
+        else:
+            from lines_pipeline.engine.cluster import Cluster
+
+            with closing(Cluster(settings.scheduler)) as cluster:
+                yield cluster
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

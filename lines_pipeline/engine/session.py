@@ -11,6 +11,7 @@ from typing import Any
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.events import PassFinished, PassProgress, PassStarted, Sink
 from lines_pipeline.engine.cache import NodeCache
+from lines_pipeline.engine.holding import Place, Unheld
 from lines_pipeline.engine.jobs import JobResult
 from lines_pipeline.engine.replaying import load_machine, recordings_pay
 from lines_pipeline.engine.schedulers import DRIVER, Scheduler
@@ -22,9 +23,9 @@ from lines_pipeline.ops.base import Again, Measure
 from lines_pipeline.planning.compilation import Outputs, compile_pass
 from lines_pipeline.planning.drafts import draft_of, holds_drafts, with_drafts
 from lines_pipeline.planning.keys import Keys
-from lines_pipeline.planning.layouts import Layout, lay_out
+from lines_pipeline.planning.layouts import Layout, holds_exactly, lay_out
 from lines_pipeline.planning.memory import EngineSettings
-from lines_pipeline.planning.passes import Pass, Results, cone, measures_of, plan_passes
+from lines_pipeline.planning.passes import Pass, Results, cone, lacking_measures, measures_of, plan_passes
 from lines_pipeline.planning.program import (
     Job,
     Observation,
@@ -54,6 +55,31 @@ class Prepared:
 
 
 @dataclass
+class Outcome:
+    """What passes gave besides files: statistics, and values of results that their types cannot hold."""
+
+    known: dict[Measure, Any]
+    unheld: dict[Place, dict[int, Unheld]] = field(default_factory=dict)
+    """By where in the tensor their block starts."""
+
+    def take(self, results: Iterable[JobResult]) -> list[Tile]:
+        """Note what a sweep could not store; gives the blocks of drafts that depend on what was guessed."""
+        doubtful: list[Tile] = []
+        for result in results:
+            doubtful += result.doubtful
+            for place, found in result.unheld.items():
+                self.unheld.setdefault(place, {}).update(found)
+        return doubtful
+
+    def forget(self, steps: Iterable[str], tiles: Iterable[Tile]) -> None:
+        """Blocks of ``steps`` that are made again."""
+        for (step, tensor, _), found in self.unheld.items():
+            for tile in tiles:
+                if step in steps and tensor == tile.tensor:
+                    found.pop(tile.start, None)
+
+
+@dataclass
 class Session:
     """State of a run's engine; ``checkpoints`` by load step."""
 
@@ -72,7 +98,7 @@ class Session:
             for path in {Path(stored.path) for stored in checkpoint.tensors.values()}:
                 if path.parent == self.cache.spool:
                     self.cache.hold(path)
-            remembered = self.cache.digests.get(checkpoint)
+            remembered = self.cache.digest(checkpoint)
             if remembered:
                 self.digests[step] = remembered.digest
                 self.nonfinite[step] = frozenset(remembered.nonfinite)
@@ -81,19 +107,20 @@ class Session:
         """Content keys as far as the inputs' contents are known."""
         return Keys(graph, self.digests)
 
-    def prepare(self, graph: Graph, outputs: Mapping[str, str]) -> Prepared:
+    def prepare(self, graph: Graph, outputs: Mapping[str, str], told: Iterable[str] = ()) -> Prepared:
         """Plan what it takes to write steps, by the type they are stored in (``keep``: as it is; ``""``: packed).
 
-        Reads headers only.
+        All statistics behind the steps ``told`` are gathered that are not known. Reads headers only.
         """
         steps, keys = tuple(outputs), self.keys(graph)
         made = [step_id for step_id in cone(graph, steps) if not graph.steps[step_id].op.is_source]
+        layouts = lay_out(graph, cone(graph, (*steps, *told)), self.checkpoints)
         values = {s: self.cache.open_value(str(keys.step(s))) for s in made if self.cache.has_value(keys.step(s))}
-        cached = {step_id: value for step_id, value in values.items() if value is not None}
-        needed = cone(graph, steps, cached)
-        known = self.known(graph, needed)
-        layouts = lay_out(graph, cone(graph, steps), self.checkpoints)
+        cached = {s: value for s, value in values.items() if value is not None and holds_exactly(value, layouts[s])}
+        known = self.known(graph, (*cone(graph, steps, cached), *cone(graph, told)))
         passes = plan_passes(graph, steps, known, cached)
+        if lacking := lacking_measures(graph, told, known, passes):
+            passes = plan_passes(graph, steps, known, cached, lacking)
         if (
             not self.settings.on_cluster
         ):  # where jobs are done again whose worker died, and may not meet finished blocks
@@ -101,13 +128,13 @@ class Session:
             passes = with_drafts(passes, graph, known, cached, in_place)
         return Prepared(graph, keys, known, cached, layouts, passes)
 
-    def prepare_sound(self, graph: Graph, outputs: Mapping[str, str]) -> Prepared:
+    def prepare_sound(self, graph: Graph, outputs: Mapping[str, str], told: Iterable[str] = ()) -> Prepared:
         """As ``prepare``; reads the cached values that it relies on, and plans without those that are damaged."""
-        prepared = self.prepare(graph, outputs)
+        prepared = self.prepare(graph, outputs, told)
         used = {step for one in prepared.passes for step in one.steps} & prepared.cached.keys()
         paths = [self.cache.value_path(str(prepared.keys.step(step))) for step in sorted(used)]
         sound = [self.cache.is_sound(path) for path in paths]
-        return prepared if all(sound) else self.prepare_sound(graph, outputs)
+        return prepared if all(sound) else self.prepare_sound(graph, outputs, told)
 
     def known(self, graph: Graph, steps: Iterable[str]) -> dict[Measure, Any]:
         """Statistics of ``steps`` that this run or an earlier one computed."""
@@ -122,38 +149,47 @@ class Session:
                     known[measure] = self.results[key] = measure.decode(found)
         return known
 
-    def run(self, prepared: Prepared, outputs: Outputs) -> dict[Measure, Any]:
-        """Carry out all passes; the written files are left under their temporary names. Returns all statistics."""
-        known = dict(prepared.known)
+    def run(self, prepared: Prepared, outputs: Outputs) -> Outcome:
+        """Carry out all passes; the written files are left under their temporary names."""
+        outcome = Outcome(dict(prepared.known))
         for planned in prepared.passes:
             one = planned if planned.otherwise is None or self._finite(prepared) else planned.otherwise
             if not one.is_empty:
-                found, doubtful = self._run_pass(prepared, one, known, outputs)
-                known |= found
-                self._correct(prepared, one, known, outputs, doubtful)
-        return known
+                doubtful = self._run_pass(prepared, one, outcome, outputs)
+                self._correct(prepared, one, outcome, outputs, doubtful)
+        return outcome
 
     def _correct(
-        self, prepared: Prepared, one: Pass, known: Results, outputs: Outputs, doubtful: Sequence[Tile]
+        self, prepared: Prepared, one: Pass, outcome: Outcome, outputs: Outputs, doubtful: Sequence[Tile]
     ) -> None:
         """Make drafts anew that were made under a wrong guess, where that makes a difference."""
         wrong = {
             sink: replace(draft, guess=None)
             for sink, draft in one.drafts.items()
-            if draft.guess is not None and draft.guess.hypothesis(known[draft.guess])
+            if draft.guess is not None and draft.guess.hypothesis(outcome.known[draft.guess])
         }
         if not wrong or not doubtful or not self._finite(prepared):
             return
         again = replace(one, measures=(), guesses={}, sinks=(), drafts=wrong)
-        program = self._compiled(prepared, again, known, outputs)
-        self._sweep(f"{one.number} corrected", program, group_tiles(program, doubtful, self.scheduler.jobs_at_once))
+        program = self._compiled(prepared, again, outcome.known, outputs)
+        outcome.forget(wrong, doubtful)
+        jobs = group_tiles(program, doubtful, self.scheduler.jobs_at_once)
+        outcome.take(self._sweep(f"{one.number} corrected", program, jobs))
 
     def _compiled(self, prepared: Prepared, one: Pass, known: Results, outputs: Outputs) -> Program:
         """A pass's program, but for the states of its measures."""
         sources = self.sources(prepared, one, outputs)
         unhashed = frozenset(step for step in one.steps if step in self.checkpoints and step not in self.digests)
         compiled = compile_pass(one, prepared.graph, prepared.layouts, sources, known, outputs)
-        return replace(compiled, hashed=unhashed, nonfinite=self.nonfinite, device=self.settings.device)
+        nonfinite = {**self.nonfinite, **self._inherited(prepared)}
+        return replace(compiled, hashed=unhashed, nonfinite=nonfinite, device=self.settings.device)
+
+    def _inherited(self, prepared: Prepared) -> dict[str, frozenset[str]]:
+        """By step that is read from the cache: tensors in which something that it was made of has NaN or Inf."""
+        return {
+            step: frozenset().union(*(self.nonfinite.get(one, ()) for one in prepared.graph.needed([step])))
+            for step in prepared.cached
+        }
 
     def _finite(self, prepared: Prepared) -> bool:
         """Whether no input has NaN or Inf: a draft cannot tell where they were."""
@@ -168,11 +204,9 @@ class Session:
                 self.results[key] = result
                 self.cache.put("stats", key, result)
 
-    def _run_pass(
-        self, prepared: Prepared, one: Pass, known: Results, outputs: Outputs
-    ) -> tuple[dict[Measure, Any], list[Tile]]:
-        """Statistics, and the blocks of drafts that depend on what was guessed."""
-        program = self._compiled(prepared, one, known, outputs)
+    def _run_pass(self, prepared: Prepared, one: Pass, outcome: Outcome, outputs: Outputs) -> list[Tile]:
+        """Add to the outcome; gives the blocks of drafts that depend on what was guessed."""
+        program = self._compiled(prepared, one, outcome.known, outputs)
         jobs = cut_jobs(program, self.scheduler.jobs_at_once)
         program = replace(program, recorded=recordings_pay(sum(job.nbytes for job in jobs)))
         if program.recorded and not self.settings.on_cluster:
@@ -184,10 +218,11 @@ class Session:
         results = self._sweep(name, program, jobs)
         self._learn_digests(program, results)
         numels = {o.measure: prepared.layouts[o.measure.of[0]].numels for o in observations}
-        doubtful = [tile for result in results for tile in result.doubtful]
+        doubtful = outcome.take(results)
         found = finalize_all(observations, results, numels)
         results.clear()  # a sweep again needs the room of the magnitudes in them
-        return self._settle(name, program, found, numels), doubtful
+        outcome.known |= self._settle(name, program, found, numels)
+        return doubtful
 
     def sources(self, prepared: Prepared, one: Pass, outputs: Outputs) -> dict[str, Checkpoint]:
         """What a pass reads, by step; drafts lie where ``outputs`` will be."""
@@ -267,4 +302,4 @@ class Session:
 
     def _learn(self, step: str, known: Known) -> None:
         self.digests[step], self.nonfinite[step] = known.digest, frozenset(known.nonfinite)
-        self.cache.digests.put(self.checkpoints[step], known)
+        self.cache.put_digest(self.checkpoints[step], known)

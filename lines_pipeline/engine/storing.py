@@ -8,13 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.core.errors import CheckpointError, EngineError
 from lines_pipeline.core.events import FileWritten
 from lines_pipeline.core.keys import canonical_json, content_key
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
+from lines_pipeline.engine.cache import cache_full
 from lines_pipeline.engine.evaluation import input_counts
-from lines_pipeline.engine.session import Prepared, Session
+from lines_pipeline.engine.holding import require_held
+from lines_pipeline.engine.session import Outcome, Prepared, Session
 from lines_pipeline.io.checkpoints import SourceFile
 from lines_pipeline.io.folders import removed_if_empty
 from lines_pipeline.io.temporaries import temporary_path
@@ -42,28 +44,51 @@ class Request:
     """Whether a file stays at ``path``, where later runs can find it."""
 
 
-def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[list[Path], dict[str, dict[str, Any]]]:
-    """Write what is requested and not there yet; returns the paths and the facts by step.
+def store(
+    session: Session, graph: Graph, requests: Sequence[Request], told: Sequence[str] = ()
+) -> tuple[list[Path], dict[str, dict[str, Any]]]:
+    """Write what is requested and not there yet; returns the paths, and the facts behind the steps ``told`` by step.
 
     Nothing keeps its final name unless it is complete; after an error no temporary file and no empty folder is left.
     """
     there = {n: path for n, r in enumerate(requests) if (path := existing_file(session, graph, r)) is not None}
     found = {n: path for n, path in there.items() if requests[n].path is not None or session.cache.is_sound(path)}
     wanted = {number: request for number, request in enumerate(requests) if number not in found}
-    prepared = session.prepare_sound(graph, stored_types(wanted.values()))
+    prepared = session.prepare_sound(graph, stored_types(wanted.values()), told)
     require_memory(projected_peak(prepared.passes, prepared.layouts, session.settings), session.settings)
     layouts = {n: _output_layout(session, r, graph.steps[r.step], prepared) for n, r in wanted.items()}
     with ExitStack() as cleanup:
         for folder in {request.path.parent: None for request in wanted.values() if request.path is not None}:
             cleanup.enter_context(removed_if_empty(folder))
-        for layout in layouts.values():
+        for number, layout in layouts.items():
             cleanup.callback(discard_files, layout)
-            create_files(layout)
-        known = session.run(prepared, _writes(wanted, layouts, prepared, graph))
-        session.remember(graph, known)
+            _create(session, requests[number], layout)
+        outcome = session.run(prepared, _writes(wanted, layouts, prepared, graph))
+        session.remember(graph, outcome.known)
+        _require_held(outcome, prepared, wanted.values())
         for number, request in wanted.items():
             found[number] = _commit(session, graph, request, layouts[number])
-    return [found[number] for number in range(len(requests))], _facts(session, graph, requests)
+    return [found[number] for number in range(len(requests))], _facts(session, graph, told)
+
+
+def _create(session: Session, request: Request, layout: OutputLayout) -> None:
+    """Make the files at full size; where the cache has no place for a value, what is old in it goes first."""
+    try:
+        create_files(layout)
+    except EngineError as error:
+        if request.path is not None or not isinstance(error.__cause__, OSError):
+            raise
+        session.cache.make_room(layout.nbytes)
+        try:
+            create_files(layout)
+        except EngineError:
+            raise EngineError(cache_full(session.cache.folder, error.__cause__)) from error
+
+
+def _require_held(outcome: Outcome, prepared: Prepared, wanted: Iterable[Request]) -> None:
+    numels = {step: layout.numels for step, layout in prepared.layouts.items()}
+    saved = [request.step for request in wanted if request.path is not None]
+    require_held({place: list(found.values()) for place, found in outcome.unheld.items() if found}, numels, saved)
 
 
 def stored_types(requests: Iterable[Request]) -> dict[str, str]:
@@ -86,7 +111,7 @@ def existing_file(session: Session, graph: Graph, request: Request) -> Path | No
     if path != str(request.path.resolve()):
         return None
     try:
-        same = all(SourceFile.of(Path(file["path"])) == SourceFile(**file) for file in recorded["files"])
+        same = all(asdict(SourceFile.of(Path(file["path"]))) == file for file in recorded["files"])
     except (CheckpointError, KeyError, TypeError):
         return None
     return request.path if same else None
@@ -160,9 +185,9 @@ def _commit(session: Session, graph: Graph, request: Request, layout: OutputLayo
     return request.path
 
 
-def _facts(session: Session, graph: Graph, requests: Sequence[Request]) -> dict[str, dict[str, Any]]:
-    """Facts of all steps behind the requests, whether computed now or remembered."""
-    steps = cone(graph, [request.step for request in requests])
+def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Facts of all steps behind those told, whether computed now or remembered."""
+    steps = cone(graph, told)
     layouts, known = lay_out(graph, steps, session.checkpoints), session.known(graph, steps)
     found: dict[str, dict[str, Any]] = {}
     for step_id in layouts:

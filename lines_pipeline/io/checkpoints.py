@@ -41,12 +41,17 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file as it was when opened: size in bytes, modification time in nanoseconds, inode."""
+    """A file as it was when opened: size in bytes, modification time in nanoseconds, inode.
+
+    ``changed_ns`` is when the system last noted any change, also of its names. Nobody can set it back, so what is
+    remembered of a file's content goes by it too; two looks at it during a run do not, for a new name is no change.
+    """
 
     path: str
     size: int
     mtime_ns: int
     inode: int
+    changed_ns: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, path: Path) -> SourceFile:
@@ -58,7 +63,7 @@ class SourceFile:
             raise CheckpointError(f"{path}: cannot be read ({reason})") from error
         if kind := irregular(found.st_mode):
             raise CheckpointError(f"{path}: {kind}, not a file; a merge reads files more than once")
-        return cls(str(path), found.st_size, found.st_mtime_ns, found.st_ino)
+        return cls(str(path), found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
 
 
 @dataclass(frozen=True)

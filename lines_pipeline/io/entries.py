@@ -20,19 +20,23 @@ def write_entry(path: Path, result: Any) -> None:
 
 
 def read_entry(path: Path, *, mark_used: bool = True) -> Any:
-    """The result; None where there is none. One that is damaged is removed, another is marked as used now."""
+    """The result; None where there is none. One that is damaged is removed, another is marked as used now.
+
+    Where nothing can be removed or marked, as in another user's cache, things stay as they are.
+    """
     try:
         content = json.loads(path.read_bytes())
         if content["check"] == _check(content["result"]):
             if mark_used:
-                with suppress(OSError):  # in another user's cache
+                with suppress(OSError):
                     os.utime(path)
             return content["result"]
     except OSError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
     return None
 
 

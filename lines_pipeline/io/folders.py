@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,21 +16,27 @@ from lines_pipeline.core.errors import PlanError
 Made = TypeVar("Made")
 
 
+class _FullError(PlanError):
+    """A folder could be written if its disk were not full."""
+
+
 def require_output(folder: Path) -> None:
     """Make a folder for results where there is none; ``PlanError`` where it cannot be made or written."""
     _require_writable(folder, "cannot be made or written", "choose another --out")
 
 
 def require_cache(folder: Path) -> None:
-    """As ``require_output``, for a folder of the cache."""
-    _require_writable(folder, "the cache cannot be written", "set XDG_CACHE_HOME to a folder that can be written")
+    """As ``require_output``, for a folder of the cache; a full disk will do, as long as nothing has to be kept."""
+    with suppress(_FullError):
+        _require_writable(folder, "the cache cannot be written", "set XDG_CACHE_HOME to a folder that can be written")
 
 
 def _require_writable(folder: Path, complaint: str, remedy: str) -> None:
     try:
         make_inside(folder, partial(TemporaryFile, dir=folder)).close()
     except OSError as error:
-        raise PlanError(f"{folder}: {complaint} ({error.strerror}); {remedy}") from error
+        kind = _FullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else PlanError
+        raise kind(f"{folder}: {complaint} ({error.strerror}); {remedy}") from error
 
 
 def make_inside(folder: Path, make: Callable[[], Made]) -> Made:

@@ -105,7 +105,7 @@ class TrimThreshold(Measure):
         for group, names in _groups(self.scope, numels).items():
             counts = [block for name in names for block in partials.get(name, [])]
             rank, total = self._rank(names, numels)
-            value = _select(counts, rank, state[group])
+            value = _select(counts, rank, state[group]) if total else 0.0  # of nothing, everything is kept
             if value is None:
                 moved[group] = _moved(state[group], counts, rank, total)
             else:
@@ -135,7 +135,7 @@ class TrimThreshold(Measure):
 
     def _max_margin(self, total: int) -> float:
         """Half the share of a model's ``total`` values that brackets may hold: less of larger models."""
-        return MAX_MARGIN[self.scope] * min(1.0, math.sqrt(LARGE_NUMEL / total))
+        return MAX_MARGIN[self.scope] * min(1.0, math.sqrt(LARGE_NUMEL / max(total, 1)))
 
 
 def _groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:

@@ -57,7 +57,7 @@ def _drafted(sink: str, draft: Draft, layouts: Mapping[str, Layout], outputs: Ou
         return [replace(write, guess=draft.guess) for write in outputs.get(sink, ())]
     first = outputs[sink][0].places if outputs else {}
     places = {name: first[name][:1] for name in layouts[draft.step].numels if name in first}
-    return [Write(draft.step, places, guess=draft.guess)]
+    return [Write(draft.step, places, guess=draft.guess, is_draft=True)]
 
 
 def places_of(step: Step, layout: Layout) -> dict[str, tuple[int, int]]:

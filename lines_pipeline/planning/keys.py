@@ -10,6 +10,9 @@ from lines_pipeline.ops.base import Measure
 from lines_pipeline.planning.passes import measures_of
 from lines_pipeline.recipe.graph import Graph
 
+CACHE_VERSION = 2
+"""Part of every key. Raise it when what earlier versions kept must not be used: before 2, no result was looked at."""
+
 _SAID_BY_DIGEST = {"path", "key", "digest"}
 """Parameters of ``load`` of which the content digest tells all that matters."""
 
@@ -34,7 +37,7 @@ class Keys:
             return None
         fields = {f.name: getattr(measure, f.name) for f in dataclasses.fields(measure)}
         own = {name: value for name, value in fields.items() if name not in ("of", "needs", "optional")}
-        return content_key([type(measure).__name__, measure.version, own, of, needs])
+        return content_key([CACHE_VERSION, type(measure).__name__, measure.version, own, of, needs])
 
     def _step_key(self, step_id: str) -> str | None:
         step = self._graph.steps[step_id]
@@ -49,4 +52,4 @@ class Keys:
         source = self._digests.get(step_id)
         versions = {name: measure.version for name, measure in measures_of(self._graph, step_id).items()}
         op = [step.op.name, step.op.version, versions]
-        return content_key([op, params, inputs, step.include, step.exclude, source])
+        return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source])

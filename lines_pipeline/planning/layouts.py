@@ -56,6 +56,13 @@ def lay_out(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str, Check
     return layouts
 
 
+def holds_exactly(value: Checkpoint, layout: Layout) -> bool:
+    """Whether a step's stored value is as it was computed, not rounded: further steps may be computed from it."""
+    floating = [(name, spec) for name, spec in layout.tensors.items() if spec.is_floating and name in value.tensors]
+    types = {(value.tensors[name].spec.dtype, spec.compute_dtype) for name, spec in floating}
+    return all(stored in (computed, "bool") for stored, computed in types)
+
+
 def _loaded(step: Step, checkpoint: Checkpoint) -> Layout:
     tensors = {name: stored.spec for name, stored in checkpoint.tensors.items()}
     left_out = left_out_names(step, tensors)

@@ -151,13 +151,18 @@ def _reached(
     return tuple(step_id for step_id in graph.steps if step_id in found)
 
 
-def plan_passes(graph: Graph, sinks: Iterable[str], known: Results, available: Iterable[str] = ()) -> list[Pass]:
-    """The sweeps that write ``sinks``; steps in ``available`` are read from files of their own."""
+def plan_passes(
+    graph: Graph, sinks: Iterable[str], known: Results, available: Iterable[str] = (), also: Iterable[Measure] = ()
+) -> list[Pass]:
+    """The sweeps that write ``sinks``; steps in ``available`` are read from files of their own.
+
+    ``also`` are measures to gather that ``sinks`` may not depend on, with all that they need themselves.
+    """
     sinks, available = tuple(sinks), frozenset(available)
     levels = Levels(graph, known, available)
     live = [step_id for step_id in _needed(graph, sinks, known, available) if step_id not in available]
     wanted = [m for step_id in live for m in measures_of(graph, step_id).values() if m not in known]
-    required = list(dict.fromkeys(m for m in wanted if not m.optional))
+    required = list(dict.fromkeys([*(m for m in wanted if not m.optional), *also]))
     last = max([levels.level(m) for m in required] + [levels.ready(sink) + 1 for sink in sinks], default=0)
     passes: list[Pass] = []
     placed: set[Measure] = set()
@@ -165,12 +170,19 @@ def plan_passes(graph: Graph, sinks: Iterable[str], known: Results, available: I
         gathered = [m for m in required if levels.level(m) == number]
         written = tuple(sink for sink in sinks if levels.ready(sink) + 1 == number)
         steps = value_cone(graph, [*written, *(s for m in gathered for s in m.of)], available)
-        extra = [m for m in dict.fromkeys(wanted) if m.optional and m not in placed and set(m.of) <= set(steps)]
+        extra = [m for m in dict.fromkeys(wanted) if m not in required and m not in placed and set(m.of) <= set(steps)]
         extra = [m for m in extra if _optional_level(levels, m) <= number]
         placed |= set(extra)
         guesses = {m: levels.guesses[m] for m in gathered if m in levels.guesses}
         passes.append(Pass(number, (*gathered, *extra), written, steps, guesses))
     return passes
+
+
+def lacking_measures(graph: Graph, steps: Iterable[str], known: Results, passes: Iterable[Pass]) -> list[Measure]:
+    """What a run that knows nothing would measure to make ``steps``, but is not known, nor gathered by ``passes``."""
+    gathered = {measure for one in passes for measure in one.measures}
+    measured = (measure for one in plan_passes(graph, steps, {}) for measure in one.measures)
+    return [measure for measure in measured if measure not in known and measure not in gathered]
 
 
 def _needed(graph: Graph, sinks: Iterable[str], known: Results, available: frozenset[str]) -> tuple[str, ...]:

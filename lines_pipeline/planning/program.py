@@ -36,6 +36,8 @@ class Write:
     packed: bool = False
     guess: Measure | None = None
     """A draft's: the measure whose first hypothesis the value assumes."""
+    is_draft: bool = False
+    """Whether another step's value comes to stand there."""
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,10 @@ class Judge:
         """Steps whose weights have to be made for the ``evaluate`` steps, because no accuracies are remembered."""
         return _unjudged(graph, self._remembered_by_step(graph, steps))
 
+    def models(self, graph: Graph, steps: Sequence[str]) -> list[str]:
+        """The steps whose weights ``evaluate`` steps judge, each once."""
+        return list(dict.fromkeys(_model(graph, step) for step in steps))
+
     def suite(self, uri: str) -> Suite:
         """An opened suite, opened once."""
         if uri not in self._suites:

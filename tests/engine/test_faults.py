@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import TIES_LINES
 from safetensors.torch import load_file, save_file
+from toy_suite import above, write_model, write_suite
 
 import lines_pipeline
+from lines_pipeline import api
 from lines_pipeline.core.errors import CheckpointError, EngineError, PlanError
 from lines_pipeline.core.events import Event, PassProgress, PassStarted, RunStarted
 from lines_pipeline.engine import jobs, session
@@ -44,6 +48,30 @@ def replace(source, target):
     rename(source, target)
 os.replace = replace
 lines_pipeline.run(recipe, out=out, scheduler="serial", sinks=[lambda event: fail(type(event).__name__)])
+"""
+
+
+CACHE_DRIVER = """
+import os, pathlib, signal, sys
+recipe, kind, moment, python = sys.argv[1:]
+sys.path.insert(0, python)
+import lines_pipeline
+
+whole = pathlib.Path.write_bytes
+def half(path, content):
+    if moment == "1" and path.parent.name == kind:
+        whole(path, content[: len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(path, content)
+pathlib.Path.write_bytes = half
+
+rename = os.replace
+def replace(source, target):
+    if moment == "2" and os.path.basename(os.path.dirname(target)) == kind:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+os.replace = replace
+lines_pipeline.run(recipe, out="out", scheduler="serial")
 """
 
 
@@ -240,6 +268,82 @@ def test_a_failed_run_takes_away_the_empty_folders_that_it_made(
     with pytest.raises((EngineError, CheckpointError), match=r"b\.safetensors"):
         lines_pipeline.run(recipe, out=folder / "out", sinks=[at_first(PassStarted, lambda: truncated(victim))])
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.fixture
+def full_cache(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache on a disk with no room at all."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
+    (small_disk / "lines-pipeline" / "nodes").mkdir(parents=True)
+    with suppress(OSError), (small_disk / "other").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    return small_disk
+
+
+def test_a_full_cache_costs_a_merge_nothing(full_cache: Path, write_recipe: Recipe) -> None:
+    recipe = write_recipe(TIES_LINES)
+    results = [lines_pipeline.run(recipe, out=f"out{number}") for number in range(2)]
+    assert results[0].files[0].read_bytes() == results[1].files[0].read_bytes()
+    assert results[0].facts == results[1].facts and results[0].facts["merged"]
+    (note,) = results[1].notes
+    assert note.startswith("warning: ") and "No space left on device; what this run learnt is not kept" in note
+    (full_cache / "other").unlink()
+    again = lines_pipeline.run(recipe, out="out2")
+    assert not again.notes and again.files[0].read_bytes() == results[0].files[0].read_bytes()
+
+
+def test_a_full_cache_that_is_needed_is_a_clear_error(full_cache: Path, toy: Path) -> None:
+    write_model(toy / "base.safetensors", 0.0)
+    write_model(toy / "a.safetensors", 1.0)
+    write_suite(toy, {"rise": {"val": above(0.125, 0.625)}})
+    nodes = {
+        "models": {"op": "load", "path": "{e}.safetensors", "for_each": {"e": ["base", "a"]}},
+        "soup": {"op": "soup", "models": "models"},
+        "val": {"op": "evaluate", "model": "soup", "suite": "suite.yaml", "split": "val"},
+    }
+    (toy / "recipe.yaml").write_text(yaml.safe_dump({"name": "judged", "nodes": nodes}))
+    with pytest.raises(
+        EngineError, match=r"nodes: the cache cannot be written \(No space left on device\).*XDG_CACHE_HOME"
+    ):
+        lines_pipeline.run(toy / "recipe.yaml", out="out")
+    assert leftovers(full_cache) == []
+    (full_cache / "other").unlink()
+    assert lines_pipeline.run(toy / "recipe.yaml", out="out").metrics["val"]["mean_accuracy"] == 0.5
+
+
+CACHE_WRITES = [(kind, number) for kind in ("stats", "digests", "values", "accuracies", "files") for number in (1, 2)]
+
+
+@pytest.mark.parametrize(("kind", "moment"), CACHE_WRITES, ids=lambda value: str(value))
+def test_a_driver_that_is_killed_while_it_writes_to_the_cache(
+    kind: str, moment: int, tmp_path: Path, toy: Path
+) -> None:
+    """Half way through the file (1), or just before it has its name (2)."""
+    write_model(toy / "base.safetensors", 0.0, 0.0)
+    write_model(toy / "a.safetensors", 0.5, 0.25)
+    write_suite(toy, {"rise": {"val": above(0.125, 0.625)}}, blocks=2)
+    nodes = {
+        "base": {"op": "load", "path": "base.safetensors"},
+        "expert": {"op": "load", "path": "a.safetensors"},
+        "update": {"op": "task-vector", "model": "expert", "base": "base"},
+        "merged": {"op": "ties", "deltas": ["update"], "density": 0.5},
+        "model": {"op": "apply", "base": "base", "delta": "merged"},
+        "val": {"op": "evaluate", "model": "model", "suite": "suite.yaml", "split": "val"},
+        "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
+    }
+    recipe = toy / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"name": "killed", "nodes": nodes}))
+    line = [sys.executable, "-c", CACHE_DRIVER, str(recipe), kind, str(moment), str(toy / "python")]
+    killed = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    found = lines_pipeline.run(recipe, out="out")
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+        expected = lines_pipeline.run(recipe, out="expected")
+    assert found.files[0].read_bytes() == expected.files[0].read_bytes()
+    assert (found.facts, found.metrics) == (expected.facts, expected.metrics)
+    assert api.cache_verify().entries == () and leftovers(tmp_path / "out") == []
 
 
 def test_a_worker_that_dies_is_replaced(write_recipe: Recipe) -> None:

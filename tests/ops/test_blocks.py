@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from recordings import Function, bits, plain, recorded, run_machine
 from lines_pipeline.core.tensors import BLOCK_NUMEL
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.ops import blocks as forms
+from lines_pipeline.ops.blocks.ranges import largest_held
 from lines_pipeline.ops.blocks.tape import GAP_BYTES, LANES, PIECE_NUMEL, STORED, Code, Tape, Unrecordable
 
 pytest.importorskip("numba")
@@ -80,13 +82,13 @@ def test_recordings_give_the_bits_of_the_plain_forms(name: str, values: list[tor
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_types_are_read_and_written_as_torch_converts_them(dtype: torch.dtype) -> None:
-    """Every finite value of 16 bits; and values between them, ties, those too large and subnormal ones."""
+    """Every finite value of 16 bits; and values between them, ties, the largest and subnormal ones."""
     kind = STORED[str(dtype).removeprefix("torch.")]
     narrow = torch.arange(2**16).to(torch.uint16).view(dtype)
     narrow = narrow[narrow.isfinite()]
     ulps = narrow.float().view(torch.int32)[:, None] + torch.tensor([-1, 1, 2**11, 2**12, 2**15, 3 * 2**12])
     wide = ulps.flatten().view(torch.float32)
-    wide = wide[~wide.isnan()]
+    wide = wide[wide.to(dtype).isfinite()]
     size = max(len(narrow), len(wide))
     tape = Tape(torch.float32, 2)
     widened, rounded = tape.source(0, kind), tape.source(1)
@@ -105,15 +107,36 @@ def test_narrow_types_are_read_and_written_as_torch_converts_them(dtype: torch.d
     assert ran.results.digests[0].tolist() == hashed
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_nan_is_left_to_torch_where_it_is_rounded(dtype: torch.dtype) -> None:
+RANGES = [
+    (torch.float32, torch.bfloat16, 3.3961775292304600e38),
+    (torch.float32, torch.float16, 65520.0),
+    (torch.float32, torch.float32, math.inf),
+    (torch.float64, torch.float64, math.inf),
+]
+"""Types of what is computed and stored, and the least number that is Inf in the latter."""
+
+
+@pytest.mark.parametrize(("computed", "stored", "least"), RANGES)
+def test_what_a_type_cannot_hold_is_left_to_torch(computed: torch.dtype, stored: torch.dtype, least: float) -> None:
     from lines_pipeline.ops.blocks import machine
 
-    tape = Tape(torch.float32, 1)
-    tape.store(tape.source(0), STORED[str(dtype).removeprefix("torch.")])
-    values = torch.tensor([1.0, float("nan"), -float("inf")])
-    ran = run_machine(tape.routine(3), values.numpy().tobytes(), 0, [12], 3)
-    assert ran.end == (0, machine.PLAINLY)
+    most = torch.nextafter(torch.tensor(least, dtype=computed), torch.tensor(0.0, dtype=computed)).item()
+    assert math.isfinite(torch.tensor(most, dtype=computed).to(stored).item())
+    for value, end in ((most, machine.FINISHED), *((n, machine.PLAINLY) for n in (least, math.inf, math.nan))):
+        for sign in (1.0, -1.0):
+            tape = Tape(computed, 1)
+            tape.store(tape.source(0), STORED[str(stored).removeprefix("torch.")])
+            values = torch.tensor([1.0, sign * value, 0.0], dtype=computed)
+            ran = run_machine(tape.routine(3), values.numpy().tobytes(), 0, [values.nbytes], 3)
+            assert ran.end[1] == end, value
+
+
+EIGHT_BITS = [(torch.float8_e4m3fn, 464.0, 465.0), (torch.float8_e5m2, 61439.0, 61440.0)]
+
+
+@pytest.mark.parametrize(("dtype", "most", "least"), EIGHT_BITS)
+def test_types_that_saturate_have_a_range_too(dtype: torch.dtype, most: float, least: float) -> None:
+    assert most <= largest_held(torch.float32, dtype) < least
 
 
 def test_masks_are_read_as_numbers() -> None:

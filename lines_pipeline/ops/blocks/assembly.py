@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+
+import torch
 
 from lines_pipeline.ops.blocks.form import (
     AT_HIGH,
@@ -10,12 +13,13 @@ from lines_pipeline.ops.blocks.form import (
     BELOW,
     COUNTED,
     INSIDE,
-    NAN,
     NONFINITE,
+    UNHELD,
     Form,
     Operation,
 )
-from lines_pipeline.ops.blocks.tape import AS_COMPUTED, LANES, Code
+from lines_pipeline.ops.blocks.ranges import largest_held
+from lines_pipeline.ops.blocks.tape import AS_COMPUTED, BFLOAT16, FLOAT16, LANES, Code
 from lines_pipeline.ops.blocks.vectors import VECTOR_BYTES, ZERO, Vectors
 
 _PLAIN = {
@@ -180,11 +184,18 @@ class _Writer:
 
     def _store(self, number: int, value: str) -> None:
         row, place = self._rows[number], self._place(number, "%position")
+        largest = self._vectors.constant(self._largest_held(row.stored))
+        self._count(UNHELD, 0, self._bits(self._vectors.compare("ugt", self._vectors.magnitude(value), largest)))
         if row.stored == AS_COMPUTED:
             self._vectors.store(value, place)
         else:
-            self._count(NAN, 0, self._bits(self._vectors.compare("uno", value, value)))
             self._vectors.store_narrow(value, place, row.stored)
+
+    def _largest_held(self, stored: int) -> str:
+        """As LLVM writes it: the bits of a float64, whatever the type."""
+        computed = torch.float64 if self._form.double else torch.float32
+        kept = {AS_COMPUTED: computed, BFLOAT16: torch.bfloat16, FLOAT16: torch.float16}[stored]
+        return f"0x{struct.pack('>d', largest_held(computed, kept)).hex().upper()}"
 
     def _place(self, number: int, at: str) -> str:
         """Where a register's value is in memory: of sources there is a piece, of others the whole block."""

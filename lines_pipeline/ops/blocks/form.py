@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from lines_pipeline.ops.blocks.tape import Code, Routine, Row
 
-COUNTED, BELOW, AT_LOW, INSIDE, AT_HIGH, NONFINITE, NAN = range(7)
+COUNTED, BELOW, AT_LOW, INSIDE, AT_HIGH, NONFINITE, UNHELD = range(7)
 """Rows of what a loop counts: for ``COUNT``; for ``WITHIN`` the magnitudes below, on, between and on the upper end of a
-bracket; for ``CHECK``; and of values that are kept in fewer bytes, first column alone."""
-COUNTS = NAN + 1
+bracket; for ``CHECK``; and, in the first column alone, of what is kept those that the stored type cannot
+hold."""
+COUNTS = UNHELD + 1
 
 _WEIGHTED = (Code.ADD_KEPT, Code.ADD_AGREEING)
 """Instructions whose last number is a weight, which is left out where it is 1."""

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from xxhash import _xxhash  # type: ignore[attr-defined]
 
-from lines_pipeline.ops.blocks.form import INSIDE, NAN, NONFINITE
+from lines_pipeline.ops.blocks.form import INSIDE, NONFINITE, UNHELD
 from lines_pipeline.ops.blocks.tape import LANES, PIECE_NUMEL
 
 Array = np.ndarray[Any, Any]
@@ -66,8 +66,8 @@ class Results(NamedTuple):
 
 FINISHED, FULL, PLAINLY, UNWRITTEN = range(4)
 """Why a run ends: all is done; ``found`` has no room for another block; the next block cannot be read or is not finite,
-or is stored narrow and has NaN in it, and is to be computed without the machine; it could not be written, and is in the
-memory."""
+or gives what its stored type cannot hold, and is to be computed without the machine; it could not be written, and is in
+the memory."""
 
 _pread = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 _pwrite = types.ExternalFunction("pwrite", types.intp(types.int32, types.uintp, types.uintp, types.int64))
@@ -178,10 +178,10 @@ def _end_digests(span: Span, scratch: Scratch, digests: Array) -> None:
 
 @njit(nogil=True)
 def _is_sound(counts: Array, totals: Array, hashed: bool) -> bool:
-    """Whether nothing is left to torch: NaN to be stored narrow, or NaN and Inf in what is read for the first time."""
+    """Whether nothing is left to torch: what the stored type cannot hold, or NaN and Inf in what is read first."""
     bad = 0
     for slot in range(counts.shape[1]):
-        bad += counts[NAN, slot]
+        bad += counts[UNHELD, slot]
         if hashed:
             bad += counts[NONFINITE, slot]
     if hashed:
@@ -224,6 +224,6 @@ def _compiled(edition: int) -> Any:
     return run
 
 
-_FROM_ELSEWHERE = (_UPDATES[0], INSIDE, NAN, NONFINITE, LANES, PIECE_NUMEL)
+_FROM_ELSEWHERE = (_UPDATES[0], INSIDE, NONFINITE, UNHELD, LANES, PIECE_NUMEL)
 run = _compiled(crc32(repr(_FROM_ELSEWHERE).encode()))
 """Do the blocks of a span as far as it goes: how many are done, and why it ends."""
