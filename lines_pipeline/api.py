@@ -76,6 +76,8 @@ class Validation:
     name: str
     steps: int
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """Where results may be other than expected."""
 
 
 def run(
@@ -111,9 +113,12 @@ def run(
         with open_destination(place) as destination, open_scheduler(settings) as work:
             require_writable(check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work) as context:
-                emit(_run_started(context, destination))
-                for note in context.notes:
+                report = _forecast(context, destination)
+                emit(_run_started(context, report))
+                for note in (*context.notes, *report.notes):
                     emit(Note(note))
+                for warning in report.warnings:
+                    emit(Note(warning, warning=True))
                 result = _carry_out(context, destination, tune)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -135,9 +140,9 @@ def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Va
     destination = Destination(Path("runs") / loaded.name)
     check_outputs(graph, destination.folder)
     with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False) as context:
-        if not context.unread:
-            _forecast(context, destination)
-    return Validation(loaded.name, len(graph.steps), tuple(context.notes))
+        report = None if context.unread else _forecast(context, destination)
+        notes = (*context.notes, *(report.notes if report else ()))
+    return Validation(loaded.name, len(graph.steps), notes, report.warnings if report else ())
 
 
 def plan(
@@ -178,11 +183,10 @@ def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: st
     return svg(built) if form == "svg" else mermaid(built)
 
 
-def _run_started(context: OpenedRecipe, destination: Destination) -> RunStarted:
+def _run_started(context: OpenedRecipe, report: PlanReport) -> RunStarted:
     from lines_pipeline.tracking.mlflow import environment_tags
 
     recipe, graph = context.recipe, context.graph
-    report = _forecast(context, destination)
     params = {**graph.parameters, "seed": recipe.seed}
     texts = {
         "recipe.yaml": recipe.source,
@@ -231,15 +235,16 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
     return RunResult(context.recipe.name, destination.out, metrics, files, urls, by_node, "", "", chosen, cached, 0.0)
 
 
-def inspect(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint holds: tensors, data types, blocks, norms."""
+def inspect(path: str | Path, *, headers: bool = False) -> dict[str, Any]:
+    """What a checkpoint holds: tensors, data types, blocks, norms; with ``headers`` no tensor is read."""
     from lines_pipeline.io.inspection import summarize
 
     located = locate_checkpoint(str(path), Path())
     local = located.path if not isinstance(located, ZooEntry) or located.built else located.template
     if local is None:
         raise CheckpointError(f"{path}: not on this machine yet; a run that loads it downloads it")
-    return summarize(open_checkpoint(Path(local), uri=str(path), spool=cache_folder() / "nodes" / "spool"))
+    spool = None if headers else cache_folder() / "nodes" / "spool"
+    return summarize(open_checkpoint(Path(local), uri=str(path), spool=spool), headers=headers)
 
 
 def schema() -> dict[str, Any]:

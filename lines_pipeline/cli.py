@@ -104,6 +104,8 @@ def validate(recipe: RecipePath, sets: Sets = None) -> None:
     from lines_pipeline import api
 
     found = api.validate(recipe, sets=_parse(sets))
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}")
     for note in found.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"{found.name}: valid, {found.steps} steps")
@@ -190,12 +192,13 @@ def ops(
 @app.command()
 def inspect(
     checkpoint: Annotated[str, typer.Argument(help="A file, a folder or a zoo:// URL.", show_default=False)],
+    headers: Annotated[bool, typer.Option("--headers", help="Read headers only: no norms.")] = False,
     as_json: Json = False,
 ) -> None:
     """Tell what a checkpoint holds: tensors, data types, blocks, norms."""
     from lines_pipeline import api, presentation
 
-    found = api.inspect(checkpoint)
+    found = api.inspect(checkpoint, headers=headers)
     if as_json:
         _print_json(found)
     else:

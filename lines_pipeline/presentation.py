@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from lines_pipeline.core.printable import printable_name
+
 if TYPE_CHECKING:
     from lines_pipeline.api import RunResult
     from lines_pipeline.caching import CacheReport
@@ -85,12 +87,25 @@ def show_ops(ops: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:
 def show_checkpoint(found: Mapping[str, Any]) -> None:
     """What ``inspect`` found."""
     console = _console()
-    for name in ("uri", "parameters", "bytes", "dtypes", "family", "depths", "aliases", "metadata"):
-        console.print(f"{name:11}{found[name]}")
+    for name in ("uri", "parameters", "bytes", "dtypes", "family", "aliases", "metadata"):
+        console.print(printable_name(f"{name:11}{found[name]}"))
+    _show_layers(console, found)
     table = _table("tensor", "dtype", "shape", "block", "L2 norm")
     for row in found["tensors"]:
-        table.add_row(row["name"], row["dtype"], str(row["shape"]), row["block"], f"{row['norm']:.4g}")
+        norm = f"{row['norm']:.4g}" if "norm" in row else ""
+        table.add_row(printable_name(row["name"]), row["dtype"], str(row["shape"]), printable_name(row["block"]), norm)
     console.print(table)
+
+
+def _show_layers(console: Console, found: Mapping[str, Any]) -> None:
+    """Towers with depth and share, then what is in none, or why there is no layer map."""
+    if "problem" in found:
+        console.print(f"{'layers':11}{printable_name(found['problem'])}")
+    for tower, depth in found["depths"].items():
+        share, path = found["shares"][tower], found["paths"][tower]
+        console.print(printable_name(f"{'tower':11}{tower}: {depth} blocks, {share:.1%} of the parameters, {path}"))
+    for stack in found.get("in_no_tower", ()):
+        console.print(printable_name(f"{'in no tower':11} {stack['stack']}: {stack['share']:.1%}, {stack['reason']}"))
 
 
 def show_zoo(entries: Sequence[Mapping[str, Any]]) -> None:

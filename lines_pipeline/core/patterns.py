@@ -1,4 +1,4 @@
-"""Regular expressions and globs that users write: what Python's ``re`` takes, within a time limit.
+"""Regular expressions that users write: what Python's ``re`` takes, within a time limit.
 
 A pattern is compiled by ``re``, whose rules hold, and carried out by ``regex``, which can be stopped: ``(a+)+$`` over
 long names would take longer than anybody lives.
@@ -6,11 +6,9 @@ long names would take longer than anybody lives.
 
 from __future__ import annotations
 
-import fnmatch
 import re
 import time
 import warnings
-from collections.abc import Iterable
 from typing import Any
 
 import regex
@@ -45,7 +43,8 @@ class Pattern:
         try:
             self._checked.sub(replacement, "")
         except (re.error, IndexError, OverflowError) as error:
-            raise PatternError(f"'{shortened(replacement)}' cannot replace '{shortened(self.text)}': {error}") from error
+            told = f"expected a replacement for '{shortened(self.text)}', found '{shortened(replacement)}': {error}"
+            raise PatternError(told) from error
 
     def search(self, name: str) -> Any:
         """Return the first match anywhere in ``name``, or None."""
@@ -68,12 +67,6 @@ class Pattern:
             self._seconds -= time.monotonic() - started
 
 
-def matching(glob: str, names: Iterable[str]) -> list[str]:
-    """Return the names that a glob (``*``, ``?``, ``[...]``) matches, in order; letters' case counts."""
-    found = Pattern(fnmatch.translate(glob))
-    return [name for name in names if found.search(name)]
-
-
 def shortened(text: str) -> str:
     """Return a text as a message shows it."""
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
@@ -85,14 +78,14 @@ def _compiled(text: str) -> re.Pattern[str]:
             warnings.simplefilter("error", FutureWarning)  # what a later Python would read otherwise
             return re.compile(text)
     except (re.error, FutureWarning, OverflowError, RecursionError, MemoryError) as error:
-        raise PatternError(f"bad regular expression '{shortened(text)}': {error}") from error
+        raise PatternError(f"expected a regular expression, found '{shortened(text)}': {error}") from error
 
 
 def _stoppable(text: str) -> Any:
     try:
         return regex.compile(_with_literal_braces(text), regex.VERSION0)
     except (regex.error, OverflowError, RecursionError, MemoryError) as error:
-        raise PatternError(f"bad regular expression '{shortened(text)}': {error}") from error
+        raise PatternError(f"expected a regular expression, found '{shortened(text)}': {error}") from error
 
 
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|\{|[^\\\[{]+|.", re.DOTALL)

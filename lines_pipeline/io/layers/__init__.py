@@ -1,4 +1,4 @@
-"""Layer maps: which block of which tower each tensor is in, found from the names and sizes of a checkpoint's tensors."""
+"""Layer maps: which block of which tower each tensor is in, found from the names and sizes of all tensors."""
 
 from lines_pipeline.io.layers.finding import find_layers, require_coverage
 from lines_pipeline.io.layers.maps import LayerMap, OutsideStack

@@ -59,7 +59,7 @@ def _numeric_groups(text: str, found: Mapping[str, Any]) -> list[int]:
             raise PlanError(f"blocks: group 1 of '{text}' is '{shown[:40]}' in '{name[:200]}', not a number of a block")
         numeric = here if not numeric else [group for group in numeric if group in here]
         if not numeric:
-            raise PlanError(f"blocks: no group of '{text}' is a number in all names; in '{name[:200]}' it is {here[0] + 1}")
+            raise PlanError(f"blocks: no group of '{text}' is a number in all names, as it is in '{name[:200]}'")
     return numeric
 
 
@@ -73,9 +73,7 @@ def _ordered(pattern: str, tower: str, indices: Mapping[str, Index]) -> tuple[tu
     for name, index in indices.items():
         blocks.setdefault(index, []).append(name)
     for missing in _missing(set(blocks)):
-        raise PlanError(
-            f"layer map pattern {pattern}: {missing} of tower '{tower}' have no tensors; check 'blocks'"
-        )
+        raise PlanError(f"layer map pattern {pattern}: {missing} of tower '{tower}' have no tensors; check 'blocks'")
     if len(blocks) < 2:
         raise PlanError(f"layer map pattern {pattern}: tower '{tower}' has one block, LiNeS needs at least two")
     return tuple(tuple(blocks[index]) for index in sorted(blocks))

@@ -6,6 +6,8 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lines_pipeline.io.layers.words import Role
+
 SHOWN_SHARE = 0.01
 """Stacks outside every tower are named from this share of the parameters on."""
 
@@ -17,6 +19,8 @@ class Tower:
     path: str
     """Where the blocks stand in the names, such as ``visual.transformer.resblocks.N``."""
     blocks: tuple[tuple[str, ...], ...]
+    role: Role = Role.DEPTH
+    """What the name of the list says."""
 
 
 @dataclass(frozen=True)

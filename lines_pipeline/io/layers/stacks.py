@@ -81,7 +81,8 @@ class _List:
 
     def tower(self) -> Tower:
         """Return the tower whose blocks are the elements."""
-        return Tower(self.path(), tuple(tuple(self.elements[index].tensors) for index in sorted(self.elements)))
+        blocks = tuple(tuple(self.elements[index].tensors) for index in sorted(self.elements))
+        return Tower(self.path(), blocks, self.role)
 
 
 def find_stacks(root: Node) -> Stacks:
@@ -112,19 +113,19 @@ def _sequence(node: Node) -> tuple[Stacks, frozenset[str]]:
         if len({part for part, _ in there}) < 2 or len(blocks) < 2:
             continue
         path = " then ".join(".".join(module.path) + ("" if part.one_block else ".N") for part, module in there)
-        problems = tuple(p for part, module in there if not part.one_block for p in _gaps(_List(module, "", _of(module))))
+        lists = (
+            _List(module, "", module.lists[""]) for part, module in there if not part.one_block and "" in module.lists
+        )
+        problems = tuple(problem for stack in lists for problem in _gaps(stack))
         return Stacks({path: Tower(path, tuple(blocks))}, problems=problems), frozenset(m.word for _, m in there)
     return Stacks(), frozenset()
-
-
-def _of(module: Node) -> Elements:
-    return module.lists.get("", {})
 
 
 def _blocks_of(module: Node, part: Part) -> list[tuple[str, ...]]:
     if part.one_block:
         return [tuple(module.tensors)]
-    return [tuple(_of(module)[index].tensors) for index in sorted(_of(module))]
+    elements = module.lists.get("", {})
+    return [tuple(elements[index].tensors) for index in sorted(elements)]
 
 
 def _gaps(stack: _List) -> tuple[str, ...]:
@@ -166,17 +167,31 @@ def _looked_into(stack: _List, total: int) -> Stacks:
     inside = Stacks()
     for index in sorted(stack.elements):
         inside.add(_visited(stack.elements[index], total))
-    if inside.towers:
+    if inside.towers and not _is_beside_the_point(stack, inside):
         return inside
     path, is_lone = stack.path(), len(stack.elements) == 1
     if stack.is_of_layers and stack.role is Role.DEPTH and not stack.word:
         inside.layer_problems += _gaps(stack)
         inside.layers = {} if is_lone else {path: stack.tower()}
-    is_named = stack.role is Role.DEPTH or stack.name in SHARED if is_lone else _is_repeated(kinds_of(list(stack.elements.values())))
-    if is_named:
-        inside.outside = {path: _outside(stack)}
+    if _is_named(stack):
+        inside.towers, inside.outside = {}, {path: _outside(stack)}
         inside.lone = (path,) if is_lone else inside.lone
     return inside
+
+
+def _is_named(stack: _List) -> bool:
+    """Whether a list without towers is a stack that is told of: repeated, or one block."""
+    if len(stack.elements) == 1:
+        return stack.role is Role.DEPTH or stack.name in SHARED
+    return _is_repeated(kinds_of(list(stack.elements.values())))
+
+
+def _is_beside_the_point(stack: _List, inside: Stacks) -> bool:
+    """Whether the towers in a list are small parts of its elements (YOLO), not most of them (several encoders)."""
+    towers = (tower for tower in inside.towers.values() if tower.role is Role.DEPTH)
+    held = {name for tower in towers for block in tower.blocks for name in block}
+    tensors = [name for element in stack.elements.values() for name in element.tensors]
+    return len(stack.elements) > 2 and 2 * len(held) < len(tensors)
 
 
 def _outside(stack: _List) -> OutsideStack:
@@ -202,7 +217,8 @@ def _staged(stack: _List, stages: Sequence[Stage]) -> Stacks:
     held = {name for block in blocks for name in block}
     rest = tuple(name for element in stack.elements.values() for name in element.tensors if name not in held)
     between = OutsideStack(stack.path("S"), rest, "between the blocks of the stages", counted=False)
-    return Stacks({path: Tower(path, blocks)}, {between.path: between} if rest else {}, problems=_stage_gaps(path, stages))
+    outside = {between.path: between} if rest else {}
+    return Stacks({path: Tower(path, blocks)}, outside, problems=_stage_gaps(path, stages))
 
 
 def _stage_gaps(path: str, stages: Sequence[Stage]) -> tuple[str, ...]:
@@ -227,7 +243,7 @@ def _settle_companions(node: Node, found: Stacks) -> None:
         if stack.role is Role.NORMS and (beside := next((o.path() for o in others if o.path() in found.towers), None)):
             norms = [tuple(stack.elements[index].tensors) for index in sorted(stack.elements)]
             blocks = tuple(own + norm for own, norm in zip(found.towers[beside].blocks, norms, strict=True))
-            found.towers[beside] = Tower(beside, blocks)
+            found.towers[beside] = replace(found.towers[beside], blocks=blocks)
             del found.outside[stack.path()]
         elif any(tower.startswith(f"{other.path('S')}.") for other in others for tower in found.towers):
             reason = "one element a stage, between the blocks"

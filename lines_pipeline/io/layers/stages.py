@@ -1,4 +1,4 @@
-"""Tells lists of stages, which hold the blocks (Swin, ResNet), from lists of blocks, which hold their parts (T5, MoE)."""
+"""Tells lists of stages, which hold blocks (Swin, ResNet), from lists of blocks, which hold their parts (T5, MoE)."""
 
 from __future__ import annotations
 

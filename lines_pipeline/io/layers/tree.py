@@ -63,10 +63,10 @@ class Node:
             return
         for name in self.own:
             yield name.rpartition(".")[2]
-        for word, node in (*self.parts.items(), *((f"{w}*", e) for w, list_ in self.lists.items() for e in list_.values())):
+        elements = ((f"{word}*", node) for word, list_ in self.lists.items() for node in list_.values())
+        for word, node in (*self.parts.items(), *elements):
             yield word
-            for rest in node._outline(levels - 1):
-                yield f"{word}.{rest}"
+            yield from (f"{word}.{rest}" for rest in node._outline(levels - 1))
 
     @property
     def is_layer(self) -> bool:

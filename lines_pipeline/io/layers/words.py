@@ -36,12 +36,14 @@ _WORDS = {
     Role.EMBEDDINGS: "embed embeds embedder embedders embedding embeddings prompt prompts token tokens query queries",
     Role.CONVOLUTIONS: "conv convs conv1d conv2d convolution convolutions stem downsample downsampling downsampler "
     "downsamplers downsamples upsample upsampling upsampler upsamplers subsample subsampling shortcut",
-    Role.PROJECTIONS: "proj projs projection projections projector projectors merger mergers connector connectors mlp mlps "
-    "readout readouts",
+    Role.PROJECTIONS: "proj projs projection projections projector projectors merger mergers connector connectors "
+    "mlp mlps readout readouts",
     Role.NORMS: "norm norms norm1 norm2 norm3 layernorm layernorms batchnorm",
 }
 _ROLES = {word: role for role, words in _WORDS.items() for word in words.split()}
-_DEPTH = re.compile(r"_?(?:\w+_)?(?:(?:dense)?layers?|(?:dense|res)?blocks?|stages?|levels?|units?|cells?)[_-]?#?|_?h|(?:s|b|res)#")
+_DEPTH = re.compile(
+    r"_?(?:\w+_)?(?:(?:dense)?layers?|(?:dense|res)?blocks?|stages?|levels?|units?|cells?)[_-]?#?|_?h|(?:s|b|res)#"
+)
 
 STAGES = frozenset({"features", "network", "down", "up"})
 """Lists whose elements may be stages of blocks, beside those with a word for depth in their names."""

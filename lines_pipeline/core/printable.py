@@ -1,0 +1,36 @@
+"""Texts of files that nobody vouches for, made fit for messages and terminals."""
+
+from __future__ import annotations
+
+import re
+
+MAX_LINE = 2_000
+"""Characters of a line of a message; longer ones are cut in the middle."""
+MAX_NAME = 200
+"""Characters of a name in a message."""
+
+# Controls (escape sequences begin with one), separators of lines, what turns the direction of writing, lone surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNPRINTABLE_IN_MESSAGES = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+
+
+def printable_name(name: object) -> str:
+    """The name of a tensor, key or file on one line: control characters escaped, cut in the middle where very long."""
+    return _shortened(_UNPRINTABLE.sub(_escaped, str(name)), MAX_NAME)
+
+
+def printable_message(text: str) -> str:
+    """A message of one or more lines: control characters escaped but for line ends and tabs, very long lines cut."""
+    lines = _UNPRINTABLE_IN_MESSAGES.sub(_escaped, text).split("\n")
+    return "\n".join(_shortened(line, MAX_LINE) for line in lines)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _shortened(text: str, length: int) -> str:
+    if len(text) <= length:
+        return text
+    half = length // 2
+    return f"{text[:half]} ... {text[-half:]} ({len(text):,} characters)"
