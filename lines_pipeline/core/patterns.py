@@ -15,8 +15,10 @@ import regex
 
 from lines_pipeline.core.errors import LinesError
 
-LIMIT_SECONDS = 5.0
-"""How long one pattern may take over all names it is used on."""
+LIMIT_SECONDS = 3.0
+"""Time of a processor that one pattern may take over all names it is used on."""
+_LEAST_SECONDS = 0.001
+"""What remains for each name when the time is over: enough for any match that does not go astray."""
 _SHOWN = 60
 
 
@@ -55,16 +57,16 @@ class Pattern:
         return str(self._timed(lambda timeout: self._pattern.sub(replacement, name, timeout=timeout), name))
 
     def _timed(self, use: Any, name: str) -> Any:
-        started = time.monotonic()
+        started = time.thread_time()
         try:
-            return use(max(self._seconds, 0.001))
+            return use(max(self._seconds, _LEAST_SECONDS))
         except TimeoutError as error:
             raise PatternError(
                 f"the regular expression '{shortened(self.text)}' takes too long, as on '{shortened(name)}': "
                 "write it without repetitions inside repetitions"
             ) from error
         finally:
-            self._seconds -= time.monotonic() - started
+            self._seconds -= time.thread_time() - started
 
 
 def shortened(text: str) -> str:

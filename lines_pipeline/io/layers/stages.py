@@ -10,6 +10,7 @@ from lines_pipeline.io.layers.words import STAGES, Role, role_of
 
 _ALIKE = 0.5
 """Modules are alike when they share this part of the names in either."""
+_FEWEST_NAMES = 3
 _LEAST_SHARE = {1: 0.5, 2: 0.5, 3: 0.7}
 """What of a list the blocks inside its elements hold at least, for it to be stages; by the parts of their path."""
 _COMPARED = 8
@@ -78,4 +79,6 @@ def kinds_of(modules: Sequence[Node]) -> list[list[Node]]:
 
 
 def _are_alike(first: frozenset[str], second: frozenset[str]) -> bool:
-    return first == second or len(first & second) >= _ALIKE * len(first | second)
+    """Whether two modules share most of their names, or one has all of the other's (and a shortcut, in a ResNet)."""
+    shared = len(first & second)
+    return shared >= _ALIKE * len(first | second) or shared == max(min(len(first), len(second)), _FEWEST_NAMES)
