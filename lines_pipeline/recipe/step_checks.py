@@ -48,8 +48,8 @@ def _patterns(step: Step) -> Iterator[Complaint]:
     if isinstance(patterns, str) and patterns != "auto":
         yield from _block_pattern(patterns, ("blocks",))
     elif isinstance(patterns, tuple):
-        for index, pattern in enumerate(patterns):
-            yield from _block_pattern(pattern, ("blocks", index))
+        for index, text in enumerate(patterns):
+            yield from _block_pattern(text, ("blocks", index))
     for index, rule in enumerate(getattr(step.params, "rename", ())):
         try:
             pattern = Pattern(rule.from_)
