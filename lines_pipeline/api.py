@@ -78,6 +78,8 @@ class Validation:
     name: str
     steps: int
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """Where results may be other than expected."""
 
 
 def run(
@@ -113,9 +115,12 @@ def run(
         with open_destination(place) as destination, open_scheduler(settings) as work:
             require_writable(check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work) as context:
-                emit(_run_started(context, destination))
-                for note in context.notes:
+                report = _forecast(context, destination)
+                emit(_run_started(context, report))
+                for note in (*context.notes, *report.notes):
                     emit(Note(note))
+                for warning in report.warnings:
+                    emit(Note(warning, warning=True))
                 result = _carry_out(context, destination, tune)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -137,9 +142,9 @@ def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Va
     destination = Destination(Path("runs") / loaded.name)
     check_outputs(graph, destination.folder)
     with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False) as context:
-        if not context.unread:
-            _forecast(context, destination)
-    return Validation(loaded.name, len(graph.steps), tuple(context.notes))
+        report = None if context.unread else _forecast(context, destination)
+        notes = (*context.notes, *(report.notes if report else ()))
+    return Validation(loaded.name, len(graph.steps), notes, report.warnings if report else ())
 
 
 def plan(
@@ -180,11 +185,10 @@ def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: st
     return svg(built) if form == "svg" else mermaid(built)
 
 
-def _run_started(context: OpenedRecipe, destination: Destination) -> RunStarted:
+def _run_started(context: OpenedRecipe, report: PlanReport) -> RunStarted:
     from lines_pipeline.tracking.mlflow import environment_tags
 
     recipe, graph = context.recipe, context.graph
-    report = _forecast(context, destination)
     params = {**graph.parameters, "seed": recipe.seed}
     texts = {
         "recipe.yaml": recipe.source,

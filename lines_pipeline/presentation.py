@@ -89,16 +89,28 @@ def show_checkpoint(found: Mapping[str, Any]) -> None:
     console = _console()
     for note in found["notes"]:
         console.print(f"note: {printable_message(note)}")
-    for name in ("uri", "digest", "parameters", "bytes", "dtypes", "family", "depths", "aliases", "metadata"):
+    for name in ("uri", "digest", "parameters", "bytes", "dtypes", "family", "aliases", "metadata"):
         if name in found:
             console.print(printable_message(f"{name:11}{found[name]}"))
+    _show_layers(console, found)
     table = _table("tensor", "dtype", "shape", "block", "L2 norm")
     for row in found["tensors"]:
         norm = f"{row['norm']:.4g}" if "norm" in row else ""
-        table.add_row(printable(row["name"]), row["dtype"], str(row["shape"]), row["block"], norm)
+        table.add_row(printable(row["name"]), row["dtype"], str(row["shape"]), printable(row["block"]), norm)
     console.print(table)
     for name, why in found["unreadable"].items():
         console.print(f"cannot be read: tensor '{printable(name)}' {why}")
+
+
+def _show_layers(console: Console, found: Mapping[str, Any]) -> None:
+    """Towers with depth and share, then what is in none, or why there is no layer map."""
+    if "problem" in found:
+        console.print(f"{'layers':11}{printable(found['problem'])}")
+    for tower, depth in found["depths"].items():
+        share, path = found["shares"][tower], found["paths"][tower]
+        console.print(printable(f"{'tower':11}{tower}: {depth} blocks, {share:.1%} of the parameters, {path}"))
+    for stack in found.get("in_no_tower", ()):
+        console.print(printable(f"{'in no tower':11} {stack['stack']}: {stack['share']:.1%}, {stack['reason']}"))
 
 
 def show_zoo(entries: Sequence[Mapping[str, Any]]) -> None:

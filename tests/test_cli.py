@@ -106,7 +106,7 @@ def test_plan_as_json_and_what_is_cached_after_a_run(write_recipe: Recipe) -> No
     before = parsed("plan", recipe)
     assert set(before) == {
         "name", "passes", "bytes_read", "bytes_written", "peak_bytes", "compute_dtypes", "stored_dtypes", "cached",
-        "measured", "trials", "settings", "lines",
+        "measured", "trials", "settings", "lines", "notes", "warnings",
     }  # fmt: skip
     size = sum(value.nbytes for value in load_file(recipe.parent / "base.safetensors").values())
     assert before["cached"] == before["measured"] == [] and len(before["passes"]) > 0
@@ -204,7 +204,8 @@ def test_a_checkpoint_as_json_and_as_text(models: Path) -> None:
     state = load_file(models / "base.safetensors")
     found = parsed("inspect", models / "base.safetensors")
     assert set(found) == {
-        "uri", "parameters", "bytes", "dtypes", "family", "depths", "aliases", "metadata", "tensors",
+        "uri", "parameters", "bytes", "dtypes", "family", "depths", "paths", "shares", "in_no_tower", "aliases",
+        "metadata", "tensors",
     }  # fmt: skip
     assert found["parameters"] == sum(value.numel() for value in state.values())
     assert found["bytes"] == sum(value.nbytes for value in state.values())

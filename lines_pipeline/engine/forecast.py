@@ -8,10 +8,10 @@ from typing import Any
 from lines_pipeline.core.events import BlockScales
 from lines_pipeline.engine.session import Prepared, Session
 from lines_pipeline.engine.storing import Request, existing_file, stored_types
-from lines_pipeline.io.layers import find_layers
 from lines_pipeline.io.writing import require_space
 from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
 from lines_pipeline.planning.compilation import compile_pass
+from lines_pipeline.planning.layer_maps import layers_of
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import projected_peak, require_memory
 from lines_pipeline.planning.passes import Pass, cone, measures_of, stats_of
@@ -40,6 +40,9 @@ def forecast(
         for one in prepared.passes
         if not one.is_empty
     ]
+    scales = tuple(
+        scales_of(step, layouts[step.id], stats_of(graph, step.id, known)) for step in scale_steps(graph, steps)
+    )
     specs = [spec for request in wanted for spec in layouts[request.step].tensors.values()]
     settings = session.settings
     return PlanReport(
@@ -52,11 +55,10 @@ def forecast(
         stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
         cached=tuple(dict.fromkeys([*prepared.cached, *(r.step for r in wanted if r.step not in missing)])),
         measured=tuple(step for step in steps if not known.keys().isdisjoint(measures_of(graph, step).values())),
-        scales=tuple(
-            scales_of(step, layouts[step.id], stats_of(graph, step.id, known)) for step in scale_steps(graph, steps)
-        ),
+        scales=scales,
         trials=trials,
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
+        warnings=tuple(dict.fromkeys(warning for scale in scales for warning in scale.warnings)),
     )
 
 
@@ -86,13 +88,14 @@ def block_scales(graph: Graph, session: Session, facts: Mapping[str, Mapping[str
     layouts = lay_out(graph, cone(graph, steps), session.checkpoints)
     for step in scale_steps(graph, steps):
         assert isinstance(step.params, LinesScaleParams) and isinstance(step.op, LinesScale)
-        depths = find_layers(layouts[step.id].names, step.params.blocks).depths
+        layers = layers_of(step, layouts[step.id])
+        assert layers is not None
         fixed = step.params.model_copy(
             update={"alpha": facts[step.id]["alpha"], "gamma": None, "beta": step.params.slope}
         )
         scales = {
             tower: tuple(step.op.localize(fixed, {}, (i, depth), {"deltas": 1})["scale"] for i in range(depth))
-            for tower, depth in depths.items()
+            for tower, depth in layers.depths.items()
         }
         found.append(BlockScales(step.id, scales))
     return found

@@ -17,11 +17,11 @@ from lines_pipeline.io.reading import BlockReader
 
 
 def summarize(checkpoint: Checkpoint, *, headers: bool = False) -> dict[str, Any]:
-    """Plain values: ``digest``, ``parameters``, ``bytes``, ``dtypes``, ``family``, ``depths``, and a row a tensor.
+    """Return plain values: ``digest``, ``parameters``, ``bytes``, ``dtypes``, the layer map and a row for every tensor.
 
     With ``headers`` no tensor is read, and neither digest nor norms are told.
     """
-    layers = _layers(checkpoint)
+    layers, problem = _layers(checkpoint)
     rows = [_row(stored, layers) for stored in checkpoint.tensors.values()]
     read: dict[str, Any] = {}
     if not headers:
@@ -33,8 +33,7 @@ def summarize(checkpoint: Checkpoint, *, headers: bool = False) -> dict[str, Any
         "parameters": sum(stored.spec.numel for stored in checkpoint.tensors.values()),
         "bytes": sum(stored.spec.nbytes for stored in checkpoint.tensors.values()),
         "dtypes": sorted({stored.spec.dtype for stored in checkpoint.tensors.values()}),
-        "family": layers.family if layers else None,
-        "depths": dict(layers.depths) if layers else {},
+        **(layers.to_dict() if layers else {"family": None, "depths": {}, "problem": problem}),
         "aliases": dict(checkpoint.aliases),
         "metadata": sorted(checkpoint.metadata),
         "notes": list(checkpoint.notes),
@@ -43,11 +42,13 @@ def summarize(checkpoint: Checkpoint, *, headers: bool = False) -> dict[str, Any
     }
 
 
-def _layers(checkpoint: Checkpoint) -> LayerMap | None:
+def _layers(checkpoint: Checkpoint) -> tuple[LayerMap | None, str]:
+    """Return the layer map, or None and why there is none."""
+    specs = (stored.spec for stored in checkpoint.tensors.values())
     try:
-        return find_layers(checkpoint.tensors)
-    except PlanError:
-        return None
+        return find_layers({spec.name: spec.numel for spec in specs if spec.is_floating}), ""
+    except PlanError as error:
+        return None, str(error)
 
 
 def _add_norms(rows: Sequence[dict[str, Any]], checkpoint: Checkpoint) -> None:

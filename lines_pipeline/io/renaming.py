@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.core.patterns import Pattern, PatternError
 from lines_pipeline.io.checkpoints import Checkpoint
 
 
 def rename(
     checkpoint: Checkpoint, *, strip: str = "", add: str = "", rules: Sequence[tuple[str, str]] = ()
 ) -> Checkpoint:
-    """Take ``strip`` off names that have it, put ``add`` before all, then apply (regex, text) ``rules`` in order.
+    """Return the checkpoint with names less ``strip``, plus ``add``, changed by (regex, text) ``rules`` in order.
 
     The checkpoint keeps the names that its files have in ``stored_names``.
     """
     if not (strip or add or rules):
         return checkpoint
-    patterns = [(_compile(checkpoint, pattern), text) for pattern, text in rules]
-    names: dict[str, str] = {}
-    for old in (*checkpoint.tensors, *checkpoint.aliases, *checkpoint.unreadable):
-        new = add + old.removeprefix(strip)
-        for pattern, text in patterns:
-            new = pattern.sub(text, new)
-        if new in names.values():
-            other = next(name for name, renamed in names.items() if renamed == new)
-            raise CheckpointError(f"{checkpoint.uri}: renaming gives '{old}' and '{other}' the same name '{new}'")
-        names[old] = new
+    try:
+        names = _new_names((*checkpoint.tensors, *checkpoint.aliases, *checkpoint.unreadable), strip, add, rules)
+    except (PatternError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint.uri}: rename: {error}") from error
     tensors = {
         names[old]: replace(stored, spec=replace(stored.spec, name=names[old]))
         for old, stored in checkpoint.tensors.items()
@@ -43,8 +37,19 @@ def rename(
     )
 
 
-def _compile(checkpoint: Checkpoint, pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise CheckpointError(f"{checkpoint.uri}: bad regular expression '{pattern}' in rename: {error}") from error
+def _new_names(old: Iterable[str], strip: str, add: str, rules: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return the new name of every tensor; ``ValueError`` for an empty one, and for one that two would have."""
+    patterns = [(Pattern(expression), text) for expression, text in rules]
+    for pattern, text in patterns:
+        pattern.check_replacement(text)
+    sources: dict[str, str] = {}
+    for name in old:
+        new = add + name.removeprefix(strip)
+        for pattern, text in patterns:
+            new = pattern.sub(text, new)
+        if not new:
+            raise ValueError(f"'{name}' would have an empty name")
+        if new in sources:
+            raise ValueError(f"'{name}' and '{sources[new]}' would have the same name '{new}'")
+        sources[new] = name
+    return {name: new for new, name in sources.items()}

@@ -150,8 +150,8 @@ class Op(ABC):
         """The statistics ``apply`` needs (its ``stats``), by name; ``inputs`` and ``step`` are step ids."""
         return {}
 
-    def layer_pattern(self, params: Any) -> str | None:
-        """``auto`` or a regex where results depend on the block a tensor is in; None where they do not."""
+    def layer_pattern(self, params: Any) -> str | tuple[str, ...] | None:
+        """``auto``, or regexes (one a tower), where results depend on the block of a tensor; None where they do not."""
         return None
 
     def sum_of(self, params: Any) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,7 +18,9 @@ class LinesScaleParams(OpParams):
     alpha: float | Literal["auto"] | None = Field(None, description="Scale of the first block and of what is in none.")
     beta: float = Field(0.0, description="What the last block has on top of alpha.")
     gamma: float | None = Field(None, description="Short for alpha = gamma, beta = 1 - gamma.", ge=0, le=1)
-    blocks: str = Field("auto", description="Layer map: auto, or a regex whose group 1 is the block's index.")
+    blocks: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
+        "auto", description="Layer map: auto, or a regex with a group for the block's index, or a list, one a tower."
+    )
     schedule: Literal["linear"] = Field("linear", description="How the scale grows from block to block.")
 
     @property
@@ -62,7 +64,7 @@ class LinesScale(Op):
         of = {"norm_mtv": inputs["delta"], "norm_summed_tvs": inputs["deltas"]}
         return {name: SumNorm(steps, optional=needless) for name, steps in of.items()}
 
-    def layer_pattern(self, params: LinesScaleParams) -> str:
+    def layer_pattern(self, params: LinesScaleParams) -> str | tuple[str, ...]:
         return params.blocks
 
     def localize(

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from lines_pipeline.io.checkpoints import Checkpoint
-from lines_pipeline.io.layers import find_layers
 from lines_pipeline.ops.base import Measure
+from lines_pipeline.planning.layer_maps import layers_of
 from lines_pipeline.planning.layouts import Layout
 from lines_pipeline.planning.passes import Draft, Pass, measures_of
 from lines_pipeline.planning.program import Observation, Program, Write, source_files
@@ -62,9 +62,8 @@ def _drafted(sink: str, draft: Draft, layouts: Mapping[str, Layout], outputs: Ou
 
 def places_of(step: Step, layout: Layout) -> dict[str, tuple[int, int]]:
     """Block and depth by tensor, for a step whose op depends on depth; nothing for others."""
-    pattern = step.op.layer_pattern(step.params)
-    if pattern is None:
+    layers = layers_of(step, layout)
+    if layers is None:
         return {}
-    layers = find_layers(layout.names, pattern)
     found = {name: layers.place(name) for name in layout.tensors}
     return {name: place for name, place in found.items() if place is not None}

@@ -18,7 +18,8 @@ class Layout:
     """The tensors of a step's value.
 
     ``tensors`` holds stored data types, also for task vectors (computed in ``TensorSpec.compute_dtype``); ``names``
-    all tensors of the model, from which layers are told; ``frozen`` those that keep the first input's value;
+    all tensors of the model; ``sizes`` the number of values of its floating-point ones, from which layers are told;
+    ``frozen`` those that keep the first input's value;
     ``passthrough`` the load step that integer and bool tensors are copied from; ``aliases`` second names of tied ones.
     """
 
@@ -31,6 +32,7 @@ class Layout:
     origin: str = ""
     """Where the tensors come from, for messages."""
     drops_extra: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def numels(self) -> dict[str, int]:
@@ -74,6 +76,7 @@ def _loaded(step: Step, checkpoint: Checkpoint) -> Layout:
         passthrough=step.id,
         origin=checkpoint.uri,
         drops_extra=getattr(step.params, "on_extra", "error") == "drop",
+        sizes={name: spec.numel for name, spec in tensors.items() if spec.is_floating},
     )
 
 
@@ -114,6 +117,7 @@ def _difference(step: Step, model: Layout, base: Layout) -> Layout:
         aliases=base.aliases,
         passthrough=base.passthrough,
         origin=base.origin,
+        sizes=base.sizes,
     )
 
 

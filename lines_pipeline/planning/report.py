@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lines_pipeline.core.keys import canonical_json
-from lines_pipeline.io.layers import LayerMap, find_layers
+from lines_pipeline.core.printable import printable
+from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
+from lines_pipeline.planning.layer_maps import layers_of, outside_notes
 from lines_pipeline.planning.layouts import Layout
 from lines_pipeline.planning.passes import Pass
 from lines_pipeline.recipe.graph import Graph, Step
@@ -22,12 +24,13 @@ class Scales:
     layers: LayerMap
     factors: Mapping[str, tuple[str, ...]]
     outside: str
+    warnings: tuple[str, ...] = ()
+    """What is scaled and in no tower."""
 
     def to_dict(self) -> dict[str, Any]:
         """In plain values, but for the block of every tensor."""
         scales = {tower: list(factors) for tower, factors in self.factors.items()}
-        layers = {"family": self.layers.family, "depths": dict(self.layers.depths)}
-        return {**layers, "scales": scales, "outside": self.outside}
+        return {**self.layers.to_dict(), "scales": scales, "outside": self.outside}
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class PlanReport:
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     """What is left out, kept from the base or taken for granted, and should be known before a run."""
+    warnings: tuple[str, ...] = ()
+    """Where results may be other than expected."""
 
     def to_dict(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
@@ -76,12 +81,17 @@ class PlanReport:
             lines.append(f"  tune: {self.trials} trials before the passes above")
         for scale in self.scales:
             lines += _scale_lines(scale)
+        lines += [f"  warning: {warning}" for warning in self.warnings]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
 
 def _scale_lines(scale: Scales) -> list[str]:
-    depths = ", ".join(f"{tower}: {depth} blocks" for tower, depth in scale.layers.depths.items())
+    shares, paths = scale.layers.shares(), scale.layers.paths
+    depths = ", ".join(
+        f"{tower}: {depth} blocks, {shares[tower]:.1%} of the parameters, {printable(paths[tower])}"
+        for tower, depth in scale.layers.depths.items()
+    )
     lines = [f"  {scale.step}: layer map {scale.layers.family} ({depths}); outside the blocks {scale.outside}"]
     for tower, factors in scale.factors.items():
         lines += [f"    {tower} block {index}: {factor}" for index, factor in enumerate(factors)]
@@ -117,13 +127,15 @@ def scales_of(step: Step, layout: Layout, stats: Mapping[str, Any] | None) -> Sc
     """The layer map and factors of a ``lines-scale`` step; symbolic while statistics that it needs are not known."""
     params, op = step.params, step.op
     assert isinstance(params, LinesScaleParams) and isinstance(op, LinesScale)
-    layers = find_layers(layout.names, params.blocks)
+    layers = layers_of(step, layout)
+    assert layers is not None
     alpha = None if stats is None else op.alpha(params, stats, len(step.inputs.get("deltas", ())))
     factors = {
         tower: tuple(_factor(alpha, params.slope, index, depth) for index in range(depth))
         for tower, depth in layers.depths.items()
     }
-    return Scales(step.id, layers, factors, "auto" if alpha is None else f"{alpha:.6g}")
+    warnings = tuple(outside_notes(step.node, layers, layout))
+    return Scales(step.id, layers, factors, "auto" if alpha is None else f"{alpha:.6g}", warnings)
 
 
 def _factor(alpha: float | None, beta: float, index: int, depth: int) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from lines_pipeline.core.patterns import Pattern, PatternError
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.recipe.graph import Step
+from lines_pipeline.recipe.places import Path
 from lines_pipeline.recipe.scalars import shortened
 from lines_pipeline.recipe.schema import parse_bytes
 from lines_pipeline.recipe.validation import Complaint
@@ -43,23 +44,30 @@ def _output(step: Step, written: dict[PurePosixPath, str]) -> Iterator[Complaint
 
 def _patterns(step: Step) -> Iterator[Complaint]:
     """Regular expressions that are none, or find no block's index."""
-    pattern = step.op.layer_pattern(step.params)
-    if pattern is not None and pattern != "auto":
-        groups = _groups(pattern)
-        if isinstance(groups, str):
-            yield Complaint(("blocks",), groups)
-        elif not groups:
-            found = shortened(pattern)
-            yield Complaint(("blocks",), rf"expected a group for the block's index, such as (\d+), found '{found}'")
+    patterns = step.op.layer_pattern(step.params)
+    if isinstance(patterns, str) and patterns != "auto":
+        yield from _block_pattern(patterns, ("blocks",))
+    elif isinstance(patterns, tuple):
+        for index, text in enumerate(patterns):
+            yield from _block_pattern(text, ("blocks", index))
     for index, rule in enumerate(getattr(step.params, "rename", ())):
-        groups = _groups(rule.from_)
-        if isinstance(groups, str):
-            yield Complaint(("rename", index, "from"), groups)
+        try:
+            pattern = Pattern(rule.from_)
+        except PatternError as error:
+            yield Complaint(("rename", index, "from"), str(error))
+            continue
+        try:
+            pattern.check_replacement(rule.to)
+        except PatternError as error:
+            yield Complaint(("rename", index, "to"), str(error))
 
 
-def _groups(pattern: str) -> int | str:
-    """How many groups a regular expression has, or what is wrong with it."""
+def _block_pattern(text: str, path: Path) -> Iterator[Complaint]:
     try:
-        return re.compile(pattern).groups
-    except (re.error, OverflowError, RecursionError) as error:
-        return f"expected a regular expression, found '{shortened(pattern)}': {error}"
+        groups = Pattern(text).groups
+    except PatternError as error:
+        yield Complaint(path, str(error))
+        return
+    if not groups:
+        found = shortened(text)
+        yield Complaint(path, rf"expected a group for the block's index, such as (\d+), found '{found}'")

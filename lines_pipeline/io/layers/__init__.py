@@ -1,0 +1,6 @@
+"""Layer maps: which block of which tower each tensor is in, found from the names and sizes of all tensors."""
+
+from lines_pipeline.io.layers.finding import find_layers, require_coverage
+from lines_pipeline.io.layers.maps import LayerMap, OutsideStack
+
+__all__ = ["LayerMap", "OutsideStack", "find_layers", "require_coverage"]
