@@ -50,6 +50,8 @@ class PlanReport:
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     """What is left out, kept from the base or taken for granted, and should be known before a run."""
+    shortages: tuple[str, ...] = ()
+    """Disks that have not got room for what is to be written: a run would be refused."""
 
     def to_dict(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
@@ -76,7 +78,7 @@ class PlanReport:
             lines.append(f"  tune: {self.trials} trials before the passes above")
         for scale in self.scales:
             lines += _scale_lines(scale)
-        lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  note: {note}" for note in (*self.notes, *self.shortages)]
         return "\n".join(lines) + "\n"
 
 
