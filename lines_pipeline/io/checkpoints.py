@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -101,8 +102,10 @@ def _open_folder(folder: Path, spool: Path | None) -> Checkpoint:
             return _open_file(folder / name, spool)
     found = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors")
     found = found or sorted(p for p in folder.iterdir() if p.suffix in TORCH_SUFFIXES)
-    if len(found) == 1:
+    if len(found) == 1 and not re.search(r"-\d{5}-of-(?!00001)\d{5}\.", found[0].name):
         return _open_file(found[0], spool)
+    if len(found) == 1:
+        raise CheckpointError(f"{folder}: {found[0].name} is one of several shards, the others are missing")
     what = (
         "no checkpoint" if not found else f"several checkpoints ({', '.join(p.name for p in found[:4])}) and no index"
     )
