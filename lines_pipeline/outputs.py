@@ -141,12 +141,14 @@ def requests(
 def _model_folder(
     recipe: Recipe, graph: Graph, step: Step, path: Path, checkpoints: Mapping[str, Checkpoint]
 ) -> ModelFolder:
-    followed = checkpoints.get(graph.followed(step.inputs.get("like", step.inputs["model"])[0]))
+    followed_step = graph.followed(step.inputs.get("like", step.inputs["model"])[0])
+    followed = checkpoints.get(followed_step)
     companions = Companions("model.safetensors") if followed is None else find_companions(_file(followed))
     for one in companions.files:
         resolve_output(path, one.name)
         if one.name == companions.config:
-            settled_config(one.source.read_bytes(), (), str(one.source))
+            where = f"node '{step.node}': {one.name} of the folder that '{followed_step}' loads"
+            settled_config(one.source.read_bytes(), (), where)
     sources = [graph.steps[one] for one in graph.needed([step.inputs["model"][0]])]
     inputs = tuple(
         CardInput(one.id, recipe.recorded_path(one), _license(checkpoints.get(one.id)))
@@ -169,10 +171,14 @@ def _license(checkpoint: Checkpoint | None) -> str:
 def _require_inputs_stay(step: Step, request: Request, checkpoints: Mapping[str, Checkpoint]) -> None:
     """Refuse to replace what this run reads."""
     assert request.path is not None
-    read = {Path(file.path).resolve() for checkpoint in checkpoints.values() for file in checkpoint.files}
+    read = {
+        Path(file.path).resolve(): f"which '{load}' loads"
+        for load, checkpoint in checkpoints.items()
+        for file in checkpoint.files
+    }
     written = {request.path, index_path(request.path)}
     if request.folder is not None:
-        read |= {one.source.resolve() for one in request.folder.companions.files}
+        read |= {one.source.resolve(): "which it is to follow" for one in request.folder.companions.files}
         written |= {*request.folder.targets, request.folder.path / CARD}
     pattern = shard_pattern(request.path)
     lost = [
@@ -182,8 +188,7 @@ def _require_inputs_stay(step: Step, request: Request, checkpoints: Mapping[str,
     ]
     if lost:
         raise PlanError(
-            f"node '{step.node}': {lost[0]} is an input of this run, which it would replace; "
-            "choose another --out, or another path"
+            f"node '{step.node}': would replace {lost[0].name}, {read[lost[0]]}; choose another --out, or another path"
         )
 
 

@@ -71,7 +71,7 @@ def find_companions(checkpoint: Path) -> Companions:
     weights = f"{stem[1] if stem else 'model'}.safetensors"
     root, prefix, modules = _root_of(folder)
     if not any((one / name).is_file() for one in (root, folder) for name in _CONFIGURATIONS):
-        note = f"no config.json lies beside {checkpoint}, so only weights are written"
+        note = f"no config.json lies beside {checkpoint.name}, so only weights are written"
         return Companions(weights, notes=(f"{note}; 'like' names a node whose folder to follow",))
     gathered = _Gathered(root)
     gathered.add_files(root, "")
@@ -133,7 +133,6 @@ class _Gathered:
         self.files: dict[str, Path] = {}
         self._code: list[str] = []
         self._links: list[str] = []
-        self._root = root
         self._real = root.resolve()
         self._blobs = self._real.parent.parent / "blobs" if self._real.parent.name == "snapshots" else self._real
 
@@ -159,12 +158,12 @@ class _Gathered:
     def notes(self, weights: str) -> Iterator[str]:
         """What the user should know of what was copied and what was not."""
         if self._code:
-            yield f"code is never copied: {', '.join(self._code)} of {self._root} left out; copy what you trust"
+            yield f"code is never copied into a model folder, {', '.join(self._code)} left out: copy what you trust"
         if self._links:
-            yield f"{', '.join(self._links)} of {self._root} left out: a link that leads out of the folder"
+            yield f"{', '.join(self._links)} left out of the model folder: a link that leads out of the folder it is in"
         kept = [name for name in self.files if _WEIGHTS.fullmatch(PurePosixPath(name).name) and name != weights]
         if kept:
-            yield f"{', '.join(kept)} copied from {self._root} as it is: it is no part of the merge"
+            yield f"{', '.join(kept)} copied as it is, as no part of the merge"
 
     def _add(self, entry: Path, name: str, *, with_weights: bool) -> None:
         wanted = _KEPT.fullmatch(entry.name) and not _LEFT_OUT.fullmatch(entry.name)

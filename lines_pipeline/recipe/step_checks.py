@@ -21,10 +21,14 @@ MAX_NAME_BYTES = 200
 def step_complaints(steps: Iterable[Step]) -> Iterator[tuple[str, Complaint]]:
     """Node and complaint (path from the node on) for every mistake."""
     taken: dict[tuple[str, str], Step] = {}
+    told = set()
     for step in steps:
         saves = step.op.name == "save"
         found = [*_patterns(step), *((*_place(step, taken), *_settings(step)) if saves else ())]
-        yield from ((step.node, complaint) for complaint in found)
+        for complaint in found:
+            if (step.node, complaint.path) not in told:  # members of a collection share the place
+                told.add((step.node, complaint.path))
+                yield step.node, complaint
 
 
 def _place(step: Step, taken: dict[tuple[str, str], Step]) -> Iterator[Complaint]:
@@ -40,7 +44,7 @@ def _path(step: Step) -> str:
 
 def _path_mistake(text: str) -> str | None:
     path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts or path.parts[:1] in ((), ("~",)) or "\0" in text or "\\" in text:
+    if path.is_absolute() or ".." in path.parts or path.parts[:1] in ((), ("~",)) or "\0" in text:
         return f"'path' is '{shortened(text)}', expected a file inside the run's output folder"
     if any(len(part.encode(errors="replace")) > MAX_NAME_BYTES for part in path.parts):
         return f"'path' is '{shortened(text)}', expected names of at most {MAX_NAME_BYTES} bytes"
