@@ -108,12 +108,12 @@ def test_transformers_loads_a_merge_as_it_loads_the_base(
 @pytest.mark.parametrize("place", ["", "0_Transformer"])
 def test_sentence_transformers_loads_a_merge(place: str, tmp_path: Path) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
+    parts = pytest.importorskip("sentence_transformers.models")
     make: Callable[..., Any] = sentence_transformers.SentenceTransformer
     for seed, name in enumerate(("base", "expert")):
         torch.manual_seed(seed)
         transformers.BertModel(transformers.BertConfig(**TEXT)).save_pretrained(tmp_path / "plain")
         tokenizer().save_pretrained(tmp_path / "plain")
-        parts = sentence_transformers.models
         modules = [parts.Transformer(str(tmp_path / "plain")), parts.Pooling(16), parts.Normalize()]
         make(modules=modules, device="cpu").save(str(tmp_path / name))
         if place:
