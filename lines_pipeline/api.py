@@ -9,24 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
-from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, RunStarted, Sink, broadcast
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.forecast import block_scales, forecast
 from lines_pipeline.engine.schedulers import open_scheduler
-from lines_pipeline.engine.storing import Request, announce, existing_file, store
+from lines_pipeline.engine.storing import Request, announce, existing, folders_of, store
 from lines_pipeline.engine.variances import variance_note
 from lines_pipeline.inputs import OpenedRecipe, locate_checkpoint, open_recipe
 from lines_pipeline.io.checkpoints import open_leniently
 from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.ops.evaluate import EvaluateParams
-from lines_pipeline.outputs import Destination, check_outputs, open_destination, requests, require_writable
+from lines_pipeline.outputs import (
+    Destination,
+    check_outputs,
+    notes,
+    open_destination,
+    planned_destination,
+    requests,
+    require_writable,
+    write_cards,
+)
 from lines_pipeline.planning.facts import gather_facts
 from lines_pipeline.planning.report import PlanReport, describe_layers
 from lines_pipeline.recipe.graph import build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.picture import mermaid, svg
+from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.search.greedy_soup import GreedySoups
 from lines_pipeline.search.judging import Judge
 from lines_pipeline.search.tune import tune as tune_recipe
@@ -107,15 +117,16 @@ def run(
     uri = resolve_uri(tracking_uri or loaded.tracking.uri)
     check_reachable(uri)
     record = recorder().open(uri)
-    notes: list[Note] = []
-    emit = broadcast(*sinks, record, lambda event: notes.append(event) if isinstance(event, Note) else None)
+    told: list[Note] = []
+    emit = broadcast(*sinks, record, lambda event: told.append(event) if isinstance(event, Note) else None)
     status, error = "FAILED", ""
     try:
-        place = Path("runs") / loaded.name if out is None else out
-        with open_destination(place) as destination, open_scheduler(settings) as work:
+        with open_destination(_place(loaded, out)) as destination, open_scheduler(settings) as work:
             require_writable(check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work) as context:
                 report = _forecast(context, destination)
+                if report.shortages:
+                    raise PlanError("\n".join(report.shortages))
                 emit(_run_started(context, report))
                 for note in (*context.notes, *report.notes):
                     emit(Note(note))
@@ -131,25 +142,31 @@ def run(
         raise
     finally:
         emit(RunFinished(status, time.perf_counter() - started, error))
-    seconds, told = time.perf_counter() - started, tuple(str(note) for note in notes)
-    return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds, notes=told)
+    seconds = time.perf_counter() - started
+    all_notes = tuple(str(note) for note in told)
+    return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds, notes=all_notes)
 
 
-def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Validation:
-    """Check everything that needs no tensor data; raises the package's errors. Builds and downloads nothing."""
+def validate(recipe: str | Path, *, out: str | Path | None = None, sets: Mapping[str, Any] | None = None) -> Validation:
+    """Check everything that needs no tensor data; raises the package's errors. Builds, downloads and writes nothing.
+
+    ``notes`` also tell where the results would not fit on the disk of ``out``.
+    """
     loaded = load_recipe(recipe, sets or {})
     graph = build_graph(loaded)
-    destination = Destination(Path("runs") / loaded.name)
+    destination = planned_destination(_place(loaded, out))
     check_outputs(graph, destination.folder)
     with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False) as context:
         report = None if context.unread else _forecast(context, destination)
-        notes = (*context.notes, *(report.notes if report else ()))
-    return Validation(loaded.name, len(graph.steps), notes, report.warnings if report else ())
+        found = (*report.notes, *report.shortages) if report else ()
+    warnings = report.warnings if report else ()
+    return Validation(loaded.name, len(graph.steps), (*context.notes, *found), warnings)
 
 
 def plan(
     recipe: str | Path,
     *,
+    out: str | Path | None = None,
     sets: Mapping[str, Any] | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
@@ -158,25 +175,33 @@ def plan(
     tune: bool = True,
     cache: bool = True,
 ) -> PlanReport:
-    """What a run would do, from headers alone. Builds and downloads nothing."""
+    """What a run would do, from headers alone. Builds, downloads and writes nothing."""
     from lines_pipeline.search.tune import trial_count
 
     loaded = load_recipe(recipe, sets or {})
     graph = build_graph(loaded)
     settings = engine_settings(loaded, scheduler, workers, memory, device)
     trials = trial_count(loaded.tune) if loaded.tune and tune else 0
+    destination = planned_destination(_place(loaded, out))
+    check_outputs(graph, destination.folder)
     with open_recipe(loaded, graph, settings, cache, broadcast(), build=False) as context:
         if context.unread:
             raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
-        report = _forecast(context, Destination(Path("runs") / loaded.name), trials)
+        report = _forecast(context, destination, trials)
         return replace(report, notes=(*context.notes, *report.notes))
+
+
+def _place(recipe: Recipe, out: str | Path | None) -> str | Path:
+    """Where results go: a folder, or the URL of an object store."""
+    return Path("runs") / recipe.name if out is None else out
 
 
 def _forecast(context: OpenedRecipe, destination: Destination, trials: int = 0) -> PlanReport:
     graph = context.graph
     models = [s.inputs["model"][0] for s in graph.steps.values() if isinstance(s.params, EvaluateParams)]
-    wanted = requests(context.recipe, graph, destination)
-    return forecast(context.recipe, graph, context.session, list(wanted.values()), models, trials)
+    wanted = requests(context.recipe, graph, destination, context.session.checkpoints)
+    report = forecast(context.recipe, graph, context.session, list(wanted.values()), models, trials)
+    return replace(report, notes=(*report.notes, *notes(wanted)))
 
 
 def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: str = "mmd") -> str:
@@ -212,30 +237,36 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
         context.recipe = context.recipe.with_values(chosen)
         context.graph = build_graph(context.recipe)
     context.graph = soups.settle(context.graph)
-    wanted = requests(context.recipe, context.graph, destination)
-    for folder in dict.fromkeys(request.path.parent for request in wanted.values() if request.path is not None):
+    wanted = requests(context.recipe, context.graph, destination, session.checkpoints)
+    for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
         sweep_temporaries(folder)
-    before = {step for step, request in wanted.items() if existing_file(session, context.graph, request)}
+    before = {step for step, request in wanted.items() if existing(session, context.graph, request)}
     if before != wanted.keys():
         require_output(destination.folder)
     evaluated = [s for s in context.graph.sinks if context.graph.steps[s].op.name == "evaluate"]
     models = judge.unjudged_models(context.graph, evaluated)
     told = [request.step for request in wanted.values()] + judge.models(context.graph, evaluated)
-    paths, facts = store(session, context.graph, [*wanted.values(), *(Request(model) for model in models)], told)
-    for request, path in zip([*wanted.values(), *map(Request, models)], paths, strict=True):
-        if context.graph.steps[request.step].gives is EdgeType.WEIGHTS and (note := variance_note(request.step, path)):
+    asked = [*wanted.values(), *(Request(model) for model in models)]
+    stored, facts = store(session, context.graph, asked, told)
+    for request, value in zip(asked, stored, strict=True):
+        gives_weights = context.graph.steps[request.step].gives is EdgeType.WEIGHTS
+        if gives_weights and (note := variance_note(request.step, value.files)):
             session.emit(note)
-    locations = destination.deliver(paths[: len(wanted)])
-    for step, path, location in zip(wanted, paths, locations, strict=False):
-        announce(session, step, path, location, reused=step in before)
+    destination.deliver()
+    written: list[Path | str] = []
+    for step, value in zip(wanted, stored, strict=False):
+        own = [destination.location(path) for path in value.files]
+        announce(session, step, value, destination.location(value.path), own, reused=step in before)
+        written += own
     session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))
     for step, found in facts.items():
         session.emit(FactsComputed(step, found))
     for scales in block_scales(context.graph, session, facts):
         session.emit(scales)
     metrics = judge.judge(context.graph, evaluated)
-    files = tuple(location for location in locations if isinstance(location, Path))
-    urls = tuple(location for location in locations if isinstance(location, str))
+    destination.renew(write_cards(context.graph, wanted, session.digests, metrics))
+    files = tuple(location for location in written if isinstance(location, Path))
+    urls = tuple(location for location in written if isinstance(location, str))
     cached = (*sorted(before), *judge.cached)
     by_node = gather_facts(context.graph, facts)
     if session.cache.unwritten:

@@ -28,6 +28,7 @@ RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe fil
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="K=V", help="Override a value: nodes.scaled.beta=0.4.")
 ]
+Out = Annotated[str | None, typer.Option(help="Folder, or s3:// URL; default runs/<name>.")]
 Scheduler = Annotated[str | None, typer.Option(help="threads, serial, or a Dask scheduler's address.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Jobs at a time.")]
 Memory = Annotated[str | None, typer.Option(help="Cap on anonymous memory: 4GB.")]
@@ -60,7 +61,7 @@ class CacheAction(StrEnum):
 def run(
     recipe: RecipePath,
     sets: Sets = None,
-    out: Annotated[str | None, typer.Option(help="Folder, or s3:// URL; default runs/<name>.")] = None,
+    out: Out = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
     memory: Memory = None,
@@ -100,11 +101,11 @@ def run(
 
 
 @app.command()
-def validate(recipe: RecipePath, sets: Sets = None) -> None:
+def validate(recipe: RecipePath, sets: Sets = None, out: Out = None) -> None:
     """Check everything that needs no tensor data."""
     from lines_pipeline import api
 
-    found = api.validate(recipe, sets=_parse(sets))
+    found = api.validate(recipe, out=out, sets=_parse(sets))
     for warning in found.warnings:
         typer.echo(f"warning: {warning}")
     for note in found.notes:
@@ -116,6 +117,7 @@ def validate(recipe: RecipePath, sets: Sets = None) -> None:
 def plan(
     recipe: RecipePath,
     sets: Sets = None,
+    out: Out = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
     memory: Memory = None,
@@ -129,6 +131,7 @@ def plan(
 
     report = api.plan(
         recipe,
+        out=out,
         sets=_parse(sets),
         scheduler=scheduler,
         workers=workers,

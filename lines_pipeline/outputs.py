@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lines_pipeline.core.errors import PlanError
-from lines_pipeline.engine.storing import Request
+from lines_pipeline.core.versions import package_versions
+from lines_pipeline.engine.storing import ModelFolder, Request
+from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.io.committing import index_path, shard_pattern
+from lines_pipeline.io.companions import CARD, MANIFEST, Companions, find_companions, model_root
+from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.folders import removed_if_empty, require_cache, require_output
 from lines_pipeline.io.locations import resolve_output
+from lines_pipeline.io.model_cards import Card, CardInput, stated_license
+from lines_pipeline.io.model_configs import settled_config
 from lines_pipeline.io.object_stores import ObjectStore, is_url, open_store
 from lines_pipeline.io.temporaries import sweep_temporaries, temporary_folder
 from lines_pipeline.ops.save import SaveParams
-from lines_pipeline.recipe.graph import Graph
+from lines_pipeline.recipe.graph import Graph, Step
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.schema import parse_bytes
 from lines_pipeline.zoo.catalogue import cache_folder
@@ -33,12 +40,30 @@ class Destination:
         """The place that was asked for."""
         return self.store.url if self.store else self.folder
 
-    def deliver(self, files: Sequence[Path]) -> tuple[Path | str, ...]:
-        """Send complete files on; tells where they are then."""
-        if self.store is None:
-            return tuple(files)
-        self.store.upload(self.folder)
-        return tuple(self.store.location(file, self.folder) for file in files)
+    def deliver(self) -> None:
+        """Send complete files on."""
+        if self.store is not None:
+            self.store.upload(self.folder)
+
+    def renew(self, files: Iterable[Path]) -> None:
+        """Send files once more that have changed since."""
+        if self.store is not None:
+            self.store.renew(self.folder, files)
+
+    def location(self, path: Path) -> Path | str:
+        """Where a file or folder is in the end."""
+        return path if self.store is None else self.store.location(path, self.folder)
+
+
+def planned_destination(out: str | Path) -> Destination:
+    """Where a run would write; nothing is made. Raises ``PlanError`` for a file, or an unknown store."""
+    if is_url(out):
+        return Destination(cache_folder() / "uploads" / "run", open_store(str(out)))
+    place = Path(str(out).removeprefix("file://"))
+    existing = next(one for one in (place, *place.absolute().parents) if os.path.exists(one))
+    if not existing.is_dir():
+        raise PlanError(f"{existing}: is a file, and results go to a folder; choose another --out")
+    return Destination(place)
 
 
 @contextmanager
@@ -48,49 +73,148 @@ def open_destination(out: str | Path) -> Iterator[Destination]:
     Raises ``PlanError`` for a file, an unknown store, or a cache that cannot be written. Folders that are made
     meanwhile go again where nothing came to lie in them.
     """
-    if not is_url(out):
-        place = Path(str(out).removeprefix("file://"))
-        existing = next(one for one in (place, *place.absolute().parents) if os.path.exists(one))
-        if not existing.is_dir():
-            raise PlanError(f"{existing}: is a file, and results go to a folder; choose another --out")
-        with removed_if_empty(place):
-            yield Destination(place)
+    planned = planned_destination(out)
+    if planned.store is None:
+        with removed_if_empty(planned.folder):
+            yield planned
         return
-    store, waiting = open_store(str(out)), cache_folder() / "uploads"
+    waiting = planned.folder.parent
     require_cache(waiting)
     sweep_temporaries(waiting)
     with temporary_folder(waiting.resolve() / "run") as folder:
-        yield Destination(folder, store)
+        yield Destination(folder, planned.store)
 
 
 def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
-    """The files to write; ``PlanError`` where two are one, or one would not be a safetensors file in the folder."""
+    """The files to write, of a model folder the list of its files; ``PlanError`` where one cannot lie there."""
     taken: dict[Path, str] = {}
     for step in graph.steps.values():
         if isinstance(step.params, SaveParams):
-            path = resolve_output(folder, step.params.path)
-            if path.suffix != ".safetensors":
-                raise PlanError(f"node '{step.node}': path '{step.params.path}' should end in .safetensors")
+            target = resolve_output(folder, step.params.path)
+            path = target / MANIFEST if step.params.is_folder else target
             if path in taken:
                 raise PlanError(f"nodes '{taken[path]}' and '{step.id}' both write '{step.params.path}'")
+            _require_place(step, target)
             taken[path] = step.id
     return tuple(taken)
 
 
+def _require_place(step: Step, target: Path) -> None:
+    """Raise ``PlanError`` where a folder lies in the place of a file, or a file in that of a folder."""
+    assert isinstance(step.params, SaveParams)
+    blocking = next((one for one in target.parents if one.exists() and not one.is_dir()), None)
+    if step.params.is_folder and target.exists() and not target.is_dir():
+        blocking = target
+    if blocking is not None:
+        raise PlanError(f"node '{step.node}': {blocking} is a file, '{step.params.path}' needs a folder there")
+    if target.is_dir() and not step.params.is_folder:
+        hint = f"to write a model folder there, say '{step.params.path}/'"
+        raise PlanError(f"node '{step.node}': {target} is a folder, not a file; {hint}")
+
+
 def require_writable(files: Iterable[Path], folder: Path) -> None:
     """Raise ``PlanError`` where one of ``files`` is not there, in any version, and the folder cannot be written."""
-    if not all(os.path.exists(file) or os.path.exists(f"{file}.index.json") for file in files):
+    if not all(os.path.exists(file) or os.path.exists(index_path(file)) for file in files):
         require_output(folder)
 
 
-def requests(recipe: Recipe, graph: Graph, destination: Destination) -> dict[str, Request]:
-    """What the ``save`` steps want, by step."""
+def requests(
+    recipe: Recipe, graph: Graph, destination: Destination, checkpoints: Mapping[str, Checkpoint]
+) -> dict[str, Request]:
+    """What the ``save`` steps want, by step. Raises ``PlanError`` where it would replace an input."""
     found: dict[str, Request] = {}
     metadata, lasting = {"recipe": recipe.canonical(), "recipe_hash": recipe.hash}, destination.store is None
     for step in graph.steps.values():
         if isinstance(step.params, SaveParams):
             limit = parse_bytes(step.params.max_shard_size) if step.params.max_shard_size else None
-            path = resolve_output(destination.folder, step.params.path)
+            path, folder = resolve_output(destination.folder, step.params.path), None
+            if step.params.is_folder:
+                folder = _model_folder(recipe, graph, step, path, checkpoints)
+                path = path / folder.companions.weights
             source = step.inputs["model"][0]
-            found[step.id] = Request(source, path, step.params.dtype, limit, step.params.packed, metadata, lasting)
+            request = Request(source, path, step.params.dtype, limit, step.params.packed, metadata, lasting, folder)
+            _require_inputs_stay(step, request, checkpoints)
+            found[step.id] = request
     return found
+
+
+def _model_folder(
+    recipe: Recipe, graph: Graph, step: Step, path: Path, checkpoints: Mapping[str, Checkpoint]
+) -> ModelFolder:
+    followed_step = graph.followed(step.inputs.get("like", step.inputs["model"])[0])
+    followed = checkpoints.get(followed_step)
+    companions = Companions("model.safetensors") if followed is None else find_companions(_file(followed))
+    for one in companions.files:
+        resolve_output(path, one.name)
+        if one.name == companions.config:
+            where = f"node '{step.node}': {one.name} of the folder that '{followed_step}' loads"
+            settled_config(one.source.read_bytes(), (), where)
+    sources = [graph.steps[one] for one in graph.needed([step.inputs["model"][0]])]
+    inputs = tuple(
+        CardInput(one.id, recipe.recorded_path(one), _license(checkpoints.get(one.id)))
+        for one in sources
+        if hasattr(one.params, "path")
+    )
+    version = package_versions(["lines-pipeline"]).get("lines-pipeline", "")
+    card = Card(recipe.name, version, recipe.published(), recipe.hash, inputs, companions.library)
+    return ModelFolder(path, companions, card)
+
+
+def _file(checkpoint: Checkpoint) -> Path:
+    return Path(checkpoint.files[0].path)
+
+
+def _license(checkpoint: Checkpoint | None) -> str:
+    return "" if checkpoint is None else stated_license(model_root(_file(checkpoint)))
+
+
+def _require_inputs_stay(step: Step, request: Request, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Refuse to replace what this run reads."""
+    assert request.path is not None
+    read = {
+        Path(file.path).resolve(): f"which '{load}' loads"
+        for load, checkpoint in checkpoints.items()
+        for file in checkpoint.files
+    }
+    written = {request.path, index_path(request.path)}
+    if request.folder is not None:
+        read |= {one.source.resolve(): "which it is to follow" for one in request.folder.companions.files}
+        written |= {*request.folder.targets, request.folder.path / CARD}
+    pattern = shard_pattern(request.path)
+    lost = [
+        file
+        for file in sorted(read)
+        if file in written or (file.parent == request.path.parent and pattern.fullmatch(file.name))
+    ]
+    if lost:
+        raise PlanError(
+            f"node '{step.node}': would replace {lost[0].name}, {read[lost[0]]}; choose another --out, or another path"
+        )
+
+
+def notes(wanted: Mapping[str, Request]) -> list[str]:
+    """What is to be told of the model folders that are wanted, each once."""
+    told = {
+        note: step for step, request in wanted.items() if request.folder for note in request.folder.companions.notes
+    }
+    return [f"node '{step}': {note}" for note, step in told.items()]
+
+
+def write_cards(
+    graph: Graph,
+    wanted: Mapping[str, Request],
+    digests: Mapping[str, str],
+    metrics: Mapping[str, Mapping[str, float]],
+) -> list[Path]:
+    """Complete the model cards with what is known of each model now; returns those that changed."""
+    changed = []
+    for request in wanted.values():
+        if request.folder is not None:
+            judged = {
+                step: found for step, found in metrics.items() if request.step in graph.steps[step].inputs["model"]
+            }
+            path, content = request.folder.path / CARD, request.folder.card.render(digests, judged).encode()
+            if not path.is_file() or path.read_bytes() != content:
+                write_atomically(path, content)
+                changed.append(path)
+    return changed

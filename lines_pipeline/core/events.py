@@ -133,12 +133,17 @@ class TrialFinished(Event):
 
 @dataclass(frozen=True)
 class FileWritten(Event):
-    """A node's file is complete (a URL: in an object store); ``reused`` when it was already there with equal bytes."""
+    """A node's files are complete (URLs: in an object store); ``reused`` when they were already there with equal bytes.
+
+    ``path`` is what opens them: the one file, the index of shards, or the model folder.
+    """
 
     node: str
     path: Path | str
     nbytes: int
     reused: bool = False
+    files: tuple[Path | str, ...] = ()
+    """All of them."""
 
 
 @dataclass(frozen=True)

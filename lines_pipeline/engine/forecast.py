@@ -7,12 +7,12 @@ from typing import Any
 
 from lines_pipeline.core.events import BlockScales
 from lines_pipeline.engine.session import Prepared, Session
-from lines_pipeline.engine.storing import Request, existing_file, stored_types
-from lines_pipeline.io.writing import require_space
+from lines_pipeline.engine.storing import Request, existing, sizes, stored_types
+from lines_pipeline.io.writing import space_shortages
 from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
 from lines_pipeline.planning.compilation import compile_pass
 from lines_pipeline.planning.layer_maps import layers_of
-from lines_pipeline.planning.layouts import Layout, lay_out
+from lines_pipeline.planning.layouts import lay_out
 from lines_pipeline.planning.memory import projected_peak, require_memory
 from lines_pipeline.planning.passes import Pass, cone, measures_of, stats_of
 from lines_pipeline.planning.report import PlanReport, describe_pass, scale_steps, scales_of
@@ -23,16 +23,13 @@ from lines_pipeline.recipe.recipe import Recipe
 def forecast(
     recipe: Recipe, graph: Graph, session: Session, requests: Sequence[Request], models: Iterable[str], trials: int = 0
 ) -> PlanReport:
-    """The plan of the requested files and of the ``models`` to evaluate. Checks keys, shapes and memory."""
+    """The plan of the requested files and of the ``models`` to evaluate. Checks keys, shapes, memory and disks."""
     wanted = [*requests, *(Request(model) for model in models)]
-    absent = [request for request in wanted if existing_file(session, graph, request) is None]
-    missing, prepared = (
-        [request.step for request in absent],
-        session.prepare(graph, stored_types(absent), [r.step for r in wanted]),
-    )
+    absent = [request for request in wanted if existing(session, graph, request) is None]
+    missing = [request.step for request in absent]
+    prepared = session.prepare(graph, stored_types(absent), [request.step for request in wanted])
     peak = projected_peak(prepared.passes, prepared.layouts, session.settings)
     require_memory(peak, session.settings)
-    _require_space(requests, missing, prepared.layouts)
     steps = cone(graph, [request.step for request in wanted])
     layouts, known = lay_out(graph, steps, session.checkpoints), session.known(graph, steps)
     passes = [
@@ -59,14 +56,8 @@ def forecast(
         trials=trials,
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
         warnings=tuple(dict.fromkeys(warning for scale in scales for warning in scale.warnings)),
+        shortages=tuple(space_shortages(sizes(session, absent, prepared))),
     )
-
-
-def _require_space(requests: Sequence[Request], missing: Sequence[str], layouts: Mapping[str, Layout]) -> None:
-    """Refuse what would not fit on the disk it is written to."""
-    for request in requests:
-        if request.path is not None and request.step in missing:
-            require_space(request.path, sum(spec.nbytes for spec in layouts[request.step].tensors.values()))
 
 
 def _bytes_read(prepared: Prepared, one: Pass, session: Session) -> int:

@@ -18,9 +18,14 @@ from lines_pipeline.engine.evaluation import input_counts
 from lines_pipeline.engine.holding import require_held
 from lines_pipeline.engine.session import Outcome, Prepared, Session
 from lines_pipeline.io.checkpoints import SourceFile
+from lines_pipeline.io.committing import commit_files, commit_folder
+from lines_pipeline.io.companions import CARD, MANIFEST, Companions
+from lines_pipeline.io.entries import file_digest
 from lines_pipeline.io.folders import removed_if_empty
+from lines_pipeline.io.model_cards import Card
+from lines_pipeline.io.model_configs import settled_config
 from lines_pipeline.io.temporaries import temporary_path
-from lines_pipeline.io.writing import OutputLayout, commit_files, create_files, discard_files, lay_out_files
+from lines_pipeline.io.writing import OutputLayout, complete_files, create_files, discard_files, lay_out_files
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import projected_peak, require_memory
 from lines_pipeline.planning.passes import cone, stats_of
@@ -28,6 +33,20 @@ from lines_pipeline.planning.program import Destination, Write
 from lines_pipeline.recipe.graph import Graph, Step
 
 DIGEST_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder that is wanted around weights: what lies beside them, and what its model card tells."""
+
+    path: Path
+    companions: Companions
+    card: Card
+
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        """The files beside the weights, but for the model card, which changes with what is measured."""
+        return (*(self.path / one.name for one in self.companions.files), self.path / MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -42,23 +61,33 @@ class Request:
     metadata: Mapping[str, str] = field(default_factory=dict)
     lasting: bool = True
     """Whether a file stays at ``path``, where later runs can find it."""
+    folder: ModelFolder | None = None
+    """The model folder that ``path`` lies in, if one is wanted."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A value that lies on the disk: what opens it (a file, a model folder, the index of shards), and all its files."""
+
+    path: Path
+    files: tuple[Path, ...]
 
 
 def store(
     session: Session, graph: Graph, requests: Sequence[Request], told: Sequence[str] = ()
-) -> tuple[list[Path], dict[str, dict[str, Any]]]:
-    """Write what is requested and not there yet; returns the paths, and the facts behind the steps ``told`` by step.
+) -> tuple[list[Stored], dict[str, dict[str, Any]]]:
+    """Write what is requested and not there yet; returns what there is, and the facts behind the steps ``told``.
 
     Nothing keeps its final name unless it is complete; after an error no temporary file and no empty folder is left.
     """
-    there = {n: path for n, r in enumerate(requests) if (path := existing_file(session, graph, r)) is not None}
-    found = {n: path for n, path in there.items() if requests[n].path is not None or session.cache.is_sound(path)}
+    there = {n: value for n, r in enumerate(requests) if (value := existing(session, graph, r)) is not None}
+    found = {n: value for n, value in there.items() if requests[n].path or session.cache.is_sound(value.path)}
     wanted = {number: request for number, request in enumerate(requests) if number not in found}
     prepared = session.prepare_sound(graph, stored_types(wanted.values()), told)
     require_memory(projected_peak(prepared.passes, prepared.layouts, session.settings), session.settings)
     layouts = {n: _output_layout(session, r, graph.steps[r.step], prepared) for n, r in wanted.items()}
     with ExitStack() as cleanup:
-        for folder in {request.path.parent: None for request in wanted.values() if request.path is not None}:
+        for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
             cleanup.enter_context(removed_if_empty(folder))
         for number, layout in layouts.items():
             cleanup.callback(discard_files, layout)
@@ -99,27 +128,57 @@ def stored_types(requests: Iterable[Request]) -> dict[str, str]:
     return found
 
 
-def existing_file(session: Session, graph: Graph, request: Request) -> Path | None:
-    """The requested file where it is there already, with the content that it should have."""
+def folders_of(request: Request) -> tuple[Path, ...]:
+    """The folders that a request writes to."""
+    if request.path is None:
+        return ()
+    others = request.folder.targets if request.folder else ()
+    return tuple(dict.fromkeys(path.parent for path in (request.path, *others)))
+
+
+def existing(session: Session, graph: Graph, request: Request) -> Stored | None:
+    """What is requested where it is there already, with the content that it should have."""
     key = session.keys(graph).step(request.step)
     if key is None:
         return None
     if request.path is None:
-        return session.cache.value_path(key) if session.cache.has_value(key) else None
+        path = session.cache.value_path(key)
+        return Stored(path, (path,)) if session.cache.has_value(key) else None
     recorded = session.cache.get("files", content_key([key, _options(request)]))
-    path = recorded and recorded.get("path")
-    if path != str(request.path.resolve()):
+    if not recorded or recorded.get("path") != str(request.path.resolve()):
         return None
     try:
         same = all(asdict(SourceFile.of(Path(file["path"]))) == file for file in recorded["files"])
+        files = [Path(file["path"]) for file in recorded["files"]]
     except (CheckpointError, KeyError, TypeError):
         return None
-    return request.path if same else None
+    return _stored(request, files) if same else None
+
+
+def _stored(request: Request, files: Sequence[Path]) -> Stored:
+    """Weights come first in ``files``, an index after its shards."""
+    if request.folder is not None:
+        return Stored(request.folder.path, (*files, request.folder.path / CARD))
+    return Stored(files[-1], tuple(files))
 
 
 def _options(request: Request) -> list[Any]:
     path = None if request.path is None else str(request.path.resolve())
-    return [path, request.dtype, request.max_shard_bytes, request.packed, dict(request.metadata)]
+    options = [path, request.dtype, request.max_shard_bytes, request.packed, dict(request.metadata)]
+    if request.folder is None:
+        return options
+    return [*options, {one.name: file_digest(one.source) for one in request.folder.companions.files}]
+
+
+def sizes(session: Session, requests: Iterable[Request], prepared: Prepared) -> dict[Path, int]:
+    """Bytes that each of the requested values takes, by its path; nothing is written."""
+    found: dict[Path, int] = {}
+    for request in requests:
+        path = request.path or session.cache.value_path(request.step)
+        beside = request.folder.companions.files if request.folder else ()
+        layout = _output_layout(session, request, prepared.graph.steps[request.step], prepared)
+        found[path] = layout.nbytes + sum(one.source.stat().st_size for one in beside)
+    return found
 
 
 def _output_layout(session: Session, request: Request, step: Step, prepared: Prepared) -> OutputLayout:
@@ -172,17 +231,33 @@ def _metadata(session: Session, graph: Graph, request: Request) -> dict[str, str
     return {"format": "pt", **request.metadata, "inputs": canonical_json(digests)}
 
 
-def _commit(session: Session, graph: Graph, request: Request, layout: OutputLayout) -> Path:
-    commit_files(layout, _metadata(session, graph, request))
-    key = session.keys(graph).step(request.step)
+def _commit(session: Session, graph: Graph, request: Request, layout: OutputLayout) -> Stored:
+    metadata, key = _metadata(session, graph, request), session.keys(graph).step(request.step)
     if request.path is None:
         assert key is not None
-        return session.cache.adopt(layout.path, key)
+        complete_files(layout, metadata)
+        path = session.cache.adopt(layout.files[0].temporary, key)
+        return Stored(path, (path,))
+    files = list(layout.written)
+    if request.folder is None:
+        commit_files(layout, metadata)
+    else:
+        contents = _contents(session, request.folder, layout)
+        commit_folder(layout, metadata, request.folder.path, contents)
+        files += request.folder.targets
     if key is not None and request.lasting:
-        names = [file.path for file in layout.files] + ([layout.index] if layout.index else [])
-        recorded = {"path": str(request.path.resolve()), "files": [asdict(SourceFile.of(name)) for name in names]}
+        recorded = {"path": str(request.path.resolve()), "files": [asdict(SourceFile.of(name)) for name in files]}
         session.cache.put("files", content_key([key, _options(request)]), recorded)
-    return request.path
+    return _stored(request, files)
+
+
+def _contents(session: Session, folder: ModelFolder, layout: OutputLayout) -> dict[str, Path | bytes]:
+    """What lies beside the weights: files to copy, the configuration made to agree with them, the model card."""
+    found: dict[str, Path | bytes] = {one.name: one.source for one in folder.companions.files}
+    config = found.get(folder.companions.config)
+    if isinstance(config, Path):
+        found[folder.companions.config] = settled_config(config.read_bytes(), layout.specs, str(config))
+    return {**found, CARD: folder.card.render(session.digests).encode()}
 
 
 def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -199,6 +274,9 @@ def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dic
     return found
 
 
-def announce(session: Session, node: str, path: Path, location: Path | str, *, reused: bool) -> None:
-    """Tell sinks about a finished file, which can be found at ``location``."""
-    session.emit(FileWritten(node, location, SourceFile.of(path).size if path.exists() else 0, reused))
+def announce(
+    session: Session, node: str, stored: Stored, location: Path | str, files: Sequence[Path | str], *, reused: bool
+) -> None:
+    """Tell sinks about complete files, which can be found at ``location``, one by one at ``files``."""
+    nbytes = sum(path.stat().st_size for path in stored.files if path.exists())
+    session.emit(FileWritten(node, location, nbytes, reused, tuple(files)))

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
 from lines_pipeline.core.events import Note
-from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
+from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.reading import BlockReader
 
 VARIANCE = "running_var"
 """How the names of such tensors end, in torch and in what follows it."""
 
 
-def variance_note(step: str, path: Path) -> Note | None:
-    """A warning where weights that were written to ``path`` have a negative variance; reads these tensors alone."""
-    lowest = {name: value for name, value in _lowest_variances(path) if value < 0}
+def variance_note(step: str, files: Iterable[Path]) -> Note | None:
+    """A warning where weights that were written to ``files`` have a negative variance; reads these tensors alone."""
+    lowest = {name: value for name, value in _lowest_variances(files) if value < 0}
     if not lowest:
         return None
     first = min(lowest)
@@ -31,20 +30,13 @@ def variance_note(step: str, path: Path) -> Note | None:
     )
 
 
-def _lowest_variances(path: Path) -> Iterator[tuple[str, float]]:
+def _lowest_variances(files: Iterable[Path]) -> Iterator[tuple[str, float]]:
     reader = BlockReader()
     try:
-        for checkpoint in _written(path):
-            for name, stored in checkpoint.tensors.items():
+        for path in files:
+            tensors = open_checkpoint(path).tensors if path.suffix == ".safetensors" else {}
+            for name, stored in tensors.items():
                 if name.endswith(VARIANCE) and stored.spec.is_floating and stored.spec.numel:
                     yield name, reader.block(stored, 0, stored.spec.numel).to(torch.float64).min().item()
     finally:
         reader.close()
-
-
-def _written(path: Path) -> list[Checkpoint]:
-    """The file or folder, or the shards that an index beside where it would be names."""
-    if path.exists():
-        return [open_checkpoint(path)]
-    index = json.loads(path.with_name(f"{path.name}.index.json").read_text(encoding="utf-8"))
-    return [open_checkpoint(path.parent / name) for name in sorted(set(index["weight_map"].values()))]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lines_pipeline.core.errors import EngineError, PlanError
+from lines_pipeline.io.committing import is_ours, listed_files, shard_pattern
+from lines_pipeline.io.companions import MANIFEST
 
 UPLOADS_AT_ONCE = 4
-_SHARD, _INDEX = re.compile(r"-\d{5}-of-\d{5}\.safetensors$"), ".index.json"
+_SHARD, _SUFFIX, _INDEX = re.compile(r"-\d{5}-of-\d{5}\.safetensors$"), ".safetensors", ".index.json"
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,12 @@ class ObjectStore:
         """Send every file in ``folder`` to its relative path. Raises ``EngineError`` where one cannot be written.
 
         Then, and when it is interrupted, each checkpoint is there as a whole, as it was before, or not at all: shards
-        count from the moment when their index is there, which goes first and comes back last.
+        count from the moment when their index is there, a model folder from when its weights are. What an earlier
+        upload of the same name left goes.
         """
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         indices = [file for file in files if file.endswith(_INDEX)]
+        singles = [file for file in files if file.endswith(_SUFFIX) and not _SHARD.search(file)]
         begun: set[str] = set()
         whole: set[str] = set()
 
@@ -42,24 +47,77 @@ class ObjectStore:
                 whole.add(file)
 
         try:
-            self._remove(indices)
+            first, last = self._leftovers(files, indices, singles)
+            self._remove(first)
             with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
-                list(pool.map(put, [file for file in files if file not in indices]))
+                list(pool.map(put, [file for file in files if file not in {*indices, *singles}]))
+                list(pool.map(put, singles))
             for index in indices:
                 put(index)
+            self._remove(last)
         except BaseException as error:
             with suppress(Exception):
-                self._remove(begun - whole)
+                self._remove(sorted(begun - whole))
             if isinstance(error, Exception):
                 raise EngineError(f"{self.url}: cannot be written ({type(error).__name__}: {error})") from error
             raise
 
+    def renew(self, folder: Path, files: Iterable[Path]) -> None:
+        """Send single files of ``folder`` once more."""
+        try:
+            for file in files:
+                self.filesystem.put_file(str(file), f"{self.path}/{file.relative_to(folder).as_posix()}")
+        except Exception as error:
+            raise EngineError(f"{self.url}: cannot be written ({type(error).__name__}: {error})") from error
+
     def location(self, file: Path, folder: Path) -> str:
-        """The URL of a file of ``folder``."""
+        """The URL of a file or folder in ``folder``."""
         return f"{self.url}/{file.relative_to(folder).as_posix()}"
 
+    def _leftovers(
+        self, files: Sequence[str], indices: Sequence[str], singles: Sequence[str]
+    ) -> tuple[list[str], list[str]]:
+        """What an earlier upload left of the same checkpoints: to be removed before the new files come, and after."""
+        first: list[str] = []
+        last: list[str] = []
+        for manifest in (file for file in files if PurePosixPath(file).name == MANIFEST):
+            earlier = self._listed(manifest)
+            weights = [file for file in earlier if file.endswith((_INDEX, _SUFFIX))]
+            first += sorted(weights, key=lambda file: not file.endswith(_INDEX))
+            first += [file for file in earlier if file not in files]
+        for index in indices:
+            first += [index, *self._shards(index.removesuffix(_INDEX), files)]
+            last.append(index.removesuffix(_INDEX))
+        for single in singles:
+            shards = self._shards(single, files)
+            last += [f"{single}{_INDEX}", *shards] if shards else []
+        return list(dict.fromkeys(first)), list(dict.fromkeys(last))
+
+    def _shards(self, checkpoint: str, files: Sequence[str]) -> list[str]:
+        """The shards of a checkpoint that lie there: those that a run wrote, or that will be replaced."""
+        path = PurePosixPath(checkpoint)
+        folder = f"{self.path}/{path.parent}" if path.parent.parts else self.path
+        try:
+            there = [str(name).rsplit("/", 1)[-1] for name in self.filesystem.ls(folder, detail=False)]
+        except FileNotFoundError:
+            return []
+        names = [name for name in sorted(there) if shard_pattern(Path(path)).fullmatch(name)]
+        found = [(path.parent / name).as_posix() for name in names]
+        return [file for file in found if file in files or is_ours(partial(self._read, file))]
+
+    def _read(self, file: str, start: int, end: int) -> bytes:
+        return bytes(self.filesystem.cat_file(f"{self.path}/{file}", start=start, end=end))
+
+    def _listed(self, manifest: str) -> list[str]:
+        """The files that the list of an earlier model folder names, by their paths in this store."""
+        if not self.filesystem.exists(f"{self.path}/{manifest}"):
+            return []
+        content = self.filesystem.cat_file(f"{self.path}/{manifest}")
+        return [(PurePosixPath(manifest).parent / name).as_posix() for name in listed_files(content)]
+
     def _remove(self, files: Iterable[str]) -> None:
-        for file in sorted(files):
+        """Remove files, one after another, where they are there."""
+        for file in files:
             if self.filesystem.exists(f"{self.path}/{file}"):
                 self.filesystem.rm_file(f"{self.path}/{file}")
 

@@ -15,7 +15,6 @@ import torch
 
 from lines_pipeline.core.errors import EngineError, PlanError
 from lines_pipeline.core.tensors import TensorSpec
-from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.folders import make_inside
 from lines_pipeline.io.formats.safetensors import write_header
 from lines_pipeline.io.reading import as_bytes
@@ -64,6 +63,16 @@ class OutputLayout:
     def nbytes(self) -> int:
         """Bytes that have to fit on the disk."""
         return sum(file.size for file in self.files)
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """The tensors of all files."""
+        return tuple(spec for file in self.files for spec in file.specs)
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The files that there will be: shards come before their index."""
+        return tuple(file.path for file in self.files) + ((self.index,) if self.index else ())
 
 
 def lay_out_files(
@@ -119,15 +128,22 @@ def _cannot_write(path: Path, error: OSError, nbytes: int | None = None) -> str:
     return f"{path}: cannot be written ({error.strerror}); choose another --out"
 
 
-def require_space(path: Path, nbytes: int) -> None:
-    """Raise ``PlanError`` where the disk that ``path`` would be on has not got room for so many bytes more."""
-    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
-    free = shutil.disk_usage(folder).free if folder else 0
-    if nbytes > free:
-        raise PlanError(
-            f"{path}: {nbytes / 1e6:,.1f} MB are to be written, {free / 1e6:,.1f} MB are free; "
-            "free some space or choose another --out"
-        )
+def space_shortages(sizes: Mapping[Path, int]) -> list[str]:
+    """What is to be told of every disk that has not got room for files of these sizes, by their paths."""
+    disks: dict[int, list[Path]] = {}
+    folders = {path: next(parent for parent in path.absolute().parents if parent.is_dir()) for path in sizes}
+    for path, folder in folders.items():
+        disks.setdefault(os.stat(folder).st_dev, []).append(path)
+    found = []
+    for paths in disks.values():
+        nbytes, free = sum(sizes[path] for path in paths), shutil.disk_usage(folders[paths[0]]).free
+        if nbytes > free:
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            found.append(
+                f"{paths[0]}{more}: {nbytes / 1e6:,.1f} MB are to be written, {free / 1e6:,.1f} MB are free; "
+                "free some space or choose another --out or cache (XDG_CACHE_HOME)"
+            )
+    return found
 
 
 def write_block(path: str, descriptor: int, offset: int, value: torch.Tensor) -> None:
@@ -141,8 +157,8 @@ def write_block(path: str, descriptor: int, offset: int, value: torch.Tensor) ->
         raise EngineError(_cannot_write(Path(path).parent, error)) from error
 
 
-def commit_files(layout: OutputLayout, metadata: Mapping[str, str]) -> None:
-    """Write headers, make everything durable, and give the files their names: from here on they are complete."""
+def complete_files(layout: OutputLayout, metadata: Mapping[str, str]) -> None:
+    """Write the headers, and make the temporary files durable: they lack nothing but their names."""
     try:
         for file in layout.files:
             header = write_header(file.specs, metadata)
@@ -154,30 +170,21 @@ def commit_files(layout: OutputLayout, metadata: Mapping[str, str]) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        for file in layout.files:
-            os.replace(file.temporary, file.path)
-        if layout.index:
-            _write_index(layout, layout.index)
-            _sync(layout.index)
-        _sync(layout.path.parent)
     except OSError as error:
-        raise EngineError(_cannot_write(layout.path, error, layout.nbytes)) from error
+        raise cannot_write(layout, error) from error
 
 
-def _write_index(layout: OutputLayout, index: Path) -> None:
+def cannot_write(layout: OutputLayout, error: OSError) -> EngineError:
+    """The error for a checkpoint that the disk does not take."""
+    return EngineError(_cannot_write(layout.path, error, layout.nbytes))
+
+
+def index_content(layout: OutputLayout) -> bytes:
+    """The index of a sharded checkpoint, as transformers writes it."""
     weight_map = {spec.name: file.path.name for file in layout.files for spec in file.specs}
     total = sum(spec.nbytes for file in layout.files for spec in file.specs)
     content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    write_atomically(index, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def _sync(path: Path) -> None:
-    """Make a file's content, or a folder's names, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def discard_files(layout: OutputLayout) -> None:

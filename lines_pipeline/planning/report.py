@@ -55,6 +55,8 @@ class PlanReport:
     """What is left out, kept from the base or taken for granted, and should be known before a run."""
     warnings: tuple[str, ...] = ()
     """Where results may be other than expected."""
+    shortages: tuple[str, ...] = ()
+    """Disks that have not got room for what is to be written: a run would be refused."""
 
     def to_dict(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
@@ -82,7 +84,7 @@ class PlanReport:
         for scale in self.scales:
             lines += _scale_lines(scale)
         lines += [f"  warning: {warning}" for warning in self.warnings]
-        lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  note: {note}" for note in (*self.notes, *self.shortages)]
         return "\n".join(lines) + "\n"
 
 

@@ -62,6 +62,15 @@ class Graph:
                 wanted.update(step.sources)
         return tuple(step for step in self.steps if step in wanted)
 
+    def followed(self, step_id: str) -> str:
+        """The step without inputs whose model a step's value follows: of the base, or else of the first model."""
+        inputs = self.steps[step_id].inputs
+        while inputs:
+            ports = [port for port in ("base", "model", "models") if port in inputs] or list(inputs)
+            step_id = inputs[ports[0]][0]
+            inputs = self.steps[step_id].inputs
+        return step_id
+
     @cached_property
     def sinks(self) -> tuple[str, ...]:
         """The steps that a run is for: those of ``save`` and ``evaluate`` nodes."""

@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from lines_pipeline.core.keys import canonical_json
+from lines_pipeline.recipe.items import fill_items, read_items
 from lines_pipeline.recipe.places import Document, Place, Places, replaced
 from lines_pipeline.recipe.scalars import read_scalar
 from lines_pipeline.recipe.schema import Engine, Settings, Tracking, Tune
+
+if TYPE_CHECKING:
+    from lines_pipeline.recipe.graph import Step
 
 _NOT_IN_HASH = ("engine", "tracking", "description", "vars", "extends")
 
@@ -90,6 +94,17 @@ class Recipe:
         """The recipe as YAML that stands alone: one file, no ``vars``, the environment by name."""
         kept = {key: value for key, value in self.recorded.items() if key not in ("vars", "extends")}
         return _yaml(kept)
+
+    def published(self) -> str:
+        """As ``resolved``, without what only says how it is run or recorded."""
+        return _yaml({key: value for key, value in self.recorded.items() if key not in _NOT_IN_HASH})
+
+    def recorded_path(self, step: Step) -> str:
+        """The path that a step's node names, with its item filled in and the environment by name."""
+        fields = self.recorded["nodes"][step.node]
+        items = read_items(fields["for_each"])[0] if "for_each" in fields else ()
+        names = next((item.names for item in items if item.key == step.item), {})
+        return str(fill_items(fields["path"], names))
 
     def with_values(self, values: Mapping[str, Any]) -> Recipe:
         """The recipe with other parameter values (``{"scaled.beta": 0.4}``); KeyError for an unknown node."""

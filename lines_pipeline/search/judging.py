@@ -9,7 +9,7 @@ from pathlib import Path
 from lines_pipeline.core.events import MetricsComputed
 from lines_pipeline.core.keys import content_key
 from lines_pipeline.engine.session import Session
-from lines_pipeline.engine.storing import Request, existing_file, store
+from lines_pipeline.engine.storing import Request, existing, store
 from lines_pipeline.evals.metrics import metrics
 from lines_pipeline.evals.suites import Suite, chosen_tasks, open_suite
 from lines_pipeline.io.checkpoints import SourceFile
@@ -65,9 +65,10 @@ class Judge:
         found = self._remembered_by_step(graph, steps)
         models = _unjudged(graph, found)
         requests = [Request(model) for model in models]
-        there = {path for r in requests if (path := existing_file(self.session, graph, r)) is not None}
-        paths, _ = store(self.session, graph, requests) if requests else ([], {})
-        made = tuple(path for path in paths if path not in there)
+        there = {value for r in requests if (value := existing(self.session, graph, r)) is not None}
+        values, _ = store(self.session, graph, requests) if requests else ([], {})
+        paths = [value.path for value in values]
+        made = tuple(value.path for value in values if value not in there)
         return Case(graph, found, dict(zip(models, paths, strict=True)), made)
 
     def unjudged_models(self, graph: Graph, steps: Sequence[str]) -> list[str]:

@@ -13,17 +13,11 @@ from safetensors.torch import load_file
 
 from lines_pipeline.core.errors import EngineError, PlanError
 from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.io.committing import commit_files
 from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.locations import resolve_output
 from lines_pipeline.io.temporaries import sweep_temporaries, temporary_folder, temporary_path
-from lines_pipeline.io.writing import (
-    OutputLayout,
-    commit_files,
-    create_files,
-    discard_files,
-    lay_out_files,
-    write_block,
-)
+from lines_pipeline.io.writing import OutputLayout, create_files, discard_files, lay_out_files, write_block
 
 SPECS = (TensorSpec("b", "float32", (2, 3)), TensorSpec("a", "bfloat16", (5,)), TensorSpec("c", "bool", (3,)))
 

@@ -73,9 +73,9 @@ def test_the_picture_graph_names_ports_and_types(written: Write, good: str) -> N
 
 def test_mapping_keeps_keys_and_names(written: Write) -> None:
     graph = graph_of(
-        written, 'models: {op: apply, base: base, delta: updates}\nout: {op: save, model: models, path: "{task}.st"}'
+        written, 'models: {op: apply, base: base, delta: updates}\nout: {op: save, model: models, path: "{task}/"}'
     )
-    assert [params(graph, step)["path"] for step in graph.members["out"]] == ["one.st", "two.st", "three.st"]
+    assert [params(graph, step)["path"] for step in graph.members["out"]] == ["one/", "two/", "three/"]
     assert graph.steps["out[two]"].inputs == {"model": ("models[two]",)}
 
 

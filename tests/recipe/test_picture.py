@@ -69,7 +69,7 @@ def test_long_edges_run_clear_of_boxes(graph: Graph) -> None:
 
 
 def test_odd_texts_are_escaped(written: Write) -> None:
-    text = "name: x\nnodes:\n  a: {op: load, path: '<b>\"&]|`x`\\u0000 ü'}\n  s: {op: save, model: a, path: x}\n"
+    text = "name: x\nnodes:\n  a: {op: load, path: '<b>\"&]|`x`\\u0000 ü'}\n  s: {op: save, model: a, path: x/}\n"
     graph = build_graph(load_recipe(written(text)))
     assert any("<b>" in (element.text or "") for element in ElementTree.fromstring(svg(graph)).iter(f"{SVG}text"))
     assert "#60;b#62;#34;#38;#93;#124;" in mermaid(graph)

@@ -1,0 +1,191 @@
+"""Which files of a model folder belong beside merged weights: configuration, tokenizer, processors, modules."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+MANIFEST = "lines_pipeline.json"
+"""Lists the files of a model folder that were written by a run, so that a later one can take them away."""
+CARD = "README.md"
+
+_CONFIGURATIONS = ("config.json", "modules.json", "open_clip_config.json")
+_MAX_LINKS, _MAX_JSON_BYTES = 8, 10_000_000
+_KEPT = re.compile(
+    r".+\.(json|txt|model|jinja|spm|tiktoken|codes|bpe|vocab|tokenizer)"
+    r"|tokenizer\.model.*|(LICEN[SC]E|COPYING|NOTICE|USE_POLICY)([.-].*)?",
+    re.IGNORECASE,
+)
+_LEFT_OUT = re.compile(
+    r"\..*|.*\.index(\..*)?\.json|(optimizer|scheduler|rng_state|training_args|trainer_state|wandb).*"
+    r"|(all|train|eval|test|predict)_results.*|.*predictions.*|requirements.*\.txt|adapter_.*|quant(ize|ization)_config\.json"
+    rf"|log_history\.json|{re.escape(CARD)}|{re.escape(MANIFEST)}",
+    re.IGNORECASE,
+)
+_WEIGHTS = re.compile(r".+\.safetensors|pytorch_model\.bin")
+_FOLDERS = re.compile(r"additional_chat_templates|.+_tokenizer")
+_STEMS = re.compile(r"(diffusion_pytorch_model|open_clip_model)[.-]")
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A file for a model folder: its place there (relative, with ``/``), and where it is copied from."""
+
+    name: str
+    source: Path
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What a model folder gets beside its weights, which go to ``weights`` (relative) in it."""
+
+    weights: str
+    files: tuple[Companion, ...] = ()
+    origin: Path | None = None
+    """The folder that the files come from."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> str:
+        """Where the configuration of the weights lies, if there is one."""
+        return str(PurePosixPath(self.weights).with_name("config.json"))
+
+    @property
+    def library(self) -> str:
+        """The library that loads such a folder, as the Hugging Face hub names it; empty where that is not known."""
+        names = {file.name for file in self.files}
+        if "modules.json" in names:
+            return "sentence-transformers"
+        return "transformers" if self.config in names and "model" in PurePosixPath(self.weights).stem else ""
+
+
+def find_companions(checkpoint: Path) -> Companions:
+    """The companions of a checkpoint's file, from its folder. Follows no link out of it, and reads no weights."""
+    folder = _folder_of(checkpoint)
+    stem = _STEMS.match(checkpoint.name)
+    weights = f"{stem[1] if stem else 'model'}.safetensors"
+    root, prefix, modules = _root_of(folder)
+    if not any((one / name).is_file() for one in (root, folder) for name in _CONFIGURATIONS):
+        note = f"no config.json lies beside {checkpoint.name}, so only weights are written"
+        return Companions(weights, notes=(f"{note}; 'like' names a node whose folder to follow",))
+    gathered = _Gathered(root)
+    gathered.add_files(root, "")
+    if prefix:
+        gathered.add_files(folder, prefix)
+    for module in modules:
+        if module != prefix:
+            gathered.add_tree(root / module, module, with_weights=True)
+    files = tuple(Companion(name, source) for name, source in sorted(gathered.files.items()))
+    place = f"{prefix}/{weights}" if prefix else weights
+    return Companions(place, files, root, tuple(gathered.notes(place)))
+
+
+def model_root(checkpoint: Path) -> Path:
+    """The model folder that a checkpoint's file belongs to."""
+    return _root_of(_folder_of(checkpoint))[0]
+
+
+def _folder_of(checkpoint: Path) -> Path:
+    """The folder with the checkpoint's configuration: its own, or that of the file it is a link to."""
+    place = checkpoint
+    for _ in range(_MAX_LINKS):
+        if any((place.parent / name).is_file() for name in _CONFIGURATIONS) or not place.is_symlink():
+            return place.parent
+        place = place.parent / os.readlink(place)
+    return checkpoint.parent
+
+
+def _root_of(folder: Path) -> tuple[Path, str, tuple[str, ...]]:
+    """The model's folder, where in it the weights lie, and its other modules (sentence-transformers)."""
+    above = folder.parent
+    if folder.name in (names := _modules(above)):
+        return above, folder.name, names
+    return folder, "", _modules(folder)
+
+
+def _modules(folder: Path) -> tuple[str, ...]:
+    """The folders that ``modules.json`` names, without such as would lie outside."""
+    listed = read_json(folder / "modules.json")
+    found = [entry.get("path") for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    paths = [PurePosixPath(path) for path in found if isinstance(path, str) and path and "\0" not in path]
+    return tuple(str(path) for path in paths if path.parts and not path.is_absolute() and ".." not in path.parts)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is none, it is too large, or it is no JSON."""
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_JSON_BYTES:
+            return None
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+class _Gathered:
+    """Files found so far, by their place, and what is to be told of those that were left out."""
+
+    def __init__(self, root: Path) -> None:
+        self.files: dict[str, Path] = {}
+        self._code: list[str] = []
+        self._links: list[str] = []
+        self._real = root.resolve()
+        self._blobs = self._real.parent.parent / "blobs" if self._real.parent.name == "snapshots" else self._real
+
+    def add_files(self, folder: Path, prefix: str) -> None:
+        """Add the companions in ``folder``, and those in its folders of tokenizers and templates."""
+        for entry in _entries(folder):
+            if entry.is_dir() and _FOLDERS.fullmatch(entry.name):
+                self.add_tree(entry, _joined(prefix, entry.name), with_weights=False)
+            elif entry.is_file():
+                self._add(entry, _joined(prefix, entry.name), with_weights=False)
+
+    def add_tree(self, folder: Path, prefix: str, *, with_weights: bool, depth: int = 4) -> None:
+        """Add the companions in ``folder`` and all below it."""
+        if depth == 0 or not self._stays(folder, prefix):
+            return
+        for entry in _entries(folder):
+            name = _joined(prefix, entry.name)
+            if entry.is_dir() and not entry.name.startswith("."):
+                self.add_tree(entry, name, with_weights=with_weights, depth=depth - 1)
+            elif entry.is_file():
+                self._add(entry, name, with_weights=with_weights)
+
+    def notes(self, weights: str) -> Iterator[str]:
+        """What the user should know of what was copied and what was not."""
+        if self._code:
+            yield f"code is never copied into a model folder, {', '.join(self._code)} left out: copy what you trust"
+        if self._links:
+            yield f"{', '.join(self._links)} left out of the model folder: a link that leads out of the folder it is in"
+        kept = [name for name in self.files if _WEIGHTS.fullmatch(PurePosixPath(name).name) and name != weights]
+        if kept:
+            yield f"{', '.join(kept)} copied as it is, as no part of the merge"
+
+    def _add(self, entry: Path, name: str, *, with_weights: bool) -> None:
+        wanted = _KEPT.fullmatch(entry.name) and not _LEFT_OUT.fullmatch(entry.name)
+        if entry.suffix == ".py":
+            self._code.append(name)
+        elif (wanted or (with_weights and _WEIGHTS.fullmatch(entry.name))) and self._stays(entry, name):
+            self.files[name] = entry
+
+    def _stays(self, entry: Path, name: str) -> bool:
+        real = entry.resolve()
+        if real.is_relative_to(self._real) or real.is_relative_to(self._blobs):
+            return True
+        self._links.append(name)
+        return False
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}/{name}" if prefix else name

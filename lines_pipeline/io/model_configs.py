@@ -1,0 +1,82 @@
+"""Makes a model's ``config.json`` agree with the tensors that are stored beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lines_pipeline.core.errors import PlanError
+from lines_pipeline.core.tensors import TensorSpec
+
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+_LOADABLE = ("float32", "float16", "bfloat16", "float64")
+_EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|wte|word_embeddings?|shared|embed_in|tok_embeddings|token_embedding|embeddings?)\.weight$"
+)
+_HEAD = re.compile(r"(^|\.)lm_head\.weight$")
+
+
+def settled_config(content: bytes, specs: Sequence[TensorSpec], where: str) -> bytes:
+    """A configuration with data type and vocabulary of ``specs``, and without a quantization; the same bytes where
+    nothing differs. Raises ``PlanError`` naming ``where`` for what is no JSON object.
+    """
+    try:
+        config = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{where}: not valid JSON ({error}); mend it, or follow another folder with 'like'") from error
+    if not isinstance(config, dict):
+        raise PlanError(f"{where}: expected a JSON object; mend it, or follow another folder with 'like'")
+    changed = [_drop_quantization(config), _settle_dtypes(config, specs), _settle_vocabulary(config, specs)]
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode() if any(changed) else content
+
+
+def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The configuration and those of its parts (``text_config``, ``encoder``)."""
+    yield config
+    for value in config.values():
+        if isinstance(value, dict) and not {"model_type", "vocab_size", *_DTYPE_KEYS}.isdisjoint(value):
+            yield from _parts(value)
+
+
+def _settle_dtypes(config: dict[str, Any], specs: Sequence[TensorSpec]) -> bool:
+    """A data type that no tensor has becomes the one that most values have."""
+    counts: Counter[str] = Counter()
+    for spec in specs:
+        counts[spec.dtype] += spec.numel
+    stored = [dtype for dtype in _LOADABLE if counts[dtype]]
+    if not stored:
+        return False
+    main, changed = max(stored, key=lambda dtype: counts[dtype]), False
+    if "model_type" in config and not any(config.get(key) for key in _DTYPE_KEYS):
+        config["torch_dtype"], changed = main, True
+    for part in _parts(config):
+        for key in _DTYPE_KEYS:
+            if isinstance(part.get(key), str) and part[key].removeprefix("torch.") not in stored:
+                part[key], changed = main, True
+    return changed
+
+
+def _settle_vocabulary(config: dict[str, Any], specs: Sequence[TensorSpec]) -> bool:
+    """A vocabulary that no embedding has becomes the one that an embedding has and no part of the configuration."""
+    parts = [part for part in _parts(config) if type(part.get("vocab_size")) is int]
+    tables = [s for s in specs if len(s.shape) == 2 and _EMBEDDING.search(s.name)]
+    tables = tables or [s for s in specs if len(s.shape) == 2 and _HEAD.search(s.name)]
+    rows = {spec.shape[0] for spec in tables}
+    wrong = [part for part in parts if part["vocab_size"] not in rows]
+    free = rows - {part["vocab_size"] for part in parts}
+    if not wrong or len(free) != 1:
+        return False
+    for part in wrong:
+        part["vocab_size"] = next(iter(free))
+    return True
+
+
+def _drop_quantization(config: dict[str, Any]) -> bool:
+    """Merged weights are plain."""
+    holders = [part for part in _parts(config) if "quantization_config" in part]
+    for part in holders:
+        del part["quantization_config"]
+    return bool(holders)

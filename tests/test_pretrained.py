@@ -1,0 +1,138 @@
+"""Model folders that ``save`` writes, opened by the libraries they are for: no key missing, none unexpected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import lines_pipeline
+
+transformers = pytest.importorskip("transformers")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("shared_store"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+TEXT = {"vocab_size": 40, "max_position_embeddings": 16, **SIZES}
+IMAGE = {"image_size": 8, "patch_size": 4, **SIZES}
+LAYERS = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+WHISPER = {
+    "vocab_size": 60,
+    "d_model": 16,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "num_mel_bins": 8,
+    **LAYERS,
+    "max_source_positions": 10,
+    "max_target_positions": 10,
+    "pad_token_id": 1,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 3,
+}
+FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bert": ("BertForMaskedLM", "BertConfig", TEXT),
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2}),
+    "llama": ("LlamaForCausalLM", "LlamaConfig", TEXT),
+    "llama-tied": ("LlamaForCausalLM", "LlamaConfig", {**TEXT, "tie_word_embeddings": True}),
+    "t5": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
+    ),
+    "vit": ("ViTForImageClassification", "ViTConfig", IMAGE),
+    "whisper": ("WhisperForConditionalGeneration", "WhisperConfig", WHISPER),
+    "clip": ("CLIPModel", "CLIPConfig", {"text_config": TEXT, "vision_config": IMAGE, "projection_dim": 8}),
+}
+
+
+def tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[UNK]", "[PAD]", "a", "b", "c"]
+    inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="[UNK]", pad_token="[PAD]", chat_template="{{ messages }}"
+    )
+
+
+def merge(folder: Path, nodes: dict[str, Any], **saved: Any) -> Path:
+    """A run that halves the way from ``base`` to ``expert``."""
+    shared = {
+        "update": {"op": "task-vector", "base": "base", "model": "expert"},
+        "model": {"op": "apply", "base": "base", "delta": "update", "scale": 0.5},
+        "saved": {"op": "save", "model": "model", "path": "merged/", **saved},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": "half", "nodes": {**nodes, **shared}}))
+    lines_pipeline.run(folder / "recipe.yaml", out=folder / "out")
+    return folder / "out" / "merged"
+
+
+LOADS = {"base": {"op": "load", "path": "base"}, "expert": {"op": "load", "path": "expert"}}
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("keep", None), ("bfloat16", "8kB")])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_loads_a_merge_as_it_loads_the_base(
+    family: str, dtype: str, size: str | None, tmp_path: Path
+) -> None:
+    kind, config, sizes = FAMILIES[family]
+    model = getattr(transformers, kind)
+    for seed, name in enumerate(("base", "expert")):
+        torch.manual_seed(seed)
+        model(getattr(transformers, config)(**sizes)).save_pretrained(tmp_path / name)
+        tokenizer().save_pretrained(tmp_path / name)
+    merged = merge(tmp_path, LOADS, dtype=dtype, max_shard_size=size)
+    loaded, told = model.from_pretrained(merged, output_loading_info=True)
+    assert not any(told.values()), told
+    stored = torch.float32 if dtype == "keep" else torch.bfloat16
+    assert loaded.dtype == stored
+    assert json.loads((merged / "config.json").read_text())["dtype"] == str(stored).removeprefix("torch.")
+    base, expert = (model.from_pretrained(tmp_path / name).state_dict() for name in ("base", "expert"))
+    for name, value in loaded.state_dict().items():
+        expected = base[name] + 0.5 * (expert[name] - base[name]) if value.is_floating_point() else base[name]
+        torch.testing.assert_close(value, expected.to(value.dtype), msg=name)
+    words = transformers.AutoTokenizer.from_pretrained(merged)
+    assert words("a c b")["input_ids"] == [2, 4, 3] and words.chat_template == "{{ messages }}"
+
+
+@pytest.mark.parametrize("place", ["", "0_Transformer"])
+def test_sentence_transformers_loads_a_merge(place: str, tmp_path: Path) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    parts = pytest.importorskip("sentence_transformers.models")
+    make: Callable[..., Any] = sentence_transformers.SentenceTransformer
+    for seed, name in enumerate(("base", "expert")):
+        torch.manual_seed(seed)
+        transformers.BertModel(transformers.BertConfig(**TEXT)).save_pretrained(tmp_path / "plain")
+        tokenizer().save_pretrained(tmp_path / "plain")
+        modules = [parts.Transformer(str(tmp_path / "plain")), parts.Pooling(16), parts.Normalize()]
+        make(modules=modules, device="cpu").save(str(tmp_path / name))
+        if place:
+            move_transformer(tmp_path / name, place)
+    nodes = {name: {"op": "load", "path": f"{name}/{place}"} for name in LOADS}
+    merged = make(str(merge(tmp_path, nodes)), device="cpu")
+    base, expert = (make(str(tmp_path / name), device="cpu")[0].state_dict() for name in LOADS)
+    for name, value in merged[0].state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, base[name] + 0.5 * (expert[name] - base[name]), msg=name)
+    assert merged.encode(["a b"]).shape == (1, 16) and len(merged) == 3
+
+
+def move_transformer(folder: Path, place: str) -> None:
+    """The layout of earlier versions: the transformer in a folder of its own."""
+    stay = {"modules.json", "config_sentence_transformers.json", "README.md"}
+    (folder / place).mkdir()
+    for path in [path for path in folder.iterdir() if path.is_file() and path.name not in stay]:
+        path.rename(folder / place / path.name)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = place
+    (folder / "modules.json").write_text(json.dumps(modules))
