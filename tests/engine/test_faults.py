@@ -21,6 +21,7 @@ from lines_pipeline import api
 from lines_pipeline.core.errors import CheckpointError, EngineError, PlanError
 from lines_pipeline.core.events import Event, PassProgress, PassStarted, RunStarted
 from lines_pipeline.engine import jobs, session
+from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.outputs import open_destination
 
@@ -45,6 +46,8 @@ rename = os.replace
 def replace(source, target):
     if str(target).endswith("model.safetensors"):
         fail("rename")
+    if "-of-0000" in str(target):
+        fail("shard")
     rename(source, target)
 os.replace = replace
 lines_pipeline.run(recipe, out=out, scheduler="serial", sinks=[lambda event: fail(type(event).__name__)])
@@ -119,6 +122,21 @@ def test_a_killed_driver_is_made_good_by_the_next_run(
     lines_pipeline.run(recipe, out="out")
     assert all(target.read_bytes() == expected for target in targets)
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_run_that_is_killed_between_shards_leaves_no_mixture(
+    number: int, tmp_path: Path, write_recipe: Recipe
+) -> None:
+    shards = {**TIES_LINES["saved"], "max_shard_size": "2KB"}
+    lines_pipeline.run(write_recipe({**TIES_LINES, "saved": shards}), out="out")
+    recipe = write_recipe({**TIES_LINES, "saved": shards, "scaled": {**TIES_LINES["scaled"], "beta": 0.25}})
+    assert drive(recipe, "shard", number).returncode == -signal.SIGKILL
+    with pytest.raises(CheckpointError, match="out"):
+        open_checkpoint(Path("out"))
+    result = lines_pipeline.run(recipe, out="out")
+    assert sorted(Path("out").iterdir()) == sorted(path.relative_to(tmp_path) for path in result.files)
+    assert len(open_checkpoint(Path("out")).tensors) == 11
 
 
 def test_what_a_killed_run_has_not_sent_to_an_object_store_goes(tmp_path: Path, write_recipe: Recipe) -> None:

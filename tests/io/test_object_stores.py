@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
+from safetensors.torch import save_file
 
 from lines_pipeline.core.errors import EngineError, PlanError
 from lines_pipeline.io.object_stores import ObjectStore, is_url, open_store
@@ -84,3 +87,38 @@ def test_what_is_a_url() -> None:
 def test_an_unknown_kind_of_store_is_told_before_anything_runs() -> None:
     with pytest.raises(PlanError, match="--out nonsense://bucket/run: cannot be used"):
         open_store("nonsense://bucket/run")
+
+
+def checkpoint(folder: Path, *shards: str, index: bool = True) -> Path:
+    """A checkpoint as a run writes it: one file, or shards with an index."""
+    folder.mkdir()
+    for name in shards:
+        save_file({name: torch.zeros(1)}, folder / name, {"recipe_hash": folder.name})
+    if len(shards) > 1 and index:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(shards)}))
+    return folder
+
+
+THREE = [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+TWO = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+LAYOUTS = {"one": ["model.safetensors"], "two": TWO, "three": THREE}
+
+
+@pytest.mark.parametrize("new", LAYOUTS)
+@pytest.mark.parametrize("old", LAYOUTS)
+def test_what_an_earlier_run_sent_under_the_same_name_goes(old: str, new: str, tmp_path: Path) -> None:
+    bucket = Bucket()
+    store = ObjectStore("s3://bucket/run", bucket, "/bucket/run")
+    store.upload(checkpoint(tmp_path / "old", *LAYOUTS[old]))
+    store.upload(checkpoint(tmp_path / "new", *LAYOUTS[new]))
+    sent = {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
+    names = [name.removeprefix("/bucket/run/") for name in bucket.find("/bucket")]
+    assert {name: bucket.cat_file(f"/bucket/run/{name}") for name in names} == sent
+
+
+def test_shards_that_no_run_wrote_stay(tmp_path: Path) -> None:
+    bucket = Bucket()
+    for name in THREE:
+        bucket.pipe_file(f"/bucket/run/{name}", b"theirs")
+    ObjectStore("s3://bucket/run", bucket, "/bucket/run").upload(checkpoint(tmp_path / "new", "model.safetensors"))
+    assert sorted(bucket.find("/bucket")) == [f"/bucket/run/{name}" for name in (*THREE, "model.safetensors")]
