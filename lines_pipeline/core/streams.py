@@ -20,7 +20,7 @@ class _Unbroken(io.FileIO):
         super().__init__(descriptor, "w", closefd=False)
         self._tells = tells
 
-    def write(self, content: Any, /) -> int | None:
+    def write(self, content: Any, /) -> int:
         """Write, or let go."""
         try:
             return super().write(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,8 @@ class SignMajority(Measure):
     def partial(self, *reduced: Any) -> tuple[int, int, bool]:
         """Sum of signs, entries with a sign, and whether others have anything but zeros to sum."""
         signs, elected, marked = reduced
-        return int(signs), elected, elected < marked
+        total = int(signs) if math.isfinite(signs) else 0  # where sums overflow, the result is refused
+        return total, elected, elected < marked
 
     def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Election:
         blocks = [block for found in partials.values() for block in found]

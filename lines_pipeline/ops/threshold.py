@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.ops.base import Again, Measure, Partials
 from lines_pipeline.ops.blocks import Value, within
@@ -109,6 +110,7 @@ class TrimThreshold(Measure):
             if value is None:
                 moved[group] = _moved(state[group], counts, rank, total)
             else:
+                _require_finite(value, names)
                 found[group] = value
                 kept += total - _smaller(counts, value, state[group])
         return Again({**state, **moved}) if moved else Thresholds(found, kept)
@@ -136,6 +138,16 @@ class TrimThreshold(Measure):
     def _max_margin(self, total: int) -> float:
         """Half the share of a model's ``total`` values that brackets may hold: less of larger models."""
         return MAX_MARGIN[self.scope] * min(1.0, math.sqrt(LARGE_NUMEL / max(total, 1)))
+
+
+def _require_finite(threshold: float, names: Sequence[str]) -> None:
+    """Refuse a trim that would keep nothing but differences that are Inf."""
+    if not math.isfinite(threshold):
+        which = f"tensor '{names[0]}'" if len(names) == 1 else f"{len(names)} tensors"
+        raise CheckpointError(
+            f"{which}: differences or sums of values are too large for their type, so that a trim has no threshold; "
+            "look for a damaged checkpoint with 'lines-pipeline inspect'"
+        )
 
 
 def _groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:

@@ -207,3 +207,39 @@ def test_a_variance_below_zero_is_told(shards: str | None, normalized: Path, wri
     excluded = {"nodes.updates.exclude": ["*running_var", "*running_mean"]}
     assert not lines_pipeline.run(recipe, out="out", sets=excluded).notes
     assert not lines_pipeline.run(recipe, out="out", sets={"nodes.merged.weights": 0.1}).notes
+
+
+TRIMMED = {"op": "ties", "deltas": "updates"}
+LITTLE = {
+    "ties": {"merged": {**TRIMMED, "density": 0.2}},
+    "ties of almost nothing": {"merged": {**TRIMMED, "density": 1e-9, "aggregate": "max"}},
+    "ties by tensor": {"merged": {**TRIMMED, "density": 1e-9, "scope": "tensor", "aggregate": "sum"}},
+    "trim": {"sum": SUMMED["merged"], "merged": {"op": "trim", "delta": "sum", "density": 1e-9}},
+    "mask": {
+        "sum": SUMMED["merged"],
+        "own": {"op": "magnitude-mask", "delta": "sum", "density": 1e-9},
+        "merged": {"op": "mask", "delta": "sum", "mask": "own"},
+    },
+}
+
+
+@pytest.mark.parametrize("method", LITTLE)
+def test_models_without_a_value_to_merge_stay(method: str, models: Path, write_recipe: Recipe) -> None:
+    """Integers alone, and tensors of no size."""
+    state = {"ids": torch.arange(5), "none": torch.zeros(0, 4), "set": torch.tensor([True, False])}
+    for name in ("base", "a", "b", "c"):
+        save_file(state, models / f"{name}.safetensors")
+    result = lines_pipeline.run(write_recipe({**SUMMED, **LITTLE[method]}), out="out")
+    found = load_file(result.files[0])
+    assert found.keys() == state.keys() and all(torch.equal(found[name], value) for name, value in state.items())
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("density", [0.001, 1.0])
+@pytest.mark.parametrize("scope", ["global", "tensor"])
+def test_differences_that_overflow(density: float, scope: str, models: Path, write_recipe: Recipe) -> None:
+    change(models, "base", p0_0=-3e38, p1_1=0.0)
+    change(models, "a b", p0_0=3e38, p1_1=3e38)
+    change(models, "c", p0_0=3e38, p1_1=-3e38)
+    merged = {**TRIMMED, "density": density, "scope": scope, "aggregate": "sum", "weights": 2.0}
+    refused(write_recipe({**SUMMED, "merged": merged}), "too large for their type|NaN or Inf, which no input is")
