@@ -158,7 +158,7 @@ def _missing_files(recipe: Recipe, graph: Graph) -> list[str]:
 
     def named(step: str) -> tuple[Sequence[str], str | None]:
         params = judges[step]
-        return (params.tasks or (), params.target) if isinstance(params, EvaluateParams) else ((), None)
+        return params.tasks or (), params.target if isinstance(params, EvaluateParams) else None
 
     def chosen(step: str) -> tuple[str, ...]:
         return chosen_tasks(suites[step], recipe.folder, *named(step))

@@ -12,7 +12,7 @@ from typing import Any
 
 from lines_pipeline.core.errors import Problem, did_you_mean
 from lines_pipeline.recipe.places import Path, Place, Places
-from lines_pipeline.recipe.scalars import read_scalar, scalar_text
+from lines_pipeline.recipe.scalars import read_spelled, scalar_text
 
 MAX_WEIGHT = 200_000
 """What all references of a recipe may bring in: one for each value, and one for every 64 characters of text."""
@@ -162,7 +162,7 @@ class ForRunning(Interpolation):
             raise self._refused(place, f"the environment variable {name} is not set{near}; set it before running")
         text = self._environ[name]
         try:
-            value = read_scalar(text)
+            value = read_spelled(text)
         except ValueError:
             return text
         return text if value is None else value

@@ -15,7 +15,7 @@ import yaml
 
 from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.recipe.places import Path, Place, Places
-from lines_pipeline.recipe.scalars import read_scalar, shortened
+from lines_pipeline.recipe.scalars import read_spelled, shortened
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
@@ -173,7 +173,7 @@ class _Reader:
         if not event.implicit[0]:
             return _Written(event.value, self.place(event))
         try:
-            return _Written(read_scalar(event.value), self.place(event))
+            return _Written(read_spelled(event.value), self.place(event))
         except ValueError as error:
             raise self.place(event).error(str(error)) from error
 
