@@ -22,9 +22,12 @@ from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.outputs import Destination, check_outputs, open_destination, requests, require_writable
 from lines_pipeline.planning.facts import gather_facts
 from lines_pipeline.planning.report import PlanReport, describe_layers
-from lines_pipeline.recipe.graph import build_graph
+from lines_pipeline.recipe.graph import Graph, build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.picture import mermaid, svg
+from lines_pipeline.recipe.recipe import Recipe
+from lines_pipeline.recipe.stock import find_recipe
+from lines_pipeline.recipe.trusting import load_trusted, require_harmless_items
 from lines_pipeline.search.greedy_soup import GreedySoups
 from lines_pipeline.search.judging import Judge
 from lines_pipeline.search.tune import tune as tune_recipe
@@ -89,17 +92,21 @@ def run(
     device: str | None = None,
     tune: bool = True,
     cache: bool = True,
+    trust: bool = False,
     tracking_uri: str | None = None,
     sinks: Sequence[Sink] = (),
 ) -> RunResult:
-    """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s."""
+    """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s.
+
+    ``trust`` lets it run Python that its suites name, and name other machines, wherever it lies.
+    """
     from lines_pipeline.tracking.recorder import recorder
     from lines_pipeline.tracking.stores import check_reachable, resolve_uri
 
     started = time.perf_counter()
-    loaded = load_recipe(recipe, sets or {})
+    loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
     settings = engine_settings(loaded, scheduler, workers, memory, device)
-    graph = build_graph(loaded)
+    graph = _checked_graph(loaded, trust=trust)
     uri = resolve_uri(tracking_uri or loaded.tracking.uri)
     check_reachable(uri)
     record = recorder().open(uri)
@@ -110,7 +117,7 @@ def run(
         place = Path("runs") / loaded.name if out is None else out
         with open_destination(place) as destination, open_scheduler(settings) as work:
             require_writable(check_outputs(graph, destination.folder), destination.folder)
-            with open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work) as context:
+            with open_recipe(loaded, graph, settings, cache, emit, build=True, trust=trust, scheduler=work) as context:
                 emit(_run_started(context, destination))
                 for note in context.notes:
                     emit(Note(note))
@@ -128,13 +135,23 @@ def run(
     return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds, notes=told)
 
 
-def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Validation:
-    """Check everything that needs no tensor data; raises the package's errors. Builds and downloads nothing."""
-    loaded = load_recipe(recipe, sets or {})
-    graph = build_graph(loaded)
+def _checked_graph(recipe: Recipe, *, trust: bool) -> Graph:
+    graph = build_graph(recipe)
+    if not trust:
+        require_harmless_items(recipe, graph)
+    return graph
+
+
+def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, trust: bool = False) -> Validation:
+    """Check everything that needs no tensor data; raises the package's errors. Builds and downloads nothing.
+
+    Python that suites name is found and noted, but not imported.
+    """
+    loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
+    graph = _checked_graph(loaded, trust=trust)
     destination = Destination(Path("runs") / loaded.name)
     check_outputs(graph, destination.folder)
-    with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False) as context:
+    with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False, trust=trust) as context:
         if not context.unread:
             _forecast(context, destination)
     return Validation(loaded.name, len(graph.steps), tuple(context.notes))
@@ -150,15 +167,16 @@ def plan(
     device: str | None = None,
     tune: bool = True,
     cache: bool = True,
+    trust: bool = False,
 ) -> PlanReport:
     """What a run would do, from headers alone. Builds and downloads nothing."""
     from lines_pipeline.search.tune import trial_count
 
-    loaded = load_recipe(recipe, sets or {})
-    graph = build_graph(loaded)
+    loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
+    graph = _checked_graph(loaded, trust=trust)
     settings = engine_settings(loaded, scheduler, workers, memory, device)
     trials = trial_count(loaded.tune) if loaded.tune and tune else 0
-    with open_recipe(loaded, graph, settings, cache, broadcast(), build=False) as context:
+    with open_recipe(loaded, graph, settings, cache, broadcast(), build=False, trust=trust) as context:
         if context.unread:
             raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
         report = _forecast(context, Destination(Path("runs") / loaded.name), trials)
@@ -174,7 +192,7 @@ def _forecast(context: OpenedRecipe, destination: Destination, trials: int = 0) 
 
 def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: str = "mmd") -> str:
     """The DAG as Mermaid text (``mmd``) or ``svg``."""
-    built = build_graph(load_recipe(recipe, sets or {}))
+    built = build_graph(load_recipe(find_recipe(recipe), sets or {}))
     return svg(built) if form == "svg" else mermaid(built)
 
 

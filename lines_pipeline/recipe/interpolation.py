@@ -196,6 +196,18 @@ def referenced(value: Any) -> set[str]:
     return {name.strip().split(".")[0] for name in names if not name.strip().startswith("env:")}
 
 
+def environment_names(value: Any) -> set[str]:
+    """The names of all environment variables that ``value`` refers to."""
+    if isinstance(value, Mapping):
+        return set().union(*(environment_names(inside) for inside in value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*(environment_names(inside) for inside in value))
+    if not isinstance(value, str):
+        return set()
+    names = (token["name"].strip() for token in _TOKEN.finditer(value) if token["name"])
+    return {name.removeprefix("env:") for name in names if name.startswith("env:")}
+
+
 def _weight(value: Any) -> int:
     if isinstance(value, Mapping):
         return 1 + sum(_weight(inside) for inside in value.values())

@@ -29,7 +29,7 @@ def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}) -> Recipe:
     Relative paths in the recipe are relative to its folder.
     """
     path = FilePath(path)
-    document, source = read_chain(path)
+    document, source, files = read_chain(path)
     document, problems = apply_sets(document, sets)
     document = _without_empty(document)
     document, recorded, found = _filled(document)
@@ -38,7 +38,7 @@ def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}) -> Recipe:
     problems = _first_of_each_place(problems, [_problem(document, one) for one in complaints])
     if problems or settings is None:
         raise RecipeError(_first_of_each_place(problems, _node_problems(document, recorded, settings)))
-    return Recipe(path, source, settings, document, recorded)
+    return Recipe(path, source, settings, document, recorded, files)
 
 
 def _without_empty(document: Document) -> Document:

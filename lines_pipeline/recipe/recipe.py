@@ -40,6 +40,8 @@ class Recipe:
     settings: Settings
     document: Document
     recorded: Mapping[str, Any]
+    files: tuple[FilePath, ...]
+    """The real paths of the recipe's file and of all that it extends."""
 
     @property
     def name(self) -> str:

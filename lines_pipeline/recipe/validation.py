@@ -17,6 +17,9 @@ from lines_pipeline.recipe.scalars import scalar_text, shortened, unspelled
 
 Model = TypeVar("Model", bound=BaseModel)
 
+MAX_COMPLAINTS = 50
+"""Mistakes of one kind that are told of one place; finding the nearest name takes long."""
+
 _KINDS = {
     "float_type": "a number",
     "int_type": "a whole number",
@@ -60,7 +63,8 @@ def validated(
     try:
         return model.model_validate_json(json.dumps(data, default=unspelled)), []
     except ValidationError as error:
-        return None, _complaints(error.errors(include_url=False), model, data, written, tuple(extra_keys))
+        found = error.errors(include_url=False)[:MAX_COMPLAINTS]
+        return None, _complaints(found, model, data, written, tuple(extra_keys))
 
 
 def _complaints(
