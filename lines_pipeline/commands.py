@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+import lines_pipeline
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 
 
@@ -150,9 +152,7 @@ def cache(
 def show_version(wanted: bool) -> None:
     """Print the version of the package, and end."""
     if wanted:
-        from lines_pipeline.core.versions import package_versions
-
-        typer.echo(f"lines-pipeline {package_versions(['lines-pipeline']).get('lines-pipeline', '(not installed)')}")
+        typer.echo(f"lines-pipeline {lines_pipeline.__version__}")
         raise typer.Exit
 
 

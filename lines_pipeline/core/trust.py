@@ -41,13 +41,15 @@ def trusted_folders() -> tuple[Path, ...]:
         return ()
     except OSError as error:
         raise _damaged(path, str(error.strerror)) from error
-    with open(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _damaged(path, "it is not a regular file")
         if status.st_mode & 0o022 or status.st_uid not in (0, os.geteuid()):
             raise _damaged(path, "others may write it; it has to be yours alone (chmod 600)")
-        return _read(path, file.read(_MAX_BYTES + 1))
+        return _read(path, os.read(descriptor, _MAX_BYTES + 1))
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path, content: bytes) -> tuple[Path, ...]:

@@ -168,7 +168,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no YAML": (lambda f: (f / "suite.yaml").write_text("tasks: ["), r"suite\.yaml:2:1: not valid YAML"),
     "an unknown key": (
         lambda f: edit(f, "head:", "haed:"),
-        r"suite\.yaml:5:3: 'head' is missing\n.*suite\.yaml:6:5: unknown key 'haed' \(did you mean 'head'\?\)",
+        r"suite\.yaml:6:3: 'head' is missing\n.*suite\.yaml:7:5: unknown key 'haed' \(did you mean 'head'\?\)",
     ),
     "no tasks": (
         lambda f: (f / "suite.yaml").write_text("model: {factory: 'a:b'}\ntasks: {}"),
