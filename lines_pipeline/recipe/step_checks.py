@@ -55,6 +55,17 @@ def _patterns(step: Step) -> Iterator[Complaint]:
         groups = _groups(rule.from_)
         if isinstance(groups, str):
             yield Complaint(("rename", index, "from"), groups)
+        elif wrong := _wrong_replacement(rule.from_, rule.to):
+            yield Complaint(("rename", index, "to"), wrong)
+
+
+def _wrong_replacement(pattern: str, replacement: str) -> str:
+    """What is wrong with the text that a regular expression's matches are replaced by, or nothing."""
+    try:
+        re.compile(pattern).sub(replacement, "")  # reads the replacement, also where nothing matches
+    except (re.error, IndexError) as error:
+        return f"expected a replacement for '{shortened(pattern)}', found '{shortened(replacement)}': {error}"
+    return ""
 
 
 def _groups(pattern: str) -> int | str:

@@ -188,9 +188,9 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "wrong arguments": (
         lambda f: edit(f, "blocks:", "layers:"),
-        r"toy_encoder:build raised TypeError: .*unexpected keyword.*layers' \(.*toy_encoder\.py:20\)",
+        r"toy_encoder:build raised TypeError: .*unexpected keyword.*layers' \(.*toy_encoder\.py:19\)",
     ),
-    "no such split": (lambda f: edit(f, "val:", "test:"), "task 'rise' has no data for split 'val'; it has: test"),
+    "no such split": (lambda f: edit(f, "val:", "train:"), "task 'rise' has no data for split 'val'; it has: train"),
     "no such data": (
         lambda f: (f / "fall_val.safetensors").unlink(),
         r"task 'fall': fall_val\.safetensors: no such file",
