@@ -20,13 +20,13 @@ from lines_pipeline.evals.factories import Code, line_of
 
 _MAX_MESSAGE = 2_000
 
-_loaded: dict[tuple[Path, str], str] = {}
-"""What the modules of suites' folders were made of, by folder and top-level name."""
+_kept: dict[tuple[Path, str], tuple[str, dict[str, ModuleType]]] = {}
+"""By a suite's folder and factory: the digest of its files, and the modules that were made of them."""
 
 
 def call_factory(code: Code, arguments: Mapping[str, Any], suite: Path) -> Any:
     """What a factory gives. Raises ``EvalError`` where it, or what it imports, raises anything."""
-    with told_as_users(suite, f"model factory {code.text}", code), _first_on_path(code.root):
+    with told_as_users(suite, f"model factory {code.text}", code), _at_home(code):
         made: Any = _module(code)
         for part in code.name.split("."):
             made = getattr(made, part)
@@ -70,74 +70,62 @@ def _place_of(error: BaseException, code: Code | None) -> str:
 
 
 @contextlib.contextmanager
-def _first_on_path(folder: Path | None) -> Iterator[None]:
-    """Imports look into a folder first meanwhile, and write nothing there."""
-    if folder is None:
+def _at_home(code: Code) -> Iterator[None]:
+    """Imports look into the suite's folder first meanwhile, and write nothing there.
+
+    Its modules are out of the way of others of the same name afterwards. They are kept until their files change.
+    """
+    if code.root is None:
         yield
         return
-    before, writes_nothing = list(sys.path), sys.dont_write_bytecode
+    digest, home = code.digest(), (code.root, code.text)
+    kept = _kept[home][1] if home in _kept and _kept[home][0] == digest else {}
+    tops = {name.partition(".")[0] for name in (*kept, _module_name(code))}
+    others = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops}
+    for name in others:
+        del sys.modules[name]
+    sys.modules.update(kept)
+    before, path, writes_nothing = (
+        {id(module) for module in sys.modules.values()},
+        list(sys.path),
+        sys.dont_write_bytecode,
+    )
     sys.dont_write_bytecode = True  # compiled files are told apart by the second: one that was just edited would stay
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, str(code.root))
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        sys.path[:], sys.dont_write_bytecode = before, writes_nothing
+        sys.path[:], sys.dont_write_bytecode = path, writes_nothing
+        loaded = [(name, module) for name, module in sys.modules.items() if _is_from(module, code.root)]
+        made = {name: module for name, module in loaded if id(module) not in before or name in kept}
+        for name in made:
+            del sys.modules[name]
+        sys.modules.update(others)
+        _kept[home] = (digest, made)
 
 
 def _module(code: Code) -> ModuleType:
-    """The factory's module; what lies in the suite's folder is imported anew once its files have changed."""
-    if code.root is None:
-        _forget_those_of_suites(code)
-        return importlib.import_module(code.module)
-    name = code.module or f"lines_pipeline_suite_{sha256(os.fsencode(str(code.file))).hexdigest()[:16]}"
-    top = name.partition(".")[0]
-    digest, ours = code.digest(), (code.root, top)
-    present = {one: module for one, module in sys.modules.items() if one.partition(".")[0] == top}
-    if name in present and _loaded.get(ours) == digest and _is_from(present[name], code.file):
-        return present[name]
-    for one in present:
-        del sys.modules[one]
-    try:
-        module = importlib.import_module(name) if code.module else _from_file(name, code)
-    except BaseException:
-        _restore(top, present)
-        raise
-    _loaded[ours] = digest
-    if not all(_is_from(module, None, code.root) for module in present.values()):
-        _restore(top, present)  # a module of the same name that others still need
-    return module
-
-
-def _forget_those_of_suites(code: Code) -> None:
-    """Modules of the same name that another suite's folder had."""
-    top = code.module.partition(".")[0]
-    for folder, other in list(_loaded):
-        if other == top:
-            del _loaded[folder, other]
-            for one, module in list(sys.modules.items()):
-                if one.partition(".")[0] == top and _is_from(module, None, folder):
-                    del sys.modules[one]
-
-
-def _is_from(module: ModuleType, file: Path | None, folder: Path | None = None) -> bool:
-    origin = getattr(module, "__file__", None)
-    if origin is None:
-        return False
-    return Path(origin) == file if folder is None else Path(origin).is_relative_to(folder)
-
-
-def _restore(top: str, present: Mapping[str, ModuleType]) -> None:
-    for one in [name for name in sys.modules if name.partition(".")[0] == top]:
-        del sys.modules[one]
-    sys.modules.update(present)
-
-
-def _from_file(name: str, code: Code) -> ModuleType:
+    name = _module_name(code)
+    if code.module or name in sys.modules:
+        return importlib.import_module(name)
     assert code.file is not None
     spec = importlib.util.spec_from_file_location(name, code.file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
+
+
+def _module_name(code: Code) -> str:
+    return code.module or f"lines_pipeline_suite_{sha256(os.fsencode(str(code.file))).hexdigest()[:16]}"
+
+
+def _is_from(module: ModuleType, folder: Path) -> bool:
+    origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    return isinstance(origin, str) and Path(origin).is_relative_to(folder)

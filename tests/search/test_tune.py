@@ -312,5 +312,5 @@ def test_no_sampler_spends_a_trial_on_a_repeat(
     events: list[Event] = []
     path = recipe(tune)
     lines_pipeline.run(path, sinks=[events.append])
-    values = [event.values["model.scale"] for event in events if isinstance(event, TrialStarted)]
+    values = [event.params["model.scale"] for event in events if isinstance(event, TrialStarted)]
     assert len(values) == len(set(values)) == tried == lines_pipeline.plan(path).trials
