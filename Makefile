@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test test-all check bench docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/lines-pipeline run recipes/vit20_ties_lines.yaml
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+test-all: $(INSTALLED)
+	LINES_FUZZ_SCALE=10 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -33,10 +33,12 @@ from lines_pipeline.outputs import (
 )
 from lines_pipeline.planning.facts import gather_facts
 from lines_pipeline.planning.report import PlanReport, describe_layers
-from lines_pipeline.recipe.graph import build_graph
+from lines_pipeline.recipe.graph import Graph, build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.picture import mermaid, svg
 from lines_pipeline.recipe.recipe import Recipe
+from lines_pipeline.recipe.stock import find_recipe
+from lines_pipeline.recipe.trusting import load_trusted, require_harmless_items
 from lines_pipeline.search.greedy_soup import GreedySoups
 from lines_pipeline.search.judging import Judge
 from lines_pipeline.search.tune import tune as tune_recipe
@@ -103,17 +105,21 @@ def run(
     device: str | None = None,
     tune: bool = True,
     cache: bool = True,
+    trust: bool = False,
     tracking_uri: str | None = None,
     sinks: Sequence[Sink] = (),
 ) -> RunResult:
-    """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s."""
+    """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s.
+
+    ``trust`` lets it run Python that its suites name, and name other machines, wherever it lies.
+    """
     from lines_pipeline.tracking.recorder import recorder
     from lines_pipeline.tracking.stores import check_reachable, resolve_uri
 
     started = time.perf_counter()
-    loaded = load_recipe(recipe, sets or {})
+    loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
     settings = engine_settings(loaded, scheduler, workers, memory, device)
-    graph = build_graph(loaded)
+    graph = _checked_graph(loaded, trust=trust)
     uri = resolve_uri(tracking_uri or loaded.tracking.uri)
     check_reachable(uri)
     record = recorder().open(uri)
@@ -123,7 +129,7 @@ def run(
     try:
         with open_destination(_place(loaded, out)) as destination, open_scheduler(settings) as work:
             require_writable(check_outputs(graph, destination.folder), destination.folder)
-            with open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work) as context:
+            with open_recipe(loaded, graph, settings, cache, emit, build=True, trust=trust, scheduler=work) as context:
                 report = _forecast(context, destination)
                 if report.shortages:
                     raise PlanError("\n".join(report.shortages))
@@ -147,16 +153,30 @@ def run(
     return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds, notes=all_notes)
 
 
-def validate(recipe: str | Path, *, out: str | Path | None = None, sets: Mapping[str, Any] | None = None) -> Validation:
+def _checked_graph(recipe: Recipe, *, trust: bool) -> Graph:
+    graph = build_graph(recipe)
+    if not trust:
+        require_harmless_items(recipe, graph)
+    return graph
+
+
+def validate(
+    recipe: str | Path,
+    *,
+    out: str | Path | None = None,
+    sets: Mapping[str, Any] | None = None,
+    trust: bool = False,
+) -> Validation:
     """Check everything that needs no tensor data; raises the package's errors. Builds, downloads and writes nothing.
 
-    ``notes`` also tell where the results would not fit on the disk of ``out``.
+    ``notes`` also tell where the results would not fit on the disk of ``out``. Python that suites name is found and
+    noted, but not imported.
     """
-    loaded = load_recipe(recipe, sets or {})
-    graph = build_graph(loaded)
+    loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
+    graph = _checked_graph(loaded, trust=trust)
     destination = planned_destination(_place(loaded, out))
     check_outputs(graph, destination.folder)
-    with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False) as context:
+    with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False, trust=trust) as context:
         report = None if context.unread else _forecast(context, destination)
         found = (*report.notes, *report.shortages) if report else ()
     warnings = report.warnings if report else ()
@@ -174,17 +194,18 @@ def plan(
     device: str | None = None,
     tune: bool = True,
     cache: bool = True,
+    trust: bool = False,
 ) -> PlanReport:
     """What a run would do, from headers alone. Builds, downloads and writes nothing."""
     from lines_pipeline.search.tune import trial_count
 
-    loaded = load_recipe(recipe, sets or {})
-    graph = build_graph(loaded)
+    loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
+    graph = _checked_graph(loaded, trust=trust)
     settings = engine_settings(loaded, scheduler, workers, memory, device)
     trials = trial_count(loaded.tune) if loaded.tune and tune else 0
     destination = planned_destination(_place(loaded, out))
     check_outputs(graph, destination.folder)
-    with open_recipe(loaded, graph, settings, cache, broadcast(), build=False) as context:
+    with open_recipe(loaded, graph, settings, cache, broadcast(), build=False, trust=trust) as context:
         if context.unread:
             raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
         report = _forecast(context, destination, trials)
@@ -206,7 +227,7 @@ def _forecast(context: OpenedRecipe, destination: Destination, trials: int = 0) 
 
 def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: str = "mmd") -> str:
     """The DAG as Mermaid text (``mmd``) or ``svg``."""
-    built = build_graph(load_recipe(recipe, sets or {}))
+    built = build_graph(load_recipe(find_recipe(recipe), sets or {}))
     return svg(built) if form == "svg" else mermaid(built)
 
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from lines_pipeline import commands
+from lines_pipeline.commands import Json, print_json
 from lines_pipeline.core.errors import LinesError
 from lines_pipeline.core.garbage import collect_seldom
+from lines_pipeline.core.printable import printable_message
 from lines_pipeline.core.streams import keep_streams
 
 app = typer.Typer(
     name="lines-pipeline",
     help="Merge fine-tuned models from version-controlled recipes, tensor by tensor, in bounded memory.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -35,26 +35,22 @@ Memory = Annotated[str | None, typer.Option(help="Cap on anonymous memory: 4GB."
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 NoTune = Annotated[bool, typer.Option("--no-tune", help="Use the values as written.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Look nothing up in the cache.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; default sqlite:///mlflow.db.")]
+
+Trust = Annotated[bool, typer.Option("--trust", help="Let it run Python that it names, wherever it lies.")]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-class ZooAction(StrEnum):
-    """What to do with the zoo."""
-
-    LIST = "list"
-    BUILD = "build"
-
-
-class CacheAction(StrEnum):
-    """What to do with the cache."""
-
-    LIST = "list"
-    PRUNE = "prune"
-    VERIFY = "verify"
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=commands.show_version, is_eager=True, help="Show the version, and end."),
+    ] = False,
+) -> None:
+    """Say what holds for all commands."""
 
 
 @app.command()
@@ -68,12 +64,17 @@ def run(
     device: Device = None,
     no_tune: NoTune = False,
     no_cache: NoCache = False,
+    trust: Trust = False,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
     """Carry out a recipe."""
+    from lines_pipeline.recipe.stock import find_recipe
+    from lines_pipeline.recipe.trusting import load_trusted
     from lines_pipeline.tracking.recorder import expect_run
 
+    recipe = find_recipe(recipe)
+    load_trusted(recipe, _parse(sets), trust=trust)  # before its store is looked at
     expect_run(recipe, _parse(sets), tracking_uri)  # before torch is loaded
     from rich.console import Console
 
@@ -91,25 +92,26 @@ def run(
             device=device,
             tune=not no_tune,
             cache=not no_cache,
+            trust=trust,
             tracking_uri=tracking_uri,
             sinks=[sink],
         )
     if as_json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
     else:
         presentation.show_result(result)
 
 
 @app.command()
-def validate(recipe: RecipePath, sets: Sets = None, out: Out = None) -> None:
+def validate(recipe: RecipePath, sets: Sets = None, out: Out = None, trust: Trust = False) -> None:
     """Check everything that needs no tensor data."""
     from lines_pipeline import api
 
-    found = api.validate(recipe, out=out, sets=_parse(sets))
+    found = api.validate(recipe, out=out, sets=_parse(sets), trust=trust)
     for warning in found.warnings:
-        typer.echo(f"warning: {warning}")
+        typer.echo(f"warning: {printable_message(warning)}")
     for note in found.notes:
-        typer.echo(f"note: {note}")
+        typer.echo(f"note: {printable_message(note)}")
     typer.echo(f"{found.name}: valid, {found.steps} steps")
 
 
@@ -124,6 +126,7 @@ def plan(
     device: Device = None,
     no_tune: NoTune = False,
     no_cache: NoCache = False,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Tell what a run would do: passes, bytes, memory, cache, the scale of every block."""
@@ -139,9 +142,10 @@ def plan(
         device=device,
         tune=not no_tune,
         cache=not no_cache,
+        trust=trust,
     )
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
         typer.echo(report.render(), nl=False)
 
@@ -164,33 +168,10 @@ def graph(
         out.write_text(text, encoding="utf-8")
 
 
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of recipes, for editors."""
-    from lines_pipeline import api
-
-    _print_json(api.schema())
-
-
-@app.command()
-def ops(
-    name: Annotated[str | None, typer.Argument(help="One op.", show_default=False)] = None, as_json: Json = False
-) -> None:
-    """List the merge methods, or describe one."""
-    from lines_pipeline import api, presentation
-
-    found = api.catalogue()
-    if name is not None:
-        from lines_pipeline.core.errors import did_you_mean
-
-        names = [op["name"] for op in found]
-        found = [op for op in found if op["name"] == name.lower()]
-        if not found:
-            raise typer.BadParameter(f"no op '{name}'{did_you_mean(name, names)}; there are: {', '.join(names)}")
-    if as_json:
-        _print_json(found[0] if name else found)
-    else:
-        presentation.show_ops(found, detailed=name is not None)
+app.command()(commands.schema)
+app.command()(commands.ops)
+app.command()(commands.recipes)
+app.command()(commands.trust)
 
 
 @app.command()
@@ -205,46 +186,13 @@ def inspect(
 
     found = api.inspect(checkpoint, headers=headers, key=key)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         presentation.show_checkpoint(found)
 
 
-@app.command()
-def zoo(action: Annotated[ZooAction, typer.Argument()] = ZooAction.LIST, as_json: Json = False) -> None:
-    """List or build the embedded model zoo."""
-    from rich.console import Console
-
-    from lines_pipeline import api, presentation
-    from lines_pipeline.tracking.console import progress
-
-    if action is ZooAction.BUILD:
-        with progress(Console(stderr=True)) as sink:
-            api.zoo_build([sink])
-    if as_json:
-        _print_json(api.zoo_list())
-    else:
-        presentation.show_zoo(api.zoo_list())
-
-
-@app.command()
-def cache(
-    action: Annotated[CacheAction, typer.Argument()] = CacheAction.LIST,
-    to: Annotated[str | None, typer.Option(help="prune: what may stay, 4GB or 0; default the cache's limit.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List what runs keep for the next ones, make room, or check that it is whole (exit 1 for damaged entries)."""
-    from lines_pipeline import api, presentation
-
-    if to is not None and action != "prune":
-        raise typer.BadParameter("--to is for prune")
-    report = api.cache_prune(to) if action == "prune" else api.cache_list() if action == "list" else api.cache_verify()
-    if as_json:
-        _print_json(report.to_dict())
-    else:
-        presentation.show_cache(action, report)
-    if action == "verify" and report.entries:
-        raise typer.Exit(1)
+app.command()(commands.zoo)
+app.command()(commands.cache)
 
 
 @app.command()
@@ -262,7 +210,7 @@ def compare(
         raise typer.BadParameter("name at least two runs")
     found = compare_runs(runs, resolve_uri(tracking_uri))
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
     else:
         presentation.show_comparison(found)
 
@@ -271,10 +219,6 @@ def _parse(sets: list[str] | None) -> dict[str, Any]:
     from lines_pipeline.recipe.overrides import parse_set
 
     return dict(parse_set(text) for text in sets or [])
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def main() -> None:
@@ -288,7 +232,7 @@ def main() -> None:
             recorder()  # loads MLflow, the longest part of a small merge, while this process loads what it needs
         app()
     except LinesError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable_message(str(error))}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
@@ -301,5 +245,5 @@ def main() -> None:
         if os.environ.get("LINES_PIPELINE_TRACEBACK"):
             raise
         hint = "set LINES_PIPELINE_TRACEBACK=1 for the details, and please report it"
-        typer.echo(f"internal error: {type(error).__name__}: {error} ({hint})", err=True)
+        typer.echo(f"internal error: {type(error).__name__}: {printable_message(str(error))} ({hint})", err=True)
         sys.exit(1)

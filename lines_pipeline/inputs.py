@@ -15,7 +15,7 @@ from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.housekeeping import prune, size_limit
 from lines_pipeline.engine.schedulers import DRIVER, Scheduler
 from lines_pipeline.engine.session import Session
-from lines_pipeline.evals.suites import chosen_tasks, missing_files, suite_tasks
+from lines_pipeline.evals.suites import chosen_tasks, missing_files, suite_runs, suite_tasks
 from lines_pipeline.io.adapter_updates import Base, update_checkpoint
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint, open_leniently, require_readable
 from lines_pipeline.io.folders import require_cache
@@ -61,13 +61,16 @@ def open_recipe(
     emit: Sink,
     *,
     build: bool,
+    trust: bool = False,
     scheduler: Scheduler = DRIVER,
 ) -> Iterator[OpenedRecipe]:
     """A recipe with every checkpoint found and opened; ``build`` also makes or downloads what is not there.
 
+    Where suites name Python, ``EvalError`` for a ``build`` without ``trust`` in a folder that is not trusted.
     What it uses of the cache is kept there until it is done with.
     """
     missing = _missing_files(recipe, graph)
+    code = _suites_code(recipe, graph, trust=trust, build=build)
     if missing and build:
         raise EvalError("\n".join(missing))
     with closing(NodeCache(cache_folder() / "nodes", reading=cache)) as nodes:
@@ -75,7 +78,7 @@ def open_recipe(
         if build:
             require_cache(nodes.folder)
         _open_checkpoints(context, build=build)
-        context.notes += missing
+        context.notes += missing + code
         if build:
             prune(nodes.folder, size_limit())
         yield context
@@ -216,6 +219,24 @@ def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
     return require_readable(renamed, params.drop)
 
 
+def _suites_code(recipe: Recipe, graph: Graph, *, trust: bool, build: bool) -> list[str]:
+    """Notes of the Python that suites name; nothing is imported. ``EvalError`` where a run may not run it."""
+    judges = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, EvaluateParams | SoupParams)}
+    suites = {step: params.suite for step, params in judges.items() if params.suite}
+
+    def runs(step: str) -> str:
+        found = suite_runs(suites[step], recipe.folder)
+        if found is None:
+            return ""
+        refused = "" if trust else found.untrusted
+        if refused and build:
+            raise EvalError(f"the suite {suites[step]} runs Python, {found.what}, but {refused}")
+        return f"the suite {suites[step]} runs Python: {found.what}" + (f"; {refused}" if refused else "")
+
+    notes = _each(recipe, graph, "suite", suites, runs)
+    return [] if build else list(dict.fromkeys(note for note in notes.values() if note))
+
+
 def _missing_files(recipe: Recipe, graph: Graph) -> list[str]:
     """What the suites lack, by place; ``EvalError`` for what is no suite, and tasks and splits that one has not got."""
     judges = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, EvaluateParams | SoupParams)}
@@ -223,7 +244,7 @@ def _missing_files(recipe: Recipe, graph: Graph) -> list[str]:
 
     def named(step: str) -> tuple[Sequence[str], str | None]:
         params = judges[step]
-        return (params.tasks or (), params.target) if isinstance(params, EvaluateParams) else ((), None)
+        return params.tasks or (), params.target if isinstance(params, EvaluateParams) else None
 
     def chosen(step: str) -> tuple[str, ...]:
         return chosen_tasks(suites[step], recipe.folder, *named(step))

@@ -14,6 +14,8 @@ import yaml
 from safetensors.torch import save_file
 from toy_suite import ENCODER
 
+from lines_pipeline.core.trust import trust
+
 BLOCKS, WIDTH = 4, 8
 
 if (
@@ -24,9 +26,10 @@ if (
 
 @pytest.fixture(autouse=True)
 def _isolated(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Caches and the working directory lie in ``tmp_path``; tests marked ``zoo`` share the user's experts."""
+    """Caches, trusted folders and the working directory lie in ``tmp_path``; ``zoo`` tests share the user's experts."""
     if request.node.get_closest_marker("zoo") is None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -87,12 +90,13 @@ def shared_store(_store: str, _isolated: None, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for toy models and suites; their model factory can be imported."""
+    """A trusted folder for toy models and suites; their model factory can be imported."""
     folder = tmp_path / "toy"
     (folder / "python").mkdir(parents=True)
     (folder / "python" / "toy_encoder.py").write_text(ENCODER)
     monkeypatch.syspath_prepend(str(folder / "python"))
     monkeypatch.delitem(sys.modules, "toy_encoder", raising=False)
+    trust(folder)
     return folder
 
 

@@ -32,7 +32,20 @@ Recipe = Callable[..., Path]
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 
-COMMANDS = ["run", "validate", "plan", "graph", "schema", "ops", "inspect", "zoo", "cache", "compare"]
+COMMANDS = [
+    "run",
+    "validate",
+    "plan",
+    "graph",
+    "schema",
+    "ops",
+    "recipes",
+    "trust",
+    "inspect",
+    "zoo",
+    "cache",
+    "compare",
+]
 TENSORS = 10
 """Floating-point tensors of the models in ``conftest``; ``position_ids`` comes on top."""
 

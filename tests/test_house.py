@@ -11,7 +11,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lines_pipeline"
 GOLDEN = Path(__file__).parent / "golden" / "help"
-COMMANDS = ["run", "validate", "plan", "graph", "schema", "ops", "inspect", "zoo", "cache", "compare"]
+COMMANDS = [
+    "run",
+    "validate",
+    "plan",
+    "graph",
+    "schema",
+    "ops",
+    "recipes",
+    "trust",
+    "inspect",
+    "zoo",
+    "cache",
+    "compare",
+]
 
 
 def python(code: str) -> str:

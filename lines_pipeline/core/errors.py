@@ -6,7 +6,12 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lines_pipeline.core.printable import printable_message
+from lines_pipeline.core.printable import printable, printable_message
+
+_NEAR = 0.6
+_MAX_WORD = 100
+_MAX_NAMES = 500
+_MAX_TOLD = 200
 
 
 class LinesError(Exception):
@@ -64,7 +69,7 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         node = f"node '{self.node}': " if self.node else ""
-        return f"{place}: {node}{self.message}"
+        return printable_message(f"{place}: {node}{self.message}")
 
 
 class RecipeError(LinesError):
@@ -72,10 +77,45 @@ class RecipeError(LinesError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(set(problems)))
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        told = [str(problem) for problem in self.problems[:_MAX_TOLD]]
+        more = len(self.problems) - len(told)
+        super().__init__("\n".join([*told, *([f"... and {more} more mistakes"] if more else ())]))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    if len(word) > _MAX_WORD:
+        return ""
+    alike = sorted(name for name in known if _NEAR * (len(name) + len(word)) <= 2 * min(len(name), len(word)))
+    if len(alike) > _MAX_NAMES:  # comparing takes long, and there may be many mistakes
+        alike = [name for name in alike if name[:1] == word[:1]][:_MAX_NAMES]
+    near = difflib.get_close_matches(word, alike, n=1, cutoff=_NEAR)
+    return f" (did you mean '{printable(near[0])}'?)" if near else ""
+
+
+def did_you_misspell(word: str, known: Iterable[str]) -> str:
+    """As ``did_you_mean``, for names that may be right elsewhere: only where a slip of the finger tells them apart."""
+    if len(word) > _MAX_WORD:
+        return ""
+    distances = {name: _slips(word, name) for name in sorted(known)}
+    near = [name for name in distances if distances[name] <= (1 if len(word) < 7 else 2)]
+    near = sorted(near, key=lambda name: distances[name]) or [name for name in distances if _is_part(word, name)]
+    return f" (did you mean '{printable(near[0])}'?)" if near else ""
+
+
+def _is_part(word: str, name: str) -> bool:
+    return len(word) > 3 and name.startswith(f"{word}-")
+
+
+def _slips(word: str, name: str) -> int:
+    """Letters to change, add, leave out or swap with their neighbour (optimal string alignment)."""
+    rows = [list(range(len(name) + 1))]
+    for i, letter in enumerate(word, 1):
+        row = [i]
+        for j, other in enumerate(name, 1):
+            costs = [rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (letter != other)]
+            if i > 1 and j > 1 and (letter, word[i - 2]) == (name[j - 2], other):
+                costs.append(rows[-2][j - 2] + 1)
+            row.append(min(costs))
+        rows.append(row)
+    return rows[-1][-1]

@@ -2,74 +2,31 @@
 
 from __future__ import annotations
 
-import importlib
-import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 from torch.nn import functional
 
 from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.keys import content_key
-from lines_pipeline.io.checkpoints import irregular, open_checkpoint
+from lines_pipeline.core.trust import remedy, why_untrusted
+from lines_pipeline.evals.factories import HARMLESS_ARGUMENTS, Code, find_code, shipped_kind
+from lines_pipeline.evals.suite_files import SuiteFile, read_suite_file
+from lines_pipeline.evals.user_code import call_factory, told_as_users
+from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.locations import download, locate
 from lines_pipeline.io.reading import read_tensors
+from lines_pipeline.recipe.places import Places
+from lines_pipeline.recipe.scalars import shortened
 from lines_pipeline.zoo.catalogue import cache_folder
 
 BATCH_SIZE = 128
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelFactory(_Section):
-    """``open_clip:ViT-B-32``, or ``package.module:callable`` that gives a module from images to features."""
-
-    factory: str = Field(pattern=r"^[\w.]+:[\w./-]+$")
-    arguments: dict[str, Any] = {}
-
-
-class TaskFile(_Section):
-    """Where a task's head and data lie, and the accuracies that normalize."""
-
-    head: str
-    """A checkpoint with one 2-D tensor [classes, features]; rows are used as they are."""
-    data: dict[str, str]
-    """Split to a safetensors file (``images`` [n, c, h, w] as the model takes them, ``labels`` [n]), or
-    ``hf://datasets/org/name[/configuration]#split`` (columns ``image`` and ``label``)."""
-    expert_accuracy: dict[str, float] = {}
-    pretrained_accuracy: dict[str, float] = {}
-
-
-class SuiteFile(_Section):
-    """The whole file."""
-
-    model: ModelFactory
-    tasks: dict[str, TaskFile] = Field(min_length=1)
-
-
-def read_suite_file(path: Path) -> SuiteFile:
-    """Read and check a suite file; ``EvalError`` naming it and what is wrong."""
-    kind = irregular(path.stat().st_mode) if os.path.exists(path) else None
-    if kind:
-        raise EvalError(f"{path}: {kind}, not a suite; expected zoo://glyphs or a suite file")
-    try:
-        return SuiteFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise EvalError(f"{path}: no such suite ({error.strerror}); expected zoo://glyphs or a suite file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EvalError(f"{path}: not valid YAML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise EvalError(f"{path}: {where}: {first['msg']} (and {error.error_count() - 1} more)") from error
 
 
 @dataclass(frozen=True)
@@ -78,11 +35,12 @@ class ClassificationSuite:
 
     path: Path
     content: SuiteFile
+    places: Places = field(compare=False, repr=False)
 
     @classmethod
     def read(cls, path: Path) -> ClassificationSuite:
         """From a file."""
-        return cls(path, read_suite_file(path))
+        return cls(path, *read_suite_file(path))
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -99,11 +57,12 @@ class ClassificationSuite:
         )
 
     def digest(self, split: str) -> str:
-        """Identity of the file's content and of the local data and heads it names."""
+        """Identity of the file's content, and of the local data, heads and Python that it names."""
         files = [
             self._identity(source) for t in self.content.tasks.values() for source in (t.head, t.data.get(split, ""))
         ]
-        return content_key([self.content.model_dump(mode="json"), split, files])
+        code = self.code()
+        return content_key([self.content.model_dump(mode="json"), split, files, *([code.digest()] if code else ())])
 
     def expert_accuracy(self, task: str, split: str) -> float | None:
         """As the file records it."""
@@ -123,7 +82,8 @@ class ClassificationSuite:
             model.load_state_dict({name: value.float() for name, value in state.items()})
         except RuntimeError as error:
             raise EvalError(f"{self.path}: the model does not fit {self.content.model.factory}: {error}") from error
-        model = model.eval().to(device)
+        with told_as_users(self.path, f"model factory {self.content.model.factory}: the model", self.code()):
+            model = model.eval().to(device)
         return {task: self._accuracy(model, transform, task, split, device) for task in tasks}
 
     def _accuracy(self, model: nn.Module, transform: Any, task: str, split: str, device: str) -> float:
@@ -144,29 +104,71 @@ class ClassificationSuite:
         return right / total
 
     def _features(self, model: nn.Module, images: torch.Tensor, task: str) -> torch.Tensor:
-        try:
-            features: torch.Tensor = model(images)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            found = f"images of shape {tuple(images.shape)}, {images.dtype}"
-            raise EvalError(f"{self.path}: task '{task}': the model does not take {found}: {error}") from error
+        found = f"images of shape {tuple(images.shape)}, {images.dtype}"
+        with told_as_users(self.path, f"task '{task}': the model does not take {found}: it", self.code()):
+            features = model(images)
+        if not isinstance(features, torch.Tensor):
+            kind = type(features).__name__
+            raise EvalError(f"{self.path}: task '{task}': the model gave a {kind}, expected a tensor of features")
         return features
 
+    def code(self) -> Code | None:
+        """The Python of the user's that judging runs; None where it runs none. Imports nothing.
+
+        Raises ``EvalError`` where it is not there.
+        """
+        return self._code
+
+    @cached_property
+    def _code(self) -> Code | None:
+        model = self.content.model
+        if shipped_kind(model.factory):
+            return None
+        try:
+            return find_code(model.factory, self.path.parent)
+        except EvalError as error:
+            raise EvalError(str(self.places.value(("model", "factory")).problem(str(error)))) from error
+
+    def wants_trust(self) -> str:
+        """What the suite would run that may do anything (its Python, or what could unpickle files), or nothing."""
+        code = self.code()
+        if code is not None:
+            return code.shown
+        odd = sorted(set(self.content.model.arguments) - HARMLESS_ARGUMENTS)
+        return f"{self.content.model.factory} with {', '.join(map(shortened, odd[:5]))}" if odd else ""
+
+    def untrusted(self) -> str:
+        """Why this suite's code may not run here; an empty text where it may, or where there is none."""
+        if not self.wants_trust():
+            return ""
+        code = self.code()
+        files = [self.path, self.path.resolve(), *([code.file.resolve()] if code and code.root and code.file else ())]
+        folders = dict.fromkeys(file.parent for file in files)
+        reasons = [(reason, folder) for folder in folders if (reason := why_untrusted(folder))]
+        return f"{reasons[0][0]}; {remedy(reasons[0][1])}" if reasons else ""
+
     def _model(self) -> tuple[nn.Module, Any]:
-        module_name, _, name = self.content.model.factory.partition(":")
+        factory, arguments = self.content.model.factory, self.content.model.arguments
+        code, transform = self.code(), None
+        if code is None:
+            model, transform = self._open_clip(factory.partition(":")[2], arguments)
+        else:
+            model = call_factory(code, arguments, self.path)
+        if not isinstance(model, nn.Module):
+            found = type(model).__name__
+            raise EvalError(f"{self.path}: model factory {factory} gave a {found}, expected a torch module")
+        return model, transform
+
+    def _open_clip(self, name: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, Any]:
         try:
-            module = importlib.import_module(module_name)
+            import open_clip
         except ImportError as error:
-            extra = " (pip install 'lines-pipeline[clip]')" if module_name == "open_clip" else ""
-            raise EvalError(f"{self.path}: model factory: {module_name} cannot be imported{extra}") from error
-        if module_name == "open_clip":
-            model, _, transform = module.create_model_and_transforms(name, **self.content.model.arguments)
-            return _ImageTower(model), transform
-        if not hasattr(module, name):
-            raise EvalError(f"{self.path}: model factory: {module_name} has no '{name}'")
-        try:
-            return getattr(module, name)(**self.content.model.arguments), None
-        except TypeError as error:
-            raise EvalError(f"{self.path}: model factory {self.content.model.factory}: {error}") from error
+            raise EvalError(
+                f"{self.path}: model factory: open_clip cannot be imported (pip install 'lines-pipeline[clip]')"
+            ) from error
+        with told_as_users(self.path, f"model factory open_clip:{name}", None):
+            model, _, transform = open_clip.create_model_and_transforms(name, **arguments)
+        return _ImageTower(model), transform
 
     def _head(self, task: str) -> torch.Tensor:
         tensors = _tensors(self._local(self.content.tasks[task].head))
@@ -183,9 +185,15 @@ class ClassificationSuite:
         tensors = _tensors(self._local(source))
         if set(tensors) != {"images", "labels"}:
             raise EvalError(f"{source}: expected tensors 'images' and 'labels', found {', '.join(tensors)}")
-        for start in range(0, len(tensors["labels"]), BATCH_SIZE):
+        images, labels = tensors["images"], tensors["labels"]
+        if labels.dim() != 1 or images.dim() == 0 or len(images) != len(labels):
+            raise EvalError(
+                f"{self.path}: task '{task}': {source} has images of shape {tuple(images.shape)} and labels of shape "
+                f"{tuple(labels.shape)}, expected one label an image"
+            )
+        for start in range(0, len(labels), BATCH_SIZE):
             rows = slice(start, start + BATCH_SIZE)
-            yield tensors["images"][rows], tensors["labels"][rows]
+            yield images[rows], labels[rows]
 
     def _source(self, task: str, split: str) -> str:
         data = self.content.tasks[task].data
@@ -203,10 +211,10 @@ class ClassificationSuite:
         if not source or "://" in source:
             return source
         try:
-            stat = (self.path.parent / source).stat()
-        except OSError:
+            found = (self.path.parent / source).stat()
+        except (OSError, ValueError):
             return None
-        return [source, stat.st_size, stat.st_mtime_ns]
+        return [source, found.st_size, found.st_mtime_ns] if not stat.S_ISFIFO(found.st_mode) else None
 
 
 class _ImageTower(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,7 +45,15 @@ def open_suite(uri: str, folder: Path, report: Callable[[ZooProgress], None] = l
         return GlyphSuite(_seed(uri), report)
     from lines_pipeline.evals.classification import ClassificationSuite
 
-    return ClassificationSuite.read(folder / uri)
+    return ClassificationSuite.read(suite_path(uri, folder))
+
+
+def suite_path(uri: str, folder: Path) -> Path:
+    """The file of a suite of the user's own."""
+    try:
+        return folder / Path(uri).expanduser()
+    except RuntimeError as error:
+        raise EvalError(f"{uri}: {error}; write the whole path") from error
 
 
 def suite_tasks(uri: str, folder: Path) -> tuple[str, ...]:
@@ -52,9 +61,9 @@ def suite_tasks(uri: str, folder: Path) -> tuple[str, ...]:
     if uri.startswith("zoo://"):
         _seed(uri)
         return tuple(TASKS)
-    from lines_pipeline.evals.classification import read_suite_file
+    from lines_pipeline.evals.suite_files import read_suite_file
 
-    return tuple(read_suite_file(folder / uri).tasks)
+    return tuple(read_suite_file(suite_path(uri, folder))[0].tasks)
 
 
 def chosen_tasks(uri: str, folder: Path, tasks: Sequence[str] | None, target: str | None) -> tuple[str, ...]:
@@ -72,10 +81,33 @@ def missing_files(uri: str, folder: Path, tasks: Sequence[str], split: str) -> t
     if not uri.startswith("zoo://"):
         from lines_pipeline.evals.classification import ClassificationSuite
 
-        return ClassificationSuite.read(folder / uri).missing_files(tasks, split)
+        return ClassificationSuite.read(suite_path(uri, folder)).missing_files(tasks, split)
     if split == "train":
         raise EvalError(f"{uri}: split 'train' is for training, expected val or test")
     return ()
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What a suite runs beside this package: Python of the user's own, or what could unpickle files."""
+
+    what: str
+    untrusted: str
+    """Why it may not run here and what to do, an empty text where it may."""
+
+
+def suite_runs(uri: str, folder: Path) -> Runs | None:
+    """What a suite would run; None where it runs nothing of its own. ``EvalError`` where that is not there.
+
+    Imports nothing.
+    """
+    if uri.startswith("zoo://"):
+        return None
+    from lines_pipeline.evals.classification import ClassificationSuite
+
+    suite = ClassificationSuite.read(suite_path(uri, folder))
+    what = suite.wants_trust()
+    return Runs(what, suite.untrusted()) if what else None
 
 
 def _seed(uri: str) -> int:

@@ -17,6 +17,7 @@ class SoupParams(OpParams):
     kind: Literal["uniform", "greedy"] = Field("uniform", description="All models, or those that help when added.")
     suite: str | None = Field(None, description="greedy: the suite that judges.")
     split: Literal["train", "val", "test"] = Field("val", description="greedy: the split that judges.")
+    tasks: tuple[str, ...] | None = Field(None, description="greedy: the tasks that judge; default all.", strict=False)
     objective: str = Field("mean_accuracy", description="greedy: the metric that must not fall.")
 
 

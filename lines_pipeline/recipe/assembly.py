@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import networkx
@@ -13,13 +14,18 @@ from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.recipe.drafts import Draft, Reference
 from lines_pipeline.recipe.graph import Step
-from lines_pipeline.recipe.items import Item, fill_items
+from lines_pipeline.recipe.items import Item, Items, fill_items
 from lines_pipeline.recipe.parameters import Feed, step_params
+from lines_pipeline.recipe.rows import member_rows
 from lines_pipeline.recipe.scalars import shortened
 from lines_pipeline.recipe.validation import Complaint, listed
 
 if TYPE_CHECKING:
     from lines_pipeline.ops.base import OpParams, Port
+
+MAX_STEPS = 20_000
+MAX_EDGES = 500_000
+"""Inputs of all steps together."""
 
 _ADVICE = {
     (EdgeType.WEIGHTS, EdgeType.DELTA): "; make weights of it with 'apply'",
@@ -45,6 +51,11 @@ class Spread:
     members: tuple[Member, ...] | None
     collection: bool = False
 
+    @cached_property
+    def by_item(self) -> Mapping[str | None, Member]:
+        """The members by item."""
+        return {member.item: member for member in self.members or ()}
+
 
 def circles(drafts: Mapping[str, Draft]) -> list[list[str]]:
     """Nodes that depend on themselves, each circle as names from the first in the alphabet back to it."""
@@ -53,10 +64,20 @@ def circles(drafts: Mapping[str, Draft]) -> list[list[str]]:
     for group in networkx.strongly_connected_components(graph):
         start = min(group)
         inside = graph.subgraph(group)
-        ways = [networkx.shortest_path(inside, after, start) for after in sorted(inside.successors(start))]
-        if ways:
-            found.append([start, *min(ways, key=lambda way: (len(way), way))])
+        if inside.has_edge(start, start):
+            found.append([start, start])
+        elif len(group) > 1:
+            found.append(_way_round(inside, start))
     return sorted(found)
+
+
+def _way_round(graph: networkx.DiGraph[str], start: str) -> list[str]:
+    """The shortest way from a node back to it, the first in the alphabet of several."""
+    steps_left = dict(networkx.single_target_shortest_path_length(graph, start))
+    way = [start]
+    while len(way) == 1 or way[-1] != start:
+        way.append(min(graph.successors(way[-1]), key=lambda node: (steps_left[node], node)))
+    return way
 
 
 def node_order(drafts: Mapping[str, Draft]) -> list[str]:
@@ -84,12 +105,14 @@ class Assembly:
         self.names = sorted(names)
         self.spread = {name: Spread(kind, None) for name, kind in gives.items()}
         self.steps: dict[str, Step] = {}
+        self.edges = 0
 
     def add(self, draft: Draft, written: Mapping[str, Any]) -> list[Complaint]:
         """Spreads a draft into steps and keeps them; ``written`` is the node with secrets by name."""
         steps, spread, complaints = self.tried(draft, written)
         self.spread[draft.name] = spread
         self.steps |= {step.id: step for step in steps}
+        self.edges += sum(len(ids) for step in steps for ids in step.inputs.values())
         return complaints
 
     def forget(self, name: str) -> None:
@@ -103,10 +126,10 @@ class Assembly:
         feeds, found = self._feeds(draft)
         complaints += found
         if feeds is not None:
-            rows, found = _rows(draft, feeds)
+            rows, found = member_rows(draft, feeds)
             complaints += found
         if complaints or feeds is None or gives is None:
-            loose = step_params(draft, draft.items[0] if draft.items else None, {}, written)
+            loose = step_params(draft, draft.items[0] if draft.items else None, {}, written, Items(draft.items))
             return [], Spread(gives, None), complaints + [one for one in loose.complaints if one.path]
         return self._steps(draft, feeds, rows, gives, written)
 
@@ -114,10 +137,17 @@ class Assembly:
         self, draft: Draft, feeds: Mapping[str, Feed], rows: list[Item], gives: EdgeType, written: Mapping[str, Any]
     ) -> tuple[list[Step], Spread, list[Complaint]]:
         collection = bool(draft.items) or any(feed.mapped for feed in feeds.values())
+        edges = sum(len(feed.at(row)) if feed.rows else len(feed.shared) for feed in feeds.values() for row in rows)
+        if len(self.steps) + len(rows) > MAX_STEPS or self.edges + edges > MAX_EDGES:
+            message = (
+                f"the recipe has more than {MAX_STEPS:,} steps, or {MAX_EDGES:,} inputs of steps; write a smaller one"
+            )
+            return [], Spread(gives, None), [Complaint((), message, at_key=True)]
         steps: list[Step] = []
         complaints: dict[Any, Complaint] = {}
+        items = Items(rows)
         for row in rows:
-            read = step_params(draft, row if collection else None, feeds, written, [one.key for one in rows])
+            read = step_params(draft, row if collection else None, feeds, written, items)
             for one in read.complaints:
                 complaints.setdefault((one.path, one.at_key), one)
             if read.params is not None:
@@ -204,9 +234,9 @@ class Assembly:
 
     @staticmethod
     def _picked(reference: Reference, spread: Spread, complaints: dict[Complaint, None]) -> tuple[Member, ...] | None:
-        found = [one for one in spread.members or () if one.item == reference.item]
-        if found:
-            return (found[0],)
+        found = spread.by_item.get(reference.item)
+        if found is not None:
+            return (found,)
         known = [one.item for one in spread.members or () if one.item is not None]
         what = f"has no item '{reference.item}'{did_you_mean(str(reference.item), known)}" if known else ""
         message = f"'{reference.node}' {what or 'is not a collection: name it without [...]'}"
@@ -223,7 +253,7 @@ def _step(
         item=item,
         op=draft.op,
         params=params,
-        inputs={port: feed.at(row.key) for port, feed in feeds.items()},
+        inputs={port: feed.at(row) for port, feed in feeds.items()},
         include=tuple(str(fill_items(glob, row.names)) for glob in draft.include),
         exclude=tuple(str(fill_items(glob, row.names)) for glob in draft.exclude),
         gives=gives,
@@ -249,35 +279,3 @@ def _feed_of(
     if twice:
         complaints[Complaint((name,), f"found '{twice[0]}' twice, expected each once")] = None
     return Feed.mapping(rows, {_label(one): one.names for one in members})
-
-
-def _rows(draft: Draft, feeds: Mapping[str, Feed]) -> tuple[list[Item], list[Complaint]]:
-    """The items of the node: its own, or those of what it maps over; they must be the same everywhere."""
-    sides = {port: feed.keys for port, feed in feeds.items() if feed.mapped}
-    if draft.items:
-        sides = {"for_each": tuple(item.key for item in draft.items), **sides}
-    if not sides:
-        return [Item("", {})], []
-    first, keys = next(iter(sides.items()))
-    complaints = [
-        Complaint(path, _difference(first, keys, port, others))
-        for port, others in sides.items()
-        if set(others) != set(keys)
-        for path in [(port,)]
-    ]
-    own = {item.key: item.names for item in draft.items}
-    rows = []
-    for key in keys:
-        names: dict[str, Any] = {}
-        for feed in reversed(list(feeds.values())):
-            names |= feed.names.get(key, {})
-        rows.append(Item(key, names | dict(own.get(key, {}))))
-    return rows, complaints
-
-
-def _difference(first: str, keys: Iterable[str], other: str, others: Iterable[str]) -> str:
-    lacks = sorted(set(keys) - set(others))
-    extra = sorted(set(others) - set(keys))
-    parts = [f"lacks {', '.join(lacks[:5])}"] if lacks else []
-    parts += [f"has {', '.join(extra[:5])} besides"] if extra else []
-    return f"collections in one node need equal items: compared with '{first}', '{other}' {' and '.join(parts)}"

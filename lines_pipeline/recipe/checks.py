@@ -71,10 +71,14 @@ def _place(document: Document, complaint: Complaint) -> Place:
 def _circle_problems(document: Document, drafts: Mapping[str, Draft]) -> list[Problem]:
     return [
         document.places.key(("nodes", circle[0])).problem(
-            f"nodes depend on each other in a circle: {' -> '.join(circle)}", circle[0]
+            f"nodes depend on each other in a circle: {_shown(circle)}", circle[0]
         )
         for circle in circles(drafts)
     ]
+
+
+def _shown(circle: list[str]) -> str:
+    return " -> ".join(circle if len(circle) <= 12 else [*circle[:10], "...", circle[-1]])
 
 
 def _graph(assembly: Assembly, drafts: Mapping[str, Draft], recorded: Mapping[str, Mapping[str, Any]]) -> Graph:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lines_pipeline.core.errors import did_you_mean
+from lines_pipeline.core.errors import did_you_misspell
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.recipe.items import Item, fill_items, read_items
 from lines_pipeline.recipe.places import Path
+from lines_pipeline.recipe.scalars import shortened
 from lines_pipeline.recipe.schema import NODE_NAME
-from lines_pipeline.recipe.validation import Complaint, described, unknown_key
+from lines_pipeline.recipe.validation import MAX_COMPLAINTS, Complaint, described, unknown_key
 
 if TYPE_CHECKING:
     from lines_pipeline.ops.base import Op
@@ -85,7 +86,8 @@ def draft_node(name: str, fields: Mapping[str, Any], ops: Mapping[str, Op]) -> t
     if op is None:
         return None, complaints
     known = fields_of(op)
-    complaints += [_unknown(op, key, known) for key in fields if key not in known]
+    unknown = [key for key in fields if key not in known]
+    complaints += [_unknown(op, key, known) for key in unknown[:MAX_COMPLAINTS]]
     inputs, found = _inputs(op, fields)
     globs = {key: _globs(fields.get(key, []), key, complaints) for key in ("include", "exclude") if takes_globs(op)}
     params = {key: fields[key] for key in parameter_names(op) if key in fields}
@@ -112,8 +114,8 @@ def _find_op(fields: Mapping[str, Any], ops: Mapping[str, Op]) -> tuple[Op | Non
     if not isinstance(written, str):
         return None, [Complaint(("op",), f"expected the name of an op, found {described(written)}")]
     if written.lower() not in ops:
-        near = did_you_mean(written.lower(), ops)
-        return None, [Complaint(("op",), f"unknown op '{written}'{near}; expected one of: {', '.join(ops)}")]
+        near = did_you_misspell(written.lower().replace("_", "-"), ops)
+        return None, [Complaint(("op",), f"unknown op '{shortened(written)}'{near}; expected one of: {', '.join(ops)}")]
     return ops[written.lower()], []
 
 

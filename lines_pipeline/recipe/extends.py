@@ -11,24 +11,34 @@ from lines_pipeline.recipe.scalars import shortened
 from lines_pipeline.recipe.yaml_source import parse_yaml, read_text
 
 MAX_FILES = 20
+_MERGEKIT = ("merge_method", "models", "slices", "base_model", "gate_mode", "tokenizer_source", "tokenizer")
+"""Keys at the top of mergekit's files, which no recipe has."""
 
 
-def read_chain(path: FilePath) -> tuple[Document, str]:
-    """The recipe at ``path`` merged over all that it extends, and its own text; RecipeError with file and line."""
+def read_chain(path: FilePath) -> tuple[Document, str, tuple[FilePath, ...]]:
+    """The recipe at ``path`` merged over all that it extends, its own text, and all files; RecipeError with places."""
     source = read_text(path)
     layers = [_document(source, path)]
-    files = [path.resolve()]
+    files = [_resolved(path, Place(str(path)))]
     while (base := layers[-1].data.get("extends")) is not None:
         place = layers[-1].places.value(("extends",))
         target = files[-1].parent / _base_path(base, place)
-        if target.resolve() in files:
-            names = [file.name for file in [*files[files.index(target.resolve()) :], target]]
+        resolved = _resolved(target, place)
+        if resolved in files:
+            names = [file.name for file in [*files[files.index(resolved) :], target]]
             raise place.error(f"recipes extend each other in a circle: {' -> '.join(names)}")
         if len(files) >= MAX_FILES:
             raise place.error(f"a chain of more than {MAX_FILES} recipes, expected fewer")
         layers.append(_document(read_text(target, place), target))
-        files.append(target.resolve())
-    return _stacked(layers), source
+        files.append(resolved)
+    return _stacked(layers), source, tuple(files)
+
+
+def _resolved(path: FilePath, place: Place) -> FilePath:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise place.error(f"cannot read '{path}': {error}") from error
 
 
 def _base_path(base: Any, place: Place) -> FilePath:
@@ -36,7 +46,10 @@ def _base_path(base: Any, place: Place) -> FilePath:
         raise place.error(f"'extends' is {shortened(repr(base))}, expected the path of one recipe")
     if "${" in base:
         raise place.error(f"'extends' is '{shortened(base)}', expected a plain path: it is read before any variable")
-    return FilePath(base).expanduser()
+    try:
+        return FilePath(base).expanduser()
+    except RuntimeError as error:
+        raise place.error(f"'extends' is '{shortened(base)}', and {error}; write the whole path") from error
 
 
 def _document(text: str, path: FilePath) -> Document:
@@ -45,6 +58,13 @@ def _document(text: str, path: FilePath) -> Document:
         raise places.value(()).error("the file is empty, expected a recipe with 'name' and 'nodes'")
     if not isinstance(data, Mapping):
         raise places.value(()).error("expected a recipe, a map with 'name' and 'nodes', at the top of the file")
+    foreign = [key for key in _MERGEKIT if key in data]
+    if foreign and "nodes" not in data:
+        listed = ", ".join(f"'{key}'" for key in foreign)
+        raise places.key((foreign[0],)).error(
+            f"this is a mergekit file ({listed}), which is no recipe: write its models as 'load' nodes and its "
+            "method as an op (lines-pipeline ops lists them)"
+        )
     return Document(data, places)
 
 

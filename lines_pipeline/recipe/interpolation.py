@@ -12,7 +12,7 @@ from typing import Any
 
 from lines_pipeline.core.errors import Problem, did_you_mean
 from lines_pipeline.recipe.places import Path, Place, Places
-from lines_pipeline.recipe.scalars import read_scalar, scalar_text
+from lines_pipeline.recipe.scalars import read_spelled, scalar_text
 
 MAX_WEIGHT = 200_000
 """What all references of a recipe may bring in: one for each value, and one for every 64 characters of text."""
@@ -162,7 +162,7 @@ class ForRunning(Interpolation):
             raise self._refused(place, f"the environment variable {name} is not set{near}; set it before running")
         text = self._environ[name]
         try:
-            value = read_scalar(text)
+            value = read_spelled(text)
         except ValueError:
             return text
         return text if value is None else value
@@ -194,6 +194,18 @@ def referenced(value: Any) -> set[str]:
         return set()
     names = (token["name"] for token in _TOKEN.finditer(value) if token["name"])
     return {name.strip().split(".")[0] for name in names if not name.strip().startswith("env:")}
+
+
+def environment_names(value: Any) -> set[str]:
+    """The names of all environment variables that ``value`` refers to."""
+    if isinstance(value, Mapping):
+        return set().union(*(environment_names(inside) for inside in value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*(environment_names(inside) for inside in value))
+    if not isinstance(value, str):
+        return set()
+    names = (token["name"].strip() for token in _TOKEN.finditer(value) if token["name"])
+    return {name.removeprefix("env:") for name in names if name.startswith("env:")}
 
 
 def _weight(value: Any) -> int:

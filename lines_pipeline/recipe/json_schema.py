@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from lines_pipeline.ops.base import Op, Port
 
 _FILLED = {"$ref": "#/$defs/filled"}
+_BOUND: Mapping[str, Any] = {"anyOf": [{"type": "number"}, _FILLED]}
+_RANGE: Mapping[str, Any] = {
+    "type": "object",
+    "description": "Exact decimals from low to high, both included.",
+    "properties": {"low": _BOUND, "high": _BOUND, "step": _BOUND},
+    "required": ["low", "high", "step"],
+    "additionalProperties": False,
+}
 _NAME_OF_NODE = {"type": "string", "minLength": 1, "description": "A node, or a member of it: experts[digits]."}
 _DEFINITIONS: Mapping[str, Any] = {
     "filled": {
@@ -26,6 +34,7 @@ _DEFINITIONS: Mapping[str, Any] = {
         "additionalProperties": {
             "anyOf": [
                 {"type": "array", "minItems": 1, "items": {"type": ["string", "number", "boolean"]}},
+                _RANGE,
                 _FILLED,
             ]
         },

@@ -11,11 +11,14 @@ from lines_pipeline.core.errors import Problem, RecipeError
 from lines_pipeline.recipe.extends import read_chain
 from lines_pipeline.recipe.interpolation import ForRecording, ForRunning
 from lines_pipeline.recipe.overrides import apply_sets
-from lines_pipeline.recipe.places import Document, spoken
+from lines_pipeline.recipe.places import Document, holds, replaced, spoken, value_at
 from lines_pipeline.recipe.recipe import Recipe
+from lines_pipeline.recipe.scalars import SpelledBool, scalar_text
 from lines_pipeline.recipe.schema import Settings
 from lines_pipeline.recipe.validation import Complaint, validated
 
+_NAMES = ("path", "tasks", "target")
+"""Fields of nodes that hold names, also such as look like numbers (``tasks: [2024, 1.10]``)."""
 _MAY_BE_EMPTY = ("description", "seed", "vars", "tune", "engine", "tracking")
 
 
@@ -26,7 +29,7 @@ def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}) -> Recipe:
     Relative paths in the recipe are relative to its folder.
     """
     path = FilePath(path)
-    document, source = read_chain(path)
+    document, source, files = read_chain(path)
     document, problems = apply_sets(document, sets)
     document = _without_empty(document)
     document, recorded, found = _filled(document)
@@ -35,7 +38,7 @@ def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}) -> Recipe:
     problems = _first_of_each_place(problems, [_problem(document, one) for one in complaints])
     if problems or settings is None:
         raise RecipeError(_first_of_each_place(problems, _node_problems(document, recorded, settings)))
-    return Recipe(path, source, settings, document, recorded)
+    return Recipe(path, source, settings, document, recorded, files)
 
 
 def _without_empty(document: Document) -> Document:
@@ -48,9 +51,49 @@ def _filled(document: Document) -> tuple[Document, Mapping[str, Any], list[Probl
     variables = document.data.get("vars")
     variables = variables if isinstance(variables, Mapping) else {}
     running = ForRunning(variables, document.places, os.environ)
-    data = running.fill(document.data, ())
-    recorded = ForRecording(variables, document.places).fill(document.data, ())
+    data = _settled(running.fill(document.data, ()))
+    recorded = _settled(ForRecording(variables, document.places).fill(document.data, ()))
     return Document(data, document.places), recorded, list(running.problems)
+
+
+def _settled(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Names and tags that were written as numbers are texts; elsewhere only items keep how they were written."""
+    plain = {key: inside if key == "vars" else _without_spelled_truth(inside) for key, inside in data.items()}
+    nodes = data.get("nodes")
+    if isinstance(nodes, Mapping):
+        plain["nodes"] = {name: _settled_node(fields) for name, fields in nodes.items()}
+    tags = value_at(plain, ("tracking", "tags")) if holds(plain.get("tracking"), "tags") else None
+    if isinstance(tags, Mapping):
+        plain = replaced(
+            plain, ("tracking", "tags"), {key: _as_text(value) for key, value in data["tracking"]["tags"].items()}
+        )
+    return plain
+
+
+def _as_text(value: Any) -> Any:
+    return value if value is None or isinstance(value, Mapping | list) else scalar_text(value)
+
+
+def _settled_node(fields: Any) -> Any:
+    if not isinstance(fields, Mapping):
+        return _without_spelled_truth(fields)
+    return {key: _settled_field(key, inside) for key, inside in fields.items()}
+
+
+def _settled_field(key: str, value: Any) -> Any:
+    if key == "for_each":
+        return value
+    if key in _NAMES and isinstance(value, list):
+        return [_settled_field(key, entry) for entry in value]
+    return _as_text(value) if key in _NAMES else _without_spelled_truth(value)
+
+
+def _without_spelled_truth(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_spelled_truth(inside) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [_without_spelled_truth(inside) for inside in value]
+    return value.value if isinstance(value, SpelledBool) else value
 
 
 def _problem(document: Document, complaint: Complaint) -> Problem:

@@ -10,6 +10,7 @@ from typing import Any
 from lines_pipeline.core.errors import Problem, did_you_mean
 from lines_pipeline.recipe.interpolation import referenced
 from lines_pipeline.recipe.places import Document, Path, Place, Places, replaced, spoken
+from lines_pipeline.recipe.scalars import SpelledBool, SpelledFloat, SpelledInt
 from lines_pipeline.recipe.yaml_source import parse_yaml
 
 _SECTIONS = ("engine", "tracking", "tune")
@@ -105,7 +106,7 @@ def _may_create(data: Mapping[str, Any], path: Path, full: Path) -> bool:
 
 def _plain(value: Any) -> Any:
     """A Python value as YAML would have read it."""
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, bool | str | SpelledBool | SpelledInt | SpelledFloat):
         return value
     if isinstance(value, Integral):
         return int(value)

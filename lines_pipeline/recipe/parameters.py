@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lines_pipeline.recipe.drafts import Draft
-from lines_pipeline.recipe.items import Item, by_item, fill_items
+from lines_pipeline.recipe.items import Item, Items, by_item, fill_items
 from lines_pipeline.recipe.scalars import scalar_text
 from lines_pipeline.recipe.validation import Complaint, described, validated
 
@@ -51,18 +51,21 @@ class Feed:
         """The items, in order."""
         return tuple(self.rows)
 
-    def at(self, key: str) -> tuple[str, ...]:
+    def at(self, row: Item | None) -> tuple[str, ...]:
         """Step ids for one item."""
-        return tuple(step for step, _ in self._entries(key))
+        return tuple(step for step, _ in self._entries(row))
 
-    def labels(self, key: str) -> list[str]:
+    def labels(self, row: Item | None) -> list[str]:
         """How a map by item names the entries: by item or node, by step id where those are not unique."""
-        entries = self._entries(key)
+        entries = self._entries(row)
         labels = [label for _, label in entries]
         return labels if len(set(labels)) == len(labels) else [step for step, _ in entries]
 
-    def _entries(self, key: str) -> tuple[tuple[str, str], ...]:
-        return self.rows[key] if self.rows else self.shared
+    def _entries(self, row: Item | None) -> tuple[tuple[str, str], ...]:
+        if not self.rows:
+            return self.shared
+        assert row is not None
+        return self.rows[row.mapped if self.mapped else row.own]
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,9 @@ def step_params(
     row: Item | None,
     feeds: Mapping[str, Feed],
     written: Mapping[str, Any],
-    keys: Sequence[str] = (),
+    items: Items,
 ) -> ReadParams:
-    """The parameters of the step for ``row`` (None: the node is no collection) among the node's items ``keys``.
+    """The parameters of the step for ``row`` (None: the node is no collection) among the node's ``items``.
 
     Without ``feeds`` (the inputs have mistakes) only what does not depend on them is checked.
     """
@@ -89,14 +92,13 @@ def step_params(
     values = {}
     for name, value in raw.items():
         if name in draft.op.per_item:
-            values[name] = _spread(draft, name, value, row, feeds, keys, complaints)
+            values[name] = _spread(draft, name, value, row, feeds, items, complaints)
         else:
-            values[name] = _chosen(name, value, row, keys, complaints)
+            values[name] = _chosen(name, value, row, items, complaints)
     params, found = _filled_and_validated(draft, values, row.names if row else {}, written)
     complaints += [one for one in found if not any(known.path[:1] == one.path[:1] for known in complaints)]
     if params is not None and not complaints and feeds.keys() >= draft.inputs.keys():
-        key = row.key if row else ""
-        counts = {port: len(feeds[port].at(key)) if port in feeds else 0 for port in draft.op.inputs}
+        counts = {port: len(feeds[port].at(row)) if port in feeds else 0 for port in draft.op.inputs}
         message = draft.op.check(params, counts)
         complaints += [Complaint((), message, at_key=True)] if message else []
     return ReadParams(params, tuple(complaints))
@@ -125,13 +127,14 @@ def _defaults(draft: Draft) -> dict[str, Any]:
     return {name: value[0] for name, value in found.items() if isinstance(value, tuple) and len(value) == 1}
 
 
-def _chosen(name: str, value: Any, row: Item | None, keys: Sequence[str], complaints: list[Complaint]) -> Any:
+def _chosen(name: str, value: Any, row: Item | None, items: Items, complaints: list[Complaint]) -> Any:
     """``value``, or this item's share of it where it is a map by item."""
-    if row is None or not isinstance(value, Mapping) or not set(value) & set(keys):
+    found = items.chosen(name, value) if row is not None and isinstance(value, Mapping) else None
+    if row is None or found is None:
         return value
-    listed, found = by_item(value, keys, (name,))
-    complaints += found
-    return listed[list(keys).index(row.key)] if listed else value
+    side, by_key, wrong = found
+    complaints += wrong
+    return by_key.get(getattr(row, side), value)
 
 
 def _not_numbers(name: str, by_key: Mapping[str, Any]) -> list[Complaint]:
@@ -149,19 +152,21 @@ def _spread(
     value: Any,
     row: Item | None,
     feeds: Mapping[str, Feed],
-    keys: Sequence[str],
+    items: Items,
     complaints: list[Complaint],
 ) -> Any:
     """A tuple of numbers, one an entry of the port, from a number, a list or a map by item."""
     feed = feeds.get(draft.op.per_item[name])
     if feed is None:
         return value if isinstance(value, list) else list(value.values()) if isinstance(value, Mapping) else [value]
-    key = row.key if row else ""
-    labels = feed.labels(key) if feed.many or not feed.mapped else list(keys)
-    if row and isinstance(value, Mapping) and set(value) != set(labels) and set(value) == set(keys):
-        value = value[row.key]
+    if feed.mapped and row is not None:
+        return [_mapped(name, value, row, items, complaints)]
+    labels = feed.labels(row)
+    if row is not None and isinstance(value, Mapping) and value.keys() != set(labels):
+        chosen = items.chosen(name, value)
+        value = chosen[1][getattr(row, chosen[0])] if chosen is not None and not chosen[2] else value
     if not isinstance(value, Mapping | list):
-        return [value] * len(feed.at(key))
+        return [value] * len(labels)
     if isinstance(value, Mapping):
         listed, found = by_item(value, labels, (name,))
         complaints += found or _not_numbers(name, value)
@@ -169,6 +174,23 @@ def _spread(
         listed = value
         if len(value) != len(labels):
             complaints.append(Complaint((name,), f"expected {len(labels)} numbers, one an input, found {len(value)}"))
-    if len(listed) != len(labels):
-        return [0.0] * len(feed.at(key))
-    return [listed[labels.index(key)]] if feed.mapped else listed
+    return listed if len(listed) == len(labels) else [0.0] * len(labels)
+
+
+def _mapped(name: str, value: Any, row: Item, items: Items, complaints: list[Complaint]) -> Any:
+    """The number of the one entry that a step has of a port that the node maps over."""
+    if isinstance(value, list):
+        if len(value) != len(items.mapped):
+            found = f"expected {len(items.mapped)} numbers, one an input, found {len(value)}"
+            complaints.append(Complaint((name,), found))
+            return 0.0
+        return value[items.mapped[row.mapped]]
+    if not isinstance(value, Mapping):
+        return value
+    chosen = items.chosen(name, value)
+    if chosen is None:
+        complaints += by_item(value, items.mapped, (name,))[1]
+        return 0.0
+    side, by_key, wrong = chosen
+    complaints += wrong or _not_numbers(name, {getattr(row, side): by_key[getattr(row, side)]})
+    return by_key.get(getattr(row, side), 0.0)

@@ -15,7 +15,14 @@ import yaml
 from lines_pipeline.core.keys import canonical_json
 from lines_pipeline.recipe.items import fill_items, read_items
 from lines_pipeline.recipe.places import Document, Place, Places, replaced
-from lines_pipeline.recipe.scalars import read_scalar
+from lines_pipeline.recipe.scalars import (
+    SpelledBool,
+    SpelledFloat,
+    SpelledInt,
+    read_scalar,
+    scalar_text,
+    unspelled,
+)
 from lines_pipeline.recipe.schema import Engine, Settings, Tracking, Tune
 
 if TYPE_CHECKING:
@@ -37,6 +44,8 @@ class Recipe:
     settings: Settings
     document: Document
     recorded: Mapping[str, Any]
+    files: tuple[FilePath, ...]
+    """The real paths of the recipe's file and of all that it extends."""
 
     @property
     def name(self) -> str:
@@ -82,7 +91,7 @@ class Recipe:
     def canonical(self) -> str:
         """JSON that is equal for equal recipes, whatever the order of their keys and how they are run or recorded."""
         kept = {key: value for key, value in self.recorded.items() if key not in _NOT_IN_HASH and value is not None}
-        nodes = {name: {**fields, "op": str(fields["op"]).lower()} for name, fields in kept["nodes"].items()}
+        nodes = {name: _canonical_node(fields) for name, fields in kept["nodes"].items()}
         return canonical_json({**kept, "nodes": nodes})
 
     @cached_property
@@ -121,6 +130,21 @@ class Recipe:
         return replace(self, document=Document(data, Places(kept, keys)), recorded=recorded)
 
 
+def _canonical_node(fields: Mapping[str, Any]) -> dict[str, Any]:
+    node = {**fields, "op": str(fields["op"]).lower()}
+    return node | {"for_each": _with_spellings(fields["for_each"])} if "for_each" in fields else node
+
+
+def _with_spellings(value: Any) -> Any:
+    """Items as pairs of value and spelling, where that is not Python's: it names members and files."""
+    if isinstance(value, Mapping):
+        return {key: _with_spellings(inside) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [_with_spellings(inside) for inside in value]
+    plain = unspelled(value)
+    return value if plain is value else [plain, scalar_text(value)]
+
+
 class _Dumper(yaml.SafeDumper):
     """Short values on one line, no anchors, text quoted wherever a YAML 1.1 or 1.2 reader could take it otherwise."""
 
@@ -151,6 +175,16 @@ class _Quoted(str):
     """Text to be written in quotes."""
 
 
+class _Spelled(str):
+    """A number or truth value, as it was written."""
+
+
+def _spelled(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    tag = dumper.resolve(yaml.ScalarNode, text, (True, False))  # what YAML 1.1 makes of it: or a tag would be written
+    return dumper.represent_scalar(tag, str(text))
+
+
+_Dumper.add_representer(_Spelled, _spelled)
 _Dumper.add_representer(_Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
 
 
@@ -159,6 +193,8 @@ def _quoted(value: Any) -> Any:
         return {key: _quoted(inside) for key, inside in value.items()}
     if isinstance(value, list):
         return [_quoted(inside) for inside in value]
+    if isinstance(value, SpelledInt | SpelledFloat | SpelledBool):
+        return _Spelled(value.spelling)
     if isinstance(value, str):
         try:
             return value if read_scalar(value) == value else _Quoted(value)

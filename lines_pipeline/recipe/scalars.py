@@ -2,6 +2,9 @@
 
 PyYAML resolves scalars as YAML 1.1 does, where ``1e-3`` is text and ``no`` and ``on`` are booleans. One difference from
 the core schema: digits with a leading zero (``007``) stay text, because they are names more often than numbers.
+
+A number or truth value that is written otherwise than Python would write it (``1.10``, ``1e-4``, ``True``) keeps its
+spelling, because it may be put into a path.
 """
 
 from __future__ import annotations
@@ -9,7 +12,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from lines_pipeline.core.printable import printable_message
 
 _CONSTANTS: Mapping[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -22,8 +28,63 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", re.ASCII)
 
 
+class SpelledInt(int):
+    """A whole number, and how it was written."""
+
+    spelling: str
+
+
+class SpelledFloat(float):
+    """A number, and how it was written."""
+
+    spelling: str
+
+
+@dataclass(frozen=True)
+class SpelledBool:
+    """A truth value, and how it was written: Python's own cannot hold that. Only items of ``for_each`` may be such."""
+
+    value: bool
+    spelling: str
+
+
 def read_scalar(text: str) -> Any:
     """The value of a plain scalar: None, a bool, an int, a float or the text; ValueError where it is not finite."""
+    value = read_spelled(text)
+    return value.value if isinstance(value, SpelledBool) else value
+
+
+def read_spelled(text: str) -> Any:
+    """As ``read_scalar``; numbers and truth values that Python would write in another way keep their spelling."""
+    value = _resolved(text)
+    if value is None or isinstance(value, str) or scalar_text(value) == text:
+        return value
+    if isinstance(value, bool):
+        return SpelledBool(value, text)
+    return spelled(value, text)
+
+
+def spelled(number: int | float, spelling: str) -> SpelledInt | SpelledFloat:
+    """The number with a spelling of its own."""
+    kept = SpelledInt(number) if isinstance(number, int) else SpelledFloat(number)
+    kept.spelling = spelling
+    return kept
+
+
+def unspelled(value: Any) -> Any:
+    """A value of a recipe as plain Python values."""
+    if isinstance(value, Mapping):
+        return {key: unspelled(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [unspelled(inside) for inside in value]
+    if isinstance(value, SpelledBool):
+        return value.value
+    if isinstance(value, SpelledInt | SpelledFloat):
+        return int(value) if isinstance(value, SpelledInt) else float(value)
+    return value
+
+
+def _resolved(text: str) -> Any:
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INTEGER.fullmatch(text):
@@ -36,13 +97,15 @@ def read_scalar(text: str) -> Any:
 
 
 def scalar_text(value: Any) -> str:
-    """A scalar as a recipe would write it: ``true``, ``0.5``, ``digits``."""
+    """A scalar as the recipe has it, or as it would write it: ``true``, ``0.5``, ``1.10``, ``digits``."""
+    if isinstance(value, SpelledInt | SpelledFloat | SpelledBool):
+        return value.spelling
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
 
 
 def shortened(text: str, limit: int = 60) -> str:
-    """``text`` on one line, at most ``limit`` characters of it."""
-    line = " ".join(text.split())
+    """``text`` on one line, at most ``limit`` characters of it, without what a terminal would obey."""
+    line = printable_message(" ".join(text[: 20 * limit].split()))
     return line if len(line) <= limit else line[: limit - 3] + "..."

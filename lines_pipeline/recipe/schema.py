@@ -110,19 +110,19 @@ class Space(_Section):
             raise ValueError("'log: true' needs 'low' above 0 and no 'step'")
         if self.step is None:
             return
-        steps = (_exact(high) - _exact(low)) / _exact(self.step)
+        steps = (exact(high) - exact(low)) / exact(self.step)
         if steps >= MAX_GRID:
             raise ValueError(f"the range has more than {MAX_GRID:,} values; take a larger 'step'")
         if steps != int(steps):
-            last = _exact(low) + int(steps) * _exact(self.step)
+            last = exact(low) + int(steps) * exact(self.step)
             raise ValueError(f"steps of {self.step} from {low} do not reach {high}; set 'high' to {last}")
 
     def choices(self) -> tuple[Any, ...] | None:
         """All values, in order; None for a range without steps. Whole numbers stay so where all of the range are."""
         if self.values is not None or self.step is None or self.low is None or self.high is None:
             return self.values
-        low, step = _exact(self.low), _exact(self.step)
-        count = int((_exact(self.high) - low) / step) + 1
+        low, step = exact(self.low), exact(self.step)
+        count = int((exact(self.high) - low) / step) + 1
         whole = all(isinstance(number, int) for number in (self.low, self.high, self.step))
         return tuple((int if whole else float)(low + index * step) for index in range(count))
 
@@ -131,7 +131,8 @@ class Space(_Section):
         return self.values if self.values is not None else tuple(dict.fromkeys((self.low, self.high)))
 
 
-def _exact(number: float) -> Decimal:
+def exact(number: float) -> Decimal:
+    """The shortest decimal that reads back as the number: what was written."""
     return Decimal(repr(number))
 
 

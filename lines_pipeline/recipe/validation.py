@@ -13,9 +13,12 @@ from pydantic_core import ErrorDetails
 
 from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.recipe.places import Path, holds
-from lines_pipeline.recipe.scalars import scalar_text, shortened
+from lines_pipeline.recipe.scalars import scalar_text, shortened, unspelled
 
 Model = TypeVar("Model", bound=BaseModel)
+
+MAX_COMPLAINTS = 50
+"""Mistakes of one kind that are told of one place; finding the nearest name takes long."""
 
 _KINDS = {
     "float_type": "a number",
@@ -58,9 +61,10 @@ def validated(
     ``written`` is what to show of a value (secrets by name), ``extra_keys`` further keys that a user may write.
     """
     try:
-        return model.model_validate_json(json.dumps(data)), []
+        return model.model_validate_json(json.dumps(data, default=unspelled)), []
     except ValidationError as error:
-        return None, _complaints(error.errors(include_url=False), model, data, written, tuple(extra_keys))
+        found = error.errors(include_url=False)[:MAX_COMPLAINTS]
+        return None, _complaints(found, model, data, written, tuple(extra_keys))
 
 
 def _complaints(

@@ -6,6 +6,8 @@ bounds, no deep nesting, one document, at most ``MAX_BYTES``.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -15,13 +17,14 @@ import yaml
 
 from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.recipe.places import Path, Place, Places
-from lines_pipeline.recipe.scalars import read_scalar, shortened
+from lines_pipeline.recipe.scalars import read_spelled, shortened
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_VALUES = 100_000
 """Values in a document, those that aliases repeat counted every time."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -42,33 +45,36 @@ class _Pair:
     value: _Written
 
 
-def read_text(path: FilePath, named_at: Place | None = None) -> str:
-    """The text of a recipe file; RecipeError (at ``named_at``, or at the file) where it is none or too large."""
+def read_text(path: FilePath, named_at: Place | None = None, what: str = "recipe") -> str:
+    """The text of a file that holds a recipe (or ``what`` else); RecipeError where it is none or too large.
+
+    The error stands at ``named_at``, the place that names the file, or else at the file.
+    """
     place = named_at or Place(str(path))
     try:
         if path.is_dir():
-            raise place.error(f"'{path}' is a folder, expected a recipe file (YAML)")
+            raise place.error(f"'{path}' is a folder, expected a {what} file (YAML)")
         if not path.exists():
-            raise place.error(f"'{path}' does not exist, expected a recipe file (YAML)")
+            raise place.error(f"'{path}' does not exist, expected a {what} file (YAML)")
         if not path.is_file():
-            raise place.error(f"'{path}' is not a regular file, expected a recipe file (YAML)")
-        return _decoded(path)
+            raise place.error(f"'{path}' is not a regular file, expected a {what} file (YAML)")
+        return _decoded(path, what)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise place.error(f"cannot read '{path}': {reason}") from error
 
 
-def _decoded(path: FilePath) -> str:
-    with path.open("rb") as file:
+def _decoded(path: FilePath, what: str) -> str:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # never waits
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         found = f"{path.stat().st_size:,} bytes"
-        raise Place(str(path)).error(f"the file has {found}, expected a recipe of at most {MAX_BYTES:,} bytes")
+        raise Place(str(path)).error(f"the file has {found}, expected a {what} of at most {MAX_BYTES:,} bytes")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, column = _position(raw[: error.start].decode("utf-8", "replace"))
-        message = f"found the byte 0x{raw[error.start]:02x}, which is not UTF-8 text; save the recipe as UTF-8"
+        message = f"found the byte 0x{raw[error.start]:02x}, which is not UTF-8 text; save the {what} as UTF-8"
         raise Place(str(path), line, column).error(message) from error
 
 
@@ -76,16 +82,30 @@ def _position(before: str) -> tuple[int, int]:
     return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
 
 
-def parse_yaml(text: str, file: str) -> tuple[Any, Places]:
+def parse_yaml(text: str, file: str, what: str = "recipe") -> tuple[Any, Places]:
     """The value of a YAML document and the places of its keys and values; RecipeError with line and column."""
-    reader = _Reader(text, file)
+    _refuse_surrogates(text, file)
     try:
-        written = reader.document()
+        written = _Reader(text, file, what).document()
     except yaml.YAMLError as error:
         raise _syntax_error(error, text, file) from error
     values: dict[Path, Place] = {}
     keys: dict[Path, Place] = {}
     return _plain(written, (), values, keys), Places(values, keys)
+
+
+def _refuse_surrogates(text: str, file: str) -> None:
+    """Halves of characters: bytes on the command line that are no UTF-8 become such, and no file could hold them."""
+    odd = _SURROGATE.search(text)
+    if odd:
+        found = f"found U+{ord(odd.group()):04X}, half a character, expected UTF-8 text"
+        raise Place(file, *_position(text[: odd.start()])).error(f"not valid YAML: {found}")
+
+
+def _refuse_surrogates_of(event: Any, place: Place) -> None:
+    """Escapes (``"\\ud800"``) that some YAML parsers let through."""
+    if _SURROGATE.search(event.value):
+        raise place.error("not valid YAML: found half a character (a surrogate), expected whole ones")
 
 
 def _syntax_error(error: yaml.YAMLError, text: str, file: str) -> RecipeError:
@@ -113,8 +133,9 @@ def _plain(written: _Written, path: Path, values: dict[Path, Place], keys: dict[
 class _Reader:
     """Composes one document from parser events, refusing what a recipe must not hold."""
 
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, what: str) -> None:
         self.file = file
+        self.what = what
         self.anchors: dict[str, _Written] = {}
         self.total = 0
         self.events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
@@ -124,7 +145,7 @@ class _Reader:
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if written is not None:
-                    raise self.place(event).error("found a second document, expected one recipe in a file")
+                    raise self.place(event).error(f"found a second document, expected one {self.what} in a file")
                 written = self.value(next(self.events), 0)
         return written or _Written(None, Place(self.file, 1, 1))
 
@@ -150,13 +171,13 @@ class _Reader:
     def refuse_tag(self, event: Any) -> None:
         if event.tag is not None:
             tag = shortened(event.tag.replace("tag:yaml.org,2002:", "!!"))
-            raise self.place(event).error(f"found the tag {tag}; tags are not allowed in a recipe")
+            raise self.place(event).error(f"found the tag {tag}; tags are not allowed in a {self.what}")
 
     def count(self, more: int, event: Any) -> None:
         self.total += more
         if self.total > MAX_VALUES:
-            message = f"more than {MAX_VALUES:,} values, those that aliases repeat included; write a smaller recipe"
-            raise self.place(event).error(message)
+            message = f"more than {MAX_VALUES:,} values, those that aliases repeat included"
+            raise self.place(event).error(f"{message}; write a smaller {self.what}")
 
     def alias(self, event: Any, depth: int) -> _Written:
         target = self.anchors.get(event.anchor)
@@ -170,10 +191,11 @@ class _Reader:
         return target
 
     def scalar(self, event: Any) -> _Written:
+        _refuse_surrogates_of(event, self.place(event))
         if not event.implicit[0]:
             return _Written(event.value, self.place(event))
         try:
-            return _Written(read_scalar(event.value), self.place(event))
+            return _Written(read_spelled(event.value), self.place(event))
         except ValueError as error:
             raise self.place(event).error(str(error)) from error
 
@@ -196,9 +218,11 @@ class _Reader:
     def key(self, event: Any) -> str:
         if not isinstance(event, yaml.ScalarEvent):
             raise self.place(event).error("found a key that is a map, a list or an alias, expected a plain name")
+        _refuse_surrogates_of(event, self.place(event))
         self.refuse_tag(event)
         if event.value == "<<" and event.implicit[0]:
-            raise self.place(event).error("merge keys ('<<') are not supported; use 'extends' or 'vars'")
+            hint = "; use 'extends' or 'vars'" if self.what == "recipe" else ""
+            raise self.place(event).error(f"merge keys ('<<') are not supported{hint}")
         return str(event.value)
 
     def holding(self, value: Any, inside: list[_Written], start: Any) -> _Written:

@@ -50,7 +50,7 @@ class GreedySoups:
         trial, judges = graph, {}
         for index, (name, models) in enumerate(soups.items()):
             soup = replace(_uniform(step, models), id=f"{step.id}.trial{index}")
-            suite = EvaluateParams(suite=params.suite, split=params.split)
+            suite = EvaluateParams(suite=params.suite, split=params.split, tasks=params.tasks)
             inputs = {"model": (soup.id,)}
             judge = Step(
                 f"{soup.id}.judge", step.node, None, registry()["evaluate"], suite, inputs, (), (), EdgeType.METRICS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,6 +12,10 @@ from lines_pipeline.recipe.schema import Space, Tune
 
 Values = Mapping[str, Any]
 """A trial: values by parameter."""
+
+
+_MAX_REPEATS = 20
+"""Proposals in a row that were tried before, after which the grid decides."""
 
 
 class Sampler(Protocol):
@@ -61,8 +66,9 @@ class Study:
         }
         sampler = samplers[settings.sampler](seed=seed)
         self._study = optuna.create_study(direction=settings.direction, sampler=sampler)
-        self._settings, self._left = settings, settings.trials or 0
+        self._settings, self._left = settings, int(min(settings.trials or 0, combinations(settings)))
         self._asked: list[Any] = []
+        self._tried: dict[tuple[Any, ...], float | None] = {}
 
     def ask(self, count: int) -> list[Values]:
         """The next proposals; TPE and CMA-ES learn from each."""
@@ -75,11 +81,51 @@ class Study:
         """In the order of the trials."""
         for trial, objective in zip(self._asked, objectives, strict=True):
             self._study.tell(trial, objective)
+            self._tried[_point(trial)] = objective
 
     def _propose(self) -> Values:
-        trial = self._study.ask()
+        """Values that were not tried before: a repeat is answered from memory, and after some the grid decides."""
+        for _ in range(_MAX_REPEATS):
+            trial = self._study.ask()
+            values = {name: _suggest(trial, name, space) for name, space in self._settings.parameters.items()}
+            if _point(trial) not in self._tried:
+                break
+            self._study.tell(trial, self._tried[_point(trial)], state=None if self._told(trial) else _pruned())
+        else:
+            trial, values = self._first_untried()
         self._asked.append(trial)
-        return {name: _suggest(trial, name, space) for name, space in self._settings.parameters.items()}
+        self._tried.setdefault(_point(trial), None)
+        return values
+
+    def _told(self, trial: Any) -> bool:
+        return self._tried[_point(trial)] is not None
+
+    def _first_untried(self) -> tuple[Any, Values]:
+        """The first combination of the grid that no trial has had."""
+        names = list(self._settings.parameters)
+        counts = [len(space.choices() or ()) for space in self._settings.parameters.values()]
+        for indices in itertools.product(*map(range, counts)):
+            if indices not in self._tried:
+                self._study.enqueue_trial(dict(zip(names, indices, strict=True)))
+                break
+        trial = self._study.ask()
+        return trial, {name: _suggest(trial, name, space) for name, space in self._settings.parameters.items()}
+
+
+def combinations(settings: Tune) -> float:
+    """How many there are; infinite where a parameter has no steps."""
+    counts = [space.choices() for space in settings.parameters.values()]
+    return math.inf if None in counts else math.prod(len(choices or ()) for choices in counts)
+
+
+def _point(trial: Any) -> tuple[Any, ...]:
+    return tuple(trial.params.values())
+
+
+def _pruned() -> Any:
+    from optuna.trial import TrialState
+
+    return TrialState.PRUNED
 
 
 def _suggest(trial: Any, name: str, space: Space) -> Any:

@@ -17,7 +17,7 @@ from lines_pipeline.recipe.objective import Objective, parse_objective
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.schema import Tune
 from lines_pipeline.search.judging import Case, Judge
-from lines_pipeline.search.samplers import Values, open_sampler
+from lines_pipeline.search.samplers import Values, combinations, open_sampler
 
 Prepare = Callable[[Graph], Graph]
 """What has to be settled in a trial's graph before it can be merged (greedy soups)."""
@@ -58,12 +58,8 @@ def tune(recipe: Recipe, judge: Judge, prepare: Prepare) -> Chosen:
 
 def trial_count(settings: Tune) -> int:
     """How many trials there will be."""
-    if settings.sampler != "grid":
-        return settings.trials or 0
-    total = 1
-    for space in settings.parameters.values():
-        total *= len(space.choices() or ())
-    return total
+    found = combinations(settings)
+    return int(found) if settings.sampler == "grid" else int(min(settings.trials or 0, found))
 
 
 @dataclass

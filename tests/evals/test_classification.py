@@ -165,14 +165,32 @@ IMAGES, LABELS = torch.zeros(4, 1, 1, 1), torch.zeros(4, dtype=torch.int64)
 
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no suite": (lambda f: (f / "suite.yaml").unlink(), r"suite\.yaml: no such suite"),
-    "no YAML": (lambda f: (f / "suite.yaml").write_text("tasks: ["), r"suite\.yaml: not valid YAML"),
-    "an unknown key": (lambda f: edit(f, "head:", "haed:"), r"suite\.yaml: tasks\.rise\.head: Field required"),
-    "no tasks": (lambda f: (f / "suite.yaml").write_text("model: {factory: 'a:b'}\ntasks: {}"), "tasks: .* at least 1"),
-    "no factory": (lambda f: edit(f, "toy_encoder:build", "toy_encoder"), r"model\.factory: .* match pattern"),
-    "no such module": (lambda f: edit(f, "toy_encoder:", "toy_decoder:"), "toy_decoder cannot be imported"),
-    "no such callable": (lambda f: edit(f, ":build", ":built"), "toy_encoder has no 'built'"),
-    "wrong arguments": (lambda f: edit(f, "blocks:", "layers:"), r"toy_encoder:build.*unexpected keyword.*layers"),
-    "no such split": (lambda f: edit(f, "val:", "test:"), "task 'rise' has no data for split 'val'; it has: test"),
+    "no YAML": (lambda f: (f / "suite.yaml").write_text("tasks: ["), r"suite\.yaml:2:1: not valid YAML"),
+    "an unknown key": (
+        lambda f: edit(f, "head:", "haed:"),
+        r"suite\.yaml:6:3: 'head' is missing\n.*suite\.yaml:7:5: unknown key 'haed' \(did you mean 'head'\?\)",
+    ),
+    "no tasks": (
+        lambda f: (f / "suite.yaml").write_text("model: {factory: 'a:b'}\ntasks: {}"),
+        r"suite\.yaml:2:8: 'tasks': expected at least 1 entry",
+    ),
+    "no factory": (
+        lambda f: edit(f, "toy_encoder:build", "toy_encoder"),
+        r"suite\.yaml:2:12: 'model\.factory': expected open_clip:NAME, package\.module:callable or file\.py:callable",
+    ),
+    "no such module": (
+        lambda f: edit(f, "toy_encoder:", "toy_decoder:"),
+        r"suite\.yaml:2:12: .* toy_decoder:build: there is no module toy_decoder, neither in .* \(PYTHONPATH\)",
+    ),
+    "no such callable": (
+        lambda f: edit(f, ":build", ":built"),
+        r"toy_encoder\.py has no 'built' \(did you mean 'build'\?\)",
+    ),
+    "wrong arguments": (
+        lambda f: edit(f, "blocks:", "layers:"),
+        r"toy_encoder:build raised TypeError: .*unexpected keyword.*layers' \(.*toy_encoder\.py:19\)",
+    ),
+    "no such split": (lambda f: edit(f, "val:", "train:"), "task 'rise' has no data for split 'val'; it has: train"),
     "no such data": (
         lambda f: (f / "fall_val.safetensors").unlink(),
         r"task 'fall': fall_val\.safetensors: no such file",
@@ -186,7 +204,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no labels": (lambda f: save(f, "rise_val", images=IMAGES), "expected tensors 'images' and 'labels', found images"),
     "too few labels": (
         lambda f: save(f, "rise_val", images=IMAGES, labels=LABELS[:3]),
-        "'rise': 4 images and 3 labels",
+        r"'rise': .* images of shape \(4, 1, 1, 1\) and labels of shape \(3,\), expected one label an image",
     ),
     "no images": (lambda f: save(f, "rise_val", images=IMAGES[:0], labels=LABELS[:0]), "'rise' has no images"),
     "images the model cannot take": (

@@ -80,3 +80,12 @@ def test_a_stock_recipe_takes_no_sweep_too_many(path: Path) -> None:
     report = lines_pipeline.plan(path)
     assert len(report.passes) == SWEEPS[path.stem]
     assert [one["number"] for one in report.passes if one["writes"]] == [SWEEPS[path.stem]]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_stock_recipe_judges_the_tasks_that_it_is_given(path: Path) -> None:
+    chosen = ["MNIST", "SVHN"] if path.stem.startswith("clip_") else ["digits", "greek"]
+    graph = build_graph(load_recipe(path, {"vars.tasks": chosen}))
+    judges = [step for step in graph.steps.values() if "suite" in type(step.params).model_fields]
+    judges = [step for step in judges if step.params.model_dump()["suite"] is not None]
+    assert judges and all(step.params.model_dump()["tasks"] == tuple(chosen) for step in judges)

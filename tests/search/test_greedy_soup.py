@@ -143,3 +143,8 @@ def test_an_objective_that_the_suite_does_not_give(objective: str, recipe: Recip
     with pytest.raises(EvalError, match=f"node 'soup': no metric '{objective}'.*; the suite gives: {known}"):
         lines_pipeline.run(recipe([LOW, HIGH], objective=objective), out="out")
     assert not Path("out/soup.safetensors").exists()
+
+
+def test_some_tasks_may_judge(recipe: Recipe) -> None:
+    _, rows, _ = cooked(recipe([LOW, HIGH, MIDDLE], tasks=["rise"]))
+    assert rows[0] == {"model": "models[m1]", "alone": 1.0, "soup": 1.0, "kept": True}

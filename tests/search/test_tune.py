@@ -300,3 +300,17 @@ def test_a_sampler_without_its_extra_says_what_to_install(recipe: Recipe, monkey
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(EvalError, match=r"sampler random: needs the extra 'search': pip install"):
         sampled(recipe, "random", 0)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes"])
+@pytest.mark.parametrize(("trials", "tried"), [(5, 5), (50, 6)])
+def test_no_sampler_spends_a_trial_on_a_repeat(
+    sampler: str, trials: int, tried: int, recipe: Callable[..., Path]
+) -> None:
+    parameters = {"model.scale": {"low": 0.25, "high": 1.5, "step": 0.25}}
+    tune = {"parameters": parameters, "objective": "val.accuracy/rise", "sampler": sampler, "trials": trials}
+    events: list[Event] = []
+    path = recipe(tune)
+    lines_pipeline.run(path, sinks=[events.append])
+    values = [event.params["model.scale"] for event in events if isinstance(event, TrialStarted)]
+    assert len(values) == len(set(values)) == tried == lines_pipeline.plan(path).trials

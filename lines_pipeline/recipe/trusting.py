@@ -1,0 +1,97 @@
+"""What a recipe may not do unless its folder is trusted: send work, records or the environment somewhere.
+
+Python that suites name is guarded where suites are opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from os import environ
+from pathlib import Path as FilePath
+from typing import Any
+
+from lines_pipeline.core.errors import Problem, RecipeError
+from lines_pipeline.core.trust import remedy, why_untrusted
+from lines_pipeline.recipe.graph import Graph
+from lines_pipeline.recipe.interpolation import environment_names
+from lines_pipeline.recipe.load import load_recipe
+from lines_pipeline.recipe.places import Path, holds
+from lines_pipeline.recipe.recipe import Recipe
+from lines_pipeline.recipe.stock import stock_folder
+
+_LOCAL_SCHEDULERS = ("threads", "serial")
+
+
+def load_trusted(path: str | FilePath, sets: Mapping[str, Any] = {}, *, trust: bool = False) -> Recipe:
+    """``load_recipe``; RecipeError too for what only a trusted folder's recipe may set (``--set`` always may).
+
+    All files of a chain of ``extends`` have to lie in trusted folders: any of them may change what another one says.
+    """
+    recipe = load_recipe(path, sets)
+    if not trust:
+        _require([*_addresses(recipe), *_urls(recipe)], recipe)
+    return recipe
+
+
+def require_harmless_items(recipe: Recipe, graph: Graph) -> None:
+    """RecipeError where items that the environment gave end up in a URL, and the recipe's folder is not trusted."""
+    names = {name for fields in recipe.recorded["nodes"].values() for name in environment_names(fields.get("for_each"))}
+    values = {environ[name] for name in names if environ.get(name)}
+    found = []
+    for step in graph.steps.values() if values else ():
+        for path, text in _texts(step.params.model_dump(mode="json", by_alias=True), ("nodes", step.node)):
+            if "://" in text and any(value in text for value in values):
+                found.append((path, "sends items from the environment as part of a URL"))
+    _require(found, recipe)
+
+
+def _require(found: list[tuple[Path, str]], recipe: Recipe) -> None:
+    written = [(path, what) for path, what in found if recipe.document.places.value(path).line]
+    folders = dict.fromkeys(file.parent for file in recipe.files if not file.is_relative_to(stock_folder()))
+    for folder in folders if written else ():
+        reason = why_untrusted(folder)
+        if reason:
+            raise RecipeError([_problem(recipe, path, what, reason, folder) for path, what in written])
+
+
+def _problem(recipe: Recipe, path: Path, what: str, reason: str, folder: FilePath) -> Problem:
+    node = str(path[1]) if path[0] == "nodes" else ""
+    message = f"the recipe {what}, but {reason}; {remedy(folder)}"
+    return recipe.document.places.value(path).problem(message, node)
+
+
+def _addresses(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """Settings that name other machines."""
+    if recipe.engine.scheduler not in _LOCAL_SCHEDULERS:
+        yield ("engine", "scheduler"), "sets the address of a scheduler"
+    if recipe.tracking.uri is not None:
+        yield ("tracking", "uri"), "sets a tracking URI"
+
+
+def _urls(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """URLs that hold values of the environment."""
+    used = {key: value for key, value in recipe.recorded.items() if key not in ("vars", "description")}
+    for path, text in _texts(used, ()):
+        if environment_names(text):
+            filled = _at(recipe.document.data, path)
+            if "://" in text or "://" in str(filled):
+                yield path, f"puts the environment (${{env:{min(environment_names(text))}}}) into a URL"
+
+
+def _at(data: Any, path: Path) -> Any:
+    for part in path:
+        if not holds(data, part):
+            return data
+        data = data[part]
+    return data
+
+
+def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    if isinstance(value, Mapping):
+        for key, inside in value.items():
+            yield from _texts(inside, (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, inside in enumerate(value):
+            yield from _texts(inside, (*path, index))
+    elif isinstance(value, str):
+        yield path, value
