@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, RunStarted, Sink, broadcast
+from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, Sink, broadcast, hidden_from
+from lines_pipeline.core.secrets import NO_SECRETS, Secrets
 from lines_pipeline.engine.forecast import block_scales, forecast
 from lines_pipeline.engine.schedulers import open_scheduler
 from lines_pipeline.engine.storing import Request, announce, existing_file, store
@@ -21,16 +22,22 @@ from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.outputs import Destination, check_outputs, open_destination, requests, require_writable
 from lines_pipeline.planning.facts import gather_facts
+from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.report import PlanReport, describe_layers
-from lines_pipeline.recipe.graph import build_graph
+from lines_pipeline.recipe.graph import Graph, build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.picture import mermaid, svg
+from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.search.greedy_soup import GreedySoups
 from lines_pipeline.search.judging import Judge
 from lines_pipeline.search.tune import tune as tune_recipe
 from lines_pipeline.settings import engine_settings
 from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
+
+if TYPE_CHECKING:
+    from lines_pipeline.tracking.opening import OpenRecord
+    from lines_pipeline.tracking.sync import SyncReport
 
 
 @dataclass(frozen=True)
@@ -52,21 +59,24 @@ class RunResult:
     seconds: float
     notes: tuple[str, ...] = ()
     """What the run told of its inputs and results, as ``note: ...`` and ``warning: ...``."""
+    secrets: Secrets = field(default=NO_SECRETS, repr=False)
+    """What the recipe took from the environment: paths, names and the URI above have it by value."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
-        return {
-            "name": self.name,
+        """As ``--json`` prints it: what comes from the environment is there by name."""
+        plain = {
+            "name": self.secrets.label(self.name),
             "run_id": self.run_id,
             "tracking_uri": self.tracking_uri,
             "metrics": {node: dict(found) for node, found in self.metrics.items()},
             "files": [str(file) for file in (*self.files, *self.urls)],
             "facts": {node: dict(found) for node, found in self.facts.items()},
             "chosen": dict(self.chosen),
-            "cached": list(self.cached),
+            "cached": [self.secrets.label(step) for step in self.cached],
             "seconds": self.seconds,
             "notes": list(self.notes),
         }
+        return self.secrets.hidden(plain)
 
 
 @dataclass(frozen=True)
@@ -90,28 +100,47 @@ def run(
     tune: bool = True,
     cache: bool = True,
     tracking_uri: str | None = None,
+    tracking: bool = True,
     sinks: Sequence[Sink] = (),
 ) -> RunResult:
-    """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s."""
-    from lines_pipeline.tracking.recorder import recorder
-    from lines_pipeline.tracking.stores import check_reachable, resolve_uri
+    """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s.
 
-    started = time.perf_counter()
+    With ``tracking`` off there is no record of the run. A store that fails while it goes on does not end it.
+    """
+    from lines_pipeline.tracking.opening import open_record
+
     loaded = load_recipe(recipe, sets or {})
-    settings = engine_settings(loaded, scheduler, workers, memory, device)
-    graph = build_graph(loaded)
-    uri = resolve_uri(tracking_uri or loaded.tracking.uri)
-    check_reachable(uri)
-    record = recorder().open(uri)
+    with loaded.secrets.hiding():
+        options = (scheduler, workers, memory, device)
+        settings, graph = engine_settings(loaded, *options), build_graph(loaded)
+        place = Path("runs") / loaded.name if out is None else out
+        record = open_record(loaded, place, tracking_uri) if tracking else None  # before anything is read
+        return _recorded(loaded, graph, settings, place, record, tune=tune, cache=cache, sinks=sinks)
+
+
+def _recorded(
+    loaded: Recipe,
+    graph: Graph,
+    settings: EngineSettings,
+    place: str | Path,
+    record: OpenRecord | None,
+    *,
+    tune: bool,
+    cache: bool,
+    sinks: Sequence[Sink],
+) -> RunResult:
+    """Carry out an open recipe; ``record``, where there is one, is told of it, and how it ends."""
+    started = time.perf_counter()
     notes: list[Note] = []
-    emit = broadcast(*sinks, record, lambda event: notes.append(event) if isinstance(event, Note) else None)
+    told = broadcast(*sinks, lambda event: notes.append(event) if isinstance(event, Note) else None)
+    emit = hidden_from(loaded.secrets, told if record is None else record.beside(told))
     status, error = "FAILED", ""
     try:
-        place = Path("runs") / loaded.name if out is None else out
         with open_destination(place) as destination, open_scheduler(settings) as work:
             require_writable(check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work) as context:
-                emit(_run_started(context, destination))
+                if record is not None:
+                    emit(record.started(context.recipe, context.graph, _texts(context, destination)))
                 for note in context.notes:
                     emit(Note(note))
                 result = _carry_out(context, destination, tune)
@@ -124,20 +153,22 @@ def run(
         raise
     finally:
         emit(RunFinished(status, time.perf_counter() - started, error))
-    seconds, told = time.perf_counter() - started, tuple(str(note) for note in notes)
-    return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds, notes=told)
+    run_id, uri = (record.run_id, record.uri) if record else ("", "")
+    seconds, texts = time.perf_counter() - started, tuple(str(note) for note in notes)
+    return replace(result, run_id=run_id, tracking_uri=uri, seconds=seconds, notes=texts, secrets=loaded.secrets)
 
 
 def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Validation:
     """Check everything that needs no tensor data; raises the package's errors. Builds and downloads nothing."""
     loaded = load_recipe(recipe, sets or {})
-    graph = build_graph(loaded)
-    destination = Destination(Path("runs") / loaded.name)
-    check_outputs(graph, destination.folder)
-    with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False) as context:
-        if not context.unread:
-            _forecast(context, destination)
-    return Validation(loaded.name, len(graph.steps), tuple(context.notes))
+    with loaded.secrets.hiding():
+        graph = build_graph(loaded)
+        destination = Destination(Path("runs") / loaded.name)
+        check_outputs(graph, destination.folder)
+        with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False) as context:
+            if not context.unread:
+                _forecast(context, destination)
+        return loaded.secrets.hidden(Validation(loaded.name, len(graph.steps), tuple(context.notes)))
 
 
 def plan(
@@ -155,14 +186,15 @@ def plan(
     from lines_pipeline.search.tune import trial_count
 
     loaded = load_recipe(recipe, sets or {})
-    graph = build_graph(loaded)
-    settings = engine_settings(loaded, scheduler, workers, memory, device)
-    trials = trial_count(loaded.tune) if loaded.tune and tune else 0
-    with open_recipe(loaded, graph, settings, cache, broadcast(), build=False) as context:
-        if context.unread:
-            raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
-        report = _forecast(context, Destination(Path("runs") / loaded.name), trials)
-        return replace(report, notes=(*context.notes, *report.notes))
+    with loaded.secrets.hiding():
+        graph = build_graph(loaded)
+        settings = engine_settings(loaded, scheduler, workers, memory, device)
+        trials = trial_count(loaded.tune) if loaded.tune and tune else 0
+        with open_recipe(loaded, graph, settings, cache, broadcast(), build=False) as context:
+            if context.unread:
+                raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
+            report = _forecast(context, Destination(Path("runs") / loaded.name), trials)
+            return loaded.secrets.hidden(replace(report, notes=(*context.notes, *report.notes)))
 
 
 def _forecast(context: OpenedRecipe, destination: Destination, trials: int = 0) -> PlanReport:
@@ -174,17 +206,16 @@ def _forecast(context: OpenedRecipe, destination: Destination, trials: int = 0) 
 
 def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: str = "mmd") -> str:
     """The DAG as Mermaid text (``mmd``) or ``svg``."""
-    built = build_graph(load_recipe(recipe, sets or {}))
-    return svg(built) if form == "svg" else mermaid(built)
+    loaded = load_recipe(recipe, sets or {})
+    with loaded.secrets.hiding():
+        built = build_graph(loaded)
+        return loaded.secrets.hide(svg(built) if form == "svg" else mermaid(built))
 
 
-def _run_started(context: OpenedRecipe, destination: Destination) -> RunStarted:
-    from lines_pipeline.tracking.mlflow import environment_tags
-
-    recipe, graph = context.recipe, context.graph
-    report = _forecast(context, destination)
-    params = {**graph.parameters, "seed": recipe.seed}
-    texts = {
+def _texts(context: OpenedRecipe, destination: Destination) -> dict[str, str]:
+    """The artifacts that tell what will run."""
+    recipe, graph, report = context.recipe, context.graph, _forecast(context, destination)
+    return {
         "recipe.yaml": recipe.source,
         "resolved.yaml": recipe.resolved(),
         "plan.txt": report.render(),
@@ -192,9 +223,6 @@ def _run_started(context: OpenedRecipe, destination: Destination) -> RunStarted:
         "graph.mmd": mermaid(graph),
         "layers.json": describe_layers(report),
     }
-    own = {str(name): str(value) for name, value in recipe.tracking.tags.items()}
-    tags = {**environment_tags(), "recipe_hash": recipe.hash, **own}
-    return RunStarted(recipe.name, recipe.tracking.experiment, params, tags, texts)
 
 
 def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> RunResult:
@@ -229,6 +257,13 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
     cached = (*sorted(before), *judge.cached)
     by_node = gather_facts(context.graph, facts)
     return RunResult(context.recipe.name, destination.out, metrics, files, urls, by_node, "", "", chosen, cached, 0.0)
+
+
+def sync(folders: Sequence[str | Path] = (), *, tracking_uri: str | None = None) -> SyncReport:
+    """Send the records that a store could not take: those in ``folders``, or all that this user's runs left."""
+    from lines_pipeline.tracking.sync import sync as sync_records
+
+    return sync_records([Path(folder) for folder in folders], tracking_uri)
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
@@ -286,6 +321,7 @@ __all__ = [
     "plan",
     "run",
     "schema",
+    "sync",
     "validate",
     "zoo_build",
     "zoo_list",

@@ -61,7 +61,7 @@ def open_recipe(
     missing = _missing_files(recipe, graph)
     if missing and build:
         raise EvalError("\n".join(missing))
-    with closing(NodeCache(cache_folder() / "nodes", reading=cache)) as nodes:
+    with closing(NodeCache(cache_folder() / "nodes", reading=cache, secrets=recipe.secrets)) as nodes:
         context = OpenedRecipe(recipe, graph, Session({}, nodes, settings, emit, scheduler))
         if build:
             require_cache(nodes.folder)

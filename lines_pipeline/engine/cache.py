@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.core.secrets import NO_SECRETS, Secrets, by_value
 from lines_pipeline.engine.housekeeping import VALUES, hold, prune, remove, size_limit, value_notes
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.digests import DigestStore
 from lines_pipeline.io.entries import file_digest, read_entry, write_entry
+
+FILES = "files"
+"""The kind of entry that holds paths: what comes from the environment is in them by name."""
 
 
 class NodeCache:
@@ -20,8 +25,8 @@ class NodeCache:
     A value that a run has found or made stays until the run ends, whatever other runs make room for.
     """
 
-    def __init__(self, folder: Path, *, reading: bool = True) -> None:
-        self.folder, self._reading = folder, reading
+    def __init__(self, folder: Path, *, reading: bool = True, secrets: Secrets = NO_SECRETS) -> None:
+        self.folder, self._reading, self.secrets = folder, reading, secrets
         self.digests = DigestStore(folder / "digests")
         self.spool = folder / "spool"
         self._held: dict[Path, BinaryIO] = {}
@@ -65,13 +70,14 @@ class NodeCache:
 
     def get(self, kind: str, key: str | None) -> Any:
         """A remembered result (``stats``, ``accuracies``, ``files``), or None."""
-        return None if key is None or not self._reading else read_entry(self._path(kind, key))
+        found = None if key is None or not self._reading else read_entry(self._path(kind, key))
+        return _mapped(by_value, found) if kind == FILES else found
 
     def put(self, kind: str, key: str | None, result: Any) -> None:
         """Remember a result that JSON can hold; a result without a key is not kept."""
         if key is not None:
             plain = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result  # type: ignore[arg-type]
-            write_entry(self._path(kind, key), plain)
+            write_entry(self._path(kind, key), _mapped(self.secrets.by_name, plain) if kind == FILES else plain)
 
     def adopt(self, path: Path, key: str) -> Path:
         """Move a complete file into the cache under its key, and make room where the cache has grown too large."""
@@ -103,6 +109,15 @@ class NodeCache:
 
     def _path(self, kind: str, key: str) -> Path:
         return self.folder / kind / f"{key}.json"
+
+
+def _mapped(change: Callable[[str], str], value: Any) -> Any:
+    """A result with every text in it changed; keys stay."""
+    if isinstance(value, dict):
+        return {key: _mapped(change, inside) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [_mapped(change, inside) for inside in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def _notes(path: Path) -> dict[str, Any] | None:

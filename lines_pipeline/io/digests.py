@@ -54,7 +54,7 @@ class DigestStore:
 
     def put(self, checkpoint: Checkpoint, known: Known) -> None:
         """Remember."""
-        entry = {"digest": known.digest, "nonfinite": list(known.nonfinite), "uri": checkpoint.uri}
+        entry = {"digest": known.digest, "nonfinite": list(known.nonfinite)}  # no path: there may be secrets in it
         write_entry(self._path(checkpoint), entry)
 
     def _path(self, checkpoint: Checkpoint) -> Path:

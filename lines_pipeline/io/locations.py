@@ -68,8 +68,11 @@ def _scheme(uri: str) -> str | None:
 
 
 def _download_target(uri: str, downloads: Path) -> Path:
-    name = re.sub(r"[^\w.-]", "_", uri.rsplit("/", 1)[-1])
-    return downloads / hashlib.sha256(uri.encode()).hexdigest()[:16] / name
+    """A place by the URL's hash: names and queries may hold secrets. What an earlier version downloaded is found."""
+    folder, last = downloads / hashlib.sha256(uri.encode()).hexdigest()[:16], uri.rsplit("/", 1)[-1]
+    earlier = folder / re.sub(r"[^\w.-]", "_", last)
+    suffix = re.search(r"(\.\w{1,15}(\.\w{1,5})?)?$", re.split(r"[?#]", last)[0])
+    return earlier if earlier.exists() else folder / f"checkpoint{suffix[0] if suffix else ''}"
 
 
 def _fetch_hub(uri: str, target: Path) -> Path:

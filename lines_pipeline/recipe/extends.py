@@ -13,8 +13,11 @@ from lines_pipeline.recipe.yaml_source import parse_yaml, read_text
 MAX_FILES = 20
 
 
-def read_chain(path: FilePath) -> tuple[Document, str]:
-    """The recipe at ``path`` merged over all that it extends, and its own text; RecipeError with file and line."""
+def read_chain(path: FilePath) -> tuple[Document, str, tuple[FilePath, ...]]:
+    """The recipe at ``path`` merged over all that it extends, its own text, and the files that were read.
+
+    Raises RecipeError with file and line.
+    """
     source = read_text(path)
     layers = [_document(source, path)]
     files = [path.resolve()]
@@ -28,7 +31,7 @@ def read_chain(path: FilePath) -> tuple[Document, str]:
             raise place.error(f"a chain of more than {MAX_FILES} recipes, expected fewer")
         layers.append(_document(read_text(target, place), target))
         files.append(target.resolve())
-    return _stacked(layers), source
+    return _stacked(layers), source, tuple(files)
 
 
 def _base_path(base: Any, place: Place) -> FilePath:
