@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lines_pipeline.core.errors import TrackingError
 from lines_pipeline.core.events import Event, Note, RunStarted, Sink
 from lines_pipeline.core.secrets import Secrets
 from lines_pipeline.recipe.graph import Graph
@@ -53,8 +54,11 @@ def open_record(recipe: Recipe, out: str | Path, tracking_uri: str | None) -> Op
     """The record of a run that writes to ``out``. Raises ``TrackingError`` where the store cannot be used."""
     uri = resolve_uri(tracking_uri or recipe.tracking.uri)
     target = resolve_target(recipe.recorded.get("tracking") or {})
-    told = check_reachable(uri, target)
     folder = cache_folder() / "records" if "://" in str(out) else Path(out)
     shown = recipe.secrets.hide(recipe.secrets.by_name(uri))
-    recording = recorder().open(uri, folder, shown=shown, target=None if told else target)
+    try:
+        told = check_reachable(uri, target)
+        recording = recorder().open(uri, folder, shown=shown, target=None if told else target)
+    except TrackingError as error:
+        raise TrackingError(f"{error}. To run all the same, without a record: --no-tracking") from error
     return OpenRecord(uri, target, recording, recipe.secrets)

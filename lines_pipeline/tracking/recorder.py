@@ -27,7 +27,6 @@ from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.tracking.experiments import Target
 from lines_pipeline.tracking.messages import Expect, Open, Reply, Send, kept_words
 from lines_pipeline.tracking.records import Entry, Head, Keeper
-from lines_pipeline.tracking.stores import WITHOUT
 
 PATIENCE_SECONDS = 60.0
 """How long the recorder may be busy with one event: longer than a request with its repetitions."""
@@ -156,8 +155,7 @@ class Recording:
         except OSError as error:
             raise TrackingError(f"{_GONE} ({error}); run again") from error
         if reply is None or reply.trouble:
-            trouble = reply.trouble if reply else f"tracking store {self.head.uri}: no answer"
-            raise TrackingError(f"{trouble}. {WITHOUT}")
+            raise TrackingError(reply.trouble if reply else f"tracking store {self.head.uri}: no answer")
 
     def _take(self, reply: Reply) -> bool:
         """Whether the record is complete now."""

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 _SQLITE = "sqlite:///"
-WITHOUT = "To run all the same, without a record: --no-tracking"
 
 
 def resolve_uri(explicit: str | None) -> str:
@@ -54,7 +53,7 @@ def check_reachable(uri: str, target: Target = USUAL) -> bool:
         elif urlsplit(uri).scheme in ("http", "https"):
             check_server(uri, target)
     except TrackingError as error:
-        raise TrackingError(f"tracking store {shown(uri)}: {error}. {WITHOUT}") from error
+        raise TrackingError(f"tracking store {shown(uri)}: {error}") from error
     plain = (path is not None and "?" not in uri) or urlsplit(uri).scheme in ("http", "https")
     return plain and not target.run_id and not target.experiment_id
 
