@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -20,8 +23,8 @@ from lines_pipeline.cli import app
 from lines_pipeline.core.events import Event, PassFinished
 from lines_pipeline.tracking import recorder as recorders
 from lines_pipeline.tracking.messages import Open
-from lines_pipeline.tracking.records import Head
 from lines_pipeline.tracking.recording import Records
+from lines_pipeline.tracking.records import Head
 
 Recipe = Callable[..., Path]
 
@@ -34,14 +37,21 @@ def test_objects_that_runs_of_one_process_make_can_be_collected() -> None:
     assert gc.get_freeze_count() == frozen
 
 
+def take_away(event: Event) -> None:
+    """Take the database away once the run is in it and its first sweep is over."""
+    if not isinstance(event, PassFinished) or Path("elsewhere.db").exists():
+        return
+    for _ in range(600):
+        with suppress(sqlite3.Error), closing(sqlite3.connect("file:mlflow.db?mode=ro", uri=True)) as database:
+            if database.execute("SELECT 1 FROM runs WHERE status = 'RUNNING'").fetchone():
+                break
+        time.sleep(0.1)
+    shutil.move("mlflow.db", "elsewhere.db")
+    Path("mlflow.db").mkdir()
+
+
 def lost_in_mid_run(recipe: Path, out: str) -> api.RunResult:
     """A run whose database is taken away between its first sweep and its end."""
-
-    def take_away(event: Event) -> None:
-        if isinstance(event, PassFinished):
-            shutil.move("mlflow.db", "elsewhere.db")
-            Path("mlflow.db").mkdir()
-
     return lines_pipeline.run(recipe, out=out, cache=False, sinks=[take_away])
 
 
@@ -105,9 +115,8 @@ def test_a_recorder_that_hangs_or_dies_costs_no_merge(write_recipe: Recipe, monk
 
 def test_a_run_that_fails_without_its_store_is_sent_as_failed(write_recipe: Recipe) -> None:
     def fail(event: Event) -> None:
+        take_away(event)
         if isinstance(event, PassFinished):
-            shutil.move("mlflow.db", "elsewhere.db")
-            Path("mlflow.db").mkdir()
             raise ValueError("a sink of the user's own")
 
     with pytest.raises(ValueError, match="own"):
