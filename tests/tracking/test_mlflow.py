@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import socket
+import socketserver
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from threading import Barrier, Thread
 
 import pytest
 import torch
@@ -28,9 +33,10 @@ from lines_pipeline.core.events import (
     TrialStarted,
 )
 from lines_pipeline.io.entries import file_digest
+from lines_pipeline.tracking import reaching
 from lines_pipeline.tracking.comparison import compare
 from lines_pipeline.tracking.mlflow import MlflowSink
-from lines_pipeline.tracking.stores import check_reachable, resolve_uri, ui_command
+from lines_pipeline.tracking.stores import check_reachable, connect, resolve_uri, ui_command
 
 Recipe = Callable[..., Path]
 
@@ -276,6 +282,80 @@ def test_the_environment_names_the_experiment_or_the_run(write_recipe: Recipe, m
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     with pytest.raises(TrackingError, match="0000"):
         lines_pipeline.run(recipe, out="out")
+
+
+def test_first_runs_into_a_new_experiment_take_the_one_that_another_made(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    connect(uri)
+    sinks = [MlflowSink(uri) for _ in range(6)]
+    begin = Barrier(len(sinks))
+
+    def start(sink: MlflowSink) -> None:
+        begin.wait()
+        sink(RunStarted("tested", "new", {"seed": 0}, {}, {"recipe.yaml": "name: tested"}))
+        sink(RunFinished("FINISHED", 1.0))
+
+    with ThreadPoolExecutor(len(sinks)) as pool:
+        list(pool.map(start, sinks))
+    client = MlflowClient(tracking_uri=uri)
+    (experiment,) = [found for found in client.search_experiments() if found.name == "new"]
+    assert {run.info.run_id for run in client.search_runs([experiment.experiment_id])} == {s.run_id for s in sinks}
+
+
+class Silent(socketserver.BaseRequestHandler):
+    """A server that accepts and never answers."""
+
+    def handle(self) -> None:
+        time.sleep(5)
+
+
+class Other(BaseHTTPRequestHandler):
+    """A web server that is not MLflow's; ``status`` is what it answers."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(b"<html>")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def served(handler: type[socketserver.BaseRequestHandler]) -> Iterator[str]:
+    """The address of a server on loopback."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as made:
+        made.daemon_threads, made.block_on_close = True, False
+        Thread(target=made.serve_forever, daemon=True).start()
+        yield f"http://user:word@127.0.0.1:{made.server_address[1]}"
+        made.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("handler", "status", "message"),
+    [
+        (Silent, 0, "no answer within 1 seconds"),
+        (Other, 200, "is no MLflow server"),
+        (Other, 404, r"is no MLflow server \(404\)"),
+        (Other, 401, r"refuses to answer \(401\); set MLFLOW_TRACKING_USERNAME"),
+        (Other, 503, r"fails to answer \(503\)"),
+    ],
+)
+def test_what_is_no_working_server_is_told_before_anything_is_read(
+    handler: type[socketserver.BaseRequestHandler],
+    status: int,
+    message: str,
+    write_recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reaching, "SECONDS", 1)
+    monkeypatch.setattr(Other, "status", status)
+    with served(handler) as uri, pytest.raises(TrackingError, match=message) as caught:
+        lines_pipeline.run(write_recipe(TIES_LINES), out="out", tracking_uri=uri)
+    assert "--no-tracking" in str(caught.value) and "word" not in str(caught.value)
+    assert not Path("out").exists()
 
 
 def test_a_run_without_a_record_makes_no_store(write_recipe: Recipe) -> None:
