@@ -209,7 +209,7 @@ def test_two_runs_are_compared_with_what_differs_first(write_recipe: Recipe) -> 
     found = compare([one.run_id, two.run_id[:12]], one.tracking_uri)
     rows = {row.name: row for row in found.rows}
     assert rows["scaled.beta"].values == ("0.5", "0.25") and rows["scaled.beta"].differs
-    assert not rows["merged.density"].differs
+    assert not rows["merged.op"].differs
     order = [row.differs for row in found.rows]
     assert order == sorted(order, reverse=True)
     with pytest.raises(TrackingError, match="no run"):
