@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
 from lines_pipeline.core.errors import CheckpointError, PlanError
-from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, RunStarted, Sink, broadcast
+from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, Sink, broadcast, hidden_from
+from lines_pipeline.core.secrets import NO_SECRETS, Secrets
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.forecast import block_scales, forecast
 from lines_pipeline.engine.schedulers import open_scheduler
@@ -32,6 +33,7 @@ from lines_pipeline.outputs import (
     write_cards,
 )
 from lines_pipeline.planning.facts import gather_facts
+from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.report import PlanReport, describe_layers
 from lines_pipeline.recipe.graph import Graph, build_graph
 from lines_pipeline.recipe.load import load_recipe
@@ -45,6 +47,10 @@ from lines_pipeline.search.tune import tune as tune_recipe
 from lines_pipeline.settings import engine_settings
 from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
+
+if TYPE_CHECKING:
+    from lines_pipeline.tracking.opening import OpenRecord
+    from lines_pipeline.tracking.sync import SyncReport
 
 
 @dataclass(frozen=True)
@@ -66,21 +72,24 @@ class RunResult:
     seconds: float
     notes: tuple[str, ...] = ()
     """What the run told of its inputs and results, as ``note: ...`` and ``warning: ...``."""
+    secrets: Secrets = field(default=NO_SECRETS, repr=False)
+    """What the recipe took from the environment: paths, names and the URI above have it by value."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
-        return {
-            "name": self.name,
+        """As ``--json`` prints it: what comes from the environment is there by name."""
+        plain = {
+            "name": self.secrets.label(self.name),
             "run_id": self.run_id,
             "tracking_uri": self.tracking_uri,
             "metrics": {node: dict(found) for node, found in self.metrics.items()},
             "files": [str(file) for file in (*self.files, *self.urls)],
             "facts": {node: dict(found) for node, found in self.facts.items()},
             "chosen": dict(self.chosen),
-            "cached": list(self.cached),
+            "cached": [self.secrets.label(step) for step in self.cached],
             "seconds": self.seconds,
             "notes": list(self.notes),
         }
+        return self.secrets.hidden(plain)
 
 
 @dataclass(frozen=True)
@@ -107,33 +116,51 @@ def run(
     cache: bool = True,
     trust: bool = False,
     tracking_uri: str | None = None,
+    tracking: bool = True,
     sinks: Sequence[Sink] = (),
 ) -> RunResult:
     """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s.
 
-    ``trust`` lets it run Python that its suites name, and name other machines, wherever it lies.
+    ``trust`` lets it run Python that its suites name, and name other machines, wherever it lies. With ``tracking`` off
+    there is no record of the run. A store that fails while it goes on does not end it.
     """
-    from lines_pipeline.tracking.recorder import recorder
-    from lines_pipeline.tracking.stores import check_reachable, resolve_uri
+    from lines_pipeline.tracking.opening import open_record
 
-    started = time.perf_counter()
     loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
-    settings = engine_settings(loaded, scheduler, workers, memory, device)
-    graph = _checked_graph(loaded, trust=trust)
-    uri = resolve_uri(tracking_uri or loaded.tracking.uri)
-    check_reachable(uri)
-    record = recorder().open(uri)
-    told: list[Note] = []
-    emit = broadcast(*sinks, record, lambda event: told.append(event) if isinstance(event, Note) else None)
+    with loaded.secrets.hiding():
+        settings = engine_settings(loaded, scheduler, workers, memory, device)
+        graph, place = _checked_graph(loaded, trust=trust), _place(loaded, out)
+        record = open_record(loaded, place, tracking_uri) if tracking else None  # before anything is read
+        return _recorded(loaded, graph, settings, place, record, tune=tune, cache=cache, trust=trust, sinks=sinks)
+
+
+def _recorded(
+    loaded: Recipe,
+    graph: Graph,
+    settings: EngineSettings,
+    place: str | Path,
+    record: OpenRecord | None,
+    *,
+    tune: bool,
+    cache: bool,
+    trust: bool,
+    sinks: Sequence[Sink],
+) -> RunResult:
+    """Carry out an open recipe; ``record``, where there is one, is told of it, and how it ends."""
+    started = time.perf_counter()
+    told_notes: list[Note] = []
+    told = broadcast(*sinks, lambda event: told_notes.append(event) if isinstance(event, Note) else None)
+    emit = hidden_from(loaded.secrets, told if record is None else record.beside(told))
     status, error = "FAILED", ""
     try:
-        with open_destination(_place(loaded, out)) as destination, open_scheduler(settings) as work:
+        with open_destination(place) as destination, open_scheduler(settings) as work:
             require_writable(check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, trust=trust, scheduler=work) as context:
                 report = _forecast(context, destination)
                 if report.shortages:
                     raise PlanError("\n".join(report.shortages))
-                emit(_run_started(context, report))
+                if record is not None:
+                    emit(record.started(context.recipe, context.graph, _texts(context, report)))
                 for note in (*context.notes, *report.notes):
                     emit(Note(note))
                 for warning in report.warnings:
@@ -148,9 +175,9 @@ def run(
         raise
     finally:
         emit(RunFinished(status, time.perf_counter() - started, error))
-    seconds = time.perf_counter() - started
-    all_notes = tuple(str(note) for note in told)
-    return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds, notes=all_notes)
+    run_id, uri = (record.run_id, record.uri) if record else ("", "")
+    seconds, texts = time.perf_counter() - started, tuple(str(note) for note in told_notes)
+    return replace(result, run_id=run_id, tracking_uri=uri, seconds=seconds, notes=texts, secrets=loaded.secrets)
 
 
 def _checked_graph(recipe: Recipe, *, trust: bool) -> Graph:
@@ -173,14 +200,15 @@ def validate(
     noted, but not imported.
     """
     loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
-    graph = _checked_graph(loaded, trust=trust)
-    destination = planned_destination(_place(loaded, out))
-    check_outputs(graph, destination.folder)
-    with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False, trust=trust) as context:
-        report = None if context.unread else _forecast(context, destination)
-        found = (*report.notes, *report.shortages) if report else ()
-    warnings = report.warnings if report else ()
-    return Validation(loaded.name, len(graph.steps), (*context.notes, *found), warnings)
+    with loaded.secrets.hiding():
+        graph, settings = _checked_graph(loaded, trust=trust), engine_settings(loaded)
+        destination = planned_destination(_place(loaded, out))
+        check_outputs(graph, destination.folder)
+        with open_recipe(loaded, graph, settings, True, broadcast(), build=False, trust=trust) as context:
+            report = None if context.unread else _forecast(context, destination)
+            found = (*report.notes, *report.shortages) if report else ()
+        warnings = report.warnings if report else ()
+        return loaded.secrets.hidden(Validation(loaded.name, len(graph.steps), (*context.notes, *found), warnings))
 
 
 def plan(
@@ -200,16 +228,17 @@ def plan(
     from lines_pipeline.search.tune import trial_count
 
     loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
-    graph = _checked_graph(loaded, trust=trust)
-    settings = engine_settings(loaded, scheduler, workers, memory, device)
-    trials = trial_count(loaded.tune) if loaded.tune and tune else 0
-    destination = planned_destination(_place(loaded, out))
-    check_outputs(graph, destination.folder)
-    with open_recipe(loaded, graph, settings, cache, broadcast(), build=False, trust=trust) as context:
-        if context.unread:
-            raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
-        report = _forecast(context, destination, trials)
-        return replace(report, notes=(*context.notes, *report.notes))
+    with loaded.secrets.hiding():
+        graph = _checked_graph(loaded, trust=trust)
+        settings = engine_settings(loaded, scheduler, workers, memory, device)
+        trials = trial_count(loaded.tune) if loaded.tune and tune else 0
+        destination = planned_destination(_place(loaded, out))
+        check_outputs(graph, destination.folder)
+        with open_recipe(loaded, graph, settings, cache, broadcast(), build=False, trust=trust) as context:
+            if context.unread:
+                raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
+            report = _forecast(context, destination, trials)
+            return loaded.secrets.hidden(replace(report, notes=(*context.notes, *report.notes)))
 
 
 def _place(recipe: Recipe, out: str | Path | None) -> str | Path:
@@ -227,16 +256,16 @@ def _forecast(context: OpenedRecipe, destination: Destination, trials: int = 0) 
 
 def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: str = "mmd") -> str:
     """The DAG as Mermaid text (``mmd``) or ``svg``."""
-    built = build_graph(load_recipe(find_recipe(recipe), sets or {}))
-    return svg(built) if form == "svg" else mermaid(built)
+    loaded = load_recipe(find_recipe(recipe), sets or {})
+    with loaded.secrets.hiding():
+        built = build_graph(loaded)
+        return loaded.secrets.hide(svg(built) if form == "svg" else mermaid(built))
 
 
-def _run_started(context: OpenedRecipe, report: PlanReport) -> RunStarted:
-    from lines_pipeline.tracking.mlflow import environment_tags
-
+def _texts(context: OpenedRecipe, report: PlanReport) -> dict[str, str]:
+    """The artifacts that tell what will run."""
     recipe, graph = context.recipe, context.graph
-    params = {**graph.parameters, "seed": recipe.seed}
-    texts = {
+    return {
         "recipe.yaml": recipe.source,
         "resolved.yaml": recipe.resolved(),
         "plan.txt": report.render(),
@@ -244,9 +273,6 @@ def _run_started(context: OpenedRecipe, report: PlanReport) -> RunStarted:
         "graph.mmd": mermaid(graph),
         "layers.json": describe_layers(report),
     }
-    own = {str(name): str(value) for name, value in recipe.tracking.tags.items()}
-    tags = {**environment_tags(), "recipe_hash": recipe.hash, **own}
-    return RunStarted(recipe.name, recipe.tracking.experiment, params, tags, texts)
 
 
 def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> RunResult:
@@ -293,6 +319,13 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
     if session.cache.unwritten:
         session.emit(Note(f"{session.cache.unwritten}; what this run learnt is not kept for later runs", warning=True))
     return RunResult(context.recipe.name, destination.out, metrics, files, urls, by_node, "", "", chosen, cached, 0.0)
+
+
+def sync(folders: Sequence[str | Path] = (), *, tracking_uri: str | None = None) -> SyncReport:
+    """Send the records that a store could not take: those in ``folders``, or all that this user's runs left."""
+    from lines_pipeline.tracking.sync import sync as sync_records
+
+    return sync_records([Path(folder) for folder in folders], tracking_uri)
 
 
 def inspect(path: str | Path, *, headers: bool = False, key: str = "") -> dict[str, Any]:
@@ -351,6 +384,7 @@ __all__ = [
     "plan",
     "run",
     "schema",
+    "sync",
     "validate",
     "zoo_build",
     "zoo_list",

@@ -14,6 +14,7 @@ from lines_pipeline.commands import Json, print_json
 from lines_pipeline.core.errors import LinesError
 from lines_pipeline.core.garbage import collect_seldom
 from lines_pipeline.core.printable import printable_message
+from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.core.streams import keep_streams
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ Memory = Annotated[str | None, typer.Option(help="Cap on anonymous memory: 4GB."
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 NoTune = Annotated[bool, typer.Option("--no-tune", help="Use the values as written.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Look nothing up in the cache.")]
+NoTracking = Annotated[bool, typer.Option("--no-tracking", help="Keep no record of the run in MLflow.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; default sqlite:///mlflow.db.")]
 
 Trust = Annotated[bool, typer.Option("--trust", help="Let it run Python that it names, wherever it lies.")]
@@ -66,16 +68,19 @@ def run(
     no_cache: NoCache = False,
     trust: Trust = False,
     tracking_uri: TrackingUri = None,
+    no_tracking: NoTracking = False,
     as_json: Json = False,
 ) -> None:
     """Carry out a recipe."""
     from lines_pipeline.recipe.stock import find_recipe
-    from lines_pipeline.recipe.trusting import load_trusted
-    from lines_pipeline.tracking.recorder import expect_run
 
     recipe = find_recipe(recipe)
-    load_trusted(recipe, _parse(sets), trust=trust)  # before its store is looked at
-    expect_run(recipe, _parse(sets), tracking_uri)  # before torch is loaded
+    if not no_tracking:
+        from lines_pipeline.recipe.trusting import load_trusted
+        from lines_pipeline.tracking.recorder import expect_run
+
+        load_trusted(recipe, _parse(sets), trust=trust)  # before its store is looked at
+        expect_run(recipe, _parse(sets), tracking_uri)  # before torch is loaded
     from rich.console import Console
 
     from lines_pipeline import api, presentation
@@ -94,6 +99,7 @@ def run(
             cache=not no_cache,
             trust=trust,
             tracking_uri=tracking_uri,
+            tracking=not no_tracking,
             sinks=[sink],
         )
     if as_json:
@@ -196,12 +202,37 @@ app.command()(commands.cache)
 
 
 @app.command()
-def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Run ids or names.", show_default=False)],
+def sync(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDER]...", help="Output folders; default all.", show_default=False),
+    ] = None,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
-    """Show the parameters and metrics of MLflow runs side by side, what differs first."""
+    """Send the records of runs that their MLflow store could not take (exit 1 where it still cannot)."""
+    from lines_pipeline import api, presentation
+
+    report = api.sync(folders or [], tracking_uri=tracking_uri)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        presentation.show_sync(report)
+    for trouble in report.troubles:
+        typer.echo(f"error: {trouble}", err=True)
+    if report.troubles:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN RUN...", help="Run ids, names or recipes' names.", show_default=False)
+    ],
+    tracking_uri: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """Show MLflow runs side by side, what differs first. NAME NAME are the two latest runs of that name."""
     from lines_pipeline import presentation
     from lines_pipeline.tracking.comparison import compare as compare_runs
     from lines_pipeline.tracking.stores import resolve_uri
@@ -209,6 +240,8 @@ def compare(
     if len(runs) < 2:
         raise typer.BadParameter("name at least two runs")
     found = compare_runs(runs, resolve_uri(tracking_uri))
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -226,13 +259,13 @@ def main() -> None:
     collect_seldom()
     keep_streams()
     try:
-        if sys.argv[1:2] == ["run"] and "--help" not in sys.argv:
+        if sys.argv[1:2] == ["run"] and not {"--help", "--no-tracking"} & set(sys.argv):
             from lines_pipeline.tracking.recorder import recorder
 
             recorder()  # loads MLflow, the longest part of a small merge, while this process loads what it needs
         app()
     except LinesError as error:
-        typer.echo(f"error: {printable_message(str(error))}", err=True)
+        typer.echo(f"error: {without_credentials(printable_message(str(error)))}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
@@ -245,5 +278,6 @@ def main() -> None:
         if os.environ.get("LINES_PIPELINE_TRACEBACK"):
             raise
         hint = "set LINES_PIPELINE_TRACEBACK=1 for the details, and please report it"
-        typer.echo(f"internal error: {type(error).__name__}: {printable_message(str(error))} ({hint})", err=True)
+        message = f"internal error: {type(error).__name__}: {printable_message(str(error))} ({hint})"
+        typer.echo(without_credentials(message), err=True)
         sys.exit(1)

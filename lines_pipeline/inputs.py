@@ -73,7 +73,7 @@ def open_recipe(
     code = _suites_code(recipe, graph, trust=trust, build=build)
     if missing and build:
         raise EvalError("\n".join(missing))
-    with closing(NodeCache(cache_folder() / "nodes", reading=cache)) as nodes:
+    with closing(NodeCache(cache_folder() / "nodes", reading=cache, secrets=recipe.secrets)) as nodes:
         context = OpenedRecipe(recipe, graph, Session({}, nodes, settings, emit, scheduler))
         if build:
             require_cache(nodes.folder)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lines_pipeline.api import RunResult
     from lines_pipeline.caching import CacheReport
     from lines_pipeline.tracking.comparison import Comparison
+    from lines_pipeline.tracking.sync import SyncReport
 
 
 _COLUMNS_OF_A_PIPE = 10_000
@@ -42,17 +43,18 @@ def show_result(result: RunResult) -> None:
     """Metrics, chosen values, files, the run and the command that shows it."""
     from lines_pipeline.tracking.stores import ui_command
 
-    console = _console()
+    console, shown = _console(), result.to_dict()
     if result.metrics:
-        console.print(_metrics_table(result.metrics))
-    for name, value in result.chosen.items():
+        console.print(_metrics_table(shown["metrics"]))
+    for name, value in shown["chosen"].items():
         console.print(f"chosen   {name} = {value}")
-    for file in (*result.files, *result.urls):
+    for file in shown["files"]:
         console.print(f"written  {file}")
     if result.cached:
-        console.print(f"cached   {', '.join(result.cached)}")
-    console.print(f"run      {result.name} {result.run_id} ({result.seconds:.1f} s)")
-    console.print(f"compare  {ui_command(result.tracking_uri)}")
+        console.print(f"cached   {', '.join(shown['cached'])}")
+    console.print(f"run      {shown['name']} {result.run_id or 'without a record'} ({result.seconds:.1f} s)")
+    if result.run_id:
+        console.print(f"compare  {result.secrets.hide(ui_command(result.tracking_uri))}")
 
 
 def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
@@ -134,6 +136,17 @@ def show_cache(action: str, report: CacheReport) -> None:
     }
     sizes = f"{report.nbytes / 1e6:,.1f} MB of {report.limit / 1e6:,.0f} MB"
     console.print(f"{what[action]}; {report.folder} has {sizes}")
+
+
+def show_sync(report: SyncReport) -> None:
+    """Records that were sent, and those that were not."""
+    console = _console()
+    for one in report.sent:
+        console.print(f"sent     {one.name} {one.run_id} ({one.status}) to {one.store}")
+    for path in report.running:
+        console.print(f"running  {path}: its run goes on")
+    if not (report.sent or report.running or report.troubles):
+        console.print("no records wait to be sent")
 
 
 def show_comparison(found: Comparison) -> None:

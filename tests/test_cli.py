@@ -44,6 +44,7 @@ COMMANDS = [
     "inspect",
     "zoo",
     "cache",
+    "sync",
     "compare",
 ]
 TENSORS = 10
@@ -193,10 +194,10 @@ def test_two_runs_side_by_side(write_recipe: Recipe) -> None:
     two = parsed("run", recipe, "--out", "two", "--set", "nodes.scaled.beta=0.25")["run_id"]
     found = parsed("compare", one, two[:12])
     assert set(found) == {"runs", "names", "rows"}
-    assert found["runs"] == [one, two] and found["names"] == ["tested", "tested"]
+    assert found["runs"] == [one, two] and found["names"] == ["tested", "tested scaled.beta=0.25"]
     rows = {row["name"]: row for row in found["rows"]}
     assert rows["scaled.beta"] == {"kind": "params", "name": "scaled.beta", "values": ["0.5", "0.25"]}
-    assert rows["merged.density"]["values"] == ["0.2", "0.2"]
+    assert rows["merged.op"]["values"] == ["ties", "ties"]
     text = called("compare", one, two).stdout
     assert one[:8] in text and two[:8] in text
     (line,) = [line for line in text.splitlines() if "scaled.beta" in line]

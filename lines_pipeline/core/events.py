@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lines_pipeline.core.printable import printable_message
+from lines_pipeline.core.secrets import Secrets
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class RunStarted(Event):
     tags: Mapping[str, str]
     texts: Mapping[str, str]
     """Artifact name (``recipe.yaml``, ``plan.txt``, ``graph.svg``, ``layers.json`` ...) to content."""
+    experiment_id: str = ""
+    """The experiment, where it was not given by name."""
+    run_id: str = ""
+    """A run of the store to record into, in place of a new one."""
 
 
 @dataclass(frozen=True)
@@ -173,5 +178,14 @@ def broadcast(*sinks: Sink) -> Sink:
     def emit(event: Event) -> None:
         for sink in sinks:
             sink(event)
+
+    return emit
+
+
+def hidden_from(secrets: Secrets, sink: Sink) -> Sink:
+    """The sink, told of secrets by name only. What ``RunStarted`` says is by name already."""
+
+    def emit(event: Event) -> None:
+        sink(event if isinstance(event, RunStarted) else secrets.hidden(event))
 
     return emit

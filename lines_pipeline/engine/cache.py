@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lines_pipeline.core.errors import CheckpointError, EngineError
+from lines_pipeline.core.secrets import NO_SECRETS, Secrets, by_value
 from lines_pipeline.engine.housekeeping import VALUES, entries, hold, prune, remove, size_limit, value_notes
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.digests import DigestStore, Known
 from lines_pipeline.io.entries import file_digest, read_entry, write_entry
+
+FILES = "files"
+"""The kind of entry that holds paths: what comes from the environment is in them by name."""
 
 
 class NodeCache:
@@ -23,8 +27,8 @@ class NodeCache:
     cannot be written, because the disk is full, say, are not kept: ``unwritten`` then tells why.
     """
 
-    def __init__(self, folder: Path, *, reading: bool = True) -> None:
-        self.folder, self._reading = folder, reading
+    def __init__(self, folder: Path, *, reading: bool = True, secrets: Secrets = NO_SECRETS) -> None:
+        self.folder, self._reading, self.secrets = folder, reading, secrets
         self.unwritten = ""
         self._digests = DigestStore(folder / "digests")
         self.spool = folder / "spool"
@@ -69,14 +73,15 @@ class NodeCache:
 
     def get(self, kind: str, key: str | None) -> Any:
         """A remembered result (``stats``, ``accuracies``, ``files``), or None."""
-        return None if key is None or not self._reading else read_entry(self._path(kind, key))
+        found = None if key is None or not self._reading else read_entry(self._path(kind, key))
+        return _mapped(by_value, found) if kind == FILES else found
 
     def put(self, kind: str, key: str | None, result: Any) -> None:
         """Remember a result that JSON can hold; a result without a key is not kept."""
         if key is not None:
             plain = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result  # type: ignore[arg-type]
             with self._tolerated():
-                write_entry(self._path(kind, key), plain)
+                write_entry(self._path(kind, key), _mapped(self.secrets.by_name, plain) if kind == FILES else plain)
 
     def digest(self, checkpoint: Checkpoint) -> Known | None:
         """What an earlier run learnt of a checkpoint's content."""
@@ -142,6 +147,15 @@ def cache_full(folder: Path, error: OSError) -> str:
         f"{folder}: the cache cannot be written ({error.strerror}): models that are judged are kept there. Free some "
         "space ('lines-pipeline cache prune --to 0' empties it), or set XDG_CACHE_HOME to a folder with more room"
     )
+
+
+def _mapped(change: Callable[[str], str], value: Any) -> Any:
+    """A result with every text in it changed; keys stay."""
+    if isinstance(value, dict):
+        return {key: _mapped(change, inside) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [_mapped(change, inside) for inside in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def _notes(path: Path) -> dict[str, Any] | None:

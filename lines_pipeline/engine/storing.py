@@ -227,7 +227,8 @@ def _writes(
 
 def _metadata(session: Session, graph: Graph, request: Request) -> dict[str, str]:
     loads = [step for step in graph.needed([request.step]) if graph.steps[step].op.is_source]
-    digests = {step: session.digests.get(step, "0" * DIGEST_LENGTH) for step in loads}
+    label = session.cache.secrets.label  # what a recipe takes from the environment is in no file but by name
+    digests = {label(step): session.digests.get(step, "0" * DIGEST_LENGTH) for step in loads}
     return {"format": "pt", **request.metadata, "inputs": canonical_json(digests)}
 
 

@@ -97,7 +97,7 @@ class DigestStore:
     def put(self, checkpoint: Checkpoint, known: Known) -> None:
         """Remember."""
         nonfinite = sorted(checkpoint.stored_names.get(name, name) for name in known.nonfinite)
-        entry = {"digest": known.digest, "nonfinite": nonfinite, "uri": checkpoint.uri}
+        entry = {"digest": known.digest, "nonfinite": nonfinite}  # no path: there may be secrets in it
         write_entry(self._path(checkpoint), entry)
 
     def _path(self, checkpoint: Checkpoint) -> Path:

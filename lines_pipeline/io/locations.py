@@ -81,10 +81,13 @@ def _scheme(uri: str) -> str | None:
 
 
 def _download_target(uri: str, downloads: Path) -> Path:
-    plain = re.split(r"[?#]", uri, maxsplit=1)[0] if _scheme(uri) == "https" else uri
-    name = re.sub(r"[^\w.-]", "_", plain.rstrip("/").rsplit("/", 1)[-1])[-_MAX_NAME:]
-    safe = "download" if name.strip(".") == "" else name
-    return downloads / hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:16] / safe
+    """A place by the URL's hash: names and queries may hold secrets. What an earlier version downloaded is found."""
+    folder = downloads / hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    last = uri.rsplit("/", 1)[-1]
+    earlier = folder / re.sub(r"[^\w.-]", "_", last)[-_MAX_NAME:]
+    suffix = re.search(r"(\.\w{1,15}(\.\w{1,5})?)?$", re.split(r"[?#]", last)[0])
+    plain = folder / f"checkpoint{suffix[0] if suffix else ''}"
+    return earlier if earlier.name.strip(".") and earlier.exists() else plain
 
 
 def _fetch_hub(uri: str, target: Path) -> Path:

@@ -16,7 +16,10 @@ _MERGEKIT = ("merge_method", "models", "slices", "base_model", "gate_mode", "tok
 
 
 def read_chain(path: FilePath) -> tuple[Document, str, tuple[FilePath, ...]]:
-    """The recipe at ``path`` merged over all that it extends, its own text, and all files; RecipeError with places."""
+    """The recipe at ``path`` merged over all that it extends, its own text, and the real paths of all files.
+
+    Raises RecipeError with file and line.
+    """
     source = read_text(path)
     layers = [_document(source, path)]
     files = [_resolved(path, Place(str(path)))]

@@ -77,22 +77,6 @@ class Graph:
         return tuple(step.id for step in self.steps.values() if step.op.name in ("save", "evaluate"))
 
     @cached_property
-    def parameters(self) -> Mapping[str, Any]:
-        """Every parameter of every node (``scaled.beta``): as recorded, or its default."""
-        found: dict[str, Any] = {}
-        for node, members in self.members.items():
-            values = self.steps[members[0]].params.model_dump(mode="json", by_alias=True)
-            values |= {name: default[0] for name, default in self._spread_defaults(node).items()}
-            found |= {f"{node}.{name}": value for name, value in (values | dict(self.recorded.get(node, {}))).items()}
-        return found
-
-    def _spread_defaults(self, node: str) -> dict[str, tuple[float, ...]]:
-        """Defaults of one number that the steps hold once for each input."""
-        op = self.steps[self.members[node][0]].op
-        defaults = {name: op.Params.model_fields[name].default for name in op.per_item}
-        return {name: value for name, value in defaults.items() if isinstance(value, tuple) and len(value) == 1}
-
-    @cached_property
     def digraph(self) -> networkx.DiGraph[str]:
         """Nodes, and an edge for each pair of connected nodes with its ``ports`` and ``type``."""
         import networkx

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lines_pipeline.core.errors import Problem, did_you_mean
+from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.recipe.places import Path, Place, Places
 from lines_pipeline.recipe.scalars import read_spelled, scalar_text
 
@@ -154,13 +155,15 @@ class ForRunning(Interpolation):
     def __init__(self, variables: Mapping[str, Any], places: Places, environ: Mapping[str, str]) -> None:
         super().__init__(variables, places)
         self._environ = environ
+        self.used: dict[str, str] = {}
+        """What was taken from the environment, by name."""
 
     def environment(self, name: str, place: Place) -> Any:
         """The variable's value, read as YAML reads a number or a truth value, and as text otherwise."""
         if name not in self._environ:
             near = did_you_mean(name, self._environ)
             raise self._refused(place, f"the environment variable {name} is not set{near}; set it before running")
-        text = self._environ[name]
+        text = self.used[name] = self._environ[name]
         try:
             value = read_spelled(text)
         except ValueError:
@@ -173,7 +176,15 @@ class ForRunning(Interpolation):
 
 
 class ForRecording(Interpolation):
-    """Fills ``vars`` and leaves the environment by name: what may be hashed, shown and tracked."""
+    """Fills ``vars`` and leaves the environment by name: what may be hashed, shown and tracked.
+
+    Credentials in URLs become ``***``, wherever they come from.
+    """
+
+    def fill(self, value: Any, path: Path) -> Any:
+        """As a run has it, but for secrets."""
+        filled = super().fill(value, path)
+        return without_credentials(filled) if isinstance(filled, str) else filled
 
     def environment(self, name: str, place: Place) -> Any:
         """The reference itself."""
@@ -182,6 +193,36 @@ class ForRecording(Interpolation):
     def escape(self) -> str:
         """The escape itself, so that the text reads back the same."""
         return "$${"
+
+
+def recorded_names(data: Any, recorded: Any) -> dict[str, str]:
+    """How the name, items, tasks and values to try are recorded that come from the environment, by their text."""
+    pairs: list[tuple[Any, Any]] = [(_inside(data, "name"), _inside(recorded, "name"))]
+    for fields, shown in _shared(_inside(data, "nodes"), _inside(recorded, "nodes")):
+        for listed, names in _shared(_inside(fields, "for_each"), _inside(shown, "for_each")):
+            pairs += _shared(listed, names)
+        pairs += _shared(_inside(fields, "tasks"), _inside(shown, "tasks"))
+        pairs.append((_inside(fields, "target"), _inside(shown, "target")))
+    spaces = _inside(_inside(data, "tune"), "parameters"), _inside(_inside(recorded, "tune"), "parameters")
+    for space, shown in _shared(*spaces):
+        pairs += _shared(_inside(space, "values"), _inside(shown, "values"))
+    scalars = (str, int, float)
+    return {
+        scalar_text(value): name
+        for value, name in pairs
+        if isinstance(value, scalars) and isinstance(name, str) and "${env:" in name and value != name
+    }
+
+
+def _inside(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, Mapping) else None
+
+
+def _shared(values: Any, others: Any) -> list[tuple[Any, Any]]:
+    """Entries of two maps or two lists that stand at the same place."""
+    if isinstance(values, Mapping) and isinstance(others, Mapping):
+        return [(values[key], others[key]) for key in values if key in others]
+    return list(zip(values, others, strict=False)) if isinstance(values, list) and isinstance(others, list) else []
 
 
 def referenced(value: Any) -> set[str]:

@@ -8,8 +8,9 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from lines_pipeline.core.errors import Problem, RecipeError
+from lines_pipeline.core.secrets import Secrets
 from lines_pipeline.recipe.extends import read_chain
-from lines_pipeline.recipe.interpolation import ForRecording, ForRunning
+from lines_pipeline.recipe.interpolation import ForRecording, ForRunning, recorded_names
 from lines_pipeline.recipe.overrides import apply_sets
 from lines_pipeline.recipe.places import Document, holds, replaced, spoken, value_at
 from lines_pipeline.recipe.recipe import Recipe
@@ -32,13 +33,19 @@ def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}) -> Recipe:
     document, source, files = read_chain(path)
     document, problems = apply_sets(document, sets)
     document = _without_empty(document)
-    document, recorded, found = _filled(document)
+    document, recorded, found, secrets = _filled(document)
     problems = _first_of_each_place(problems, found)
+    with secrets.hiding():
+        settings = _checked(document, recorded, problems)
+    return Recipe(path, source, settings, document, recorded, secrets, dict(sets), files)
+
+
+def _checked(document: Document, recorded: Mapping[str, Any], problems: list[Problem]) -> Settings:
     settings, complaints = validated(Settings, document.data, recorded, ["extends"])
     problems = _first_of_each_place(problems, [_problem(document, one) for one in complaints])
     if problems or settings is None:
         raise RecipeError(_first_of_each_place(problems, _node_problems(document, recorded, settings)))
-    return Recipe(path, source, settings, document, recorded, files)
+    return settings
 
 
 def _without_empty(document: Document) -> Document:
@@ -47,13 +54,14 @@ def _without_empty(document: Document) -> Document:
     return Document(kept, document.places)
 
 
-def _filled(document: Document) -> tuple[Document, Mapping[str, Any], list[Problem]]:
+def _filled(document: Document) -> tuple[Document, Mapping[str, Any], list[Problem], Secrets]:
     variables = document.data.get("vars")
     variables = variables if isinstance(variables, Mapping) else {}
     running = ForRunning(variables, document.places, os.environ)
     data = _settled(running.fill(document.data, ()))
     recorded = _settled(ForRecording(variables, document.places).fill(document.data, ()))
-    return Document(data, document.places), recorded, list(running.problems)
+    secrets = Secrets(running.used, recorded_names(data, recorded))
+    return Document(data, document.places), recorded, list(running.problems), secrets
 
 
 def _settled(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lines_pipeline.core.keys import canonical_json
+from lines_pipeline.core.secrets import NO_SECRETS, Secrets
 from lines_pipeline.recipe.items import fill_items, read_items
 from lines_pipeline.recipe.places import Document, Place, Places, replaced
 from lines_pipeline.recipe.scalars import (
@@ -36,7 +37,8 @@ class Recipe:
     """A recipe with ``extends`` merged, ``--set`` applied and every reference filled.
 
     ``document`` holds the values to run with, ``recorded`` the same with the environment left by name
-    (``${env:NAME}``): only that may be written down. ``source`` is the recipe file's text.
+    (``${env:NAME}``): only that may be written down. ``source`` is the recipe file's text, ``sets`` what
+    ``--set`` changed; ``files`` are the recipe's file and those that it extends.
     """
 
     path: FilePath
@@ -44,7 +46,9 @@ class Recipe:
     settings: Settings
     document: Document
     recorded: Mapping[str, Any]
-    files: tuple[FilePath, ...]
+    secrets: Secrets = NO_SECRETS
+    sets: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[FilePath, ...] = ()
     """The real paths of the recipe's file and of all that it extends."""
 
     @property
@@ -125,7 +129,8 @@ class Recipe:
                 raise KeyError(name)
             path = ("nodes", node, parameter)
             plain = list(value) if isinstance(value, tuple) else value
-            data, recorded = replaced(data, path, plain), replaced(recorded, path, plain)
+            shown = self.secrets.labels.get(plain, plain) if isinstance(plain, str) else plain
+            data, recorded = replaced(data, path, plain), replaced(recorded, path, shown)
             kept[path] = keys[path] = places.keys.get(("tune", "parameters", name)) or Place(f"value of {name}")
         return replace(self, document=Document(data, Places(kept, keys)), recorded=recorded)
 

@@ -1,18 +1,30 @@
-"""Parameters and metrics of MLflow runs side by side, what differs first."""
+"""Parameters, metrics, hashes and inputs of MLflow runs side by side, what differs first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lines_pipeline.core.errors import UnknownRunError
-from lines_pipeline.tracking.stores import connect, database
+from lines_pipeline.tracking.describing import RECIPE_TAG
+from lines_pipeline.tracking.mlflow import INPUTS_FILE
+from lines_pipeline.tracking.names import means_first
+from lines_pipeline.tracking.stores import connect, database, shown
+
+_HASHES = ("recipe_hash", "mlflow.source.git.commit", "git.dirty")
+_SHORTEST_ID = 4
 
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter or metric of all runs; None where a run lacks it."""
+    """One parameter, metric, hash or input of all runs; None where a run lacks it."""
 
     kind: str
     name: str
@@ -26,11 +38,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The runs' names and ids, and their rows."""
+    """The runs' names and ids, and their rows; ``notes`` say which run a name was taken for, where it has several."""
 
     names: tuple[str, ...]
     run_ids: tuple[str, ...]
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
@@ -39,33 +52,88 @@ class Comparison:
 
 
 def compare(runs: Sequence[str], uri: str) -> Comparison:
-    """Compare runs, each given by its id, the beginning of it, or its name (the latest run of that name).
+    """Compare runs, each given by its id, the beginning of it, its name or its recipe's name.
 
-    Raises ``UnknownRunError`` for one that is not there.
+    A name stands for the latest run that has it; given twice, for the two latest, the older one first. Raises
+    ``UnknownRunError`` for one that is not there.
     """
     path = database(uri)
     if path is not None and not path.is_file():
-        raise UnknownRunError(f"{uri}: there is no such store; compare where runs were made, or give --tracking-uri")
+        store = f"{shown(uri)}: there is no such store"
+        raise UnknownRunError(f"{store}; compare where runs were made, or give --tracking-uri")
     client = connect(uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = [_find(client, experiments, run, uri) for run in runs]
+    every = list(_all_runs(client))
+    notes: list[str] = []
+    found = _chosen(every, runs, shown(uri), notes)
+    sides = [_figures(client, run) for run in found]
     rows = [
-        Row(kind, name, tuple(getattr(run.data, kind).get(name) for run in found))
-        for kind in ("params", "metrics")
-        for name in sorted({name for run in found for name in getattr(run.data, kind)})
+        Row(kind, name, tuple(side[kind].get(name) for side in sides))
+        for kind in ("params", "hashes", "inputs", "metrics")
+        for name in sorted(
+            {name for side in sides for name in side[kind]}, key=means_first if kind == "metrics" else None
+        )
     ]
     rows.sort(key=lambda row: not row.differs)
     names = tuple(run.info.run_name for run in found)
-    return Comparison(names, tuple(run.info.run_id for run in found), tuple(rows))
+    return Comparison(names, tuple(run.info.run_id for run in found), tuple(rows), tuple(notes))
 
 
-def _find(client: Any, experiments: list[str], wanted: str, uri: str) -> Any:
-    runs = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=5_000)
-    exact = [run for run in runs if run.info.run_id == wanted]
-    named = [run for run in runs if run.info.run_name == wanted]
-    begun = [run for run in runs if run.info.run_id.startswith(wanted)] if len(wanted) >= 4 else []
-    matches = exact or named[:1] or begun
-    if len(matches) != 1:
-        what = "several runs begin" if matches else "no run is named, or begins,"
-        raise UnknownRunError(f"{uri}: {what} with '{wanted}'; give a run's id or name")
-    return matches[0]
+def _all_runs(client: Any) -> Iterator[Any]:
+    """Every run, the latest first."""
+    experiments, token = [found.experiment_id for found in client.search_experiments()], None
+    while True:
+        page = client.search_runs(
+            experiments, order_by=["attributes.start_time DESC"], max_results=5_000, page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _chosen(every: Sequence[Any], runs: Sequence[str], store: str, notes: list[str]) -> list[Any]:
+    matches = {wanted: _matches(every, wanted, store) for wanted in runs}
+    left = {wanted: list(reversed(matches[wanted][:count])) for wanted, count in Counter(runs).items()}
+    for wanted, count in Counter(runs).items():
+        there = matches[wanted]
+        if len(there) < count:
+            only = f"{there[0].info.run_id[:8]} is the only run called '{wanted}'"
+            raise UnknownRunError(f"{store}: {only}; it cannot be compared with itself")
+        if len(there) > count:
+            taken = ", ".join(f"{run.info.run_id[:8]} of {_when(run)}" for run in left[wanted])
+            notes.append(f"{len(there)} runs are called '{wanted}'; compared is the latest: {taken}")
+    return [left[wanted].pop(0) for wanted in runs]
+
+
+def _matches(every: Sequence[Any], wanted: str, store: str) -> list[Any]:
+    """The runs that something given by a user may stand for, the latest first."""
+    exact = [run for run in every if run.info.run_id == wanted]
+    named = [run for run in every if wanted in (run.info.run_name, run.data.tags.get(RECIPE_TAG))]
+    if exact or named:
+        return exact or named
+    begun = [run for run in every if len(wanted) >= _SHORTEST_ID and run.info.run_id.startswith(wanted)]
+    if len(begun) != 1:
+        what = "several runs begin" if begun else "no run is named, or begins,"
+        raise UnknownRunError(f"{store}: {what} with '{wanted}'; give a run's id or name")
+    return begun
+
+
+def _when(run: Any) -> str:
+    return datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _figures(client: Any, run: Any) -> dict[str, Mapping[str, Any]]:
+    """What is compared of a run, by kind."""
+    tags = run.data.tags
+    hashes = {name.removeprefix("mlflow.source."): tags[name] for name in _HASHES if name in tags}
+    return {"params": run.data.params, "metrics": run.data.metrics, "hashes": hashes, "inputs": _inputs(client, run)}
+
+
+def _inputs(client: Any, run: Any) -> Mapping[str, str]:
+    """Digests of what a run read, by step; those of the first version are tags."""
+    with suppress(Exception), TemporaryDirectory() as folder:  # whatever a store raises for what is not there
+        if any(artifact.path == INPUTS_FILE for artifact in client.list_artifacts(run.info.run_id)):
+            path = client.download_artifacts(run.info.run_id, INPUTS_FILE, folder)
+            return {f"input {step}": digest for step, digest in json.loads(Path(path).read_bytes()).items()}
+    tags: Mapping[str, str] = run.data.tags
+    return {f"input {tag.removeprefix('input.')}": tags[tag] for tag in tags if tag.startswith("input.")}

@@ -12,11 +12,20 @@ _FOR_MODELS = ("pandas", "numpy", "pyarrow", "scipy")
 """What ``mlflow-skinny``, which records runs as well as ``mlflow`` does, is installed without."""
 
 
+OWN_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+"""How MLflow behaves where the user says nothing else: a server that fails is given up after half a minute."""
+
+
 def load_mlflow() -> None:
     """Import MLflow."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    for name, value in OWN_SETTINGS.items():
+        os.environ.setdefault(name, value)
     import mlflow  # noqa: F401
 
     for name in ("alembic", "mlflow.store.db.utils", "mlflow"):

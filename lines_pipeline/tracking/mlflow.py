@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-import re
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lines_pipeline.core.errors import TrackingError
@@ -17,6 +15,7 @@ from lines_pipeline.core.events import (
     FileWritten,
     InputsIdentified,
     MetricsComputed,
+    Note,
     ParamsChosen,
     PassFinished,
     RunFinished,
@@ -25,18 +24,20 @@ from lines_pipeline.core.events import (
     TrialFinished,
     TrialStarted,
 )
-from lines_pipeline.core.versions import package_versions
+from lines_pipeline.core.secrets import without_credentials
+from lines_pipeline.io.entries import file_digest
+from lines_pipeline.tracking.experiments import Target, experiment_id
+from lines_pipeline.tracking.names import means_first, mlflow_name, step_path
+from lines_pipeline.tracking.sending import Sender, patiently, plain_tags
 from lines_pipeline.tracking.stores import artifacts, connect
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities import Metric
 
-MAX_PARAM_LENGTH = 6_000
-"""MLflow's own bound on the value of a parameter."""
-METRIC_BATCH, PARAM_BATCH, TAG_BATCH = 800, 100, 100
-"""What goes into one request: MLflow's bounds, which for all together is 1000."""
-_PACKAGES = ("lines-pipeline", "torch", "safetensors", "dask", "mlflow", "numpy")
+RECORD_TAG = "lines_pipeline.record"
+"""By this tag a run is found again when its record is sent later."""
+INPUTS_FILE = "inputs.json"
+"""The artifact with the content digests of what a run read."""
 
 
 class MlflowSink:
@@ -45,21 +46,29 @@ class MlflowSink:
     Metrics and tags of the run are sent by ``flush``, and before it ends: every request waits for a disk or a server.
     """
 
-    def __init__(self, uri: str, new: bytes | None = None) -> None:
-        """``new`` is the content of a database that may have to be made (``stores.prepare``)."""
+    def __init__(self, uri: str, new: bytes | None = None, *, record: str = "", resumes: bool = False) -> None:
+        """``new`` is the content of a database that may have to be made (``stores.prepare``).
+
+        With ``resumes``, what an earlier attempt to send the ``record`` has made is taken up again.
+        """
         self.uri, self.run_id, self._new = uri, "", new
-        self._client: MlflowClient | None = None
-        self._experiment = ""
-        self._trial = ""
+        self._record, self._resumes = record, resumes
+        self._sender: Sender | None = None
+        self._experiment = self._trial = ""
+        self._at = 0
         self._chosen: dict[str, Any] = {}
         self._params: dict[str, Any] = {}
         self._metrics: list[Metric] = []
         self._tags: dict[str, str] = {}
+        self._notes: list[str] = []
+        self._files: list[dict[str, Any]] = []
         self._passes = 0
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event, at: int | None = None) -> None:
+        """Record an event that happened ``at`` (milliseconds since 1970; default now)."""
         handler = getattr(self, f"_on_{type(event).__name__}", None)
         if handler is not None:
+            self._at = int(time.time() * 1000) if at is None else at
             self._guarded(lambda: handler(event))
 
     def flush(self) -> None:
@@ -67,29 +76,86 @@ class MlflowSink:
         if self._metrics or self._tags:
             self._guarded(self._send_pending)
 
+    def open(self, target: Target) -> None:
+        """Connect, and see that there is a place for the run, which is not made yet."""
+        self._guarded(lambda: self._place(target))
+
+    def complaints(self) -> list[str]:
+        """What the store would not take since the last time, and why."""
+        found: list[str] = []
+        if self._sender is not None:
+            found, self._sender.complaints = self._sender.complaints, found
+        return found
+
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except TrackingError:
-            raise
+        except TrackingError as error:
+            store = f"tracking store {without_credentials(self.uri)}"
+            raise error if str(error).startswith(store) else TrackingError(f"{store}: {error}") from error
         except Exception as error:  # whatever a store or a network raises
-            raise TrackingError(f"tracking store {self.uri}: {type(error).__name__}: {error}") from error
+            what = without_credentials(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            raise TrackingError(f"tracking store {without_credentials(self.uri)}: {what}") from error
+
+    def _sending(self) -> Sender:
+        if self._sender is None:
+            self._sender = Sender(patiently(lambda: connect(self.uri, self._new)))
+            self._new = None
+        return self._sender
+
+    def _place(self, target: Target) -> Any:
+        """The run to go on with, if there is one; else None, with the experiment for a new one."""
+        client = self._sending().client
+        if target.run_id:
+            found = client.get_run(target.run_id)
+            if found.info.lifecycle_stage == "deleted":
+                raise TrackingError(f"the run {target.run_id} was deleted; bring it back, or unset MLFLOW_RUN_ID")
+            self._experiment = found.info.experiment_id
+            return found
+        self._experiment = patiently(lambda: experiment_id(client, target, artifacts(self.uri)))
+        return None
 
     def _on_RunStarted(self, event: RunStarted) -> None:  # noqa: N802
-        self._client = client = connect(self.uri, self._new)
-        self._new = None
-        found = client.get_experiment_by_name(event.experiment)
-        self._experiment = (
-            found.experiment_id if found else client.create_experiment(event.experiment, artifacts(self.uri))
-        )
-        run = client.create_run(self._experiment, run_name=event.name, tags=dict(event.tags))
-        self.run_id = run.info.run_id
+        sender = self._sending()
         self._params = dict(event.params)
+        run = self._place(Target(event.experiment, event.experiment_id, self.run_id or event.run_id))
+        if run is None:
+            self.run_id = self._made(event.name, event.tags, self._record)
+        else:
+            self._go_on(run, event)
         for name, text in event.texts.items():
-            client.log_text(self.run_id, text, name)
+            sender.text(self.run_id, text, name)
+
+    def _go_on(self, run: Any, event: RunStarted) -> None:
+        """Record into a run that is there: what it says already of other things than this run stays."""
+        sender, self.run_id = self._sending(), run.info.run_id
+        sender.client.update_run(self.run_id, status="RUNNING")
+        self._tags |= {k: v for k, v in event.tags.items() if not (k.startswith("mlflow.") and k in run.data.tags)}
+        told = {param.key: param.value for param in sender.params(self.run_id, self._params)}
+        for name in list(self._params):
+            own = mlflow_name(name)
+            if run.data.params.get(own, told[own]) != told[own]:
+                value = run.data.params[own]
+                sender.complaints.append(
+                    f"the parameter {own} is {value} already, and stays so; here it is {told[own]}"
+                )
+                del self._params[name]
+
+    def _made(self, name: str, tags: Mapping[str, str], record: str) -> str:
+        client = self._sending().client
+        if self._resumes:
+            wanted = f"tags.`{RECORD_TAG}` = '{record}'"
+            for found in client.search_runs([self._experiment], wanted, max_results=1):
+                return str(found.info.run_id)
+        own = plain_tags({**tags, **({RECORD_TAG: record} if record else {})})
+        made = patiently(lambda: client.create_run(self._experiment, self._at, own, name))
+        return str(made.info.run_id)
+
+    def _on_Note(self, event: Note) -> None:  # noqa: N802
+        self._notes.append(str(event))
 
     def _on_InputsIdentified(self, event: InputsIdentified) -> None:  # noqa: N802
-        self._tags |= {f"input.{_clean(step)}": digest for step, digest in event.digests.items()}
+        self._sending().json(self.run_id, dict(event.digests), INPUTS_FILE)
 
     def _on_PassFinished(self, event: PassFinished) -> None:  # noqa: N802
         step, self._passes = self._passes, self._passes + 1
@@ -104,121 +170,84 @@ class MlflowSink:
     def _on_BlockScales(self, event: BlockScales) -> None:  # noqa: N802
         for tower, scales in event.scales.items():
             name = "lines/scale" if len(event.scales) == 1 else f"lines/scale/{tower}"
-            for own in (name, f"{name}/{event.step}") if event.step else (name,):
-                self._metrics += [_metric(own, scale, block) for block, scale in enumerate(scales)]
+            for own in (name, f"{name}/{step_path(event.step)}") if event.step else (name,):
+                self._metrics += [self._metric(own, scale, block) for block, scale in enumerate(scales)]
 
     def _on_FactsComputed(self, event: FactsComputed) -> None:  # noqa: N802
-        assert self._client is not None
+        step = step_path(event.node)
         plain = {k: float(v) for k, v in event.facts.items() if isinstance(v, int | float)}
-        self._log({f"facts/{event.node}/{name}": value for name, value in plain.items()})
-        self._client.log_dict(self.run_id, dict(event.facts), f"facts/{_clean(event.node)}.json")
+        self._log({f"facts/{step}/{name}": value for name, value in plain.items()})
+        self._sending().json(self.run_id, dict(event.facts), f"facts/{mlflow_name(step)}.json")
 
     def _on_MetricsComputed(self, event: MetricsComputed) -> None:  # noqa: N802
         self._log({f"{event.step}/{name}": value for name, value in event.metrics.items()})
         if event.cached:
-            self._tags[f"cached.{_clean(event.step)}"] = "true"
+            self._tags[f"cached.{event.step}"] = "true"
 
     def _on_ParamsChosen(self, event: ParamsChosen) -> None:  # noqa: N802
         self._chosen = dict(event.params)
         self._log({"tune/objective": event.objective})
 
     def _on_TrialStarted(self, event: TrialStarted) -> None:  # noqa: N802
-        assert self._client is not None
-        tags = {"mlflow.parentRunId": self.run_id}
-        name = f"trial-{event.number:03d}"
-        self._trial = self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
-        self._send(self._trial, params=self._loggable(self._trial, event.params))
+        name, tags = f"trial-{event.number:03d}", {"mlflow.parentRunId": self.run_id}
+        self._trial = self._made(name, tags, f"{self._record}/{event.number}" if self._record else "")
+        sender = self._sending()
+        sender.batch(self._trial, params=sender.params(self._trial, event.params))
 
     def _on_TrialFinished(self, event: TrialFinished) -> None:  # noqa: N802
-        assert self._client is not None
-        figures = {**event.metrics, "tune/objective": event.objective}
-        self._send(self._trial, metrics=[_metric(name, value, 0) for name, value in figures.items()])
-        self._client.set_terminated(self._trial, "FINISHED")
+        sender, figures = self._sending(), {**event.metrics, "tune/objective": event.objective}
+        metrics = [self._metric(name, figures[name], 0) for name in sorted(figures, key=means_first)]
+        sender.batch(self._trial, metrics)
+        self._end(self._trial, "FINISHED")
         self._trial = ""
 
     def _on_FileWritten(self, event: FileWritten) -> None:  # noqa: N802
-        self._tags[f"file.{_clean(event.node)}"] = str(event.path)
+        path = Path(event.path) if "://" not in str(event.path) else None
+        digest = f"blake3:{file_digest(path)}" if path is not None and path.is_file() and path.stat().st_size else ""
+        row = {"node": event.node, "path": str(event.path), "bytes": event.nbytes, "digest": digest}
+        self._files.append({**row, "reused": event.reused})
+        same = [one for one in self._files if one["node"] == event.node]
+        told = (digest or f"{event.nbytes} bytes") if len(same) == 1 else f"{len(same)} files, see files.json"
+        self._tags[f"file.{event.node}"] = told
         if event.reused:
-            self._tags[f"cached.{_clean(event.node)}"] = "true"
+            self._tags[f"cached.{event.node}"] = "true"
 
     def _on_TableComputed(self, event: TableComputed) -> None:  # noqa: N802
-        assert self._client is not None
-        self._client.log_dict(
-            self.run_id, {"rows": [dict(row) for row in event.rows]}, f"tables/{_clean(event.name)}.json"
-        )
+        rows = {"rows": [dict(row) for row in event.rows]}
+        self._sending().json(self.run_id, rows, f"tables/{mlflow_name(event.name)}.json")
 
     def _on_RunFinished(self, event: RunFinished) -> None:  # noqa: N802
-        if self._client is None or not self.run_id:
+        if not self.run_id:
             return
+        sender = self._sending()
         try:
             if event.error:  # first, and by itself: whatever else is refused, why the run failed is recorded
-                self._client.set_tag(self.run_id, "error", event.error[:5_000])
+                sender.batch(self.run_id, tags=sender.tags({"error": event.error}))
+            if self._files:
+                sender.json(self.run_id, {"files": self._files}, "files.json")
+            if self._notes:
+                sender.text(self.run_id, "".join(f"{note}\n" for note in self._notes), "notes.txt")
             self._log({"run/seconds": event.seconds})
-            self._send_pending(self._loggable(self.run_id, {**self._params, **self._chosen}))
+            self._send_pending({**self._params, **self._chosen})
         finally:
             for run in filter(None, (self.run_id, self._trial)):
-                self._client.set_terminated(run, event.status)
+                self._end(run, event.status)
+
+    def _end(self, run: str, status: str) -> None:
+        client = self._sending().client
+        patiently(lambda: client.set_terminated(run, status, self._at))
 
     def _log(self, figures: Mapping[str, float], step: int = 0) -> None:
-        self._metrics += [_metric(name, value, step) for name, value in figures.items()]
+        self._metrics += [self._metric(name, figures[name], step) for name in sorted(figures, key=means_first)]
 
-    def _send_pending(self, params: Sequence[Param] = ()) -> None:
+    def _metric(self, name: str, value: float, step: int) -> Metric:
+        from mlflow.entities import Metric
+
+        return Metric(mlflow_name(name), float(value), self._at, step)
+
+    def _send_pending(self, params: Mapping[str, Any] | None = None) -> None:
         """A request that fails is not made again; the run's end is told whatever becomes of it."""
-        from mlflow.entities import RunTag
-
+        sender = self._sending()
         metrics, self._metrics = self._metrics, []
-        tags, self._tags = [RunTag(name, value) for name, value in self._tags.items()], {}
-        self._send(self.run_id, metrics, params, tags)
-
-    def _send(
-        self, run: str, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
-    ) -> None:
-        assert self._client is not None
-        while metrics or params or tags:
-            self._client.log_batch(run, metrics[:METRIC_BATCH], params[:PARAM_BATCH], tags[:TAG_BATCH])
-            metrics, params, tags = metrics[METRIC_BATCH:], params[PARAM_BATCH:], tags[TAG_BATCH:]
-
-    def _loggable(self, run: str, params: Mapping[str, Any]) -> list[Param]:
-        """Parameters as MLflow takes them; values that are too long for it become artifacts."""
-        from mlflow.entities import Param
-
-        assert self._client is not None
-        long = {name: str(value) for name, value in params.items() if len(str(value)) > MAX_PARAM_LENGTH}
-        for name, text in long.items():
-            self._client.log_text(run, text, f"params/{_clean(name)}.txt")
-        return [
-            Param(
-                _clean(name),
-                f"{len(long[name])} characters, see params/{_clean(name)}.txt" if name in long else str(value),
-            )
-            for name, value in params.items()
-        ]
-
-
-def environment_tags() -> dict[str, str]:
-    """Versions of packages and Python, and the git commit where there is one."""
-    versions = {"python": platform.python_version(), **package_versions(_PACKAGES)}
-    return {f"version.{name}": version for name, version in versions.items()} | _git_tags()
-
-
-def _git_tags() -> dict[str, str]:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        tags = {"mlflow.source.git.commit": git("rev-parse", "HEAD")}
-        return tags | ({"git.dirty": "true"} if git("status", "--porcelain", "--untracked-files=no") else {})
-    except (OSError, subprocess.SubprocessError):
-        return {}
-
-
-def _clean(name: str) -> str:
-    """A name as MLflow allows it."""
-    allowed = re.sub(r"[^\w./ -]", "_", name.replace("[", "/").replace("]", ""))
-    return "/".join(part for part in allowed.split("/") if part.strip("."))
-
-
-def _metric(name: str, value: float, step: int) -> Metric:
-    from mlflow.entities import Metric
-
-    return Metric(_clean(name), float(value), int(time.time() * 1000), step)
+        tags, self._tags = sender.tags(self._tags), {}
+        sender.batch(self.run_id, metrics, sender.params(self.run_id, params or {}), tags)

@@ -1,6 +1,6 @@
 """Records runs in a process of its own: MLflow is slow to load, and the process outlives a run that is killed.
 
-``python -m lines_pipeline.tracking.recorder FD`` is that process; it ends with the one that started it.
+What becomes of a record never ends a run that has begun, nor keeps it waiting for long.
 """
 
 from __future__ import annotations
@@ -11,54 +11,26 @@ import os
 import socket
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lines_pipeline.core.errors import TrackingError
-from lines_pipeline.core.events import Event, RunFinished, RunStarted
-from lines_pipeline.core.garbage import collect_seldom, uncollected
+from lines_pipeline.core.events import Event, PassProgress, RunFinished, RunStarted, ZooProgress
+from lines_pipeline.core.secrets import without_credentials
+from lines_pipeline.tracking.experiments import Target
+from lines_pipeline.tracking.messages import Expect, Open, Reply, Send, kept_words
+from lines_pipeline.tracking.records import Entry, Head, Keeper
 
-if TYPE_CHECKING:
-    from lines_pipeline.tracking.mlflow import MlflowSink
-
-
-@dataclass(frozen=True)
-class _Expect:
-    """A run will begin soon, unless a mistake is found before."""
-
-    uri: str
-
-
-@dataclass(frozen=True)
-class _Open:
-    """A run begins: where its record goes, and what MLflow reads from the environment."""
-
-    run: int
-    uri: str
-    environment: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Record:
-    """An event of a run; ``RunFinished`` is the last, and is always answered."""
-
-    run: int
-    event: Event
-
-
-@dataclass(frozen=True)
-class _Reply:
-    """What became of a run's record: its first error, or that it is complete, with the id it has."""
-
-    run: int
-    run_id: str = ""
-    error: str = ""
-    complete: bool = False
+PATIENCE_SECONDS = 60.0
+"""How long the recorder may be busy with one event: longer than a request with its repetitions."""
+_GONE = "the process that records runs has ended"
 
 
 class Recorder:
@@ -66,7 +38,7 @@ class Recorder:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "lines_pipeline.tracking.recorder", str(theirs.fileno())]
+        command = [sys.executable, "-m", "lines_pipeline.tracking.recording", str(theirs.fileno())]
         quiet = None if os.environ.get("LINES_PIPELINE_TRACEBACK") else subprocess.DEVNULL
         self._process = subprocess.Popen(
             command,
@@ -80,7 +52,7 @@ class Recorder:
         theirs.close()
         self._connection = Connection(ours.detach())
         self._numbers = itertools.count()
-        self._replies: dict[int, list[_Reply]] = {}
+        self._replies: dict[int, list[Reply]] = {}
         self._lock = Lock()
 
     @property
@@ -88,62 +60,131 @@ class Recorder:
         """Whether the process is still there."""
         return self._process.poll() is None
 
+    def end(self) -> None:
+        """End a process that no longer answers."""
+        self._process.kill()
+
     def expect(self, uri: str) -> None:
         """Prepare for a run that will be recorded in a store."""
-        self.send(_Expect(uri))
+        with contextlib.suppress(OSError):  # told when the run begins
+            self.send(Expect(uri))
 
-    def open(self, uri: str) -> Recording:
-        """A sink for the events of one run."""
-        run = next(self._numbers)
+    def open(self, uri: str, folder: Path, *, shown: str = "", target: Target | None = None) -> Recording:
+        """A sink for the events of one run; ``shown`` is the store by the name that may be written down.
+
+        The record is kept in ``folder`` where the store fails. With a ``target`` the store is tried first: raises
+        ``TrackingError`` where it cannot be used.
+        """
+        run, head = next(self._numbers), Head(uuid.uuid4().hex, shown or without_credentials(uri))
         environment = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
-        self.send(_Open(run, uri, environment))
-        return Recording(self, run, uri)
-
-    def send(self, message: _Expect | _Open | _Record) -> None:
-        """Pass a message on; ``TrackingError`` where the process is gone."""
+        recording = Recording(self, run, head, folder.absolute())
         try:
-            with self._lock:
-                self._connection.send(message)
+            self.send(Open(run, uri, head, folder.absolute(), environment, target))
         except OSError as error:
-            raise TrackingError(f"the process that records runs has ended ({error}); run again") from error
+            raise TrackingError(f"{_GONE} ({error}); run again") from error
+        if target is not None:
+            recording.wait_until_open()
+        return recording
 
-    def reply(self, run: int, *, wait: bool) -> _Reply | None:
-        """The next reply about a run; None where there is none yet and ``wait`` is off."""
-        try:
+    def send(self, message: Expect | Open | Send) -> None:
+        """Pass a message on; ``OSError`` where the process is gone."""
+        with self._lock:
+            self._connection.send(message)
+
+    def reply(self, run: int, seconds: float = 0.0) -> Reply | None:
+        """The next reply about a run; None without one in ``seconds``. ``OSError`` where the process is gone."""
+        deadline = time.monotonic() + seconds
+        while True:
             with self._lock:
-                while (wait and not self._replies.get(run)) or self._connection.poll():
-                    found = self._connection.recv()
+                while self._connection.poll():
+                    found = self._received()
                     self._replies.setdefault(found.run, []).append(found)
-        except (OSError, EOFError) as error:
-            raise TrackingError("the process that records runs has ended; run again") from error
-        return self._replies[run].pop(0) if self._replies.get(run) else None
+                if self._replies.get(run):
+                    return self._replies[run].pop(0)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                self._connection.poll(min(left, 1.0))
+
+    def _received(self) -> Reply:
+        try:
+            found: Reply = self._connection.recv()
+        except EOFError as error:
+            raise ConnectionError(str(error)) from error
+        return found
 
 
 @dataclass
 class Recording:
-    """One run's record. Its first error is raised once, by one of the next events.
+    """One run's record. ``on_trouble`` is told once where the store fails; the run goes on, and its record is kept.
 
-    ``RunFinished`` waits until everything is recorded; ``run_id`` is known from then on. A run that never started has
-    no record to wait for.
+    ``RunFinished`` waits until everything is recorded, or kept; ``run_id`` is known from then on. A run that never
+    started has no record to wait for.
     """
 
     recorder: Recorder
     run: int
-    uri: str
+    head: Head
+    folder: Path
     run_id: str = field(default="", init=False)
-    _started: bool = field(default=False, init=False)
+    on_trouble: Callable[[str], None] = field(default=lambda text: None, init=False)
+    kept: str = field(default="", init=False)
+    """The file with the record, where the store could not take it."""
+    _entries: list[Entry] = field(default_factory=list, init=False)
+    _gone: bool = field(default=False, init=False)
 
     def __call__(self, event: Event) -> None:
-        self.recorder.send(_Record(self.run, event))
-        self._started = self._started or isinstance(event, RunStarted)
-        last, error = self._started and isinstance(event, RunFinished), ""
-        while reply := self.recorder.reply(self.run, wait=last):
-            error = error or reply.error
-            if reply.complete:
-                self.run_id = reply.run_id
-                break
-        if error:
-            raise TrackingError(error)
+        if isinstance(event, PassProgress | ZooProgress):
+            return
+        self._entries.append(Entry(int(time.time() * 1000), event))
+        try:
+            if not self._gone:
+                self.recorder.send(Send(self.run, self._entries[-1]))
+                while reply := self.recorder.reply(self.run):
+                    self._take(reply)
+        except OSError as error:
+            self._gone = True
+            self.on_trouble(f"{_GONE} ({error}), and this run goes on without it")
+        if isinstance(event, RunFinished) and any(isinstance(one.event, RunStarted) for one in self._entries):
+            self._finish()
+
+    def wait_until_open(self) -> None:
+        """Return when the store has taken the run; raises ``TrackingError`` where it does not."""
+        try:
+            reply = self.recorder.reply(self.run, PATIENCE_SECONDS)
+        except OSError as error:
+            raise TrackingError(f"{_GONE} ({error}); run again") from error
+        if reply is None or reply.trouble:
+            raise TrackingError(reply.trouble if reply else f"tracking store {self.head.uri}: no answer")
+
+    def _take(self, reply: Reply) -> bool:
+        """Whether the record is complete now."""
+        self.run_id, self.kept = reply.run_id or self.run_id, reply.kept or self.kept
+        if reply.trouble:
+            self.on_trouble(reply.trouble)
+        return reply.complete
+
+    def _finish(self) -> None:
+        """Wait for the end of the record, as long as the recorder gets on with it; else keep it from here."""
+        try:
+            while not self._gone:
+                reply = self.recorder.reply(self.run, PATIENCE_SECONDS)
+                if reply is None:
+                    self.recorder.end()
+                    self._gone = True
+                    self.on_trouble(f"tracking store {self.head.uri}: no answer within {PATIENCE_SECONDS:g} seconds")
+                elif self._take(reply):
+                    return
+        except OSError as error:
+            self._gone = True
+            self.on_trouble(f"{_GONE} ({error})")
+        try:
+            keeper = Keeper(replace(self.head, run_id=self.run_id), self.folder, self._entries)
+            keeper.close()
+            self.kept = str(keeper.path)
+            self.on_trouble(kept_words(self.kept))
+        except OSError as error:
+            self.on_trouble(f"the record of this run could not be kept either ({error})")
 
 
 @cache
@@ -165,81 +206,3 @@ def expect_run(recipe: Path, sets: Mapping[str, Any], tracking_uri: str | None) 
     from lines_pipeline.tracking.stores import resolve_uri
 
     recorder().expect(resolve_uri(tracking_uri or load_recipe(recipe, sets).tracking.uri))
-
-
-@dataclass
-class _Records:
-    """The recording process: the records that are open, and whether they failed."""
-
-    connection: Connection
-    sinks: dict[int, MlflowSink] = field(default_factory=dict)
-    failed: set[int] = field(default_factory=set)
-    expected: dict[str, bytes | None] = field(default_factory=dict)
-    """Stores that are prepared for the next run, with the content of databases still to be made."""
-
-    def serve(self) -> None:
-        """Do what is asked until nobody can ask any more; runs that are still open were killed."""
-        while True:
-            try:
-                if not self.connection.poll():
-                    self._flush()
-                message = self.connection.recv()
-            except (EOFError, OSError):
-                break
-            self._do(message)
-        for run in list(self.sinks):
-            self._record(run, RunFinished("KILLED", 0.0, "the run's process ended without a word"))
-
-    def _do(self, message: _Expect | _Open | _Record) -> None:
-        from lines_pipeline.tracking.mlflow import MlflowSink
-        from lines_pipeline.tracking.stores import prepare
-
-        match message:
-            case _Expect(uri):
-                with uncollected():
-                    self.expected[uri] = prepare(uri)
-            case _Open(run, uri, environment):
-                os.environ.update(environment)
-                new = self.expected.pop(uri) if uri in self.expected else prepare(uri)
-                self.sinks[run] = MlflowSink(uri, new)
-            case _Record(run, event):
-                self._record(run, event)
-                if isinstance(event, RunFinished):
-                    self._reply(_Reply(run, run_id=self.sinks.pop(run).run_id, complete=True))
-
-    def _record(self, run: int, event: Event) -> None:
-        """After its first error a record is only told how the run finished."""
-        if run not in self.failed or isinstance(event, RunFinished):
-            self._attempt(run, lambda: self.sinks[run](event))
-
-    def _flush(self) -> None:
-        for run, sink in self.sinks.items():
-            self._attempt(run, sink.flush)
-
-    def _attempt(self, run: int, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except TrackingError as error:
-            if run not in self.failed:
-                self.failed.add(run)
-                self._reply(_Reply(run, error=str(error)))
-
-    def _reply(self, reply: _Reply) -> None:
-        with contextlib.suppress(OSError):  # a run that was killed
-            self.connection.send(reply)
-
-
-def main(descriptor: int) -> None:
-    """Serve the process at the other end of a socket."""
-    collect_seldom()
-    from lines_pipeline.tracking.loading import load_skinny_mlflow
-
-    with uncollected():
-        load_skinny_mlflow()  # takes a second, while the run finds its inputs
-    _Records(Connection(descriptor)).serve()
-
-
-if __name__ == "__main__":
-    from lines_pipeline.tracking.recorder import main as serve  # messages name this module, not __main__
-
-    serve(int(sys.argv[1]))

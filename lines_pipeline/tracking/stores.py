@@ -5,25 +5,25 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from lines_pipeline.core.errors import TrackingError
+from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.io.temporaries import sweep_temporaries
+from lines_pipeline.tracking.experiments import USUAL, Target
 from lines_pipeline.tracking.loading import load_mlflow
 from lines_pipeline.tracking.new_databases import new_database, put_in_place
+from lines_pipeline.tracking.reaching import check_database, check_server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 _SQLITE = "sqlite:///"
-_PORTS = {"http": 80, "https": 443}
 
 
 def resolve_uri(explicit: str | None) -> str:
@@ -41,22 +41,21 @@ def database(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
-def check_reachable(uri: str) -> None:
-    """Raise ``TrackingError`` where a store plainly cannot be used; takes no time, and makes nothing."""
+def check_reachable(uri: str, target: Target = USUAL) -> bool:
+    """Raise ``TrackingError`` where a store plainly cannot be used; takes little time, and makes nothing.
+
+    False where that cannot be told without MLflow: of other kinds of stores, and of runs to record into.
+    """
     path = database(uri)
-    if path is not None:
-        if not os.access(path.parent, os.W_OK):
-            wrong = "cannot be written" if path.parent.is_dir() else "is not there"
-            raise TrackingError(f"tracking store {uri}: the folder {path.parent} {wrong}; choose a --tracking-uri")
-        if path.exists() and not path.is_file():  # MLflow would try for minutes
-            raise TrackingError(f"tracking store {uri}: {path} is no file; give the path of a database file")
-        return
-    server = urlsplit(uri)
-    if server.scheme in _PORTS and server.scheme not in getproxies() and server.hostname:
-        try:
-            socket.create_connection((server.hostname, server.port or _PORTS[server.scheme]), timeout=10).close()
-        except OSError as error:
-            raise TrackingError(f"tracking store {uri}: no server answers there ({error})") from error
+    try:
+        if path is not None:
+            check_database(uri, path, target)
+        elif urlsplit(uri).scheme in ("http", "https"):
+            check_server(uri, target)
+    except TrackingError as error:
+        raise TrackingError(f"tracking store {shown(uri)}: {error}") from error
+    plain = (path is not None and "?" not in uri) or urlsplit(uri).scheme in ("http", "https")
+    return plain and not target.run_id and not target.experiment_id
 
 
 def prepare(uri: str) -> bytes | None:
@@ -93,8 +92,8 @@ def connect(uri: str, new: bytes | None = None) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # whatever a store or a network raises
-        what = str(error).partition("\n")[0]  # not the SQL below it
-        raise TrackingError(f"tracking store {uri} cannot be used: {type(error).__name__}: {what}") from error
+        what = without_credentials(str(error).partition("\n")[0])  # not the SQL below it
+        raise TrackingError(f"tracking store {shown(uri)} cannot be used: {type(error).__name__}: {what}") from error
     return client
 
 
@@ -119,7 +118,14 @@ def artifacts(uri: str) -> str | None:
 
 
 def ui_command(uri: str) -> str:
-    """The command that shows the runs of a store, from any directory."""
+    """The command that shows the runs of a store, from any directory; credentials are not in it."""
     if uri.startswith(("http://", "https://")):
-        return f"open {uri}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        return f"open {shown(uri)}"
+    if shown(uri) != uri and uri == os.environ.get("MLFLOW_TRACKING_URI"):
+        return 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+    return f"mlflow ui --backend-store-uri {shlex.quote(shown(uri))}"
+
+
+def shown(uri: str) -> str:
+    """A store as it may be shown."""
+    return without_credentials(uri)

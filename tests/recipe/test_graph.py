@@ -170,12 +170,6 @@ def test_globs_are_kept_and_filled(written: Write) -> None:
     assert (graph.steps["s[two]"].include, graph.steps["s[two]"].exclude) == (("two.*",), ("*.bias",))
 
 
-def test_parameters_are_listed_for_tracking(written: Write) -> None:
-    graph = graph_of(written, "s: {op: ties, deltas: updates, weights: {one: 1, two: 2, three: 3}}")
-    assert graph.parameters["s.weights"] == {"one": 1, "two": 2, "three": 3}
-    assert (graph.parameters["s.density"], graph.parameters["total.weights"]) == (0.2, 1.0)
-
-
 def test_a_circle_hides_no_other_mistake(written: Write) -> None:
     nodes = "a: {op: scale, delta: b, by: 1}\nb: {op: scale, delta: a, by: 1}\nc: {op: scale, delta: a, by: x}"
     nodes += "\nd: {op: teis}"

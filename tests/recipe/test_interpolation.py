@@ -84,8 +84,8 @@ def test_the_environment_is_recorded_by_name_and_never_by_value(
     graph = build_graph(recipe)
     assert recipe.nodes["base"]["path"] == "hush-hush/models/base.pt"
     assert graph.steps["half"].params.model_dump()["t"] == 0.25
-    assert graph.parameters["base.path"] == "${env:LINES_TEST}/models/base.pt"
-    for text in (recipe.canonical(), recipe.resolved(), recipe.source, str(graph.parameters)):
+    assert graph.recorded["base"]["path"] == "${env:LINES_TEST}/models/base.pt"
+    for text in (recipe.canonical(), recipe.resolved(), recipe.source, str(graph.recorded)):
         assert "hush" not in text
         assert "env:LINES_TEST" in text
 

@@ -1,0 +1,99 @@
+"""What the record of a run says of its recipe: name, parameters and tags. The environment is there by name only."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import PydanticUndefined, to_jsonable_python
+
+from lines_pipeline.core.secrets import without_credentials
+from lines_pipeline.core.versions import package_versions
+from lines_pipeline.ops.base import Op
+from lines_pipeline.recipe.graph import Graph
+from lines_pipeline.recipe.recipe import Recipe
+from lines_pipeline.recipe.scalars import scalar_text, shortened
+from lines_pipeline.tracking.repository import commit_tags
+
+MAX_RUN_NAME_LENGTH = 200
+RECIPE_TAG = "recipe"
+"""The tag that holds a recipe's name: runs of one recipe are named by what ``--set`` changed, too."""
+_PACKAGES = ("lines-pipeline", "torch", "safetensors", "dask", "mlflow", "numpy")
+_NOT_IN_NAMES = ("name", "description", "tracking")
+
+
+def run_name(recipe: Recipe) -> str:
+    """The recipe's name, and what ``--set`` changed: ``vit20-ties-lines scaled.beta=0.4``."""
+    changed = [
+        f"{path.removeprefix('nodes.')}={_value(value)}"
+        for path, value in recipe.sets.items()
+        if path.partition(".")[0] not in _NOT_IN_NAMES
+    ]
+    return shortened(without_credentials(" ".join([recorded_name(recipe), *changed])), MAX_RUN_NAME_LENGTH)
+
+
+def recorded_name(recipe: Recipe) -> str:
+    """The recipe's name."""
+    return str(recipe.recorded.get("name", recipe.name))
+
+
+def run_params(recipe: Recipe, graph: Graph) -> dict[str, str]:
+    """Op, inputs, items and parameters of every node (``scaled.beta``), and the seed; no parameter at its default."""
+    found = {"seed": str(recipe.seed)}
+    for node, members in graph.members.items():
+        op = graph.steps[members[0]].op
+        fields = {**recipe.recorded["nodes"][node], "op": op.name}
+        defaults = _defaults(op)
+        for field, value in fields.items():
+            if field not in defaults or not _same(value, defaults[field]):
+                found[f"{node}.{field}"] = _value(value)
+    return found
+
+
+def _defaults(op: Op) -> dict[str, Any]:
+    """Defaults as a recipe would write them; a tuple of one stands for a number that is spread over the inputs."""
+    found = {}
+    for name, field in op.Params.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if default is not PydanticUndefined:
+            spread = name in op.per_item and isinstance(default, tuple) and len(default) == 1
+            found[field.alias or name] = to_jsonable_python(default[0] if spread else default)
+    return found
+
+
+def _same(value: Any, default: Any) -> bool:
+    return isinstance(value, bool) == isinstance(default, bool) and bool(value == default)
+
+
+def _value(value: Any) -> str:
+    """A value in one line: scalars as a recipe writes them, lists and maps as JSON."""
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return scalar_text(value)
+
+
+def run_tags(recipe: Recipe) -> dict[str, str]:
+    """What the run is for, who runs it, which recipe in which commit, which packages; and the recipe's own tags."""
+    versions = {"python": platform.python_version(), **package_versions(_PACKAGES)}
+    tags = {f"version.{name}": version for name, version in versions.items()} | commit_tags(recipe.files)
+    tags |= {
+        "recipe_hash": recipe.hash,
+        RECIPE_TAG: recorded_name(recipe),
+        "mlflow.source.name": recipe.secrets.hide(str(recipe.path.absolute())),
+        "mlflow.source.type": "LOCAL",
+    }
+    description = str(recipe.recorded.get("description") or "")
+    tags |= {"mlflow.note.content": description} if description else {}
+    tags |= {"mlflow.user": user} if (user := _user()) else {}
+    own = (recipe.recorded.get("tracking") or {}).get("tags") or {}
+    return tags | {str(name): scalar_text(value) for name, value in own.items()}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a user without a name, as in some containers
+        return ""

@@ -1,0 +1,59 @@
+"""What a run and the process that records it tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lines_pipeline.tracking.experiments import Target
+from lines_pipeline.tracking.records import Entry, Head
+
+
+@dataclass(frozen=True)
+class Expect:
+    """A run will begin soon, unless a mistake is found before."""
+
+    uri: str
+
+
+@dataclass(frozen=True)
+class Open:
+    """A run begins: where its record goes, and what MLflow reads from the environment.
+
+    ``target`` is given where the store is to be tried before the run reads anything, which is answered.
+    """
+
+    run: int
+    uri: str
+    head: Head
+    folder: Path
+    environment: Mapping[str, str]
+    target: Target | None = None
+
+
+@dataclass(frozen=True)
+class Send:
+    """An event of a run; ``RunFinished`` is the last."""
+
+    run: int
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An event has been dealt with (``complete``: the last one), or what went wrong.
+
+    ``kept`` is the file with the record of a run that the store could not take.
+    """
+
+    run: int
+    run_id: str = ""
+    trouble: str = ""
+    kept: str = ""
+    complete: bool = False
+
+
+def kept_words(path: str) -> str:
+    """What users are told of a record that waits."""
+    return f"the record of this run is kept in {path}; 'lines-pipeline sync' sends it"

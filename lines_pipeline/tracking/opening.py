@@ -1,0 +1,64 @@
+"""Opens the record of a run: in which store, whether that can be used, and what it is told first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lines_pipeline.core.errors import TrackingError
+from lines_pipeline.core.events import Event, Note, RunStarted, Sink
+from lines_pipeline.core.secrets import Secrets
+from lines_pipeline.recipe.graph import Graph
+from lines_pipeline.recipe.recipe import Recipe
+from lines_pipeline.tracking.describing import run_name, run_params, run_tags
+from lines_pipeline.tracking.experiments import Target, resolve_target
+from lines_pipeline.tracking.recorder import Recording, recorder
+from lines_pipeline.tracking.stores import check_reachable, resolve_uri
+from lines_pipeline.zoo.catalogue import cache_folder
+
+
+@dataclass(frozen=True)
+class OpenRecord:
+    """A run's record in the store at ``uri``."""
+
+    uri: str
+    target: Target
+    recording: Recording
+    secrets: Secrets
+
+    @property
+    def run_id(self) -> str:
+        """The run's id in the store; empty while it has none."""
+        return self.recording.run_id
+
+    def beside(self, sink: Sink) -> Sink:
+        """A sink for both; what goes wrong with the record is a warning to ``sink``."""
+        self.recording.on_trouble = lambda text: sink(Note(self.secrets.hide(text), warning=True))
+
+        def emit(event: Event) -> None:
+            sink(event)
+            self.recording(event)
+
+        return emit
+
+    def started(self, recipe: Recipe, graph: Graph, texts: Mapping[str, str]) -> RunStarted:
+        """What the record is told first; ``texts`` become artifacts, of which secrets are hidden."""
+        shown = {name: recipe.secrets.hide(text) for name, text in texts.items()}
+        name, params, tags = run_name(recipe), run_params(recipe, graph), run_tags(recipe)
+        target = self.target
+        return RunStarted(name, target.experiment, params, tags, shown, target.experiment_id, target.run_id)
+
+
+def open_record(recipe: Recipe, out: str | Path, tracking_uri: str | None) -> OpenRecord:
+    """The record of a run that writes to ``out``. Raises ``TrackingError`` where the store cannot be used."""
+    uri = resolve_uri(tracking_uri or recipe.tracking.uri)
+    target = resolve_target(recipe.recorded.get("tracking") or {})
+    folder = cache_folder() / "records" if "://" in str(out) else Path(out)
+    shown = recipe.secrets.hide(recipe.secrets.by_name(uri))
+    try:
+        told = check_reachable(uri, target)
+        recording = recorder().open(uri, folder, shown=shown, target=None if told else target)
+    except TrackingError as error:
+        raise TrackingError(f"{error}. To run all the same, without a record: --no-tracking") from error
+    return OpenRecord(uri, target, recording, recipe.secrets)

@@ -1,0 +1,154 @@
+"""Records of runs that a store could not take: kept in the run's own folder until ``sync`` sends them.
+
+A record is a file of JSON lines: a head, then every event with its time. It holds no secrets: what comes from the
+environment is there by name, and its store without credentials. While a run goes on, its record is locked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+from lines_pipeline.core import events
+from lines_pipeline.core.errors import TrackingError
+from lines_pipeline.core.events import Event, RunFinished, RunStarted
+from lines_pipeline.io.entries import write_atomically
+from lines_pipeline.zoo.catalogue import cache_folder
+
+VERSION = 1
+KILLED = RunFinished("KILLED", 0.0, "the run's process ended without a word")
+_KINDS = {kind.__name__: kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An event, and when it happened in milliseconds since 1970."""
+
+    at: int
+    event: Event
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a record is of: its own id, the store as it may be shown, the run's id there as far as it is known."""
+
+    record: str
+    uri: str
+    run_id: str = ""
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record that has been read."""
+
+    path: Path
+    head: Head
+    entries: tuple[Entry, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return next((one.event.name for one in self.entries if isinstance(one.event, RunStarted)), self.head.record)
+
+
+class Keeper:
+    """Writes the record of one run, line by line."""
+
+    def __init__(self, head: Head, folder: Path, entries: Iterable[Entry]) -> None:
+        """Begin with what has happened; in the cache where the run's folder cannot be written. Raises ``OSError``."""
+        try:
+            self._begin(head, folder, entries)
+        except OSError:
+            self._begin(head, cache_folder() / "records", entries)
+        write_atomically(_index() / f"{head.record}.json", json.dumps(str(self.path)).encode())
+
+    def _begin(self, head: Head, folder: Path, entries: Iterable[Entry]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder.absolute() / f"record-{head.record}.jsonl"
+        self._file: IO[str] = self.path.open("w", encoding="utf-8")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._write(asdict(head))
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: Entry) -> None:
+        """Append an event."""
+        self._write({"at": entry.at, "event": type(entry.event).__name__, "fields": asdict(entry.event)})
+
+    def close(self) -> None:
+        """The run is over: ``sync`` may have it."""
+        self._file.close()
+
+    def _write(self, line: Any) -> None:
+        self._file.write(json.dumps(line, default=str) + "\n")
+        self._file.flush()
+
+
+def waiting(folders: Sequence[Path]) -> list[Path]:
+    """The records in ``folders``; without any, those that this user's runs left, and that are still there."""
+    if folders:
+        return sorted({path.absolute() for folder in folders for path in folder.rglob("record-*.jsonl")})
+    found = []
+    for entry in sorted(_index().glob("*.json")):
+        with suppress(OSError, ValueError):
+            path = Path(json.loads(entry.read_bytes()))
+            if path.is_file():
+                found.append(path)
+            else:  # deleted with its folder
+                entry.unlink()
+    return sorted(found)
+
+
+def read_record(path: Path) -> Record:
+    """A record from its file; ``TrackingError`` where it is none. A last line that was cut off is left out."""
+    try:
+        first, *rest = path.read_text(encoding="utf-8").split("\n")
+        head = Head(**json.loads(first))
+        return Record(path, head, tuple(_entries(rest)))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise TrackingError(
+            f"{path}: cannot be read as the record of a run ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _entries(lines: Sequence[str]) -> Iterator[Entry]:
+    for number, line in enumerate(lines):
+        try:
+            read = json.loads(line)
+        except ValueError:
+            if number < len(lines) - 1:
+                raise
+            return
+        kind = _KINDS[read["event"]]
+        known = {one.name for one in fields(kind)}
+        yield Entry(read["at"], kind(**{name: value for name, value in read["fields"].items() if name in known}))
+
+
+def goes_on(path: Path) -> bool:
+    """Whether the run of a record is still going on."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+    return False
+
+
+def drop(record: Record) -> None:
+    """Remove a record that was sent."""
+    record.path.unlink(missing_ok=True)
+    (_index() / f"{record.head.record}.json").unlink(missing_ok=True)
+
+
+def _index() -> Path:
+    """Where the places of records are noted, for ``sync`` to find them."""
+    return cache_folder() / "records" / "index"

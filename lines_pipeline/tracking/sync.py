@@ -1,0 +1,95 @@
+"""Sends the records that stores could not take while their runs went on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lines_pipeline.core.errors import TrackingError
+from lines_pipeline.core.events import RunFinished, RunStarted
+from lines_pipeline.core.secrets import by_value
+from lines_pipeline.tracking.records import KILLED, Entry, Record, drop, goes_on, read_record, waiting
+from lines_pipeline.tracking.stores import check_reachable, resolve_uri, shown
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A record that a store has now: of which run, and how that ended."""
+
+    name: str
+    run_id: str
+    status: str
+    store: str
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What was sent, what is left because its run goes on, and what is left because of which trouble."""
+
+    sent: tuple[Sent, ...]
+    running: tuple[str, ...]
+    troubles: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        return asdict(self)
+
+
+def sync(folders: Sequence[Path], tracking_uri: str | None = None) -> SyncReport:
+    """Send all records that wait in ``folders``, or that this user's runs left, and remove them.
+
+    Each goes to its own store, or to ``tracking_uri``. What a record's run has in the store already is left as it is,
+    so that a record may be sent again. One that cannot be sent keeps no other from being sent.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise TrackingError(f"{folder}: no such folder; name the folders that runs wrote to")
+    sent: list[Sent] = []
+    running: list[str] = []
+    troubles: list[str] = []
+    for path in waiting(folders):
+        if goes_on(path):
+            running.append(str(path))
+            continue
+        try:
+            sent.append(_send(read_record(path), tracking_uri))
+        except TrackingError as error:
+            troubles.append(f"{error}; the record waits in {path}")
+    return SyncReport(tuple(sent), tuple(running), tuple(troubles))
+
+
+def _send(record: Record, tracking_uri: str | None) -> Sent:
+    from lines_pipeline.tracking.mlflow import MlflowSink
+
+    uri = _store(record, tracking_uri)
+    check_reachable(uri)
+    sink = MlflowSink(uri, record=record.head.record, resumes=True)
+    sink.run_id = record.head.run_id
+    entries = record.entries
+    if not any(isinstance(one.event, RunStarted) for one in entries):
+        raise TrackingError(f"{record.path}: holds no run that began; remove it")
+    if not isinstance(entries[-1].event, RunFinished):
+        entries = (*entries, Entry(entries[-1].at, KILLED))
+    for entry in entries:
+        sink(entry.event, entry.at)
+    drop(record)
+    last = entries[-1].event
+    assert isinstance(last, RunFinished)
+    return Sent(record.name, sink.run_id, last.status, shown(uri))
+
+
+def _store(record: Record, tracking_uri: str | None) -> str:
+    """The store of a record, whose credentials and secrets are not in it: by name, or those of the environment."""
+    if tracking_uri:
+        return resolve_uri(tracking_uri)
+    usual, own = resolve_uri(None), by_value(record.head.uri)
+    if shown(usual) == own:
+        return usual
+    if "***" in own or "${env:" in own:
+        raise TrackingError(
+            f"the store {record.head.uri} of '{record.name}': what stands there by name or as *** is not recorded; "
+            "set the variables as for the run, or name the store with --tracking-uri"
+        )
+    return own
