@@ -185,7 +185,8 @@ class _Spelled(str):
 
 
 def _spelled(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    tag = dumper.resolve(yaml.ScalarNode, text, (True, False))  # what YAML 1.1 makes of it: or a tag would be written
+    # What YAML 1.1 makes of it: or a tag would be written.
+    tag = dumper.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     return dumper.represent_scalar(tag, str(text))
 
 

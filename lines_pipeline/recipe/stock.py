@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import lines_pipeline
 from lines_pipeline.core.errors import Problem, RecipeError, did_you_mean
 from lines_pipeline.recipe.extends import read_chain
+
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,8 @@ class StockRecipe:
 
 def stock_folder() -> Path:
     """Where they lie: in the package, or beside it in a checkout of its sources."""
-    package = Path(lines_pipeline.__file__).resolve().parent
-    inside = package / "stock_recipes"
-    return inside if inside.is_dir() else package.parent / "recipes"
+    inside = PACKAGE / "stock_recipes"
+    return inside if inside.is_dir() else PACKAGE.parent / "recipes"
 
 
 def stock_recipes() -> list[StockRecipe]:

@@ -87,18 +87,16 @@ class Study:
         """Values that were not tried before: a repeat is answered from memory, and after some the grid decides."""
         for _ in range(_MAX_REPEATS):
             trial = self._study.ask()
-            values = {name: _suggest(trial, name, space) for name, space in self._settings.parameters.items()}
+            values = self._suggested(trial)
             if _point(trial) not in self._tried:
                 break
-            self._study.tell(trial, self._tried[_point(trial)], state=None if self._told(trial) else _pruned())
+            known = self._tried[_point(trial)]
+            self._study.tell(trial, known, state=_pruned() if known is None else None)
         else:
             trial, values = self._first_untried()
         self._asked.append(trial)
         self._tried.setdefault(_point(trial), None)
         return values
-
-    def _told(self, trial: Any) -> bool:
-        return self._tried[_point(trial)] is not None
 
     def _first_untried(self) -> tuple[Any, Values]:
         """The first combination of the grid that no trial has had."""
@@ -109,7 +107,10 @@ class Study:
                 self._study.enqueue_trial(dict(zip(names, indices, strict=True)))
                 break
         trial = self._study.ask()
-        return trial, {name: _suggest(trial, name, space) for name, space in self._settings.parameters.items()}
+        return trial, self._suggested(trial)
+
+    def _suggested(self, trial: Any) -> Values:
+        return {name: _suggest(trial, name, space) for name, space in self._settings.parameters.items()}
 
 
 def combinations(settings: Tune) -> float:

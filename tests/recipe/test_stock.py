@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import lines_pipeline
 from lines_pipeline.cli import app
 from lines_pipeline.core.errors import RecipeError
+from lines_pipeline.recipe import stock
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,7 +93,7 @@ def test_a_package_holds_its_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     installed = tmp_path / "site-packages" / "lines_pipeline"
     installed.mkdir(parents=True)
     shutil.copytree(ROOT / "recipes", installed / "stock_recipes")
-    monkeypatch.setattr(lines_pipeline, "__file__", str(installed / "__init__.py"))
+    monkeypatch.setattr(stock, "PACKAGE", installed)
     assert lines_pipeline.validate("vit20_ties", sets={"vars.tasks": ["greek"]}).name == "vit20-ties"
     (installed / "stock_recipes" / "vit20_ties.yaml").write_text("name: packaged\n")
     with pytest.raises(RecipeError, match="'nodes' is missing"):
