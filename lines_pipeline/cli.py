@@ -104,10 +104,8 @@ def validate(recipe: RecipePath, sets: Sets = None) -> None:
     from lines_pipeline import api
 
     found = api.validate(recipe, sets=_parse(sets))
-    for warning in found.warnings:
-        typer.echo(f"warning: {warning}")
-    for note in found.notes:
-        typer.echo(f"note: {note}")
+    for text in (*(f"warning: {text}" for text in found.warnings), *(f"note: {text}" for text in found.notes)):
+        typer.echo(text)
     typer.echo(f"{found.name}: valid, {found.steps} steps")
 
 
