@@ -114,10 +114,8 @@ def validate(recipe: RecipePath, sets: Sets = None, out: Out = None, trust: Trus
     from lines_pipeline import api
 
     found = api.validate(recipe, out=out, sets=_parse(sets), trust=trust)
-    for warning in found.warnings:
-        typer.echo(f"warning: {printable_message(warning)}")
-    for note in found.notes:
-        typer.echo(f"note: {printable_message(note)}")
+    for text in (*(f"warning: {text}" for text in found.warnings), *(f"note: {text}" for text in found.notes)):
+        typer.echo(printable_message(text))
     typer.echo(f"{found.name}: valid, {found.steps} steps")
 
 

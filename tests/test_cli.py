@@ -86,7 +86,7 @@ def judged(toy: Path) -> Path:
 def test_run_as_json(write_recipe: Recipe) -> None:
     found = parsed("run", write_recipe(TIES_LINES), "--out", "out")
     assert set(found) == {
-        "name", "run_id", "tracking_uri", "metrics", "files", "facts", "chosen", "cached", "seconds",
+        "name", "run_id", "tracking_uri", "metrics", "files", "facts", "chosen", "cached", "seconds", "notes",
     }  # fmt: skip
     assert found["name"] == "tested" and found["metrics"] == {} and found["chosen"] == {} and found["cached"] == []
     assert found["files"] == [str(Path("out/model.safetensors").resolve())] and Path(found["files"][0]).is_file()
