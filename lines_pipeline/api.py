@@ -111,8 +111,9 @@ def run(
         with open_destination(place) as destination, open_scheduler(settings) as work:
             require_writable(check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work) as context:
-                emit(_run_started(context, destination))
-                for note in context.notes:
+                report = _forecast(context, destination)
+                emit(_run_started(context, report))
+                for note in (*context.notes, *report.notes):
                     emit(Note(note))
                 result = _carry_out(context, destination, tune)
         status = "FINISHED"
@@ -135,9 +136,8 @@ def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None) -> Va
     destination = Destination(Path("runs") / loaded.name)
     check_outputs(graph, destination.folder)
     with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False) as context:
-        if not context.unread:
-            _forecast(context, destination)
-    return Validation(loaded.name, len(graph.steps), tuple(context.notes))
+        told = () if context.unread else _forecast(context, destination).notes
+    return Validation(loaded.name, len(graph.steps), (*context.notes, *told))
 
 
 def plan(
@@ -178,11 +178,10 @@ def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: st
     return svg(built) if form == "svg" else mermaid(built)
 
 
-def _run_started(context: OpenedRecipe, destination: Destination) -> RunStarted:
+def _run_started(context: OpenedRecipe, report: PlanReport) -> RunStarted:
     from lines_pipeline.tracking.mlflow import environment_tags
 
     recipe, graph = context.recipe, context.graph
-    report = _forecast(context, destination)
     params = {**graph.parameters, "seed": recipe.seed}
     texts = {
         "recipe.yaml": recipe.source,

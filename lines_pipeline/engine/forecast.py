@@ -14,7 +14,9 @@ from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
 from lines_pipeline.planning.compilation import compile_pass
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import projected_peak, require_memory
+from lines_pipeline.planning.notes import render
 from lines_pipeline.planning.passes import Pass, cone, measures_of, stats_of
+from lines_pipeline.planning.program import Write, read_bytes
 from lines_pipeline.planning.report import PlanReport, describe_pass, scale_steps, scales_of
 from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
@@ -54,6 +56,7 @@ def forecast(
         ),
         trials=trials,
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
+        notes=render(told for step in steps for told in layouts[step].told),
     )
 
 
@@ -67,13 +70,9 @@ def _require_space(requests: Sequence[Request], missing: Sequence[str], layouts:
 def _bytes_read(prepared: Prepared, one: Pass, session: Session) -> int:
     sources = session.sources(prepared, one, {})
     unknown = {m: None for p in prepared.passes for m in p.measures}
-    program = compile_pass(one, prepared.graph, prepared.layouts, sources, {**unknown, **prepared.known}, {})
-    names = {
-        name
-        for step in (*one.sinks, *(s for m in one.measures for s in m.of))
-        for name in prepared.layouts[step].tensors
-    }
-    return sum(t.spec.nbytes for tensors in program.sources.values() for name, t in tensors.items() if name in names)
+    written = {s: (Write(s, dict.fromkeys(prepared.layouts[s].tensors, ())),) for s in (*one.sinks, *one.drafts)}
+    known = {**unknown, **prepared.known}
+    return read_bytes(compile_pass(one, prepared.graph, prepared.layouts, sources, known, written))
 
 
 def block_scales(graph: Graph, session: Session, facts: Mapping[str, Mapping[str, Any]]) -> list[BlockScales]:

@@ -17,6 +17,7 @@ from lines_pipeline.engine.evaluation import input_counts
 from lines_pipeline.engine.session import Prepared, Session
 from lines_pipeline.io.checkpoints import SourceFile
 from lines_pipeline.io.folders import removed_if_empty
+from lines_pipeline.io.masks import SHAPES, VALUE_TYPE, packed_shapes
 from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.io.writing import OutputLayout, commit_files, create_files, discard_files, lay_out_files
 from lines_pipeline.planning.layouts import Layout, lay_out
@@ -62,7 +63,8 @@ def store(session: Session, graph: Graph, requests: Sequence[Request]) -> tuple[
         known = session.run(prepared, _writes(wanted, layouts, prepared, graph))
         session.remember(graph, known)
         for number, request in wanted.items():
-            found[number] = _commit(session, graph, request, layouts[number])
+            metadata = _metadata(session, graph, request, prepared.layouts[request.step])
+            found[number] = _commit(session, graph, request, layouts[number], metadata)
     return [found[number] for number in range(len(requests))], _facts(session, graph, requests)
 
 
@@ -101,7 +103,7 @@ def _output_layout(session: Session, request: Request, step: Step, prepared: Pre
     layout = prepared.layouts[request.step]
     path = request.path or temporary_path(session.cache.value_path("pending"))
     specs = [_stored_spec(name, spec, step, request) for name, spec in _all_names(layout, step).items()]
-    room = len(canonical_json(_metadata(session, prepared.graph, request))) + 256
+    room = len(canonical_json(_metadata(session, prepared.graph, request, layout))) + 256
     return lay_out_files(path, specs, metadata_bytes=room, max_shard_bytes=request.max_shard_bytes)
 
 
@@ -141,14 +143,19 @@ def _writes(
     return found
 
 
-def _metadata(session: Session, graph: Graph, request: Request) -> dict[str, str]:
+def _metadata(session: Session, graph: Graph, request: Request, layout: Layout) -> dict[str, str]:
     loads = [step for step in graph.needed([request.step]) if graph.steps[step].op.name == "load"]
     digests = {step: session.digests.get(step, "0" * DIGEST_LENGTH) for step in loads}
-    return {"format": "pt", **request.metadata, "inputs": canonical_json(digests)}
+    kind = graph.steps[request.step].gives
+    told = {} if kind is EdgeType.WEIGHTS else {VALUE_TYPE: kind.value}
+    told |= {SHAPES: packed_shapes(list(layout.tensors.values()))} if request.packed else {}
+    return {"format": "pt", **request.metadata, **told, "inputs": canonical_json(digests)}
 
 
-def _commit(session: Session, graph: Graph, request: Request, layout: OutputLayout) -> Path:
-    commit_files(layout, _metadata(session, graph, request))
+def _commit(
+    session: Session, graph: Graph, request: Request, layout: OutputLayout, metadata: Mapping[str, str]
+) -> Path:
+    commit_files(layout, metadata)
     key = session.keys(graph).step(request.step)
     if request.path is None:
         assert key is not None

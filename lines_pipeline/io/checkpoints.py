@@ -16,11 +16,20 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor's place: ``spec.nbytes`` bytes of ``path`` from ``offset``."""
+    """A tensor's place: ``spec.nbytes`` bytes of ``path`` from ``offset``, unless it is stored otherwise."""
 
     spec: TensorSpec
     path: str
     offset: int
+    stored_shape: tuple[int, ...] | None = None
+    """The shape in the file, where ``spec`` is only its leading region (zero where the file has nothing)."""
+    packed: bool = False
+    """Whether the file has 8 values of a mask in a byte, the first in the lowest bit."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file has just these values, one after the other."""
+        return self.stored_shape is None and not self.packed
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,8 @@ def _open_shards(index: Path, spool: Path | None) -> Checkpoint:
                 raise CheckpointError(f"{index}: {shard} holds tensor '{name}', which the index does not name")
     aliases = {alias: name for shard in shards.values() for alias, name in shard.aliases.items()}
     files = (SourceFile.of(index), *(file for shard in shards.values() for file in shard.files))
-    return Checkpoint(str(index.parent), files, tensors, aliases)
+    metadata = next((shard.metadata for shard in shards.values()), {})
+    return Checkpoint(str(index.parent), files, tensors, aliases, metadata)
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -59,5 +59,5 @@ class DigestStore:
 
     def _path(self, checkpoint: Checkpoint) -> Path:
         files = [list(astuple(file)) for file in checkpoint.files]
-        identity = canonical_json(["xxh3", files, list(checkpoint.tensors)])
+        identity = canonical_json(["xxh3 by tensor", files, list(checkpoint.tensors)])
         return self._folder / f"{blake3.blake3(identity.encode()).hexdigest()[:40]}.json"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,6 +32,10 @@ class LoadParams(OpParams):
     prefix: Prefix = Field(Prefix(), description="Prefix normalisation: {strip: model., add: ''}.")
     rename: tuple[Rename, ...] = Field((), description="Renaming rules, applied in order.", strict=False)
     on_extra: Literal["error", "drop"] = Field("error", description="What to do with tensors that the base lacks.")
+    drop: tuple[str, ...] = Field((), description="Globs of tensors to leave out of everything.", strict=False)
+    type: Literal["weights", "delta", "mask"] = Field(
+        "weights", description="What the file holds: a model, or a task vector or mask that 'save' wrote."
+    )
 
 
 class Load(Op):
@@ -41,3 +46,7 @@ class Load(Op):
     source = "safetensors format; torch.save zip format, read with weights_only=True"
     gives = EdgeType.WEIGHTS
     Params = LoadParams
+
+    def gives_for(self, written: Mapping[str, Any]) -> EdgeType:
+        kinds = {str(kind): kind for kind in (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK)}
+        return kinds.get(str(written.get("type", "weights")), EdgeType.WEIGHTS)
