@@ -181,7 +181,7 @@ def _told(step: Step, found: Comparison, other: Layout, first: Layout) -> list[T
         f"left out, {mine}'s stay": found.left,
         f"not in the other file, {mine}'s stay": found.missing,
         f"dropped from the other file, {mine}'s stay": found.dropped,
-        f"floating-point in one file and integer in the other, {mine}'s stay": found.typed,
+        f"floating-point here and integer in {mine}, whose values stay": found.typed,
         "tied to one tensor in the other file, which is used for each": [
             n for n, t in found.same.items() if uses[t] > 1
         ],

@@ -83,7 +83,7 @@ class Comparison:
     dropped: list[str] = field(default_factory=list)
     """Missing because the recipe drops them from the other value."""
     typed: list[str] = field(default_factory=list)
-    """Floating-point in one of the values alone."""
+    """Integer in the first value, floating-point in the other."""
     left: list[str] = field(default_factory=list)
     """Left out by the step's ``include`` and ``exclude``."""
     extra: list[str] = field(default_factory=list)
@@ -110,6 +110,8 @@ def compare(step: Step, other: Layout, first: Layout) -> Comparison:
             continue
         if len(theirs) > 1 and spec.is_floating:
             raise CheckpointError(_untied(step, theirs, other, name, first))
+        if theirs and spec.is_floating and not other.tensors[theirs[0]].is_floating:
+            raise CheckpointError(_not_floating(step, other.tensors[theirs[0]], other, spec, first))
         _sort_in(found, name, spec, theirs[0] if theirs else None, other, names)
     for name in other.tensors.keys() - used if len(used) < len(other.tensors) else ():
         names = other.all_names(name)
@@ -131,6 +133,13 @@ def _sort_in(
         found.typed.append(name)
     elif theirs is not None and spec.is_floating:
         (found.same if other.tensors[theirs].shape == spec.shape else found.reshaped)[name] = theirs
+
+
+def _not_floating(step: Step, theirs: TensorSpec, other: Layout, spec: TensorSpec, first: Layout) -> str:
+    return (
+        f"node '{step.node}': {other.origin}: tensor '{theirs.name}' is {theirs.dtype}, but {spec.dtype} in "
+        f"{first.origin}: one is floating-point, the other is not. 'exclude' on this node leaves it out."
+    )
 
 
 def _untied(step: Step, own: list[str], other: Layout, name: str, first: Layout) -> str:
