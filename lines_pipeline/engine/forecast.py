@@ -33,7 +33,9 @@ def forecast(
     require_memory(peak, session.settings)
     _require_space(requests, missing, prepared.layouts)
     steps = cone(graph, [request.step for request in wanted])
-    layouts, known = lay_out(graph, steps, session.checkpoints), session.known(graph, steps)
+    same = prepared.layouts.keys() >= set(steps)
+    layouts = prepared.layouts if same else lay_out(graph, steps, session.checkpoints)
+    known = session.known(graph, steps)
     passes = [
         describe_pass(one, prepared.layouts, _bytes_read(prepared, one, session))
         for one in prepared.passes

@@ -71,7 +71,7 @@ class Session:
 
     def __post_init__(self) -> None:
         for step, checkpoint in self.checkpoints.items():
-            for path in {Path(stored.path) for stored in checkpoint.tensors.values()}:
+            for path in map(Path, {stored.path for stored in checkpoint.tensors.values()}):
                 if path.parent == self.cache.spool:
                     self.cache.hold(path)
             remembered = self.cache.digests.get(checkpoint)

@@ -36,7 +36,7 @@ def compile_pass(
     The device and the states of measures are filled in by the engine.
     """
     steps = tuple(graph.steps[step_id] for step_id in one.steps)
-    shapes = tell_apart(layouts.values(), sources.values())
+    shapes = tell_apart(layouts, sources)
     named = {step_id: layouts[step_id] for step_id in (*one.steps, *sources)}
     views = views_of(steps, named, shapes)
     seen = {step_id: views.get(step_id, {}) for step_id in named}

@@ -45,8 +45,8 @@ class Layout:
     exposed: frozenset[str] = frozenset()
     """Of a program's layout: views that other steps take, no tensors of its own."""
 
-    @property
-    def numels(self) -> dict[str, int]:
+    @cached_property
+    def numels(self) -> Mapping[str, int]:
         """Values that count of each floating-point tensor."""
         found = {name: spec.numel for name, spec in self.tensors.items() if spec.is_floating}
         return found | {name: replace(self.tensors[name], shape=shape).numel for name, shape in self.regions.items()}
@@ -101,7 +101,13 @@ class Comparison:
 def compare(step: Step, other: Layout, first: Layout) -> Comparison:
     """Compare two values tensor by tensor. Raises ``CheckpointError`` for tensors that only the first one ties."""
     found, used, bounds = Comparison(), set[str](), (step.include, step.exclude)
+    plain = not any(bounds)
     for name, spec in first.tensors.items():
+        match = other.tensors.get(name) if plain and name not in first.ties else None
+        if match is not None and match.shape == spec.shape and match.is_floating and spec.is_floating:  # as most are
+            found.same[name] = name
+            used.add(name)
+            continue
         names = first.all_names(name)
         theirs = list(dict.fromkeys(tensor for known in names if (tensor := other.tensor(known)) is not None))
         used.update(theirs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,19 +108,34 @@ class Readers:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._steps = {step.id: step for step in program.steps}
-        self._computed: dict[str, tuple[str, ...]] = {}
+        self._copying = [layout.copied for layout in program.layouts.values() if layout.copied]
+        self._choices: list[Collection[str]] = [layout.tensors for layout in program.layouts.values()]
+        self._choices += [layout.exposed for layout in program.layouts.values() if layout.exposed]
+        self._choices += [one.tensors for one in program.observations if one.tensors is not None]
+        self._choices += [write.places for write in program.writes]
+        self._computed: dict[tuple[Any, ...], tuple[str, ...]] = {}
 
     def computed(self, tensor: str) -> tuple[str, ...]:
         """Sources that values to be observed or written are computed from."""
-        if tensor not in self._computed:
+        alike = self._alike(tensor)
+        if alike not in self._computed:
             found = self._reached(tensor, self._targets(tensor))
             sources = self._program.sources.items()
-            self._computed[tensor] = tuple(step for step, tensors in sources if step in found and tensor in tensors)
-        return self._computed[tensor]
+            self._computed[alike] = tuple(step for step, tensors in sources if step in found and tensor in tensors)
+        return self._computed[alike]
+
+    def _alike(self, tensor: str) -> tuple[Any, ...]:
+        """What the sources of a tensor depend on: most tensors of a program are alike."""
+        having = tuple([tensor in choice for choice in self._choices])
+        copied = tuple([copied.get(tensor) for copied in self._copying])
+        writes = (self._program.layouts[write.step] for write in self._program.writes if tensor in write.places)
+        return having, copied, tuple([layout.passthrough.get(tensor) for layout in writes])
 
     def hashed(self, tensor: str) -> tuple[str, ...]:
         """Sources that are hashed, of those that have the tensor: views are parts of other tensors."""
         layouts = self._program.layouts
+        if not self._program.hashed:
+            return ()
         return tuple(
             step
             for step, tensors in self._program.sources.items()
@@ -129,6 +144,8 @@ class Readers:
 
     def read(self, tensor: str) -> tuple[str, ...]:
         """All sources that are read."""
+        if not self._program.hashed:
+            return self.computed(tensor)
         found = {*self.computed(tensor), *self.hashed(tensor)}
         return tuple(step for step in self._program.sources if step in found)
 

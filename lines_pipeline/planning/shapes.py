@@ -7,7 +7,7 @@ takes another's tensor under another name or in another shape reads a view of it
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -56,12 +56,14 @@ class Shapes:
         return {key: name for name, keys in self.odd.items() for key in keys.values()}
 
 
-def tell_apart(layouts: Iterable[Layout], checkpoints: Iterable[Checkpoint]) -> Shapes:
-    """The keys that layouts and the files behind them need."""
+def tell_apart(layouts: Mapping[str, Layout], sources: Mapping[str, Checkpoint]) -> Shapes:
+    """The keys that values and the files behind them need, by step."""
     shapes: dict[str, Shape] = {}
     odd: dict[str, dict[Shape, None]] = {}
-    specs = [layout.tensors for layout in layouts]
-    specs += [{name: stored.spec for name, stored in one.tensors.items()} for one in checkpoints]
+    specs = [layout.tensors for layout in layouts.values()]
+    for step, checkpoint in sources.items():
+        if len(layouts[step].tensors) < len(checkpoint.tensors):
+            specs.append({name: stored.spec for name, stored in checkpoint.tensors.items()})
     for tensors in specs:
         for name, spec in tensors.items():
             if shapes.setdefault(name, spec.shape) != spec.shape:

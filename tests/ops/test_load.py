@@ -29,9 +29,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("stored", [{}, {"packed": True}, {"packed": True, "max_shard_size": "1KB"}])
-def test_saved_task_vectors_and_masks_can_be_loaded(
-    stored: dict[str, Any], models: Path, write_recipe: Recipe
-) -> None:
+def test_saved_task_vectors_and_masks_can_be_loaded(stored: dict[str, Any], models: Path, write_recipe: Recipe) -> None:
     nodes = {**PARTS, "mask": {"op": "save", "model": "kept", "path": "mask/model.safetensors", **stored}}
     made = lines_pipeline.run(write_recipe(nodes), out="parts")
     again = {

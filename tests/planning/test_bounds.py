@@ -1,4 +1,4 @@
-"""``include`` and ``exclude`` bound what a node counts: thresholds, majorities, norms and masks are of what it keeps."""
+"""``include`` and ``exclude`` bound what a node counts: its thresholds, majorities, norms and masks."""
 
 from __future__ import annotations
 

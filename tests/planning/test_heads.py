@@ -1,4 +1,4 @@
-"""Models with heads of their own over one encoder: what is left out may differ between them, and is never read as if not."""
+"""Models with heads of their own over one encoder: what is left out may differ between them."""
 
 from __future__ import annotations
 
