@@ -90,7 +90,7 @@ def draft_node(name: str, fields: Mapping[str, Any], ops: Mapping[str, Op]) -> t
     if op is None:
         return None, complaints
     known = fields_of(op)
-    complaints += [_unknown(op, key, known) for key in fields if key not in known]
+    complaints += [_unknown(op, key, known, ops) for key in fields if key not in known]
     inputs, found = _inputs(op, fields)
     globs = {key: _globs(fields.get(key, []), key, complaints) for key in ("include", "exclude") if takes_globs(op)}
     params = {key: fields[key] for key in parameter_names(op) if key in fields}
@@ -107,13 +107,15 @@ def _name_complaints(name: str) -> list[Complaint]:
     return [Complaint((), "expected a name of letters, digits, '-' and '_' that starts with a letter", at_key=True)]
 
 
-def _unknown(op: Op, key: str, known: list[str]) -> Complaint:
+def _unknown(op: Op, key: str, known: list[str], ops: Mapping[str, Op]) -> Complaint:
     if key in ("include", "exclude") and op.name == "load":
         return Complaint((key,), _OF_LOAD[key], at_key=True)
     if key in ("include", "exclude"):
         message = f"'{key}' is for ops that make weights, a delta or a mask, '{op.name}' does not"
         return Complaint((key,), message, at_key=True)
-    return Complaint((key,), unknown_key(key, known), at_key=True)
+    owners = [name for name, other in ops.items() if key in fields_of(other)]
+    hint = f"; '{key}' is a key of '{owners[0]}'" if len(owners) == 1 else ""
+    return Complaint((key,), unknown_key(key, known) + hint, at_key=True)
 
 
 _OF_LOAD = {
