@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.events import Sink
+from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.housekeeping import prune, size_limit
 from lines_pipeline.engine.schedulers import DRIVER, Scheduler
@@ -18,17 +19,20 @@ from lines_pipeline.engine.session import Session
 from lines_pipeline.evals.suites import chosen_tasks, missing_files, suite_runs, suite_tasks
 from lines_pipeline.io.adapter_updates import Base, update_checkpoint
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint, open_leniently, require_readable
+from lines_pipeline.io.dropping import keep_ties
 from lines_pipeline.io.folders import require_cache
 from lines_pipeline.io.formats.adapter_names import refuse_adapter
 from lines_pipeline.io.formats.adapters import read_adapter
 from lines_pipeline.io.formats.quantized import refuse_quantized
 from lines_pipeline.io.locations import download, locate
+from lines_pipeline.io.masks import VALUE_TYPE, unpacked
 from lines_pipeline.io.model_folders import declared_quantization
 from lines_pipeline.io.renaming import rename
 from lines_pipeline.ops.adapter import AdapterParams
 from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.ops.load import LoadParams
 from lines_pipeline.ops.soup import SoupParams
+from lines_pipeline.planning.globs import matches
 from lines_pipeline.planning.layouts import lay_out, left_out_names
 from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.passes import cone
@@ -210,13 +214,23 @@ def _local_path(located: Any, context: OpenedRecipe, step: str, *, build: bool) 
 
 
 def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
-    checkpoint = open_leniently(path, uri=params.path, spool=spool, key=params.key)
+    checkpoint = _of_type(params, open_leniently(path, uri=params.path, spool=spool, key=params.key))
     rules = [(rule.from_, rule.to) for rule in params.rename]
     renamed = rename(checkpoint, strip=params.prefix.strip, add=params.prefix.add, rules=rules)
     refuse_adapter(params.path, renamed.tensors)
     specs = {name: stored.spec for name, stored in renamed.tensors.items()}
     refuse_quantized(params.path, specs, declared_quantization(path))
-    return require_readable(renamed, params.drop)
+    readable = require_readable(renamed, params.drop)
+    return keep_ties(readable, lambda name: matches(params.drop, (name,))) if params.drop else readable
+
+
+def _of_type(params: LoadParams, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint as what the node says that it holds; ``CheckpointError`` where its header says otherwise."""
+    said = checkpoint.metadata.get(VALUE_TYPE, EdgeType.WEIGHTS.value)
+    if said != params.type and (said in (EdgeType.DELTA, EdgeType.MASK) or params.type == EdgeType.MASK):
+        kind = {"delta": "a task vector", "mask": "a mask"}.get(said, "a model")
+        raise CheckpointError(f"{params.path} holds {kind}: give the node that loads it 'type: {said}'")
+    return unpacked(checkpoint) if said == EdgeType.MASK else checkpoint
 
 
 def _suites_code(recipe: Recipe, graph: Graph, *, trust: bool, build: bool) -> list[str]:

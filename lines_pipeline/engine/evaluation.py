@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
+from lines_pipeline.io.regions import inside
 from lines_pipeline.ops.base import Measure
 from lines_pipeline.ops.blocks import Value, zeros_like
-from lines_pipeline.planning.program import Program
+from lines_pipeline.planning.program import Program, Readers, observes
 from lines_pipeline.recipe.graph import Step
 
 
@@ -51,23 +53,33 @@ class ProgramIndex:
         self.numbers = numbers
         """Observations by measure."""
         self._stats: dict[tuple[str, str, World], Mapping[str, Any]] = {}
-        self._read: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        self._readers = Readers(program)
+        self._read: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {}
         self._observed: dict[tuple[str, int], list[int]] = {}
 
     def read(self, tensor: str) -> tuple[str, ...]:
         """Sources that have the tensor and are computed with or hashed."""
-        return self._readers(tensor)[0]
+        return self._reading(tensor)[0]
+
+    def hashed(self, tensor: str) -> frozenset[str]:
+        """Sources that are hashed, of those that have the tensor."""
+        return self._reading(tensor)[1]
 
     def sources(self, tensor: str) -> tuple[str, ...]:
         """Sources of the tensor that the pass computes with (others are only hashed)."""
-        return self._readers(tensor)[1]
+        return self._readers.computed(tensor)
 
-    def _readers(self, tensor: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def is_view(self, step: str, tensor: str) -> bool:
+        """Whether a source has the tensor as a part of another, or by another name."""
+        return tensor in self.program.layouts[step].exposed
+
+    def name(self, tensor: str) -> str:
+        """The name of a tensor, from its key."""
+        return self.program.names.get(tensor, tensor)
+
+    def _reading(self, tensor: str) -> tuple[tuple[str, ...], frozenset[str]]:
         if tensor not in self._read:
-            program = self.program
-            having = [step for step, tensors in program.sources.items() if tensor in tensors]
-            needed = [s for s in having if s in self.steps and tensor in program.layouts[s].tensors]
-            self._read[tensor] = tuple(s for s in having if s in needed or s in program.hashed), tuple(needed)
+            self._read[tensor] = self._readers.read(tensor), frozenset(self._readers.hashed(tensor))
         return self._read[tensor]
 
     def observed(self, tensor: str, world: int = 0) -> list[int]:
@@ -80,9 +92,11 @@ class ProgramIndex:
 
     def observed_spec(self, number: int, tensor: str) -> TensorSpec | None:
         """What the values are computed as that an observation takes; None where it passes the tensor by."""
-        layouts = (self.program.layouts[step] for step in self.program.observations[number].measure.of)
-        spec = next((layout.tensors[tensor] for layout in layouts if tensor in layout.tensors), None)
-        return spec if spec is not None and spec.is_floating else None
+        observation = self.program.observations[number]
+        if not observes(self.program, observation, tensor):
+            return None
+        layouts = (self.program.layouts[step] for step in observation.measure.of)
+        return next(layout.tensors[tensor] for layout in layouts if tensor in layout.tensors)
 
     def stats(self, step: Step, tensor: str, world: World) -> Mapping[str, Any]:
         """What an op's ``apply`` is told about one tensor."""
@@ -118,8 +132,8 @@ class Block:
     Sources are 1-D tensors, or the registers of a tape to record what is done with them.
     """
 
-    def __init__(self, index: ProgramIndex, tensor: str, sources: Mapping[str, Value]) -> None:
-        self._index, self._program, self._tensor = index, index.program, tensor
+    def __init__(self, index: ProgramIndex, tensor: str, sources: Mapping[str, Value], start: int = 0) -> None:
+        self._index, self._program, self._tensor, self._start = index, index.program, tensor, start
         self._values: dict[Any, Value] = dict(sources)
         self._like = next(iter(sources.values()), None)
 
@@ -132,6 +146,10 @@ class Block:
         observation, spec = self._program.observations[number], self._index.observed_spec(number, self._tensor)
         assert spec is not None
         values = [self.input_value(step, spec, self._index.worlds[number][world]) for step in observation.measure.of]
+        regions = [self._program.layouts[step].regions.get(self._tensor) for step in observation.measure.of]
+        if any(regions) and all(regions):  # beyond the regions there is nothing to count
+            inside = self._inside(values[0], spec, tuple(map(max, *regions)) if len(regions) > 1 else regions[0])
+            values = [value[inside] for value in values]
         return observation.measure.observe(values, spec, observation.needs, observation.state)
 
     def written(self, number: int) -> Value:
@@ -147,13 +165,22 @@ class Block:
 
     def _compute(self, step: Step, world: World) -> Value:
         layout = self._program.layouts[step.id]
-        if self._tensor in layout.frozen:
-            return self.value((step.inputs.get("base") or step.inputs["models"])[0], world)
+        if self._tensor in layout.copied:
+            return self.value(layout.copied[self._tensor], world)
         spec = layout.tensors[self._tensor]
         taken = step.ingredients
         inputs = {port: tuple(self.input_value(i, spec, world) for i in taken.get(port, ())) for port in step.op.inputs}
         stats = self._index.stats(step, self._tensor, world if step.id in world.steps else ACTUAL)
-        return step.op.apply(step.params, inputs, spec, stats)
+        value = step.op.apply(step.params, inputs, spec, stats)
+        region = layout.regions.get(self._tensor)
+        if region is None:
+            return value
+        return torch.where(self._inside(value, spec, region), value, torch.zeros_like(value))
+
+    def _inside(self, value: torch.Tensor, spec: TensorSpec, region: tuple[int, ...]) -> torch.Tensor:
+        """Which entries of a block lie in the leading region of a tensor."""
+        places = np.arange(self._start, self._start + value.numel())
+        return torch.from_numpy(inside(places, spec.shape, region)).to(value.device)
 
     def input_value(self, step_id: str, spec: TensorSpec, world: World = ACTUAL) -> Value:
         """The value of ``step_id`` as input to a step computed as ``spec``: zero where it has no such tensor."""
@@ -199,6 +226,6 @@ def settle_nonfinite(stored: Mapping[str, torch.Tensor], tensor: str, origins: M
             raise CheckpointError(
                 f"{origins[guilty]}: tensor '{tensor}' holds {int(bad[guilty].sum())} NaN or Inf values "
                 "that the other models do not have. Repair the checkpoint, or leave the tensor out with 'exclude' on "
-                "every node that loads one of them."
+                "the nodes that merge it: 'task-vector', 'interpolate' or 'soup'."
             )
     return bad[first]

@@ -14,7 +14,9 @@ from lines_pipeline.planning.compilation import compile_pass
 from lines_pipeline.planning.layer_maps import layers_of
 from lines_pipeline.planning.layouts import lay_out
 from lines_pipeline.planning.memory import projected_peak, require_memory
+from lines_pipeline.planning.notes import render
 from lines_pipeline.planning.passes import Pass, cone, measures_of, stats_of
+from lines_pipeline.planning.program import Write, read_bytes
 from lines_pipeline.planning.report import PlanReport, describe_pass, scale_steps, scales_of
 from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
@@ -31,7 +33,9 @@ def forecast(
     peak = projected_peak(prepared.passes, prepared.layouts, session.settings)
     require_memory(peak, session.settings)
     steps = cone(graph, [request.step for request in wanted])
-    layouts, known = lay_out(graph, steps, session.checkpoints), session.known(graph, steps)
+    same = prepared.layouts.keys() >= set(steps)
+    layouts = prepared.layouts if same else lay_out(graph, steps, session.checkpoints)
+    known = session.known(graph, steps)
     passes = [
         describe_pass(one, prepared.layouts, _bytes_read(prepared, one, session))
         for one in prepared.passes
@@ -57,19 +61,16 @@ def forecast(
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
         warnings=tuple(dict.fromkeys(warning for scale in scales for warning in scale.warnings)),
         shortages=tuple(space_shortages(sizes(session, absent, prepared))),
+        notes=render(told for step in steps for told in layouts[step].told),
     )
 
 
 def _bytes_read(prepared: Prepared, one: Pass, session: Session) -> int:
     sources = session.sources(prepared, one, {})
     unknown = {m: None for p in prepared.passes for m in p.measures}
-    program = compile_pass(one, prepared.graph, prepared.layouts, sources, {**unknown, **prepared.known}, {})
-    names = {
-        name
-        for step in (*one.sinks, *(s for m in one.measures for s in m.of))
-        for name in prepared.layouts[step].tensors
-    }
-    return sum(t.spec.nbytes for tensors in program.sources.values() for name, t in tensors.items() if name in names)
+    written = {s: (Write(s, dict.fromkeys(prepared.layouts[s].tensors, ())),) for s in (*one.sinks, *one.drafts)}
+    known = {**unknown, **prepared.known}
+    return read_bytes(compile_pass(one, prepared.graph, prepared.layouts, sources, known, written))
 
 
 def block_scales(graph: Graph, session: Session, facts: Mapping[str, Mapping[str, Any]]) -> list[BlockScales]:

@@ -138,27 +138,30 @@ class _Worker:
     def _take(self, block: ReplayedBlock) -> None:
         """Count what was read, and note its digests."""
         self.result.bytes_read += block.nbytes
+        name = self._index.name(block.place[0])
         for step, digest in block.digests.items():
-            self.result.digests.setdefault((step, block.place[0]), []).append((block.place[1], digest))
+            self.result.digests.setdefault((step, name), []).append((block.place[1], digest))
 
     def _read(self, place: Place) -> dict[str, torch.Tensor]:
         tensor, start, stop = place
         found: dict[str, torch.Tensor] = {}
+        hashed = self._index.hashed(tensor)
         for step in self._index.read(tensor):
             stored = self._program.sources[step][tensor]
             value = self._reader.block(stored, start, stop, pinned=self._program.device != "cpu")
             self.result.bytes_read += value.nbytes
-            if step in self._program.hashed:
+            if step in hashed:
                 self._hash(step, tensor, start, value)
             found[step] = value
         return found
 
     def _hash(self, step: str, tensor: str, start: int, value: torch.Tensor) -> None:
-        digests = self.result.digests.setdefault((step, tensor), [])
+        name = self._index.name(tensor)
+        digests = self.result.digests.setdefault((step, name), [])
         for offset in range(0, value.numel(), BLOCK_NUMEL):
             digests.append((start + offset, block_digest(as_bytes(value[offset : offset + BLOCK_NUMEL]))))
         if value.dtype.is_floating_point and holds_nonfinite(widen(value, self._spec(step, tensor))):
-            self.result.nonfinite.add((step, tensor))
+            self.result.nonfinite.add((step, name))
 
     def _spec(self, step: str, tensor: str) -> Any:
         return self._program.sources[step][tensor].spec
@@ -170,13 +173,19 @@ class _Worker:
         values = {s: widen(staged.moved[s], self._spec(s, tensor)) for s in sources}
         settled: _Settled | None = None
         if any(self._is_nonfinite(s, tensor, values[s]) for s in floating):
-            places = settle_nonfinite(floating, tensor, {s: self._program.layouts[s].origin for s in floating})
+            places = settle_nonfinite(
+                floating, self._index.name(tensor), {s: self._program.layouts[s].origin for s in floating}
+            )
             settled = _Settled(places, next(iter(floating.values())))
             values = {s: torch.where(places.to(v.device), 0.0, v) if s in floating else v for s, v in values.items()}
-        return Block(self._index, tensor, values), settled
+        return Block(self._index, tensor, values, staged.place[1]), settled
 
     def _is_nonfinite(self, step: str, tensor: str, value: torch.Tensor) -> bool:
-        known = tensor in self._program.nonfinite.get(step, frozenset()) or (step, tensor) in self.result.nonfinite
+        known = tensor in self._program.nonfinite.get(step, ())
+        if step in self._program.hashed:  # a view is a part of what another tile hashes
+            known = (
+                known or (step, self._index.name(tensor)) in self.result.nonfinite or self._index.is_view(step, tensor)
+            )
         return known and holds_nonfinite(value)
 
     def _use(self, block: _Values, place: Place, stored: Stored, settled: _Settled | None) -> None:
@@ -200,7 +209,7 @@ class _Worker:
             matters = self._matters(self._program.observations[number].guess)
             found.append(block.observed(number, world) if matters else found[0])
         self._latest[number] = found[0]
-        self.result.partials.setdefault((number, tensor), []).append((start, tuple(found)))
+        self.result.partials.setdefault((number, self._index.name(tensor)), []).append((start, tuple(found)))
 
     def _matters(self, guess: Measure | None) -> bool:
         """Whether the hypotheses of what is guessed can make a difference on the block in hand."""
@@ -219,7 +228,7 @@ class _Worker:
     ) -> torch.Tensor | None:
         layout = self._program.layouts[self._program.writes[number].step]
         if not layout.tensors[tensor].is_floating:
-            return stored[layout.passthrough]
+            return stored[layout.passthrough[tensor]]
         value = block.written(number)
         if value is None:
             return None

@@ -72,11 +72,14 @@ class Recorder:
         computed = {spec.compute_dtype for spec in types.values() if spec.dtype != "bool"}
         recordable = all(spec.dtype in STORED for spec in types.values())
         known_bad = any(tensor in self._program.nonfinite.get(step, ()) for step in types)
+        known_bad = known_bad or any(self._index.is_view(s, tensor) and s in self._program.hashed for s in types)
+        recordable = recordable and all(stored.is_plain for stored in sources.values())
+        recordable = recordable and not any(tensor in layout.regions for layout in self._program.layouts.values())
         if len(computed) != 1 or not recordable or known_bad:
             return None
         tape = Tape(torch_dtype(computed.pop()), len(types))
         given = {step: tape.source(number, STORED[types[step].dtype]) for number, step in enumerate(types)}
-        hashed = self._program.hashed & types.keys()
+        hashed = self._index.hashed(tensor)
         block = Block(self._index, tensor, {step: given[step] for step in self._index.sources(tensor)})
         try:
             observed = {number: block.reduced(number, world) for number in self._index.observed(tensor, world)}

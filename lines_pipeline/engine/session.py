@@ -26,6 +26,7 @@ from lines_pipeline.planning.keys import Keys
 from lines_pipeline.planning.layouts import Layout, holds_exactly, lay_out
 from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.passes import Pass, Results, cone, lacking_measures, measures_of, plan_passes
+from lines_pipeline.planning.population import population
 from lines_pipeline.planning.program import (
     Job,
     Observation,
@@ -34,6 +35,7 @@ from lines_pipeline.planning.program import (
     Write,
     cut_jobs,
     group_tiles,
+    observed_tensors,
     sample_jobs,
 )
 from lines_pipeline.recipe.graph import Graph
@@ -95,7 +97,7 @@ class Session:
 
     def __post_init__(self) -> None:
         for step, checkpoint in self.checkpoints.items():
-            for path in {Path(stored.path) for stored in checkpoint.tensors.values()}:
+            for path in map(Path, {stored.path for stored in checkpoint.tensors.values()}):
                 if path.parent == self.cache.spool:
                     self.cache.hold(path)
             remembered = self.cache.digest(checkpoint)
@@ -121,8 +123,9 @@ class Session:
         passes = plan_passes(graph, steps, known, cached)
         if lacking := lacking_measures(graph, told, known, passes):
             passes = plan_passes(graph, steps, known, cached, lacking)
+        by_other_names = any(s for layout in layouts.values() for s in layout.views if not graph.steps[s].op.is_source)
         if (
-            not self.settings.on_cluster
+            not self.settings.on_cluster and not by_other_names
         ):  # where jobs are done again whose worker died, and may not meet finished blocks
             in_place = [step for step, dtype in outputs.items() if holds_drafts(graph.steps[step], dtype, layouts)]
             passes = with_drafts(passes, graph, known, cached, in_place)
@@ -180,9 +183,11 @@ class Session:
         """A pass's program, but for the states of its measures."""
         sources = self.sources(prepared, one, outputs)
         unhashed = frozenset(step for step in one.steps if step in self.checkpoints and step not in self.digests)
-        compiled = compile_pass(one, prepared.graph, prepared.layouts, sources, known, outputs)
         nonfinite = {**self.nonfinite, **self._inherited(prepared)}
-        return replace(compiled, hashed=unhashed, nonfinite=nonfinite, device=self.settings.device)
+        compiled = compile_pass(
+            one, prepared.graph, prepared.layouts, sources, known, outputs, hashed=unhashed, nonfinite=nonfinite
+        )
+        return replace(compiled, device=self.settings.device)
 
     def _inherited(self, prepared: Prepared) -> dict[str, frozenset[str]]:
         """By step that is read from the cache: tensors in which something that it was made of has NaN or Inf."""
@@ -217,7 +222,7 @@ class Session:
         name = f"{one.number}/{len(prepared.passes)}"
         results = self._sweep(name, program, jobs)
         self._learn_digests(program, results)
-        numels = {o.measure: prepared.layouts[o.measure.of[0]].numels for o in observations}
+        numels = {o.measure: population(o.measure, prepared.layouts) for o in observations}
         doubtful = outcome.take(results)
         found = finalize_all(observations, results, numels)
         results.clear()  # a sweep again needs the room of the magnitudes in them
@@ -229,7 +234,7 @@ class Session:
         found = {step: self.checkpoints[step] for step in one.steps if step in self.checkpoints}
         found |= {step: prepared.cached[step] for step in one.steps if step in prepared.cached}
         written = [*one.sinks, *(sink for sink, draft in one.drafts.items() if draft.step == sink)]
-        passthrough = {prepared.layouts[sink].passthrough for sink in written} - {""}
+        passthrough = {step for sink in written for step in prepared.layouts[sink].passthrough.values()}
         found |= {step: self.checkpoints[step] for step in sorted(passthrough)}
         drafts: dict[str, list[Write]] = {}
         for sink, draft in one.finishes.items():
@@ -241,16 +246,17 @@ class Session:
         """What sampled measures learn from a sample before the sweep."""
         if not one.sampled:
             return {}
-        numels = {m: prepared.layouts[m.of[0]].numels for m in one.sampled}
-        names = {name: numel for found in numels.values() for name, numel in found.items()}
-        taps = tuple(Observation(Sample(m.of[:1]), (), None) for m in one.sampled)
+        numels = {m: population(m, prepared.layouts) for m in one.sampled}
+        looked_at = {o.measure: o.tensors for o in program.observations}
+        taps = tuple(Observation(_sample(m), (), None, tensors=looked_at[m]) for m in one.sampled)
+        tensors = {key: spec.numel for tap in taps for key, spec in observed_tensors(program, tap).items()}
         samples: Mapping[Any, Any] = {}
         runs = max(m.sample_runs(numels[m]) for m in one.sampled)
         if runs:
             sampler = replace(program, observations=taps, writes=(), hashed=frozenset())
-            results = self._sweep(f"{one.number} sample", sampler, sample_jobs(names, runs))
+            results = self._sweep(f"{one.number} sample", sampler, sample_jobs(tensors, runs))
             samples = finalize_all(taps, results, {tap.measure: {} for tap in taps})
-        return {m: m.prepare(samples.get(Sample(m.of[:1]), {}), numels[m]) for m in one.sampled}
+        return {m: m.prepare(samples.get(_sample(m), {}), numels[m]) for m in one.sampled}
 
     def _settle(
         self, name: str, program: Program, found: dict[Measure, Any], numels: Mapping[Measure, Mapping[str, int]]
@@ -283,16 +289,17 @@ class Session:
         return results
 
     def _learn_digests(self, program: Program, results: Sequence[JobResult]) -> None:
+        blocks: dict[str, dict[str, list[tuple[int, int]]]] = {step: {} for step in program.hashed}
+        bad: dict[str, set[str]] = {step: set() for step in program.hashed}
+        for result in results:
+            for (source, tensor), found in result.digests.items():
+                blocks[source].setdefault(tensor, []).extend(found)
+            for source, tensor in result.nonfinite:
+                bad[source].add(tensor)
         for step in sorted(program.hashed):
-            blocks: dict[str, list[tuple[int, int]]] = {}
-            for result in results:
-                for (source, tensor), found in result.digests.items():
-                    if source == step:
-                        blocks.setdefault(tensor, []).extend(found)
             checkpoint = self.checkpoints[step]
-            ordered = {tensor: [digest for _, digest in sorted(found)] for tensor, found in blocks.items()}
-            bad = {t for result in results for source, t in result.nonfinite if source == step}
-            self._learn(step, identify(checkpoint, ordered, bad))
+            ordered = {tensor: [digest for _, digest in sorted(found)] for tensor, found in blocks[step].items()}
+            self._learn(step, identify(checkpoint, ordered, bad[step]))
 
     def identify(self, step: str) -> str:
         """The content digest of a load step's checkpoint; reads all of it where that is not known yet."""
@@ -303,3 +310,8 @@ class Session:
     def _learn(self, step: str, known: Known) -> None:
         self.digests[step], self.nonfinite[step] = known.digest, frozenset(known.nonfinite)
         self.cache.put_digest(self.checkpoints[step], known)
+
+
+def _sample(measure: Measure) -> Sample:
+    """What is sampled for a measure: magnitudes of the first value that it observes."""
+    return Sample(measure.of[:1], bounds=measure.bounds)

@@ -22,6 +22,7 @@ from lines_pipeline.io.committing import commit_files, commit_folder
 from lines_pipeline.io.companions import CARD, MANIFEST, Companions
 from lines_pipeline.io.entries import file_digest
 from lines_pipeline.io.folders import removed_if_empty
+from lines_pipeline.io.masks import SHAPES, VALUE_TYPE, packed_shapes
 from lines_pipeline.io.model_cards import Card
 from lines_pipeline.io.model_configs import settled_config
 from lines_pipeline.io.temporaries import temporary_path
@@ -96,7 +97,8 @@ def store(
         session.remember(graph, outcome.known)
         _require_held(outcome, prepared, wanted.values())
         for number, request in wanted.items():
-            found[number] = _commit(session, graph, request, layouts[number])
+            metadata = _metadata(session, graph, request, prepared.layouts[request.step])
+            found[number] = _commit(session, graph, request, layouts[number], metadata)
     return [found[number] for number in range(len(requests))], _facts(session, graph, told)
 
 
@@ -185,7 +187,7 @@ def _output_layout(session: Session, request: Request, step: Step, prepared: Pre
     layout = prepared.layouts[request.step]
     path = request.path or temporary_path(session.cache.value_path("pending"))
     specs = [_stored_spec(name, spec, step, request) for name, spec in _all_names(layout, step).items()]
-    room = len(canonical_json(_metadata(session, prepared.graph, request))) + 256
+    room = len(canonical_json(_metadata(session, prepared.graph, request, layout))) + 256
     return lay_out_files(path, specs, metadata_bytes=room, max_shard_bytes=request.max_shard_bytes)
 
 
@@ -225,15 +227,20 @@ def _writes(
     return found
 
 
-def _metadata(session: Session, graph: Graph, request: Request) -> dict[str, str]:
+def _metadata(session: Session, graph: Graph, request: Request, layout: Layout) -> dict[str, str]:
     loads = [step for step in graph.needed([request.step]) if graph.steps[step].op.is_source]
     label = session.cache.secrets.label  # what a recipe takes from the environment is in no file but by name
     digests = {label(step): session.digests.get(step, "0" * DIGEST_LENGTH) for step in loads}
-    return {"format": "pt", **request.metadata, "inputs": canonical_json(digests)}
+    kind = graph.steps[request.step].gives
+    told = {} if kind is EdgeType.WEIGHTS else {VALUE_TYPE: kind.value}
+    told |= {SHAPES: packed_shapes(list(layout.tensors.values()))} if request.packed else {}
+    return {"format": "pt", **request.metadata, **told, "inputs": canonical_json(digests)}
 
 
-def _commit(session: Session, graph: Graph, request: Request, layout: OutputLayout) -> Stored:
-    metadata, key = _metadata(session, graph, request), session.keys(graph).step(request.step)
+def _commit(
+    session: Session, graph: Graph, request: Request, layout: OutputLayout, metadata: Mapping[str, str]
+) -> Stored:
+    key = session.keys(graph).step(request.step)
     if request.path is None:
         assert key is not None
         complete_files(layout, metadata)

@@ -32,11 +32,20 @@ def irregular(mode: int) -> str | None:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor's place: ``spec.nbytes`` bytes of ``path`` from ``offset``."""
+    """A tensor's place: ``spec.nbytes`` bytes of ``path`` from ``offset``, unless it is stored otherwise."""
 
     spec: TensorSpec
     path: str
     offset: int
+    stored_shape: tuple[int, ...] | None = None
+    """The shape in the file, where ``spec`` is only its leading region (zero where the file has nothing)."""
+    packed: bool = False
+    """Whether the file has 8 values of a mask in a byte, the first in the lowest bit."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file has just these values, one after the other."""
+        return self.stored_shape is None and not self.packed
 
 
 @dataclass(frozen=True)

@@ -103,5 +103,5 @@ class DigestStore:
     def _path(self, checkpoint: Checkpoint) -> Path:
         files = [list(astuple(file)) for file in checkpoint.files]
         names = sorted(checkpoint.stored_names.get(name, name) for name in checkpoint.tensors)
-        identity = canonical_json(["xxh3 of all tensors", 2, files, checkpoint.part, names])
+        identity = canonical_json(["xxh3 of all tensors", 3, files, checkpoint.part, names])
         return self._folder / f"{blake3.blake3(identity.encode()).hexdigest()[:40]}.json"

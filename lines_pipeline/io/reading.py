@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lines_pipeline.core.errors import CheckpointError, EngineError
-from lines_pipeline.core.tensors import ITEM_BYTES
+from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES, TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
+from lines_pipeline.io.regions import inside, translated
 
 
 class BlockReader:
@@ -21,9 +24,39 @@ class BlockReader:
 
     def block(self, stored: StoredTensor, start: int, stop: int, *, pinned: bool = False) -> torch.Tensor:
         """Values ``start`` to ``stop`` of the flattened tensor, 1-D, in the stored data type; ``pinned``: for a GPU."""
+        if not stored.is_plain:
+            found = self._unpacked(stored, start, stop) if stored.packed else self._region(stored, start, stop)
+            return found.pin_memory() if pinned else found
         value = torch.empty(stop - start, dtype=getattr(torch, stored.spec.dtype), pin_memory=pinned)
         if stop > start:
             self.fill(stored, start, as_bytes(value))
+        return value
+
+    def _unpacked(self, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+        """Values of a mask that is stored with 8 of them in a byte."""
+        first = start // 8
+        packed = StoredTensor(TensorSpec(stored.spec.name, "uint8", ()), stored.path, stored.offset)
+        found = np.unpackbits(self.block(packed, first, -(-stop // 8)).numpy(), bitorder="little")
+        return torch.from_numpy(found[start - 8 * first : stop - 8 * first].copy()).bool()
+
+    def _region(self, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+        """Values of a tensor's leading region in another shape: zero where the file has none."""
+        assert stored.stored_shape is not None
+        shape, other = stored.spec.shape, stored.stored_shape
+        places = np.arange(start, stop)
+        known = inside(places, shape, tuple(map(min, shape, other)))
+        wanted = translated(places[known], shape, other)
+        whole = StoredTensor(replace(stored.spec, shape=other), stored.path, stored.offset)
+        found = torch.zeros(len(wanted), dtype=getattr(torch, stored.spec.dtype))
+        done = 0
+        while done < len(wanted):  # by stretches of the file, so that a block never needs much memory
+            first = int(wanted[done])
+            end = int(np.searchsorted(wanted, first + BLOCK_NUMEL))
+            taken = torch.from_numpy(wanted[done:end] - first)
+            found[done:end] = self.block(whole, first, int(wanted[end - 1]) + 1)[taken]
+            done = end
+        value = torch.zeros(stop - start, dtype=found.dtype)
+        value[torch.from_numpy(known)] = found
         return value
 
     def fill(self, stored: StoredTensor, start: int, view: memoryview) -> None:

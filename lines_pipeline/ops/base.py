@@ -73,6 +73,8 @@ class Measure(ABC):
     """Earlier measures whose results ``observe`` takes: they cost an earlier sweep."""
     optional: bool = field(default=False, kw_only=True)
     """Gathered only where a sweep is made anyhow; it never causes one."""
+    bounds: tuple[tuple[str, ...], tuple[str, ...]] | None = field(default=None, kw_only=True)
+    """``include`` and ``exclude`` of the step that needs it: it observes what they keep (set by the planner)."""
 
     @property
     def hypotheses(self) -> tuple[Any, ...]:
@@ -139,8 +141,14 @@ class Op(ABC):
     inputs: ClassVar[Mapping[str, Port]] = {}
     per_item: ClassVar[Mapping[str, str]] = {}
     """Parameters that take a number, a list or a map by item of the named port; ``apply`` gets a tuple of floats."""
+    needs_include: ClassVar[bool] = False
+    """Whether a node has to say ``include``."""
     granularity: ClassVar[Granularity] = Granularity.ELEMENTWISE
     Params: ClassVar[type[OpParams]] = OpParams
+
+    def gives_for(self, written: Mapping[str, Any]) -> EdgeType | None:
+        """``gives`` of a node with these parameters, as written."""
+        return self.gives
 
     def check(self, params: Any, counts: Mapping[str, int]) -> str | None:
         """What is wrong with this combination of parameters and numbers of inputs by port, or nothing."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,6 +39,9 @@ class LoadParams(OpParams):
         pattern="^([0-9a-f]{64})?$",
     )
     on_extra: Literal["error", "drop"] = Field("error", description="What to do with tensors that the base lacks.")
+    type: Literal["weights", "delta", "mask"] = Field(
+        "weights", description="What the file holds: a model, or a task vector or mask that 'save' wrote."
+    )
 
 
 class Load(Op):
@@ -49,3 +53,7 @@ class Load(Op):
     gives = EdgeType.WEIGHTS
     is_source = True
     Params = LoadParams
+
+    def gives_for(self, written: Mapping[str, Any]) -> EdgeType:
+        kinds = {str(kind): kind for kind in (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK)}
+        return kinds.get(str(written.get("type", "weights")), EdgeType.WEIGHTS)

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Op, Port, Values
+from lines_pipeline.ops.base import Op, OpParams, Port, Values
 from lines_pipeline.ops.blocks import Value
 
 
+class TaskVectorParams(OpParams):
+    on_missing: Literal["error", "base"] = Field(
+        "error", description="What to do about tensors that the model lacks: base leaves them out, so that base's stay."
+    )
+    on_shape_mismatch: Literal["error", "base", "crop"] = Field(
+        "error",
+        description="What to do about tensors of other shapes: base leaves them out, crop takes the leading region "
+        "that both have.",
+    )
+
+
 class TaskVector(Op):
-    """Fine-tuned minus pretrained weights, over the floating-point tensors; the rest is never subtracted."""
+    """Fine-tuned minus pretrained weights, over the floating-point tensors; the rest is never subtracted. What ``crop``
+    takes counts as a part of the tensor: the rest is zero and in no threshold or norm."""
 
     name = "task-vector"
     formula = "tau = theta - theta_0"
     source = "Ilharco et al., arXiv 2212.04089; mlfoundations/task_vectors, src/task_vectors.py"
     gives = EdgeType.DELTA
     inputs = {"model": Port(EdgeType.WEIGHTS), "base": Port(EdgeType.WEIGHTS)}
+    Params = TaskVectorParams
 
     def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         return inputs["model"][0] - inputs["base"][0]

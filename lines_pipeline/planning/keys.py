@@ -37,6 +37,7 @@ class Keys:
             return None
         fields = {f.name: getattr(measure, f.name) for f in dataclasses.fields(measure)}
         own = {name: value for name, value in fields.items() if name not in ("of", "needs", "optional")}
+        own |= {} if own.pop("bounds") is None else {"bounds": measure.bounds}
         return content_key([CACHE_VERSION, type(measure).__name__, measure.version, own, of, needs])
 
     def _step_key(self, step_id: str) -> str | None:
@@ -50,6 +51,8 @@ class Keys:
         params = step.params.model_dump(mode="json", exclude=_SAID_BY_DIGEST if step.op.is_source else set())
         # alpha: auto alone needs the vectors it is measured on
         source = self._digests.get(step_id)
-        versions = {name: measure.version for name, measure in measures_of(self._graph, step_id).items()}
-        op = [step.op.name, step.op.version, versions]
+        measures = measures_of(self._graph, step_id)
+        versions = {name: measure.version for name, measure in measures.items()}
+        bounded = ["bounded"] if any(measure.bounds for measure in measures.values()) else []  # unlike in 0.1
+        op = [step.op.name, step.op.version, versions, *bounded]
         return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source])

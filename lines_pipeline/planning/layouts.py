@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from lines_pipeline.core.errors import CheckpointError, PlanError, did_you_mean
+from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.ops.load import LoadParams
+from lines_pipeline.ops.task_vector import TaskVectorParams
+from lines_pipeline.planning.globs import chooses, matches, nearest, unmatched
+from lines_pipeline.planning.grafts import grafted
+from lines_pipeline.planning.matching import (
+    Comparison,
+    Layout,
+    compare,
+    refuse_extra,
+    refuse_missing,
+    refuse_shapes,
+)
+from lines_pipeline.planning.notes import Told, quoted
 from lines_pipeline.recipe.graph import Graph, Step
 
+__all__ = ["Layout", "lay_out"]
 
-@dataclass(frozen=True)
-class Layout:
-    """The tensors of a step's value.
-
-    ``tensors`` holds stored data types, also for task vectors (computed in ``TensorSpec.compute_dtype``); ``names``
-    all tensors of the model; ``sizes`` the number of values of its floating-point ones, from which layers are told;
-    ``frozen`` those that keep the first input's value;
-    ``passthrough`` the load step that integer and bool tensors are copied from; ``aliases`` second names of tied ones.
-    """
-
-    tensors: Mapping[str, TensorSpec]
-    names: tuple[str, ...]
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    frozen: frozenset[str] = frozenset()
-    left_out: frozenset[str] = frozenset()
-    passthrough: str = ""
-    origin: str = ""
-    """Where the tensors come from, for messages."""
-    drops_extra: bool = False
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def numels(self) -> dict[str, int]:
-        """Values of each floating-point tensor."""
-        return {name: spec.numel for name, spec in self.tensors.items() if spec.is_floating}
+Inputs = Mapping[str, Sequence[Layout]]
+"""Layouts of a step's inputs by port."""
 
 
 def lay_out(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Layout]:
@@ -48,13 +39,14 @@ def lay_out(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str, Check
     layouts: dict[str, Layout] = {}
     for step_id in needed:
         step = graph.steps[step_id]
-        if step.op.name == "load":
-            layouts[step_id] = _loaded(step, checkpoints[step_id])
+        if isinstance(step.params, LoadParams):
+            layouts[step_id] = _loaded(step, step.params, checkpoints[step_id])
         elif step.op.is_source:
             base = next((layouts[i] for i in step.inputs.get("base", ())), None)
             layouts[step_id] = _update(checkpoints[step_id], base)
         elif step.gives is not EdgeType.METRICS:
             layouts[step_id] = _derived(step, {port: [layouts[i] for i in ids] for port, ids in step.inputs.items()})
+    _refuse_unmatched(graph, layouts)
     return layouts
 
 
@@ -65,131 +57,284 @@ def holds_exactly(value: Checkpoint, layout: Layout) -> bool:
     return all(stored in (computed, "bool") for stored, computed in types)
 
 
-def _loaded(step: Step, checkpoint: Checkpoint) -> Layout:
-    tensors = {name: stored.spec for name, stored in checkpoint.tensors.items()}
-    left_out = left_out_names(step, tensors)
-    return Layout(
-        {name: spec for name, spec in tensors.items() if name not in left_out},
-        tuple(tensors),
-        aliases=checkpoint.aliases,
-        left_out=left_out,
-        passthrough=step.id,
-        origin=checkpoint.uri,
-        drops_extra=getattr(step.params, "on_extra", "error") == "drop",
-        sizes={name: spec.numel for name, spec in tensors.items() if spec.is_floating},
-    )
-
-
 def _update(checkpoint: Checkpoint, base: Layout | None) -> Layout:
-    """The update that an adapter stands for: a task vector of ``base``."""
+    """The update that an adapter stands for: a task vector of ``base``, or of any model that has its tensors."""
     tensors = {name: stored.spec for name, stored in checkpoint.tensors.items()}
     if base is None:
-        return Layout(tensors, tuple(tensors), origin=checkpoint.uri)
-    return Layout(tensors, base.names, aliases=base.aliases, passthrough=base.passthrough, origin=checkpoint.uri)
+        sizes = {name: spec.numel for name, spec in tensors.items()}
+        return Layout(tensors, tuple(tensors), origin=checkpoint.uri, partial=True, sizes=sizes)
+    return Layout(tensors, base.names, aliases=base.aliases, origin=checkpoint.uri, sizes=base.sizes)
 
 
 def left_out_names(step: Step, names: Iterable[str]) -> frozenset[str]:
-    """Names that ``include`` / ``exclude`` leave out."""
-    names = list(names)
-    for glob in (*step.include, *step.exclude):
-        if not fnmatch.filter(names, glob):
-            raise PlanError(f"node '{step.node}': the glob '{glob}' matches no tensor{did_you_mean(glob, names)}")
-    kept = {name for glob in step.include for name in fnmatch.filter(names, glob)} if step.include else set(names)
-    kept -= {name for glob in step.exclude for name in fnmatch.filter(names, glob)}
-    return frozenset(set(names) - kept)
+    """Names that ``include`` and ``exclude`` leave out; ``PlanError`` for a pattern that matches none."""
+    known = tuple(names)
+    for glob in unmatched((*step.include, *step.exclude), known):
+        raise PlanError(f"node '{step.node}': the glob '{glob}' matches no tensor{nearest(glob, known)}")
+    return frozenset(name for name in known if not chooses((step.include, step.exclude), (name,)))
 
 
-def _derived(step: Step, inputs: Mapping[str, list[Layout]]) -> Layout:
-    if step.op.name == "task-vector":
-        return _difference(step, inputs["model"][0], inputs["base"][0])
-    if step.op.name == "save":
-        return inputs["model"][0]
-    return _combined_weights(step, inputs) if step.gives is EdgeType.WEIGHTS else _combined_delta(step, inputs)
+def _refuse_unmatched(graph: Graph, layouts: Mapping[str, Layout]) -> None:
+    """Raise ``PlanError`` for a pattern that matches no tensor of any member of its node."""
+    useless: dict[tuple[str, str], bool] = {}
+    for step_id, layout in layouts.items():
+        step = graph.steps[step_id]
+        for glob in (*step.include, *step.exclude, *getattr(step.params, "drop", ())):
+            key = (step.node, glob)
+            useless[key] = useless.get(key, True) and glob in layout.unmatched
+    for (node, glob), nothing in useless.items():
+        if nothing:
+            names = {
+                name for step, layout in layouts.items() if graph.steps[step].node == node for name in layout.names
+            }
+            raise PlanError(f"node '{node}': the glob '{glob}' matches no tensor{nearest(glob, names)}")
 
 
-def _difference(step: Step, model: Layout, base: Layout) -> Layout:
-    require_same(step, model, base)
-    floating = {name: spec for name, spec in base.tensors.items() if spec.is_floating}
-    left_out = left_out_names(step, floating) | model.left_out
+def _loaded(step: Step, params: LoadParams, checkpoint: Checkpoint) -> Layout:
+    known = (*checkpoint.tensors, *checkpoint.aliases)
+    gone = frozenset(name for name in known if matches(params.drop, (name,))) if params.drop else frozenset()
+    specs = {name: stored.spec for name, stored in checkpoint.tensors.items() if name not in gone}
+    tensors = {name: spec for name, spec in specs.items() if step.gives is EdgeType.WEIGHTS or spec.is_floating}
+    if step.gives is EdgeType.MASK:
+        tensors = {name: _masked(step, spec) for name, spec in specs.items()}
+    integers = [name for name in specs if name not in tensors]
+    told = [Told(step.node, tuple(integers), "not floating-point, no part of a task vector", checkpoint.uri)]
     return Layout(
-        {name: spec for name, spec in floating.items() if name not in left_out},
+        tensors,
+        tuple(checkpoint.tensors),
+        aliases={alias: name for alias, name in checkpoint.aliases.items() if alias not in gone and name in tensors},
+        left_out=gone,
+        passthrough={name: step.id for name, spec in tensors.items() if not spec.is_floating},
+        origin=checkpoint.uri,
+        drops_extra=params.on_extra == "drop",
+        sizes={name: spec.numel for name, spec in tensors.items() if spec.is_floating},
+        partial=step.gives is not EdgeType.WEIGHTS,
+        told=(*_dropped(step, checkpoint, gone), *(told if integers else ())),
+        unmatched=unmatched(params.drop, known),
+    )
+
+
+def _masked(step: Step, spec: TensorSpec) -> TensorSpec:
+    """A mask's tensor, as of the task vector that it is for."""
+    if spec.dtype != "bool":
+        raise CheckpointError(
+            f"node '{step.node}': tensor '{spec.name}' is {spec.dtype}, expected bool: a mask is what 'save' writes of "
+            "one, as boolean tensors or packed"
+        )
+    return replace(spec, dtype="float32")
+
+
+def _dropped(step: Step, checkpoint: Checkpoint, gone: frozenset[str]) -> list[Told]:
+    if not gone:
+        return []
+    numels = {name: stored.spec.numel for name, stored in checkpoint.tensors.items()}
+    share = sum(numel for name, numel in numels.items() if name in gone) / max(sum(numels.values()), 1)
+    reason = f"dropped, {len(gone)} in all with {share:.2%} of the parameters; they are in no output"
+    return [Told(step.node, tuple(sorted(gone)), reason, checkpoint.uri)]
+
+
+def _derived(step: Step, inputs: Inputs) -> Layout:
+    if isinstance(step.params, TaskVectorParams):
+        return _difference(step, step.params, inputs["model"][0], inputs["base"][0])
+    if step.op.name == "save":
+        return replace(inputs["model"][0], copied={}, regions={}, views={}, told=(), unmatched=())
+    if step.op.name == "graft":
+        return grafted(step, inputs["model"][0], inputs["donor"][0])
+    if step.op.name == "apply":
+        return _applied(step, inputs["base"][0], inputs["delta"][0])
+    return _averaged(step, inputs["models"]) if step.gives is EdgeType.WEIGHTS else _combined(step, inputs)
+
+
+def _difference(step: Step, params: TaskVectorParams, model: Layout, base: Layout) -> Layout:
+    found = compare(step, model, base)
+    refuse_extra(step, model, base, found.extra)
+    if params.on_missing == "error":
+        remedy = "'on_missing: base' keeps the base's values of them"
+        refuse_missing(step, model, base, found.missing, remedy)
+    if params.on_shape_mismatch == "error":
+        refuse_shapes(step, model, base, found.reshaped, _RESHAPED)
+    same = dict(found.same)
+    overlaps = _overlaps(step, model, base, found) if params.on_shape_mismatch == "crop" else {}
+    same |= {name: found.reshaped[name] for name in overlaps}
+    tensors = {name: spec for name, spec in base.tensors.items() if name in same}
+    views = {name: theirs for name, theirs in found.views.items() if name in tensors}
+    return Layout(
+        tensors,
         base.names,
         aliases=base.aliases,
-        passthrough=base.passthrough,
+        regions={name: shape for name, shape in overlaps.items() if shape != tensors[name].shape},
+        views={step.inputs["model"][0]: views} if views else {},
         origin=base.origin,
         sizes=base.sizes,
+        told=(*_told(step, found, model, base), *_told_shapes(step, found, overlaps, model, base)),
+        unmatched=_unmatched(step, base, model),
     )
 
 
-def require_same(step: Step, model: Layout, base: Layout) -> None:
-    """Refuse tensors that ``model`` lacks, has on top of ``base``, or has in another shape or kind."""
-    who = f"node '{step.node}': {model.origin}"
-    missing = [name for name in base.tensors if name not in model.tensors and name not in model.left_out]
-    if missing:
-        near = did_you_mean(missing[0], set(model.tensors) - set(base.tensors))
-        raise CheckpointError(f"{who} lacks tensor '{missing[0]}'{_more(missing)} of {base.origin}{near}. {_RENAME}")
-    extra = [name for name in model.tensors if name not in base.tensors and name not in base.left_out]
-    if extra and not model.drops_extra:
-        raise CheckpointError(
-            f"{who} has tensor '{extra[0]}'{_more(extra)}, which {base.origin} lacks. "
-            "Say 'on_extra: drop' in its load node to leave such tensors out."
-        )
-    for name, spec in base.tensors.items():
-        other = model.tensors.get(name, spec)
-        if other.shape != spec.shape:
+_RESHAPED = (
+    "'on_shape_mismatch: base' keeps the base's values of such tensors, 'crop' merges the leading rows that both have, "
+    "and 'exclude' on this node leaves tensors out"
+)
+
+
+def _overlaps(step: Step, model: Layout, base: Layout, found: Comparison) -> dict[str, tuple[int, ...]]:
+    """The leading region that both have of tensors of different shapes."""
+    overlaps = {}
+    for name, theirs in found.reshaped.items():
+        shape, other = base.tensors[name].shape, model.tensors[theirs].shape
+        if len(shape) != len(other):
             raise CheckpointError(
-                f"{who}: tensor '{name}' has shape {list(other.shape)}, expected {list(spec.shape)} as in "
-                f"{base.origin}. Models of one merge must have the same architecture; 'exclude' on the nodes "
-                "that load them leaves a tensor out."
+                f"node '{step.node}': {model.origin}: tensor '{theirs}' has shape {list(other)}, expected {len(shape)} "
+                f"dimensions as in {base.origin} to crop; 'exclude' on this node leaves it out"
             )
-        if other.is_floating != spec.is_floating:
-            raise CheckpointError(
-                f"{who}: tensor '{name}' is {other.dtype}, but {spec.dtype} in {base.origin}: "
-                "one is floating-point, the other is not"
-            )
+        overlaps[name] = tuple(map(min, shape, other))
+    return {name: shape for name, shape in overlaps.items() if 0 not in shape}
 
 
-_RENAME = "If only the names differ, use 'prefix' or 'rename' in its load node."
+def _told_shapes(
+    step: Step, found: Comparison, overlaps: Mapping[str, tuple[int, ...]], model: Layout, base: Layout
+) -> list[Told]:
+    """What was done about tensors of different shapes."""
+    told = [
+        Told(step.node, (name,), f"cropped to {list(shape)}, the rest of the base's stays", model.origin)
+        for name, shape in overlaps.items()
+    ]
+    kept = tuple(name for name in found.reshaped if name not in overlaps)
+    return [*told, *([Told(step.node, kept, f"of another shape, {base.origin}'s stay", model.origin)] if kept else [])]
 
 
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+def _told(step: Step, found: Comparison, other: Layout, first: Layout) -> list[Told]:
+    """What a comparison of two models leaves as it is, leaves out or uses twice."""
+    mine, uses = first.origin, Counter(found.same.values())
+    cases = {
+        f"left out, {mine}'s stay": found.left,
+        f"not in the other file, {mine}'s stay": found.missing,
+        f"dropped from the other file, {mine}'s stay": found.dropped,
+        f"floating-point here and integer in {mine}, whose values stay": found.typed,
+        "tied to one tensor in the other file, which is used for each": [
+            n for n, t in found.same.items() if uses[t] > 1
+        ],
+        f"not in {mine}, in no output unless 'graft' adds them": [*found.extra, *found.extra_left],
+    }
+    return [Told(step.node, tuple(names), reason, other.origin) for reason, names in cases.items() if names]
 
 
-def _combined_weights(step: Step, inputs: Mapping[str, list[Layout]]) -> Layout:
-    """``apply``, ``interpolate``, ``soup``: the tensors of the base or the first model."""
-    first, *others = inputs["base"] if "base" in inputs else inputs["models"]
-    for other in others:
-        require_same(step, other, first)
-    for delta in inputs.get("delta", []):
-        _require_same_model(step, delta, first)
-    floating = [name for name, spec in first.tensors.items() if spec.is_floating]
-    frozen = left_out_names(step, floating)
-    frozen |= {name for layout in others for name in layout.left_out if name in first.tensors}
-    frozen |= {name for delta in inputs.get("delta", []) for name in floating if name not in delta.tensors}
-    return replace(first, frozen=frozen, drops_extra=False)
+def _unmatched(step: Step, *layouts: Layout) -> tuple[str, ...]:
+    """Patterns of the step that match no floating-point tensor of any of these values."""
+    globs = (*step.include, *step.exclude)
+    names = (n for one in layouts for t, spec in one.tensors.items() if spec.is_floating for n in one.all_names(t))
+    return unmatched(globs, names) if globs else ()
 
 
-def _combined_delta(step: Step, inputs: Mapping[str, list[Layout]]) -> Layout:
+def _averaged(step: Step, models: Sequence[Layout]) -> Layout:
+    """``interpolate`` and ``soup``: the tensors of the first model."""
+    first, views, told, bounds = models[0], dict[str, Mapping[str, str]](), list[Told](), (step.include, step.exclude)
+    floating = {name for name, spec in first.tensors.items() if spec.is_floating}
+    kept = {name for name in floating if chooses(bounds, first.all_names(name))} if any(bounds) else floating
+    for other, source in zip(models[1:], step.inputs["models"][1:], strict=True):
+        found = compare(step, other, first)
+        refuse_extra(step, other, first, found.extra)
+        refuse_missing(step, other, first, found.missing, _LEAVE_OUT)
+        refuse_shapes(step, other, first, found.reshaped, _SHAPES_OF_MODELS)
+        kept = kept & found.same.keys()
+        if renamed := found.views:
+            views[source] = renamed
+        told += _told(step, found, other, first)
+    return replace(
+        first,
+        copied=dict.fromkeys(sorted(floating - kept), step.inputs["models"][0]),
+        regions={},
+        views=views,
+        drops_extra=False,
+        told=tuple(told),
+        unmatched=_unmatched(step, *models),
+    )
+
+
+_LEAVE_OUT = "'exclude' on this node keeps the first model's values of them"
+_SHAPES_OF_MODELS = "'exclude' on this node keeps the first model's values of such tensors"
+
+
+def _applied(step: Step, base: Layout, delta: Layout) -> Layout:
+    """The tensors of the base: those that the task vector lacks, or the step leaves out, keep its values."""
+    found = compare(step, delta, base)
+    refuse_extra(step, delta, base, found.extra)
+    refuse_shapes(step, delta, base, found.reshaped, "'exclude' on this node keeps the base's values of such tensors")
+    views = found.views
+    return replace(
+        base,
+        copied={n: step.inputs["base"][0] for n, s in base.tensors.items() if s.is_floating and n not in found.same},
+        regions={},
+        views={step.inputs["delta"][0]: views} if views else {},
+        drops_extra=False,
+        told=_told_of_delta(step, found, base, delta),
+        unmatched=_unmatched(step, base),
+    )
+
+
+def _told_of_delta(step: Step, found: Comparison, base: Layout, delta: Layout) -> tuple[Told, ...]:
+    """What a task vector lacks that its own model did not have either, and what of it is not used."""
+    known = {*delta.names, *delta.left_out}
+    cases = {
+        f"not in the task vector, {base.origin}'s stay": [n for n in found.missing if not known & {*base.all_names(n)}],
+        f"not in {base.origin}, in no output": found.extra,
+        f"integer in {base.origin}, whose values stay": found.typed,
+    }
+    return tuple(Told(step.node, tuple(names), reason, delta.origin) for reason, names in cases.items() if names)
+
+
+def _combined(step: Step, inputs: Inputs) -> Layout:
     """Task vectors and masks: the tensors that any of the merged vectors has; absent ones count as zero."""
     main = inputs.get("merged") or inputs.get("delta") or inputs["deltas"]
-    for layouts in inputs.values():
-        for layout in layouts:
-            _require_same_model(step, layout, main[0])
     tensors = {name: spec for layout in main for name, spec in layout.tensors.items()}
-    left_out = left_out_names(step, tensors) if step.include or step.exclude else frozenset()
-    return replace(main[0], tensors={name: tensors[name] for name in sorted(tensors) if name not in left_out})
-
-
-def _require_same_model(step: Step, layout: Layout, first: Layout) -> None:
-    if layout.names == first.names:
-        shapes = {name: spec.shape for name, spec in first.tensors.items()}
-        if all(spec.shape == shapes.get(name, spec.shape) for name, spec in layout.tensors.items()):
-            return
-    odd = sorted(set(layout.names) ^ set(first.names)) or [
-        name for name, spec in layout.tensors.items() if spec.shape != first.tensors.get(name, spec).shape
-    ]
-    raise CheckpointError(
-        f"node '{step.node}': updates of different models cannot be combined: {layout.origin} and {first.origin} "
-        f"differ in tensor '{odd[0]}'{_more(odd)}"
+    if step.op.name == "mask":
+        tensors = {name: spec for name, spec in tensors.items() if name in inputs["mask"][0].tensors}
+    bounds = step.include, step.exclude
+    if any(bounds):
+        tensors = {name: spec for name, spec in tensors.items() if chooses(bounds, main[0].all_names(name))}
+    for layout in (layout for layouts in inputs.values() for layout in layouts):
+        _require_same_model(step, layout, main[0], tensors)
+    names = main[0].names
+    if any(layout.names != names for layout in main):
+        names = tuple(sorted({name for layout in main for name in layout.names}))
+    return replace(
+        main[0],
+        tensors={name: tensors[name] for name in sorted(tensors)},
+        names=names,
+        sizes={name: size for layout in reversed(main) for name, size in layout.sizes.items()},
+        copied={},
+        regions=_regions(step, inputs, main, tensors),
+        views={},
+        partial=all(layout.partial for layout in main),
+        drops_extra=any(layout.drops_extra for layout in main),
+        told=(),
+        unmatched=_unmatched(step, *main),
     )
+
+
+def _regions(
+    step: Step, inputs: Inputs, main: Sequence[Layout], tensors: Mapping[str, TensorSpec]
+) -> dict[str, tuple[int, ...]]:
+    """The regions that count: what any of the merged vectors has, and where a mask is for it."""
+    found = {}
+    for name in {name for layouts in inputs.values() for layout in layouts for name in layout.regions} & tensors.keys():
+        shapes = [layout.regions.get(name, tensors[name].shape) for layout in main if name in layout.tensors]
+        region = tuple(map(max, *shapes)) if len(shapes) > 1 else shapes[0]
+        if step.op.name == "mask":
+            region = tuple(map(min, region, inputs["mask"][0].regions.get(name, region)))
+        if region != tensors[name].shape:
+            found[name] = region
+    return found
+
+
+def _require_same_model(step: Step, layout: Layout, first: Layout, tensors: Mapping[str, TensorSpec]) -> None:
+    """Raise ``CheckpointError`` where a vector has one of ``tensors`` in another shape, or its model lacks it."""
+    odd = [n for n, spec in tensors.items() if n in layout.tensors and layout.tensors[n].shape != spec.shape]
+    if not layout.partial and layout.names != first.names:
+        known = {*layout.names, *layout.aliases, *layout.left_out}
+        odd += [name for name in tensors if name not in known]
+    if odd:
+        raise CheckpointError(
+            f"node '{step.node}': updates of different models cannot be combined: {layout.origin} and {first.origin} "
+            f"differ in {quoted(odd)}; 'exclude' on the nodes that make or merge them leaves tensors out"
+        )

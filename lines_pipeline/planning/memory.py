@@ -11,6 +11,7 @@ from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.ops.threshold import TrimThreshold
 from lines_pipeline.planning.layouts import Layout
 from lines_pipeline.planning.passes import Pass
+from lines_pipeline.planning.population import population
 from lines_pipeline.planning.program import SAMPLE_RUN_NUMEL
 
 BASE_BYTES = 420_000_000
@@ -43,12 +44,12 @@ def projected_peak(passes: Sequence[Pass], layouts: Mapping[str, Layout], settin
 
 def _pass_bytes(one: Pass, layouts: Mapping[str, Layout], settings: EngineSettings) -> int:
     thresholds = [measure for measure in one.measures if isinstance(measure, TrimThreshold)]
-    kept = [measure.kept_numel(layouts[measure.of[0]].numels) for measure in thresholds]
+    kept = [measure.kept_numel(population(measure, layouts)) for measure in thresholds]
     workers = 1 if settings.scheduler == "serial" else settings.workers
     types = {spec.compute_dtype for step in one.steps for spec in layouts[step].tensors.values()}
     item = max((ITEM_BYTES[dtype] for dtype in types), default=0)
     blocks = workers * (len(one.steps) + 2 * len(thresholds) + 4) * BLOCK_NUMEL
-    runs = max((measure.sample_runs(layouts[measure.of[0]].numels) for measure in thresholds), default=0)
+    runs = max((measure.sample_runs(population(measure, layouts)) for measure in thresholds), default=0)
     samples = SAMPLE_RUN_NUMEL * runs * (len(thresholds) + 2)
     return item * (max(sum(kept) + 2 * max(kept, default=0), samples) + blocks)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lines_pipeline.ops.base import Measure
@@ -57,7 +57,16 @@ def measures_of(graph: Graph, step_id: str) -> Mapping[str, Measure]:
     told = {
         port: _summed(graph, ids, others) if step.op.inputs[port].by_sum else ids for port, ids in step.inputs.items()
     }
-    return step.op.measures(step.params, told, step.id)
+    found = step.op.measures(step.params, told, step.id)
+    return {name: _bounded(step, measure) for name, measure in found.items()}
+
+
+def _bounded(step: Step, measure: Measure) -> Measure:
+    """The measure over what the step keeps: ``include`` and ``exclude`` limit what is counted, too."""
+    if step.id in measure.of or not (step.include or step.exclude):
+        return measure
+    needs = tuple(_bounded(step, need) for need in measure.needs)
+    return replace(measure, bounds=(step.include, step.exclude), needs=needs)
 
 
 def stats_of(graph: Graph, step_id: str, known: Results) -> dict[str, Any] | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lines_pipeline.core.tensors import BLOCK_NUMEL, TensorSpec
+from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES, TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.ops.base import Granularity, Measure
 from lines_pipeline.planning.layouts import Layout
@@ -48,11 +48,13 @@ class Observation:
     needs: tuple[Any, ...]
     state: Any
     guess: Measure | None = None
+    tensors: frozenset[str] | None = None
+    """The tensors that it looks at; None for all that its values have."""
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Everything a job needs besides its tiles."""
+    """Everything a job needs besides its tiles. Tensors go by key: a name, or name and shape (``planning.shapes``)."""
 
     steps: tuple[Step, ...]
     layouts: Mapping[str, Layout]
@@ -72,6 +74,8 @@ class Program:
     """Tensors that are known to hold NaN or Inf, by source."""
     observations: tuple[Observation, ...]
     writes: tuple[Write, ...]
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Names of tensors by key, where these differ."""
     device: str = "cpu"
     recorded: bool = False
     """Whether blocks run as recordings; loading the compiled part of these pays for large passes only."""
@@ -84,7 +88,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Tile:
-    """A range of values of one tensor, in all sources of the program that have it."""
+    """A range of values of one tensor, by key, in all sources of the program that have it and are needed."""
 
     tensor: str
     start: int
@@ -100,64 +104,161 @@ class Job:
     """Bytes read."""
 
 
-def needed_names(program: Program) -> dict[str, TensorSpec]:
-    """Tensors that the pass has to visit."""
+class Readers:
+    """Which sources a program needs of each tensor: those that it computes a value with, and those that it hashes."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._steps = {step.id: step for step in program.steps}
+        self._copying = [layout.copied for layout in program.layouts.values() if layout.copied]
+        self._choices: list[Collection[str]] = [layout.tensors for layout in program.layouts.values()]
+        self._choices += [layout.exposed for layout in program.layouts.values() if layout.exposed]
+        self._choices += [one.tensors for one in program.observations if one.tensors is not None]
+        self._choices += [write.places for write in program.writes]
+        self._computed: dict[tuple[Any, ...], tuple[str, ...]] = {}
+
+    def computed(self, tensor: str) -> tuple[str, ...]:
+        """Sources that values to be observed or written are computed from."""
+        alike = self._alike(tensor)
+        if alike not in self._computed:
+            found = self._reached(tensor, self._targets(tensor))
+            sources = self._program.sources.items()
+            self._computed[alike] = tuple(step for step, tensors in sources if step in found and tensor in tensors)
+        return self._computed[alike]
+
+    def _alike(self, tensor: str) -> tuple[Any, ...]:
+        """What the sources of a tensor depend on: most tensors of a program are alike."""
+        having = tuple([tensor in choice for choice in self._choices])
+        copied = tuple([copied.get(tensor) for copied in self._copying])
+        writes = (self._program.layouts[write.step] for write in self._program.writes if tensor in write.places)
+        return having, copied, tuple([layout.passthrough.get(tensor) for layout in writes])
+
+    def hashed(self, tensor: str) -> tuple[str, ...]:
+        """Sources that are hashed, of those that have the tensor: views are parts of other tensors."""
+        layouts = self._program.layouts
+        if not self._program.hashed:
+            return ()
+        return tuple(
+            step
+            for step, tensors in self._program.sources.items()
+            if step in self._program.hashed and tensor in tensors and tensor not in layouts[step].exposed
+        )
+
+    def read(self, tensor: str) -> tuple[str, ...]:
+        """All sources that are read."""
+        if not self._program.hashed:
+            return self.computed(tensor)
+        found = {*self.computed(tensor), *self.hashed(tensor)}
+        return tuple(step for step in self._program.sources if step in found)
+
+    def _targets(self, tensor: str) -> list[str]:
+        """Steps whose values are wanted; integer tensors come as they are from one source."""
+        layouts = self._program.layouts
+        wanted = [
+            step
+            for one in self._program.observations
+            for step in one.measure.of
+            if observes(self._program, one, tensor)
+        ]
+        for write in self._program.writes:
+            if tensor in write.places:
+                layout = layouts[write.step]
+                wanted.append(write.step if layout.tensors[tensor].is_floating else layout.passthrough[tensor])
+        return wanted
+
+    def _reached(self, tensor: str, targets: list[str]) -> set[str]:
+        layouts, sources, found = self._program.layouts, self._program.sources, set[str]()
+        while targets:
+            step_id = targets.pop()
+            if step_id in found or tensor not in layouts[step_id].tensors:
+                continue
+            found.add(step_id)
+            if step_id not in sources:
+                copied = layouts[step_id].copied.get(tensor)
+                step = self._steps[step_id]
+                targets += [copied] if copied else (i for ids in step.ingredients.values() for i in ids)
+        return found
+
+
+def observes(program: Program, observation: Observation, tensor: str) -> bool:
+    """Whether an observation looks at a tensor."""
+    if observation.tensors is not None and tensor not in observation.tensors:
+        return False
+    layouts = (program.layouts[step] for step in observation.measure.of)
+    return any(
+        tensor in layout.tensors and layout.tensors[tensor].is_floating and tensor not in layout.exposed
+        for layout in layouts
+    )
+
+
+def observed_tensors(program: Program, observation: Observation) -> dict[str, TensorSpec]:
+    """The tensors that an observation looks at."""
+    found: dict[str, TensorSpec] = {}
+    for step_id in observation.measure.of:
+        layout = program.layouts[step_id]
+        found |= {n: s for n, s in layout.tensors.items() if s.is_floating and n not in layout.exposed}
+    return found if observation.tensors is None else {n: s for n, s in found.items() if n in observation.tensors}
+
+
+def needed_tensors(program: Program) -> dict[str, TensorSpec]:
+    """Tensors that the pass has to visit, by key."""
     found: dict[str, TensorSpec] = {}
     for source in sorted(program.hashed):
-        found |= {name: stored.spec for name, stored in program.sources[source].items()}
+        exposed = program.layouts[source].exposed
+        found |= {key: stored.spec for key, stored in program.sources[source].items() if key not in exposed}
     for observation in program.observations:
-        for step_id in observation.measure.of:
-            found |= {n: s for n, s in program.layouts[step_id].tensors.items() if s.is_floating}
+        found |= observed_tensors(program, observation)
     for write in program.writes:
-        found |= {name: program.layouts[write.step].tensors[name] for name in write.places}
+        found |= {key: program.layouts[write.step].tensors[key] for key in write.places}
     return dict(sorted(found.items()))
+
+
+def read_bytes(program: Program) -> int:
+    """Bytes of tensor data that a sweep over the whole program reads."""
+    readers = Readers(program)
+    return sum(spec.numel * _width(program, readers, key) for key, spec in needed_tensors(program).items())
 
 
 def cut_jobs(program: Program, workers: int) -> list[Job]:
     """Jobs of neighbouring tiles, of 4 to 128 MB of input, several a worker; tiles begin at fixed blocks."""
-    names = needed_names(program)
-    goal = _goal(sum(spec.numel * _width(program, name) for name, spec in names.items()), workers)
-    tiles: list[Tile] = []
-    for name, spec in names.items():
-        step = spec.numel if program.whole_tensors else _tile_numel(goal, _width(program, name))
-        tiles += (Tile(name, start, min(start + step, spec.numel)) for start in range(0, spec.numel, max(step, 1)))
-    return _grouped(program, tiles, goal)
+    readers = Readers(program)
+    tensors = {key: (spec.numel, _width(program, readers, key)) for key, spec in needed_tensors(program).items()}
+    goal = _goal(sum(numel * width for numel, width in tensors.values()), workers)
+    tiles: list[tuple[Tile, int]] = []
+    for key, (numel, width) in tensors.items():
+        step = max(numel if program.whole_tensors else _tile_numel(goal, width), 1)
+        tiles += ((Tile(key, start, min(start + step, numel)), width) for start in range(0, numel, step))
+    return _grouped(tiles, goal)
 
 
 def group_tiles(program: Program, tiles: Sequence[Tile], workers: int) -> list[Job]:
     """Jobs of given tiles."""
-    return _grouped(program, tiles, _goal(sum(_nbytes(program, tile) for tile in tiles), workers))
+    readers = Readers(program)
+    wide = [(tile, _width(program, readers, tile.tensor)) for tile in tiles]
+    return _grouped(wide, _goal(sum((tile.stop - tile.start) * width for tile, width in wide), workers))
 
 
 def _goal(total: int, workers: int) -> int:
     return min(max(total // (workers * 8), MIN_JOB_BYTES), MAX_JOB_BYTES)
 
 
-def _grouped(program: Program, tiles: Sequence[Tile], goal: int) -> list[Job]:
-    """Jobs of at least ``goal`` bytes of input, but for the last."""
+def _grouped(tiles: Iterable[tuple[Tile, int]], goal: int) -> list[Job]:
+    """Jobs of at least ``goal`` bytes of input, but for the last; tiles come with the bytes of one value."""
     jobs: list[Job] = []
     group: list[Tile] = []
     nbytes = 0
-    for tile in tiles:
+    for tile, width in tiles:
         group.append(tile)
-        nbytes += _nbytes(program, tile)
+        nbytes += (tile.stop - tile.start) * width
         if nbytes >= goal:
             jobs.append(Job(tuple(group), nbytes))
             group, nbytes = [], 0
     return [*jobs, Job(tuple(group), nbytes)] if group else jobs
 
 
-def _nbytes(program: Program, tile: Tile) -> int:
-    return (tile.stop - tile.start) * _width(program, tile.tensor)
-
-
-def _width(program: Program, name: str) -> int:
-    """Bytes of one value of a tensor in all sources that have it."""
-    return sum(stored.spec.nbytes // max(stored.spec.numel, 1) for stored in _stored(program, name))
-
-
-def _stored(program: Program, name: str) -> list[StoredTensor]:
-    return [tensors[name] for tensors in program.sources.values() if name in tensors]
+def _width(program: Program, readers: Readers, key: str) -> int:
+    """Bytes of one value of a tensor in all sources that are read."""
+    return sum(ITEM_BYTES[program.sources[step][key].spec.dtype] for step in readers.read(key))
 
 
 def _tile_numel(goal: int, width: int) -> int:

@@ -122,7 +122,7 @@ class Assembly:
     def tried(self, draft: Draft, written: Mapping[str, Any]) -> tuple[list[Step], Spread, list[Complaint]]:
         """What ``add`` would do."""
         complaints = [one for port in draft.inputs for one in self._type_complaints(draft, port)]
-        gives = draft.op.gives or self._input_type(draft)
+        gives = draft.gives or self._input_type(draft)
         feeds, found = self._feeds(draft)
         complaints += found
         if feeds is not None:

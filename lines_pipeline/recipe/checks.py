@@ -31,7 +31,7 @@ def checked_graph(document: Document, recorded: Mapping[str, Any], tune: Tune | 
         if draft is not None:
             drafts[name] = draft
     problems += _circle_problems(document, drafts)
-    assembly = Assembly(document.data["nodes"], {name: draft.op.gives for name, draft in drafts.items()})
+    assembly = Assembly(document.data["nodes"], {name: draft.gives for name, draft in drafts.items()})
     for name in node_order(drafts):
         steps_before = dict(assembly.steps)
         problems += node_problems(document, name, assembly.add(drafts[name], recorded["nodes"][name]))

@@ -42,6 +42,11 @@ class Draft:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
 
+    @property
+    def gives(self) -> EdgeType | None:
+        """The type of the node's value; None where it is that of its input."""
+        return self.op.gives_for(self.params)
+
     def references(self, port: str, names: Mapping[str, Any]) -> tuple[Reference, ...]:
         """What ``port`` names, with ``{item}`` filled from ``names``."""
         written = fill_items(self.inputs[port], names)
@@ -64,8 +69,8 @@ def parameter_names(op: Op) -> list[str]:
 
 
 def takes_globs(op: Op) -> bool:
-    """Whether ``include`` and ``exclude`` make sense: the op makes weights or a delta."""
-    return op.gives in (EdgeType.WEIGHTS, EdgeType.DELTA)
+    """Whether ``include`` and ``exclude`` make sense: the op makes weights, a delta or a mask of others."""
+    return bool(op.inputs) and op.gives in (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK)
 
 
 def fields_of(op: Op) -> list[str]:
@@ -87,10 +92,13 @@ def draft_node(name: str, fields: Mapping[str, Any], ops: Mapping[str, Op]) -> t
         return None, complaints
     known = fields_of(op)
     unknown = [key for key in fields if key not in known]
-    complaints += [_unknown(op, key, known) for key in unknown[:MAX_COMPLAINTS]]
+    complaints += [_unknown(op, key, known, ops) for key in unknown[:MAX_COMPLAINTS]]
     inputs, found = _inputs(op, fields)
     globs = {key: _globs(fields.get(key, []), key, complaints) for key in ("include", "exclude") if takes_globs(op)}
     params = {key: fields[key] for key in parameter_names(op) if key in fields}
+    if op.needs_include and not fields.get("include"):
+        message = f"'include' is missing: the patterns of the tensors that '{op.name}' takes"
+        complaints.append(Complaint((), message, at_key=True))
     draft = Draft(name, op, inputs, params, items, globs.get("include", ()), globs.get("exclude", ()))
     return draft, complaints + found
 
@@ -101,10 +109,23 @@ def _name_complaints(name: str) -> list[Complaint]:
     return [Complaint((), "expected a name of letters, digits, '-' and '_' that starts with a letter", at_key=True)]
 
 
-def _unknown(op: Op, key: str, known: list[str]) -> Complaint:
+def _unknown(op: Op, key: str, known: list[str], ops: Mapping[str, Op]) -> Complaint:
+    if key in ("include", "exclude") and op.name == "load":
+        return Complaint((key,), _OF_LOAD[key], at_key=True)
     if key in ("include", "exclude"):
-        return Complaint((key,), f"'{key}' is for ops that make weights or a delta, '{op.name}' does not", at_key=True)
-    return Complaint((key,), unknown_key(key, known), at_key=True)
+        message = f"'{key}' is for ops that make weights, a delta or a mask, '{op.name}' does not"
+        return Complaint((key,), message, at_key=True)
+    owners = [name for name, other in ops.items() if key in fields_of(other)]
+    hint = f"; '{key}' is a key of '{owners[0]}'" if len(owners) == 1 else ""
+    return Complaint((key,), unknown_key(key, known) + hint, at_key=True)
+
+
+_OF_LOAD = {
+    "exclude": "'exclude' on 'load' is gone: 'exclude' on 'task-vector' (or on the node that merges) keeps the base's "
+    "values, 'drop' on 'load' leaves tensors out of everything, the output too",
+    "include": "'include' on 'load' is gone: 'include' on 'task-vector' (or on the node that merges) keeps the base's "
+    "values of all else, 'drop' on 'load' names tensors to leave out of everything, the output too",
+}
 
 
 def _find_op(fields: Mapping[str, Any], ops: Mapping[str, Op]) -> tuple[Op | None, list[Complaint]]:

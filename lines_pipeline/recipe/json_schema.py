@@ -152,7 +152,8 @@ def _completeness(op: Op) -> dict[str, Any]:
     """What a node must have where no other recipe can supply it."""
     ports = [name for name, port in op.inputs.items() if not port.optional]
     params = [field.alias or name for name, field in op.Params.model_fields.items() if field.is_required()]
-    return {"if": {"properties": {"op": _op_name(op)}}, "then": {"required": [*ports, *params]}}
+    globs = ["include"] if op.needs_include else []
+    return {"if": {"properties": {"op": _op_name(op)}}, "then": {"required": [*ports, *params, *globs]}}
 
 
 def _port(port: Port) -> dict[str, Any]:

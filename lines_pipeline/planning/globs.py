@@ -1,0 +1,44 @@
+"""Which tensors the patterns of a recipe choose."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from lines_pipeline.core.errors import did_you_mean
+
+Bounds = tuple[tuple[str, ...], tuple[str, ...]]
+"""``include`` and ``exclude`` of a node."""
+
+MAX_CANDIDATES = 5000
+"""Names among which the nearest to a mistyped one is looked for: comparing texts is slow."""
+
+
+def matches(globs: Iterable[str], names: Iterable[str]) -> bool:
+    """Whether any of ``globs`` matches any of a tensor's names (it has several where it is tied)."""
+    patterns = [_compiled(glob) for glob in globs]
+    return any(pattern.match(name) for name in names for pattern in patterns)
+
+
+def chooses(bounds: Bounds, names: Sequence[str]) -> bool:
+    """Whether a node with these bounds keeps the tensor with these names."""
+    include, exclude = bounds
+    return (not include or matches(include, names)) and not (exclude and matches(exclude, names))
+
+
+def unmatched(globs: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
+    """Those of ``globs`` that match none of ``names``."""
+    known = tuple(names)
+    return tuple(glob for glob in globs if not any(map(_compiled(glob).match, known)))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the nearest of many names, or nothing."""
+    return did_you_mean(name, sorted(names)[:MAX_CANDIDATES])
+
+
+@lru_cache(maxsize=1024)
+def _compiled(glob: str) -> re.Pattern[str]:
+    return re.compile(fnmatch.translate(glob))
