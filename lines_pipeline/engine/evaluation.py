@@ -146,8 +146,9 @@ class Block:
         observation, spec = self._program.observations[number], self._index.observed_spec(number, self._tensor)
         assert spec is not None
         values = [self.input_value(step, spec, self._index.worlds[number][world]) for step in observation.measure.of]
-        regions = [self._program.layouts[step].regions.get(self._tensor) for step in observation.measure.of]
-        if any(regions) and all(regions):  # beyond the regions there is nothing to count
+        having = [self._program.layouts[step].regions for step in observation.measure.of]
+        regions = [found[self._tensor] for found in having if self._tensor in found]
+        if len(regions) == len(having):  # beyond the regions there is nothing to count
             inside = self._inside(values[0], spec, tuple(map(max, *regions)) if len(regions) > 1 else regions[0])
             values = [value[inside] for value in values]
         return observation.measure.observe(values, spec, observation.needs, observation.state)

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from lines_pipeline.io.companions import MANIFEST, read_json
 from lines_pipeline.io.entries import write_atomically
-from lines_pipeline.io.safetensors_header import MAX_HEADER_BYTES
+from lines_pipeline.io.formats.safetensors import MAX_HEADER_BYTES
 from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.io.writing import OutputLayout, cannot_write, complete_files, index_content
 
