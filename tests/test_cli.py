@@ -200,7 +200,7 @@ def test_two_runs_side_by_side(write_recipe: Recipe) -> None:
     assert rows["merged.op"]["values"] == ["ties", "ties"]
     text = called("compare", one, two).stdout
     assert one[:8] in text and two[:8] in text
-    (line,) = [line for line in text.splitlines() if "scaled.beta" in line]
+    (line,) = [line for line in text.splitlines() if line.startswith("│ scaled.beta ")]
     assert [cell.strip() for cell in line.split("│")[1:4]] == ["scaled.beta", "0.5", "0.25"]
 
 
@@ -257,7 +257,7 @@ def test_long_names_of_runs_and_parameters_are_whole_in_a_pipe(write_recipe: Rec
     nodes = {**TIES_LINES, node: TIES_LINES["scaled"], "model": {**TIES_LINES["model"], "delta": node}}
     recipe = write_recipe(nodes)
     runs = [parsed("run", recipe, "--set", f"nodes.{node}.beta={beta}")["run_id"] for beta in (0.25, 0.5)]
-    (line,) = [line for line in called("compare", *runs).stdout.splitlines() if f"{node}.beta" in line]
+    (line,) = [line for line in called("compare", *runs).stdout.splitlines() if line.startswith(f"│ {node}.beta ")]
     assert [cell.strip() for cell in line.split("│")[1:4]] == [f"{node}.beta", "0.25", "0.5"]
 
 
