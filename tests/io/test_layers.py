@@ -98,6 +98,12 @@ def test_norms_that_are_listed_beside_the_blocks_belong_to_them() -> None:
         (["a.weight", "b.weight"], "no blocks found"),
         (["net.0.weight", "net.2.weight", "net.4.weight"], "no blocks found.*'net.N'"),
         (["h.0.w"], "one block, LiNeS needs at least two"),
+        ([f"heads.{i}.layers.{j}.weight" for i in (0, 1, 2) for j in (0, 1)], r"no blocks found.*'heads\.N'"),
+        ([f"parts.{i}.layers.0.{part}" for i in (0, 1, 2) for part in ATTENTION[:1]], "no blocks found"),
+        (
+            stages("Stem.stages.{}.blocks.{}", [2, 3])[:-8] + blocks("Stem.stages.1.blocks.", 3)[-4:],
+            r"stages.1.blocks.N: blocks \[1\]",
+        ),
         (["h.0.w", "h.2.w"], r"h.N: blocks \[1\] have no tensors"),
         (blocks("layers.1", 2), r"layers.N: blocks \[0 to 9\] have no tensors"),
         (
