@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from io_layouts import ATTENTION, RECORDED, TRANSFORMERS, blocks, header_only, shapes_of, stages
+from io_layouts import ATTENTION, CONVOLUTION, RECORDED, TRANSFORMERS, blocks, header_only, shapes_of, stages
 from safetensors.torch import load_file, save_file
 
 import lines_pipeline
@@ -98,6 +98,12 @@ def test_norms_that_are_listed_beside_the_blocks_belong_to_them() -> None:
         (["a.weight", "b.weight"], "no blocks found"),
         (["net.0.weight", "net.2.weight", "net.4.weight"], "no blocks found.*'net.N'"),
         (["h.0.w"], "one block, LiNeS needs at least two"),
+        ([f"heads.{i}.layers.{j}.weight" for i in (0, 1, 2) for j in (0, 1)], r"no blocks found.*'heads\.N'"),
+        ([f"parts.{i}.layers.0.{part}" for i in (0, 1, 2) for part in ATTENTION[:1]], "no blocks found"),
+        (
+            stages("Stem.stages.{}.blocks.{}", [2, 3])[:-8] + blocks("Stem.stages.1.blocks.", 3, CONVOLUTION)[-4:],
+            r"stages.1.blocks.N: blocks \[1\]",
+        ),
         (["h.0.w", "h.2.w"], r"h.N: blocks \[1\] have no tensors"),
         (blocks("layers.1", 2), r"layers.N: blocks \[0 to 9\] have no tensors"),
         (
@@ -284,24 +290,18 @@ def test_renaming_means_what_re_means(tmp_path: Path) -> None:
     assert set(scales(recipe)) == {"model.layers.0.b.w", "model.layers.1.b.w"}
 
 
-def seconds_to_rename(folder: Path, tensors: int) -> float:
-    """Processor time that a validation takes of tensors that all have a prefix to take off."""
-    names = [f"module.layers.{index // 1000}.experts.{index % 1000}.w" for index in range(tensors)]
-    header_only(folder / "many.safetensors", dict.fromkeys(names, (1,)))
+@pytest.mark.slow
+def test_a_hundred_thousand_tensors_with_a_prefix(tmp_path: Path) -> None:
+    names = [f"module.layers.{index // 1000}.experts.{index % 1000}.w" for index in range(100_000)]
+    header_only(tmp_path / "many.safetensors", dict.fromkeys(names, (1,)))
     nodes = {
         "model": {"op": "load", "path": "many.safetensors", "prefix": {"strip": "module."}},
         "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
     }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": "many", "nodes": nodes}))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"name": "many", "nodes": nodes}))
     started = time.process_time()
-    lines_pipeline.validate(folder / "recipe.yaml")
-    return time.process_time() - started
-
-
-@pytest.mark.slow
-def test_renaming_takes_time_in_proportion_to_the_tensors(tmp_path: Path) -> None:
-    seconds_to_rename(tmp_path, 10)  # imports
-    assert seconds_to_rename(tmp_path, 40_000) < 8 * seconds_to_rename(tmp_path, 10_000)
+    lines_pipeline.validate(tmp_path / "recipe.yaml")
+    assert time.process_time() - started < 60  # in time that grows with the square, over 120 seconds
 
 
 def test_headers_alone_are_read_of_a_file_larger_than_the_disk(tmp_path: Path) -> None:

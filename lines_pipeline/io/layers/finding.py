@@ -64,12 +64,18 @@ def _found(sizes: Sizes, stacks: Stacks) -> LayerMap:
     if not stacks.towers:
         raise PlanError(_nothing_found(sizes, stacks))
     named = [(*family_of(tower.path), tower) for tower in stacks.towers.values()]
-    often = Counter(name for name, _, _ in named)
-    names = [name if often[name] == 1 else _long_name(tower.path) for name, _, tower in named]
+    names = _unique([name for name, _, _ in named], [_long_name(path) for path in stacks.towers])
+    names = names if len(set(names)) == len(names) else list(stacks.towers)
     towers = {name: tower.blocks for name, (_, _, tower) in zip(names, named, strict=True)}
     paths = {name: tower.path for name, (_, _, tower) in zip(names, named, strict=True)}
     families = dict.fromkeys(family for _, family, _ in named if family)
     return _map("; ".join(families) or "stacks by name", towers, paths, tuple(stacks.outside.values()), sizes)
+
+
+def _unique(short: Sequence[str], long: Sequence[str]) -> list[str]:
+    """Return the short names, and the long ones where several towers have one short name."""
+    often = Counter(short)
+    return [name if often[name] == 1 else other for name, other in zip(short, long, strict=True)]
 
 
 def _long_name(path: str) -> str:

@@ -170,12 +170,11 @@ def _looked_into(stack: _List, total: int) -> Stacks:
     if inside.towers and not _is_beside_the_point(stack, inside):
         return inside
     path, is_lone = stack.path(), len(stack.elements) == 1
-    if stack.is_of_layers and stack.role is Role.DEPTH and not stack.word:
-        inside.layer_problems += _gaps(stack)
-        inside.layers = {} if is_lone else {path: stack.tower()}
     if _is_named(stack):
-        inside.towers, inside.outside = {}, {path: _outside(stack)}
-        inside.lone = (path,) if is_lone else inside.lone
+        inside = Stacks(outside={path: _outside(stack)}, lone=(path,) if is_lone else ())
+    if stack.is_of_layers and stack.role is Role.DEPTH and not stack.word:
+        inside.layer_problems = _gaps(stack)
+        inside.layers = {} if is_lone else {path: stack.tower()}
     return inside
 
 
@@ -218,15 +217,15 @@ def _staged(stack: _List, stages: Sequence[Stage]) -> Stacks:
     rest = tuple(name for element in stack.elements.values() for name in element.tensors if name not in held)
     between = OutsideStack(stack.path("S"), rest, "between the blocks of the stages", counted=False)
     outside = {between.path: between} if rest else {}
-    return Stacks({path: Tower(path, blocks)}, outside, problems=_stage_gaps(path, stages))
+    return Stacks({path: Tower(path, blocks)}, outside, problems=_stage_gaps(stack, stages))
 
 
-def _stage_gaps(path: str, stages: Sequence[Stage]) -> tuple[str, ...]:
+def _stage_gaps(stack: _List, stages: Sequence[Stage]) -> tuple[str, ...]:
     numbers = sorted(index for stage in stages for index in stage.blocks)
     if numbers == list(range(len(numbers))):  # counted on from stage to stage
         return ()
-    missing = ((s.index, missing_blocks(s.blocks, min(s.blocks) if s.is_named else 0)) for s in stages)
-    return tuple(f"{path.replace('S', str(stage), 1)}: {text} have no tensors" for stage, text in missing if text)
+    missing = ((stage, missing_blocks(stage.blocks, min(stage.blocks) if stage.is_named else 0)) for stage in stages)
+    return tuple(f"{stack.path(str(s.index))}{s.path}: {text} have no tensors" for s, text in missing if text)
 
 
 def _settle_companions(node: Node, found: Stacks) -> None:
