@@ -8,33 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lines_pipeline import outputs
 from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
 from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, RunStarted, Sink, broadcast
 from lines_pipeline.engine.forecast import block_scales, forecast
 from lines_pipeline.engine.schedulers import open_scheduler
-from lines_pipeline.engine.storing import Request, announce, existing, folders_of, store
+from lines_pipeline.engine.storing import Request, existing, folders_of, store
 from lines_pipeline.inputs import OpenedRecipe, locate_checkpoint, open_recipe
 from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.ops.evaluate import EvaluateParams
-from lines_pipeline.outputs import (
-    Destination,
-    check_outputs,
-    notes,
-    open_destination,
-    planned_destination,
-    requests,
-    require_writable,
-    write_cards,
-)
 from lines_pipeline.planning.facts import gather_facts
 from lines_pipeline.planning.report import PlanReport, describe_layers
 from lines_pipeline.recipe.graph import build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.picture import mermaid, svg
-from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.search.greedy_soup import GreedySoups
 from lines_pipeline.search.judging import Judge
 from lines_pipeline.search.tune import tune as tune_recipe
@@ -117,8 +107,8 @@ def run(
     emit = broadcast(*sinks, record, lambda event: told.append(event) if isinstance(event, Note) else None)
     status, error = "FAILED", ""
     try:
-        with open_destination(_place(loaded, out)) as destination, open_scheduler(settings) as work:
-            require_writable(check_outputs(graph, destination.folder), destination.folder)
+        with outputs.open_destination(outputs.place(loaded, out)) as destination, open_scheduler(settings) as work:
+            outputs.require_writable(outputs.check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, scheduler=work) as context:
                 report = _forecast(context, destination)
                 if report.shortages:
@@ -136,9 +126,8 @@ def run(
         raise
     finally:
         emit(RunFinished(status, time.perf_counter() - started, error))
-    seconds = time.perf_counter() - started
-    all_notes = tuple(str(note) for note in told)
-    return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds, notes=all_notes)
+    seconds, notes = time.perf_counter() - started, tuple(str(note) for note in told)
+    return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds, notes=notes)
 
 
 def validate(recipe: str | Path, *, out: str | Path | None = None, sets: Mapping[str, Any] | None = None) -> Validation:
@@ -148,13 +137,11 @@ def validate(recipe: str | Path, *, out: str | Path | None = None, sets: Mapping
     """
     loaded = load_recipe(recipe, sets or {})
     graph = build_graph(loaded)
-    destination = planned_destination(_place(loaded, out))
-    check_outputs(graph, destination.folder)
-    found: tuple[str, ...] = ()
+    destination = outputs.planned_destination(outputs.place(loaded, out))
+    outputs.check_outputs(graph, destination.folder)
     with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False) as context:
-        if not context.unread:
-            report = _forecast(context, destination)
-            found = (*report.notes, *report.shortages)
+        report = None if context.unread else _forecast(context, destination)
+    found = (*report.notes, *report.shortages) if report else ()
     return Validation(loaded.name, len(graph.steps), (*context.notes, *found))
 
 
@@ -177,8 +164,8 @@ def plan(
     graph = build_graph(loaded)
     settings = engine_settings(loaded, scheduler, workers, memory, device)
     trials = trial_count(loaded.tune) if loaded.tune and tune else 0
-    destination = planned_destination(_place(loaded, out))
-    check_outputs(graph, destination.folder)
+    destination = outputs.planned_destination(outputs.place(loaded, out))
+    outputs.check_outputs(graph, destination.folder)
     with open_recipe(loaded, graph, settings, cache, broadcast(), build=False) as context:
         if context.unread:
             raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
@@ -186,17 +173,12 @@ def plan(
         return replace(report, notes=(*context.notes, *report.notes))
 
 
-def _place(recipe: Recipe, out: str | Path | None) -> str | Path:
-    """Where results go: a folder, or the URL of an object store."""
-    return Path("runs") / recipe.name if out is None else out
-
-
-def _forecast(context: OpenedRecipe, destination: Destination, trials: int = 0) -> PlanReport:
+def _forecast(context: OpenedRecipe, destination: outputs.Destination, trials: int = 0) -> PlanReport:
     graph = context.graph
     models = [s.inputs["model"][0] for s in graph.steps.values() if isinstance(s.params, EvaluateParams)]
-    wanted = requests(context.recipe, graph, destination, context.session.checkpoints)
+    wanted = outputs.requests(context.recipe, graph, destination, context.session.checkpoints)
     report = forecast(context.recipe, graph, context.session, list(wanted.values()), models, trials)
-    return replace(report, notes=(*report.notes, *notes(wanted)))
+    return replace(report, notes=(*report.notes, *outputs.notes(wanted)))
 
 
 def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: str = "mmd") -> str:
@@ -223,7 +205,7 @@ def _run_started(context: OpenedRecipe, report: PlanReport) -> RunStarted:
     return RunStarted(recipe.name, recipe.tracking.experiment, params, tags, texts)
 
 
-def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> RunResult:
+def _carry_out(context: OpenedRecipe, destination: outputs.Destination, tune: bool) -> RunResult:
     session, judge = context.session, Judge(context.session, context.recipe.folder)
     soups = GreedySoups(judge)
     chosen: Mapping[str, Any] = {}
@@ -232,7 +214,7 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
         context.recipe = context.recipe.with_values(chosen)
         context.graph = build_graph(context.recipe)
     context.graph = soups.settle(context.graph)
-    wanted = requests(context.recipe, context.graph, destination, session.checkpoints)
+    wanted = outputs.requests(context.recipe, context.graph, destination, session.checkpoints)
     for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
         sweep_temporaries(folder)
     before = {step for step, request in wanted.items() if existing(session, context.graph, request)}
@@ -241,19 +223,14 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
     evaluated = [s for s in context.graph.sinks if context.graph.steps[s].op.name == "evaluate"]
     models = judge.unjudged_models(context.graph, evaluated)
     stored, facts = store(session, context.graph, [*wanted.values(), *(Request(model) for model in models)])
-    destination.deliver()
-    written: list[Path | str] = []
-    for step, value in zip(wanted, stored, strict=False):
-        own = [destination.location(path) for path in value.files]
-        announce(session, step, value, destination.location(value.path), own, reused=step in before)
-        written += own
+    written = outputs.deliver(session, destination, dict(zip(wanted, stored, strict=False)), before)
     session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))
     for step, found in facts.items():
         session.emit(FactsComputed(step, found))
     for scales in block_scales(context.graph, session, facts):
         session.emit(scales)
     metrics = judge.judge(context.graph, evaluated)
-    destination.renew(write_cards(context.graph, wanted, session.digests, metrics))
+    destination.renew(outputs.write_cards(context.graph, wanted, session.digests, metrics))
     files = tuple(location for location in written if isinstance(location, Path))
     urls = tuple(location for location in written if isinstance(location, str))
     cached = (*sorted(before), *judge.cached)

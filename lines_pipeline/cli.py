@@ -37,8 +37,7 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="Look nothing up in th
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; default sqlite:///mlflow.db.")]
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+INTERRUPTED = 130  # as shells have it after Ctrl-C
 
 
 class ZooAction(StrEnum):
@@ -105,9 +104,8 @@ def validate(recipe: RecipePath, sets: Sets = None, out: Out = None) -> None:
     from lines_pipeline import api
 
     found = api.validate(recipe, out=out, sets=_parse(sets))
-    for note in found.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"{found.name}: valid, {found.steps} steps")
+    lines = [*(f"note: {note}" for note in found.notes), f"{found.name}: valid, {found.steps} steps"]
+    typer.echo("\n".join(lines))
 
 
 @app.command()
