@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lines_pipeline import outputs
 from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
 from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, Sink, broadcast, hidden_from
@@ -15,23 +16,13 @@ from lines_pipeline.core.secrets import NO_SECRETS, Secrets
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.forecast import block_scales, forecast
 from lines_pipeline.engine.schedulers import open_scheduler
-from lines_pipeline.engine.storing import Request, announce, existing, folders_of, store
+from lines_pipeline.engine.storing import Request, existing, folders_of, store
 from lines_pipeline.engine.variances import variance_note
 from lines_pipeline.inputs import OpenedRecipe, locate_checkpoint, open_recipe
 from lines_pipeline.io.checkpoints import open_leniently
 from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.ops.evaluate import EvaluateParams
-from lines_pipeline.outputs import (
-    Destination,
-    check_outputs,
-    notes,
-    open_destination,
-    planned_destination,
-    requests,
-    require_writable,
-    write_cards,
-)
 from lines_pipeline.planning.facts import gather_facts
 from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.report import PlanReport, describe_layers
@@ -129,7 +120,7 @@ def run(
     loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
     with loaded.secrets.hiding():
         settings = engine_settings(loaded, scheduler, workers, memory, device)
-        graph, place = _checked_graph(loaded, trust=trust), _place(loaded, out)
+        graph, place = _checked_graph(loaded, trust=trust), outputs.place(loaded, out)
         record = open_record(loaded, place, tracking_uri) if tracking else None  # before anything is read
         return _recorded(loaded, graph, settings, place, record, tune=tune, cache=cache, trust=trust, sinks=sinks)
 
@@ -153,8 +144,8 @@ def _recorded(
     emit = hidden_from(loaded.secrets, told if record is None else record.beside(told))
     status, error = "FAILED", ""
     try:
-        with open_destination(place) as destination, open_scheduler(settings) as work:
-            require_writable(check_outputs(graph, destination.folder), destination.folder)
+        with outputs.open_destination(place) as destination, open_scheduler(settings) as work:
+            outputs.require_writable(outputs.check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, trust=trust, scheduler=work) as context:
                 report = _forecast(context, destination)
                 if report.shortages:
@@ -202,8 +193,8 @@ def validate(
     loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
     with loaded.secrets.hiding():
         graph, settings = _checked_graph(loaded, trust=trust), engine_settings(loaded)
-        destination = planned_destination(_place(loaded, out))
-        check_outputs(graph, destination.folder)
+        destination = outputs.planned_destination(outputs.place(loaded, out))
+        outputs.check_outputs(graph, destination.folder)
         with open_recipe(loaded, graph, settings, True, broadcast(), build=False, trust=trust) as context:
             report = None if context.unread else _forecast(context, destination)
             found = (*report.notes, *report.shortages) if report else ()
@@ -232,8 +223,8 @@ def plan(
         graph = _checked_graph(loaded, trust=trust)
         settings = engine_settings(loaded, scheduler, workers, memory, device)
         trials = trial_count(loaded.tune) if loaded.tune and tune else 0
-        destination = planned_destination(_place(loaded, out))
-        check_outputs(graph, destination.folder)
+        destination = outputs.planned_destination(outputs.place(loaded, out))
+        outputs.check_outputs(graph, destination.folder)
         with open_recipe(loaded, graph, settings, cache, broadcast(), build=False, trust=trust) as context:
             if context.unread:
                 raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
@@ -241,17 +232,12 @@ def plan(
             return loaded.secrets.hidden(replace(report, notes=(*context.notes, *report.notes)))
 
 
-def _place(recipe: Recipe, out: str | Path | None) -> str | Path:
-    """Where results go: a folder, or the URL of an object store."""
-    return Path("runs") / recipe.name if out is None else out
-
-
-def _forecast(context: OpenedRecipe, destination: Destination, trials: int = 0) -> PlanReport:
+def _forecast(context: OpenedRecipe, destination: outputs.Destination, trials: int = 0) -> PlanReport:
     graph = context.graph
     models = [s.inputs["model"][0] for s in graph.steps.values() if isinstance(s.params, EvaluateParams)]
-    wanted = requests(context.recipe, graph, destination, context.session.checkpoints)
+    wanted = outputs.requests(context.recipe, graph, destination, context.session.checkpoints)
     report = forecast(context.recipe, graph, context.session, list(wanted.values()), models, trials)
-    return replace(report, notes=(*report.notes, *notes(wanted)))
+    return replace(report, notes=(*report.notes, *outputs.notes(wanted)))
 
 
 def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: str = "mmd") -> str:
@@ -275,7 +261,7 @@ def _texts(context: OpenedRecipe, report: PlanReport) -> dict[str, str]:
     }
 
 
-def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> RunResult:
+def _carry_out(context: OpenedRecipe, destination: outputs.Destination, tune: bool) -> RunResult:
     session, judge = context.session, Judge(context.session, context.recipe.folder)
     soups = GreedySoups(judge)
     chosen: Mapping[str, Any] = {}
@@ -284,7 +270,7 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
         context.recipe = context.recipe.with_values(chosen)
         context.graph = build_graph(context.recipe)
     context.graph = soups.settle(context.graph)
-    wanted = requests(context.recipe, context.graph, destination, session.checkpoints)
+    wanted = outputs.requests(context.recipe, context.graph, destination, session.checkpoints)
     for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
         sweep_temporaries(folder)
     before = {step for step, request in wanted.items() if existing(session, context.graph, request)}
@@ -299,19 +285,14 @@ def _carry_out(context: OpenedRecipe, destination: Destination, tune: bool) -> R
         gives_weights = context.graph.steps[request.step].gives is EdgeType.WEIGHTS
         if gives_weights and (note := variance_note(request.step, value.files)):
             session.emit(note)
-    destination.deliver()
-    written: list[Path | str] = []
-    for step, value in zip(wanted, stored, strict=False):
-        own = [destination.location(path) for path in value.files]
-        announce(session, step, value, destination.location(value.path), own, reused=step in before)
-        written += own
+    written = outputs.deliver(session, destination, dict(zip(wanted, stored, strict=False)), before)
     session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))
     for step, found in facts.items():
         session.emit(FactsComputed(step, found))
     for scales in block_scales(context.graph, session, facts):
         session.emit(scales)
     metrics = judge.judge(context.graph, evaluated)
-    destination.renew(write_cards(context.graph, wanted, session.digests, metrics))
+    destination.renew(outputs.write_cards(context.graph, wanted, session.digests, metrics))
     files = tuple(location for location in written if isinstance(location, Path))
     urls = tuple(location for location in written if isinstance(location, str))
     cached = (*sorted(before), *judge.cached)

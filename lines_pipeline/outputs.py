@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.versions import package_versions
-from lines_pipeline.engine.storing import ModelFolder, Request
+from lines_pipeline.engine.session import Session
+from lines_pipeline.engine.storing import ModelFolder, Request, Stored, announce
 from lines_pipeline.io.checkpoints import Checkpoint
 from lines_pipeline.io.committing import index_path, shard_pattern
 from lines_pipeline.io.companions import CARD, MANIFEST, Companions, find_companions, model_root
@@ -55,15 +56,20 @@ class Destination:
         return path if self.store is None else self.store.location(path, self.folder)
 
 
+def place(recipe: Recipe, out: str | Path | None) -> str | Path:
+    """Where results go: a folder, or the URL of an object store."""
+    return Path("runs") / recipe.name if out is None else out
+
+
 def planned_destination(out: str | Path) -> Destination:
     """Where a run would write; nothing is made. Raises ``PlanError`` for a file, or an unknown store."""
     if is_url(out):
         return Destination(cache_folder() / "uploads" / "run", open_store(str(out)))
-    place = Path(str(out).removeprefix("file://"))
-    existing = next(one for one in (place, *place.absolute().parents) if os.path.exists(one))
+    folder = Path(str(out).removeprefix("file://"))
+    existing = next(one for one in (folder, *folder.absolute().parents) if os.path.exists(one))
     if not existing.is_dir():
         raise PlanError(f"{existing}: is a file, and results go to a folder; choose another --out")
-    return Destination(place)
+    return Destination(folder)
 
 
 @contextmanager
@@ -198,6 +204,19 @@ def notes(wanted: Mapping[str, Request]) -> list[str]:
         note: step for step, request in wanted.items() if request.folder for note in request.folder.companions.notes
     }
     return [f"node '{step}': {note}" for note, step in told.items()]
+
+
+def deliver(
+    session: Session, destination: Destination, stored: Mapping[str, Stored], reused: Collection[str]
+) -> list[Path | str]:
+    """Send what was saved to where it belongs, and tell sinks of it; returns all files."""
+    destination.deliver()
+    found: list[Path | str] = []
+    for step, value in stored.items():
+        files = [destination.location(path) for path in value.files]
+        announce(session, step, value, destination.location(value.path), files, reused=step in reused)
+        found += files
+    return found
 
 
 def write_cards(
