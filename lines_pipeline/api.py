@@ -22,12 +22,11 @@ from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.outputs import Destination, check_outputs, open_destination, requests, require_writable
 from lines_pipeline.planning.facts import gather_facts
 from lines_pipeline.planning.report import PlanReport, describe_layers
-from lines_pipeline.recipe.graph import Graph, build_graph
+from lines_pipeline.recipe.graph import build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.picture import mermaid, svg
-from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import find_recipe
-from lines_pipeline.recipe.trusting import load_trusted, require_harmless_items
+from lines_pipeline.recipe.trusting import load_checked
 from lines_pipeline.search.greedy_soup import GreedySoups
 from lines_pipeline.search.judging import Judge
 from lines_pipeline.search.tune import tune as tune_recipe
@@ -104,9 +103,8 @@ def run(
     from lines_pipeline.tracking.stores import check_reachable, resolve_uri
 
     started = time.perf_counter()
-    loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
+    loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
     settings = engine_settings(loaded, scheduler, workers, memory, device)
-    graph = _checked_graph(loaded, trust=trust)
     uri = resolve_uri(tracking_uri or loaded.tracking.uri)
     check_reachable(uri)
     record = recorder().open(uri)
@@ -135,20 +133,12 @@ def run(
     return replace(result, run_id=record.run_id, tracking_uri=uri, seconds=seconds, notes=told)
 
 
-def _checked_graph(recipe: Recipe, *, trust: bool) -> Graph:
-    graph = build_graph(recipe)
-    if not trust:
-        require_harmless_items(recipe, graph)
-    return graph
-
-
 def validate(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, trust: bool = False) -> Validation:
     """Check everything that needs no tensor data; raises the package's errors. Builds and downloads nothing.
 
     Python that suites name is found and noted, but not imported.
     """
-    loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
-    graph = _checked_graph(loaded, trust=trust)
+    loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
     destination = Destination(Path("runs") / loaded.name)
     check_outputs(graph, destination.folder)
     with open_recipe(loaded, graph, engine_settings(loaded), True, broadcast(), build=False, trust=trust) as context:
@@ -172,8 +162,7 @@ def plan(
     """What a run would do, from headers alone. Builds and downloads nothing."""
     from lines_pipeline.search.tune import trial_count
 
-    loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
-    graph = _checked_graph(loaded, trust=trust)
+    loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
     settings = engine_settings(loaded, scheduler, workers, memory, device)
     trials = trial_count(loaded.tune) if loaded.tune and tune else 0
     with open_recipe(loaded, graph, settings, cache, broadcast(), build=False, trust=trust) as context:
