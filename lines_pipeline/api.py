@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from lines_pipeline import outputs
 from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
 from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, Sink, broadcast, hidden_from
-from lines_pipeline.core.secrets import NO_SECRETS, Secrets
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.forecast import block_scales, forecast
 from lines_pipeline.engine.schedulers import open_scheduler
@@ -26,12 +25,12 @@ from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.planning.facts import gather_facts
 from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.report import PlanReport, describe_layers
-from lines_pipeline.recipe.graph import Graph, build_graph
+from lines_pipeline.recipe.graph import build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.picture import mermaid, svg
-from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import find_recipe
-from lines_pipeline.recipe.trusting import load_trusted, require_harmless_items
+from lines_pipeline.recipe.trusting import load_checked
+from lines_pipeline.results import RunResult, Validation
 from lines_pipeline.search.greedy_soup import GreedySoups
 from lines_pipeline.search.judging import Judge
 from lines_pipeline.search.tune import tune as tune_recipe
@@ -42,56 +41,6 @@ from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
 if TYPE_CHECKING:
     from lines_pipeline.tracking.opening import OpenRecord
     from lines_pipeline.tracking.sync import SyncReport
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run gave: metrics and facts by node, the files it wrote, and where it is recorded."""
-
-    name: str
-    out: Path | str
-    metrics: Mapping[str, Mapping[str, float]]
-    files: tuple[Path, ...]
-    """Empty where they are in an object store."""
-    urls: tuple[str, ...]
-    """The files in an object store."""
-    facts: Mapping[str, Mapping[str, Any]]
-    run_id: str
-    tracking_uri: str
-    chosen: Mapping[str, Any]
-    cached: tuple[str, ...]
-    seconds: float
-    notes: tuple[str, ...] = ()
-    """What the run told of its inputs and results, as ``note: ...`` and ``warning: ...``."""
-    secrets: Secrets = field(default=NO_SECRETS, repr=False)
-    """What the recipe took from the environment: paths, names and the URI above have it by value."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it: what comes from the environment is there by name."""
-        plain = {
-            "name": self.secrets.label(self.name),
-            "run_id": self.run_id,
-            "tracking_uri": self.tracking_uri,
-            "metrics": {node: dict(found) for node, found in self.metrics.items()},
-            "files": [str(file) for file in (*self.files, *self.urls)],
-            "facts": {node: dict(found) for node, found in self.facts.items()},
-            "chosen": dict(self.chosen),
-            "cached": [self.secrets.label(step) for step in self.cached],
-            "seconds": self.seconds,
-            "notes": list(self.notes),
-        }
-        return self.secrets.hidden(plain)
-
-
-@dataclass(frozen=True)
-class Validation:
-    """A recipe that passed every check that needs no tensor data; ``notes`` say what could not be checked yet."""
-
-    name: str
-    steps: int
-    notes: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-    """Where results may be other than expected."""
 
 
 def run(
@@ -117,10 +66,9 @@ def run(
     """
     from lines_pipeline.tracking.opening import open_record
 
-    loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
+    loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
     with loaded.secrets.hiding():
-        settings = engine_settings(loaded, scheduler, workers, memory, device)
-        graph, place = _checked_graph(loaded, trust=trust), outputs.place(loaded, out)
+        settings, place = engine_settings(loaded, scheduler, workers, memory, device), outputs.place(loaded, out)
         record = open_record(loaded, place, tracking_uri) if tracking else None  # before anything is read
         return _recorded(loaded, graph, settings, place, record, tune=tune, cache=cache, trust=trust, sinks=sinks)
 
@@ -171,13 +119,6 @@ def _recorded(
     return replace(result, run_id=run_id, tracking_uri=uri, seconds=seconds, notes=texts, secrets=loaded.secrets)
 
 
-def _checked_graph(recipe: Recipe, *, trust: bool) -> Graph:
-    graph = build_graph(recipe)
-    if not trust:
-        require_harmless_items(recipe, graph)
-    return graph
-
-
 def validate(
     recipe: str | Path,
     *,
@@ -190,9 +131,9 @@ def validate(
     ``notes`` also tell where the results would not fit on the disk of ``out``. Python that suites name is found and
     noted, but not imported.
     """
-    loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
+    loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
     with loaded.secrets.hiding():
-        graph, settings = _checked_graph(loaded, trust=trust), engine_settings(loaded)
+        settings = engine_settings(loaded)
         destination = outputs.planned_destination(outputs.place(loaded, out))
         outputs.check_outputs(graph, destination.folder)
         with open_recipe(loaded, graph, settings, True, broadcast(), build=False, trust=trust) as context:
@@ -218,9 +159,8 @@ def plan(
     """What a run would do, from headers alone. Builds, downloads and writes nothing."""
     from lines_pipeline.search.tune import trial_count
 
-    loaded = load_trusted(find_recipe(recipe), sets or {}, trust=trust)
+    loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
     with loaded.secrets.hiding():
-        graph = _checked_graph(loaded, trust=trust)
         settings = engine_settings(loaded, scheduler, workers, memory, device)
         trials = trial_count(loaded.tune) if loaded.tune and tune else 0
         destination = outputs.planned_destination(outputs.place(loaded, out))

@@ -12,8 +12,8 @@ from rich.table import Table
 from lines_pipeline.core.printable import printable, printable_message
 
 if TYPE_CHECKING:
-    from lines_pipeline.api import RunResult
     from lines_pipeline.caching import CacheReport
+    from lines_pipeline.results import RunResult
     from lines_pipeline.tracking.comparison import Comparison
     from lines_pipeline.tracking.sync import SyncReport
 

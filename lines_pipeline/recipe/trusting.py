@@ -12,7 +12,7 @@ from typing import Any
 
 from lines_pipeline.core.errors import Problem, RecipeError
 from lines_pipeline.core.trust import remedy, why_untrusted
-from lines_pipeline.recipe.graph import Graph
+from lines_pipeline.recipe.graph import Graph, build_graph
 from lines_pipeline.recipe.interpolation import environment_names
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.places import Path, holds
@@ -28,12 +28,23 @@ def load_trusted(path: str | FilePath, sets: Mapping[str, Any] = {}, *, trust: b
     All files of a chain of ``extends`` have to lie in trusted folders: any of them may change what another one says.
     """
     recipe = load_recipe(path, sets)
-    if not trust:
-        _require([*_addresses(recipe), *_urls(recipe)], recipe)
+    with recipe.secrets.hiding():
+        if not trust:
+            _require([*_addresses(recipe), *_urls(recipe)], recipe)
     return recipe
 
 
-def require_harmless_items(recipe: Recipe, graph: Graph) -> None:
+def load_checked(path: str | FilePath, sets: Mapping[str, Any] = {}, *, trust: bool = False) -> tuple[Recipe, Graph]:
+    """The recipe and its graph, where neither does what only a trusted folder's recipe may."""
+    recipe = load_trusted(path, sets, trust=trust)
+    with recipe.secrets.hiding():
+        graph = build_graph(recipe)
+        if not trust:
+            _require_harmless_items(recipe, graph)
+    return recipe, graph
+
+
+def _require_harmless_items(recipe: Recipe, graph: Graph) -> None:
     """RecipeError where items that the environment gave end up in a URL, and the recipe's folder is not trusted."""
     names = {name for fields in recipe.recorded["nodes"].values() for name in environment_names(fields.get("for_each"))}
     values = {environ[name] for name in names if environ.get(name)}

@@ -113,7 +113,9 @@ def test_trials_and_evaluations_are_done_by_workers_and_give_the_same(
 
 
 def test_a_worker_without_the_model_factory_says_so(dask: DaskProcesses, tuned: Path) -> None:
-    with pytest.raises(lines_pipeline.LinesError, match=r"worker tcp://127.* on .*node 'val': .*toy_encoder cannot be"):
+    with pytest.raises(
+        lines_pipeline.LinesError, match=r"worker tcp://127.* on .*node 'val': .*there is no module toy_encoder"
+    ):
         followed(tuned, scheduler=started(dask, 1))
 
 

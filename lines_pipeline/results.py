@@ -1,0 +1,60 @@
+"""What a run and a validation give to their callers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lines_pipeline.core.secrets import NO_SECRETS, Secrets
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run gave: metrics and facts by node, the files it wrote, and where it is recorded."""
+
+    name: str
+    out: Path | str
+    metrics: Mapping[str, Mapping[str, float]]
+    files: tuple[Path, ...]
+    """Empty where they are in an object store."""
+    urls: tuple[str, ...]
+    """The files in an object store."""
+    facts: Mapping[str, Mapping[str, Any]]
+    run_id: str
+    tracking_uri: str
+    chosen: Mapping[str, Any]
+    cached: tuple[str, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+    """What the run told of its inputs and results, as ``note: ...`` and ``warning: ...``."""
+    secrets: Secrets = field(default=NO_SECRETS, repr=False)
+    """What the recipe took from the environment: paths, names and the URI above have it by value."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``--json`` prints it: what comes from the environment is there by name."""
+        plain = {
+            "name": self.secrets.label(self.name),
+            "run_id": self.run_id,
+            "tracking_uri": self.tracking_uri,
+            "metrics": {node: dict(found) for node, found in self.metrics.items()},
+            "files": [str(file) for file in (*self.files, *self.urls)],
+            "facts": {node: dict(found) for node, found in self.facts.items()},
+            "chosen": dict(self.chosen),
+            "cached": [self.secrets.label(step) for step in self.cached],
+            "seconds": self.seconds,
+            "notes": list(self.notes),
+        }
+        return self.secrets.hidden(plain)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A recipe that passed every check that needs no tensor data; ``notes`` say what could not be checked yet."""
+
+    name: str
+    steps: int
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """Where results may be other than expected."""
