@@ -104,7 +104,7 @@ def _inflated(path: str, pieces: Iterable[bytes], nbytes: int) -> Iterator[bytes
 class _BoundedFile(io.FileIO):
     """A file of which nobody reads more than a table of contents at once."""
 
-    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+    def read(self, size: int | None = -1) -> bytes:
         if size is not None and size > MAX_DIRECTORY_BYTES:
             raise PickleError(f"its table of contents has {size:,} bytes, at most {MAX_DIRECTORY_BYTES:,} are read")
         return super().read(-1 if size is None else size) or b""
