@@ -197,11 +197,8 @@ def inspect(
     """Tell what a checkpoint holds: digest, tensors, data types, blocks, norms."""
     from lines_pipeline import api, presentation
 
-    found = api.inspect(checkpoint, headers=headers, key=key)
-    if as_json:
-        _print_json(found)
-    else:
-        presentation.show_checkpoint(found)
+    show = _print_json if as_json else presentation.show_checkpoint
+    show(api.inspect(checkpoint, headers=headers, key=key))
 
 
 @app.command()
