@@ -25,9 +25,10 @@ from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.planning.facts import gather_facts
 from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.report import PlanReport, describe_layers
-from lines_pipeline.recipe.graph import build_graph
+from lines_pipeline.recipe.graph import Graph, build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.picture import mermaid, svg
+from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import find_recipe
 from lines_pipeline.recipe.trusting import load_checked
 from lines_pipeline.results import RunResult, Validation

@@ -188,11 +188,8 @@ def inspect(
     """Tell what a checkpoint holds: digest, tensors, data types, blocks, norms."""
     from lines_pipeline import api, presentation
 
-    found = api.inspect(checkpoint, headers=headers, key=key)
-    if as_json:
-        print_json(found)
-    else:
-        presentation.show_checkpoint(found)
+    show = print_json if as_json else presentation.show_checkpoint
+    show(api.inspect(checkpoint, headers=headers, key=key))
 
 
 app.command()(commands.zoo)

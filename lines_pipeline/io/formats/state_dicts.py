@@ -10,7 +10,7 @@ from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError, did_you_mean
 from lines_pipeline.core.printable import printable
-from lines_pipeline.io.formats.pickles import Call, Entries, Name, Reference
+from lines_pipeline.io.formats.pickled import Call, Entries, Name, Reference
 from lines_pipeline.io.formats.torch_tensors import is_tensor
 
 USUAL = ("state_dict", "model_state_dict", "model", "module", "params", "net", "network", "weights", "generator")

@@ -10,7 +10,7 @@ from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensors import ITEM_BYTES, TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
-from lines_pipeline.io.formats.pickles import Call
+from lines_pipeline.io.formats.pickled import Call
 from lines_pipeline.io.formats.safetensors import METADATA
 from lines_pipeline.io.formats.spool import Scattered, check_growth, spooled
 from lines_pipeline.io.formats.state_dicts import find_state_dict

@@ -15,13 +15,8 @@ from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.printable import printable
-from lines_pipeline.io.formats.pickles import (
-    MAX_PICKLE_BYTES,
-    PickleError,
-    Reference,
-    ShortPickleError,
-    read_pickle,
-)
+from lines_pipeline.io.formats.pickled import PickleError, Reference, ShortPickleError
+from lines_pipeline.io.formats.pickles import MAX_PICKLE_BYTES, read_pickle
 from lines_pipeline.io.formats.torch_tensors import StorageType, storage_type
 
 MAX_DIRECTORY_BYTES = 64 * 2**20

@@ -9,7 +9,7 @@ from typing import Any
 
 from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensors import ITEM_BYTES
-from lines_pipeline.io.formats.pickles import Call, Entries, Name, Reference
+from lines_pipeline.io.formats.pickled import Call, Entries, Name, Reference
 
 MAX_DIMENSIONS = 64
 """As numpy and torch's own loops have it."""

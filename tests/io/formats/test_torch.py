@@ -263,6 +263,7 @@ BOMBS: dict[str, bytes] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_pickles_take_little_memory_and_time(name: str, tmp_path: Path) -> None:
     path = bomb(BOMBS[name], tmp_path / "m.pt")
