@@ -159,7 +159,7 @@ def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
 def _of_type(params: LoadParams, checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint as what the node says that it holds; ``CheckpointError`` where its header says otherwise."""
     said = checkpoint.metadata.get(VALUE_TYPE, EdgeType.WEIGHTS.value)
-    if said != params.type and (said in (EdgeType.DELTA, EdgeType.MASK) or params.type == EdgeType.MASK):
+    if said != params.type and (said in (EdgeType.DELTA, EdgeType.MASK) or params.type == "mask"):
         kind = {"delta": "a task vector", "mask": "a mask"}.get(said, "a model")
         raise CheckpointError(f"{params.path} holds {kind}: give the node that loads it 'type: {said}'")
     return unpacked(checkpoint) if said == EdgeType.MASK else checkpoint

@@ -43,8 +43,9 @@ def _shapes(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def _unpacked(checkpoint: Checkpoint, stored: StoredTensor, shapes: Mapping[str, Any]) -> StoredTensor:
-    spec, shape = stored.spec, shapes.get(stored.spec.name)
-    sound = isinstance(shape, list) and all(type(size) is int and 0 <= size < 2**48 for size in shape)
+    spec = stored.spec
+    shape: list[Any] = shapes[spec.name] if isinstance(shapes.get(spec.name), list) else [None]
+    sound = all(type(size) is int and 0 <= size < 2**48 for size in shape)
     if not sound or spec.dtype != "uint8" or spec.shape != (-(-math.prod(shape) // 8),):
         raise _damaged(checkpoint, spec.name)
     return replace(stored, spec=TensorSpec(spec.name, "bool", tuple(shape)), packed=True)
