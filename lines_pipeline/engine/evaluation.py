@@ -54,7 +54,7 @@ class ProgramIndex:
         """Observations by measure."""
         self._stats: dict[tuple[str, str, World], Mapping[str, Any]] = {}
         self._readers = Readers(program)
-        self._read: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {}
+        self._read: dict[str, tuple[tuple[str, ...], frozenset[str], tuple[str, ...]]] = {}
         self._observed: dict[tuple[str, int], list[int]] = {}
 
     def read(self, tensor: str) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class ProgramIndex:
 
     def sources(self, tensor: str) -> tuple[str, ...]:
         """Sources of the tensor that the pass computes with (others are only hashed)."""
-        return self._readers.computed(tensor)
+        return self._reading(tensor)[2]
 
     def is_view(self, step: str, tensor: str) -> bool:
         """Whether a source has the tensor as a part of another, or by another name."""
@@ -77,9 +77,10 @@ class ProgramIndex:
         """The name of a tensor, from its key."""
         return self.program.names.get(tensor, tensor)
 
-    def _reading(self, tensor: str) -> tuple[tuple[str, ...], frozenset[str]]:
+    def _reading(self, tensor: str) -> tuple[tuple[str, ...], frozenset[str], tuple[str, ...]]:
         if tensor not in self._read:
-            self._read[tensor] = self._readers.read(tensor), frozenset(self._readers.hashed(tensor))
+            readers = self._readers
+            self._read[tensor] = readers.read(tensor), frozenset(readers.hashed(tensor)), readers.computed(tensor)
         return self._read[tensor]
 
     def observed(self, tensor: str, world: int = 0) -> list[int]:
@@ -146,11 +147,10 @@ class Block:
         observation, spec = self._program.observations[number], self._index.observed_spec(number, self._tensor)
         assert spec is not None
         values = [self.input_value(step, spec, self._index.worlds[number][world]) for step in observation.measure.of]
-        having = [self._program.layouts[step].regions for step in observation.measure.of]
-        regions = [found[self._tensor] for found in having if self._tensor in found]
-        if len(regions) == len(having):  # beyond the regions there is nothing to count
-            inside = self._inside(values[0], spec, tuple(map(max, *regions)) if len(regions) > 1 else regions[0])
-            values = [value[inside] for value in values]
+        regions = [self._program.layouts[step].regions.get(self._tensor, ()) for step in observation.measure.of]
+        if all(regions):  # beyond the regions there is nothing to count
+            counted = self._inside(values[0], spec, tuple(max(sizes) for sizes in zip(*regions, strict=True)))
+            values = [value[counted] for value in values]
         return observation.measure.observe(values, spec, observation.needs, observation.state)
 
     def written(self, number: int) -> Value:
