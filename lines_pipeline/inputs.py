@@ -105,7 +105,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
     checkpoints |= _open_adapters(context, live, checkpoints, build=build)
     context.notes += [f"node '{step}': {note}" for step, checkpoint in checkpoints.items() for note in checkpoint.notes]
     context.session = replace(session, checkpoints=checkpoints)
-    expected = {step: loads[step].digest for step in checkpoints if loads[step].digest}
+    expected = {step: params.digest for step, params in loads.items() if step in checkpoints and params.digest}
     _each(recipe, graph, "digest", expected, lambda step: _check_digest(context, step, expected[step], read=build))
 
 
