@@ -288,6 +288,40 @@ def test_a_damaged_list_trusts_nothing_and_says_so(damage: Callable[[Path], obje
         trust(stranger)
 
 
+def leave_record(folder: Path, head: dict[str, Any]) -> Path:
+    """A record of a run, as a stranger may write it."""
+    started = {"name": "theirs", "params": {}, "tags": {}, "texts": {}, "experiment": "x"}
+    lines = [{"version": 1, **head}, {"at": 1, "event": "RunStarted", "fields": started}]
+    path = folder / "record-abc.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9/${env:PLANTED}", "http://127.0.0.1:9/mine", "sqlite:///x.db"])
+def test_the_address_in_a_strangers_record_is_not_followed(
+    uri: str, stranger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED", "s3cr3t-value")
+    monkeypatch.setattr("lines_pipeline.tracking.sync.check_reachable", pytest.fail)
+    path = leave_record(stranger, {"record": "abc", "uri": uri})
+    result = command("sync", str(stranger))
+    assert result.exit_code == 1 and "--tracking-uri" in result.stderr and "s3cr3t" not in result.output
+    assert path.is_file()
+
+
+@pytest.mark.parametrize(
+    "head", [{"record": "abc", "uri": 5}, {"record": "../../x", "uri": "a"}, {"record": 1, "uri": "a"}, {"uri": "a"}]
+)
+def test_a_record_that_is_none_is_a_trouble_of_its_own(head: dict[str, Any], stranger: Path) -> None:
+    leave_record(stranger, head)
+    os.mkfifo(stranger / "record-pipe.jsonl")
+    (stranger / "record-gone.jsonl").symlink_to("nowhere")
+    (stranger / "record-list.jsonl").write_text('{"record": "a", "uri": "b"}\n{"event": "Note", "fields": []}\n\n')
+    report = lines_pipeline.api.sync([stranger])
+    assert len(report.troubles) == 4 and report.sent == ()
+    assert all("the record waits in" in trouble for trouble in report.troubles)
+
+
 HANGS = """\
 import os, sys
 import lines_pipeline

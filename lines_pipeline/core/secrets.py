@@ -160,6 +160,11 @@ def by_value(text: str, environ: Mapping[str, str] = os.environ) -> str:
     return _REFERENCE.sub(lambda match: environ.get(match[1], match[0]), text)
 
 
+def named_in(text: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that ``by_value`` fills in, with their values."""
+    return {name: environ[name] for name in _REFERENCE.findall(text) if name in environ}
+
+
 def _is_findable(value: str) -> bool:
     """Whether a value can be told from other words."""
     return len(value) >= (SHORTEST_NUMBER if _PLAIN.fullmatch(value) else SHORTEST)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +23,7 @@ from lines_pipeline.zoo.catalogue import cache_folder
 
 VERSION = 1
 KILLED = RunFinished("KILLED", 0.0, "the run's process ended without a word")
+_ID = re.compile(r"\w{1,64}", re.ASCII)
 _KINDS = {kind.__name__: kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)}
 
 
@@ -110,12 +112,18 @@ def read_record(path: Path) -> Record:
     """A record from its file; ``TrackingError`` where it is none. A last line that was cut off is left out."""
     try:
         first, *rest = path.read_text(encoding="utf-8").split("\n")
-        head = Head(**json.loads(first))
-        return Record(path, head, tuple(_entries(rest)))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return Record(path, _head(first), tuple(_entries(rest)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TrackingError(
             f"{path}: cannot be read as the record of a run ({type(error).__name__}: {error})"
         ) from error
+
+
+def _head(line: str) -> Head:
+    head = Head(**json.loads(line))
+    if not all(isinstance(text, str) for text in (head.record, head.uri, head.run_id)) or not _ID.fullmatch(head.record):
+        raise ValueError("its first line does not say which run it is of")
+    return head
 
 
 def _entries(lines: Sequence[str]) -> Iterator[Entry]:
@@ -132,7 +140,9 @@ def _entries(lines: Sequence[str]) -> Iterator[Entry]:
 
 
 def goes_on(path: Path) -> bool:
-    """Whether the run of a record is still going on."""
+    """Whether the run of a record is still going on. Raises ``OSError`` where the record cannot be opened."""
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"{path}: no such file")
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,6 +151,14 @@ def goes_on(path: Path) -> bool:
         except OSError:  # a file system without locks
             return False
     return False
+
+
+def is_own(record: Record) -> bool:
+    """Whether a run of this user left a record where it lies."""
+    try:
+        return bool(json.loads((_index() / f"{record.head.record}.json").read_bytes()) == str(record.path.absolute()))
+    except (OSError, ValueError):
+        return False
 
 
 def drop(record: Record) -> None:

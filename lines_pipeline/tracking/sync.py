@@ -9,8 +9,9 @@ from typing import Any
 
 from lines_pipeline.core.errors import TrackingError
 from lines_pipeline.core.events import RunFinished, RunStarted
-from lines_pipeline.core.secrets import by_value
-from lines_pipeline.tracking.records import KILLED, Entry, Record, drop, goes_on, read_record, waiting
+from lines_pipeline.core.printable import printable_message
+from lines_pipeline.core.secrets import NO_SECRETS, Secrets, by_value, named_in
+from lines_pipeline.tracking.records import KILLED, Entry, Record, drop, goes_on, is_own, read_record, waiting
 from lines_pipeline.tracking.stores import check_reachable, resolve_uri, shown
 
 
@@ -40,8 +41,9 @@ class SyncReport:
 def sync(folders: Sequence[Path], tracking_uri: str | None = None) -> SyncReport:
     """Send all records that wait in ``folders``, or that this user's runs left, and remove them.
 
-    Each goes to its own store, or to ``tracking_uri``. What a record's run has in the store already is left as it is,
-    so that a record may be sent again. One that cannot be sent keeps no other from being sent.
+    Each of this user's goes to its own store, or to ``tracking_uri``; one of somebody else's to that, or to the store
+    of the environment. What a record's run has in the store already is left as it is, so that a record may be sent
+    again. One that cannot be sent keeps no other from being sent.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -50,14 +52,21 @@ def sync(folders: Sequence[Path], tracking_uri: str | None = None) -> SyncReport
     running: list[str] = []
     troubles: list[str] = []
     for path in waiting(folders):
-        if goes_on(path):
-            running.append(str(path))
-            continue
         try:
-            sent.append(_send(read_record(path), tracking_uri))
-        except TrackingError as error:
-            troubles.append(f"{error}; the record waits in {path}")
+            if goes_on(path):
+                running.append(str(path))
+            else:
+                sent.append(_sent(read_record(path), tracking_uri))
+        except (TrackingError, OSError, ValueError) as error:  # also a record that vanishes, or a URI that is none
+            troubles.append(printable_message(f"{error}; the record waits in {path}"))
     return SyncReport(tuple(sent), tuple(running), tuple(troubles))
+
+
+def _sent(record: Record, tracking_uri: str | None) -> Sent:
+    """Send a record; what its store takes from the environment is in no message."""
+    secrets = NO_SECRETS if tracking_uri else Secrets(named_in(record.head.uri))
+    with secrets.hiding():
+        return secrets.hidden(_send(record, tracking_uri))
 
 
 def _send(record: Record, tracking_uri: str | None) -> Sent:
@@ -81,15 +90,26 @@ def _send(record: Record, tracking_uri: str | None) -> Sent:
 
 
 def _store(record: Record, tracking_uri: str | None) -> str:
-    """The store of a record, whose credentials and secrets are not in it: by name, or those of the environment."""
+    """The store of a record, whose credentials and secrets are not in it: by name, or those of the environment.
+
+    What a record of somebody else's says is not followed: whoever wrote it would be sent credentials.
+    """
     if tracking_uri:
         return resolve_uri(tracking_uri)
-    usual, own = resolve_uri(None), by_value(record.head.uri)
+    usual, told = resolve_uri(None), record.head.uri
+    if shown(usual) == told:
+        return usual
+    if not is_own(record):
+        raise TrackingError(
+            f"the store {told} of '{record.name}': no run of yours on this machine left this record; "
+            "name the store that it is to go to with --tracking-uri"
+        )
+    own = by_value(told)
     if shown(usual) == own:
         return usual
     if "***" in own or "${env:" in own:
         raise TrackingError(
-            f"the store {record.head.uri} of '{record.name}': what stands there by name or as *** is not recorded; "
+            f"the store {told} of '{record.name}': what stands there by name or as *** is not recorded; "
             "set the variables as for the run, or name the store with --tracking-uri"
         )
     return own
