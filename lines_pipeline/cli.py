@@ -52,7 +52,7 @@ def program(
         typer.Option("--version", callback=commands.show_version, is_eager=True, help="Show the version, and end."),
     ] = False,
 ) -> None:
-    """Say what holds for all commands."""
+    """Show the version where it is asked for, before any command."""
 
 
 @app.command()
