@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
 
 MAX_NAME_LENGTH = 250
 """MLflow's bound on the names of parameters, metrics and tags."""
@@ -40,11 +38,6 @@ def step_path(name: str) -> str:
 
 def _escape(letter: str) -> str:
     return f"_x{ord(letter):x}_" if letter else "_x_"
-
-
-def mlflow_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values by names that MLflow can hold."""
-    return {mlflow_name(name): value for name, value in values.items()}
 
 
 def means_first(name: str) -> tuple[int, str]:
