@@ -12,7 +12,8 @@ _STEP = re.compile(r"([^/\[\]]+)\[([^\[\]]*)\]")
 _REFUSED = re.compile(r"[^\w./ -]")
 _LIKE_AN_ESCAPE = re.compile(r"_(?=x[0-9a-f])")
 _EMPTY_PART = re.compile(r"^/|/(?=/)|/$")
-_DOTS = re.compile(r"(?:(?<=/)|^)(\.+)(?=/|$)")
+_DOTS = re.compile(r"(?:(?<=/)|^)\.+(?=/|$)|^\.\.")
+"""Parts of dots alone, and a name that begins with two: MLflow takes both for paths."""
 
 
 def mlflow_name(name: str) -> str:
@@ -23,7 +24,7 @@ def mlflow_name(name: str) -> str:
     escaped = _LIKE_AN_ESCAPE.sub("_x5f_", step_path(name))
     escaped = _REFUSED.sub(lambda match: _escape(match[0]), escaped)
     escaped = _EMPTY_PART.sub(lambda match: _escape("/"), escaped)
-    escaped = _DOTS.sub(lambda match: "".join(map(_escape, match[1])), escaped) or _escape("")
+    escaped = _DOTS.sub(lambda match: "".join(map(_escape, match[0])), escaped) or _escape("")
     if len(escaped) <= MAX_NAME_LENGTH:
         return escaped
     digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

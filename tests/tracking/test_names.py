@@ -22,6 +22,7 @@ ODD = st.text(alphabet="_xa40@/.[] é\n%", max_size=12)
         ("val/accuracy/top_x40_1", "val/accuracy/top_x5f_x40_1"),
         ("experts[/data/a]", "experts_x2f_/data/a"),
         ("val/accuracy/..", "val/accuracy/_x2e__x2e_"),
+        ("..b/.c", "_x2e__x2e_b/.c"),
     ],
 )
 def test_names_stay_readable(name: str, held: str) -> None:
