@@ -7,7 +7,7 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -125,12 +125,12 @@ class Secrets:
                 error.filename, error.filename2 = self.hidden(error.filename), self.hidden(error.filename2)
         if not self._shows(error):
             return error
-        other = RuntimeError(self.hide(f"{type(error).__name__}: {error}"))
+        other = RuntimeError(self.hide(f"{type(error).__name__}: {_shown(error, str)}"))
         other.__cause__, other.__context__ = error.__cause__, error.__context__
         return other.with_traceback(error.__traceback__)
 
     def _shows(self, error: BaseException) -> bool:
-        texts = [*traceback.format_exception_only(error), str(error), repr(error)]
+        texts = [*traceback.format_exception_only(error), _shown(error, str), _shown(error, repr)]
         return any(self.hide(text) != text for text in texts)
 
     @cached_property
@@ -153,6 +153,14 @@ class Secrets:
 
 NO_SECRETS = Secrets()
 """For what takes nothing from the environment; credentials in URLs are hidden all the same."""
+
+
+def _shown(error: BaseException, way: Callable[[object], str]) -> str:
+    """The text of an error; none where its class, which may be the user's, cannot give it."""
+    try:
+        return way(error)
+    except Exception:
+        return "(it has no message)"
 
 
 def by_value(text: str, environ: Mapping[str, str] = os.environ) -> str:
