@@ -120,7 +120,7 @@ def test_plan_as_json_and_what_is_cached_after_a_run(write_recipe: Recipe) -> No
     before = parsed("plan", recipe)
     assert set(before) == {
         "name", "passes", "bytes_read", "bytes_written", "peak_bytes", "compute_dtypes", "stored_dtypes", "cached",
-        "measured", "trials", "settings", "lines", "notes", "warnings",
+        "measured", "trials", "settings", "lines", "notes", "warnings", "shortages",
     }  # fmt: skip
     size = sum(value.nbytes for value in load_file(recipe.parent / "base.safetensors").values())
     assert before["cached"] == before["measured"] == [] and len(before["passes"]) > 0
@@ -185,7 +185,8 @@ def test_validate_notes_what_is_missing(judged: Path) -> None:
     (judged.parent / "rise_val.safetensors").unlink()
     lines = called("validate", judged).stdout.splitlines()
     assert lines[0].startswith("note: ") and "rise_val.safetensors: no such file" in lines[0]
-    assert lines[1] == "judged: valid, 2 steps"
+    assert lines[1].startswith("note: the suite suite.yaml runs Python: toy_encoder:build (")
+    assert lines[2:] == ["judged: valid, 2 steps"]
 
 
 def test_two_runs_side_by_side(write_recipe: Recipe) -> None:
@@ -219,7 +220,7 @@ def test_a_checkpoint_as_json_and_as_text(models: Path) -> None:
     found = parsed("inspect", models / "base.safetensors")
     assert set(found) == {
         "uri", "parameters", "bytes", "dtypes", "family", "depths", "paths", "shares", "in_no_tower", "aliases",
-        "metadata", "tensors",
+        "metadata", "tensors", "digest", "unreadable", "notes",
     }  # fmt: skip
     assert found["parameters"] == sum(value.numel() for value in state.values())
     assert found["bytes"] == sum(value.nbytes for value in state.values())
