@@ -121,7 +121,8 @@ def read_record(path: Path) -> Record:
 
 def _head(line: str) -> Head:
     head = Head(**json.loads(line))
-    if not all(isinstance(text, str) for text in (head.record, head.uri, head.run_id)) or not _ID.fullmatch(head.record):
+    texts = all(isinstance(text, str) for text in (head.record, head.uri, head.run_id))
+    if not texts or not _ID.fullmatch(head.record):
         raise ValueError("its first line does not say which run it is of")
     return head
 
