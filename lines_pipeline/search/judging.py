@@ -17,7 +17,7 @@ from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.recipe.graph import Graph, Step
 from lines_pipeline.search.evaluating import Evaluation, evaluate_all
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Judge:
         for (number, step), accuracies in zip(wanted, evaluate_all(self.session.scheduler, evaluations), strict=True):
             found[number][step] = accuracies
             graph = cases[number].graph
-            self.session.cache.put("accuracies", self._key(graph, graph.steps[step]), accuracies)
+            self._remember(graph.steps[step], self._key(graph, graph.steps[step]), accuracies)
         return [
             {step: self._metrics(case.graph.steps[step], accuracies or {}) for step, accuracies in one.items()}
             for case, one in zip(cases, found, strict=True)
@@ -125,7 +125,15 @@ class Judge:
 
     def _remembered_by_step(self, graph: Graph, steps: Sequence[str]) -> dict[str, dict[str, float] | None]:
         keys = {step: self._key(graph, graph.steps[step]) for step in steps}
-        return {step: self.session.cache.get("accuracies", key) for step, key in keys.items()}
+        return {step: self._remembered(graph.steps[step], key) for step, key in keys.items()}
+
+    def _remember(self, step: Step, key: str | None, accuracies: Mapping[str, float]) -> None:
+        """Keep accuracies in the order of the tasks, whose names may come from the environment."""
+        self.session.cache.put("accuracies", key, [accuracies[task] for task in self._tasks(_params(step))])
+
+    def _remembered(self, step: Step, key: str | None) -> dict[str, float] | None:
+        found, tasks = self.session.cache.get("accuracies", key), self._tasks(_params(step))
+        return dict(zip(tasks, found, strict=True)) if isinstance(found, list) and len(found) == len(tasks) else None
 
     def _metrics(self, step: Step, accuracies: Mapping[str, float]) -> dict[str, float]:
         params = _params(step)
