@@ -233,7 +233,8 @@ def _carry_out(context: OpenedRecipe, destination: outputs.Destination, tune: bo
     for scales in block_scales(context.graph, session, facts):
         session.emit(scales)
     metrics = judge.judge(context.graph, evaluated)
-    destination.renew(outputs.write_cards(context.graph, wanted, session.digests, metrics))
+    secrets = context.recipe.secrets
+    destination.renew(outputs.write_cards(context.graph, wanted, session.digests, metrics, secrets=secrets))
     files = tuple(location for location in written if isinstance(location, Path))
     urls = tuple(location for location in written if isinstance(location, str))
     cached = (*sorted(before), *judge.cached)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lines_pipeline.core.errors import PlanError
+from lines_pipeline.core.secrets import Secrets
 from lines_pipeline.core.versions import package_versions
 from lines_pipeline.engine.session import Session
 from lines_pipeline.engine.storing import ModelFolder, Request, Stored, announce
@@ -157,12 +158,13 @@ def _model_folder(
             settled_config(one.source.read_bytes(), (), where)
     sources = [graph.steps[one] for one in graph.needed([step.inputs["model"][0]])]
     inputs = tuple(
-        CardInput(one.id, recipe.recorded_path(one), _license(checkpoints.get(one.id)))
+        CardInput(recipe.secrets.label(one.id), recipe.recorded_path(one), _license(checkpoints.get(one.id)))
         for one in sources
         if hasattr(one.params, "path")
     )
     version = package_versions(["lines-pipeline"]).get("lines-pipeline", "")
-    card = Card(recipe.name, version, recipe.published(), recipe.hash, inputs, companions.library)
+    name = str(recipe.recorded.get("name", recipe.name))
+    card = Card(name, version, recipe.published(), recipe.hash, inputs, companions.library)
     return ModelFolder(path, companions, card)
 
 
@@ -224,15 +226,21 @@ def write_cards(
     wanted: Mapping[str, Request],
     digests: Mapping[str, str],
     metrics: Mapping[str, Mapping[str, float]],
+    *,
+    secrets: Secrets,
 ) -> list[Path]:
-    """Complete the model cards with what is known of each model now; returns those that changed."""
+    """Complete the model cards with what is known of each model now; returns those that changed.
+
+    What steps and metrics take from the environment is in them by name.
+    """
     changed = []
     for request in wanted.values():
         if request.folder is not None:
             judged = {
                 step: found for step, found in metrics.items() if request.step in graph.steps[step].inputs["model"]
             }
-            path, content = request.folder.path / CARD, request.folder.card.render(digests, judged).encode()
+            card = request.folder.card.render(secrets.labelled(digests), secrets.labelled(judged))
+            path, content = request.folder.path / CARD, card.encode()
             if not path.is_file() or path.read_bytes() != content:
                 write_atomically(path, content)
                 changed.append(path)

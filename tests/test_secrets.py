@@ -119,6 +119,28 @@ def test_a_run_shows_and_writes_secrets_by_name(
     assert list(inputs) == ["base", f"experts[{BY_NAME}-one]", "experts[two]"]
 
 
+def test_names_from_the_environment_are_in_no_card_and_no_entry_of_the_cache(toy: Path, tmp_path: Path) -> None:
+    write_model(toy / f"{SECRET}.safetensors", 0.5)
+    write_suite(toy, {SECRET: {"val": above(0.25, 0.75)}})
+    nodes = {
+        "experts": {"op": "load", "path": "{t}.safetensors", "for_each": {"t": [BY_NAME]}},
+        "val": {"op": "evaluate", "model": "model", "suite": "suite.yaml", "split": "val", "tasks": [BY_NAME]},
+        "model": {"op": "soup", "models": "experts"},
+        "saved": {"op": "save", "model": "model", "path": "merged/"},
+    }
+    path = toy / "carded.yaml"
+    path.write_text(yaml.safe_dump({"name": "carded", "nodes": nodes}))
+    for cached in ((), ("val",)):
+        result = lines_pipeline.run(path, out=tmp_path / "out", tracking=False)
+        assert result.metrics["val"] == {f"accuracy/{SECRET}": 0.5, "mean_accuracy": 0.5}
+        assert set(cached) <= set(result.cached)
+        card = (tmp_path / "out" / "merged" / "README.md").read_text()
+        row = f"| experts[{BY_NAME}] | {BY_NAME}.safetensors | "
+        assert row in card and len(card.partition(row)[2].partition(" ")[0]) >= 64
+        assert f"| val | accuracy/{BY_NAME} | 0.5 |" in card
+    assert leaks(tmp_path / "out") == leaks(tmp_path / "cache") == []
+
+
 BROKEN: dict[str, dict[str, Any]] = {
     "path": {"nodes": {"base": {"op": "load", "path": f"{BY_NAME}.safetensors"}}},
     "folder": {"nodes": {"base": {"op": "load", "path": f"../../{BY_NAME}/model.bin"}}},

@@ -78,6 +78,11 @@ class Secrets:
             return name
         return self.labels.get(name) or "".join(self.labels.get(part, part) for part in _IN_NAMES.split(name))
 
+    def labelled(self, found: Mapping[str, Value]) -> dict[str, Value]:
+        """A map with the recorded forms of its keys, also in the maps that it holds."""
+        inside = {key: self.labelled(value) if isinstance(value, Mapping) else value for key, value in found.items()}
+        return {self.label(key): value for key, value in inside.items()}  # type: ignore[misc]
+
     def hidden(self, value: Value, name: str = "") -> Value:
         """A value with every text in it hidden: of maps, lists, tuples and dataclasses; keys of maps are labels."""
         found: Any = value

@@ -265,7 +265,7 @@ def _contents(session: Session, folder: ModelFolder, layout: OutputLayout) -> di
     config = found.get(folder.companions.config)
     if isinstance(config, Path):
         found[folder.companions.config] = settled_config(config.read_bytes(), layout.specs, str(config))
-    return {**found, CARD: folder.card.render(session.digests).encode()}
+    return {**found, CARD: folder.card.render(session.cache.secrets.labelled(session.digests)).encode()}
 
 
 def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dict[str, Any]]:

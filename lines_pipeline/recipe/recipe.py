@@ -114,10 +114,10 @@ class Recipe:
 
     def recorded_path(self, step: Step) -> str:
         """The path that a step's node names, with its item filled in and the environment by name."""
-        fields = self.recorded["nodes"][step.node]
+        fields = self.document.data["nodes"][step.node]
         items = read_items(fields["for_each"])[0] if "for_each" in fields else ()
         names = next((item.names for item in items if item.key == step.item), {})
-        return str(fill_items(fields["path"], names))
+        return str(fill_items(self.recorded["nodes"][step.node]["path"], self.secrets.hidden(names)))
 
     def with_values(self, values: Mapping[str, Any]) -> Recipe:
         """The recipe with other parameter values (``{"scaled.beta": 0.4}``); KeyError for an unknown node."""
