@@ -25,6 +25,7 @@ from lines_pipeline.core.events import (
     TrialStarted,
 )
 from lines_pipeline.core.secrets import without_credentials
+from lines_pipeline.io.companions import CARD
 from lines_pipeline.io.entries import file_digest
 from lines_pipeline.tracking.experiments import Target, experiment_id
 from lines_pipeline.tracking.names import means_first, mlflow_name, step_path
@@ -38,6 +39,9 @@ RECORD_TAG = "lines_pipeline.record"
 """By this tag a run is found again when its record is sent later."""
 INPUTS_FILE = "inputs.json"
 """The artifact with the content digests of what a run read."""
+
+FILES_FILE = "files.json"
+"""The artifact with every file that a run wrote."""
 
 
 class MlflowSink:
@@ -202,12 +206,9 @@ class MlflowSink:
         self._trial = ""
 
     def _on_FileWritten(self, event: FileWritten) -> None:  # noqa: N802
-        path = Path(event.path) if "://" not in str(event.path) else None
-        digest = f"blake3:{file_digest(path)}" if path is not None and path.is_file() and path.stat().st_size else ""
-        row = {"node": event.node, "path": str(event.path), "bytes": event.nbytes, "digest": digest}
-        self._files.append({**row, "reused": event.reused})
+        self._files += _rows(event)
         same = [one for one in self._files if one["node"] == event.node]
-        told = (digest or f"{event.nbytes} bytes") if len(same) == 1 else f"{len(same)} files, see files.json"
+        told = f"{len(same)} files, see {FILES_FILE}" if len(same) > 1 else same[0]["digest"] or f"{event.nbytes} bytes"
         self._tags[f"file.{event.node}"] = told
         if event.reused:
             self._tags[f"cached.{event.node}"] = "true"
@@ -224,7 +225,7 @@ class MlflowSink:
             if event.error:  # first, and by itself: whatever else is refused, why the run failed is recorded
                 sender.batch(self.run_id, tags=sender.tags({"error": event.error}))
             if self._files:
-                sender.json(self.run_id, {"files": self._files}, "files.json")
+                sender.json(self.run_id, {"files": self._files}, FILES_FILE)
             if self._notes:
                 sender.text(self.run_id, "".join(f"{note}\n" for note in self._notes), "notes.txt")
             self._log({"run/seconds": event.seconds})
@@ -251,3 +252,30 @@ class MlflowSink:
         metrics, self._metrics = self._metrics, []
         tags, self._tags = sender.tags(self._tags), {}
         sender.batch(self.run_id, metrics, sender.params(self.run_id, params or {}), tags)
+
+
+def _rows(event: FileWritten) -> list[dict[str, Any]]:
+    """What is recorded of each file; ``opened_by`` is the model folder or the index that it is a part of."""
+    rows, files = [], event.files or (event.path,)
+    for file in files:
+        nbytes, digest = _measured(str(file))
+        nbytes = event.nbytes if nbytes is None and len(files) == 1 else nbytes
+        told = {"node": event.node, "path": str(file), "bytes": nbytes}
+        part = {} if str(file) == str(event.path) else {"opened_by": str(event.path)}
+        rows.append({**told, "digest": digest, "reused": event.reused, **part})
+    return rows
+
+
+def _measured(file: str) -> tuple[int | None, str]:
+    """Size and digest of a file; neither where it is elsewhere or cannot be read: that is no failure of the store.
+
+    A model card has no digest: it is written again once its model is judged.
+    """
+    path = Path(file)
+    try:
+        if "://" in file or not path.is_file():
+            return None, ""
+        nbytes = path.stat().st_size
+        return nbytes, f"blake3:{file_digest(path)}" if nbytes and path.name != CARD else ""
+    except (OSError, ValueError):
+        return None, ""

@@ -177,6 +177,22 @@ def test_figures_are_sent_when_told_and_at_the_end(tmp_path: Path) -> None:
     assert run.info.status == "FINISHED" and run.data.params == params and run.data.metrics["run/seconds"] == 2
 
 
+def test_every_file_of_a_model_folder_is_recorded_and_one_that_cannot_be_read_is_no_failure(tmp_path: Path) -> None:
+    names = ["model-1.safetensors", "model-2.safetensors", "README.md", "gone.json"]
+    for name in names[:3]:
+        (tmp_path / name).write_text(name)
+    sink = MlflowSink(f"sqlite:///{tmp_path}/mlflow.db")
+    sink(RunStarted("tested", "lines-pipeline", {}, {}, {}))
+    sink(FileWritten("saved", tmp_path, 60, False, tuple(tmp_path / name for name in names)))
+    sink(RunFinished("FINISHED", 2.0))
+    client = MlflowClient(tracking_uri=sink.uri)
+    assert client.get_run(sink.run_id).data.tags["file.saved"] == "4 files, see files.json"
+    rows = json.loads(Path(client.download_artifacts(sink.run_id, "files.json")).read_text())["files"]
+    expected = [f"blake3:{file_digest(tmp_path / name)}" for name in names[:2]]
+    assert [row["digest"] for row in rows] == [*expected, "", ""]
+    assert [row["bytes"] for row in rows] == [19, 19, 9, None] and {row["opened_by"] for row in rows} == {str(tmp_path)}
+
+
 def test_what_is_too_long_for_mlflow_is_cut_where_one_sees_it(tmp_path: Path) -> None:
     sink = MlflowSink(f"sqlite:///{tmp_path}/mlflow.db")
     sink(RunStarted("tested", "lines-pipeline", {"p" * 300: 0, "long": "x" * 10_000}, {"t": "y" * 9_000}, {}))
