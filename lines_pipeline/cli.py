@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +18,9 @@ from lines_pipeline.core.garbage import collect_seldom
 from lines_pipeline.core.printable import printable_message
 from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.core.streams import keep_streams
+
+if TYPE_CHECKING:
+    from lines_pipeline.core.events import Sink
 
 app = typer.Typer(
     name="lines-pipeline",
@@ -38,6 +43,8 @@ NoTune = Annotated[bool, typer.Option("--no-tune", help="Use the values as writt
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Look nothing up in the cache.")]
 NoTracking = Annotated[bool, typer.Option("--no-tracking", help="Keep no record of the run in MLflow.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; default sqlite:///mlflow.db.")]
+Events = Annotated[Path | None, typer.Option(metavar="FILE", help="Append what happens to FILE, as lines of JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes: errors and the results.")]
 
 Trust = Annotated[bool, typer.Option("--trust", help="Let it run Python that it names, wherever it lies.")]
 
@@ -69,6 +76,8 @@ def run(
     trust: Trust = False,
     tracking_uri: TrackingUri = None,
     no_tracking: NoTracking = False,
+    events: Events = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Carry out a recipe."""
@@ -81,12 +90,9 @@ def run(
 
         load_trusted(recipe, _parse(sets), trust=trust)  # before its store is looked at
         expect_run(recipe, _parse(sets), tracking_uri)  # before torch is loaded
-    from rich.console import Console
-
     from lines_pipeline import api, presentation
-    from lines_pipeline.tracking.console import progress
 
-    with progress(Console(stderr=True)) as sink:
+    with _told(events, quiet) as sinks:
         result = api.run(
             recipe,
             out=out,
@@ -100,12 +106,28 @@ def run(
             trust=trust,
             tracking_uri=tracking_uri,
             tracking=not no_tracking,
-            sinks=[sink],
+            sinks=sinks,
         )
     if as_json:
         print_json(result.to_dict())
     else:
         presentation.show_result(result)
+
+
+@contextmanager
+def _told(events: Path | None, quiet: bool) -> Iterator[list[Sink]]:
+    """What a run tells of itself: on the console unless ``quiet``, and in a file if there is one."""
+    from rich.console import Console
+
+    from lines_pipeline.tracking.console import progress
+    from lines_pipeline.tracking.jsonl import JsonLinesSink
+
+    written: list[Sink] = [] if events is None else [JsonLinesSink(events)]
+    if quiet:
+        yield written
+        return
+    with progress(Console(stderr=True)) as sink:
+        yield [*written, sink]
 
 
 @app.command()

@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 
 import lines_pipeline
 from lines_pipeline.cli import app
-from lines_pipeline.core.errors import LinesError
+from lines_pipeline.core.errors import LinesError, TrackingError
 from lines_pipeline.core.events import Event, RunStarted
 
 Recipe = Callable[..., Path]
@@ -92,6 +92,21 @@ def test_run_as_json(write_recipe: Recipe) -> None:
     assert found["files"] == [str(Path("out/model.safetensors").resolve())] and Path(found["files"][0]).is_file()
     assert found["facts"]["scaled"]["alpha"] > 0 and found["facts"]["scaled"]["num_experts"] == 3
     assert len(found["run_id"]) == 32 and found["seconds"] > 0
+
+
+def test_events_go_to_a_file_and_quiet_runs_say_nothing_else(
+    write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED", "s3cr3t-value")
+    recipe = write_recipe(TIES_LINES, description="for ${env:PLANTED}")
+    done = called("run", recipe, "--out", "out-s3cr3t-value", "--no-tracking", "--events", "events.jsonl", "-q")
+    assert done.stderr == "" and "written" in done.stdout
+    text = Path("events.jsonl").read_text()
+    told = [json.loads(line)["event"] for line in text.splitlines()]
+    assert {"PassStarted", "PassFinished", "FileWritten"} <= set(told) and told[-1] == "RunFinished"
+    assert "s3cr3t" not in text
+    refused = CliRunner().invoke(app, ["run", str(recipe), "--no-tracking", "--events", "nowhere/events.jsonl"])
+    assert isinstance(refused.exception, TrackingError) and "nowhere/events.jsonl" in str(refused.exception)
 
 
 def test_metrics_as_json_and_as_a_table(judged: Path) -> None:
