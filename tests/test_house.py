@@ -23,6 +23,7 @@ COMMANDS = [
     "inspect",
     "zoo",
     "cache",
+    "sync",
     "compare",
 ]
 
