@@ -214,14 +214,16 @@ def _local_path(located: Any, context: OpenedRecipe, step: str, *, build: bool) 
 
 
 def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
+    def is_dropped(name: str) -> bool:
+        return matches(params.drop, (name,))
+
     checkpoint = _of_type(params, open_leniently(path, uri=params.path, spool=spool, key=params.key))
     rules = [(rule.from_, rule.to) for rule in params.rename]
     renamed = rename(checkpoint, strip=params.prefix.strip, add=params.prefix.add, rules=rules)
     refuse_adapter(params.path, renamed.tensors)
     specs = {name: stored.spec for name, stored in renamed.tensors.items()}
     refuse_quantized(params.path, specs, declared_quantization(path))
-    readable = require_readable(renamed, params.drop)
-    return keep_ties(readable, lambda name: matches(params.drop, (name,))) if params.drop else readable
+    return keep_ties(require_readable(renamed, is_dropped), is_dropped)
 
 
 def _of_type(params: LoadParams, checkpoint: Checkpoint) -> Checkpoint:

@@ -11,7 +11,7 @@ import torch
 
 from lines_pipeline.core.errors import CheckpointError, did_you_mean
 from lines_pipeline.core.keys import content_key
-from lines_pipeline.core.printable import printable
+from lines_pipeline.core.printable import exact_glob, printable
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.formats.adapters import CONFIG, Adapter, Factors, listed
@@ -183,7 +183,7 @@ def _require_values(adapter: Adapter, base: Base | None, update: Update) -> None
         what = f"an update of it needs the base's values, which {base.origin} has to be loaded for (op 'load')"
     raise CheckpointError(
         f"{adapter.uri}: the adapter {why} '{name}' (modules_to_save, bias or use_dora in {CONFIG}), and {what}; "
-        f"or leave it out with exclude: ['{name}']"
+        f"or leave it out with exclude: [{exact_glob(update.name)}]"
     )
 
 

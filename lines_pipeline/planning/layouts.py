@@ -91,7 +91,7 @@ def _refuse_unmatched(graph: Graph, layouts: Mapping[str, Layout]) -> None:
 
 
 def _loaded(step: Step, params: LoadParams, checkpoint: Checkpoint) -> Layout:
-    known = (*checkpoint.tensors, *checkpoint.aliases)
+    known = (*checkpoint.tensors, *checkpoint.aliases, *checkpoint.unreadable)
     gone = frozenset(name for name in known if matches(params.drop, (name,))) if params.drop else frozenset()
     specs = {name: stored.spec for name, stored in checkpoint.tensors.items() if name not in gone}
     tensors = {name: spec for name, spec in specs.items() if step.gives is EdgeType.WEIGHTS or spec.is_floating}

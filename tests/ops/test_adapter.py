@@ -173,7 +173,7 @@ def test_modules_saved_whole_and_biases_differ_from_the_base(place: Path) -> Non
 
 def test_a_head_that_the_base_lacks_is_refused_or_left_out(place: Path) -> None:
     write_adapter(place / "adapter", {**FACTORS, "score.weight": torch.ones(3, 2)}, modules_to_save=["score"])
-    refused(place, "whole of 'score.weight'", "graft", "exclude: ['score.weight']")
+    refused(place, "whole of 'score.weight'", "graft", 'exclude: ["score.weight"]')
 
 
 def test_whole_tensors_need_the_values_of_a_loaded_base(place: Path) -> None:
