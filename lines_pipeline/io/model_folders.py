@@ -11,8 +11,9 @@ from typing import Any
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.printable import printable
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
+from lines_pipeline.io.formats.foreign import other_format
 from lines_pipeline.io.formats.names import is_plain_name
-from lines_pipeline.io.weight_files import Choice, choose_weights, other_format
+from lines_pipeline.io.weight_files import Choice, choose_weights
 
 MAX_INDEX_BYTES = 100_000_000
 
