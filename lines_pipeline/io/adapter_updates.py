@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
@@ -60,26 +60,37 @@ def update_checkpoint(
     base: Base | None,
     *,
     scale: float,
-    left_out: Callable[[Iterable[str]], frozenset[str]],
+    left_out: Callable[[Mapping[str, Sequence[str]]], frozenset[str]],
     spool: Path | None,
 ) -> Checkpoint:
     """The update of an adapter as float32 tensors, computed once into the folder ``spool``.
 
     Without a spool only the header is told, at offset -1. With a ``base`` the tensors are the base's floating-point
-    ones, else those alone that the adapter names; ``left_out`` says of names which are in no result.
+    ones, else those alone that the adapter names; ``left_out`` says of all names by tensor which
+    tensors are in no result.
     Raises ``CheckpointError`` for modules that the base lacks or has in other shapes, and where its values are needed.
     """
     updates = _bound(adapter, base)
     names = [name for name, spec in base.specs.items() if spec.is_floating] if base else list(updates)
-    skipped = left_out(names)
+    skipped = left_out(_all_names(names, base))
     kept = {name: update for name, update in updates.items() if name not in skipped}
     for update in kept.values():
         _require_values(adapter, base, update)
     shapes = {name: base.specs[name].shape for name in names} if base else {n: u.shape for n, u in kept.items()}
     specs = {name: TensorSpec(name, "float32", shapes[name]) for name in sorted(shapes) if name not in skipped}
     files = adapter.files + (base.files if base and any(update.needs_base for update in kept.values()) else ())
-    checkpoint = Checkpoint(adapter.uri, files, {}, base.aliases if base else {}, notes=adapter.notes)
+    aliases, gone = base.aliases if base else {}, tuple(name for name in names if name in skipped)
+    checkpoint = Checkpoint(adapter.uri, files, {}, aliases, notes=adapter.notes, left_out=gone)
     return _stored(checkpoint, kept, specs, scale, spool)
+
+
+def _all_names(names: Sequence[str], base: Base | None) -> dict[str, list[str]]:
+    """All names of each tensor, which has several where the base ties it."""
+    found = {name: [name] for name in names}
+    for alias, name in base.aliases.items() if base else ():
+        if name in found:
+            found[name].append(alias)
+    return found
 
 
 def _stored(

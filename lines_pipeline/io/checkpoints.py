@@ -91,6 +91,8 @@ class Checkpoint:
     """Which state dict of the files it is, where they nest several."""
     stored_names: Mapping[str, str] = field(default_factory=dict)
     """The names that renamed tensors and aliases have in the files."""
+    left_out: tuple[str, ...] = ()
+    """Further tensors that are left out by choice."""
 
 
 def open_checkpoint(path: Path, *, uri: str | None = None, spool: Path | None = None, key: str = "") -> Checkpoint:
