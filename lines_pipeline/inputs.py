@@ -131,8 +131,8 @@ def _open_adapters(
     context: OpenedRecipe, live: Collection[str], checkpoints: Mapping[str, Checkpoint], *, build: bool
 ) -> dict[str, Checkpoint]:
     """The updates of adapters, for the tensors of their bases; those whose base is not on this machine yet wait."""
-    recipe, graph = context.recipe, context.graph
-    spool = context.session.cache.spool if build else None
+    recipe, graph, spool = context.recipe, context.graph, context.session.cache.spool
+    open_file = partial(open_checkpoint, spool=spool if build else None)
     adapters = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, AdapterParams) and s.id in live}
     located = _each(recipe, graph, "path", adapters, lambda s: locate_checkpoint(adapters[s].path, recipe.folder))
     found: dict[str, Checkpoint] = {}
@@ -149,13 +149,14 @@ def _open_adapters(
             )
             return
         base = next((_base(graph, i, {**checkpoints, **found}) for i in graph.steps[step].inputs.get("base", ())), None)
-        adapter = read_adapter(path.absolute(), adapters[step].path, partial(open_checkpoint, spool=spool))
+        adapter = read_adapter(path.absolute(), adapters[step].path, open_file)
         found[step] = update_checkpoint(
             adapter,
             base,
             scale=adapters[step].scale,
             left_out=partial(left_out_names, graph.steps[step]),
             spool=spool,
+            build=build,
         )
 
     _each(recipe, graph, "path", adapters, opened)

@@ -16,7 +16,7 @@ from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.formats.adapters import CONFIG, Adapter, Factors, listed
 from lines_pipeline.io.reading import BlockReader
-from lines_pipeline.io.spool import spooled
+from lines_pipeline.io.spool import spool_path, spooled
 
 VERSION = 1
 """Raise it when updates change: those that earlier versions made are then not used."""
@@ -61,13 +61,14 @@ def update_checkpoint(
     *,
     scale: float,
     left_out: Callable[[Mapping[str, Sequence[str]]], frozenset[str]],
-    spool: Path | None,
+    spool: Path,
+    build: bool,
 ) -> Checkpoint:
     """The update of an adapter as float32 tensors, computed once into the folder ``spool``.
 
-    Without a spool only the header is told, at offset -1. With a ``base`` the tensors are the base's floating-point
-    ones, else those alone that the adapter names; ``left_out`` says of all names by tensor which
-    tensors are in no result.
+    Where it is not to ``build``, only the header is told, at offset -1, and how much is still to be written. With a
+    ``base`` the tensors are the base's floating-point ones, else those alone that the adapter names; ``left_out`` says
+    of all names by tensor which tensors are in no result.
     Raises ``CheckpointError`` for modules that the base lacks or has in other shapes, and where its values are needed.
     """
     updates = _bound(adapter, base)
@@ -81,7 +82,7 @@ def update_checkpoint(
     files = adapter.files + (base.files if base and any(update.needs_base for update in kept.values()) else ())
     aliases, gone = base.aliases if base else {}, tuple(name for name in names if name in skipped)
     checkpoint = Checkpoint(adapter.uri, files, {}, aliases, notes=adapter.notes, left_out=gone)
-    return _stored(checkpoint, kept, specs, scale, spool)
+    return _stored(checkpoint, kept, specs, scale, spool, build=build)
 
 
 def _all_names(names: Sequence[str], base: Base | None) -> dict[str, list[str]]:
@@ -98,17 +99,20 @@ def _stored(
     updates: Mapping[str, Update],
     specs: Mapping[str, TensorSpec],
     scale: float,
-    spool: Path | None,
+    spool: Path,
+    *,
+    build: bool,
 ) -> Checkpoint:
-    """The update with the places of its tensors: all that are zero share one."""
-    if spool is None:
-        tensors = {name: StoredTensor(spec, checkpoint.files[0].path, -1) for name, spec in specs.items()}
-        return replace(checkpoint, tensors=tensors)
+    """The update with the places of its tensors, if it is built: all that are zero share one."""
     identity = [list(astuple(file)) for file in checkpoint.files]
     told = [[u.name, u.shape, u.transposed, _scaling(u), _places(u)] for u in updates.values()]
     zeros = max((spec.numel for name, spec in specs.items() if name not in updates), default=0)
     key = content_key([VERSION, identity, told, scale, zeros])
     made = [specs[name] for name in updates]
+    if not build:
+        pending = 0 if spool_path(spool, key).exists() else sum(spec.nbytes for spec in made)
+        tensors = {name: StoredTensor(spec, checkpoint.files[0].path, -1) for name, spec in specs.items()}
+        return replace(checkpoint, tensors=tensors, pending_bytes=pending)
     path, offsets, end = spooled(spool, key, made, zeros, lambda: _values(updates.values(), scale))
     tensors = {name: StoredTensor(spec, str(path), offsets.get(name, end)) for name, spec in specs.items()}
     return replace(checkpoint, tensors=tensors, files=(*checkpoint.files, SourceFile.of(path)))

@@ -93,6 +93,8 @@ class Checkpoint:
     """The names that renamed tensors and aliases have in the files."""
     left_out: tuple[str, ...] = ()
     """Further tensors that are left out by choice."""
+    pending_bytes: int = 0
+    """What a run will write of it into the cache before it can read it."""
 
 
 def open_checkpoint(path: Path, *, uri: str | None = None, spool: Path | None = None, key: str = "") -> Checkpoint:

@@ -18,6 +18,11 @@ ZEROS = "zero elsewhere"
 Place = tuple[Path, dict[str, int], int]
 
 
+def spool_path(folder: Path, key: str) -> Path:
+    """Where the tensors with this key lie, or would lie."""
+    return folder / f"{key[:32]}.safetensors"
+
+
 def spooled(
     folder: Path, key: str, specs: Sequence[TensorSpec], zeros: int, values: Callable[[], Iterable[torch.Tensor]]
 ) -> Place:
@@ -26,7 +31,7 @@ def spooled(
     Gives its path, the offsets of the tensors by name, and the offset of ``zeros`` zeros, which take no room on most
     disks. Raises ``EngineError`` where the cache cannot be written.
     """
-    path = folder / f"{key[:32]}.safetensors"
+    path = spool_path(folder, key)
     header, offsets, end = _laid_out(specs, zeros)
     nbytes = end + 4 * zeros
     what = f"the update of an adapter ({nbytes / 1e6:,.1f} MB)"
