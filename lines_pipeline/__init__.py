@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lines_pipeline.core.errors import LinesError
@@ -15,8 +16,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Import the API on first use, so that ``lines-pipeline --help`` loads neither torch nor MLflow."""
-    if name in __all__:
-        from lines_pipeline import api
-
-        return getattr(api, name)
+    if name == "api" or name in __all__:
+        api = import_module("lines_pipeline.api")
+        return api if name == "api" else getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -168,7 +168,9 @@ def plan(
         outputs.check_outputs(graph, destination.folder)
         with open_recipe(loaded, graph, settings, cache, broadcast(), build=False, trust=trust) as context:
             if context.unread:
-                raise CheckpointError(f"the plan needs headers that are not on this machine yet: {context.notes[0]}")
+                raise CheckpointError(
+                    f"the plan needs headers that are not on this machine yet: {next(iter(context.unread.values()))}"
+                )
             report = _forecast(context, destination, trials)
             return loaded.secrets.hidden(replace(report, notes=(*context.notes, *report.notes)))
 

@@ -52,8 +52,13 @@ class OpenedRecipe:
     graph: Graph
     session: Session
     notes: list[str] = field(default_factory=list)
-    unread: set[str] = field(default_factory=set)
-    """Load steps whose checkpoints are not on this machine yet."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Why the headers of some load steps cannot be read yet: what they need is not on this machine."""
+
+    def wait(self, step: str, why: str) -> None:
+        """Note that a step's headers cannot be read yet, and why."""
+        self.notes.append(why)
+        self.unread.setdefault(step, why)
 
 
 @contextmanager
@@ -127,6 +132,7 @@ def _open_adapters(
 ) -> dict[str, Checkpoint]:
     """The updates of adapters, for the tensors of their bases; those whose base is not on this machine yet wait."""
     recipe, graph, spool = context.recipe, context.graph, context.session.cache.spool
+    open_file = partial(open_checkpoint, spool=spool if build else None)
     adapters = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, AdapterParams) and s.id in live}
     located = _each(recipe, graph, "path", adapters, lambda s: locate_checkpoint(adapters[s].path, recipe.folder))
     found: dict[str, Checkpoint] = {}
@@ -134,17 +140,23 @@ def _open_adapters(
     def opened(step: str) -> None:
         sources = {s for s in cone(graph, [step]) if graph.steps[s].op.is_source} - {step}
         path = _local_path(located[step], context, step, build=build)
-        if path is None or not sources <= checkpoints.keys() | found.keys():
-            context.unread.add(step)
+        if path is None:
+            return
+        if not sources <= checkpoints.keys() | found.keys():
+            node = graph.steps[step].node
+            context.wait(
+                step, f"node '{node}': its base is not on this machine yet, the first run checks it against that"
+            )
             return
         base = next((_base(graph, i, {**checkpoints, **found}) for i in graph.steps[step].inputs.get("base", ())), None)
-        adapter = read_adapter(path.absolute(), adapters[step].path, partial(open_checkpoint, spool=spool))
+        adapter = read_adapter(path.absolute(), adapters[step].path, open_file)
         found[step] = update_checkpoint(
             adapter,
             base,
             scale=adapters[step].scale,
             left_out=partial(left_out_names, graph.steps[step]),
-            spool=spool if build else None,
+            spool=spool,
+            build=build,
         )
 
     _each(recipe, graph, "path", adapters, opened)
@@ -208,20 +220,23 @@ def _local_path(located: Any, context: OpenedRecipe, step: str, *, build: bool) 
     if located.path is None and build:
         return download(located.uri, cache_folder() / "downloads")
     if located.path is None:
-        context.notes.append(f"{located.uri}: not downloaded yet, its tensors are checked by the first run")
-        context.unread.add(step)
+        context.wait(step, f"{located.uri}: not downloaded yet, its tensors are checked by the first run")
     return Path(located.path) if located.path else None
 
 
 def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
+    def is_dropped(name: str) -> bool:
+        return matches(params.drop, (name,))
+
     checkpoint = _of_type(params, open_leniently(path, uri=params.path, spool=spool, key=params.key))
     rules = [(rule.from_, rule.to) for rule in params.rename]
     renamed = rename(checkpoint, strip=params.prefix.strip, add=params.prefix.add, rules=rules)
-    refuse_adapter(params.path, renamed.tensors)
-    specs = {name: stored.spec for name, stored in renamed.tensors.items()}
+    kept = keep_ties(renamed, is_dropped)
+    names = {name: kept.stored_names.get(name, name) for name in kept.tensors if not is_dropped(name)}
+    specs = {names[name]: kept.tensors[name].spec for name in names}  # new names might hide what it is
+    refuse_adapter(params.path, specs)
     refuse_quantized(params.path, specs, declared_quantization(path))
-    readable = require_readable(renamed, params.drop)
-    return keep_ties(readable, lambda name: matches(params.drop, (name,))) if params.drop else readable
+    return require_readable(kept, is_dropped)
 
 
 def _of_type(params: LoadParams, checkpoint: Checkpoint) -> Checkpoint:

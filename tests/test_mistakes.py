@@ -49,7 +49,6 @@ CHECKPOINTS: dict[str, tuple[Spoil, str]] = {
         lambda f: changed(f, "c.safetensors", lambda s: s.update(logit_scale=torch.ones(2))),
         "has shape",
     ),
-    "integers": (lambda f: changed(f, "c.safetensors", lambda s: s.update(logit_scale=torch.tensor(1))), "is int64"),
     "a truncated file": (truncated, "cut short"),
     "values too large": (
         lambda f: [

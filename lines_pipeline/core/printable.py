@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 
 MAX_LINE = 2_000
@@ -17,6 +18,12 @@ _UNPRINTABLE_IN_MESSAGES = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f", 
 def printable(name: object, length: int = MAX_NAME) -> str:
     """The name of a tensor, key or file on one line: control characters escaped, cut in the middle where very long."""
     return _shortened(_UNPRINTABLE.sub(_escaped, str(name)), length)
+
+
+def exact_glob(name: str) -> str:
+    """A glob that matches just this name, as quoted YAML; it is there to be copied and never cut."""
+    text = glob.escape(name).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{_UNPRINTABLE.sub(_escaped, text)}"'
 
 
 def printable_message(text: str) -> str:

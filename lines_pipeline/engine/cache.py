@@ -11,10 +11,11 @@ from typing import Any, BinaryIO
 
 from lines_pipeline.core.errors import CheckpointError, EngineError
 from lines_pipeline.core.secrets import NO_SECRETS, Secrets, by_value
-from lines_pipeline.engine.housekeeping import VALUES, entries, hold, prune, remove, size_limit, value_notes
+from lines_pipeline.engine.housekeeping import VALUES, entries, hold, prune, remove, size_limit
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
 from lines_pipeline.io.digests import DigestStore, Known
-from lines_pipeline.io.entries import file_digest, read_entry, write_entry
+from lines_pipeline.io.entries import read_entry, write_entry
+from lines_pipeline.io.write_once import noted, notes_path
 
 FILES = "files"
 """The kind of entry that holds paths: what comes from the environment is in them by name."""
@@ -50,7 +51,7 @@ class NodeCache:
         path = self.value_path(str(key))
         if key is None or not self._reading or path in self._damaged or not path.is_file() or not self.hold(path):
             return False
-        notes = read_entry(value_notes(path))
+        notes = read_entry(notes_path(path))
         return path.is_file() and notes is not None and notes["bytes"] == path.stat().st_size
 
     def open_value(self, key: str) -> Checkpoint | None:
@@ -67,8 +68,8 @@ class NodeCache:
         Reads all of it, once a run.
         """
         if path not in self._sound:
-            notes = read_entry(value_notes(path))
-            (self._damaged if notes is None or notes != _notes(path) else self._sound).add(path)
+            notes = read_entry(notes_path(path))
+            (self._damaged if notes is None or notes != noted(path) else self._sound).add(path)
         return path in self._sound
 
     def get(self, kind: str, key: str | None) -> Any:
@@ -108,7 +109,7 @@ class NodeCache:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self.hold(target)
-            write_entry(value_notes(target), _notes(path))
+            write_entry(notes_path(target), noted(path))
             os.replace(path, target)
         except OSError as error:
             raise EngineError(cache_full(self.folder, error)) from error
@@ -156,10 +157,3 @@ def _mapped(change: Callable[[str], str], value: Any) -> Any:
     if isinstance(value, list):
         return [_mapped(change, inside) for inside in value]
     return change(value) if isinstance(value, str) else value
-
-
-def _notes(path: Path) -> dict[str, Any] | None:
-    try:
-        return {"bytes": path.stat().st_size, "digest": file_digest(path)}
-    except OSError:
-        return None

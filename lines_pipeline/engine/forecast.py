@@ -45,7 +45,8 @@ def forecast(
         scales_of(step, layouts[step.id], stats_of(graph, step.id, known)) for step in scale_steps(graph, steps)
     )
     specs = [spec for request in wanted for spec in layouts[request.step].tensors.values()]
-    settings = session.settings
+    settings, pending = session.settings, _pending(session, steps)
+    pending_files = {session.cache.spool / str(number): n for number, n in enumerate(pending.values())}
     return PlanReport(
         name=recipe.name,
         passes=tuple(passes),
@@ -60,9 +61,22 @@ def forecast(
         trials=trials,
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
         warnings=tuple(dict.fromkeys(warning for scale in scales for warning in scale.warnings)),
-        shortages=tuple(space_shortages(sizes(session, absent, prepared))),
-        notes=render(told for step in steps for told in layouts[step].told),
+        shortages=tuple(space_shortages({**sizes(session, absent, prepared), **pending_files})),
+        notes=(*render(told for step in steps for told in layouts[step].told), *_pending_notes(graph, pending)),
     )
+
+
+def _pending(session: Session, steps: Iterable[str]) -> dict[str, int]:
+    """Bytes that a run writes into the cache before it can read the values of steps, by step."""
+    found = {step: session.checkpoints[step].pending_bytes for step in steps if step in session.checkpoints}
+    return {step: nbytes for step, nbytes in found.items() if nbytes}
+
+
+def _pending_notes(graph: Graph, pending: Mapping[str, int]) -> list[str]:
+    return [
+        f"node '{graph.steps[step].node}': {nbytes / 1e6:,.1f} MB of its update are written into the cache"
+        for step, nbytes in pending.items()
+    ]
 
 
 def _bytes_read(prepared: Prepared, one: Pass, session: Session) -> int:

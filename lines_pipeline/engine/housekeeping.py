@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lines_pipeline.core.errors import PlanError
-from lines_pipeline.io.entries import file_digest, read_entry
+from lines_pipeline.io.entries import read_entry
 from lines_pipeline.io.temporaries import sweep_temporaries
+from lines_pipeline.io.write_once import is_sound, notes_path
 from lines_pipeline.recipe.schema import parse_bytes
 
 VALUES, SPOOL = "values", "spool"
@@ -41,11 +42,6 @@ def size_limit() -> int:
         raise PlanError(f"{LIMIT_VARIABLE}: {error}") from error
 
 
-def value_notes(path: Path) -> Path:
-    """The entry beside a value that tells its size and digest; runs that use the value lock it."""
-    return path.with_suffix(".json")
-
-
 def entries(folder: Path) -> list[Entry]:
     """Everything in the cache, the least recently used first."""
     found = [entry for kind in KINDS for entry in _entries(folder, kind)]
@@ -56,7 +52,7 @@ def _entries(folder: Path, kind: str) -> Iterator[Entry]:
     suffix = ".safetensors" if kind in (VALUES, SPOOL) else ".json"
     for path in sorted((folder / kind).glob(f"*{suffix}")):
         with suppress(FileNotFoundError):
-            status, notes = path.stat(), value_notes(path)
+            status, notes = path.stat(), notes_path(path)
             used, nbytes = status.st_mtime, status.st_size
             if kind in (VALUES, SPOOL) and notes.exists():
                 used, nbytes = notes.stat().st_mtime, nbytes + notes.stat().st_size
@@ -93,10 +89,7 @@ def verify(folder: Path) -> tuple[int, list[Entry]]:
 def _is_sound(entry: Entry) -> bool:
     if entry.kind not in (VALUES, SPOOL):
         return read_entry(entry.path, mark_used=False) is not None
-    notes = read_entry(value_notes(entry.path), mark_used=False)
-    with suppress(FileNotFoundError):
-        return bool(notes == {"bytes": entry.path.stat().st_size, "digest": file_digest(entry.path)})
-    return False
+    return is_sound(entry.path, mark_used=False)
 
 
 def remove(path: Path, *, held: bool = False) -> bool:
@@ -110,7 +103,7 @@ def remove(path: Path, *, held: bool = False) -> bool:
             if not held:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, lock):
-                for one in (path, value_notes(path), lock):
+                for one in (path, notes_path(path), lock):
                     one.unlink(missing_ok=True)
     except OSError:  # a run holds it, there are no locks here, or it is another user's
         return False

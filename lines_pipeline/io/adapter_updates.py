@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
@@ -11,12 +11,12 @@ import torch
 
 from lines_pipeline.core.errors import CheckpointError, did_you_mean
 from lines_pipeline.core.keys import content_key
-from lines_pipeline.core.printable import printable
+from lines_pipeline.core.printable import exact_glob, printable
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.formats.adapters import CONFIG, Adapter, Factors, listed
 from lines_pipeline.io.reading import BlockReader
-from lines_pipeline.io.spool import spooled
+from lines_pipeline.io.spool import spool_path, spooled
 
 VERSION = 1
 """Raise it when updates change: those that earlier versions made are then not used."""
@@ -60,26 +60,38 @@ def update_checkpoint(
     base: Base | None,
     *,
     scale: float,
-    left_out: Callable[[Iterable[str]], frozenset[str]],
-    spool: Path | None,
+    left_out: Callable[[Mapping[str, Sequence[str]]], frozenset[str]],
+    spool: Path,
+    build: bool,
 ) -> Checkpoint:
     """The update of an adapter as float32 tensors, computed once into the folder ``spool``.
 
-    Without a spool only the header is told, at offset -1. With a ``base`` the tensors are the base's floating-point
-    ones, else those alone that the adapter names; ``left_out`` says of names which are in no result.
+    Where it is not to ``build``, only the header is told, at offset -1, and how much is still to be written. With a
+    ``base`` the tensors are the base's floating-point ones, else those alone that the adapter names; ``left_out`` says
+    of all names by tensor which tensors are in no result.
     Raises ``CheckpointError`` for modules that the base lacks or has in other shapes, and where its values are needed.
     """
     updates = _bound(adapter, base)
     names = [name for name, spec in base.specs.items() if spec.is_floating] if base else list(updates)
-    skipped = left_out(names)
+    skipped = left_out(_all_names(names, base))
     kept = {name: update for name, update in updates.items() if name not in skipped}
     for update in kept.values():
         _require_values(adapter, base, update)
     shapes = {name: base.specs[name].shape for name in names} if base else {n: u.shape for n, u in kept.items()}
     specs = {name: TensorSpec(name, "float32", shapes[name]) for name in sorted(shapes) if name not in skipped}
     files = adapter.files + (base.files if base and any(update.needs_base for update in kept.values()) else ())
-    checkpoint = Checkpoint(adapter.uri, files, {}, base.aliases if base else {}, notes=adapter.notes)
-    return _stored(checkpoint, kept, specs, scale, spool)
+    aliases, gone = base.aliases if base else {}, tuple(name for name in names if name in skipped)
+    checkpoint = Checkpoint(adapter.uri, files, {}, aliases, notes=adapter.notes, left_out=gone)
+    return _stored(checkpoint, kept, specs, scale, spool, build=build)
+
+
+def _all_names(names: Sequence[str], base: Base | None) -> dict[str, list[str]]:
+    """All names of each tensor, which has several where the base ties it."""
+    found = {name: [name] for name in names}
+    for alias, name in base.aliases.items() if base else ():
+        if name in found:
+            found[name].append(alias)
+    return found
 
 
 def _stored(
@@ -87,17 +99,20 @@ def _stored(
     updates: Mapping[str, Update],
     specs: Mapping[str, TensorSpec],
     scale: float,
-    spool: Path | None,
+    spool: Path,
+    *,
+    build: bool,
 ) -> Checkpoint:
-    """The update with the places of its tensors: all that are zero share one."""
-    if spool is None:
-        tensors = {name: StoredTensor(spec, checkpoint.files[0].path, -1) for name, spec in specs.items()}
-        return replace(checkpoint, tensors=tensors)
+    """The update with the places of its tensors, if it is built: all that are zero share one."""
     identity = [list(astuple(file)) for file in checkpoint.files]
     told = [[u.name, u.shape, u.transposed, _scaling(u), _places(u)] for u in updates.values()]
     zeros = max((spec.numel for name, spec in specs.items() if name not in updates), default=0)
     key = content_key([VERSION, identity, told, scale, zeros])
     made = [specs[name] for name in updates]
+    if not build:
+        pending = 0 if spool_path(spool, key).exists() else sum(spec.nbytes for spec in made)
+        tensors = {name: StoredTensor(spec, checkpoint.files[0].path, -1) for name, spec in specs.items()}
+        return replace(checkpoint, tensors=tensors, pending_bytes=pending)
     path, offsets, end = spooled(spool, key, made, zeros, lambda: _values(updates.values(), scale))
     tensors = {name: StoredTensor(spec, str(path), offsets.get(name, end)) for name, spec in specs.items()}
     return replace(checkpoint, tensors=tensors, files=(*checkpoint.files, SourceFile.of(path)))
@@ -183,7 +198,7 @@ def _require_values(adapter: Adapter, base: Base | None, update: Update) -> None
         what = f"an update of it needs the base's values, which {base.origin} has to be loaded for (op 'load')"
     raise CheckpointError(
         f"{adapter.uri}: the adapter {why} '{name}' (modules_to_save, bias or use_dora in {CONFIG}), and {what}; "
-        f"or leave it out with exclude: ['{name}']"
+        f"or leave it out with exclude: [{exact_glob(update.name)}]"
     )
 
 

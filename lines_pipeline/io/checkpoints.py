@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lines_pipeline.core.errors import CheckpointError, did_you_mean
-from lines_pipeline.core.printable import printable
+from lines_pipeline.core.printable import exact_glob, printable
 from lines_pipeline.core.tensors import TensorSpec
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar")
@@ -92,6 +91,10 @@ class Checkpoint:
     """Which state dict of the files it is, where they nest several."""
     stored_names: Mapping[str, str] = field(default_factory=dict)
     """The names that renamed tensors and aliases have in the files."""
+    left_out: tuple[str, ...] = ()
+    """Further tensors that are left out by choice."""
+    pending_bytes: int = 0
+    """What a run will write of it into the cache before it can read it."""
 
 
 def open_checkpoint(path: Path, *, uri: str | None = None, spool: Path | None = None, key: str = "") -> Checkpoint:
@@ -118,9 +121,9 @@ def open_leniently(path: Path, *, uri: str | None = None, spool: Path | None = N
     return replace(_open_file(path, spool, key), uri=uri)
 
 
-def require_readable(checkpoint: Checkpoint, drop: Sequence[str] = ()) -> Checkpoint:
-    """The checkpoint; ``CheckpointError`` for tensors that cannot be read, unless globs of ``drop`` leave them out."""
-    left = [name for name in checkpoint.unreadable if not any(fnmatchcase(name, glob) for glob in drop)]
+def require_readable(checkpoint: Checkpoint, is_dropped: Callable[[str], bool] = lambda name: False) -> Checkpoint:
+    """The checkpoint; ``CheckpointError`` for tensors that cannot be read, but those that the recipe drops."""
+    left = [name for name in checkpoint.unreadable if not is_dropped(name)]
     if not left:
         told = [f"'{printable(name)}' {why}" for name, why in checkpoint.unreadable.items()]
         dropped = (
@@ -131,7 +134,7 @@ def require_readable(checkpoint: Checkpoint, drop: Sequence[str] = ()) -> Checkp
     name = printable(left[0])
     raise CheckpointError(
         f"{checkpoint.uri}: tensor '{name}' {checkpoint.unreadable[left[0]]}{more}. To leave it out of everything, say "
-        f"'drop: [\"{name}\"]' in the load node."
+        f"'drop: [{exact_glob(left[0])}]' in the load node."
     )
 
 

@@ -14,6 +14,7 @@ from lines_pipeline.core.keys import canonical_json
 from lines_pipeline.core.tensors import BLOCK_NUMEL, TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, StoredTensor
 from lines_pipeline.io.entries import read_entry, write_entry
+from lines_pipeline.io.masks import SHAPES, VALUE_TYPE
 from lines_pipeline.io.reading import BlockReader, as_bytes
 
 
@@ -23,15 +24,18 @@ def block_digest(stored: memoryview) -> int:
 
 
 def checkpoint_digest(
-    specs: Sequence[TensorSpec], blocks: Mapping[str, Sequence[int]], aliases: Mapping[str, str]
+    specs: Sequence[TensorSpec], blocks: Mapping[str, Sequence[int]], aliases: Mapping[str, str], shapes: str = ""
 ) -> str:
-    """Digest (hex) of names, data types, shapes and values; ``blocks`` by tensor, in block order."""
+    """Digest (hex) of names, data types, shapes and values; ``blocks`` by tensor, in block order.
+
+    ``shapes`` is what the files say of the shapes of packed tensors.
+    """
     digest = blake3.blake3()
     for spec in sorted(specs, key=lambda spec: spec.name):
         digest.update(canonical_json([spec.name, spec.dtype, list(spec.shape)]).encode())
         for block in blocks.get(spec.name, ()):
             digest.update(block.to_bytes(8))
-    digest.update(canonical_json(dict(aliases)).encode())
+    digest.update(canonical_json(dict(aliases)).encode() + shapes.encode())
     return digest.hexdigest()
 
 
@@ -49,22 +53,48 @@ class Known:
 def identify(
     checkpoint: Checkpoint, hashed: Mapping[str, Sequence[int]] | None = None, nonfinite: Iterable[str] = ()
 ) -> Known:
-    """Find out what there is to know; reads the tensors whose blocks are not in ``hashed``, in order, already."""
+    """Find out what there is to know; reads the tensors whose blocks are not in ``hashed``, in order, already.
+
+    The digest is of the files' content as it is stored, packed masks in their bytes, under the names that files have.
+    """
     blocks, bad = dict(hashed or {}), set(nonfinite)
     reader = BlockReader()
     try:
         for name, stored in checkpoint.tensors.items():
-            if len(blocks.get(name, ())) != -(-stored.spec.numel // BLOCK_NUMEL):
-                blocks[name], is_finite = _hash(reader, stored)
+            if stored.packed or len(blocks.get(name, ())) != -(-stored.spec.numel // BLOCK_NUMEL):
+                blocks[name], is_finite = _hash(reader, _as_stored(stored))
                 if not is_finite:
                     bad.add(name)
     finally:
         reader.close()
+    names, aliases = _names_in_files(checkpoint)
+    specs = [replace(_as_stored(stored).spec, name=names[name]) for name, stored in checkpoint.tensors.items()]
+    by_stored_name = {names[name]: found for name, found in blocks.items()}
+    shapes = checkpoint.metadata.get(SHAPES, "") if checkpoint.metadata.get(VALUE_TYPE) == "mask" else ""
+    return Known(checkpoint_digest(specs, by_stored_name, aliases, shapes), tuple(sorted(bad)))
+
+
+def _as_stored(stored: StoredTensor) -> StoredTensor:
+    """A tensor as its file has it: a packed mask as bytes."""
+    if not stored.packed:
+        return stored
+    return replace(stored, spec=TensorSpec(stored.spec.name, "uint8", (-(-stored.spec.numel // 8),)), packed=False)
+
+
+def _names_in_files(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, str]]:
+    """The first name that the files have of each tensor, whichever of several a recipe keeps, and their aliases."""
     kept = checkpoint.stored_names
-    specs = [replace(stored.spec, name=kept.get(name, name)) for name, stored in checkpoint.tensors.items()]
-    by_stored_name = {kept.get(name, name): found for name, found in blocks.items()}
-    aliases = {kept.get(alias, alias): kept.get(name, name) for alias, name in checkpoint.aliases.items()}
-    return Known(checkpoint_digest(specs, by_stored_name, aliases), tuple(sorted(bad)))
+    names = {name: kept.get(name, name) for name in checkpoint.tensors}
+    tied: dict[str, list[str]] = {}
+    for alias, name in checkpoint.aliases.items():
+        tied.setdefault(name, [kept.get(name, name)]).append(kept.get(alias, alias))
+    aliases: dict[str, str] = {}
+    for name, group in tied.items():
+        first, *others = sorted(group)
+        aliases |= dict.fromkeys(others, first)
+        if name in names:
+            names[name] = first
+    return names, aliases
 
 
 def _hash(reader: BlockReader, stored: StoredTensor) -> tuple[list[int], bool]:
@@ -91,17 +121,18 @@ class DigestStore:
         entry = read_entry(self._path(checkpoint))
         if entry is None:
             return None
-        names = {stored: name for name, stored in checkpoint.stored_names.items()}
+        names = {stored: name for name, stored in _names_in_files(checkpoint)[0].items()}
         return Known(entry["digest"], tuple(sorted(names.get(stored, stored) for stored in entry["nonfinite"])))
 
     def put(self, checkpoint: Checkpoint, known: Known) -> None:
         """Remember."""
-        nonfinite = sorted(checkpoint.stored_names.get(name, name) for name in known.nonfinite)
+        names = _names_in_files(checkpoint)[0]
+        nonfinite = sorted(names[name] for name in known.nonfinite)
         entry = {"digest": known.digest, "nonfinite": nonfinite}  # no path: there may be secrets in it
         write_entry(self._path(checkpoint), entry)
 
     def _path(self, checkpoint: Checkpoint) -> Path:
         files = [list(astuple(file)) for file in checkpoint.files]
-        names = sorted(checkpoint.stored_names.get(name, name) for name in checkpoint.tensors)
-        identity = canonical_json(["xxh3 of all tensors", 3, files, checkpoint.part, names])
+        names = sorted(_names_in_files(checkpoint)[0].values())
+        identity = canonical_json(["xxh3 of all tensors", 4, files, checkpoint.part, names])
         return self._folder / f"{blake3.blake3(identity.encode()).hexdigest()[:40]}.json"

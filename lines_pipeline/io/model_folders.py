@@ -11,8 +11,9 @@ from typing import Any
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.printable import printable
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
+from lines_pipeline.io.formats.foreign import other_format
 from lines_pipeline.io.formats.names import is_plain_name
-from lines_pipeline.io.weight_files import Choice, choose_weights, other_format
+from lines_pipeline.io.weight_files import Choice, choose_weights
 
 MAX_INDEX_BYTES = 100_000_000
 
@@ -42,7 +43,7 @@ def open_folder(folder: Path, open_file: OpenFile) -> Checkpoint:
 def weights_in(folder: Path) -> Choice | None:
     """The weights of a folder that are read, told by the names of its files."""
     try:
-        return choose_weights(path.name for path in _entries(folder) if path.is_file())
+        return choose_weights(path.name for path in _entries(folder) if path.exists() and not path.is_dir())
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
 
@@ -255,6 +256,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def read_json(path: Path) -> Any:
     """What a JSON file beside weights holds."""
+    SourceFile.of(path)  # before it is opened: a pipe would wait for ever
     try:
         with path.open("rb") as file:
             content = file.read(MAX_INDEX_BYTES + 1)

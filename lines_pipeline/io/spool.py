@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 
-from lines_pipeline.core.errors import EngineError
 from lines_pipeline.core.tensors import TensorSpec
-from lines_pipeline.io.entries import file_digest, read_entry, write_entry
 from lines_pipeline.io.reading import as_bytes
-from lines_pipeline.io.temporaries import temporary_path
+from lines_pipeline.io.write_once import written_once
 
 ZEROS = "zero elsewhere"
 """The tensor that stands for all that are zero; no module's tensor has a blank in its name."""
 
 Place = tuple[Path, dict[str, int], int]
+
+
+def spool_path(folder: Path, key: str) -> Path:
+    """Where the tensors with this key lie, or would lie."""
+    return folder / f"{key[:32]}.safetensors"
 
 
 def spooled(
@@ -28,14 +29,13 @@ def spooled(
     """The safetensors file of ``specs`` (float32), made of ``values`` in their order where no sound one is there yet.
 
     Gives its path, the offsets of the tensors by name, and the offset of ``zeros`` zeros, which take no room on most
-    disks. Raises ``EngineError`` where the cache's disk is full.
+    disks. Raises ``EngineError`` where the cache cannot be written.
     """
-    path = folder / f"{key[:32]}.safetensors"
+    path = spool_path(folder, key)
     header, offsets, end = _laid_out(specs, zeros)
-    if not _is_sound(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        _write(path, header, values, end + 4 * zeros)
+    nbytes = end + 4 * zeros
+    what = f"the update of an adapter ({nbytes / 1e6:,.1f} MB)"
+    written_once(path, lambda temporary: _write(temporary, header, values, nbytes), what=what)
     return path, offsets, end
 
 
@@ -57,41 +57,9 @@ def _laid_out(specs: Sequence[TensorSpec], zeros: int) -> tuple[bytes, dict[str,
     return header, starts, place
 
 
-def _is_sound(path: Path) -> bool:
-    """Whether a file is there, and as it was made."""
-    notes = read_entry(path.with_suffix(".json"))
-    try:
-        return path.is_file() and notes == {"bytes": path.stat().st_size, "digest": file_digest(path)}
-    except OSError:
-        return False
-
-
 def _write(path: Path, header: bytes, values: Callable[[], Iterable[torch.Tensor]], nbytes: int) -> None:
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("xb") as file:
-            file.write(header)
-            for value in values():
-                file.write(as_bytes(value.contiguous()))
-            file.truncate(nbytes)
-        write_entry(path.with_suffix(".json"), {"bytes": nbytes, "digest": file_digest(temporary)})
-        _adopt(temporary, path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise EngineError(f"{path}: the cache cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
-        raise EngineError(
-            f"{path}: the cache's disk is full, {nbytes / 1e6:,.1f} MB are needed for the update of an adapter; "
-            "free some space, or set XDG_CACHE_HOME"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _adopt(temporary: Path, path: Path) -> None:
-    """Give a complete file its name, unless a process beside this one has made the same file meanwhile and reads it."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return
-    except OSError:  # a file system without hard links
-        os.replace(temporary, path)
+    with path.open("xb") as file:
+        file.write(header)
+        for value in values():
+            file.write(as_bytes(value.contiguous()))
+        file.truncate(nbytes)

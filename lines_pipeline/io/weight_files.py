@@ -26,18 +26,6 @@ _TRANSFORMERS = (
 """The order in which transformers looks for weights."""
 _SAME_MODEL = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}
 _ADAPTER = "adapter_model"
-_OTHER_FORMATS = {
-    ".distcp": (
-        "a distributed checkpoint (FSDP): make one file of it with "
-        "'python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt'"
-    ),
-    "_model_states.pt": "a DeepSpeed checkpoint: make one file of it with the zero_to_fp32.py in it",
-    ".gguf": "a GGUF file, which is quantised or for llama.cpp: load the original model",
-    ".msgpack": "weights for Flax: save them for PyTorch with from_pretrained(..., from_flax=True)",
-    ".h5": "weights for TensorFlow: save them for PyTorch with from_pretrained(..., from_tf=True)",
-    ".onnx": "weights for ONNX: load the PyTorch model that they were exported from",
-    ".npz": "NumPy arrays: save them with safetensors.numpy.save_file",
-}
 
 
 @dataclass(frozen=True, order=True)
@@ -145,12 +133,3 @@ def _shard_set(stem: str, suffix: str, total: int, numbers: dict[int, str]) -> W
     absent = next((n for n in range(1, len(numbers) + 2) if n not in numbers and n <= total), 0)
     missing = f"{base}-{absent:0{len(number)}d}{of}{after}" if absent else ""
     return Weights(2, first, stem, suffix, tuple(numbers.values()), total, missing)
-
-
-def other_format(names: Iterable[str]) -> str:
-    """What a folder without readable weights holds instead, and what to do; empty where it is nothing known."""
-    listed = sorted(names)
-    for ending, what in _OTHER_FORMATS.items():
-        if any(name.endswith(ending) for name in listed):
-            return what
-    return ""

@@ -43,7 +43,7 @@ def lay_out(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str, Check
             layouts[step_id] = _loaded(step, step.params, checkpoints[step_id])
         elif step.op.is_source:
             base = next((layouts[i] for i in step.inputs.get("base", ())), None)
-            layouts[step_id] = _update(checkpoints[step_id], base)
+            layouts[step_id] = _update(step, checkpoints[step_id], base)
         elif step.gives is not EdgeType.METRICS:
             layouts[step_id] = _derived(step, {port: [layouts[i] for i in ids] for port, ids in step.inputs.items()})
     _refuse_unmatched(graph, layouts)
@@ -57,21 +57,36 @@ def holds_exactly(value: Checkpoint, layout: Layout) -> bool:
     return all(stored in (computed, "bool") for stored, computed in types)
 
 
-def _update(checkpoint: Checkpoint, base: Layout | None) -> Layout:
+def _update(step: Step, checkpoint: Checkpoint, base: Layout | None) -> Layout:
     """The update that an adapter stands for: a task vector of ``base``, or of any model that has its tensors."""
     tensors = {name: stored.spec for name, stored in checkpoint.tensors.items()}
     if base is None:
         sizes = {name: spec.numel for name, spec in tensors.items()}
-        return Layout(tensors, tuple(tensors), origin=checkpoint.uri, partial=True, sizes=sizes)
-    return Layout(tensors, base.names, aliases=base.aliases, origin=checkpoint.uri, sizes=base.sizes)
+        names = (*tensors, *checkpoint.left_out)
+        useless = unmatched((*step.include, *step.exclude), names)
+        return Layout(
+            tensors,
+            names,
+            origin=checkpoint.uri,
+            partial=True,
+            sizes=sizes,
+            unmatched=useless,
+            extra_remedy="Give 'base' to its adapter node: its names are then matched with that model's",
+        )
+    return Layout(
+        tensors,
+        base.names,
+        aliases=base.aliases,
+        origin=checkpoint.uri,
+        sizes=base.sizes,
+        unmatched=_unmatched(step, base),
+    )
 
 
-def left_out_names(step: Step, names: Iterable[str]) -> frozenset[str]:
-    """Names that ``include`` and ``exclude`` leave out; ``PlanError`` for a pattern that matches none."""
-    known = tuple(names)
-    for glob in unmatched((*step.include, *step.exclude), known):
-        raise PlanError(f"node '{step.node}': the glob '{glob}' matches no tensor{nearest(glob, known)}")
-    return frozenset(name for name in known if not chooses((step.include, step.exclude), (name,)))
+def left_out_names(step: Step, tensors: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Tensors, of those given with all their names, that ``include`` and ``exclude`` leave out."""
+    bounds = step.include, step.exclude
+    return frozenset(name for name, names in tensors.items() if not chooses(bounds, names))
 
 
 def _refuse_unmatched(graph: Graph, layouts: Mapping[str, Layout]) -> None:
@@ -91,7 +106,7 @@ def _refuse_unmatched(graph: Graph, layouts: Mapping[str, Layout]) -> None:
 
 
 def _loaded(step: Step, params: LoadParams, checkpoint: Checkpoint) -> Layout:
-    known = (*checkpoint.tensors, *checkpoint.aliases)
+    known = (*checkpoint.tensors, *checkpoint.aliases, *checkpoint.unreadable)
     gone = frozenset(name for name in known if matches(params.drop, (name,))) if params.drop else frozenset()
     specs = {name: stored.spec for name, stored in checkpoint.tensors.items() if name not in gone}
     tensors = {name: spec for name, spec in specs.items() if step.gives is EdgeType.WEIGHTS or spec.is_floating}
@@ -107,11 +122,15 @@ def _loaded(step: Step, params: LoadParams, checkpoint: Checkpoint) -> Layout:
         passthrough={name: step.id for name, spec in tensors.items() if not spec.is_floating},
         origin=checkpoint.uri,
         drops_extra=params.on_extra == "drop",
+        extra_remedy=_DROP_EXTRA,
         sizes={name: spec.numel for name, spec in tensors.items() if spec.is_floating},
         partial=step.gives is not EdgeType.WEIGHTS,
         told=(*_dropped(step, checkpoint, gone), *(told if integers else ())),
         unmatched=unmatched(params.drop, known),
     )
+
+
+_DROP_EXTRA = "'on_extra: drop' in its load node leaves such tensors out of the result; 'graft' can add them to it"
 
 
 def _masked(step: Step, spec: TensorSpec) -> TensorSpec:
@@ -210,7 +229,7 @@ def _told(step: Step, found: Comparison, other: Layout, first: Layout) -> list[T
         f"left out, {mine}'s stay": found.left,
         f"not in the other file, {mine}'s stay": found.missing,
         f"dropped from the other file, {mine}'s stay": found.dropped,
-        f"floating-point here and integer in {mine}, whose values stay": found.typed,
+        f"floating-point in one of them and integer in the other, {mine}'s stay": found.typed,
         "tied to one tensor in the other file, which is used for each": [
             n for n, t in found.same.items() if uses[t] > 1
         ],
@@ -246,6 +265,7 @@ def _averaged(step: Step, models: Sequence[Layout]) -> Layout:
         regions={},
         views=views,
         drops_extra=False,
+        extra_remedy="",
         told=tuple(told),
         unmatched=_unmatched(step, *models),
     )
@@ -267,6 +287,7 @@ def _applied(step: Step, base: Layout, delta: Layout) -> Layout:
         regions={},
         views={step.inputs["delta"][0]: views} if views else {},
         drops_extra=False,
+        extra_remedy="",
         told=_told_of_delta(step, found, base, delta),
         unmatched=_unmatched(step, base),
     )
@@ -307,6 +328,7 @@ def _combined(step: Step, inputs: Inputs) -> Layout:
         views={},
         partial=all(layout.partial for layout in main),
         drops_extra=any(layout.drops_extra for layout in main),
+        extra_remedy=next((layout.extra_remedy for layout in main if layout.extra_remedy), ""),
         told=(),
         unmatched=_unmatched(step, *main),
     )

@@ -38,6 +38,8 @@ class Layout:
     origin: str = ""
     """Where the tensors come from, for messages."""
     drops_extra: bool = False
+    extra_remedy: str = ""
+    """What to do about tensors that another model lacks; a value that was computed is bounded where it is used."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     partial: bool = False
     """Whether it may lack any tensor of the model: a task vector that was loaded."""
@@ -85,7 +87,7 @@ class Comparison:
     dropped: list[str] = field(default_factory=list)
     """Missing because the recipe drops them from the other value."""
     typed: list[str] = field(default_factory=list)
-    """Integer in the first value, floating-point in the other."""
+    """Integer in one of the values, floating-point in the other."""
     left: list[str] = field(default_factory=list)
     """Left out by the step's ``include`` and ``exclude``."""
     extra: list[str] = field(default_factory=list)
@@ -118,8 +120,6 @@ def compare(step: Step, other: Layout, first: Layout) -> Comparison:
             continue
         if len(theirs) > 1 and spec.is_floating:
             raise CheckpointError(_untied(step, theirs, other, name, first))
-        if theirs and spec.is_floating and not other.tensors[theirs[0]].is_floating:
-            raise CheckpointError(_not_floating(step, other.tensors[theirs[0]], other, spec, first))
         _sort_in(found, name, spec, theirs[0] if theirs else None, other, names)
     for name in other.tensors.keys() - used if len(used) < len(other.tensors) else ():
         names = other.all_names(name)
@@ -143,13 +143,6 @@ def _sort_in(
         (found.same if other.tensors[theirs].shape == spec.shape else found.reshaped)[name] = theirs
 
 
-def _not_floating(step: Step, theirs: TensorSpec, other: Layout, spec: TensorSpec, first: Layout) -> str:
-    return (
-        f"node '{step.node}': {other.origin}: tensor '{theirs.name}' is {theirs.dtype}, but {spec.dtype} in "
-        f"{first.origin}: one is floating-point, the other is not. 'exclude' on this node leaves it out."
-    )
-
-
 def _untied(step: Step, own: list[str], other: Layout, name: str, first: Layout) -> str:
     return (
         f"node '{step.node}': {other.origin} has {quoted(own)} as tensors of their own, which {first.origin} ties to "
@@ -161,9 +154,9 @@ def _untied(step: Step, own: list[str], other: Layout, name: str, first: Layout)
 def refuse_extra(step: Step, other: Layout, first: Layout, extra: list[str]) -> None:
     """Raise ``CheckpointError`` for tensors that ``first`` lacks, unless the node that loads them drops these."""
     if extra and not other.drops_extra:
+        remedy = other.extra_remedy or "'exclude' on this node leaves such tensors out of the result"
         raise CheckpointError(
-            f"node '{step.node}': {other.origin} has {quoted(extra)}, which {first.origin} lacks. 'on_extra: drop' in "
-            "its load node leaves such tensors out of the result; 'graft' can add them to it."
+            f"node '{step.node}': {other.origin} has {quoted(extra)}, which {first.origin} lacks. {remedy}."
         )
 
 

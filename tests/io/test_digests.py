@@ -86,3 +86,25 @@ def test_runs_tell_the_same_digest_whatever_they_read_of_the_file(
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cold again{number}"))
         del nodes["chosen"]["digest"]
         assert run(write_recipe(nodes), f"told{number}")["chosen"] == expected
+
+
+def test_dropping_the_first_name_of_a_tied_tensor_changes_no_digest(
+    models: Path, write_recipe: Recipe, shared_store: str
+) -> None:
+    state = load_file(models / "a.safetensors")
+    torch.save({**state, "a.first": state["visual.proj"]}, models / "tied.pt")
+    expected = digest(models / "tied.pt")
+    assert run(write_recipe(chosen(path="tied.pt", drop=["a.first"], digest=expected)))["chosen"] == expected
+
+
+def test_a_packed_mask_has_the_digest_that_inspect_prints(
+    models: Path, write_recipe: Recipe, shared_store: str
+) -> None:
+    sum_ = {"op": "task-arithmetic", "deltas": "updates"}
+    kept = {"op": "magnitude-mask", "delta": "sum", "density": 0.3}
+    save = {"op": "save", "model": "kept", "path": "mask.safetensors", "packed": True}
+    lines_pipeline.run(write_recipe({"sum": sum_, "kept": kept, "saved": save}), out=str(models / "parts"))
+    expected = digest(models / "parts" / "mask.safetensors")
+    load = {"op": "load", "path": "parts/mask.safetensors", "type": "mask", "digest": expected}
+    recipe = write_recipe({"kept": load, "saved": {**save, "path": "again.safetensors", "packed": False}})
+    assert run(recipe)["kept"] == expected

@@ -185,5 +185,5 @@ def test_a_query_is_no_part_of_the_name(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(locations, "_fetch", fetched)
     uri = "https://host/model.safetensors?download=true"
-    assert locations.download(uri, tmp_path / "downloads").name == "model.safetensors"
+    assert locations.download(uri, tmp_path / "downloads").name == "checkpoint.safetensors"
     assert locations.locate(uri, tmp_path, tmp_path / "downloads").path is not None

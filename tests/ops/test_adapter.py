@@ -6,11 +6,12 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from peft_adapters import APPLIED, write_adapter, write_nodes
+from peft_adapters import APPLIED, PREFIX, write_adapter, write_nodes
 from safetensors.torch import load_file, save_file
 
 import lines_pipeline
@@ -173,7 +174,7 @@ def test_modules_saved_whole_and_biases_differ_from_the_base(place: Path) -> Non
 
 def test_a_head_that_the_base_lacks_is_refused_or_left_out(place: Path) -> None:
     write_adapter(place / "adapter", {**FACTORS, "score.weight": torch.ones(3, 2)}, modules_to_save=["score"])
-    refused(place, "whole of 'score.weight'", "graft", "exclude: ['score.weight']")
+    refused(place, "whole of 'score.weight'", "graft", 'exclude: ["score.weight"]')
 
 
 def test_whole_tensors_need_the_values_of_a_loaded_base(place: Path) -> None:
@@ -313,3 +314,63 @@ def test_results_do_not_depend_on_the_scheduler(workers: int, place: Path) -> No
     found = lines_pipeline.run(recipe, out="out", workers=workers, scheduler="serial" if workers == 1 else "threads")
     merged = load_file(found.files[0])["w.weight"]
     torch.testing.assert_close(merged, base["w.weight"] + 2 * (b @ a.bfloat16().float()))
+
+
+def test_an_adapter_whose_base_is_not_here_yet_waits_for_it(place: Path) -> None:
+    base = {"op": "load", "path": "https://host/model.safetensors"}
+    recipe = write_nodes(place, {**APPLIED, "base": base})
+    notes = lines_pipeline.validate(recipe).notes
+    assert any("https://host" in note for note in notes) and any("'update': its base" in note for note in notes)
+    with pytest.raises(LinesError, match="not on this machine yet: https://host"):
+        lines_pipeline.plan(recipe)
+
+
+def test_a_plan_writes_nothing_and_tells_what_the_run_will_write(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "adapter" / "adapter_model.safetensors").unlink()
+    strided = {f"{PREFIX}{name}": torch.stack([value, value], -1)[..., 0] for name, value in FACTORS.items()}
+    torch.save(strided, place / "adapter" / "adapter_model.bin")
+    recipe = write_nodes(place, APPLIED)
+    assert any("'update': 0.0 MB of its update" in note for note in lines_pipeline.plan(recipe).notes)
+    assert not list((place / "cache").rglob("*.safetensors"))
+    monkeypatch.setattr("lines_pipeline.engine.forecast.sizes", lambda *args: {})  # the cache lies on a disk of its own
+    for free, count in ((16, 0), (15, 1)):
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        assert len(lines_pipeline.plan(recipe).shortages) == count
+
+
+def test_an_update_that_is_in_the_cache_is_not_announced(place: Path) -> None:
+    recipe = write_nodes(place, APPLIED)
+    lines_pipeline.run(recipe, out="out")
+    assert not any("of its update" in note for note in lines_pipeline.plan(recipe).notes)
+
+
+def test_bounds_know_all_names_of_a_tied_tensor(place: Path) -> None:
+    (place / "base" / "model.safetensors").unlink()
+    torch.save({**BASE, "zz.tied.weight": BASE[f"{Q}.weight"]}, place / "base" / "pytorch_model.bin")
+    nodes = {**APPLIED, "update": {**APPLIED["update"], "exclude": ["zz.*"]}}
+    assert torch.equal(saved(place, nodes)[f"{Q}.weight"], BASE[f"{Q}.weight"])
+
+
+@pytest.mark.parametrize("base", [{"base": "base"}, {}])
+def test_a_glob_that_matches_nothing_is_refused(base: dict[str, str], place: Path) -> None:
+    update = {"op": "adapter", "path": "adapter", **base, "exclude": ["*.nothing"]}
+    with pytest.raises(LinesError, match=r"node 'update': the glob '\*\.nothing' matches no tensor"):
+        lines_pipeline.validate(write_nodes(place, {**APPLIED, "update": update}))
+    allowed = {**update, "exclude": ["*q_proj*"]}
+    nodes = {**APPLIED, "update": allowed}
+    lines_pipeline.validate(write_nodes(place, nodes))
+
+
+def test_tensors_that_the_base_lacks_have_a_remedy_that_works(place: Path) -> None:
+    write_adapter(place / "adapter", {f"outer.{name}": value for name, value in FACTORS.items()})
+    nodes = {**APPLIED, "update": {"op": "adapter", "path": "adapter"}}
+    with pytest.raises(LinesError, match="Give 'base' to its adapter node"):
+        lines_pipeline.validate(write_nodes(place, nodes))
+    assert torch.equal(saved(place, dict(APPLIED))[f"{Q}.weight"], BASE[f"{Q}.weight"] + PRODUCT)
+
+
+def test_new_names_do_not_hide_an_adapter(place: Path) -> None:
+    load = {"op": "load", "path": "adapter/adapter_model.safetensors", "rename": [{"from": "lora_", "to": ""}]}
+    nodes = {"model": load, "saved": APPLIED["saved"]}
+    with pytest.raises(LinesError, match="an adapter"):
+        lines_pipeline.validate(write_nodes(place, nodes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,16 @@ def test_a_glob_to_drop_that_matches_nothing(write_recipe: Recipe) -> None:
     nodes = {**TIES_LINES, "base": {"op": "load", "path": "base.safetensors", "drop": ["visual.prj"]}}
     with pytest.raises(LinesError, match=r"node 'base': the glob 'visual\.prj' matches no tensor \(did you mean"):
         lines_pipeline.validate(write_recipe(nodes))
+
+
+def test_tensors_that_cannot_be_read_are_dropped_as_the_message_says(models: Path, write_recipe: Recipe) -> None:
+    name = "q[0]" + "x" * 300
+    state = {**load_file(models / "a.safetensors"), name: torch.ones(2, dtype=torch.complex64)}
+    torch.save(state, models / "odd.pt")
+    nodes = {"odd": {"op": "load", "path": "odd.pt"}, "saved": {"op": "save", "model": "odd", "path": "m.safetensors"}}
+    with pytest.raises(LinesError, match="complex64") as error:
+        lines_pipeline.validate(write_recipe(nodes))
+    (remedy,) = re.findall(r"drop: \[.*?\"\]", str(error.value))
+    recipe = write_recipe({**nodes, "odd": {**nodes["odd"], **yaml.safe_load(remedy)}})
+    assert any("cannot be read" in note for note in lines_pipeline.validate(recipe).notes)
+    assert load_file(lines_pipeline.run(recipe, out="out").files[0]).keys() == state.keys() - {name}

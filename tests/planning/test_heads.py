@@ -152,3 +152,24 @@ def test_without_a_choice_the_remedies_are_named(folder: Path) -> None:
 def test_a_glob_that_matches_nothing_is_refused(folder: Path) -> None:
     with pytest.raises(LinesError, match=r"'clasifier\.\*' matches no tensor \(did you mean 'classifier"):
         lines_pipeline.validate(write(folder, {}, ["e2"], exclude=["clasifier.*"]))
+
+
+@pytest.mark.parametrize("integer", ["base", "expert"])
+def test_a_tensor_that_is_integer_in_one_file_keeps_the_bases_values(integer: str, tmp_path: Path) -> None:
+    values = {"base": torch.ones(2), "expert": torch.full((2,), 3.0)}
+    values[integer] = values[integer].long()
+    for name, value in values.items():
+        save_file({"w": torch.full((2,), float(len(name))), "counts": value}, tmp_path / f"{name}.safetensors")
+    nodes = {
+        "base": {"op": "load", "path": "base.safetensors"},
+        "expert": {"op": "load", "path": "expert.safetensors"},
+        "delta": {"op": "task-vector", "model": "expert", "base": "base"},
+        "model": {"op": "apply", "base": "base", "delta": "delta"},
+        "saved": {"op": "save", "model": "model", "path": "m.safetensors"},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"name": "typed", "nodes": nodes}))
+    assert any("'counts': floating-point in one" in note for note in lines_pipeline.validate(recipe).notes)
+    found = load_file(lines_pipeline.run(recipe, out="out").files[0])
+    assert torch.equal(found["counts"], values["base"]) and found["counts"].dtype == values["base"].dtype
+    assert torch.equal(found["w"], torch.full((2,), 6.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from lines_pipeline.core.errors import CheckpointError
@@ -10,12 +11,16 @@ from lines_pipeline.io.checkpoints import TORCH_SUFFIXES
 SAFETENSORS = ".safetensors"
 
 _GGUF = "a GGUF file of llama.cpp: merge the model that it was converted from"
-_HDF5 = "an HDF5 file, as Keras and h5py write: load its weights and save them with safetensors"
+_HDF5 = (
+    "an HDF5 file, as Keras and h5py write: load the model with transformers (from_tf=True), or its weights, and save "
+    "them as safetensors"
+)
 _NUMPY = "arrays of numpy: save them with safetensors.numpy.save_file"
 _DISTCP = (
     "a distributed checkpoint of torch: convert its folder into one file with "
     "torch.distributed.checkpoint.format_utils.dcp_to_torch_save(folder, 'model.pt')"
 )
+_DEEPSPEED = "a DeepSpeed checkpoint: make one file of it with the zero_to_fp32.py in it"
 _TENSORFLOW = "a checkpoint of TensorFlow: load the model with transformers (from_tf=True) and save it as safetensors"
 _FLAX = "a msgpack file of Flax: load the model with transformers (from_flax=True) and save it as safetensors"
 _PICKLE = "a pickle, which is not loaded because it can run code: save the state_dict() with torch.save or safetensors"
@@ -62,6 +67,12 @@ _SUFFIXES = {
     ".gz": _ARCHIVE,
     ".json": "a JSON file: name the folder that the checkpoint lies in",
 }
+_IN_FOLDERS = {
+    ".distcp": _DISTCP,
+    "_model_states.pt": _DEEPSPEED,
+    **{suffix: _SUFFIXES[suffix] for suffix in (".gguf", ".msgpack", ".h5", ".onnx", ".npz")},
+}
+"""What a folder holds instead of weights, by the endings of its files; the more telling ones first."""
 _TORCH_BEGINNINGS = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
 _TAR_MAGIC = slice(257, 262)
 
@@ -82,6 +93,13 @@ def refuse_foreign_folder(folder: Path) -> None:
     """Raise ``CheckpointError`` for the folder of a distributed checkpoint."""
     if next(folder.glob("*.distcp"), None) is not None:
         raise CheckpointError(f"{folder}: {_DISTCP}")
+
+
+def other_format(names: Iterable[str]) -> str:
+    """What a folder without readable weights holds instead, and what to do; empty where it is nothing known."""
+    listed = sorted(names)
+    known = (what for ending, what in _IN_FOLDERS.items() if any(name.endswith(ending) for name in listed))
+    return next(known, "")
 
 
 def _by_content(path: Path, start: bytes) -> str | None:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lines_pipeline.core.errors import CheckpointError, EngineError
+from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.keys import content_key
 from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensors import ITEM_BYTES, TensorSpec
 from lines_pipeline.io.checkpoints import SourceFile, StoredTensor
-from lines_pipeline.io.entries import file_digest, read_entry, write_entry
 from lines_pipeline.io.formats.safetensors import read_header, write_header
 from lines_pipeline.io.formats.torch_archives import PIECE_BYTES, Record, content_of
 from lines_pipeline.io.formats.torch_tensors import TensorView
 from lines_pipeline.io.temporaries import temporary_path
+from lines_pipeline.io.write_once import written_once
 
-VERSION = 2
+VERSION = 3
 """Raise it when what is written changes: earlier files are then not used."""
 MAX_GROWTH = 16
 SMALL_BYTES = 64 * 2**20
@@ -54,50 +53,20 @@ def spooled(
     source: SourceFile, part: str, tensors: Mapping[str, Scattered], folder: Path, *, big_endian: bool
 ) -> Mapping[str, StoredTensor]:
     """The tensors as plain bytes in a file of ``folder``: an earlier one if it is whole, else a new one."""
-    identity = [VERSION, source.path, source.size, source.mtime_ns, source.inode, part, sorted(tensors)]
+    identity = [VERSION, list(astuple(source)), part, sorted(tensors)]
     target = folder / f"{content_key(identity)[:32]}.safetensors"
-    if not _is_sound(target):
-        try:
-            _write(source, tensors, target, big_endian=big_endian)
-        except OSError as error:
-            raise EngineError(
-                f"{target}: {source.path} cannot be written out there ({error.strerror}); free some space, "
-                "or set XDG_CACHE_HOME to a folder that has it"
-            ) from error
-    os.utime(target)  # when it was last used
+    written_once(target, lambda path: _write(source, tensors, path, big_endian=big_endian), what=source.path)
     return read_header(target).tensors
 
 
-def spool_notes(path: Path) -> Path:
-    """The entry beside a spooled file that tells its size and digest."""
-    return path.with_suffix(".json")
-
-
-def _is_sound(path: Path) -> bool:
-    """Whether a file is as it was written."""
-    notes = read_entry(spool_notes(path))
-    return path.is_file() and notes is not None and notes == _noted(path)
-
-
-def _noted(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "digest": file_digest(path)}
-
-
 def _write(source: SourceFile, tensors: Mapping[str, Scattered], target: Path, *, big_endian: bool) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     specs = [TensorSpec(name, tensors[name].view.dtype, tensors[name].view.shape) for name in sorted(tensors)]
     header = write_header(specs, {})
-    temporary = temporary_path(target)
-    with ExitStack() as cleanup:
-        cleanup.callback(temporary.unlink, missing_ok=True)
-        storages = cleanup.enter_context(_storages(source.path, target))
-        with temporary.open("wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            for spec in specs:
-                if spec.numel:
-                    file.writelines(_values(tensors[spec.name], storages, big_endian=big_endian))
-        write_entry(spool_notes(target), _noted(temporary))
-        os.replace(temporary, target)
+    with _storages(source.path, target) as storages, target.open("xb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for spec in specs:
+            if spec.numel:
+                file.writelines(_values(tensors[spec.name], storages, big_endian=big_endian))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from lines_pipeline.cli import app
 from lines_pipeline.core.errors import EngineError
 from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
+from lines_pipeline.io.write_once import is_sound, written_once
 
 VALUE = torch.arange(12.0).view(3, 4).T
 
@@ -94,3 +96,30 @@ def test_a_run_over_a_damaged_file_gives_the_same_bytes(
     path.write_bytes(content)
     shutil.rmtree(tmp_path / "cache" / "lines-pipeline" / "nodes" / "values", ignore_errors=True)
     assert lines_pipeline.run(recipe, out="second").files[0].read_bytes() == first
+
+
+def test_other_contents_with_the_time_set_back_are_noticed(turned: Path, tmp_path: Path) -> None:
+    before = turned.stat()
+    open_checkpoint(turned, spool=tmp_path / "spool")
+    torch.save({"turned": (VALUE.T + 1).T, "plain": torch.ones(2)}, turned)
+    os.utime(turned, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert turned.stat().st_size == before.st_size
+    checkpoint = open_checkpoint(turned, spool=tmp_path / "spool")
+    assert torch.equal(read_tensors(checkpoint)["turned"], VALUE + 1)
+
+
+def test_a_file_that_another_run_has_just_made_stays(tmp_path: Path) -> None:
+    path = tmp_path / "spool" / "x.safetensors"
+
+    def write(target: Path) -> None:
+        target.write_bytes(b"same")
+
+    def write_late(target: Path) -> None:
+        written_once(path, write, what="x")
+        inodes.append(path.stat().st_ino)
+        write(target)
+
+    inodes: list[int] = []
+    written_once(path, write_late, what="x")
+    assert inodes == [path.stat().st_ino] and is_sound(path)
+    assert sorted(one.name for one in path.parent.iterdir()) == ["x.json", "x.safetensors"]

@@ -1,0 +1,69 @@
+"""Files of the cache that are written once: whole or absent, with a note of their digest, checked before every use."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lines_pipeline.core.errors import EngineError
+from lines_pipeline.io.entries import file_digest, read_entry, write_entry
+from lines_pipeline.io.temporaries import temporary_path
+
+
+def notes_path(path: Path) -> Path:
+    """The entry beside a file that tells its size and digest."""
+    return path.with_suffix(".json")
+
+
+def noted(path: Path) -> dict[str, Any] | None:
+    """What the entry beside a file should say; None where the file cannot be read, as when it is gone."""
+    try:
+        return {"bytes": path.stat().st_size, "digest": file_digest(path)}
+    except OSError:
+        return None
+
+
+def is_sound(path: Path, *, mark_used: bool = True) -> bool:
+    """Whether a file is there, and as it was written; reads all of it, and notes that it was used."""
+    notes = read_entry(notes_path(path), mark_used=mark_used)
+    return notes is not None and notes == noted(path)
+
+
+def written_once(path: Path, write: Callable[[Path], None], *, what: str) -> Path:
+    """The file at ``path``, which ``write`` makes (given another path) where no sound one is there yet.
+
+    Of runs that do so at once the first one's file stays, for a run notices when what it reads is replaced. Raises
+    ``EngineError`` where the cache cannot be written; ``what`` says what was to be.
+    """
+    if is_sound(path):
+        return path
+    temporary = temporary_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        write_entry(notes_path(path), noted(temporary))
+        _adopt(temporary, path)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = "the disk is full" if full else error.strerror
+        raise EngineError(
+            f"{path}: {what} cannot be written out there ({why}); free some space, "
+            "or set XDG_CACHE_HOME to a folder that has it"
+        ) from error
+    finally:
+        with suppress(OSError):  # a file in place of the folder, say: then nothing is left
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def _adopt(temporary: Path, path: Path) -> None:
+    """Give a complete file its name, unless a run beside this one has made the same file meanwhile and reads it."""
+    try:
+        os.link(temporary, path)
+    except OSError:  # there is one, or the file system has no hard links
+        if not is_sound(path):
+            os.replace(temporary, path)
