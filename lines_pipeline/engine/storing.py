@@ -72,6 +72,8 @@ class Stored:
 
     path: Path
     files: tuple[Path, ...]
+    weights: tuple[Path, ...]
+    """Those of the files that hold the value itself, and the index of shards."""
 
 
 def store(
@@ -145,7 +147,7 @@ def existing(session: Session, graph: Graph, request: Request) -> Stored | None:
         return None
     if request.path is None:
         path = session.cache.value_path(key)
-        return Stored(path, (path,)) if session.cache.has_value(key) else None
+        return Stored(path, (path,), (path,)) if session.cache.has_value(key) else None
     recorded = session.cache.get("files", content_key([key, _options(request)]))
     if not recorded or recorded.get("path") != str(request.path.resolve()):
         return None
@@ -158,10 +160,11 @@ def existing(session: Session, graph: Graph, request: Request) -> Stored | None:
 
 
 def _stored(request: Request, files: Sequence[Path]) -> Stored:
-    """Weights come first in ``files``, an index after its shards."""
+    """Weights come first in ``files``, an index after its shards; what lies beside them in a folder comes last."""
     if request.folder is not None:
-        return Stored(request.folder.path, (*files, request.folder.path / CARD))
-    return Stored(files[-1], tuple(files))
+        weights = files[: len(files) - len(request.folder.targets)]
+        return Stored(request.folder.path, (*files, request.folder.path / CARD), tuple(weights))
+    return Stored(files[-1], tuple(files), tuple(files))
 
 
 def _options(request: Request) -> list[Any]:
@@ -245,7 +248,7 @@ def _commit(
         assert key is not None
         complete_files(layout, metadata)
         path = session.cache.adopt(layout.files[0].temporary, key)
-        return Stored(path, (path,))
+        return Stored(path, (path,), (path,))
     files = list(layout.written)
     if request.folder is None:
         commit_files(layout, metadata)
