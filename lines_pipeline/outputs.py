@@ -13,7 +13,7 @@ from lines_pipeline.core.versions import package_versions
 from lines_pipeline.engine.session import Session
 from lines_pipeline.engine.storing import ModelFolder, Request, Stored, announce
 from lines_pipeline.io.checkpoints import Checkpoint
-from lines_pipeline.io.committing import index_path, shard_pattern
+from lines_pipeline.io.committing import earlier_files, index_path, shard_pattern
 from lines_pipeline.io.companions import CARD, MANIFEST, Companions, find_companions, model_root
 from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.folders import removed_if_empty, require_cache, require_output
@@ -175,17 +175,18 @@ def _license(checkpoint: Checkpoint | None) -> str:
 
 
 def _require_inputs_stay(step: Step, request: Request, checkpoints: Mapping[str, Checkpoint]) -> None:
-    """Refuse to replace what this run reads."""
+    """Raise ``PlanError`` where the request would replace or remove a file that this run reads, or a link to it."""
     assert request.path is not None
     read = {
-        Path(file.path).resolve(): f"which '{load}' loads"
+        place: f"which '{load}' loads"
         for load, checkpoint in checkpoints.items()
         for file in checkpoint.files
+        for place in (Path(file.path).resolve(), Path(file.path).parent.resolve() / Path(file.path).name)
     }
     written = {request.path, index_path(request.path)}
     if request.folder is not None:
         read |= {one.source.resolve(): "which it is to follow" for one in request.folder.companions.files}
-        written |= {*request.folder.targets, request.folder.path / CARD}
+        written |= {*request.folder.targets, request.folder.path / CARD, *earlier_files(request.folder.path)}
     pattern = shard_pattern(request.path)
     lost = [
         file

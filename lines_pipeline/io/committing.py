@@ -70,6 +70,11 @@ def shard_pattern(path: Path) -> re.Pattern[str]:
     return re.compile(re.escape(path.stem) + _SHARD_NUMBERS.pattern + re.escape(path.suffix))
 
 
+def earlier_files(folder: Path) -> list[Path]:
+    """List the files of a model folder that an earlier run wrote: ``commit_folder`` replaces or removes them."""
+    return [folder / name for name in _listed(folder)]
+
+
 def index_path(path: Path) -> Path:
     """Where the index of a sharded checkpoint at ``path`` lies."""
     return path.with_name(f"{path.name}.index.json")
