@@ -14,7 +14,7 @@ from lines_pipeline.engine.session import Session
 from lines_pipeline.engine.storing import ModelFolder, Request, Stored, announce
 from lines_pipeline.io.checkpoints import Checkpoint
 from lines_pipeline.io.committing import earlier_files, index_path, shard_pattern
-from lines_pipeline.io.companions import CARD, MANIFEST, Companions, find_companions, model_root
+from lines_pipeline.io.companions import CARD, MANIFEST, Companions, config_beside, find_companions, model_root
 from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.folders import removed_if_empty, require_cache, require_output
 from lines_pipeline.io.locations import resolve_output
@@ -163,7 +163,14 @@ def _model_folder(
     )
     version = package_versions(["lines-pipeline"]).get("lines-pipeline", "")
     card = Card(recipe.name, version, recipe.published(), recipe.hash, inputs, companions.library)
-    return ModelFolder(path, companions, card)
+    configs = _configs(sources, checkpoints) if any(one.op.name == "graft" for one in sources) else {}
+    return ModelFolder(path, companions, card, followed_step, "like" in step.inputs, configs)
+
+
+def _configs(sources: Iterable[Step], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Path]:
+    """Find the configurations beside what steps load, by step."""
+    found = {one.id: config_beside(_file(checkpoints[one.id])) for one in sources if one.id in checkpoints}
+    return {step: config for step, config in found.items() if config is not None}
 
 
 def _file(checkpoint: Checkpoint) -> Path:

@@ -85,6 +85,12 @@ def find_companions(checkpoint: Path) -> Companions:
     return Companions(place, files, root, tuple(gathered.notes(place)))
 
 
+def config_beside(checkpoint: Path) -> Path | None:
+    """Return the ``config.json`` beside a checkpoint's file; None where there is none."""
+    path = _folder_of(checkpoint) / "config.json"
+    return path if path.is_file() else None
+
+
 def model_root(checkpoint: Path) -> Path:
     """The model folder that a checkpoint's file belongs to."""
     return _root_of(_folder_of(checkpoint))[0]
