@@ -66,10 +66,20 @@ def planned_destination(out: str | Path) -> Destination:
     if is_url(out):
         return Destination(cache_folder() / "uploads" / "run", open_store(str(out)))
     folder = Path(str(out).removeprefix("file://"))
-    existing = next(one for one in (folder, *folder.absolute().parents) if os.path.exists(one))
+    existing = next((one for one in _ways_up(folder) if os.path.exists(one)), None)
+    if existing is None:
+        raise PlanError(f"{folder}: the working directory is gone; change to another, or give a whole path as --out")
     if not existing.is_dir():
         raise PlanError(f"{existing}: is a file, and results go to a folder; choose another --out")
     return Destination(folder)
+
+
+def _ways_up(folder: Path) -> list[Path]:
+    """List a folder and those that it lies in; of a relative one only itself where the working directory is gone."""
+    try:
+        return [folder, *folder.absolute().parents]
+    except FileNotFoundError:
+        return [folder]
 
 
 @contextmanager
@@ -93,16 +103,13 @@ def open_destination(out: str | Path) -> Iterator[Destination]:
 
 def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
     """The files to write, of a model folder the list of its files; ``PlanError`` where one cannot lie there."""
-    taken: dict[Path, str] = {}
+    files: list[Path] = []
     for step in graph.steps.values():
         if isinstance(step.params, SaveParams):
             target = resolve_output(folder, step.params.path)
-            path = target / MANIFEST if step.params.is_folder else target
-            if path in taken:
-                raise PlanError(f"nodes '{taken[path]}' and '{step.id}' both write '{step.params.path}'")
             _require_place(step, target)
-            taken[path] = step.id
-    return tuple(taken)
+            files.append(target / MANIFEST if step.params.is_folder else target)
+    return tuple(files)
 
 
 def _require_place(step: Step, target: Path) -> None:

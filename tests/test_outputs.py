@@ -19,6 +19,7 @@ from toy_suite import above, write_model, write_suite
 import lines_pipeline
 from lines_pipeline.core.errors import PlanError, RecipeError
 from lines_pipeline.core.events import Event, FileWritten
+from lines_pipeline.outputs import planned_destination
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 Recipe = Callable[..., Path]
@@ -347,6 +348,15 @@ def test_an_index_and_shards_of_an_input_are_not_removed(folders: Path) -> None:
     with pytest.raises(PlanError, match=r"would replace model.*, which 'base' loads"):
         run(recipe_of(folders, {"path": "model.safetensors"}, base=merged))
     assert contents(Path("out")) == before
+
+
+def test_a_working_directory_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(PlanError, match="the working directory is gone"):
+        planned_destination("out")
+    monkeypatch.chdir(tmp_path)
 
 
 def test_a_link_in_the_output_folder_is_not_followed_out(folders: Path) -> None:
