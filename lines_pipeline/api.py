@@ -226,7 +226,7 @@ def _carry_out(context: OpenedRecipe, destination: outputs.Destination, tune: bo
     stored, facts = store(session, context.graph, asked, told)
     for request, value in zip(asked, stored, strict=True):
         gives_weights = context.graph.steps[request.step].gives is EdgeType.WEIGHTS
-        if gives_weights and (note := variance_note(request.step, value.files)):
+        if gives_weights and (note := variance_note(request.step, value.weights)):
             session.emit(note)
     written = outputs.deliver(session, destination, dict(zip(wanted, stored, strict=False)), before)
     session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))

@@ -14,8 +14,8 @@ from lines_pipeline.core.versions import package_versions
 from lines_pipeline.engine.session import Session
 from lines_pipeline.engine.storing import ModelFolder, Request, Stored, announce
 from lines_pipeline.io.checkpoints import Checkpoint
-from lines_pipeline.io.committing import index_path, shard_pattern
-from lines_pipeline.io.companions import CARD, MANIFEST, Companions, find_companions, model_root
+from lines_pipeline.io.committing import earlier_files, index_path, shard_pattern
+from lines_pipeline.io.companions import CARD, MANIFEST, Companions, config_beside, find_companions, model_root
 from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.folders import removed_if_empty, require_cache, require_output
 from lines_pipeline.io.locations import resolve_output
@@ -67,10 +67,20 @@ def planned_destination(out: str | Path) -> Destination:
     if is_url(out):
         return Destination(cache_folder() / "uploads" / "run", open_store(str(out)))
     folder = Path(str(out).removeprefix("file://"))
-    existing = next(one for one in (folder, *folder.absolute().parents) if os.path.exists(one))
+    existing = next((one for one in _ways_up(folder) if os.path.exists(one)), None)
+    if existing is None:
+        raise PlanError(f"{folder}: the working directory is gone; change to another, or give a whole path as --out")
     if not existing.is_dir():
         raise PlanError(f"{existing}: is a file, and results go to a folder; choose another --out")
     return Destination(folder)
+
+
+def _ways_up(folder: Path) -> list[Path]:
+    """List a folder and those that it lies in; of a relative one only itself where the working directory is gone."""
+    try:
+        return [folder, *folder.absolute().parents]
+    except FileNotFoundError:
+        return [folder]
 
 
 @contextmanager
@@ -94,16 +104,13 @@ def open_destination(out: str | Path) -> Iterator[Destination]:
 
 def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
     """The files to write, of a model folder the list of its files; ``PlanError`` where one cannot lie there."""
-    taken: dict[Path, str] = {}
+    files: list[Path] = []
     for step in graph.steps.values():
         if isinstance(step.params, SaveParams):
             target = resolve_output(folder, step.params.path)
-            path = target / MANIFEST if step.params.is_folder else target
-            if path in taken:
-                raise PlanError(f"nodes '{taken[path]}' and '{step.id}' both write '{step.params.path}'")
             _require_place(step, target)
-            taken[path] = step.id
-    return tuple(taken)
+            files.append(target / MANIFEST if step.params.is_folder else target)
+    return tuple(files)
 
 
 def _require_place(step: Step, target: Path) -> None:
@@ -165,7 +172,14 @@ def _model_folder(
     version = package_versions(["lines-pipeline"]).get("lines-pipeline", "")
     name = str(recipe.recorded.get("name", recipe.name))
     card = Card(name, version, recipe.published(), recipe.hash, inputs, companions.library)
-    return ModelFolder(path, companions, card)
+    configs = _configs(sources, checkpoints) if any(one.op.name == "graft" for one in sources) else {}
+    return ModelFolder(path, companions, card, followed_step, "like" in step.inputs, configs)
+
+
+def _configs(sources: Iterable[Step], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Path]:
+    """Find the configurations beside what steps load, by step."""
+    found = {one.id: config_beside(_file(checkpoints[one.id])) for one in sources if one.id in checkpoints}
+    return {step: config for step, config in found.items() if config is not None}
 
 
 def _file(checkpoint: Checkpoint) -> Path:
@@ -177,17 +191,18 @@ def _license(checkpoint: Checkpoint | None) -> str:
 
 
 def _require_inputs_stay(step: Step, request: Request, checkpoints: Mapping[str, Checkpoint]) -> None:
-    """Refuse to replace what this run reads."""
+    """Raise ``PlanError`` where the request would replace or remove a file that this run reads, or a link to it."""
     assert request.path is not None
     read = {
-        Path(file.path).resolve(): f"which '{load}' loads"
+        place: f"which '{load}' loads"
         for load, checkpoint in checkpoints.items()
         for file in checkpoint.files
+        for place in (Path(file.path).resolve(), Path(file.path).parent.resolve() / Path(file.path).name)
     }
     written = {request.path, index_path(request.path)}
     if request.folder is not None:
         read |= {one.source.resolve(): "which it is to follow" for one in request.folder.companions.files}
-        written |= {*request.folder.targets, request.folder.path / CARD}
+        written |= {*request.folder.targets, request.folder.path / CARD, *earlier_files(request.folder.path)}
     pattern = shard_pattern(request.path)
     lost = [
         file

@@ -69,7 +69,8 @@ def test_help_pages(command: str) -> None:
 
 
 def test_modules_and_op_files_stay_small() -> None:
-    long = [str(p.relative_to(ROOT)) for p in PACKAGE.rglob("*.py") if len(p.read_text().splitlines()) > 300]
+    """A file is one idea and usually has less than 300 lines; one that stays a single idea may have 400."""
+    long = [str(p.relative_to(ROOT)) for p in PACKAGE.rglob("*.py") if len(p.read_text().splitlines()) > 400]
     assert long == []
 
 

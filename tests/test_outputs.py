@@ -19,6 +19,7 @@ from toy_suite import above, write_model, write_suite
 import lines_pipeline
 from lines_pipeline.core.errors import PlanError, RecipeError
 from lines_pipeline.core.events import Event, FileWritten
+from lines_pipeline.outputs import planned_destination
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 Recipe = Callable[..., Path]
@@ -323,6 +324,39 @@ def test_what_a_run_reads_it_does_not_replace(folders: Path) -> None:
         with pytest.raises(PlanError, match=r"would replace .*, which ('base' loads|it is to follow); choose another"):
             lines_pipeline.run(recipe_of(folders, {"path": path}), out=folders)
     assert contents(folders / "base") == before
+
+
+def test_an_input_that_an_earlier_run_wrote_is_not_removed(folders: Path) -> None:
+    """The second run follows another base, so that it would write the weights under another name."""
+    (folders / "base" / "model.safetensors").rename(folders / "base" / "open_clip_model.safetensors")
+    run(recipe_of(folders, {"path": "merged/"}))
+    before = contents(Path("out/merged"))
+    assert "open_clip_model.safetensors" in before
+    write_files(folders / "a", {"config.json": json.dumps(CONFIG)})
+    merged = {"op": "load", "path": str(Path("out/merged").resolve())}
+    recipe = recipe_of(folders, {"path": "merged/", "like": "experts[a]"}, base=merged)
+    with pytest.raises(PlanError, match=r"would replace open_clip_model\.safetensors, which 'base' loads"):
+        run(recipe)
+    assert contents(Path("out/merged")) == before
+
+
+def test_an_index_and_shards_of_an_input_are_not_removed(folders: Path) -> None:
+    """A file that is written takes the place of the shards of the same name, and of their index."""
+    run(recipe_of(folders, {"path": "model.safetensors", "max_shard_size": "200B"}))
+    before = contents(Path("out"))
+    merged = {"op": "load", "path": str(Path("out").resolve())}
+    with pytest.raises(PlanError, match=r"would replace model.*, which 'base' loads"):
+        run(recipe_of(folders, {"path": "model.safetensors"}, base=merged))
+    assert contents(Path("out")) == before
+
+
+def test_a_working_directory_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(PlanError, match="the working directory is gone"):
+        planned_destination("out")
+    monkeypatch.chdir(tmp_path)
 
 
 def test_a_link_in_the_output_folder_is_not_followed_out(folders: Path) -> None:

@@ -105,6 +105,48 @@ def test_transformers_loads_a_merge_as_it_loads_the_base(
     assert words("a c b")["input_ids"] == [2, 4, 3] and words.chat_template == "{{ messages }}"
 
 
+def classifiers(folder: Path, labels: dict[str, list[str]]) -> None:
+    for seed, (name, words) in enumerate(labels.items()):
+        torch.manual_seed(seed)
+        names = {word: number for number, word in enumerate(words)}
+        config = transformers.BertConfig(**TEXT, id2label=dict(enumerate(words)), label2id=names)
+        transformers.BertForSequenceClassification(config).save_pretrained(folder / name)
+
+
+def graft(folder: Path, donor: list[str], *, config: bool = True) -> tuple[Path, Any]:
+    """A merge that takes the head of ``donor``; a donor without configuration, where that is asked for."""
+    classifiers(folder, {"base": ["no", "yes"], "expert": donor})
+    if not config:
+        (folder / "expert" / "config.json").unlink()
+    nodes = {
+        **LOADS,
+        "update": {"op": "task-vector", "base": "base", "model": "expert", "on_shape_mismatch": "base"},
+        "merged": {"op": "apply", "base": "base", "delta": "update", "scale": 0.5},
+        "model": {"op": "graft", "model": "merged", "donor": "expert", "include": ["classifier.*"]},
+        "saved": {"op": "save", "model": "model", "path": "merged/"},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": "grafted", "nodes": nodes}))
+    result = lines_pipeline.run(folder / "recipe.yaml", out=folder / "out")
+    return folder / "out" / "merged", result
+
+
+@pytest.mark.parametrize("words", [["red", "green", "blue"], ["cat", "dog"]])
+def test_a_grafted_head_brings_its_labels(words: list[str], tmp_path: Path) -> None:
+    merged, _ = graft(tmp_path, words)
+    kind = transformers.BertForSequenceClassification
+    loaded, told = kind.from_pretrained(merged, output_loading_info=True)
+    assert not any(told.values()), told
+    assert loaded.config.id2label == dict(enumerate(words))
+    assert loaded.config.label2id == {word: number for number, word in enumerate(words)}
+    donor = kind.from_pretrained(tmp_path / "expert").state_dict()
+    torch.testing.assert_close(loaded.state_dict()["classifier.weight"], donor["classifier.weight"])
+
+
+def test_a_head_whose_labels_cannot_be_told_is_noted(tmp_path: Path) -> None:
+    _, result = graft(tmp_path, ["red", "green", "blue"], config=False)
+    assert [note for note in result.notes if "'classifier.weight'" in note and "like: expert" in note]
+
+
 @pytest.mark.parametrize("place", ["", "0_Transformer"])
 def test_sentence_transformers_loads_a_merge(place: str, tmp_path: Path) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")

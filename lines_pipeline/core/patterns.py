@@ -14,12 +14,12 @@ from typing import Any
 import regex
 
 from lines_pipeline.core.errors import LinesError
+from lines_pipeline.core.printable import shortened
 
 LIMIT_SECONDS = 3.0
 """Time of a processor that one pattern may take over all names it is used on."""
 _LEAST_SECONDS = 0.001
 """What remains for each name when the time is over: enough for any match that does not go astray."""
-_SHOWN = 60
 
 
 class PatternError(LinesError):
@@ -67,11 +67,6 @@ class Pattern:
             ) from error
         finally:
             self._seconds -= time.thread_time() - started
-
-
-def shortened(text: str) -> str:
-    """Return a text as a message shows it."""
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _compiled(text: str) -> re.Pattern[str]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Iterable
 
 MAX_LINE = 2_000
 """Characters of a line of a message; longer ones are cut in the middle."""
 MAX_NAME = 200
 """Characters of a name in a message."""
+
+SHOWN = 3
+"""Names and files that a message lists before it counts the rest."""
 
 # Controls (escape sequences begin with one), separators of lines, what turns the direction of writing, lone surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -17,7 +21,7 @@ _UNPRINTABLE_IN_MESSAGES = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f", 
 
 def printable(name: object, length: int = MAX_NAME) -> str:
     """The name of a tensor, key or file on one line: control characters escaped, cut in the middle where very long."""
-    return _shortened(_UNPRINTABLE.sub(_escaped, str(name)), length)
+    return _cut(_UNPRINTABLE.sub(_escaped, str(name)), length)
 
 
 def exact_glob(name: str) -> str:
@@ -29,14 +33,32 @@ def exact_glob(name: str) -> str:
 def printable_message(text: str) -> str:
     """A message of one or more lines: control characters escaped but for line ends and tabs, very long lines cut."""
     lines = _UNPRINTABLE_IN_MESSAGES.sub(_escaped, text).split("\n")
-    return "\n".join(_shortened(line, MAX_LINE) for line in lines)
+    return "\n".join(_cut(line, MAX_LINE) for line in lines)
+
+
+def shortened(text: str, limit: int = 60) -> str:
+    """Return ``text`` on one line, at most ``limit`` characters of it, without what a terminal would obey."""
+    line = printable_message(" ".join(text[: 20 * limit].split()))
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def listed(names: Iterable[object]) -> str:
+    """Return ``'a', 'b', 'c' and 4 more``."""
+    return counted(f"'{printable(name)}'" for name in names)
+
+
+def counted(texts: Iterable[str]) -> str:
+    """Return the first texts with commas between them, and how many more there are."""
+    texts = list(texts)
+    rest = len(texts) - SHOWN
+    return ", ".join(texts[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _escaped(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def _shortened(text: str, length: int) -> str:
+def _cut(text: str, length: int) -> str:
     if len(text) <= length:
         return text
     half = length // 2

@@ -174,7 +174,7 @@ _PORTS = (
 
 
 async def _kind_of_server(address: str) -> str:
-    """What of Dask's answers at an address: ``Scheduler``, ``Worker`` or ``Nanny``.
+    """Ask the server at an address what it is; return Dask's name of it: ``Scheduler``, ``Worker`` or ``Nanny``.
 
     ``Client`` waits for ever where somebody takes the connection and says nothing, as dashboards do.
     """

@@ -123,13 +123,19 @@ class Session:
         passes = plan_passes(graph, steps, known, cached)
         if lacking := lacking_measures(graph, told, known, passes):
             passes = plan_passes(graph, steps, known, cached, lacking)
-        by_other_names = any(s for layout in layouts.values() for s in layout.views if not graph.steps[s].op.is_source)
-        if (
-            not self.settings.on_cluster and not by_other_names
-        ):  # where jobs are done again whose worker died, and may not meet finished blocks
+        if self._may_draft(graph, layouts):
             in_place = [step for step, dtype in outputs.items() if holds_drafts(graph.steps[step], dtype, layouts)]
             passes = with_drafts(passes, graph, known, cached, in_place)
         return Prepared(graph, keys, known, cached, layouts, passes)
+
+    def _may_draft(self, graph: Graph, layouts: Mapping[str, Layout]) -> bool:
+        """Return whether a pass may leave drafts where results go, for a later one to finish in place.
+
+        Not on a cluster: it does the jobs of a worker that died once more, and they would take finished blocks for
+        drafts. Nor where a step takes a computed value's tensors by other names than a draft holds them under.
+        """
+        computed = (step for layout in layouts.values() for step in layout.views if not graph.steps[step].op.is_source)
+        return not self.settings.on_cluster and not any(computed)
 
     def prepare_sound(self, graph: Graph, outputs: Mapping[str, str], told: Iterable[str] = ()) -> Prepared:
         """As ``prepare``; reads the cached values that it relies on, and plans without those that are damaged."""

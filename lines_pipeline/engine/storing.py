@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError, EngineError
-from lines_pipeline.core.events import FileWritten
+from lines_pipeline.core.events import FileWritten, Note
 from lines_pipeline.core.keys import canonical_json, content_key
+from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.cache import cache_full
@@ -24,11 +25,12 @@ from lines_pipeline.io.entries import file_digest
 from lines_pipeline.io.folders import removed_if_empty
 from lines_pipeline.io.masks import SHAPES, VALUE_TYPE, packed_shapes
 from lines_pipeline.io.model_cards import Card
-from lines_pipeline.io.model_configs import settled_config
+from lines_pipeline.io.model_configs import find_classifier, settled_config, with_labels
 from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.io.writing import OutputLayout, complete_files, create_files, discard_files, lay_out_files
 from lines_pipeline.planning.layouts import Layout, lay_out
 from lines_pipeline.planning.memory import projected_peak, require_memory
+from lines_pipeline.planning.origins import tensor_origin
 from lines_pipeline.planning.passes import cone, stats_of
 from lines_pipeline.planning.program import Destination, Write
 from lines_pipeline.recipe.graph import Graph, Step
@@ -43,6 +45,12 @@ class ModelFolder:
     path: Path
     companions: Companions
     card: Card
+    followed: str = ""
+    """The step that loads what the companions are of."""
+    like: bool = False
+    """Whether the recipe names that step, with ``like``."""
+    configs: Mapping[str, Path] = field(default_factory=dict)
+    """By step that loads what may be grafted: the configuration beside it."""
 
     @property
     def targets(self) -> tuple[Path, ...]:
@@ -72,6 +80,8 @@ class Stored:
 
     path: Path
     files: tuple[Path, ...]
+    weights: tuple[Path, ...]
+    """Those of the files that hold the value itself, and the index of shards."""
 
 
 def store(
@@ -98,7 +108,7 @@ def store(
         _require_held(outcome, prepared, wanted.values())
         for number, request in wanted.items():
             metadata = _metadata(session, graph, request, prepared.layouts[request.step])
-            found[number] = _commit(session, graph, request, layouts[number], metadata)
+            found[number] = _commit(session, graph, request, layouts[number], metadata, prepared.layouts)
     return [found[number] for number in range(len(requests))], _facts(session, graph, told)
 
 
@@ -145,7 +155,7 @@ def existing(session: Session, graph: Graph, request: Request) -> Stored | None:
         return None
     if request.path is None:
         path = session.cache.value_path(key)
-        return Stored(path, (path,)) if session.cache.has_value(key) else None
+        return Stored(path, (path,), (path,)) if session.cache.has_value(key) else None
     recorded = session.cache.get("files", content_key([key, _options(request)]))
     if not recorded or recorded.get("path") != str(request.path.resolve()):
         return None
@@ -158,10 +168,11 @@ def existing(session: Session, graph: Graph, request: Request) -> Stored | None:
 
 
 def _stored(request: Request, files: Sequence[Path]) -> Stored:
-    """Weights come first in ``files``, an index after its shards."""
+    """Weights come first in ``files``, an index after its shards; what lies beside them in a folder comes last."""
     if request.folder is not None:
-        return Stored(request.folder.path, (*files, request.folder.path / CARD))
-    return Stored(files[-1], tuple(files))
+        weights = files[: len(files) - len(request.folder.targets)]
+        return Stored(request.folder.path, (*files, request.folder.path / CARD), tuple(weights))
+    return Stored(files[-1], tuple(files), tuple(files))
 
 
 def _options(request: Request) -> list[Any]:
@@ -169,7 +180,9 @@ def _options(request: Request) -> list[Any]:
     options = [path, request.dtype, request.max_shard_bytes, request.packed, dict(request.metadata)]
     if request.folder is None:
         return options
-    return [*options, {one.name: file_digest(one.source) for one in request.folder.companions.files}]
+    options.append({one.name: file_digest(one.source) for one in request.folder.companions.files})
+    configs = {step: file_digest(path) for step, path in request.folder.configs.items()}
+    return [*options, configs] if configs else options
 
 
 def sizes(session: Session, requests: Iterable[Request], prepared: Prepared) -> dict[Path, int]:
@@ -238,19 +251,26 @@ def _metadata(session: Session, graph: Graph, request: Request, layout: Layout) 
 
 
 def _commit(
-    session: Session, graph: Graph, request: Request, layout: OutputLayout, metadata: Mapping[str, str]
+    session: Session,
+    graph: Graph,
+    request: Request,
+    layout: OutputLayout,
+    metadata: Mapping[str, str],
+    layouts: Mapping[str, Layout],
 ) -> Stored:
     key = session.keys(graph).step(request.step)
     if request.path is None:
         assert key is not None
         complete_files(layout, metadata)
         path = session.cache.adopt(layout.files[0].temporary, key)
-        return Stored(path, (path,))
+        return Stored(path, (path,), (path,))
     files = list(layout.written)
     if request.folder is None:
         commit_files(layout, metadata)
     else:
-        contents = _contents(session, request.folder, layout)
+        head = find_classifier(layout.specs)
+        origin = request.folder.followed if head is None else tensor_origin(graph, layouts, request.step, head.name)
+        contents = _contents(session, request, layout, origin)
         commit_folder(layout, metadata, request.folder.path, contents)
         files += request.folder.targets
     if key is not None and request.lasting:
@@ -259,13 +279,39 @@ def _commit(
     return _stored(request, files)
 
 
-def _contents(session: Session, folder: ModelFolder, layout: OutputLayout) -> dict[str, Path | bytes]:
-    """What lies beside the weights: files to copy, the configuration made to agree with them, the model card."""
+def _contents(session: Session, request: Request, layout: OutputLayout, origin: str) -> dict[str, Path | bytes]:
+    """Gather what lies beside the weights: files to copy, the configuration made to agree with them, the model card.
+
+    ``origin`` is the step whose checkpoint the classification head comes from.
+    """
+    folder = request.folder
+    assert folder is not None
     found: dict[str, Path | bytes] = {one.name: one.source for one in folder.companions.files}
     config = found.get(folder.companions.config)
     if isinstance(config, Path):
-        found[folder.companions.config] = settled_config(config.read_bytes(), layout.specs, str(config))
+        settled = settled_config(config.read_bytes(), layout.specs, str(config))
+        if origin != folder.followed:
+            settled = _labelled(session, request, settled, layout, origin)
+        found[folder.companions.config] = settled
     return {**found, CARD: folder.card.render(session.cache.secrets.labelled(session.digests)).encode()}
+
+
+def _labelled(session: Session, request: Request, config: bytes, layout: OutputLayout, origin: str) -> bytes:
+    """Give a configuration the labels of the head's own checkpoint; emit a note where they cannot be told."""
+    folder, head = request.folder, find_classifier(layout.specs)
+    assert folder is not None and head is not None
+    rows, beside = head.shape[0], folder.configs.get(origin)
+    if folder.like and with_labels(config, None, rows) is not None:
+        return config
+    settled = with_labels(config, beside.read_bytes() if beside else None, rows)
+    if settled is None:
+        text = (
+            f"node '{request.step}': tensor '{printable(head.name)}' comes from '{origin}' and has {rows} labels, and "
+            f"config.json names another number, so that from_pretrained refuses the folder; say 'like: {origin}' on "
+            "the node that saves it, or mend config.json"
+        )
+        session.emit(Note(text, warning=True))
+    return config if settled is None else settled
 
 
 def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dict[str, Any]]:

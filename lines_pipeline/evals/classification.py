@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.keys import content_key
+from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.trust import remedy, why_untrusted
 from lines_pipeline.evals.factories import HARMLESS_ARGUMENTS, Code, find_code, shipped_kind
 from lines_pipeline.evals.suite_files import SuiteFile, read_suite_file
@@ -23,7 +24,6 @@ from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.locations import download, locate
 from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.recipe.places import Places
-from lines_pipeline.recipe.scalars import shortened
 from lines_pipeline.zoo.catalogue import cache_folder
 
 BATCH_SIZE = 128

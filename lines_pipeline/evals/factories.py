@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from lines_pipeline.core.errors import EvalError, did_you_mean
+from lines_pipeline.core.printable import printable
 
 SHIPPED = ("open_clip",)
 """Kinds of models that a suite may name without trust: ``open_clip:ViT-B-32``."""
@@ -105,7 +106,7 @@ def check_factory(text: str) -> None:
     if kind in PLANNED:
         raise ValueError(f"factories of '{kind}:' are not there yet; {EXPECTED}")
     if not (shipped_kind(text) or _FILE.fullmatch(text) or (_MODULE.fullmatch(text) and kind not in SHIPPED)):
-        raise ValueError(f"{EXPECTED}, found '{text}'")
+        raise ValueError(f"{EXPECTED}, found '{printable(text)}'")
 
 
 def find_code(text: str, folder: Path) -> Code:

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from lines_pipeline.core.errors import EvalError, Problem, RecipeError
+from lines_pipeline.core.printable import shortened
 from lines_pipeline.evals.factories import check_factory
 from lines_pipeline.recipe.places import Places, spoken
-from lines_pipeline.recipe.scalars import shortened, unspelled
+from lines_pipeline.recipe.scalars import unspelled
 from lines_pipeline.recipe.validation import Complaint, validated
 from lines_pipeline.recipe.yaml_source import parse_yaml, read_text
 

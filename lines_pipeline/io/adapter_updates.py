@@ -11,10 +11,10 @@ import torch
 
 from lines_pipeline.core.errors import CheckpointError, did_you_mean
 from lines_pipeline.core.keys import content_key
-from lines_pipeline.core.printable import exact_glob, printable
+from lines_pipeline.core.printable import exact_glob, listed, printable
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
-from lines_pipeline.io.formats.adapters import CONFIG, Adapter, Factors, listed
+from lines_pipeline.io.formats.adapters import CONFIG, Adapter, Factors
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.io.spool import spool_path, spooled
 

@@ -17,9 +17,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from lines_pipeline.io.companions import MANIFEST, read_json
+from lines_pipeline.io.companions import MANIFEST
 from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.formats.safetensors import MAX_HEADER_BYTES
+from lines_pipeline.io.json_files import read_json_or_none
 from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.io.writing import OutputLayout, cannot_write, complete_files, index_content
 
@@ -70,6 +71,11 @@ def shard_pattern(path: Path) -> re.Pattern[str]:
     return re.compile(re.escape(path.stem) + _SHARD_NUMBERS.pattern + re.escape(path.suffix))
 
 
+def earlier_files(folder: Path) -> list[Path]:
+    """List the files of a model folder that an earlier run wrote: ``commit_folder`` replaces or removes them."""
+    return [folder / name for name in _listed(folder)]
+
+
 def index_path(path: Path) -> Path:
     """Where the index of a sharded checkpoint at ``path`` lies."""
     return path.with_name(f"{path.name}.index.json")
@@ -96,7 +102,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _leftovers(layout: OutputLayout) -> list[Path]:
-    """The index and the shards that lie there of the same name: those that a run wrote, or that will be replaced."""
+    """List the index and the shards of the checkpoint's name that are to go: a run wrote them, or this one does.
+
+    An index goes where all shards that it names go.
+    """
     pattern, named = shard_pattern(layout.path), set(layout.written)
     shards = [path for path in sorted(layout.path.parent.iterdir()) if pattern.fullmatch(path.name)]
     ours = [path for path in shards if path in named or is_ours(partial(_read, path))]
@@ -123,7 +132,7 @@ def _read(path: Path, start: int, end: int) -> bytes:
 
 def _indexed(index: Path) -> set[str]:
     """The shards that an index names; its own name where it is none."""
-    content = read_json(index)
+    content = read_json_or_none(index)
     named = content.get("weight_map") if isinstance(content, dict) else None
     return {str(name) for name in named.values()} if isinstance(named, dict) else {index.name}
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+
+from lines_pipeline.io.json_files import read_modules
 
 MANIFEST = "lines_pipeline.json"
 """Lists the files of a model folder that were written by a run, so that a later one can take them away."""
 CARD = "README.md"
 
 _CONFIGURATIONS = ("config.json", "modules.json", "open_clip_config.json")
-_MAX_LINKS, _MAX_JSON_BYTES = 8, 10_000_000
+_MAX_LINKS = 8
 _KEPT = re.compile(
     r".+\.(json|txt|model|jinja|spm|tiktoken|codes|bpe|vocab|tokenizer)"
     r"|tokenizer\.model.*|(LICEN[SC]E|COPYING|NOTICE|USE_POLICY)([.-].*)?",
@@ -85,6 +85,12 @@ def find_companions(checkpoint: Path) -> Companions:
     return Companions(place, files, root, tuple(gathered.notes(place)))
 
 
+def config_beside(checkpoint: Path) -> Path | None:
+    """Return the ``config.json`` beside a checkpoint's file; None where there is none."""
+    path = _folder_of(checkpoint) / "config.json"
+    return path if path.is_file() else None
+
+
 def model_root(checkpoint: Path) -> Path:
     """The model folder that a checkpoint's file belongs to."""
     return _root_of(_folder_of(checkpoint))[0]
@@ -103,27 +109,9 @@ def _folder_of(checkpoint: Path) -> Path:
 def _root_of(folder: Path) -> tuple[Path, str, tuple[str, ...]]:
     """The model's folder, where in it the weights lie, and its other modules (sentence-transformers)."""
     above = folder.parent
-    if folder.name in (names := _modules(above)):
+    if folder.name in (names := read_modules(above)):
         return above, folder.name, names
-    return folder, "", _modules(folder)
-
-
-def _modules(folder: Path) -> tuple[str, ...]:
-    """The folders that ``modules.json`` names, without such as would lie outside."""
-    listed = read_json(folder / "modules.json")
-    found = [entry.get("path") for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    paths = [PurePosixPath(path) for path in found if isinstance(path, str) and path and "\0" not in path]
-    return tuple(str(path) for path in paths if path.parts and not path.is_absolute() and ".." not in path.parts)
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is none, it is too large, or it is no JSON."""
-    try:
-        if not path.is_file() or path.stat().st_size > _MAX_JSON_BYTES:
-            return None
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
+    return folder, "", read_modules(folder)
 
 
 class _Gathered:

@@ -17,6 +17,10 @@ _EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|wte|word_embeddings?|shared|embed_in|tok_embeddings|token_embedding|embeddings?)\.weight$"
 )
 _HEAD = re.compile(r"(^|\.)lm_head\.weight$")
+_CLASSIFIER = re.compile(r"(^|\.)(classifier|score|classification_head|logits_proj)(\.(out_proj|\d+))?\.weight$")
+_LABEL_KEYS = ("id2label", "label2id", "num_labels")
+_DEFAULT_LABELS = 2
+"""What transformers takes where a configuration names no labels, and why it then writes none."""
 
 
 def settled_config(content: bytes, specs: Sequence[TensorSpec], where: str) -> bytes:
@@ -31,6 +35,46 @@ def settled_config(content: bytes, specs: Sequence[TensorSpec], where: str) -> b
         raise PlanError(f"{where}: expected a JSON object; mend it, or follow another folder with 'like'")
     changed = [_drop_quantization(config), _settle_dtypes(config, specs), _settle_vocabulary(config, specs)]
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode() if any(changed) else content
+
+
+def find_classifier(specs: Sequence[TensorSpec]) -> TensorSpec | None:
+    """Return the weight of a classification head, one row a label; None where there is none, or several."""
+    found = [spec for spec in specs if len(spec.shape) > 1 and _CLASSIFIER.search(spec.name)]
+    return found[0] if len(found) == 1 else None
+
+
+def with_labels(content: bytes, donor: bytes | None, rows: int) -> bytes | None:
+    """Return a configuration with the labels of ``donor``'s for a head of ``rows``; None where they cannot be told.
+
+    They cannot where the donor has no configuration, or one of another number of labels, unless its own number fits.
+    """
+    config, theirs = _object(content), _object(donor)
+    if config is None:
+        return None
+    if theirs is None or _labels(theirs) != rows:
+        return content if _labels(config) == rows else None
+    taken = {key: theirs[key] for key in _LABEL_KEYS if key in theirs}
+    if taken == {key: config[key] for key in _LABEL_KEYS if key in config}:
+        return content
+    settled = {key: value for key, value in config.items() if key not in _LABEL_KEYS} | taken
+    return (json.dumps(settled, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _labels(config: dict[str, Any]) -> int:
+    """Return the number of labels that transformers takes a configuration for."""
+    names, number = config.get("id2label"), config.get("num_labels")
+    if isinstance(names, dict):
+        return len(names)
+    return number if type(number) is int else _DEFAULT_LABELS
+
+
+def _object(content: bytes | None) -> dict[str, Any] | None:
+    """Return the JSON object that a file holds; None where it holds none."""
+    try:
+        found = json.loads(content) if content is not None else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.core.printable import printable
+from lines_pipeline.core.printable import listed, printable
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.formats.foreign import other_format
 from lines_pipeline.io.formats.names import is_plain_name
+from lines_pipeline.io.json_files import read_json, read_json_or_none, read_modules
 from lines_pipeline.io.weight_files import Choice, choose_weights
-
-MAX_INDEX_BYTES = 100_000_000
 
 OpenFile = Callable[[Path], Checkpoint]
 
@@ -76,30 +73,17 @@ def _weight_files(folder: Path, chosen: Choice) -> Iterator[Path]:
 
 def _modules(folder: Path) -> list[Path]:
     """Folders of a sentence-transformers folder's modules, the transformer first; none where it is no such folder."""
-    path = folder / "modules.json"
-    content = _read_or_none(path) if path.is_file() else None
-    entries = content if isinstance(content, list) else []
-    names = [entry.get("path") for entry in entries if isinstance(entry, Mapping)]
-    plain = [name for name in names if isinstance(name, str) and is_plain_name(name)]
-    return [folder / name for name in plain if (folder / name).is_dir()]
+    return [folder / name for name in read_modules(folder) if (folder / name).is_dir()]
 
 
 def declared_quantization(path: Path) -> str:
     """The scheme that ``config.json`` beside the weights says they are quantised with; empty where it says none."""
     config = (path if path.is_dir() else path.parent) / "config.json"
-    content = _read_or_none(config) if config.is_file() else None
+    content = read_json_or_none(config)
     settings = content.get("quantization_config", content.get("quantization")) if isinstance(content, Mapping) else None
     if not isinstance(settings, Mapping):
         return ""
     return printable(str(settings.get("quant_method", "a scheme of its own")), 40)
-
-
-def _read_or_none(path: Path) -> Any:
-    """What a JSON file holds that is no part of the weights; None where it cannot be read."""
-    try:
-        return read_json(path)
-    except CheckpointError:
-        return None
 
 
 def _pipeline(folder: Path) -> str:
@@ -171,7 +155,7 @@ def _index_notes(index: Path, weight_map: Mapping[str, str], shards: Mapping[str
     doubled = [(name, shard) for shard, names in held.items() for name in names if weight_map.get(name, shard) != shard]
     notes = []
     if unnamed:
-        notes.append(f"{_listed(unnamed)} left out: '{index.name}' does not name what the shards hold there")
+        notes.append(f"{_tensors_are(unnamed)} left out: '{index.name}' does not name what the shards hold there")
     if doubled:
         name, shard = doubled[0]
         more = f" (and {len(doubled) - 1} more)" if len(doubled) > 1 else ""
@@ -182,12 +166,9 @@ def _index_notes(index: Path, weight_map: Mapping[str, str], shards: Mapping[str
     return notes
 
 
-def _listed(names: list[str]) -> str:
-    """``tensor 'a' is`` or ``3 tensors ('a', 'b', ...) are``."""
-    if len(names) == 1:
-        return f"tensor '{printable(names[0])}' is"
-    first = ", ".join(f"'{printable(name)}'" for name in names[:3])
-    return f"{len(names)} tensors ({first}{', ...' if len(names) > 3 else ''}) are"
+def _tensors_are(names: list[str]) -> str:
+    """Return ``tensor 'a' is`` or ``3 tensors ('a', 'b', 'c') are``."""
+    return f"tensor {listed(names)} is" if len(names) == 1 else f"{len(names)} tensors ({listed(names)}) are"
 
 
 def _open_shards(folder: Path, names: Iterable[str], open_file: OpenFile) -> Checkpoint:
@@ -252,23 +233,6 @@ def _weight_map(index: Path) -> dict[str, str]:
             kind = type(shard).__name__
             raise CheckpointError(f"{index}: tensor '{printable(name)}' should have the name of a shard, found {kind}")
     return dict(weight_map)
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file beside weights holds."""
-    SourceFile.of(path)  # before it is opened: a pipe would wait for ever
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_INDEX_BYTES + 1)
-        if content.startswith(b"version https://git-lfs"):
-            raise CheckpointError(f"{path}: a Git LFS pointer, not the file itself; run 'git lfs pull'")
-        if len(content) > MAX_INDEX_BYTES:
-            raise CheckpointError(f"{path}: more than {MAX_INDEX_BYTES // 10**6} MB, which no such file has")
-        return json.loads(content.decode("utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({printable(str(error))}); download or save it again") from error
 
 
 def _shard(index: Path, name: str) -> Path:

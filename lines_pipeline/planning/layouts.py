@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from lines_pipeline.core.errors import CheckpointError, PlanError
+from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.checkpoints import Checkpoint
@@ -144,12 +145,21 @@ def _masked(step: Step, spec: TensorSpec) -> TensorSpec:
 
 
 def _dropped(step: Step, checkpoint: Checkpoint, gone: frozenset[str]) -> list[Told]:
-    if not gone:
-        return []
-    numels = {name: stored.spec.numel for name, stored in checkpoint.tensors.items()}
-    share = sum(numel for name, numel in numels.items() if name in gone) / max(sum(numels.values()), 1)
-    reason = f"dropped, {len(gone)} in all with {share:.2%} of the parameters; they are in no output"
-    return [Told(step.node, tuple(sorted(gone)), reason, checkpoint.uri)]
+    """Tell which tensors a step drops, and which only lose a name of several."""
+    kept: dict[str, list[str]] = {}
+    for alias, name in checkpoint.aliases.items():
+        if alias in gone and name not in gone:
+            kept.setdefault(name, []).append(alias)
+    told = [
+        Told(step.node, tuple(sorted(aliases)), f"dropped; its other name '{printable(name)}' stays", checkpoint.uri)
+        for name, aliases in kept.items()
+    ]
+    if whole := gone.difference(*kept.values()):
+        numels = {name: stored.spec.numel for name, stored in checkpoint.tensors.items()}
+        share = sum(numel for name, numel in numels.items() if name in whole) / max(sum(numels.values()), 1)
+        reason = f"dropped, {len(whole)} in all with {share:.2%} of the parameters; they are in no output"
+        told.insert(0, Told(step.node, tuple(sorted(whole)), reason, checkpoint.uri))
+    return told
 
 
 def _derived(step: Step, inputs: Inputs) -> Layout:

@@ -91,9 +91,10 @@ class Comparison:
     left: list[str] = field(default_factory=list)
     """Left out by the step's ``include`` and ``exclude``."""
     extra: list[str] = field(default_factory=list)
-    """What the first value lacks."""
+    """Tensors of the other value that the first one lacks, by the other's names."""
     extra_left: list[str] = field(default_factory=list)
-    """What the first value lacks, and is left out, dropped from it or an integer buffer."""
+    """Such tensors that nobody misses: the step leaves them out, the recipe drops them from the first value, or they
+    are integer buffers."""
 
     @property
     def views(self) -> dict[str, str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-SHOWN = 3
-"""Names and files that a note lists before it counts the rest."""
+from lines_pipeline.core.printable import counted, listed
 
 
 @dataclass(frozen=True)
@@ -25,18 +24,12 @@ def render(told: Iterable[Told]) -> tuple[str, ...]:
     for one in told:
         origins.setdefault((one.node, one.tensors, one.reason), []).append(one.origin)
     return tuple(
-        f"node '{node}': {quoted(tensors)}: {reason} ({_listed(dict.fromkeys(found))})"
+        f"node '{node}': {quoted(tensors)}: {reason} ({counted(dict.fromkeys(found))})"
         for (node, tensors, reason), found in origins.items()
     )
 
 
 def quoted(names: Iterable[str]) -> str:
     """``tensors 'a', 'b' and 3 more``."""
-    marked = [f"'{name}'" for name in names]
-    return f"tensor{'s' if len(marked) > 1 else ''} {_listed(marked)}"
-
-
-def _listed(texts: Iterable[str]) -> str:
-    texts = list(texts)
-    rest = len(texts) - SHOWN
-    return ", ".join(texts[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    names = list(names)
+    return f"tensor{'s' if len(names) > 1 else ''} {listed(names)}"

@@ -78,7 +78,7 @@ def stats_of(graph: Graph, step_id: str, known: Results) -> dict[str, Any] | Non
 
 
 def _summed(graph: Graph, ids: tuple[str, ...], others: Collection[tuple[str, ...]]) -> tuple[str, ...]:
-    """What a step is the plain sum of, where that is one of ``others``; else itself."""
+    """Return the steps whose plain sum a step is, where ``others`` has just these; else return the step itself."""
     step = graph.steps[ids[0]]
     port = None if step.include or step.exclude else step.op.sum_of(step.params)
     return step.inputs[port] if port and step.inputs[port] in others else ids

@@ -19,11 +19,11 @@ def population(measure: Measure, layouts: Mapping[str, Layout]) -> dict[str, int
         if measure.bounds:
             numels = {n: count for n, count in numels.items() if chooses(measure.bounds, layout.all_names(n))}
         found |= numels
-    return found | {name: _joined(name, values) for layout in values for name in layout.regions if name in found}
+    return found | {name: _entries(name, values) for layout in values for name in layout.regions if name in found}
 
 
-def _joined(name: str, values: Sequence[Layout]) -> int:
-    """Entries of a tensor in the region that holds those of all values."""
+def _entries(name: str, values: Sequence[Layout]) -> int:
+    """Count the entries of a tensor that lie in the region of the values: the smallest box around theirs."""
     having = [layout for layout in values if name in layout.tensors]
     shapes = [layout.regions.get(name, layout.tensors[name].shape) for layout in having]
     return math.prod(map(max, zip(*shapes, strict=True)))

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import networkx
 
 from lines_pipeline.core.errors import did_you_mean
+from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.recipe.drafts import Draft, Reference
 from lines_pipeline.recipe.graph import Step
 from lines_pipeline.recipe.items import Item, Items, fill_items
 from lines_pipeline.recipe.parameters import Feed, step_params
 from lines_pipeline.recipe.rows import member_rows
-from lines_pipeline.recipe.scalars import shortened
 from lines_pipeline.recipe.validation import Complaint, listed
 
 if TYPE_CHECKING:

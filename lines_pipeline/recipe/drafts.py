@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lines_pipeline.core.errors import did_you_misspell
+from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.recipe.items import Item, fill_items, read_items
 from lines_pipeline.recipe.places import Path
-from lines_pipeline.recipe.scalars import shortened
 from lines_pipeline.recipe.schema import NODE_NAME
 from lines_pipeline.recipe.validation import MAX_COMPLAINTS, Complaint, described, unknown_key
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
+from lines_pipeline.core.printable import shortened
 from lines_pipeline.recipe.places import Document, Place, Places, value_at
-from lines_pipeline.recipe.scalars import shortened
 from lines_pipeline.recipe.yaml_source import parse_yaml, read_text
 
 MAX_FILES = 20

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lines_pipeline.core.errors import did_you_mean
+from lines_pipeline.core.printable import shortened
 from lines_pipeline.recipe.places import Path
 from lines_pipeline.recipe.ranges import listed_range
-from lines_pipeline.recipe.scalars import scalar_text, shortened
+from lines_pipeline.recipe.scalars import scalar_text
 from lines_pipeline.recipe.validation import MAX_COMPLAINTS, Complaint, described
 
 MAX_ITEMS = 10_000

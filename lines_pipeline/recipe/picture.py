@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.layout import Box, Layout, arranged
-from lines_pipeline.recipe.scalars import scalar_text, shortened
+from lines_pipeline.recipe.scalars import scalar_text
 
 _COLOURS = {
     EdgeType.WEIGHTS: ("#1f5fa8", "#eaf2fb"),

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lines_pipeline.core.printable import shortened
 from lines_pipeline.recipe.drafts import Draft
 from lines_pipeline.recipe.items import MAX_ITEMS, Item
 from lines_pipeline.recipe.parameters import Feed
-from lines_pipeline.recipe.scalars import shortened
 from lines_pipeline.recipe.validation import Complaint
 
 

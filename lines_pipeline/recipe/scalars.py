@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lines_pipeline.core.printable import printable_message
+from lines_pipeline.core.printable import shortened
 
 _CONSTANTS: Mapping[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -103,9 +103,3 @@ def scalar_text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
-
-
-def shortened(text: str, limit: int = 60) -> str:
-    """``text`` on one line, at most ``limit`` characters of it, without what a terminal would obey."""
-    line = printable_message(" ".join(text[: 20 * limit].split()))
-    return line if len(line) <= limit else line[: limit - 3] + "..."

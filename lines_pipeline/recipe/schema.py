@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lines_pipeline.core.printable import shortened
+
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
 NODE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}", re.ASCII)
 MAX_GRID = 10_000
@@ -162,5 +164,5 @@ class Settings(_Section):
     @classmethod
     def _slug(cls, value: str) -> str:
         if not _SLUG.fullmatch(value):
-            raise ValueError(f"expected letters, digits, '-' and '_' (at most 100), found '{value[:100]}'")
+            raise ValueError(f"expected letters, digits, '-' and '_' (at most 100), found '{shortened(value, 100)}'")
         return value

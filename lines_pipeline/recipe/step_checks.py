@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from lines_pipeline.core.patterns import Pattern, PatternError
+from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.recipe.graph import Step
 from lines_pipeline.recipe.places import Path
-from lines_pipeline.recipe.scalars import shortened
 from lines_pipeline.recipe.schema import parse_bytes
 from lines_pipeline.recipe.validation import Complaint
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from lines_pipeline.core.errors import did_you_mean
+from lines_pipeline.core.printable import shortened
 from lines_pipeline.recipe.places import Path, holds
-from lines_pipeline.recipe.scalars import scalar_text, shortened, unspelled
+from lines_pipeline.recipe.scalars import scalar_text, unspelled
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 
 from lines_pipeline.core.errors import RecipeError
+from lines_pipeline.core.printable import shortened
 from lines_pipeline.recipe.places import Path, Place, Places
-from lines_pipeline.recipe.scalars import read_spelled, shortened
+from lines_pipeline.recipe.scalars import read_spelled
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50

@@ -116,3 +116,9 @@ def test_a_graft_of_a_head_unties_it(folder: Path) -> None:
     for name in tied:
         assert torch.equal(one[name], (untied if name == "lm_head.weight" else tied)[name])
         assert torch.equal(two[name], (tied if name == "lm_head.weight" else untied)[name])
+
+
+def test_a_dropped_second_name_is_told_as_such(folder: Path) -> None:
+    _, notes = run(folder, "tied.bin", "tied2.bin", load={"drop": ["lm_head.*"]})
+    told = [note for note in notes if "dropped; its other name" in note]
+    assert told and "'lm_head.weight'" in told[0] and not [note for note in notes if "in no output" in note]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import regex
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.printable import printable
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
-from lines_pipeline.io.model_folders import read_json
+from lines_pipeline.io.json_files import read_json
 
 CONFIG = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -246,9 +246,3 @@ def _factors(uri: str, module: str, parts: Mapping[str, StoredTensor], config: _
             "convolutional layers of a DoRA adapter; merge it with merge_and_unload() of peft and load that"
         )
     return Factors(a, b, config.scaling_of(module), embedding, magnitude)
-
-
-def listed(names: Iterable[str]) -> str:
-    """``'a', 'b' and 3 more``."""
-    found = [f"'{printable(name)}'" for name in names]
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

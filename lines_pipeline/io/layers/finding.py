@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from lines_pipeline.core.errors import PlanError
-from lines_pipeline.core.patterns import shortened
+from lines_pipeline.core.printable import shortened
 from lines_pipeline.io.layers.given import given_towers
 from lines_pipeline.io.layers.maps import LayerMap, OutsideStack, Tower
 from lines_pipeline.io.layers.stacks import Stacks, find_stacks
