@@ -49,7 +49,8 @@ class NodeCache:
     def has_value(self, key: str | None) -> bool:
         """Whether a step's value is there, as large as it was made; its content is not looked at (see ``is_sound``)."""
         path = self.value_path(str(key))
-        if key is None or not self._reading or path in self._damaged or not path.is_file() or not self.hold(path):
+        looked_up = self._reading or path in self._sound  # what this run made may be read in any case
+        if key is None or not looked_up or path in self._damaged or not path.is_file() or not self.hold(path):
             return False
         notes = read_entry(notes_path(path))
         return path.is_file() and notes is not None and notes["bytes"] == path.stat().st_size

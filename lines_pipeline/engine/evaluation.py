@@ -69,6 +69,16 @@ class ProgramIndex:
         """Sources of the tensor that the pass computes with (others are only hashed)."""
         return self._reading(tensor)[2]
 
+    def sources_behind(self, step_id: str, tensor: str) -> tuple[str, ...]:
+        """Return the sources of a tensor that the value of a step is computed from."""
+        behind, waiting = set[str](), [step_id]
+        while waiting:
+            step = self.steps[waiting.pop()]
+            behind.add(step.id)
+            if step.id not in self.program.sources:
+                waiting += (source for ids in step.ingredients.values() for source in ids if source not in behind)
+        return tuple(source for source in self.sources(tensor) if source in behind)
+
     def is_view(self, step: str, tensor: str) -> bool:
         """Whether a source has the tensor as a part of another, or by another name."""
         return tensor in self.program.layouts[step].exposed

@@ -29,18 +29,21 @@ def forecast(
     wanted = [*requests, *(Request(model) for model in models)]
     absent = [request for request in wanted if existing(session, graph, request) is None]
     missing = [request.step for request in absent]
-    prepared = session.prepare(graph, stored_types(absent), [request.step for request in wanted])
-    peak = projected_peak(prepared.passes, prepared.layouts, session.settings)
+    parts = session.prepare_all(graph, stored_types(absent), [request.step for request in wanted])
+    prepared = parts[-1]
+    peak = max(projected_peak(graph, part.passes, part.layouts, session.settings) for part in parts)
     require_memory(peak, session.settings)
     steps = cone(graph, [request.step for request in wanted])
     same = prepared.layouts.keys() >= set(steps)
     layouts = prepared.layouts if same else lay_out(graph, steps, session.checkpoints)
     known = session.known(graph, steps)
     passes = [
-        describe_pass(one, prepared.layouts, _bytes_read(prepared, one, session))
-        for one in prepared.passes
+        describe_pass(one, part.layouts, _bytes_read(part, one, session))
+        for part in parts
+        for one in part.passes
         if not one.is_empty
     ]
+    passes = [{**one, "number": number} for number, one in enumerate(passes, 1)]
     scales = tuple(
         scales_of(step, layouts[step.id], stats_of(graph, step.id, known)) for step in scale_steps(graph, steps)
     )
@@ -55,7 +58,7 @@ def forecast(
         peak_bytes=peak,
         compute_dtypes=tuple(sorted({spec.compute_dtype for spec in specs if spec.is_floating})),
         stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
-        cached=tuple(dict.fromkeys([*prepared.cached, *(r.step for r in wanted if r.step not in missing)])),
+        cached=tuple(dict.fromkeys([*parts[0].cached, *(r.step for r in wanted if r.step not in missing)])),
         measured=tuple(step for step in steps if not known.keys().isdisjoint(measures_of(graph, step).values())),
         scales=scales,
         trials=trials,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
@@ -16,7 +16,15 @@ import torch
 from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.engine.allocation import keep_freed_blocks
 from lines_pipeline.engine.devices import resolve_device
-from lines_pipeline.engine.evaluation import Block, ProgramIndex, holds_nonfinite, settle_nonfinite, torch_dtype, widen
+from lines_pipeline.engine.evaluation import (
+    ACTUAL,
+    Block,
+    ProgramIndex,
+    holds_nonfinite,
+    settle_nonfinite,
+    torch_dtype,
+    widen,
+)
 from lines_pipeline.engine.holding import Unheld, unheld
 from lines_pipeline.engine.recording import Recorder
 from lines_pipeline.engine.replaying import ReplayedBlock, Replayer, can_replay
@@ -63,7 +71,7 @@ def run_job(program: Program, job: Job) -> JobResult:
 def _prepared(program: Program) -> tuple[ProgramIndex, Recorder | None]:
     """What the jobs of a program share in a process."""
     index = ProgramIndex(replace(program, device=resolve_device(program.device)))
-    recorded = program.recorded and index.program.device == "cpu" and not program.whole_tensors and can_replay()
+    recorded = program.recorded and index.program.device == "cpu" and can_replay()
     return index, Recorder(index) if recorded else None
 
 
@@ -94,6 +102,8 @@ class _Worker:
         self._program, self._reader = self._index.program, BlockReader()
         self._outputs: dict[str, int] = {}
         self._replayer = Replayer(recorder, self._reader.descriptor, self._output) if recorder else None
+        self._digested: set[tuple[str, Place]] = set()
+        """Blocks of whole tensors that are hashed: a base is read again with every expert."""
         self._latest: dict[int, Any] = {}
         """What the block in hand gave, by observation."""
 
@@ -104,6 +114,9 @@ class _Worker:
 
     def do(self, tiles: Sequence[Tile]) -> None:
         """Of each block: read and hash all sources, settle NaN and Inf, then observe and write."""
+        if tiles and tiles[0].tensor in self._program.whole:
+            self._merge_whole(tiles[0])
+            return
         places = [place for tile in tiles for place in self._blocks(tile)]
         if self._replayer is None:
             for staged in stage(self._program.device, places, self._read):
@@ -115,9 +128,34 @@ class _Worker:
     def _blocks(self, tile: Tile) -> Iterator[Place]:
         """Where the blocks of a tile are; a GPU takes larger ones."""
         numel = BLOCK_NUMEL if self._program.device == "cpu" else GPU_BLOCKS * BLOCK_NUMEL
-        numel = max(tile.stop - tile.start, 1) if self._program.whole_tensors else numel
         for start in range(tile.start, tile.stop, numel):
             yield tile.tensor, start, min(start + numel, tile.stop)
+
+    def _merge_whole(self, tile: Tile) -> None:
+        """Compute and write a tensor that an op has to see whole; its inputs are assembled from blocks, one by one."""
+        tensor, places = tile.tensor, list(self._blocks(tile))
+        writes = [write for write in self._program.writes if tensor in write.places]
+        step = self._index.steps[writes[0].step]
+        spec = self._program.layouts[step.id].tensors[tensor]
+        settled: dict[Place, _Settled] = {}
+
+        def assemble(source: str) -> torch.Tensor:
+            value = torch.empty(spec.numel, dtype=torch_dtype(spec.compute_dtype), device=self._program.device)
+            for place in places:
+                stored = self._read(place, self._index.sources_behind(source, tensor))
+                moved = {name: one.to(self._program.device) for name, one in stored.items()}
+                block, found = self._settle(tensor, Staged(place, stored, moved))
+                settled.update({place: found} if found else {})
+                value[place[1] : place[2]] = block.input_value(source, spec)
+            return value
+
+        inputs = {port: WholeValues(ids, assemble) for port, ids in step.ingredients.items()}
+        merged = step.op.apply(step.params, inputs, spec, self._index.stats(step, tensor, ACTUAL)).cpu()
+        for place in places:
+            found = settled.get(place)
+            value = _restored(merged[place[1] : place[2]], found)
+            for write in writes:
+                self._write(write, value, place, found.places if found else None)
 
     def _replay(self, replayer: Replayer, places: Sequence[Place]) -> None:
         """Blocks of a tensor; those that cannot be replayed are computed one by one."""
@@ -142,15 +180,17 @@ class _Worker:
         for step, digest in block.digests.items():
             self.result.digests.setdefault((step, name), []).append((block.place[1], digest))
 
-    def _read(self, place: Place) -> dict[str, torch.Tensor]:
+    def _read(self, place: Place, sources: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+        """Read a block of the sources that are needed, or of ``sources``; hash what is read for the first time."""
         tensor, start, stop = place
         found: dict[str, torch.Tensor] = {}
         hashed = self._index.hashed(tensor)
-        for step in self._index.read(tensor):
+        for step in self._index.read(tensor) if sources is None else sources:
             stored = self._program.sources[step][tensor]
             value = self._reader.block(stored, start, stop, pinned=self._program.device != "cpu")
             self.result.bytes_read += value.nbytes
-            if step in hashed:
+            if step in hashed and (step, place) not in self._digested:
+                self._digested.update([(step, place)] if sources is not None else ())
                 self._hash(step, tensor, start, value)
             found[step] = value
         return found
@@ -168,7 +208,7 @@ class _Worker:
 
     def _settle(self, tensor: str, staged: Staged) -> tuple[Block, _Settled | None]:
         """The block of what was read, with zeros where all sources hold the same NaN or Inf."""
-        sources = self._index.sources(tensor)
+        sources = [source for source in self._index.sources(tensor) if source in staged.stored]
         floating = {s: staged.stored[s] for s in sources if staged.stored[s].dtype.is_floating_point}
         values = {s: widen(staged.moved[s], self._spec(s, tensor)) for s in sources}
         settled: _Settled | None = None
@@ -232,10 +272,7 @@ class _Worker:
         value = block.written(number)
         if value is None:
             return None
-        value = value.cpu()
-        if settled is not None and value.dtype is not torch.bool:
-            value = torch.where(settled.places, settled.original.to(value.dtype), value)
-        return value
+        return _restored(value.cpu(), settled)
 
     def _write(self, write: Write, value: torch.Tensor | None, place: Place, given: torch.Tensor | None) -> None:
         """Write a value to all its places; None is written already, and was looked at. ``given``: as for ``unheld``."""
@@ -256,6 +293,26 @@ class _Worker:
         if path not in self._outputs:
             self._outputs[path] = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         return self._outputs[path]
+
+
+class WholeValues(Sequence[torch.Tensor]):
+    """The values of a port on a whole tensor: each is assembled from its blocks when it is taken, and not kept."""
+
+    def __init__(self, steps: Sequence[str], assemble: Callable[[str], torch.Tensor]) -> None:
+        self._steps, self._assemble = steps, assemble
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._assemble(self._steps[index])
+
+
+def _restored(value: torch.Tensor, settled: _Settled | None) -> torch.Tensor:
+    """Return a block with the NaN and Inf that all sources have, where they have them."""
+    if settled is None or value.dtype is torch.bool:
+        return value
+    return torch.where(settled.places, settled.original.to(value.dtype), value)
 
 
 def _packed(mask: torch.Tensor) -> torch.Tensor:

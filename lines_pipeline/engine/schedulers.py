@@ -99,4 +99,5 @@ class Threads(Serial):
 
         tasks = {number: (partial(run_job, program, job),) for number, job in enumerate(jobs)}
         with Callback(posttask=posttask):
-            return list(get(tasks, list(tasks), num_workers=self.jobs_at_once))
+            at_once = min(self.jobs_at_once, program.most_at_once or self.jobs_at_once)
+            return list(get(tasks, list(tasks), num_workers=at_once))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lines_pipeline.core.errors import PlanError
@@ -24,8 +25,16 @@ from lines_pipeline.planning.compilation import Outputs, compile_pass
 from lines_pipeline.planning.drafts import draft_of, holds_drafts, with_drafts
 from lines_pipeline.planning.keys import Keys
 from lines_pipeline.planning.layouts import Layout, holds_exactly, lay_out
-from lines_pipeline.planning.memory import EngineSettings
-from lines_pipeline.planning.passes import Pass, Results, cone, lacking_measures, measures_of, plan_passes
+from lines_pipeline.planning.memory import EngineSettings, whole_tensors_at_once
+from lines_pipeline.planning.passes import (
+    Pass,
+    Results,
+    cone,
+    lacking_measures,
+    measures_of,
+    plan_passes,
+    whole_tensor_steps,
+)
 from lines_pipeline.planning.population import population
 from lines_pipeline.planning.program import (
     Job,
@@ -109,21 +118,45 @@ class Session:
         """Content keys as far as the inputs' contents are known."""
         return Keys(graph, self.digests)
 
-    def prepare(self, graph: Graph, outputs: Mapping[str, str], told: Iterable[str] = ()) -> Prepared:
+    def whole_tensor_steps(self, graph: Graph, steps: Iterable[str]) -> tuple[str, ...]:
+        """Return the steps behind ``steps`` that break the pipeline and whose values are not there yet, in order."""
+        keys, wanted = self.keys(graph), tuple(steps)
+        there = [step for step in cone(graph, wanted) if self.cache.has_value(keys.step(step))]
+        return whole_tensor_steps(graph, wanted, there)
+
+    def prepare_all(self, graph: Graph, outputs: Mapping[str, str], told: Iterable[str] = ()) -> list[Prepared]:
+        """Plan as ``prepare`` does: first what breaks the pipeline, then the rest as if that were there."""
+        made: dict[str, Checkpoint] = {}
+        prepared = []
+        for step in self.whole_tensor_steps(graph, (*outputs, *told)):
+            if step not in outputs:
+                prepared.append(self.prepare(graph, {step: "keep"}, made=made))
+                made[step] = draft_of(prepared[-1].layouts[step], ())
+        return [*prepared, self.prepare(graph, outputs, told, made)]
+
+    def prepare(
+        self,
+        graph: Graph,
+        outputs: Mapping[str, str],
+        told: Iterable[str] = (),
+        made: Mapping[str, Checkpoint] = MappingProxyType({}),
+    ) -> Prepared:
         """Plan what it takes to write steps, by the type they are stored in (``keep``: as it is; ``""``: packed).
 
-        All statistics behind the steps ``told`` are gathered that are not known. Reads headers only.
+        All statistics behind the steps ``told`` are gathered that are not known; ``made`` are values that are to come.
+        Reads headers only.
         """
         steps, keys = tuple(outputs), self.keys(graph)
-        made = [step_id for step_id in cone(graph, steps) if not graph.steps[step_id].op.is_source]
+        computed = [step_id for step_id in cone(graph, steps) if not graph.steps[step_id].op.is_source]
         layouts = lay_out(graph, cone(graph, (*steps, *told)), self.checkpoints)
-        values = {s: self.cache.open_value(str(keys.step(s))) for s in made if self.cache.has_value(keys.step(s))}
-        cached = {s: value for s, value in values.items() if value is not None and holds_exactly(value, layouts[s])}
+        values = {s: self.cache.open_value(str(keys.step(s))) for s in computed if self.cache.has_value(keys.step(s))}
+        exact = {s: value for s, value in values.items() if value is not None and holds_exactly(value, layouts[s])}
+        cached = {**made, **exact}
         known = self.known(graph, (*cone(graph, steps, cached), *cone(graph, told)))
         passes = plan_passes(graph, steps, known, cached)
         if lacking := lacking_measures(graph, told, known, passes):
             passes = plan_passes(graph, steps, known, cached, lacking)
-        if self._may_draft(graph, layouts):
+        if self._may_draft(graph, layouts) and not whole_tensor_steps(graph, steps, cached):
             in_place = [step for step, dtype in outputs.items() if holds_drafts(graph.steps[step], dtype, layouts)]
             passes = with_drafts(passes, graph, known, cached, in_place)
         return Prepared(graph, keys, known, cached, layouts, passes)
@@ -193,7 +226,8 @@ class Session:
         compiled = compile_pass(
             one, prepared.graph, prepared.layouts, sources, known, outputs, hashed=unhashed, nonfinite=nonfinite
         )
-        return replace(compiled, device=self.settings.device)
+        at_once = whole_tensors_at_once(prepared.graph, one, prepared.layouts, self.settings)
+        return replace(compiled, device=self.settings.device, most_at_once=at_once if compiled.whole else None)
 
     def _inherited(self, prepared: Prepared) -> dict[str, frozenset[str]]:
         """By step that is read from the cache: tensors in which something that it was made of has NaN or Inf."""

@@ -89,13 +89,23 @@ def store(
 ) -> tuple[list[Stored], dict[str, dict[str, Any]]]:
     """Write what is requested and not there yet; returns what there is, and the facts behind the steps ``told``.
 
-    Nothing keeps its final name unless it is complete; after an error no temporary file and no empty folder is left.
+    Values that break the pipeline come first, each into the cache. Nothing keeps its final name unless it is complete;
+    after an error no temporary file and no empty folder is left.
     """
+    kept = {request.step for request in requests if request.path is None}
+    for step in session.whole_tensor_steps(graph, [*(request.step for request in requests), *told]):
+        if step not in kept:
+            _write(session, graph, [Request(step)])
+    return _write(session, graph, requests, told), _facts(session, graph, told)
+
+
+def _write(session: Session, graph: Graph, requests: Sequence[Request], told: Sequence[str] = ()) -> list[Stored]:
+    """Write what is requested and not there yet; gather the statistics behind the steps ``told``."""
     there = {n: value for n, r in enumerate(requests) if (value := existing(session, graph, r)) is not None}
     found = {n: value for n, value in there.items() if requests[n].path or session.cache.is_sound(value.path)}
     wanted = {number: request for number, request in enumerate(requests) if number not in found}
     prepared = session.prepare_sound(graph, stored_types(wanted.values()), told)
-    require_memory(projected_peak(prepared.passes, prepared.layouts, session.settings), session.settings)
+    require_memory(projected_peak(graph, prepared.passes, prepared.layouts, session.settings), session.settings)
     layouts = {n: _output_layout(session, r, graph.steps[r.step], prepared) for n, r in wanted.items()}
     with ExitStack() as cleanup:
         for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
@@ -109,7 +119,7 @@ def store(
         for number, request in wanted.items():
             metadata = _metadata(session, graph, request, prepared.layouts[request.step])
             found[number] = _commit(session, graph, request, layouts[number], metadata, prepared.layouts)
-    return [found[number] for number in range(len(requests))], _facts(session, graph, told)
+    return [found[number] for number in range(len(requests))]
 
 
 def _create(session: Session, request: Request, layout: OutputLayout) -> None:

@@ -19,6 +19,6 @@ def registry() -> dict[str, Op]:
     for module_info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{module_info.name}")
         for _, member in inspect.getmembers(module, inspect.isclass):
-            if issubclass(member, Op) and member.__module__ == module.__name__ and member is not Op:
+            if issubclass(member, Op) and member.__module__ == module.__name__ and "name" in vars(member):
                 found[member.name] = member()
     return dict(sorted(found.items()))

@@ -14,8 +14,8 @@ from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.blocks import Value
 
-Values = Mapping[str, tuple[Value, ...]]
-"""The values of a step's inputs on one block, by port; a port that takes one value has a tuple of one."""
+Values = Mapping[str, Sequence[Value]]
+"""The values of a step's inputs on one block or whole tensor, by port, 1-D; a port that takes one has one."""
 
 
 Partials = Mapping[str, list[Any]]
@@ -28,7 +28,8 @@ class Granularity(StrEnum):
     ELEMENTWISE = "elementwise"
     """Any slice of a tensor will do."""
     TENSOR = "tensor"
-    """Whole tensors (an SVD, say)."""
+    """Whole tensors, of those that ``Op.wants_whole`` names (an SVD of matrices, say): the op's value is made by passes
+    of its own, and kept for what is computed from it."""
     MODEL = "model"
     """Whole models: the op is carried out by a driver (evaluation, greedy soup), not by the engine."""
 
@@ -171,6 +172,17 @@ class Op(ABC):
     ) -> Mapping[str, Any]:
         """The ``stats`` of one tensor, in block ``place[0]`` (from 0) of ``place[1]``, or outside the blocks (None)."""
         return stats
+
+    def wants_whole(self, params: Any, tensor: TensorSpec) -> bool:
+        """Return whether ``apply`` takes this floating-point tensor whole; all others come in blocks.
+
+        Of a whole tensor each value of a port is computed when it is taken from the port, and not kept.
+        """
+        return False
+
+    def working_bytes(self, params: Any, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        """Return the memory that ``apply`` takes for a whole tensor: its result included, one input apart."""
+        return 0
 
     def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         """The result on one block: pure, without I/O, inputs untouched; same shape and dtype as the inputs.

@@ -13,6 +13,7 @@ from lines_pipeline.planning.layouts import Layout
 from lines_pipeline.planning.passes import Pass
 from lines_pipeline.planning.population import population
 from lines_pipeline.planning.program import SAMPLE_RUN_NUMEL
+from lines_pipeline.recipe.graph import Graph
 
 BASE_BYTES = 420_000_000
 """Anonymous memory of the interpreter with torch, Dask and MLflow loaded, as measured (rounded up)."""
@@ -37,15 +38,50 @@ class EngineSettings:
         return self.scheduler not in LOCAL_SCHEDULERS
 
 
-def projected_peak(passes: Sequence[Pass], layouts: Mapping[str, Layout], settings: EngineSettings) -> int:
-    """Bytes of anonymous memory at the peak: interpreter, blocks in flight, and magnitudes kept by brackets."""
-    return BASE_BYTES + max((_pass_bytes(one, layouts, settings) for one in passes), default=0)
+def projected_peak(
+    graph: Graph, passes: Sequence[Pass], layouts: Mapping[str, Layout], settings: EngineSettings
+) -> int:
+    """Bytes of anonymous memory at the peak: interpreter, blocks in flight, magnitudes kept by brackets, whole tensors.
+
+    Of whole tensors as many are counted as ``whole_tensors_at_once`` lets run side by side.
+    """
+    return BASE_BYTES + max((_pass_peak(graph, one, layouts, settings) for one in passes), default=0)
+
+
+def whole_tensors_at_once(graph: Graph, one: Pass, layouts: Mapping[str, Layout], settings: EngineSettings) -> int:
+    """Return how many whole tensors may be worked on side by side: all workers' unless ``--memory`` allows fewer."""
+    sizes = _whole_bytes(graph, one, layouts)
+    room = None if settings.memory is None else settings.memory - BASE_BYTES - _pass_bytes(one, layouts, settings)
+    most = min(_workers(settings), max(len(sizes), 1))
+    fitting = [count for count in range(1, most + 1) if room is None or sum(sizes[:count]) <= room]
+    return max(fitting, default=1)
+
+
+def _pass_peak(graph: Graph, one: Pass, layouts: Mapping[str, Layout], settings: EngineSettings) -> int:
+    at_once = whole_tensors_at_once(graph, one, layouts, settings)
+    return _pass_bytes(one, layouts, settings) + sum(_whole_bytes(graph, one, layouts)[:at_once])
+
+
+def _whole_bytes(graph: Graph, one: Pass, layouts: Mapping[str, Layout]) -> list[int]:
+    """Return the memory that each whole tensor of a pass takes, largest first: one input, and what the op needs."""
+    found: dict[str, int] = {}
+    for step in (graph.steps[sink] for sink in one.sinks):
+        counts = {port: len(ids) for port, ids in step.inputs.items()}
+        for name, spec in layouts[step.id].tensors.items():
+            if spec.is_floating and step.op.wants_whole(step.params, spec):
+                own = spec.numel * ITEM_BYTES[spec.compute_dtype] + step.op.working_bytes(step.params, spec, counts)
+                found[name] = max(found.get(name, 0), own)
+    return sorted(found.values(), reverse=True)
+
+
+def _workers(settings: EngineSettings) -> int:
+    return 1 if settings.scheduler == "serial" else settings.workers
 
 
 def _pass_bytes(one: Pass, layouts: Mapping[str, Layout], settings: EngineSettings) -> int:
     thresholds = [measure for measure in one.measures if isinstance(measure, TrimThreshold)]
     kept = [measure.kept_numel(population(measure, layouts)) for measure in thresholds]
-    workers = 1 if settings.scheduler == "serial" else settings.workers
+    workers = _workers(settings)
     types = {spec.compute_dtype for step in one.steps for spec in layouts[step].tensors.values()}
     item = max((ITEM_BYTES[dtype] for dtype in types), default=0)
     blocks = workers * (len(one.steps) + 2 * len(thresholds) + 4) * BLOCK_NUMEL

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lines_pipeline.ops.base import Measure
+from lines_pipeline.ops.base import Granularity, Measure
 from lines_pipeline.recipe.graph import Graph, Step
 
 Results = Mapping[Measure, Any]
@@ -180,6 +180,7 @@ def plan_passes(
         written = tuple(sink for sink in sinks if levels.ready(sink) + 1 == number)
         steps = value_cone(graph, [*written, *(s for m in gathered for s in m.of)], available)
         extra = [m for m in dict.fromkeys(wanted) if m not in required and m not in placed and set(m.of) <= set(steps)]
+        extra = [] if any(_breaks(graph, s) for s in written) else extra  # of whole tensors nothing is measured
         extra = [m for m in extra if _optional_level(levels, m) <= number]
         placed |= set(extra)
         guesses = {m: levels.guesses[m] for m in gathered if m in levels.guesses}
@@ -192,6 +193,19 @@ def lacking_measures(graph: Graph, steps: Iterable[str], known: Results, passes:
     gathered = {measure for one in passes for measure in one.measures}
     measured = (measure for one in plan_passes(graph, steps, {}) for measure in one.measures)
     return [measure for measure in measured if measure not in known and measure not in gathered]
+
+
+def whole_tensor_steps(graph: Graph, targets: Iterable[str], available: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the steps behind ``targets`` that take whole tensors, in the order in which they have to be made.
+
+    They break the pipeline: each is made by passes of its own, and its value is then read like an input.
+    """
+    stop = frozenset(available)
+    return tuple(step for step in cone(graph, targets, stop) if step not in stop and _breaks(graph, step))
+
+
+def _breaks(graph: Graph, step: str) -> bool:
+    return graph.steps[step].op.granularity is Granularity.TENSOR
 
 
 def _needed(graph: Graph, sinks: Iterable[str], known: Results, available: frozenset[str]) -> tuple[str, ...]:

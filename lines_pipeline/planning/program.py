@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES, TensorSpec
@@ -80,10 +81,19 @@ class Program:
     recorded: bool = False
     """Whether blocks run as recordings; loading the compiled part of these pays for large passes only."""
 
-    @property
-    def whole_tensors(self) -> bool:
-        """Whether some op has to see whole tensors."""
-        return any(step.op.granularity is Granularity.TENSOR for step in self.steps)
+    most_at_once: int | None = None
+    """How many jobs may run side by side in the memory allowed; None for as many as there are workers."""
+
+    @cached_property
+    def whole(self) -> frozenset[str]:
+        """The tensors that an op has to see whole: each is a job of its own."""
+        return frozenset(
+            key
+            for step in self.steps
+            if step.op.granularity is Granularity.TENSOR and step.id not in self.sources
+            for key, spec in self.layouts[step.id].tensors.items()
+            if spec.is_floating and step.op.wants_whole(step.params, spec)
+        )
 
 
 @dataclass(frozen=True)
@@ -220,15 +230,21 @@ def read_bytes(program: Program) -> int:
 
 
 def cut_jobs(program: Program, workers: int) -> list[Job]:
-    """Jobs of neighbouring tiles, of 4 to 128 MB of input, several a worker; tiles begin at fixed blocks."""
+    """A job for each whole tensor, largest first, then jobs of neighbouring tiles.
+
+    Tiles begin at fixed blocks; their jobs have 4 to 128 MB of input, several a worker.
+    """
     readers = Readers(program)
-    tensors = {key: (spec.numel, _width(program, readers, key)) for key, spec in needed_tensors(program).items()}
+    sizes = {key: (spec.numel, _width(program, readers, key)) for key, spec in needed_tensors(program).items()}
+    whole = sorted((key for key in sizes if key in program.whole), key=lambda key: -sizes[key][0])
+    jobs = [Job((Tile(key, 0, sizes[key][0]),), sizes[key][0] * sizes[key][1]) for key in whole]
+    tensors = {key: size for key, size in sizes.items() if key not in program.whole}
     goal = _goal(sum(numel * width for numel, width in tensors.values()), workers)
     tiles: list[tuple[Tile, int]] = []
     for key, (numel, width) in tensors.items():
-        step = max(numel if program.whole_tensors else _tile_numel(goal, width), 1)
+        step = max(_tile_numel(goal, width), 1)
         tiles += ((Tile(key, start, min(start + step, numel)), width) for start in range(0, numel, step))
-    return _grouped(tiles, goal)
+    return jobs + _grouped(tiles, goal)
 
 
 def group_tiles(program: Program, tiles: Sequence[Tile], workers: int) -> list[Job]:

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ METHODS = (
     "task_interpolation",
     "task_analogy",
     "uniform_soup",
+    "iso_c",
+    "tsv_m",
 )
 """Methods with a recipe; ``ties_original`` only with the merge function that TIES is."""
 
@@ -223,7 +226,16 @@ def _weighted(weights: list[float]) -> Any:
     return build
 
 
+def _spectral(op: str) -> Callable[[dict[str, Any], list[str]], dict[str, Node]]:
+    def nodes(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+        return _finished({"merged": {"op": op, "deltas": deltas}}, "merged", deltas, params)
+
+    return nodes
+
+
 _BUILDERS = {
+    "iso_c": _spectral("iso-c"),
+    "tsv_m": _spectral("tsv-m"),
     "task_arithmetic": _sum,
     "average": _sum,
     "single_task": _single,

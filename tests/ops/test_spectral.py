@@ -1,0 +1,154 @@
+"""Spectral merges: matrices by hand, laws, hostile shapes, and the memory that whole tensors take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import lines_pipeline
+from lines_pipeline.core.errors import PlanError
+from lines_pipeline.ops.decompositions import isotropic, leading_triplets, polar_factor
+
+pytestmark = pytest.mark.usefixtures("shared_store")
+
+State = dict[str, torch.Tensor]
+METHODS = ("iso-c", "tsv-m")
+
+
+def random_state(seed: int, scale: float = 1.0) -> State:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"wide": (6, 14), "tall": (15, 5), "square": (8, 8), "bias": (7,), "kernel": (4, 3, 3, 3), "one": ()}
+    return {name: scale * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def recipe(folder: Path, op: str, updates: list[State], **params: Any) -> Path:
+    """A merge of ``updates`` onto a base of zeros, so that the result is the merged update."""
+    for number, update in enumerate(updates):
+        save_file(update, folder / f"e{number}.safetensors")
+    save_file({name: torch.zeros_like(value) for name, value in updates[0].items()}, folder / "base.safetensors")
+    experts = {"op": "load", "path": "e{n}.safetensors", "for_each": {"n": list(range(len(updates)))}}
+    nodes = {
+        "base": {"op": "load", "path": "base.safetensors"},
+        "experts": experts,
+        "updates": {"op": "task-vector", "model": "experts", "base": "base"},
+        "merged": {"op": op, "deltas": "updates", **params},
+        "model": {"op": "apply", "base": "base", "delta": "merged"},
+        "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"name": "spectral", "nodes": nodes}, sort_keys=False))
+    return path
+
+
+def merge(folder: Path, op: str, updates: list[State], **params: Any) -> State:
+    done = lines_pipeline.run(recipe(folder, op, updates, **params), out=folder / "out", tracking=False)
+    return load_file(done.files[0])
+
+
+def test_iso_c_by_hand(tmp_path: Path) -> None:
+    """The sum is diag(3, 1): its polar factor is the identity, its mean singular value 2."""
+    one = {"w": torch.tensor([[2.0, 1.0], [0.0, 1.0]])}
+    other = {"w": torch.tensor([[1.0, -1.0], [0.0, 0.0]])}
+    torch.testing.assert_close(merge(tmp_path, "iso-c", [one, other])["w"], 2 * torch.eye(2))
+
+
+def test_tsv_m_by_hand(tmp_path: Path) -> None:
+    """Each task keeps its leading direction; the directions are orthogonal already, so nothing is decorrelated."""
+    one, other = {"w": torch.diag(torch.tensor([5.0, 1.0]))}, {"w": torch.diag(torch.tensor([2.0, 3.0]))}
+    torch.testing.assert_close(merge(tmp_path, "tsv-m", [one, other])["w"], torch.diag(torch.tensor([5.0, 3.0])))
+
+
+def test_tsv_m_of_one_task_is_that_task(tmp_path: Path) -> None:
+    update = random_state(0)
+    found = merge(tmp_path, "tsv-m", [update])
+    for name, value in update.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("op", METHODS)
+def test_the_update_scales_with_those_of_the_tasks(op: str, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "scaled").mkdir()
+    plain = merge(tmp_path / "plain", op, [random_state(seed) for seed in range(3)])
+    scaled = merge(tmp_path / "scaled", op, [random_state(seed, 8.0) for seed in range(3)])
+    for name, value in plain.items():
+        torch.testing.assert_close(scaled[name], 8.0 * value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", METHODS)
+def test_vectors_kernels_and_scalars_take_the_mean_or_stay(op: str, tmp_path: Path) -> None:
+    updates = [random_state(seed) for seed in range(3)]
+    found = merge(tmp_path, op, updates)
+    kept = merge(tmp_path, op, updates, others="base", matrices=["tall"])
+    for name in ("bias", "kernel", "one"):
+        torch.testing.assert_close(found[name], torch.stack([update[name] for update in updates]).mean(0))
+    assert [name for name, value in kept.items() if value.any()] == ["tall"]
+    torch.testing.assert_close(kept["tall"], found["tall"])
+
+
+@pytest.mark.parametrize("op", METHODS)
+def test_zero_updates_give_zero_and_few_directions_stay_finite(op: str, tmp_path: Path) -> None:
+    nothing = {name: torch.zeros_like(value) for name, value in random_state(0).items()}
+    assert not any(value.any() for value in merge(tmp_path, op, [nothing, nothing]).values())
+    low = random_state(1) | {"tall": torch.outer(torch.arange(15.0), torch.ones(5))}
+    found = merge(tmp_path, op, [low, nothing])
+    assert torch.linalg.matrix_rank(found["tall"]) == 1
+    assert all(value.isfinite().all() for value in found.values())
+
+
+def test_more_tasks_than_directions_leave_a_matrix_as_it_is(tmp_path: Path) -> None:
+    found = merge(tmp_path, "tsv-m", [random_state(seed) for seed in range(6)])
+    assert not found["tall"].any() and found["square"].any()
+
+
+@pytest.mark.parametrize("op", METHODS)
+def test_bytes_depend_on_neither_workers_nor_memory_nor_cache(op: str, tmp_path: Path) -> None:
+    path = recipe(tmp_path, op, [random_state(seed) for seed in range(3)])
+    least = lines_pipeline.plan(path, workers=1, scheduler="serial").peak_bytes
+    ways: list[dict[str, Any]] = [
+        {"scheduler": "serial"},
+        {"workers": 3, "cache": False},
+        {"workers": 2, "memory": least + 2 * 10**6},
+    ]
+    found = []
+    for number, options in enumerate(ways):
+        done = lines_pipeline.run(path, out=tmp_path / str(number), tracking=False, **options)
+        found.append(done.files[0].read_bytes())
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_plan_tells_the_passes_and_the_memory_of_whole_tensors(tmp_path: Path) -> None:
+    update = {"w": torch.randn(1500, 1000)}
+    path = recipe(tmp_path, "iso-c", [update, update])
+    found = lines_pipeline.plan(path, workers=1)
+    assert [one["writes"] for one in found.passes] == [["merged"], ["model"]]
+    streamed = lines_pipeline.plan(recipe(tmp_path, "task-arithmetic", [update, update]), workers=1).peak_bytes
+    assert found.peak_bytes - streamed > 3 * update["w"].nbytes
+    with pytest.raises(PlanError, match="allow at least"):
+        lines_pipeline.plan(recipe(tmp_path, "iso-c", [update, update]), workers=1, memory=found.peak_bytes - 10**6)
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40), (20, 20)])
+def test_decompositions_are_those_of_the_library(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    torch.testing.assert_close(polar_factor(matrix).double(), left @ right, rtol=0, atol=1e-6)
+    torch.testing.assert_close(isotropic(matrix).double(), values.mean() * (left @ right), rtol=0, atol=1e-5)
+    found = leading_triplets(matrix, 5)
+    best = (left[:, :5] * values[:5]) @ right[:5]
+    torch.testing.assert_close((found.left.double() * found.values) @ found.right.double().T, best, rtol=0, atol=1e-5)
+
+
+def test_small_singular_values_are_resolved() -> None:
+    """Values down to 1e-9 of the largest: below what a Gram matrix tells, above what float64 leaves unknown."""
+    generator = torch.Generator().manual_seed(2)
+    left = torch.linalg.qr(torch.randn(30, 6, generator=generator, dtype=torch.float64))[0]
+    right = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
+    values = torch.tensor([1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-9], dtype=torch.float64)
+    found = polar_factor((left * values) @ right.T)
+    torch.testing.assert_close(found, left @ right.T, rtol=0, atol=1e-5)
