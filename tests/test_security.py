@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 import lines_pipeline
 from lines_pipeline.cli import app
-from lines_pipeline.core.errors import EvalError, LinesError, RecipeError
+from lines_pipeline.core.errors import EvalError, LinesError, RecipeError, TrackingError
 from lines_pipeline.core.trust import TrustError, store_path, trust, trusted_folders
+from lines_pipeline.tracking.records import Head, Keeper
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 
@@ -307,6 +308,23 @@ def test_the_address_in_a_strangers_record_is_not_followed(
     result = command("sync", str(stranger))
     assert result.exit_code == 1 and "--tracking-uri" in result.stderr and "s3cr3t" not in result.output
     assert path.is_file()
+
+
+def test_the_address_in_ones_own_record_is_filled_in_and_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED", "s3cr3t-value")
+    asked: list[str] = []
+
+    def refuse(uri: str) -> None:
+        asked.append(uri)
+        raise TrackingError(f"tracking store {uri}: no answer")
+
+    monkeypatch.setattr("lines_pipeline.tracking.sync.check_reachable", refuse)
+    Keeper(Head("abc", "http://127.0.0.1:9/${env:PLANTED}"), tmp_path / "mine", []).close()
+    (trouble,) = lines_pipeline.api.sync([tmp_path / "mine"]).troubles
+    assert asked == ["http://127.0.0.1:9/s3cr3t-value"]
+    assert "${env:PLANTED}" in trouble and "s3cr3t" not in trouble
 
 
 @pytest.mark.parametrize(
