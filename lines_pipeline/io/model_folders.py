@@ -216,7 +216,8 @@ def _joined(folder: Path, parts: Iterable[Checkpoint], files: Iterable[SourceFil
         (*files, *(file for part in parts for file in part.files)),
         dict(sorted(tensors.items())),
         dict(sorted(aliases.items())),
-        notes=tuple(told),
+        next((part.metadata for part in parts if part.metadata), {}),
+        tuple(told),
         unreadable={name: why for part in parts for name, why in part.unreadable.items()},
         part=next((part.part for part in parts), ""),
     )
