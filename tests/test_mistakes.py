@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import TIES_LINES
 from safetensors.torch import load_file, save_file
-from toy_suite import above, write_suite
+from toy_suite import ENCODER, above, write_suite
 
 Recipe = Callable[..., Path]
 Spoil = Callable[[Path], Any]
@@ -193,6 +193,7 @@ def test_a_wrong_target_is_told_with_its_place_beside_wrong_tasks(models: Path) 
 
 def test_all_missing_files_of_suites_are_told_with_their_places(models: Path) -> None:
     suite = write_suite(models, {"rise": {"val": above(0.5)}})
+    (models / "toy_encoder.py").write_text(ENCODER)
     recipe = models / "placed.yaml"
     recipe.write_text(JUDGED + JUDGED.splitlines()[-1].replace("val:", "base_val:").replace("mean", "base") + "\n")
     names = ("head", "rise_val")
@@ -200,7 +201,7 @@ def test_all_missing_files_of_suites_are_told_with_their_places(models: Path) ->
         (models / f"{name}.safetensors").unlink()
     places = ("11:43: node 'val'", "12:48: node 'base_val'")
     told = [f"{recipe}:{at}: {suite}: task 'rise': {n}.safetensors: no such file" for at in places for n in names]
-    refused(command("run", recipe, "--out", OUT), *told)
+    refused(command("run", recipe, "--out", OUT, "--trust"), *told)
 
 
 def test_results_do_not_go_into_a_file(write_recipe: Recipe) -> None:

@@ -321,9 +321,7 @@ def test_a_full_cache_that_is_needed_is_a_clear_error(full_cache: Path, toy: Pat
         "val": {"op": "evaluate", "model": "soup", "suite": "suite.yaml", "split": "val"},
     }
     (toy / "recipe.yaml").write_text(yaml.safe_dump({"name": "judged", "nodes": nodes}))
-    with pytest.raises(
-        EngineError, match=r"nodes: the cache cannot be written \(No space left on device\).*XDG_CACHE_HOME"
-    ):
+    with pytest.raises(PlanError, match=r"soup\.safetensors: .* are to be written, .* are free; .*XDG_CACHE_HOME"):
         lines_pipeline.run(toy / "recipe.yaml", out="out")
     assert leftovers(full_cache) == []
     (full_cache / "other").unlink()

@@ -25,7 +25,7 @@ def test_validating_and_planning_build_nothing() -> None:
 def test_a_gamma_sweep_keeps_more_of_the_other_tasks(tmp_path: Path) -> None:
     recipe = tmp_path / "sweep.yaml"
     text = (RECIPES / "single_task_gamma.yaml").read_text()
-    text = text.replace('target: "${task}"}', 'target: "${task}", tasks: [digits, greek, arrows]}')
+    text = text.replace('tasks: "${tasks}"', "tasks: [digits, greek, arrows]")
     recipe.write_text(text.replace("step: 0.1", "step: 0.5"))
     build(["zoo://glyphs/digits", "zoo://glyphs/greek", "zoo://glyphs/arrows"])
     result = lines_pipeline.run(recipe, out="out")
