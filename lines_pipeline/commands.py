@@ -16,14 +16,14 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, a
 
 
 class ZooAction(StrEnum):
-    """What to do with the zoo."""
+    """The actions that ``zoo`` takes: list its checkpoints, or build the experts."""
 
     LIST = "list"
     BUILD = "build"
 
 
 class CacheAction(StrEnum):
-    """What to do with the cache."""
+    """The actions that ``cache`` takes: list its entries, make room, or check them."""
 
     LIST = "list"
     PRUNE = "prune"
@@ -157,5 +157,5 @@ def show_version(wanted: bool) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document."""
+    """Print a value as one JSON document on standard output."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))

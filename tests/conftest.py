@@ -100,6 +100,23 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+COMMANDS = [
+    "run",
+    "validate",
+    "plan",
+    "graph",
+    "schema",
+    "ops",
+    "recipes",
+    "trust",
+    "inspect",
+    "zoo",
+    "cache",
+    "sync",
+    "compare",
+]
+"""Every command of the command line."""
+
 TIES_LINES: Mapping[str, Any] = {
     "merged": {"op": "ties", "deltas": "updates", "density": 0.2},
     "scaled": {"op": "lines-scale", "delta": "merged", "alpha": "auto", "deltas": "updates", "beta": 0.5},

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 import torch
 import yaml
-from conftest import TIES_LINES
+from conftest import COMMANDS, TIES_LINES
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 from toy_suite import above, write_model, write_suite
@@ -32,21 +32,6 @@ Recipe = Callable[..., Path]
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 
-COMMANDS = [
-    "run",
-    "validate",
-    "plan",
-    "graph",
-    "schema",
-    "ops",
-    "recipes",
-    "trust",
-    "inspect",
-    "zoo",
-    "cache",
-    "sync",
-    "compare",
-]
 TENSORS = 10
 """Floating-point tensors of the models in ``conftest``; ``position_ids`` comes on top."""
 

@@ -7,25 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lines_pipeline"
 GOLDEN = Path(__file__).parent / "golden" / "help"
-COMMANDS = [
-    "run",
-    "validate",
-    "plan",
-    "graph",
-    "schema",
-    "ops",
-    "recipes",
-    "trust",
-    "inspect",
-    "zoo",
-    "cache",
-    "sync",
-    "compare",
-]
 
 
 def python(code: str) -> str:

@@ -148,7 +148,7 @@ class FileWritten(Event):
     nbytes: int
     reused: bool = False
     files: tuple[Path | str, ...] = ()
-    """All of them."""
+    """All files of the node: shards, index, and what lies beside the weights of a model folder."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Pattern:
 
     @property
     def groups(self) -> int:
-        """Number of groups."""
+        """Return how many groups the expression has."""
         return self._checked.groups
 
     def check_replacement(self, replacement: str) -> None:

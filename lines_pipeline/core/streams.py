@@ -21,7 +21,7 @@ class _Unbroken(io.FileIO):
         self._tells = tells
 
     def write(self, content: Any, /) -> int:
-        """Write, or let go."""
+        """Write bytes; drop them where nobody reads the stream any more."""
         try:
             return super().write(content)
         except OSError as error:

@@ -116,7 +116,7 @@ def distrust(folder: Path) -> Path:
 
 @contextmanager
 def _changing() -> Iterator[None]:
-    """Alone with the list."""
+    """Keep other processes from changing the list of trusted folders meanwhile."""
     folder = store_path().parent
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

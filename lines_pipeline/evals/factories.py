@@ -54,7 +54,7 @@ class Code:
 
     @property
     def shown(self) -> str:
-        """The factory and its file."""
+        """Name the factory, and the file that defines it."""
         return f"{self.text} ({self.file})" if self.file is not None else self.text
 
     def digest(self) -> str:
