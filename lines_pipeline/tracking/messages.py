@@ -21,6 +21,8 @@ class Expect:
 class Open:
     """A run begins: where its record goes, and what MLflow reads from the environment.
 
+    The process that records is older than the run, whose environment may have changed since: ``cache`` is the folder
+    of records that holds now.
     ``target`` is given where the store is to be tried before the run reads anything, which is answered.
     """
 
@@ -28,6 +30,7 @@ class Open:
     uri: str
     head: Head
     folder: Path
+    cache: Path
     environment: Mapping[str, str]
     target: Target | None = None
 

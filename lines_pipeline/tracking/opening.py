@@ -14,8 +14,8 @@ from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.tracking.describing import run_name, run_params, run_tags
 from lines_pipeline.tracking.experiments import Target, resolve_target
 from lines_pipeline.tracking.recorder import Recording, recorder
+from lines_pipeline.tracking.records import records_folder
 from lines_pipeline.tracking.stores import check_reachable, resolve_uri
-from lines_pipeline.zoo.catalogue import cache_folder
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def open_record(recipe: Recipe, out: str | Path, tracking_uri: str | None) -> Op
     """The record of a run that writes to ``out``. Raises ``TrackingError`` where the store cannot be used."""
     uri = resolve_uri(tracking_uri or recipe.tracking.uri)
     target = resolve_target(recipe.recorded.get("tracking") or {})
-    folder = cache_folder() / "records" if "://" in str(out) else Path(out)
+    folder = records_folder() if "://" in str(out) else Path(out)
     shown = recipe.secrets.hide(recipe.secrets.by_name(uri))
     try:
         told = check_reachable(uri, target)

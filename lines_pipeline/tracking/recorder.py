@@ -26,7 +26,7 @@ from lines_pipeline.core.events import Event, PassProgress, RunFinished, RunStar
 from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.tracking.experiments import Target
 from lines_pipeline.tracking.messages import Expect, Open, Reply, Send, kept_words
-from lines_pipeline.tracking.records import Entry, Head, Keeper
+from lines_pipeline.tracking.records import Entry, Head, Keeper, records_folder
 
 PATIENCE_SECONDS = 60.0
 """How long the recorder may be busy with one event: longer than a request with its repetitions."""
@@ -79,7 +79,7 @@ class Recorder:
         environment = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
         recording = Recording(self, run, head, folder.absolute())
         try:
-            self.send(Open(run, uri, head, folder.absolute(), environment, target))
+            self.send(Open(run, uri, head, folder.absolute(), records_folder(), environment, target))
         except OSError as error:
             raise TrackingError(f"{_GONE} ({error}); run again") from error
         if target is not None:
@@ -179,7 +179,7 @@ class Recording:
             self._gone = True
             self.on_trouble(f"{_GONE} ({error})")
         try:
-            keeper = Keeper(replace(self.head, run_id=self.run_id), self.folder, self._entries)
+            keeper = Keeper(replace(self.head, run_id=self.run_id), self.folder, self._entries, cache=records_folder())
             keeper.close()
             self.kept = str(keeper.path)
             self.on_trouble(kept_words(self.kept))

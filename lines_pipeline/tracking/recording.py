@@ -35,6 +35,7 @@ class _Taken:
     sink: MlflowSink
     head: Head
     folder: Path
+    cache: Path
     entries: list[Entry] = field(default_factory=list)
     failed: bool = False
     keeper: Keeper | None = None
@@ -96,7 +97,7 @@ class Records:
         uri, target = message.uri, message.target
         new = self.expected.pop(uri) if uri in self.expected else prepare(uri)
         sink = MlflowSink(uri, new, record=message.head.record)
-        self.taken[message.run] = _Taken(sink, message.head, message.folder)
+        self.taken[message.run] = _Taken(sink, message.head, message.folder, message.cache)
         if target is not None:
             self._reply(Reply(message.run, trouble=_trouble(lambda: sink.open(target))))
 
@@ -137,7 +138,7 @@ class Records:
         taken.failed = True
         head = replace(taken.head, run_id=taken.sink.run_id)
         with contextlib.suppress(OSError):
-            taken.keeper = Keeper(head, taken.folder, taken.entries)
+            taken.keeper = Keeper(head, taken.folder, taken.entries, cache=taken.cache)
 
     def _reply(self, reply: Reply) -> None:
         with contextlib.suppress(OSError):  # a run that was killed

@@ -62,13 +62,16 @@ class Record:
 class Keeper:
     """Writes the record of one run, line by line."""
 
-    def __init__(self, head: Head, folder: Path, entries: Iterable[Entry]) -> None:
-        """Begin with what has happened; in the cache where the run's folder cannot be written. Raises ``OSError``."""
+    def __init__(self, head: Head, folder: Path, entries: Iterable[Entry], *, cache: Path) -> None:
+        """Begin with what has happened; in ``cache`` where the run's folder cannot be written. Raises ``OSError``.
+
+        ``cache`` is the user's folder of records (``records_folder``), where ``sync`` finds what waits.
+        """
         try:
             self._begin(head, folder, entries)
         except OSError:
-            self._begin(head, cache_folder() / "records", entries)
-        write_atomically(_index() / f"{head.record}.json", json.dumps(str(self.path)).encode())
+            self._begin(head, cache, entries)
+        write_atomically(_index(cache) / f"{head.record}.json", json.dumps(str(self.path)).encode())
 
     def _begin(self, head: Head, folder: Path, entries: Iterable[Entry]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +171,11 @@ def drop(record: Record) -> None:
     (_index() / f"{record.head.record}.json").unlink(missing_ok=True)
 
 
-def _index() -> Path:
-    """Where the places of records are noted, for ``sync`` to find them."""
-    return cache_folder() / "records" / "index"
+def records_folder() -> Path:
+    """The folder of this user's cache for records."""
+    return cache_folder() / "records"
+
+
+def _index(cache: Path | None = None) -> Path:
+    """The folder that notes where records lie, for ``sync`` to find them."""
+    return (cache or records_folder()) / "index"

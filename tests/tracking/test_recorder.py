@@ -34,7 +34,7 @@ def test_objects_that_runs_of_one_process_make_can_be_collected() -> None:
     ours, theirs = Pipe()
     frozen = gc.get_freeze_count()
     with ours, theirs:
-        Records(theirs)._do(Open(0, "http://127.0.0.1:9", Head("one", "http://127.0.0.1:9"), Path(), {}))
+        Records(theirs)._do(Open(0, "http://127.0.0.1:9", Head("one", "http://127.0.0.1:9"), Path(), Path(), {}))
     assert gc.get_freeze_count() == frozen
 
 
@@ -120,6 +120,17 @@ def test_a_recorder_that_hangs_or_dies_costs_no_merge(write_recipe: Recipe, monk
     assert result.files[0].is_file() and any("the process that records runs has ended" in note for note in result.notes)
     (sent,) = api.sync().sent
     assert MlflowClient(tracking_uri=result.tracking_uri).get_run(sent.run_id).info.status == "FINISHED"
+
+
+def test_a_cache_that_moves_after_the_recorder_began_is_where_records_are_found(
+    write_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorders.recorder()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    lost = lost_in_mid_run(write_recipe(TIES_LINES), "lost")
+    bring_back()
+    (sent,) = api.sync().sent
+    assert sent.run_id == lost.run_id
 
 
 def test_a_run_that_fails_without_its_store_is_sent_as_failed(write_recipe: Recipe) -> None:
