@@ -138,7 +138,7 @@ class Records:
         taken.failed = True
         head = replace(taken.head, run_id=taken.sink.run_id)
         with contextlib.suppress(OSError):
-            taken.keeper = Keeper(head, taken.folder, taken.entries, cache=taken.cache)
+            taken.keeper = Keeper(head, taken.folder, taken.entries, taken.cache)
 
     def _reply(self, reply: Reply) -> None:
         with contextlib.suppress(OSError):  # a run that was killed

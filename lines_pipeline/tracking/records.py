@@ -62,11 +62,12 @@ class Record:
 class Keeper:
     """Writes the record of one run, line by line."""
 
-    def __init__(self, head: Head, folder: Path, entries: Iterable[Entry], *, cache: Path) -> None:
+    def __init__(self, head: Head, folder: Path, entries: Iterable[Entry], cache: Path | None = None) -> None:
         """Begin with what has happened; in ``cache`` where the run's folder cannot be written. Raises ``OSError``.
 
-        ``cache`` is the user's folder of records (``records_folder``), where ``sync`` finds what waits.
+        ``cache`` is the user's folder of records, where ``sync`` finds what waits; default ``records_folder()``.
         """
+        cache = cache or records_folder()
         try:
             self._begin(head, folder, entries)
         except OSError:
