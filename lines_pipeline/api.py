@@ -36,7 +36,7 @@ from lines_pipeline.search.greedy_soup import GreedySoups
 from lines_pipeline.search.judging import Judge
 from lines_pipeline.search.tune import tune as tune_recipe
 from lines_pipeline.settings import engine_settings
-from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder
+from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder, is_sound
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def inspect(path: str | Path, *, headers: bool = False, key: str = "") -> dict[s
     from lines_pipeline.io.inspection import summarize
 
     located = locate_checkpoint(str(path), Path())
-    local = located.path if not isinstance(located, ZooEntry) or located.built else located.template
+    local = located.path if not isinstance(located, ZooEntry) or is_sound(located) else located.template
     if local is None:
         raise CheckpointError(f"{path}: not on this machine yet; a run that loads it downloads it")
     spool = None if headers else cache_folder() / "nodes" / "spool"
@@ -288,7 +288,7 @@ def zoo_list() -> list[dict[str, Any]]:
 
 
 def zoo_build(sinks: Sequence[Sink] = ()) -> list[Path]:
-    """Build every expert that is missing."""
+    """Build every expert that is missing or damaged."""
     from lines_pipeline.zoo.build import build as build_experts
     from lines_pipeline.zoo.catalogue import TASKS
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lines_pipeline.core.errors import EvalError, did_you_mean
-from lines_pipeline.core.events import ZooProgress
+from lines_pipeline.core.events import Sink
 from lines_pipeline.zoo.catalogue import TASKS, parse
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ class Suite(Protocol):
         """Accuracy of the pretrained model, where the suite records it."""
 
 
-def open_suite(uri: str, folder: Path, report: Callable[[ZooProgress], None] = lambda progress: None) -> Suite:
-    """The suite at ``uri``; relative paths start from ``folder``, the recipe's."""
+def open_suite(uri: str, folder: Path, emit: Sink = lambda event: None) -> Suite:
+    """The suite at ``uri``; relative paths start from ``folder``, the recipe's. ``emit`` is told of what it builds."""
     if uri.startswith("zoo://"):
         from lines_pipeline.evals.glyph_suite import GlyphSuite
 
-        return GlyphSuite(_seed(uri), report)
+        return GlyphSuite(_seed(uri), emit)
     from lines_pipeline.evals.classification import ClassificationSuite
 
     return ClassificationSuite.read(suite_path(uri, folder))
