@@ -24,7 +24,7 @@ from lines_pipeline.io.folders import require_cache
 from lines_pipeline.io.formats.adapter_names import refuse_adapter
 from lines_pipeline.io.formats.adapters import read_adapter
 from lines_pipeline.io.formats.quantized import refuse_quantized
-from lines_pipeline.io.locations import download, locate
+from lines_pipeline.io.locations import local_path, locate
 from lines_pipeline.io.masks import VALUE_TYPE, unpacked
 from lines_pipeline.io.model_folders import declared_quantization
 from lines_pipeline.io.renaming import rename
@@ -223,8 +223,8 @@ def _local_path(located: Any, context: OpenedRecipe, step: str, *, build: bool) 
             context.notes.append(f"{located.uri}: {_unbuilt(located)}, the first run builds it")
             return located.template
         return located.path
-    if located.path is None and build:
-        return download(located.uri, cache_folder() / "downloads")
+    if build:
+        return local_path(located, cache_folder() / "downloads", context.notes.append)
     if located.path is None:
         context.wait(step, f"{located.uri}: not downloaded yet, its tensors are checked by the first run")
     return Path(located.path) if located.path else None
