@@ -64,9 +64,9 @@ class ClassificationSuite:
         code = self.code()
         return content_key([self.content.model_dump(mode="json"), split, files, *([code.digest()] if code else ())])
 
-    def expert_accuracy(self, task: str, split: str) -> float | None:
-        """As the file records it."""
-        return self.content.tasks[task].expert_accuracy.get(split)
+    def expert_accuracies(self, tasks: Sequence[str], split: str) -> dict[str, float | None]:
+        """As the file records them."""
+        return {task: self.content.tasks[task].expert_accuracy.get(split) for task in tasks}
 
     def pretrained_accuracy(self, task: str, split: str) -> float | None:
         """As the file records it."""

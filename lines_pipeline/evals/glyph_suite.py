@@ -49,11 +49,11 @@ class GlyphSuite:
                 raise EvalError(f"zoo://glyphs: tensor '{name}' has shape {shape}, expected {expected.get(name)}")
         return accuracy.accuracies(state, tasks, split, device=device)
 
-    def expert_accuracy(self, task: str, split: str) -> float:
-        """Accuracy of the task's own expert, built first if need be, measured once."""
-        uri = f"zoo://glyphs@seed{self.seed}/{task}"
-        build([f"zoo://glyphs@seed{self.seed}/{name}" for name in TASKS], self.emit)
-        return self._measured(locate(uri), task, split)
+    def expert_accuracies(self, tasks: Sequence[str], split: str) -> dict[str, float]:
+        """Accuracy of each task's own expert; those are built first if need be, and measured once."""
+        uris = {task: f"zoo://glyphs@seed{self.seed}/{task}" for task in tasks}
+        build(list(uris.values()), self.emit)
+        return {task: self._measured(locate(uri), task, split) for task, uri in uris.items()}
 
     def pretrained_accuracy(self, task: str, split: str) -> float:
         """Accuracy of the pretrained model: zero-shot."""

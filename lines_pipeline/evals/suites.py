@@ -30,8 +30,8 @@ class Suite(Protocol):
     ) -> dict[str, float]:
         """Accuracy (0..1) by task of a state dict; ``EvalError`` where it does not fit the suite's model."""
 
-    def expert_accuracy(self, task: str, split: str) -> float | None:
-        """Accuracy of the task's own expert, where the suite records it."""
+    def expert_accuracies(self, tasks: Sequence[str], split: str) -> Mapping[str, float | None]:
+        """Accuracy of each task's own expert by task; None where the suite does not record it."""
 
     def pretrained_accuracy(self, task: str, split: str) -> float | None:
         """Accuracy of the pretrained model, where the suite records it."""

@@ -140,7 +140,7 @@ class Judge:
         suite = self.suite(params.suite)
         return metrics(
             accuracies,
-            lambda task: suite.expert_accuracy(task, params.split),
+            suite.expert_accuracies(list(accuracies), params.split).get,
             lambda task: suite.pretrained_accuracy(task, params.split),
             params.target,
         )
