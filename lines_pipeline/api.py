@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_v
 from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, Sink, broadcast, hidden_from
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.engine.forecast import block_scales, forecast
+from lines_pipeline.engine.forecast import block_scales, forecast, forecast_with_room
 from lines_pipeline.engine.schedulers import open_scheduler
 from lines_pipeline.engine.storing import Request, existing, folders_of, store
 from lines_pipeline.engine.variances import variance_note
@@ -36,7 +36,7 @@ from lines_pipeline.search.greedy_soup import GreedySoups
 from lines_pipeline.search.judging import Judge
 from lines_pipeline.search.tune import tune as tune_recipe
 from lines_pipeline.settings import engine_settings
-from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder
+from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder, is_sound
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _recorded(
         with outputs.open_destination(place) as destination, open_scheduler(settings) as work:
             outputs.require_writable(outputs.check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, trust=trust, scheduler=work) as context:
-                report = _forecast(context, destination)
+                report = _forecast(context, destination, by=forecast_with_room)
                 if report.shortages:
                     raise PlanError("\n".join(report.shortages))
                 if record is not None:
@@ -175,11 +175,17 @@ def plan(
             return loaded.secrets.hidden(replace(report, notes=(*context.notes, *report.notes)))
 
 
-def _forecast(context: OpenedRecipe, destination: outputs.Destination, trials: int = 0) -> PlanReport:
+def _forecast(
+    context: OpenedRecipe,
+    destination: outputs.Destination,
+    trials: int = 0,
+    *,
+    by: Callable[..., PlanReport] = forecast,
+) -> PlanReport:
     graph = context.graph
     models = [s.inputs["model"][0] for s in graph.steps.values() if isinstance(s.params, EvaluateParams)]
     wanted = outputs.requests(context.recipe, graph, destination, context.session.checkpoints)
-    report = forecast(context.recipe, graph, context.session, list(wanted.values()), models, trials)
+    report = by(context.recipe, graph, context.session, list(wanted.values()), models, trials)
     return replace(report, notes=(*report.notes, *outputs.notes(wanted)))
 
 
@@ -258,7 +264,7 @@ def inspect(path: str | Path, *, headers: bool = False, key: str = "") -> dict[s
     from lines_pipeline.io.inspection import summarize
 
     located = locate_checkpoint(str(path), Path())
-    local = located.path if not isinstance(located, ZooEntry) or located.built else located.template
+    local = located.path if not isinstance(located, ZooEntry) or is_sound(located) else located.template
     if local is None:
         raise CheckpointError(f"{path}: not on this machine yet; a run that loads it downloads it")
     spool = None if headers else cache_folder() / "nodes" / "spool"
@@ -288,7 +294,7 @@ def zoo_list() -> list[dict[str, Any]]:
 
 
 def zoo_build(sinks: Sequence[Sink] = ()) -> list[Path]:
-    """Build every expert that is missing."""
+    """Build every expert that is missing or damaged."""
     from lines_pipeline.zoo.build import build as build_experts
     from lines_pipeline.zoo.catalogue import TASKS
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lines_pipeline.core.errors import CheckpointError, EvalError
-from lines_pipeline.core.events import Sink
+from lines_pipeline.core.events import Event, Note, Sink
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.housekeeping import prune, size_limit
@@ -24,7 +24,7 @@ from lines_pipeline.io.folders import require_cache
 from lines_pipeline.io.formats.adapter_names import refuse_adapter
 from lines_pipeline.io.formats.adapters import read_adapter
 from lines_pipeline.io.formats.quantized import refuse_quantized
-from lines_pipeline.io.locations import download, locate
+from lines_pipeline.io.locations import local_path, locate
 from lines_pipeline.io.masks import VALUE_TYPE, unpacked
 from lines_pipeline.io.model_folders import declared_quantization
 from lines_pipeline.io.renaming import rename
@@ -38,7 +38,7 @@ from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.passes import cone
 from lines_pipeline.recipe.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder
+from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder, is_sound
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
 
 Found = TypeVar("Found")
@@ -99,7 +99,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
     loads = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, LoadParams) and s.id in live}
     located = _each(recipe, graph, "path", loads, lambda step: locate_checkpoint(loads[step].path, recipe.folder))
     if build:
-        _build_zoo([entry.uri for entry in located.values() if isinstance(entry, ZooEntry)], session.emit)
+        _build_zoo([entry.uri for entry in located.values() if isinstance(entry, ZooEntry)], context)
 
     def opened(step: str) -> Checkpoint | None:
         path = _local_path(located[step], context, step, build=build)
@@ -203,7 +203,13 @@ def locate_checkpoint(path: str, folder: Path) -> Any:
     return locate_in_zoo(path) if path.startswith("zoo://") else locate(path, folder, cache_folder() / "downloads")
 
 
-def _build_zoo(uris: Sequence[str], emit: Sink) -> None:
+def _build_zoo(uris: Sequence[str], context: OpenedRecipe) -> None:
+    def emit(event: Event) -> None:
+        if isinstance(event, Note):
+            context.notes.append(event.text)
+        else:
+            context.session.emit(event)
+
     experts = [uri for uri in uris if not uri.endswith("/pretrained")]
     if experts:
         from lines_pipeline.zoo.build import build as build_experts
@@ -213,15 +219,19 @@ def _build_zoo(uris: Sequence[str], emit: Sink) -> None:
 
 def _local_path(located: Any, context: OpenedRecipe, step: str, *, build: bool) -> Path | None:
     if isinstance(located, ZooEntry):
-        if not located.built and not build:
-            context.notes.append(f"{located.uri}: not built yet, the first run builds it")
+        if not build and not is_sound(located):
+            context.notes.append(f"{located.uri}: {_unbuilt(located)}, the first run builds it")
             return located.template
         return located.path
-    if located.path is None and build:
-        return download(located.uri, cache_folder() / "downloads")
+    if build:
+        return local_path(located, cache_folder() / "downloads", context.notes.append)
     if located.path is None:
         context.wait(step, f"{located.uri}: not downloaded yet, its tensors are checked by the first run")
     return Path(located.path) if located.path else None
+
+
+def _unbuilt(expert: ZooEntry) -> str:
+    return "damaged" if expert.path.exists() else "not built yet"
 
 
 def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:

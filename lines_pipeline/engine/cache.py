@@ -119,9 +119,14 @@ class NodeCache:
         prune(self.folder, size_limit())
         return target
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all entries."""
+        return sum(entry.nbytes for entry in entries(self.folder))
+
     def make_room(self, nbytes: int) -> None:
         """Remove so many bytes of what no run holds, the least recently used first."""
-        prune(self.folder, max(sum(entry.nbytes for entry in entries(self.folder)) - nbytes, 0))
+        prune(self.folder, max(self.nbytes - nbytes, 0))
 
     def hold(self, path: Path) -> bool:
         """Keep a file of the cache from being removed while this run lasts; whether it could be."""

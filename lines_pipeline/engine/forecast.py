@@ -8,7 +8,7 @@ from typing import Any
 from lines_pipeline.core.events import BlockScales
 from lines_pipeline.engine.session import Prepared, Session
 from lines_pipeline.engine.storing import Request, existing, sizes, stored_types
-from lines_pipeline.io.writing import space_shortages
+from lines_pipeline.io.writing import Shortage, space_shortages
 from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
 from lines_pipeline.planning.compilation import compile_pass
 from lines_pipeline.planning.layer_maps import layers_of
@@ -26,6 +26,29 @@ def forecast(
     recipe: Recipe, graph: Graph, session: Session, requests: Sequence[Request], models: Iterable[str], trials: int = 0
 ) -> PlanReport:
     """The plan of the requested files and of the ``models`` to evaluate. Checks keys, shapes, memory and disks."""
+    return _planned(recipe, graph, session, requests, models, trials)[0]
+
+
+def forecast_with_room(
+    recipe: Recipe, graph: Graph, session: Session, requests: Sequence[Request], models: Iterable[str], trials: int = 0
+) -> PlanReport:
+    """As ``forecast``; where the cache's disk is too small for what comes there, what is old in the cache goes first.
+
+    Where all of the cache would not be enough, it stays.
+    """
+    models = list(models)
+    report, shortages = _planned(recipe, graph, session, requests, models, trials)
+    inside = [one for one in shortages if any(path.is_relative_to(session.cache.folder) for path in one.paths)]
+    missing = sum(shortage.missing_bytes for shortage in inside)
+    if not 0 < missing <= session.cache.nbytes:
+        return report
+    session.cache.make_room(missing)
+    return forecast(recipe, graph, session, requests, models, trials)
+
+
+def _planned(
+    recipe: Recipe, graph: Graph, session: Session, requests: Sequence[Request], models: Iterable[str], trials: int
+) -> tuple[PlanReport, list[Shortage]]:
     wanted = [*requests, *(Request(model) for model in models)]
     absent = [request for request in wanted if existing(session, graph, request) is None]
     missing = [request.step for request in absent]
@@ -50,7 +73,8 @@ def forecast(
     specs = [spec for request in wanted for spec in layouts[request.step].tensors.values()]
     settings, pending = session.settings, _pending(session, steps)
     pending_files = {session.cache.spool / str(number): n for number, n in enumerate(pending.values())}
-    return PlanReport(
+    shortages = space_shortages({**sizes(session, absent, prepared), **pending_files})
+    report = PlanReport(
         name=recipe.name,
         passes=tuple(passes),
         bytes_read=sum(one["bytes_read"] for one in passes),
@@ -64,9 +88,10 @@ def forecast(
         trials=trials,
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
         warnings=tuple(dict.fromkeys(warning for scale in scales for warning in scale.warnings)),
-        shortages=tuple(space_shortages({**sizes(session, absent, prepared), **pending_files})),
+        shortages=tuple(map(str, shortages)),
         notes=(*render(told for step in steps for told in layouts[step].told), *_pending_notes(graph, pending)),
     )
+    return report, shortages
 
 
 def _pending(session: Session, steps: Iterable[str]) -> dict[str, int]:

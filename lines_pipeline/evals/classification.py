@@ -21,7 +21,7 @@ from lines_pipeline.evals.factories import HARMLESS_ARGUMENTS, Code, find_code, 
 from lines_pipeline.evals.suite_files import SuiteFile, read_suite_file
 from lines_pipeline.evals.user_code import call_factory, told_as_users
 from lines_pipeline.io.checkpoints import open_checkpoint
-from lines_pipeline.io.locations import download, locate
+from lines_pipeline.io.locations import local_path, locate
 from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.recipe.places import Places
 from lines_pipeline.zoo.catalogue import cache_folder
@@ -64,9 +64,9 @@ class ClassificationSuite:
         code = self.code()
         return content_key([self.content.model_dump(mode="json"), split, files, *([code.digest()] if code else ())])
 
-    def expert_accuracy(self, task: str, split: str) -> float | None:
-        """As the file records it."""
-        return self.content.tasks[task].expert_accuracy.get(split)
+    def expert_accuracies(self, tasks: Sequence[str], split: str) -> dict[str, float | None]:
+        """As the file records them."""
+        return {task: self.content.tasks[task].expert_accuracy.get(split) for task in tasks}
 
     def pretrained_accuracy(self, task: str, split: str) -> float | None:
         """As the file records it."""
@@ -204,8 +204,7 @@ class ClassificationSuite:
 
     def _local(self, source: str) -> Path:
         downloads = cache_folder() / "downloads"
-        location = locate(source, self.path.parent, downloads)
-        return location.path or download(source, downloads)
+        return local_path(locate(source, self.path.parent, downloads), downloads)
 
     def _identity(self, source: str) -> Any:
         if not source or "://" in source:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from lines_pipeline.core.errors import EvalError
-from lines_pipeline.core.events import ZooProgress
-from lines_pipeline.core.keys import canonical_json, content_key
+from lines_pipeline.core.events import Sink
+from lines_pipeline.core.keys import content_key
 from lines_pipeline.io.checkpoints import open_checkpoint
-from lines_pipeline.io.entries import write_atomically
+from lines_pipeline.io.entries import read_entry, write_entry
 from lines_pipeline.zoo import accuracy
 from lines_pipeline.zoo.build import build
 from lines_pipeline.zoo.catalogue import HEADS, PRETRAINED, TASKS, ZOO_VERSION, ZooEntry, experts_folder, locate
@@ -25,7 +24,7 @@ class GlyphSuite:
     """``seed`` tells whose experts normalize the accuracies."""
 
     seed: int = 0
-    report: Callable[[ZooProgress], None] = lambda progress: None
+    emit: Sink = lambda event: None
     _remembered: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -50,12 +49,11 @@ class GlyphSuite:
                 raise EvalError(f"zoo://glyphs: tensor '{name}' has shape {shape}, expected {expected.get(name)}")
         return accuracy.accuracies(state, tasks, split, device=device)
 
-    def expert_accuracy(self, task: str, split: str) -> float:
-        """Accuracy of the task's own expert, built first if need be, measured once."""
-        uri = f"zoo://glyphs@seed{self.seed}/{task}"
-        if not locate(uri).built:
-            build([f"zoo://glyphs@seed{self.seed}/{name}" for name in TASKS], self.report)
-        return self._measured(locate(uri), task, split)
+    def expert_accuracies(self, tasks: Sequence[str], split: str) -> dict[str, float]:
+        """Accuracy of each task's own expert; those are built first if need be, and measured once."""
+        uris = {task: f"zoo://glyphs@seed{self.seed}/{task}" for task in tasks}
+        build(list(uris.values()), self.emit)
+        return {task: self._measured(locate(uri), task, split) for task, uri in uris.items()}
 
     def pretrained_accuracy(self, task: str, split: str) -> float:
         """Accuracy of the pretrained model: zero-shot."""
@@ -65,20 +63,14 @@ class GlyphSuite:
         stat = entry.path.stat()
         key = content_key([entry.path.name, stat.st_size, stat.st_mtime_ns, task, self.digest(split)])
         if not self._remembered:
-            self._remembered.update(self._read())
+            self._remembered.update(read_entry(self._file()) or {})
         if key not in self._remembered:
             tasks = list(TASKS) if entry.task is None else [task]
             for name, value in accuracy.accuracies(load_file(entry.path), tasks, split).items():
                 parts = [entry.path.name, stat.st_size, stat.st_mtime_ns, name, self.digest(split)]
                 self._remembered[content_key(parts)] = value
-            write_atomically(self._file(), canonical_json(self._remembered).encode())
+            write_entry(self._file(), self._remembered)
         return self._remembered[key]
 
-    def _file(self) -> Any:
+    def _file(self) -> Path:
         return experts_folder(self.seed) / "accuracies.json"
-
-    def _read(self) -> dict[str, float]:
-        try:
-            return {str(key): float(value) for key, value in json.loads(self._file().read_text()).items()}
-        except (OSError, ValueError, AttributeError):
-            return {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lines_pipeline.core.errors import EvalError, did_you_mean
-from lines_pipeline.core.events import ZooProgress
+from lines_pipeline.core.events import Sink
 from lines_pipeline.zoo.catalogue import TASKS, parse
 
 if TYPE_CHECKING:
@@ -30,19 +30,19 @@ class Suite(Protocol):
     ) -> dict[str, float]:
         """Accuracy (0..1) by task of a state dict; ``EvalError`` where it does not fit the suite's model."""
 
-    def expert_accuracy(self, task: str, split: str) -> float | None:
-        """Accuracy of the task's own expert, where the suite records it."""
+    def expert_accuracies(self, tasks: Sequence[str], split: str) -> Mapping[str, float | None]:
+        """Accuracy of each task's own expert by task; None where the suite does not record it."""
 
     def pretrained_accuracy(self, task: str, split: str) -> float | None:
         """Accuracy of the pretrained model, where the suite records it."""
 
 
-def open_suite(uri: str, folder: Path, report: Callable[[ZooProgress], None] = lambda progress: None) -> Suite:
-    """The suite at ``uri``; relative paths start from ``folder``, the recipe's."""
+def open_suite(uri: str, folder: Path, emit: Sink = lambda event: None) -> Suite:
+    """The suite at ``uri``; relative paths start from ``folder``, the recipe's. ``emit`` is told of what it builds."""
     if uri.startswith("zoo://"):
         from lines_pipeline.evals.glyph_suite import GlyphSuite
 
-        return GlyphSuite(_seed(uri), report)
+        return GlyphSuite(_seed(uri), emit)
     from lines_pipeline.evals.classification import ClassificationSuite
 
     return ClassificationSuite.read(suite_path(uri, folder))

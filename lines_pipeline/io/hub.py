@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -18,6 +20,9 @@ _FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".json")
 _SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.md", "*.yaml", "LICENSE*", "NOTICE*")
 """What belongs to a model folder besides weights: configuration, tokenizer, templates, module settings, licences."""
 _OTHER_RUNTIMES = ("onnx", "openvino", "coreml", "flax", "tf", "gguf")
+_CHECKSUMS = {64: "sha256", 40: "sha1"}
+"""By the number of hex digits in a name of the Hugging Face cache."""
+_PIECE_BYTES = 2**20
 _MODULE = re.compile(r"\d+_\w+", re.ASCII)
 """A folder of a sentence-transformers module."""
 
@@ -81,6 +86,31 @@ def fetch(place: HubPath) -> Path:
         place.repository, revision=place.revision, repo_type=place.kind, allow_patterns=[_literal(n) for n in wanted]
     )
     return Path(snapshot) / place.path
+
+
+def has_checksum_of_name(path: Path) -> bool:
+    """Whether a file of the Hugging Face cache is as the hub has it; True for one that the cache has no checksum of.
+
+    The cache names contents by it: SHA-256 of large files, and the SHA-1 that git gives of small ones.
+    """
+    content = path.resolve()
+    if content.parent.name != "blobs" or not (kind := _CHECKSUMS.get(len(content.name))):
+        return True
+    digest = hashlib.new(kind, usedforsecurity=False)
+    if kind == "sha1":
+        digest.update(f"blob {content.stat().st_size}\0".encode())
+    with content.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest() == content.name
+
+
+def forget(files: Iterable[Path]) -> None:
+    """Remove damaged files from the Hugging Face cache, so that it fetches them again."""
+    for file in files:
+        with suppress(OSError):  # it is gone already
+            file.resolve().unlink()
+            file.unlink(missing_ok=True)
 
 
 def needed_files(names: Iterable[str], folder: str = "") -> list[str]:

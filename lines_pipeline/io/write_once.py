@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,20 @@ def is_sound(path: Path, *, mark_used: bool = True) -> bool:
     """Whether a file is there, and as it was written; reads all of it, and notes that it was used."""
     notes = read_entry(notes_path(path), mark_used=mark_used)
     return notes is not None and notes == noted(path)
+
+
+def noted_once(path: Path) -> dict[str, Any] | None:
+    """As ``noted``, but a file that has not changed since is read once a process."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return _noted_once(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+@cache
+def _noted_once(path: Path, *identity: int) -> dict[str, Any] | None:
+    return noted(path)
 
 
 def written_once(path: Path, write: Callable[[Path], None], *, what: str) -> Path:

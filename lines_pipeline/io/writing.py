@@ -128,22 +128,39 @@ def _cannot_write(path: Path, error: OSError, nbytes: int | None = None) -> str:
     return f"{path}: cannot be written ({error.strerror}); choose another --out"
 
 
-def space_shortages(sizes: Mapping[Path, int]) -> list[str]:
-    """What is to be told of every disk that has not got room for files of these sizes, by their paths."""
+@dataclass(frozen=True)
+class Shortage:
+    """A disk that has not got room for the files that are to be written there; its text tells users so."""
+
+    paths: tuple[Path, ...]
+    nbytes: int
+    free_bytes: int
+
+    @property
+    def missing_bytes(self) -> int:
+        """What the disk lacks."""
+        return self.nbytes - self.free_bytes
+
+    def __str__(self) -> str:
+        more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
+        free = f"{self.free_bytes / 1e6:,.1f} MB are free"
+        return (
+            f"{self.paths[0]}{more}: {self.nbytes / 1e6:,.1f} MB are to be written, {free}; "
+            "free some space or choose another --out or cache (XDG_CACHE_HOME)"
+        )
+
+
+def space_shortages(sizes: Mapping[Path, int]) -> list[Shortage]:
+    """The disks that have not got room for files of these sizes, by their paths."""
     disks: dict[int, list[Path]] = {}
     folders = {path: next(parent for parent in path.absolute().parents if parent.is_dir()) for path in sizes}
     for path, folder in folders.items():
         disks.setdefault(os.stat(folder).st_dev, []).append(path)
-    found = []
-    for paths in disks.values():
-        nbytes, free = sum(sizes[path] for path in paths), shutil.disk_usage(folders[paths[0]]).free
-        if nbytes > free:
-            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-            found.append(
-                f"{paths[0]}{more}: {nbytes / 1e6:,.1f} MB are to be written, {free / 1e6:,.1f} MB are free; "
-                "free some space or choose another --out or cache (XDG_CACHE_HOME)"
-            )
-    return found
+    found = [
+        Shortage(tuple(paths), sum(sizes[path] for path in paths), shutil.disk_usage(folders[paths[0]]).free)
+        for paths in disks.values()
+    ]
+    return [shortage for shortage in found if shortage.missing_bytes > 0]
 
 
 def write_block(path: str, descriptor: int, offset: int, value: torch.Tensor) -> None:

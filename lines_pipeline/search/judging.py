@@ -82,7 +82,7 @@ class Judge:
     def suite(self, uri: str) -> Suite:
         """An opened suite, opened once."""
         if uri not in self._suites:
-            self._suites[uri] = open_suite(uri, self.folder, lambda progress: self.session.emit(progress))
+            self._suites[uri] = open_suite(uri, self.folder, lambda event: self.session.emit(event))
         return self._suites[uri]
 
     def _judged(self, cases: Sequence[Case]) -> list[dict[str, dict[str, float]]]:
@@ -140,7 +140,7 @@ class Judge:
         suite = self.suite(params.suite)
         return metrics(
             accuracies,
-            lambda task: suite.expert_accuracy(task, params.split),
+            suite.expert_accuracies(list(accuracies), params.split).get,
             lambda task: suite.pretrained_accuracy(task, params.split),
             params.target,
         )

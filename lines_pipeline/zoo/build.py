@@ -1,37 +1,42 @@
-"""Builds missing experts on all cores, one process a core, with progress."""
+"""Builds experts that are missing or damaged on all cores, one process a core, with progress."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.core.events import ZooProgress
-from lines_pipeline.zoo.catalogue import locate
+from lines_pipeline.core.events import Note, Sink, ZooProgress
+from lines_pipeline.zoo.catalogue import is_sound, locate
 from lines_pipeline.zoo.training import FINE_TUNING
 
 
-def build(uris: Sequence[str], report: Callable[[ZooProgress], None] = lambda progress: None) -> list[Path]:
-    """Fine-tune those of ``uris`` that are not there yet; returns the files of all, in order.
+def build(uris: Sequence[str], emit: Sink = lambda event: None) -> list[Path]:
+    """Fine-tune those of ``uris`` that are not there as they were built; returns the files of all, in order.
 
+    A file that is there and does not have the digest noted of it, or has none, is built again and told in a note.
     Raises ``CheckpointError`` when a builder fails. Interrupting it leaves the finished experts, and no half ones.
     """
-    missing = [uri for uri in dict.fromkeys(uris) if not locate(uri).built]
+    entries = [locate(uri) for uri in uris]
+    missing = {entry.uri: entry for entry in entries if not is_sound(entry)}
+    for entry in missing.values():
+        if entry.path.exists():
+            emit(Note(f"{entry.uri}: {entry.path} does not have the digest that it was built with; it is built again"))
     if missing:
-        _build(missing, report)
-    return [locate(uri).path for uri in uris]
+        _build(list(missing), emit)
+    return [entry.path for entry in entries]
 
 
-def _build(uris: list[str], report: Callable[[ZooProgress], None]) -> None:
+def _build(uris: list[str], emit: Sink) -> None:
     count = min(os.cpu_count() or 1, len(uris))
     workers = [_start(uris[index::count]) for index in range(count)]
     try:
-        _follow(workers, uris, report)
+        _follow(workers, uris, emit)
     finally:
         for worker in workers:
             worker.kill()
@@ -44,7 +49,7 @@ def _start(uris: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def _follow(workers: list[subprocess.Popen[str]], uris: list[str], report: Callable[[ZooProgress], None]) -> None:
+def _follow(workers: list[subprocess.Popen[str]], uris: list[str], emit: Sink) -> None:
     lines: SimpleQueue[str | None] = SimpleQueue()
     for worker in workers:
         Thread(target=_pump, args=(worker, lines), daemon=True).start()
@@ -57,7 +62,7 @@ def _follow(workers: list[subprocess.Popen[str]], uris: list[str], report: Calla
             continue
         uri, step = line.split()
         steps[uri] = int(step)
-        report(ZooProgress(sum(steps.values()), len(uris) * FINE_TUNING.steps, uri))
+        emit(ZooProgress(sum(steps.values()), len(uris) * FINE_TUNING.steps, uri))
     for worker in workers:
         if worker.wait():
             last = (worker.stderr.read() if worker.stderr else "").strip().splitlines()[-1:]

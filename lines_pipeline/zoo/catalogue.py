@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lines_pipeline.core.errors import CheckpointError, did_you_mean
+from lines_pipeline.io.entries import read_entry
+from lines_pipeline.io.write_once import noted_once, notes_path
 
 ZOO_VERSION = "1"
 """Raise it when the model, the tasks, the data or the training change: experts are then built anew."""
@@ -43,7 +45,10 @@ PRETRAINED, HEADS = WEIGHTS / "pretrained.safetensors", WEIGHTS / "heads.safeten
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """A checkpoint of the zoo: its URL, its file, whether that exists, and a file with the same tensors that does."""
+    """A checkpoint of the zoo: its URL, its file, and a file that exists and has the same names and shapes.
+
+    ``built`` is whether its file is there, and the note of its digest; see ``is_sound`` for its content.
+    """
 
     uri: str
     path: Path
@@ -78,7 +83,12 @@ def locate(uri: str) -> ZooEntry:
         known = ", ".join(["pretrained", *TASKS])
         raise CheckpointError(f"{uri}: the zoo has no '{name or ''}'{did_you_mean(name or '', TASKS)}. It has: {known}")
     path = experts_folder(seed) / f"{name}.safetensors"
-    return ZooEntry(uri, path, path.is_file(), PRETRAINED, name, seed)
+    return ZooEntry(uri, path, path.is_file() and notes_path(path).is_file(), PRETRAINED, name, seed)
+
+
+def is_sound(entry: ZooEntry) -> bool:
+    """Whether an expert's file is as it was built; reads all of it, once a process. What ships is taken as it is."""
+    return entry.task is None or (entry.built and read_entry(notes_path(entry.path)) == noted_once(entry.path))
 
 
 def experts_folder(seed: int) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from lines_pipeline.io.temporaries import temporary_path
+from lines_pipeline.io.write_once import written_once
 from lines_pipeline.zoo.catalogue import HEADS, PRETRAINED, TASKS, ZooEntry, locate
 from lines_pipeline.zoo.model import GlyphEncoder
 from lines_pipeline.zoo.training import FINE_TUNING, fit, task_batch
@@ -26,34 +26,30 @@ def fine_tune(task: str, seed: int, report: Callable[[int, float], None] = lambd
 
 
 def write_expert(entry: ZooEntry, report: Callable[[int, float], None]) -> None:
-    """Fine-tune and store an expert, whole or not at all."""
-    assert entry.task is not None
-    model = fine_tune(entry.task, entry.seed, report)
-    entry.path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(entry.path)
-    try:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
-        with Path(temporary).open("rb") as file:
+    """Fine-tune and store an expert, whole or not at all, unless a sound one is there."""
+    task = entry.task
+    assert task is not None
+
+    def write(path: Path) -> None:
+        model = fine_tune(task, entry.seed, report)
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+        with path.open("rb") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, entry.path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.chmod(0o644)
+
+    written_once(entry.path, write, what=f"the expert {entry.uri}")
 
 
 def main(uris: list[str]) -> None:
     """Build the named experts one after the other in one thread."""
     torch.set_num_threads(1)
     for uri in uris:
-        entry = locate(uri)
-        if entry.built:
-            continue
 
         def report(step: int, loss: float, uri: str = uri) -> None:
             if (step + 1) % 20 == 0:
                 print(f"{uri} {step + 1}", flush=True)
 
-        write_expert(entry, report)
+        write_expert(locate(uri), report)
 
 
 if __name__ == "__main__":

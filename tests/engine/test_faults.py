@@ -312,20 +312,53 @@ def test_a_full_cache_costs_a_merge_nothing(full_cache: Path, write_recipe: Reci
 
 
 def test_a_full_cache_that_is_needed_is_a_clear_error(full_cache: Path, toy: Path) -> None:
-    write_model(toy / "base.safetensors", 0.0)
-    write_model(toy / "a.safetensors", 1.0)
-    write_suite(toy, {"rise": {"val": above(0.125, 0.625)}})
+    recipe = judged_soup(toy)
+    with pytest.raises(PlanError, match=r"soup\.safetensors: .* are to be written, .* are free; .*XDG_CACHE_HOME"):
+        lines_pipeline.run(recipe, out="out")
+    assert leftovers(full_cache) == []
+    (full_cache / "other").unlink()
+    assert lines_pipeline.run(recipe, out="out").metrics["val"]["mean_accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("nbytes", [24_000, 1])
+def test_what_is_old_in_a_full_cache_goes_where_that_is_enough(
+    nbytes: int, small_disk: Path, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The least recently used entries, and no more than need be; where all would not be enough, all stay."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
+    values = small_disk / "lines-pipeline" / "nodes" / "values"
+    values.mkdir(parents=True)
+    for age, name in enumerate(("newer", "older")):
+        path = values / f"{name}.safetensors"
+        path.write_bytes(bytes(nbytes))
+        os.utime(path, (1e9 - age, 1e9 - age))
+    with suppress(OSError), (small_disk / "other").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    recipe = judged_soup(toy)
+    assert lines_pipeline.plan(recipe).shortages and len(list(values.iterdir())) == 2
+    if nbytes > 1:
+        assert lines_pipeline.run(recipe, out="out").metrics["val"]["mean_accuracy"] == 0.5
+        assert not (values / "older.safetensors").exists() and (values / "newer.safetensors").exists()
+    else:
+        with pytest.raises(PlanError, match="are to be written"):
+            lines_pipeline.run(recipe, out="out")
+        assert len(list(values.iterdir())) == 2
+
+
+def judged_soup(folder: Path) -> Path:
+    """A recipe that merges two models by a soup, and judges it."""
+    write_model(folder / "base.safetensors", 0.0)
+    write_model(folder / "a.safetensors", 1.0)
+    write_suite(folder, {"rise": {"val": above(0.125, 0.625)}})
     nodes = {
         "models": {"op": "load", "path": "{e}.safetensors", "for_each": {"e": ["base", "a"]}},
         "soup": {"op": "soup", "models": "models"},
         "val": {"op": "evaluate", "model": "soup", "suite": "suite.yaml", "split": "val"},
     }
-    (toy / "recipe.yaml").write_text(yaml.safe_dump({"name": "judged", "nodes": nodes}))
-    with pytest.raises(PlanError, match=r"soup\.safetensors: .* are to be written, .* are free; .*XDG_CACHE_HOME"):
-        lines_pipeline.run(toy / "recipe.yaml", out="out")
-    assert leftovers(full_cache) == []
-    (full_cache / "other").unlink()
-    assert lines_pipeline.run(toy / "recipe.yaml", out="out").metrics["val"]["mean_accuracy"] == 0.5
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"name": "judged", "nodes": nodes}))
+    return path
 
 
 CACHE_WRITES = [(kind, number) for kind in ("stats", "digests", "values", "accuracies", "files") for number in (1, 2)]

@@ -174,16 +174,3 @@ def test_odd_urls_stay_in_the_folder_of_downloads(uri: str, tmp_path: Path) -> N
     from lines_pipeline.io.locations import locate
 
     assert locate(uri, tmp_path, tmp_path / "cache" / "lines-pipeline" / "downloads").path is None
-
-
-def test_a_query_is_no_part_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lines_pipeline.io import locations
-
-    def fetched(uri: str, target: Path) -> Path:
-        save_file({"w": torch.ones(2)}, target)
-        return target
-
-    monkeypatch.setattr(locations, "_fetch", fetched)
-    uri = "https://host/model.safetensors?download=true"
-    assert locations.download(uri, tmp_path / "downloads").name == "checkpoint.safetensors"
-    assert locations.locate(uri, tmp_path, tmp_path / "downloads").path is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+import lines_pipeline
+from lines_pipeline import api
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.core.events import ZooProgress
+from lines_pipeline.core.events import Event, Note, ZooProgress
+from lines_pipeline.io.write_once import written_once
 from lines_pipeline.zoo.accuracy import accuracies
 from lines_pipeline.zoo.build import build
 from lines_pipeline.zoo.catalogue import PRETRAINED, locate
@@ -26,15 +30,22 @@ def builder() -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", BUILD_DIGITS], stdout=subprocess.PIPE, text=True)
 
 
+def flip(path: Path) -> None:
+    """Change one bit of a file."""
+    content, generator = bytearray(path.read_bytes()), random.Random(0)
+    content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+    path.write_bytes(content)
+
+
 @pytest.mark.slow
 def test_an_expert_is_alike_whoever_builds_it_and_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = [builder(), builder()]
     assert [other.wait(300) for other in others] == [0, 0]
     first = locate(DIGITS).path
-    assert [path.name for path in first.parent.iterdir()] == ["digits.safetensors"]
+    assert sorted(path.name for path in first.parent.iterdir()) == ["digits.json", "digits.safetensors"]
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
-    seen: list[ZooProgress] = []
+    seen: list[Event] = []
     paths = build([DIGITS, "zoo://glyphs/pretrained", DIGITS], seen.append)
     assert paths == [locate(DIGITS).path, PRETRAINED, locate(DIGITS).path]
     assert paths[0] != first and paths[0].read_bytes() == first.read_bytes()
@@ -60,11 +71,39 @@ def test_what_is_built_is_not_built_again(tmp_path: Path) -> None:
     for task in ("digits", "greek"):
         path = locate(f"zoo://glyphs/{task}").path
         assert path.is_relative_to(tmp_path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"there")
-    seen: list[ZooProgress] = []
+        written_once(path, lambda temporary: temporary.write_bytes(b"there"), what="an expert")
+    seen: list[Event] = []
     assert [path.read_bytes() for path in build([DIGITS, "zoo://glyphs/greek"], seen.append)] == [b"there"] * 2
     assert seen == []
+
+
+@pytest.mark.slow
+def test_an_expert_that_is_not_as_it_was_built_is_built_again() -> None:
+    """One that an earlier version built without a digest, and one in which a bit flipped."""
+    path, seen = locate(DIGITS).path, list[Event]()
+    path.parent.mkdir(parents=True)
+    path.write_bytes(PRETRAINED.read_bytes())
+    assert not locate(DIGITS).built
+    build([DIGITS], seen.append)
+    expected = path.read_bytes()
+    assert expected != PRETRAINED.read_bytes()
+    flip(path)
+    build([DIGITS], seen.append)
+    assert path.read_bytes() == expected
+    build([DIGITS], seen.append)
+    notes = [event.text for event in seen if isinstance(event, Note)]
+    assert len(notes) == 2 and all("digits.safetensors does not have the digest" in note for note in notes)
+
+
+def test_a_damaged_expert_is_told_by_what_builds_nothing(tmp_path: Path) -> None:
+    path = written_once(locate(DIGITS).path, lambda one: one.write_bytes(PRETRAINED.read_bytes()), what="an expert")
+    recipe = tmp_path / "recipe.yaml"
+    nodes = "{saved: {op: save, model: e, path: m.safetensors}, e: {op: load, path: 'zoo://glyphs/digits'}}"
+    recipe.write_text(f"name: tested\nnodes: {nodes}\n")
+    assert lines_pipeline.validate(recipe).notes == ()
+    flip(path)
+    assert lines_pipeline.validate(recipe).notes == (f"{DIGITS}: damaged, the first run builds it",)
+    assert api.inspect(DIGITS)["digest"] == api.inspect("zoo://glyphs/pretrained")["digest"]
 
 
 def test_an_unknown_expert_is_refused_before_anything_is_built() -> None:
