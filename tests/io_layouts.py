@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,6 +52,16 @@ def stages(form: str, depths: Sequence[int], parts: Iterable[str] = CONVOLUTION,
     """Names of the tensors of blocks in stages; ``form`` has a place for the stage and one for the block."""
     places = [(stage, block) for stage, depth in enumerate(depths, start=first) for block in range(depth)]
     return [f"{form.format(stage, block)}.{part}" for stage, block in places for part in parts]
+
+
+def expected_places(names: Iterable[str], towers: Mapping[str, str]) -> dict[str, tuple[str, int, int]]:
+    """Tower, index and depth by name, from patterns: indices in all groups, counted on from stage to stage."""
+    names, expected = list(names), {}
+    for tower, pattern in towers.items():
+        matches = {name: match for name in names if (match := re.search(pattern, name))}
+        indices = sorted({tuple(map(int, match.groups())) for match in matches.values()})
+        expected |= {n: (tower, indices.index(tuple(map(int, m.groups()))), len(indices)) for n, m in matches.items()}
+    return expected
 
 
 V, T = {"num_hidden_layers": 3}, {"num_hidden_layers": 2}
@@ -155,6 +166,10 @@ TRANSFORMERS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, str]]] = {
     "internvl": (
         {"vision_config": V, "text_config": {"model_type": "qwen2", **T}},
         {"visual": r"^vision_tower\.encoder\.layer\.(\d+)\.", "text": r"^language_model\.layers\.(\d+)\."},
+    ),
+    "albert": (
+        {"num_hidden_layers": 6, "num_hidden_groups": 3, "inner_group_num": 2},
+        {"albert_layer_groups": r"^encoder\.albert_layer_groups\.(\d+)\."},
     ),
     "distilbert": ({"n_layers": 3}, {"layer": r"^transformer\.layer\.(\d+)\."}),
     "mpt": ({"n_layers": 3}, {"blocks": r"^blocks\.(\d+)\."}),

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tiny_models import FAMILIES
+from tiny_models.family import TEXT
 
 import lines_pipeline
 
@@ -20,38 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-TEXT = {"vocab_size": 40, "max_position_embeddings": 16, **SIZES}
-IMAGE = {"image_size": 8, "patch_size": 4, **SIZES}
-LAYERS = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-WHISPER = {
-    "vocab_size": 60,
-    "d_model": 16,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "num_mel_bins": 8,
-    **LAYERS,
-    "max_source_positions": 10,
-    "max_target_positions": 10,
-    "pad_token_id": 1,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 3,
-}
-FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "bert": ("BertForMaskedLM", "BertConfig", TEXT),
-    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2}),
-    "llama": ("LlamaForCausalLM", "LlamaConfig", TEXT),
-    "llama-tied": ("LlamaForCausalLM", "LlamaConfig", {**TEXT, "tie_word_embeddings": True}),
-    "t5": (
-        "T5ForConditionalGeneration",
-        "T5Config",
-        {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
-    ),
-    "vit": ("ViTForImageClassification", "ViTConfig", IMAGE),
-    "whisper": ("WhisperForConditionalGeneration", "WhisperConfig", WHISPER),
-    "clip": ("CLIPModel", "CLIPConfig", {"text_config": TEXT, "vision_config": IMAGE, "projection_dim": 8}),
-}
+LOADED = ["bert", "gpt2", "llama", "llama-tied", "t5", "vit", "whisper", "clip"]
 
 
 def tokenizer() -> Any:
@@ -81,15 +52,13 @@ LOADS = {"base": {"op": "load", "path": "base"}, "expert": {"op": "load", "path"
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("keep", None), ("bfloat16", "8kB")])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LOADED)
 def test_transformers_loads_a_merge_as_it_loads_the_base(
     family: str, dtype: str, size: str | None, tmp_path: Path
 ) -> None:
-    kind, config, sizes = FAMILIES[family]
-    model = getattr(transformers, kind)
+    model = FAMILIES[family].kind
     for seed, name in enumerate(("base", "expert")):
-        torch.manual_seed(seed)
-        model(getattr(transformers, config)(**sizes)).save_pretrained(tmp_path / name)
+        FAMILIES[family].make(seed).save_pretrained(tmp_path / name)
         tokenizer().save_pretrained(tmp_path / name)
     merged = merge(tmp_path, LOADS, dtype=dtype, max_shard_size=size)
     loaded, told = model.from_pretrained(merged, output_loading_info=True)

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from io_layouts import ATTENTION, CONVOLUTION, RECORDED, TRANSFORMERS, blocks, header_only, shapes_of, stages
+from io_layouts import (
+    ATTENTION,
+    CONVOLUTION,
+    RECORDED,
+    TRANSFORMERS,
+    blocks,
+    expected_places,
+    header_only,
+    shapes_of,
+    stages,
+)
 from safetensors.torch import load_file, save_file
 
 import lines_pipeline
@@ -33,13 +43,10 @@ def blocks_of(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def expected_blocks(names: Iterable[str], towers: Mapping[str, str]) -> dict[str, str]:
-    """The same by independent patterns: indices in all groups, counted on from stage to stage."""
-    names, expected = list(names), {}
-    for tower, pattern in towers.items():
-        matches = {name: match for name in names if (match := re.search(pattern, name))}
-        indices = sorted({tuple(map(int, match.groups())) for match in matches.values()})
-        expected |= {n: f"{tower} {indices.index(tuple(map(int, m.groups())))}" for n, m in matches.items()}
-    return {name: expected.get(name, "") for name in names}
+    """The same by independent patterns."""
+    names = list(names)
+    places = expected_places(names, towers)
+    return {name: "{} {}".format(*places[name]) if name in places else "" for name in names}
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
@@ -106,9 +113,9 @@ def test_norms_that_are_listed_beside_the_blocks_belong_to_them() -> None:
         ),
         (["h.0.w", "h.2.w"], r"h.N: blocks \[1\] have no tensors"),
         (blocks("layers.1", 2), r"layers.N: blocks \[0 to 9\] have no tensors"),
-        (
-            blocks("encoder.albert_layer_groups.0.albert_layers.", 1),
-            "albert_layer_groups.*one block that all layers share",
+        *(
+            (blocks("encoder.albert_layer_groups.0.albert_layers.", n), "groups.*one block that all layers share")
+            for n in (1, 2)
         ),
     ],
 )

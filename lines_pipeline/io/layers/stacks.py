@@ -136,7 +136,8 @@ def _gaps(stack: _List) -> tuple[str, ...]:
 
 def _judged(stack: _List, total: int) -> Stacks:
     """Take a list as a tower, as stages of blocks, or as none; what is none is looked into."""
-    stages = inner_blocks(stack.name, stack.elements) if stack.role in (Role.DEPTH, Role.UNKNOWN) else []
+    may_be_stages = stack.role in (Role.DEPTH, Role.UNKNOWN) and stack.name not in SHARED
+    stages = inner_blocks(stack.name, stack.elements) if may_be_stages else []
     if stages and len(stack.elements) > 1 and (stack.role is Role.DEPTH or stack.name in STAGES):
         return _staged(stack, stages)
     if not stages and _is_tower(stack, total):
@@ -167,7 +168,7 @@ def _looked_into(stack: _List, total: int) -> Stacks:
     inside = Stacks()
     for index in sorted(stack.elements):
         inside.add(_visited(stack.elements[index], total))
-    if inside.towers and not _is_beside_the_point(stack, inside):
+    if inside.towers and stack.name not in SHARED and not _is_beside_the_point(stack, inside):
         return inside
     path, is_lone = stack.path(), len(stack.elements) == 1
     if _is_named(stack):
@@ -181,7 +182,7 @@ def _looked_into(stack: _List, total: int) -> Stacks:
 def _is_named(stack: _List) -> bool:
     """Whether a list without towers is a stack that is told of: repeated, or one block."""
     if len(stack.elements) == 1:
-        return stack.role is Role.DEPTH or stack.name in SHARED
+        return stack.role is Role.DEPTH
     return _is_repeated(kinds_of(list(stack.elements.values())))
 
 

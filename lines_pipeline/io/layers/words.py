@@ -50,7 +50,7 @@ STAGES = frozenset({"features", "network", "down", "up"})
 BACKWARDS = frozenset({"up"})
 """Stages that a forward pass takes from the last to the first (the decoder of Stable Diffusion's autoencoder)."""
 SHARED = frozenset({"albert_layer_groups"})
-"""Lists whose one block is used by all layers."""
+"""Lists of blocks that several layers share, one after the other: what a block is made of is no depth."""
 
 
 def role_of(word: str) -> Role:
@@ -58,7 +58,7 @@ def role_of(word: str) -> Role:
     for part in word.rstrip("#").lower().split("_"):
         if part in _ROLES:
             return _ROLES[part]
-    return Role.DEPTH if _DEPTH.fullmatch(word) else Role.UNKNOWN
+    return Role.DEPTH if word in SHARED or _DEPTH.fullmatch(word) else Role.UNKNOWN
 
 
 class Part(NamedTuple):
