@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
-from lines_pipeline.core.errors import EngineError
 from lines_pipeline.core.versions import package_versions
+from lines_pipeline.engine.connection import Connection
 from lines_pipeline.engine.jobs import JobResult
 from lines_pipeline.engine.schedulers import Item, OnDone, Result
 from lines_pipeline.engine.workers import call_here, run_job_here
 from lines_pipeline.planning.program import Job, Program
 
-CONNECT_SECONDS = 10
 PATIENCE_SECONDS = 30.0
 """How long a cluster may have no workers at all."""
 SAME_PACKAGES = ("lines-pipeline", "torch", "numpy")
 """Packages that results depend on."""
-
-_LOST = "the connection was lost; run again, what is complete is kept"
 
 
 class Cluster:
     """A ``Scheduler``; close it when the run is over. Raises ``EngineError`` where nobody answers or can be used."""
 
     def __init__(self, address: str) -> None:
-        self._address, self._checked = address, set[str]()
-        self._client = _connected(address)
+        self._connection, self._checked = Connection(address), set[str]()
+        self._client = self._connection.client
         try:
             self._check_workers()
         except BaseException:
@@ -60,7 +53,7 @@ class Cluster:
 
     def close(self) -> None:
         """End the connection; the cluster stays as it is."""
-        self._client.close()
+        self._connection.close()
 
     def _results(self, futures: Sequence[Any], on_done: Callable[[Any], None] = lambda result: None) -> list[Any]:
         from distributed import CancelledError
@@ -70,16 +63,17 @@ class Cluster:
         found: dict[Any, Any] = {}
         try:
             for future in self._as_they_end(futures):
-                found[future.key] = future.result()
+                found[future.key] = self._connection.answer(future.result)
                 on_done(found[future.key])
         except BaseException as error:
-            with suppress(Exception):
-                self._client.cancel(futures)
+            self._connection.tell(self._client.cancel, futures)
             if isinstance(error, KilledWorker):
                 times = f"{error.allowed_failures + 1} workers died one after the other over the same task"
-                raise self._error(f"{times}, most often for want of memory: give workers more of it") from error
+                raise self._connection.error(
+                    f"{times}, most often for want of memory: give workers more of it"
+                ) from error
             if isinstance(error, CancelledError | CommClosedError):
-                raise self._error(_LOST) from error
+                raise self._connection.lost() from error
             raise
         self._check_workers()  # some may have joined meanwhile
         return [found[future.key] for future in futures]
@@ -104,12 +98,14 @@ class Cluster:
         if not unknown:
             return
         expected = package_versions(SAME_PACKAGES)
-        answers = self._ask(self._client.run, package_versions, SAME_PACKAGES, workers=unknown, on_error="return")
+        answers = self._connection.ask(
+            self._client.run, package_versions, SAME_PACKAGES, workers=unknown, on_error="return"
+        )
         there = {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}
         for worker, versions in sorted(there.items()):
             difference = _difference(versions, expected)
             if difference:
-                raise self._error(
+                raise self._connection.error(
                     f"worker {worker} has {difference}, so that results could differ: "
                     "start workers from the environment that the driver runs in"
                 )
@@ -117,78 +113,16 @@ class Cluster:
 
     def _threads(self) -> dict[str, int]:
         """Threads by the address of their worker, as the scheduler has it now."""
-        return dict(self._ask(self._client.nthreads))
+        return dict(self._connection.ask(self._client.nthreads))
 
     def _wait_for_workers(self) -> None:
         try:
-            self._ask(self._client.wait_for_workers, 1, timeout=PATIENCE_SECONDS)
+            self._connection.ask(self._client.wait_for_workers, 1, timeout=PATIENCE_SECONDS)
         except TimeoutError as error:
-            raise self._error(
-                f"it has had no workers for {PATIENCE_SECONDS:g} seconds; start some: dask worker {self._address}"
+            raise self._connection.error(
+                f"it has had no workers for {PATIENCE_SECONDS:g} seconds; start some: "
+                f"dask worker {self._connection.address}"
             ) from error
-
-    def _ask(self, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        try:
-            return question(*arguments, **options)
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise self._error(_LOST) from error
-
-    def _error(self, message: str) -> EngineError:
-        return EngineError(f"scheduler {self._address}: {message}")
-
-
-def _connected(address: str) -> Any:
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise EngineError(
-            f"scheduler {address}: needs the extra 'cluster': pip install 'lines-pipeline[cluster]'"
-        ) from error
-    try:
-        with ThreadPoolExecutor(1) as elsewhere:  # the caller may have an event loop of its own
-            kind = elsewhere.submit(asyncio.run, _kind_of_server(address)).result()
-        if kind != "Scheduler":
-            raise ValueError(f"but a {kind.lower()}")
-        return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except TimeoutError as error:
-        silent = f"something took the connection and said nothing that Dask understands for {CONNECT_SECONDS} seconds"
-        raise EngineError(f"scheduler {address}: no Dask scheduler answers there ({silent}){_PORTS}") from error
-    except (OSError, ValueError) as error:
-        hint = _PORTS if address.startswith("http") else ""
-        raise EngineError(f"scheduler {address}: no Dask scheduler answers there ({error}){hint}") from error
-    except _FOREIGN as error:
-        raise EngineError(
-            f"scheduler {address}: no Dask scheduler answers there, but another server{_PORTS}"
-        ) from error
-
-
-_FOREIGN = (TypeError, LookupError, MemoryError, OverflowError, struct.error)
-"""What Dask raises, beside ``ValueError``, where it reads what a server of another kind says."""
-
-_PORTS = (
-    ". Give the address of the scheduler itself, tcp://HOST:8786 where nothing else was asked for; 8787 is the port of "
-    "its dashboard, for browsers"
-)
-
-
-async def _kind_of_server(address: str) -> str:
-    """Ask the server at an address what it is; return Dask's name of it: ``Scheduler``, ``Worker`` or ``Nanny``.
-
-    ``Client`` waits for ever where somebody takes the connection and says nothing, as dashboards do.
-    """
-    from distributed.comm import connect
-    from distributed.core import send_recv
-    from distributed.security import Security
-
-    options = Security().get_connection_args("client")
-    async with asyncio.timeout(CONNECT_SECONDS):
-        connection = await connect(address, timeout=0.9 * CONNECT_SECONDS, **options)
-        try:
-            return str((await send_recv(connection, op="identity", reply=True))["type"])
-        finally:
-            connection.abort()
 
 
 def _difference(versions: Mapping[str, str] | Exception, expected: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from toy_suite import above, below, write_model, write_suite
 import lines_pipeline
 from lines_pipeline.core.errors import EngineError
 from lines_pipeline.core.events import Event, PassFinished, PassProgress, PassStarted, RunFinished, RunStarted
-from lines_pipeline.engine import cluster
+from lines_pipeline.engine import cluster, connection
 from lines_pipeline.engine.cluster import Cluster
 
 Recipe = Callable[..., Path]
@@ -120,7 +121,7 @@ def test_a_worker_without_the_model_factory_says_so(dask: DaskProcesses, tuned: 
 
 
 def test_a_scheduler_that_is_not_there(write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 1)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
@@ -167,10 +168,56 @@ def test_a_scheduler_that_is_lost_ends_the_run(dask: DaskProcesses, write_recipe
 
 
 def test_a_scheduler_that_is_lost_while_tasks_run(dask: DaskProcesses) -> None:
-    with closing(Cluster(started(dask, 1))) as connection:
+    with closing(Cluster(started(dask, 1))) as driver:
         Timer(1, dask.started[0].kill).start()
         with pytest.raises(EngineError, match="the connection was lost"):
-            connection.call(time.sleep, [60, 60])
+            driver.call(time.sleep, [60, 60])
+
+
+@pytest.fixture
+def stop(dask: DaskProcesses) -> Iterator[Callable[[], None]]:
+    """Stops the scheduler, as Ctrl-Z would; it goes on in the end, to be killed."""
+    yield lambda: dask.started[0].send_signal(signal.SIGSTOP)
+    dask.started[0].send_signal(signal.SIGCONT)
+
+
+FROZEN = r"nothing was heard from it for [1-9]\d* seconds, .*See to it, or start another one, and run again"
+
+
+def test_a_scheduler_that_freezes_ends_the_run(
+    dask: DaskProcesses, write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, stop: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(connection, "PING_SECONDS", 0.5)
+    address = started(dask, 1)
+    statuses: list[Event] = []
+    begun = time.monotonic()
+    sinks = [at_the_first_sweep(stop), statuses.append]
+    with pytest.raises(EngineError, match=f"scheduler {address}: {FROZEN}"):
+        lines_pipeline.run(write_recipe(TIES_LINES), out="out", scheduler=address, sinks=sinks)
+    assert time.monotonic() - begun < 30
+    assert isinstance(statuses[-1], RunFinished) and statuses[-1].status == "FAILED"
+    assert [path for path in Path("out").rglob("*") if path.is_file()] == []
+
+
+def test_a_scheduler_that_freezes_while_tasks_run(
+    dask: DaskProcesses, monkeypatch: pytest.MonkeyPatch, stop: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "PING_SECONDS", 0.5)
+    with closing(Cluster(started(dask, 1))) as driver:
+        Timer(1, stop).start()
+        with pytest.raises(EngineError, match=FROZEN):
+            driver.call(time.sleep, [60, 60])
+
+
+def test_a_scheduler_that_waits_for_long_tasks_is_not_taken_for_a_frozen_one(
+    dask: DaskProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "PING_SECONDS", 0.5)
+    with closing(Cluster(started(dask, 1))) as driver:
+        assert driver.call(time.sleep, [6]) == [None]
 
 
 def test_a_task_that_kills_worker_after_worker_ends_the_run() -> None:
@@ -178,10 +225,10 @@ def test_a_task_that_kills_worker_after_worker_ends_the_run() -> None:
 
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as workers,
-        closing(Cluster(workers.scheduler_address)) as connection,
+        closing(Cluster(workers.scheduler_address)) as driver,
         pytest.raises(EngineError, match="4 workers died one after the other over the same task, most often for want"),
     ):
-        connection.call(os._exit, [1])
+        driver.call(os._exit, [1])
 
 
 def test_other_versions_on_a_worker_are_refused(dask: DaskProcesses, tmp_path: Path, write_recipe: Recipe) -> None:

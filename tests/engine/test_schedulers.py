@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.errors import CheckpointError, EngineError
-from lines_pipeline.engine import cluster
+from lines_pipeline.engine import connection
 
 Recipe = Callable[..., Path]
 
@@ -81,7 +81,7 @@ def test_a_server_that_is_no_scheduler(
 ) -> None:
     """Such as a dashboard, which waits for a browser to speak first."""
     pytest.importorskip("distributed")
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 1)
     address = server(said)
     with pytest.raises(
         EngineError, match=rf"scheduler {address}: no Dask scheduler answers there.*8787 is the port of"
