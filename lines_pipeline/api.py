@@ -93,7 +93,7 @@ def _recorded(
     emit = hidden_from(loaded.secrets, told if record is None else record.beside(told))
     status, error = "FAILED", ""
     try:
-        with outputs.open_destination(place) as destination, open_scheduler(settings) as work:
+        with outputs.open_destination(place) as destination, open_scheduler(settings, loaded.secrets) as work:
             outputs.require_writable(outputs.check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, trust=trust, scheduler=work) as context:
                 report = _forecast(context, destination, by=forecast_with_room)

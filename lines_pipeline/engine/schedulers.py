@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from lines_pipeline.core.secrets import NO_SECRETS, Secrets
 from lines_pipeline.engine.jobs import JobResult, run_job
 from lines_pipeline.planning.memory import EngineSettings
 from lines_pipeline.planning.program import Job, Program
@@ -38,10 +39,10 @@ class Scheduler(Protocol):
 
 
 @contextmanager
-def open_scheduler(settings: EngineSettings) -> Iterator[Scheduler]:
+def open_scheduler(settings: EngineSettings, secrets: Secrets = NO_SECRETS) -> Iterator[Scheduler]:
     """What ``settings.scheduler`` names, for one run. Raises ``EngineError`` for a cluster that cannot be used.
 
-    In the end the caller's thread has as many threads of torch as before.
+    What Dask logs of it has ``secrets`` by name. In the end the caller's thread has as many threads of torch as before.
     """
     threads = torch.get_num_threads()
     try:
@@ -54,8 +55,9 @@ def open_scheduler(settings: EngineSettings) -> Iterator[Scheduler]:
             yield Threads(settings.workers)
         else:
             from lines_pipeline.engine.cluster import Cluster
+            from lines_pipeline.engine.dask_logs import hidden_logs
 
-            with closing(Cluster(settings.scheduler)) as cluster:
+            with hidden_logs(secrets), closing(Cluster(settings.scheduler)) as cluster:
                 yield cluster
     finally:
         torch.set_num_threads(threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 import signal
@@ -172,6 +173,39 @@ def test_a_scheduler_that_is_lost_while_tasks_run(dask: DaskProcesses) -> None:
         Timer(1, dask.started[0].kill).start()
         with pytest.raises(EngineError, match="the connection was lost"):
             driver.call(time.sleep, [60, 60])
+
+
+def test_what_dask_logs_shows_secrets_by_name(
+    dask: DaskProcesses, write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = started(dask, 1)
+    monkeypatch.setenv("LINES_SECRET", address)
+    recipe = write_recipe(TIES_LINES, engine={"scheduler": "${env:LINES_SECRET}"})
+    told: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(self.format(record))
+
+    def act() -> None:
+        for failure in (OSError(f"no {address}"), None):
+            logging.getLogger("distributed.core").error("from %s", address, exc_info=failure)
+
+    handler, logger = Kept(), logging.getLogger("distributed")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        lines_pipeline.run(recipe, out="out", trust=True, sinks=[at_the_first_sweep(act)])
+        logger.error("after the run: %s", address)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert told.pop() == f"after the run: {address}"  # nothing stays behind
+    assert any(text.startswith("Establishing connection to ${env:LINES_SECRET}") for text in told)
+    assert "from ${env:LINES_SECRET}" in told
+    assert any(text.endswith("OSError: no ${env:LINES_SECRET}") for text in told)
+    assert not [text for text in told if address.removeprefix("tcp://") in text]
 
 
 @pytest.fixture
