@@ -176,10 +176,10 @@ def _derived(step: Step, inputs: Inputs) -> Layout:
 
 def _difference(step: Step, params: TaskVectorParams, model: Layout, base: Layout) -> Layout:
     found = compare(step, model, base)
-    refuse_extra(step, model, base, found.extra)
+    refuse_extra(step, model, base, found)
     if params.on_missing == "error":
         remedy = "'on_missing: base' keeps the base's values of them"
-        refuse_missing(step, model, base, found.missing, remedy)
+        refuse_missing(step, model, base, found, remedy)
     if params.on_shape_mismatch == "error":
         refuse_shapes(step, model, base, found.reshaped, _RESHAPED)
     same = dict(found.same)
@@ -262,8 +262,8 @@ def _averaged(step: Step, models: Sequence[Layout]) -> Layout:
     kept = {name for name in floating if chooses(bounds, first.all_names(name))} if any(bounds) else floating
     for other, source in zip(models[1:], step.inputs["models"][1:], strict=True):
         found = compare(step, other, first)
-        refuse_extra(step, other, first, found.extra)
-        refuse_missing(step, other, first, found.missing, _LEAVE_OUT)
+        refuse_extra(step, other, first, found)
+        refuse_missing(step, other, first, found, _LEAVE_OUT)
         refuse_shapes(step, other, first, found.reshaped, _SHAPES_OF_MODELS)
         kept = kept & found.same.keys()
         if renamed := found.views:
@@ -288,7 +288,7 @@ _SHAPES_OF_MODELS = "'exclude' on this node keeps the first model's values of su
 def _applied(step: Step, base: Layout, delta: Layout) -> Layout:
     """The tensors of the base: those that the task vector lacks, or the step leaves out, keep its values."""
     found = compare(step, delta, base)
-    refuse_extra(step, delta, base, found.extra)
+    refuse_extra(step, delta, base, found)
     refuse_shapes(step, delta, base, found.reshaped, "'exclude' on this node keeps the base's values of such tensors")
     views = found.views
     return replace(

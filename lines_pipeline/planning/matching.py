@@ -10,6 +10,7 @@ from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.planning.globs import chooses, nearest
 from lines_pipeline.planning.notes import Told, quoted
+from lines_pipeline.planning.other_names import name_remedy
 from lines_pipeline.recipe.graph import Step
 
 
@@ -152,23 +153,30 @@ def _untied(step: Step, own: list[str], other: Layout, name: str, first: Layout)
     )
 
 
-def refuse_extra(step: Step, other: Layout, first: Layout, extra: list[str]) -> None:
+def refuse_extra(step: Step, other: Layout, first: Layout, found: Comparison) -> None:
     """Raise ``CheckpointError`` for tensors that ``first`` lacks, unless the node that loads them drops these."""
-    if extra and not other.drops_extra:
+    if found.extra and not other.drops_extra:
         remedy = other.extra_remedy or "'exclude' on this node leaves such tensors out of the result"
+        if renamed := _renamed(other, found):
+            remedy = f"{first.origin} has {quoted(found.missing)} instead. {renamed}; else {remedy}"
         raise CheckpointError(
-            f"node '{step.node}': {other.origin} has {quoted(extra)}, which {first.origin} lacks. {remedy}."
+            f"node '{step.node}': {other.origin} has {quoted(found.extra)}, which {first.origin} lacks. {remedy}."
         )
 
 
-def refuse_missing(step: Step, other: Layout, first: Layout, missing: list[str], remedy: str) -> None:
+def refuse_missing(step: Step, other: Layout, first: Layout, found: Comparison, remedy: str) -> None:
     """Raise ``CheckpointError`` for tensors that ``other`` lacks."""
-    if missing:
+    if missing := found.missing:
         near = nearest(missing[0], set(other.tensors) - set(first.tensors))
+        renamed = _renamed(other, found) or "If only the names differ, use 'prefix' or 'rename' in its load node"
         raise CheckpointError(
-            f"node '{step.node}': {other.origin} lacks {quoted(missing)} of {first.origin}{near}. If only the names "
-            f"differ, use 'prefix' or 'rename' in its load node; {remedy}."
+            f"node '{step.node}': {other.origin} lacks {quoted(missing)} of {first.origin}{near}. {renamed}; {remedy}."
         )
+
+
+def _renamed(other: Layout, found: Comparison) -> str:
+    """What to do where the names alone differ."""
+    return name_remedy(other.origin, found.extra, found.missing, (*found.same.values(), *found.reshaped.values()))
 
 
 def refuse_shapes(step: Step, other: Layout, first: Layout, reshaped: Mapping[str, str], remedy: str) -> None:

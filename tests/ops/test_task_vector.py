@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,57 @@ def test_a_missing_tensor_can_keep_the_base(tmp_path: Path) -> None:
     torch.testing.assert_close(found["a"], expert["a"])
     assert torch.equal(found["b"], base["b"])
     assert any("'b'" in note and "m0.safetensors's stay" in note for note in done.notes)
+
+
+NAMES = ("encoder.w", "encoder.b", "head.w")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "told"),
+    [
+        ({n: f"model.{n}" for n in NAMES}, {}, "Only the beginning .* say 'prefix: {strip: \"model.\"}' in the node"),
+        ({}, {n: f"model.{n}" for n in NAMES}, "say 'prefix: {add: \"model.\"}' in the node that loads m1.safetensors"),
+        (
+            {n: f"module.{n}" for n in NAMES},
+            {n: f"model.{n}" for n in NAMES},
+            'say \'prefix: {strip: "module", add: "model"}\'',
+        ),
+        ({"head.w": "model.head.w"}, {}, "say 'prefix: {strip: \"model.\"}'"),
+        (
+            {},
+            {"head.w": "model.head.w"},
+            "If only the names differ, use 'prefix' or 'rename' in the node that loads m1",
+        ),
+        ({"head.w": "encoder.head.w"}, {}, "If only the names differ"),
+        ({"head.w": "classifier.w"}, {}, "If only the names differ"),
+        ({"encoder.b": "enc.b", "head.w": "h.w"}, {}, "If only the names differ"),
+    ],
+)
+@pytest.mark.parametrize("op", ["task-vector", "soup"])
+def test_names_that_differ_both_ways(
+    theirs: dict[str, str], ours: dict[str, str], told: str, op: str, tmp_path: Path
+) -> None:
+    state = _state(0, **dict.fromkeys(NAMES, (3,)))
+    base, expert = ({names.get(name, name): value for name, value in state.items()} for names in (ours, theirs))
+    soup = {"model": {"op": "soup", "models": ["base", "experts[1]"]}} if op == "soup" else {}
+    with pytest.raises(LinesError) as caught:
+        run(tmp_path, soup, base, expert)
+    found = re.search(f"(has|lacks) tensor.*{told}", str(caught.value).replace("\n", " "))
+    assert found, caught.value
+
+
+def test_the_proposed_prefix_makes_the_names_equal(tmp_path: Path) -> None:
+    base = _state(0, **dict.fromkeys(NAMES, (3,)))
+    expert = {f"module.{name}": value + 1 for name, value in base.items()}
+    with pytest.raises(LinesError) as caught:
+        run(tmp_path, {}, base, expert)
+    proposed = re.search("'(prefix: {.*?})'", str(caught.value))
+    assert proposed
+    load = {"op": "load", "path": "m1.safetensors", **yaml.safe_load(proposed[1])}
+    vector = {"op": "task-vector", "model": "experts", "base": "base"}
+    found = load_file(run(tmp_path, {"experts": load, "updates": vector}, base, expert).files[0])
+    for name, value in base.items():
+        torch.testing.assert_close(found[name], value + 1)
 
 
 def test_what_is_missing_is_in_no_threshold(tmp_path: Path) -> None:
