@@ -12,6 +12,7 @@ from lines_pipeline import outputs
 from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
 from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, Sink, broadcast, hidden_from
+from lines_pipeline.core.logs import hiding
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.forecast import block_scales, forecast, forecast_with_room
 from lines_pipeline.engine.schedulers import open_scheduler
@@ -68,7 +69,7 @@ def run(
     from lines_pipeline.tracking.opening import open_record
 
     loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
-    with loaded.secrets.hiding():
+    with hiding(loaded.secrets):
         settings, place = engine_settings(loaded, scheduler, workers, memory, device), outputs.place(loaded, out)
         record = open_record(loaded, place, tracking_uri) if tracking else None  # before anything is read
         return _recorded(loaded, graph, settings, place, record, tune=tune, cache=cache, trust=trust, sinks=sinks)
@@ -133,7 +134,7 @@ def validate(
     noted, but not imported.
     """
     loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
-    with loaded.secrets.hiding():
+    with hiding(loaded.secrets):
         settings = engine_settings(loaded)
         destination = outputs.planned_destination(outputs.place(loaded, out))
         outputs.check_outputs(graph, destination.folder)
@@ -161,7 +162,7 @@ def plan(
     from lines_pipeline.search.tune import trial_count
 
     loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
-    with loaded.secrets.hiding():
+    with hiding(loaded.secrets):
         settings = engine_settings(loaded, scheduler, workers, memory, device)
         trials = trial_count(loaded.tune) if loaded.tune and tune else 0
         destination = outputs.planned_destination(outputs.place(loaded, out))
@@ -192,7 +193,7 @@ def _forecast(
 def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: str = "mmd") -> str:
     """The DAG as Mermaid text (``mmd``) or ``svg``."""
     loaded = load_recipe(find_recipe(recipe), sets or {})
-    with loaded.secrets.hiding():
+    with hiding(loaded.secrets):
         built = build_graph(loaded)
         return loaded.secrets.hide(svg(built) if form == "svg" else mermaid(built))
 

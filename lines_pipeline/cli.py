@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +44,7 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="Look nothing up in th
 NoTracking = Annotated[bool, typer.Option("--no-tracking", help="Keep no record of the run in MLflow.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; default sqlite:///mlflow.db.")]
 Events = Annotated[Path | None, typer.Option(metavar="FILE", help="Append what happens to FILE, as lines of JSON.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also what it decides, opens and finds in the cache.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes: errors and the results.")]
 
 Trust = Annotated[bool, typer.Option("--trust", help="Let it run Python that it names, wherever it lies.")]
@@ -78,9 +79,12 @@ def run(
     no_tracking: NoTracking = False,
     events: Events = None,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Carry out a recipe."""
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet and --verbose exclude each other")
     from lines_pipeline.recipe.stock import find_recipe
 
     recipe = find_recipe(recipe)
@@ -92,7 +96,7 @@ def run(
         expect_run(recipe, _parse(sets), tracking_uri)  # before torch is loaded
     from lines_pipeline import api, presentation
 
-    with _told(events, quiet) as sinks:
+    with _told(events, quiet=quiet, verbose=verbose) as sinks:
         result = api.run(
             recipe,
             out=out,
@@ -115,18 +119,19 @@ def run(
 
 
 @contextmanager
-def _told(events: Path | None, quiet: bool) -> Iterator[list[Sink]]:
+def _told(events: Path | None, *, quiet: bool, verbose: bool) -> Iterator[list[Sink]]:
     """What a run tells of itself: on the console unless ``quiet``, and in a file if there is one."""
     from rich.console import Console
 
-    from lines_pipeline.tracking.console import progress
+    from lines_pipeline.tracking.console import log_lines, progress
     from lines_pipeline.tracking.jsonl import JsonLinesSink
 
     written: list[Sink] = [] if events is None else [JsonLinesSink(events)]
     if quiet:
         yield written
         return
-    with progress(Console(stderr=True)) as sink:
+    console = Console(stderr=True)
+    with log_lines(console) if verbose else nullcontext(), progress(console) as sink:
         yield [*written, sink]
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.events import Event, Note, Sink
+from lines_pipeline.core.logs import LOG
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.housekeeping import prune, size_limit
@@ -110,6 +111,9 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
     checkpoints |= _open_adapters(context, live, checkpoints, build=build)
     context.notes += [f"node '{step}': {note}" for step, checkpoint in checkpoints.items() for note in checkpoint.notes]
     context.session = replace(session, checkpoints=checkpoints)
+    for step, one in checkpoints.items():
+        known = "content known" if step in context.session.digests else "content not known yet"
+        LOG.info("'%s': opened '%s', %d tensors, %s", step, one.uri, len(one.tensors), known)
     expected = {step: params.digest for step, params in loads.items() if step in checkpoints and params.digest}
     _each(recipe, graph, "digest", expected, lambda step: _check_digest(context, step, expected[step], read=build))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -92,6 +93,30 @@ def test_events_go_to_a_file_and_quiet_runs_say_nothing_else(
     assert "s3cr3t" not in text
     refused = CliRunner().invoke(app, ["run", str(recipe), "--no-tracking", "--events", "nowhere/events.jsonl"])
     assert isinstance(refused.exception, TrackingError) and "nowhere/events.jsonl" in str(refused.exception)
+
+
+def test_verbose_runs_say_what_they_open_decide_and_find_in_the_cache(
+    write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED", "s3cr3t-value")
+    (write_recipe(TIES_LINES).parent / "base.safetensors").rename(Path("models/s3cr3t-value.safetensors"))
+    base = {"op": "load", "path": "${env:PLANTED}.safetensors"}
+    recipe = write_recipe({**TIES_LINES, "base": base})
+    words = ("run", recipe, "--out", "out", "--no-tracking")
+    first = called(*words, "-v").stderr
+    assert "info: 'base': opened '${env:PLANTED}.safetensors', 11 tensors, content not known yet\n" in first
+    assert re.search(r"info: 'model': to be made, at '.*model\.safetensors'\n", first)
+    assert re.search(r"info: pass 1/\d begins: \d+ jobs?, 0\.\d MB\n", first)
+    again = called(*words, "--verbose").stderr
+    assert re.search(r"info: 'model': there already: '.*model\.safetensors'\n", again)
+    assert "11 tensors, content known\n" in again and " begins: " not in again
+    assert re.search(r"debug: cache: files of \w+: found\n", again)
+    other = called(*words, "-v", "--set", "nodes.merged.density=0.3").stderr
+    assert re.search(r"debug: cache: files of \w+: not there\n", other) and " begins: " in other
+    assert "s3cr3t" not in first + again + other
+    assert not [line for line in called(*words).stderr.splitlines() if line.startswith(("info:", "debug:"))]
+    refused = CliRunner().invoke(app, ["run", str(recipe), "-q", "-v"])
+    assert refused.exit_code == 2 and "--quiet and --verbose exclude each other" in refused.output
 
 
 def test_metrics_as_json_and_as_a_table(judged: Path) -> None:

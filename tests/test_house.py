@@ -37,6 +37,19 @@ print([name for name in ("torch", "mlflow", "pandas", "dask", "matplotlib", "pyd
     assert python(code).strip() == "[]"
 
 
+def test_what_the_package_logs_is_shown_to_nobody_who_does_not_ask() -> None:
+    code = """
+import lines_pipeline, logging
+from lines_pipeline.core.logs import LOG
+assert LOG is logging.getLogger(lines_pipeline.__name__)
+LOG.error("unseen")
+logging.basicConfig(format="seen: %(message)s", level=logging.INFO, force=True)
+LOG.info("asked for")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == "seen: asked for\n"
+
+
 def help_text(*words: str) -> str:
     """A help page at a fixed width."""
     import os

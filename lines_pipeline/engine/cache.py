@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lines_pipeline.core.errors import CheckpointError, EngineError
+from lines_pipeline.core.logs import LOG
 from lines_pipeline.core.secrets import NO_SECRETS, Secrets, by_value
 from lines_pipeline.engine.housekeeping import VALUES, entries, hold, prune, remove, size_limit
 from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
@@ -76,6 +77,8 @@ class NodeCache:
     def get(self, kind: str, key: str | None) -> Any:
         """A remembered result (``stats``, ``accuracies``, ``files``), or None."""
         found = None if key is None or not self._reading else read_entry(self._path(kind, key))
+        if key is not None:
+            LOG.debug("cache: %s of %s: %s", kind, key, "not there" if found is None else "found")
         return _mapped(by_value, found) if kind == FILES else found
 
     def put(self, kind: str, key: str | None, result: Any) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from lines_pipeline.core.errors import EngineError
+from lines_pipeline.core.logs import LOG
 
 CONNECT_SECONDS = 10
 PING_SECONDS = 10.0
@@ -25,6 +26,7 @@ class Connection:
     def __init__(self, address: str) -> None:
         self.address = address
         self.client = _connected(address)
+        LOG.info("scheduler %s: connected", address)
 
     def ask(self, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Return what a method of the client gives."""
@@ -44,6 +46,7 @@ class Connection:
                 heard, missed = time.monotonic(), 0
                 continue
             missed += 1
+            LOG.info("scheduler %s: no sign of life", self.address)
             if missed >= MISSED_PINGS and not answer.done():
                 answer.cancel()
                 raise self._silent(time.monotonic() - heard)

@@ -55,9 +55,9 @@ def open_scheduler(settings: EngineSettings, secrets: Secrets = NO_SECRETS) -> I
             yield Threads(settings.workers)
         else:
             from lines_pipeline.engine.cluster import Cluster
-            from lines_pipeline.engine.dask_logs import hidden_logs
+            from lines_pipeline.engine.dask_logs import hidden_dask_logs
 
-            with hidden_logs(secrets), closing(Cluster(settings.scheduler)) as cluster:
+            with hidden_dask_logs(secrets), closing(Cluster(settings.scheduler)) as cluster:
                 yield cluster
     finally:
         torch.set_num_threads(threads)

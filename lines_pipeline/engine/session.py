@@ -11,6 +11,7 @@ from typing import Any
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.events import PassFinished, PassProgress, PassStarted, Sink
+from lines_pipeline.core.logs import LOG
 from lines_pipeline.engine.cache import NodeCache
 from lines_pipeline.engine.holding import Place, Unheld
 from lines_pipeline.engine.jobs import JobResult
@@ -314,7 +315,9 @@ class Session:
 
     def _sweep(self, name: str, program: Program, jobs: Sequence[Job]) -> list[JobResult]:
         check_unchanged(program.files)
-        self.emit(PassStarted(name, sum(job.nbytes for job in jobs)))
+        nbytes = sum(job.nbytes for job in jobs)
+        LOG.info("pass %s begins: %d jobs, %.1f MB%s", name, len(jobs), nbytes / 1e6, _way(program))
+        self.emit(PassStarted(name, nbytes))
         started, done = time.perf_counter(), 0
 
         def progress(result: JobResult) -> None:
@@ -350,6 +353,10 @@ class Session:
     def _learn(self, step: str, known: Known) -> None:
         self.digests[step], self.nonfinite[step] = known.digest, frozenset(known.nonfinite)
         self.cache.put_digest(self.checkpoints[step], known)
+
+
+def _way(program: Program) -> str:
+    return ", in a compiled loop" if program.recorded else ""
 
 
 def _sample(measure: Measure) -> Sample:

@@ -11,6 +11,7 @@ from typing import Any
 from lines_pipeline.core.errors import CheckpointError, EngineError
 from lines_pipeline.core.events import FileWritten, Note
 from lines_pipeline.core.keys import canonical_json, content_key
+from lines_pipeline.core.logs import LOG
 from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensors import TensorSpec
 from lines_pipeline.core.types import EdgeType
@@ -107,6 +108,7 @@ def _write(session: Session, graph: Graph, requests: Sequence[Request], told: Se
     prepared = session.prepare_sound(graph, stored_types(wanted.values()), told)
     require_memory(projected_peak(graph, prepared.passes, prepared.layouts, session.settings), session.settings)
     layouts = {n: _output_layout(session, r, graph.steps[r.step], prepared) for n, r in wanted.items()}
+    _log(requests, found, prepared)
     with ExitStack() as cleanup:
         for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
             cleanup.enter_context(removed_if_empty(folder))
@@ -120,6 +122,20 @@ def _write(session: Session, graph: Graph, requests: Sequence[Request], told: Se
             metadata = _metadata(session, graph, request, prepared.layouts[request.step])
             found[number] = _commit(session, graph, request, layouts[number], metadata, prepared.layouts)
     return [found[number] for number in range(len(requests))]
+
+
+def _log(requests: Sequence[Request], found: Mapping[int, Stored], prepared: Prepared) -> None:
+    """Log which values are there, and what is done for the others."""
+    for number, request in enumerate(requests):
+        if number in found:
+            LOG.info("'%s': there already: '%s'", request.step, found[number].path)
+        else:
+            LOG.info("'%s': to be made, %s", request.step, f"at '{request.path}'" if request.path else "in the cache")
+    for one in prepared.passes:
+        if not one.is_empty:
+            LOG.info("pass %s: over %s", one.number, ", ".join(f"'{step}'" for step in one.steps))
+    for step, value in prepared.cached.items():
+        LOG.info("'%s': from the cache: '%s'", step, value.uri)
 
 
 def _create(session: Session, request: Request, layout: OutputLayout) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.core.logs import LOG
 from lines_pipeline.io import hub
 from lines_pipeline.io.entries import read_entry, write_entry
 from lines_pipeline.io.temporaries import temporary_path
@@ -50,6 +51,7 @@ def download(uri: str, downloads: Path, tell: Callable[[str], object] = lambda t
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        LOG.info("fetching '%s'", uri)
         fetched = _fetch_hub(uri, path, damaged) if uri.lower().startswith("hf://") else _fetch(uri, path)
     except CheckpointError:
         raise

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lines_pipeline.core.events import MetricsComputed
 from lines_pipeline.core.keys import content_key
+from lines_pipeline.core.logs import LOG
 from lines_pipeline.engine.session import Session
 from lines_pipeline.engine.storing import Request, existing, store
 from lines_pipeline.evals.metrics import metrics
@@ -82,6 +83,7 @@ class Judge:
     def suite(self, uri: str) -> Suite:
         """An opened suite, opened once."""
         if uri not in self._suites:
+            LOG.info("opening the suite '%s'", uri)
             self._suites[uri] = open_suite(uri, self.folder, lambda event: self.session.emit(event))
         return self._suites[uri]
 

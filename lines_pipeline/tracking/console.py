@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from lines_pipeline.core.events import (
     TrialStarted,
     ZooProgress,
 )
+from lines_pipeline.core.logs import LOG
+from lines_pipeline.core.printable import printable_message
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -37,6 +40,32 @@ def progress(console: Console) -> Iterator[Sink]:
         return
     with ConsoleSink(console) as bars:
         yield bars
+
+
+@contextmanager
+def log_lines(console: Console) -> Iterator[None]:
+    """Show meanwhile what the package logs, above the bars where there are any."""
+    handler, level = _LogLines(console), LOG.level
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
+
+
+class _LogLines(logging.Handler):
+    """Prints a line for each record; those of level DEBUG are told apart."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        text = printable_message(f"{record.levelname.lower()}: {self.format(record)}")
+        self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class ConsoleSink:
