@@ -132,6 +132,7 @@ class Recording:
     """The file with the record, where the store could not take it."""
     _entries: list[Entry] = field(default_factory=list, init=False)
     _gone: bool = field(default=False, init=False)
+    _complete: bool = field(default=False, init=False)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, PassProgress | ZooProgress):
@@ -157,29 +158,33 @@ class Recording:
         if reply is None or reply.trouble:
             raise TrackingError(reply.trouble if reply else f"tracking store {self.head.uri}: no answer")
 
-    def _take(self, reply: Reply) -> bool:
-        """Whether the record is complete now."""
+    def _take(self, reply: Reply) -> None:
+        self._complete |= reply.complete
         self.run_id, self.kept = reply.run_id or self.run_id, reply.kept or self.kept
         if reply.trouble:
             self.on_trouble(reply.trouble)
-        return reply.complete
 
     def _finish(self) -> None:
         """Wait for the end of the record, as long as the recorder gets on with it; else keep it from here."""
         try:
-            while not self._gone:
+            while not (self._gone or self._complete):
                 reply = self.recorder.reply(self.run, PATIENCE_SECONDS)
                 if reply is None:
                     self.recorder.end()
                     self._gone = True
                     self.on_trouble(f"tracking store {self.head.uri}: no answer within {PATIENCE_SECONDS:g} seconds")
-                elif self._take(reply):
-                    return
+                else:
+                    self._take(reply)
         except OSError as error:
             self._gone = True
             self.on_trouble(f"{_GONE} ({error})")
+        if not self._complete:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Keep the record from here: the process that records cannot."""
         try:
-            keeper = Keeper(replace(self.head, run_id=self.run_id), self.folder, self._entries, cache=records_folder())
+            keeper = Keeper(replace(self.head, run_id=self.run_id), self.folder, self._entries)
             keeper.close()
             self.kept = str(keeper.path)
             self.on_trouble(kept_words(self.kept))

@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 import lines_pipeline
 from lines_pipeline import api
 from lines_pipeline.cli import app
-from lines_pipeline.core.events import Event, PassFinished
+from lines_pipeline.core.events import Event, PassFinished, RunFinished
 from lines_pipeline.tracking import recorder as recorders
-from lines_pipeline.tracking.messages import Open
+from lines_pipeline.tracking.messages import Expect, Open, Send
 from lines_pipeline.tracking.recording import Records
 from lines_pipeline.tracking.records import Head
 
@@ -120,6 +120,23 @@ def test_a_recorder_that_hangs_or_dies_costs_no_merge(write_recipe: Recipe, monk
     assert result.files[0].is_file() and any("the process that records runs has ended" in note for note in result.notes)
     (sent,) = api.sync().sent
     assert MlflowClient(tracking_uri=result.tracking_uri).get_run(sent.run_id).info.status == "FINISHED"
+
+
+def test_a_recorder_that_is_faster_than_the_run_is_not_waited_for(
+    write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = recorders.Recorder.send
+
+    def send_and_dawdle(recorder: recorders.Recorder, message: Expect | Open | Send) -> None:
+        send(recorder, message)
+        if isinstance(message, Send) and isinstance(message.entry.event, RunFinished):
+            assert recorder._connection.poll(30.0)
+            time.sleep(0.5)
+
+    monkeypatch.setattr(recorders.Recorder, "send", send_and_dawdle)
+    monkeypatch.setattr(recorders, "PATIENCE_SECONDS", 2.0)
+    result = lines_pipeline.run(write_recipe(TIES_LINES), out="out", cache=False)
+    assert not [note for note in result.notes if "record" in note or "no answer" in note]
 
 
 def test_a_cache_that_moves_after_the_recorder_began_is_where_records_are_found(
