@@ -17,7 +17,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import lines_pipeline
-from lines_pipeline.evals.glyph_suite import GlyphSuite
+from lines_pipeline.suites.glyphs import GlyphSuite
 from lines_pipeline.zoo.catalogue import TASKS
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from lines_pipeline.core.errors import LinesError
 
 if TYPE_CHECKING:
-    from lines_pipeline.api import PlanReport, RunResult, plan, run, validate
+    from lines_pipeline.api import Explanation, RunResult, plan, run, validate
 
-__all__ = ["LinesError", "PlanReport", "RunResult", "__version__", "plan", "run", "validate"]
+__all__ = ["Explanation", "LinesError", "RunResult", "__version__", "plan", "run", "validate"]
 __version__ = "0.1.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
@@ -20,6 +20,6 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 def __getattr__(name: str) -> Any:
     """Import the API on first use, so that ``lines-pipeline --help`` loads neither torch nor MLflow."""
     if name == "api" or name in __all__:
-        api = import_module("lines_pipeline.api")
+        api = import_module(".lines_pipeline.api")
         return api if name == "api" else getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,35 +8,43 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lines_pipeline import outputs
-from lines_pipeline.caching import CacheReport, cache_list, cache_prune, cache_verify
+from lines_pipeline.cache.report import CacheReport, cache_list, cache_prune, cache_verify
 from lines_pipeline.core.errors import CheckpointError, PlanError
-from lines_pipeline.core.events import FactsComputed, InputsIdentified, Note, RunFinished, Sink, broadcast, hidden_from
+from lines_pipeline.core.events import (
+    InputsIdentified,
+    Note,
+    RunFinished,
+    Sink,
+    SummaryComputed,
+    broadcast,
+    hidden_from,
+)
 from lines_pipeline.core.logs import hiding
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.engine.forecast import block_scales, forecast, forecast_with_room
-from lines_pipeline.engine.schedulers import open_scheduler
-from lines_pipeline.engine.storing import Request, existing, folders_of, store
-from lines_pipeline.engine.variances import variance_note
-from lines_pipeline.inputs import OpenedRecipe, locate_checkpoint, open_recipe
+from lines_pipeline.evaluation.evaluator import Evaluator
+from lines_pipeline.executor import outputs
+from lines_pipeline.executor.explain import block_scales, explain, explain_with_room
+from lines_pipeline.executor.inputs import OpenedRecipe, locate_checkpoint, open_recipe
+from lines_pipeline.executor.materialising import OutputRequest, existing, folders_of, materialise
+from lines_pipeline.executor.schedulers.local import open_scheduler
+from lines_pipeline.executor.settings import engine_settings
+from lines_pipeline.executor.variances import variance_note
+from lines_pipeline.graph.graph import Graph, build_graph
+from lines_pipeline.graph.picture import mermaid, svg
 from lines_pipeline.io.checkpoints import open_leniently
 from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.ops.evaluate import EvaluateParams
-from lines_pipeline.planning.facts import gather_facts
-from lines_pipeline.planning.memory import EngineSettings
-from lines_pipeline.planning.report import PlanReport, describe_layers
-from lines_pipeline.recipe.graph import Graph, build_graph
+from lines_pipeline.planner.explain import Explanation, describe_layers
+from lines_pipeline.planner.memory import EngineSettings
+from lines_pipeline.planner.summaries import gather_summaries
 from lines_pipeline.recipe.load import load_recipe
-from lines_pipeline.recipe.picture import mermaid, svg
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import find_recipe
 from lines_pipeline.recipe.trusting import load_checked
 from lines_pipeline.results import RunResult, Validation
 from lines_pipeline.search.greedy_soup import GreedySoups
-from lines_pipeline.search.judging import Judge
 from lines_pipeline.search.tune import tune as tune_recipe
-from lines_pipeline.settings import engine_settings
 from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder, is_sound
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
 
@@ -97,7 +105,7 @@ def _recorded(
         with outputs.open_destination(place) as destination, open_scheduler(settings, loaded.secrets) as work:
             outputs.require_writable(outputs.check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, trust=trust, scheduler=work) as context:
-                report = _forecast(context, destination, by=forecast_with_room)
+                report = _forecast(context, destination, by=explain_with_room)
                 if report.shortages:
                     raise PlanError("\n".join(report.shortages))
                 if record is not None:
@@ -157,7 +165,7 @@ def plan(
     tune: bool = True,
     cache: bool = True,
     trust: bool = False,
-) -> PlanReport:
+) -> Explanation:
     """What a run would do, from headers alone. Builds, downloads and writes nothing."""
     from lines_pipeline.search.tune import trial_count
 
@@ -178,11 +186,11 @@ def plan(
 
 def _forecast(
     context: OpenedRecipe,
-    destination: outputs.Destination,
+    destination: outputs.OutputFolder,
     trials: int = 0,
     *,
-    by: Callable[..., PlanReport] = forecast,
-) -> PlanReport:
+    by: Callable[..., Explanation] = explain,
+) -> Explanation:
     graph = context.graph
     models = [s.inputs["model"][0] for s in graph.steps.values() if isinstance(s.params, EvaluateParams)]
     wanted = outputs.requests(context.recipe, graph, destination, context.session.checkpoints)
@@ -198,7 +206,7 @@ def graph(recipe: str | Path, *, sets: Mapping[str, Any] | None = None, form: st
         return loaded.secrets.hide(svg(built) if form == "svg" else mermaid(built))
 
 
-def _texts(context: OpenedRecipe, report: PlanReport) -> dict[str, str]:
+def _texts(context: OpenedRecipe, report: Explanation) -> dict[str, str]:
     """The artifacts that tell what will run."""
     recipe, graph = context.recipe, context.graph
     return {
@@ -211,12 +219,12 @@ def _texts(context: OpenedRecipe, report: PlanReport) -> dict[str, str]:
     }
 
 
-def _carry_out(context: OpenedRecipe, destination: outputs.Destination, tune: bool) -> RunResult:
-    session, judge = context.session, Judge(context.session, context.recipe.folder)
-    soups = GreedySoups(judge)
+def _carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, tune: bool) -> RunResult:
+    session, evaluator = context.session, Evaluator(context.session, context.recipe.folder)
+    soups = GreedySoups(evaluator)
     chosen: Mapping[str, Any] = {}
     if tune and context.recipe.tune is not None:
-        chosen = tune_recipe(context.recipe, judge, soups.settle).values
+        chosen = tune_recipe(context.recipe, evaluator, soups.settle).values
         context.recipe = context.recipe.with_values(chosen)
         context.graph = build_graph(context.recipe)
     context.graph = soups.settle(context.graph)
@@ -227,10 +235,10 @@ def _carry_out(context: OpenedRecipe, destination: outputs.Destination, tune: bo
     if before != wanted.keys():
         require_output(destination.folder)
     evaluated = [s for s in context.graph.sinks if context.graph.steps[s].op.name == "evaluate"]
-    models = judge.unjudged_models(context.graph, evaluated)
-    told = [request.step for request in wanted.values()] + judge.models(context.graph, evaluated)
-    asked = [*wanted.values(), *(Request(model) for model in models)]
-    stored, facts = store(session, context.graph, asked, told)
+    models = evaluator.unjudged_models(context.graph, evaluated)
+    told = [request.step for request in wanted.values()] + evaluator.models(context.graph, evaluated)
+    asked = [*wanted.values(), *(OutputRequest(model) for model in models)]
+    stored, facts = materialise(session, context.graph, asked, told)
     for request, value in zip(asked, stored, strict=True):
         gives_weights = context.graph.steps[request.step].gives is EdgeType.WEIGHTS
         if gives_weights and (note := variance_note(request.step, value.weights)):
@@ -238,16 +246,16 @@ def _carry_out(context: OpenedRecipe, destination: outputs.Destination, tune: bo
     written = outputs.deliver(session, destination, dict(zip(wanted, stored, strict=False)), before)
     session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))
     for step, found in facts.items():
-        session.emit(FactsComputed(step, found))
+        session.emit(SummaryComputed(step, found))
     for scales in block_scales(context.graph, session, facts):
         session.emit(scales)
-    metrics = judge.judge(context.graph, evaluated)
+    metrics = evaluator.evaluate(context.graph, evaluated)
     secrets = context.recipe.secrets
     destination.renew(outputs.write_cards(context.graph, wanted, session.digests, metrics, secrets=secrets))
     files = tuple(location for location in written if isinstance(location, Path))
     urls = tuple(location for location in written if isinstance(location, str))
-    cached = (*sorted(before), *judge.cached)
-    by_node = gather_facts(context.graph, facts)
+    cached = (*sorted(before), *evaluator.cached)
+    by_node = gather_summaries(context.graph, facts)
     if session.cache.unwritten:
         session.emit(Note(f"{session.cache.unwritten}; what this run learnt is not kept for later runs", warning=True))
     return RunResult(context.recipe.name, destination.out, metrics, files, urls, by_node, "", "", chosen, cached, 0.0)
@@ -274,7 +282,7 @@ def inspect(path: str | Path, *, headers: bool = False, key: str = "") -> dict[s
 
 def schema() -> dict[str, Any]:
     """JSON Schema of recipes, for editors."""
-    from lines_pipeline.recipe.json_schema import json_schema
+    from lines_pipeline.recipe.binding.json_schema import json_schema
 
     return json_schema()
 
@@ -304,7 +312,7 @@ def zoo_build(sinks: Sequence[Sink] = ()) -> list[Path]:
 
 __all__ = [
     "CacheReport",
-    "PlanReport",
+    "Explanation",
     "RunResult",
     "Validation",
     "cache_list",

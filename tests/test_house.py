@@ -30,7 +30,7 @@ def test_help_loads_neither_torch_nor_mlflow() -> None:
     code = """
 import sys
 from typer.testing import CliRunner
-from lines_pipeline.cli import app
+from lines_pipeline.cli.app import app
 assert CliRunner().invoke(app, ["--help"]).exit_code == 0
 print([name for name in ("torch", "mlflow", "pandas", "dask", "matplotlib", "pydantic") if name in sys.modules])
 """

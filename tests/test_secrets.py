@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import lines_pipeline
 from lines_pipeline import api
-from lines_pipeline.cli import app
+from lines_pipeline.cli.app import app
 from lines_pipeline.core.errors import LinesError
 from lines_pipeline.core.events import Event
 from lines_pipeline.core.secrets import Secrets, by_value, without_credentials

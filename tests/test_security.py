@@ -18,7 +18,7 @@ from toy_suite import above, write_model, write_suite
 from typer.testing import CliRunner
 
 import lines_pipeline
-from lines_pipeline.cli import app
+from lines_pipeline.cli.app import app
 from lines_pipeline.core.errors import EvalError, LinesError, RecipeError, TrackingError
 from lines_pipeline.core.trust import TrustError, store_path, trust, trusted_folders
 from lines_pipeline.tracking.records import Head, Keeper

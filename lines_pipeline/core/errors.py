@@ -57,7 +57,7 @@ class UnknownRunError(TrackingError):
 
 
 @dataclass(frozen=True, order=True)
-class Problem:
+class Diagnostic:
     """One mistake in a recipe, with its place (lines and columns count from 1; 0 where there is none)."""
 
     file: str
@@ -67,18 +67,18 @@ class Problem:
     node: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        location = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         node = f"node '{self.node}': " if self.node else ""
-        return printable_message(f"{place}: {node}{self.message}")
+        return printable_message(f"{location}: {node}{self.message}")
 
 
 class RecipeError(LinesError):
     """Every mistake found in a recipe, all at once, in file order."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(set(problems)))
-        told = [str(problem) for problem in self.problems[:_MAX_TOLD]]
-        more = len(self.problems) - len(told)
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = tuple(sorted(set(diagnostics)))
+        told = [str(diagnostic) for diagnostic in self.diagnostics[:_MAX_TOLD]]
+        more = len(self.diagnostics) - len(told)
         super().__init__("\n".join([*told, *([f"... and {more} more mistakes"] if more else ())]))
 
 

@@ -51,7 +51,7 @@ class InputsIdentified(Event):
 
 
 @dataclass(frozen=True)
-class PassStarted(Event):
+class StageStarted(Event):
     """A sweep over the tiles begins."""
 
     name: str
@@ -59,14 +59,14 @@ class PassStarted(Event):
 
 
 @dataclass(frozen=True)
-class PassProgress(Event):
+class StageProgress(Event):
     """A job of the running pass is done; ``bytes_read`` counts from the start of the pass."""
 
     bytes_read: int
 
 
 @dataclass(frozen=True)
-class PassFinished(Event):
+class StageFinished(Event):
     """A sweep ended."""
 
     name: str
@@ -93,7 +93,7 @@ class BlockScales(Event):
 
 
 @dataclass(frozen=True)
-class FactsComputed(Event):
+class SummaryComputed(Event):
     """Scalars that a merge computed on the way, named as in the published reference code."""
 
     node: str

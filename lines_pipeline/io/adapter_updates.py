@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from lines_pipeline.core.errors import CheckpointError, did_you_mean
-from lines_pipeline.core.keys import content_key
+from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.printable import exact_glob, listed, printable
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.formats.adapters import CONFIG, Adapter, Factors
 from lines_pipeline.io.reading import BlockReader

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lines_pipeline.core.errors import CheckpointError, did_you_mean
 from lines_pipeline.core.printable import exact_glob, printable
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import blake3
 
-from lines_pipeline.core.keys import canonical_json
+from lines_pipeline.core.fingerprints import canonical_json
 from lines_pipeline.io.temporaries import temporary_path
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.core.keys import canonical_json
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.fingerprints import canonical_json
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, StoredTensor
 
 VALUE_TYPE = "type"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lines_pipeline.core.errors import PlanError
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _LOADABLE = ("float32", "float16", "bfloat16", "float64")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lines_pipeline.core.errors import CheckpointError, EngineError
-from lines_pipeline.core.tensors import BLOCK_NUMEL, ITEM_BYTES, TensorSpec
+from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES, TensorSpec
 from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.regions import inside, translated
 

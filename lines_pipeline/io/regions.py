@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-Places = np.ndarray[Any, Any]
+SourceMap = np.ndarray[Any, Any]
 """Indices into flattened tensors: int64."""
 
 
-def inside(places: Places, shape: tuple[int, ...], region: tuple[int, ...]) -> np.ndarray[Any, Any]:
+def inside(places: SourceMap, shape: tuple[int, ...], region: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """Whether entries of a tensor of ``shape`` lie in its leading ``region``: boolean, one an entry."""
     found = np.ones(len(places), bool)
     for index, end, size in zip(np.unravel_index(places, shape), region, shape, strict=True):
@@ -19,6 +19,6 @@ def inside(places: Places, shape: tuple[int, ...], region: tuple[int, ...]) -> n
     return found
 
 
-def translated(places: Places, shape: tuple[int, ...], other: tuple[int, ...]) -> Places:
+def translated(places: SourceMap, shape: tuple[int, ...], other: tuple[int, ...]) -> SourceMap:
     """The entries of a tensor of shape ``other`` at the same indices: all of them have to be inside it."""
     return np.ravel_multi_index(np.unravel_index(places, shape), other).astype(np.int64)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.io.reading import as_bytes
 from lines_pipeline.io.write_once import written_once
 

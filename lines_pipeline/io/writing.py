@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from lines_pipeline.core.errors import EngineError, PlanError
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.io.folders import make_inside
 from lines_pipeline.io.formats.safetensors import write_header
 from lines_pipeline.io.reading import as_bytes

@@ -26,5 +26,5 @@ class Adapter(Op):
     )
     gives = EdgeType.DELTA
     is_source = True
-    inputs = {"base": Port(EdgeType.WEIGHTS, optional=True, measured=True)}
+    inputs = {"base": Port(EdgeType.WEIGHTS, optional=True, statistics_only=True)}
     Params = AdapterParams

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.blocks import Value
+from lines_pipeline.ops.kernels import Value
 
 Values = Mapping[str, Sequence[Value]]
 """The values of a step's inputs on one block or whole tensor, by port, 1-D; a port that takes one has one."""
@@ -51,16 +51,16 @@ class Port:
     each: bool = False
     """Takes a list or a collection and maps over it, one step an entry (``tall-mask``)."""
     min_count: int = 1
-    measured: bool = False
+    statistics_only: bool = False
     """Only measures read it, or only its names and shapes are asked for: the result is computed without its values
     (``lines-scale``, ``adapter``)."""
-    by_sum: bool = False
-    """Where another port holds exactly the steps that this one is the plain sum of (``Op.sum_of``), measures take it to
-    be known from them."""
+    from_sum: bool = False
+    """Where another port holds exactly the steps that this one is the plain sum of (``Op.is_sum_of``), statistics take
+    it to be known from them."""
 
 
 @dataclass(frozen=True)
-class Measure(ABC):
+class Statistic(ABC):
     """A statistic of whole models, gathered block by block in one sweep, on which an op's result depends.
 
     Equal measures are computed once, whichever steps ask for them. ``of`` names the steps whose values it observes.
@@ -70,7 +70,7 @@ class Measure(ABC):
     """Raise it when results change: cached results of earlier versions are then not used."""
 
     of: tuple[str, ...]
-    needs: tuple[Measure, ...] = field(default=(), kw_only=True)
+    needs: tuple[Statistic, ...] = field(default=(), kw_only=True)
     """Earlier measures whose results ``observe`` takes: they cost an earlier sweep."""
     optional: bool = field(default=False, kw_only=True)
     """Gathered only where a sweep is made anyhow; it never causes one."""
@@ -78,16 +78,16 @@ class Measure(ABC):
     """``include`` and ``exclude`` of the step that needs it: it observes what they keep (set by the planner)."""
 
     @property
-    def hypotheses(self) -> tuple[Any, ...]:
+    def outcomes(self) -> tuple[Any, ...]:
         """All results that matter to dependants, where they are few: lets a dependant share this measure's sweep."""
         return ()
 
-    def hypothesis(self, result: Any) -> int:
-        """Index into ``hypotheses`` of what ``result`` turned out to be."""
+    def outcome(self, result: Any) -> int:
+        """Index into ``outcomes`` of what ``result`` turned out to be."""
         raise NotImplementedError
 
-    def matters(self, partial: Any) -> bool:
-        """Whether ``hypotheses`` can differ in their effect on a block for which ``observe`` gave ``partial``."""
+    def affects(self, partial: Any) -> bool:
+        """Whether ``outcomes`` can differ in their effect on a block for which ``observe`` gave ``partial``."""
         return True
 
     @abstractmethod
@@ -99,8 +99,8 @@ class Measure(ABC):
         return reduced[0]
 
     @abstractmethod
-    def finalize(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
-        """The result, from the partials of all blocks by tensor name; ``Again`` asks for another sweep."""
+    def combine(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
+        """The result, from the partials of all blocks by tensor name; ``Retry`` asks for another sweep."""
 
     def decode(self, result: Any) -> Any:
         """The result from its JSON form, as remembered by the cache."""
@@ -121,7 +121,7 @@ class Measure(ABC):
 
 
 @dataclass(frozen=True)
-class Again:
+class Retry:
     """A measure's wish for another sweep, with another state."""
 
     state: Any
@@ -155,7 +155,7 @@ class Op(ABC):
         """What is wrong with this combination of parameters and numbers of inputs by port, or nothing."""
         return None
 
-    def measures(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> Mapping[str, Measure]:
+    def statistics(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> Mapping[str, Statistic]:
         """The statistics ``apply`` needs (its ``stats``), by name; ``inputs`` and ``step`` are step ids."""
         return {}
 
@@ -163,11 +163,11 @@ class Op(ABC):
         """``auto``, or regexes (one a tower), where results depend on the block of a tensor; None where they do not."""
         return None
 
-    def sum_of(self, params: Any) -> str | None:
+    def is_sum_of(self, params: Any) -> str | None:
         """The port of which the result is the plain sum, if it is."""
         return None
 
-    def localize(
+    def bind_tensor(
         self, params: Any, stats: Mapping[str, Any], place: tuple[int, int] | None, counts: Mapping[str, int]
     ) -> Mapping[str, Any]:
         """The ``stats`` of one tensor, in block ``place[0]`` (from 0) of ``place[1]``, or outside the blocks (None)."""

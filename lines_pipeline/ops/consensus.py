@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import Field
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
-from lines_pipeline.ops.blocks import Value
-from lines_pipeline.ops.measures import Count
+from lines_pipeline.ops.base import Op, OpParams, Port, Statistic, Values
+from lines_pipeline.ops.kernels import Value
+from lines_pipeline.ops.statistics.norms import Count
 from lines_pipeline.ops.tall_mask import mask_count, tall_mask
 
 
@@ -38,7 +38,7 @@ class Consensus(Op):
     def check(self, params: ConsensusParams, counts: Mapping[str, int]) -> str | None:
         return None if counts["deltas"] or counts["masks"] else "needs 'deltas' (to make TALL masks of) or 'masks'"
 
-    def measures(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
+    def statistics(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Statistic]:
         return {"kept": Count((step,), optional=True)}
 
     def apply(self, params: ConsensusParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.decompositions import decomposition_bytes, isotropic
 from lines_pipeline.ops.spectral import SpectralOp, SpectralParams
 

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
-from lines_pipeline.ops.blocks import Value
-from lines_pipeline.ops.measures import SumNorm
+from lines_pipeline.ops.base import Op, OpParams, Port, Statistic, Values
+from lines_pipeline.ops.kernels import Value
+from lines_pipeline.ops.statistics.norms import SumNorm
 
 
 class LinesScaleParams(OpParams):
@@ -40,8 +40,8 @@ class LinesScale(Op):
     source = "Wang et al., arXiv 2410.17146; wang-kee/LiNeS, src/eval/eval.py (LiNeS_scaling)"
     gives = EdgeType.DELTA
     inputs = {
-        "delta": Port(EdgeType.DELTA, by_sum=True),
-        "deltas": Port(EdgeType.DELTA, many=True, optional=True, measured=True),
+        "delta": Port(EdgeType.DELTA, from_sum=True),
+        "deltas": Port(EdgeType.DELTA, many=True, optional=True, statistics_only=True),
     }
     Params = LinesScaleParams
 
@@ -55,9 +55,9 @@ class LinesScale(Op):
             return "'alpha: auto' needs 'deltas', the task vectors that were merged"
         return None
 
-    def measures(
+    def statistics(
         self, params: LinesScaleParams, inputs: Mapping[str, tuple[str, ...]], step: str
-    ) -> dict[str, Measure]:
+    ) -> dict[str, Statistic]:
         if params.alpha != "auto":
             return {}
         needless = inputs["delta"] == inputs["deltas"]
@@ -67,7 +67,7 @@ class LinesScale(Op):
     def layer_pattern(self, params: LinesScaleParams) -> str | tuple[str, ...]:
         return params.blocks
 
-    def localize(
+    def bind_tensor(
         self,
         params: LinesScaleParams,
         stats: Mapping[str, Any],

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Measure, Op, Port, Values
-from lines_pipeline.ops.blocks import Value, all_set
-from lines_pipeline.ops.trim import TrimParams, trim_facts, trim_measures
+from lines_pipeline.ops.base import Op, Port, Statistic, Values
+from lines_pipeline.ops.kernels import Value, all_set
+from lines_pipeline.ops.trim import TrimParams, trim_statistics, trim_summary
 
 
 class MagnitudeMask(Op):
@@ -22,8 +22,8 @@ class MagnitudeMask(Op):
     inputs = {"delta": Port(EdgeType.DELTA)}
     Params = TrimParams
 
-    def measures(self, params: TrimParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
-        return trim_measures(params.density, params.scope, inputs["delta"])
+    def statistics(self, params: TrimParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Statistic]:
+        return trim_statistics(params.density, params.scope, inputs["delta"])
 
     def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         delta = inputs["delta"][0]
@@ -36,7 +36,7 @@ class MagnitudeMask(Op):
         self, params: TrimParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
     ) -> dict[str, Any]:
         total = sum(numels.values())
-        found = trim_facts(params.density, params.scope, stats, total, 1)
+        found = trim_summary(params.density, params.scope, stats, total, 1)
         if "kept_per_expert" in found and total:
             found["mask_density"] = [kept / total for kept in found["kept_per_expert"]]
         return found

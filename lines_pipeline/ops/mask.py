@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, Port, Values
-from lines_pipeline.ops.blocks import Value
+from lines_pipeline.ops.kernels import Value
 
 
 class Mask(Op):

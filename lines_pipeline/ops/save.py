@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, OpParams, Port, Values
-from lines_pipeline.ops.blocks import Value
+from lines_pipeline.ops.kernels import Value
 
 
 class SaveParams(OpParams):

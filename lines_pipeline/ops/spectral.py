@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Op, OpParams, Port, Values
-from lines_pipeline.ops.blocks import Value, running_sum
+from lines_pipeline.ops.kernels import Value, running_sum
 
 
 class SpectralParams(OpParams):

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import Field
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
-from lines_pipeline.ops.blocks import Value, zeros_like
-from lines_pipeline.ops.measures import Count
+from lines_pipeline.ops.base import Op, OpParams, Port, Statistic, Values
+from lines_pipeline.ops.kernels import Value, zeros_like
+from lines_pipeline.ops.statistics.norms import Count
 
 
 class TallMaskParams(OpParams):
@@ -42,7 +42,7 @@ class TallMask(Op):
     per_item = {"threshold": "deltas"}
     Params = TallMaskParams
 
-    def measures(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
+    def statistics(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Statistic]:
         return {"set": Count((step,), optional=True)}
 
     def apply(self, params: TallMaskParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, OpParams, Port, Values
-from lines_pipeline.ops.blocks import Value, running_sum
+from lines_pipeline.ops.kernels import Value, running_sum
 
 
 class TaskArithmeticParams(OpParams):
@@ -29,7 +29,7 @@ class TaskArithmetic(Op):
     per_item = {"weights": "deltas"}
     Params = TaskArithmeticParams
 
-    def sum_of(self, params: TaskArithmeticParams) -> str | None:
+    def is_sum_of(self, params: TaskArithmeticParams) -> str | None:
         return "deltas" if params.reduce == "sum" and set(params.weights) == {1.0} else None
 
     def apply(

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Measure, Op, Port, Values
-from lines_pipeline.ops.blocks import Value, add_agreeing, add_kept, keep_from, larger, zeros_like
-from lines_pipeline.ops.election import SignMajority
-from lines_pipeline.ops.trim import TrimParams, threshold_of, trim_facts, trim_measures
+from lines_pipeline.ops.base import Op, Port, Statistic, Values
+from lines_pipeline.ops.kernels import Value, add_agreeing, add_kept, keep_from, larger, zeros_like
+from lines_pipeline.ops.statistics.sign_election import SignMajority
+from lines_pipeline.ops.trim import TrimParams, threshold_of, trim_statistics, trim_summary
 
 
 class TiesParams(TrimParams):
@@ -36,8 +36,8 @@ class Ties(Op):
     per_item = {"weights": "deltas"}
     Params = TiesParams
 
-    def measures(self, params: TiesParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
-        found = trim_measures(params.density, params.scope, inputs["deltas"])
+    def statistics(self, params: TiesParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Statistic]:
+        found = trim_statistics(params.density, params.scope, inputs["deltas"])
         needs, max_like = tuple(found.values()), params.aggregate == "max"
         return found | {"election": SignMajority(inputs["deltas"], params.weights, max_like, needs=needs)}
 
@@ -56,7 +56,7 @@ class Ties(Op):
         self, params: TiesParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
     ) -> dict[str, Any]:
         count = counts["deltas"]
-        found = trim_facts(params.density, params.scope, stats, sum(numels.values()), count)
+        found = trim_summary(params.density, params.scope, stats, sum(numels.values()), count)
         election = stats["election"]
         return found | {
             "num_experts": count,

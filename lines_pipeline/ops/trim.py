@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Measure, Op, OpParams, Port, Values
-from lines_pipeline.ops.blocks import Value, keep_from
-from lines_pipeline.ops.threshold import TrimThreshold
+from lines_pipeline.ops.base import Op, OpParams, Port, Statistic, Values
+from lines_pipeline.ops.kernels import Value, keep_from
+from lines_pipeline.ops.statistics.thresholds import TrimThreshold
 
 
 class TrimParams(OpParams):
@@ -19,7 +19,7 @@ class TrimParams(OpParams):
     scope: Literal["global", "tensor"] = Field("global", description="One cut for the whole model, or one a tensor.")
 
 
-def trim_measures(density: float, scope: str, deltas: tuple[str, ...]) -> dict[str, Measure]:
+def trim_statistics(density: float, scope: str, deltas: tuple[str, ...]) -> dict[str, Statistic]:
     """A threshold for each of ``deltas``; none where nothing is trimmed."""
     if density == 1.0:
         return {}
@@ -32,7 +32,7 @@ def threshold_of(stats: Mapping[str, Any], tensor: TensorSpec, index: int = 0) -
     return 0.0 if thresholds is None else float(thresholds.of(tensor))
 
 
-def trim_facts(density: float, scope: str, stats: Mapping[str, Any], total: int, count: int) -> dict[str, Any]:
+def trim_summary(density: float, scope: str, stats: Mapping[str, Any], total: int, count: int) -> dict[str, Any]:
     """Rank, thresholds and kept entries as the reference code counts them (global scope)."""
     facts: dict[str, Any] = {"num_params": total}
     if density == 1.0:
@@ -55,8 +55,8 @@ class Trim(Op):
     inputs = {"delta": Port(EdgeType.DELTA)}
     Params = TrimParams
 
-    def measures(self, params: TrimParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Measure]:
-        return trim_measures(params.density, params.scope, inputs["delta"])
+    def statistics(self, params: TrimParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Statistic]:
+        return trim_statistics(params.density, params.scope, inputs["delta"])
 
     def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         return keep_from(inputs["delta"][0], threshold_of(stats, tensor))
@@ -64,4 +64,4 @@ class Trim(Op):
     def facts(
         self, params: TrimParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
     ) -> dict[str, Any]:
-        return trim_facts(params.density, params.scope, stats, sum(numels.values()), 1)
+        return trim_summary(params.density, params.scope, stats, sum(numels.values()), 1)

@@ -1,1 +1,1 @@
-"""The recipe language: safe YAML with places, references, schema, and the typed graph of nodes."""
+"""The recipe language: from a file to a typed graph of nodes."""

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
-from lines_pipeline.core.errors import Problem, RecipeError
+from lines_pipeline.core.errors import Diagnostic, RecipeError
 from lines_pipeline.core.secrets import Secrets
-from lines_pipeline.recipe.extends import read_chain
-from lines_pipeline.recipe.interpolation import ForRecording, ForRunning, recorded_names
-from lines_pipeline.recipe.overrides import apply_sets
-from lines_pipeline.recipe.places import Document, holds, replaced, spoken, value_at
+from lines_pipeline.recipe.binding.validation import Complaint, validated
 from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.recipe.scalars import SpelledBool, scalar_text
 from lines_pipeline.recipe.schema import Settings
-from lines_pipeline.recipe.validation import Complaint, validated
+from lines_pipeline.recipe.syntax.extends import read_chain
+from lines_pipeline.recipe.syntax.interpolation import ForRecording, ForRunning, recorded_names
+from lines_pipeline.recipe.syntax.overrides import apply_sets
+from lines_pipeline.recipe.syntax.scalars import SpelledBool, scalar_text
+from lines_pipeline.recipe.syntax.source_map import Document, holds, replaced, spoken, value_at
 
 _NAMES = ("path", "tasks", "target")
 """Fields of nodes that hold names, also such as look like numbers (``tasks: [2024, 1.10]``)."""
@@ -31,37 +31,37 @@ def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}) -> Recipe:
     """
     path = FilePath(path)
     document, source, files = read_chain(path)
-    document, problems = apply_sets(document, sets)
+    document, diagnostics = apply_sets(document, sets)
     document = _without_empty(document)
     document, recorded, found, secrets = _filled(document)
-    problems = _first_of_each_place(problems, found)
+    diagnostics = _first_of_each_place(diagnostics, found)
     with secrets.hiding():
-        settings = _checked(document, recorded, problems)
+        settings = _checked(document, recorded, diagnostics)
     return Recipe(path, source, settings, document, recorded, secrets, dict(sets), files)
 
 
-def _checked(document: Document, recorded: Mapping[str, Any], problems: list[Problem]) -> Settings:
+def _checked(document: Document, recorded: Mapping[str, Any], diagnostics: list[Diagnostic]) -> Settings:
     settings, complaints = validated(Settings, document.data, recorded, ["extends"])
-    problems = _first_of_each_place(problems, [_problem(document, one) for one in complaints])
-    if problems or settings is None:
-        raise RecipeError(_first_of_each_place(problems, _node_problems(document, recorded, settings)))
+    diagnostics = _first_of_each_place(diagnostics, [_diagnostic(document, one) for one in complaints])
+    if diagnostics or settings is None:
+        raise RecipeError(_first_of_each_place(diagnostics, _node_problems(document, recorded, settings)))
     return settings
 
 
 def _without_empty(document: Document) -> Document:
     """Sections that are written but hold nothing count as not written."""
     kept = {key: value for key, value in document.data.items() if value is not None or key not in _MAY_BE_EMPTY}
-    return Document(kept, document.places)
+    return Document(kept, document.source_map)
 
 
-def _filled(document: Document) -> tuple[Document, Mapping[str, Any], list[Problem], Secrets]:
+def _filled(document: Document) -> tuple[Document, Mapping[str, Any], list[Diagnostic], Secrets]:
     variables = document.data.get("vars")
     variables = variables if isinstance(variables, Mapping) else {}
-    running = ForRunning(variables, document.places, os.environ)
+    running = ForRunning(variables, document.source_map, os.environ)
     data = _settled(running.fill(document.data, ()))
-    recorded = _settled(ForRecording(variables, document.places).fill(document.data, ()))
+    recorded = _settled(ForRecording(variables, document.source_map).fill(document.data, ()))
     secrets = Secrets(running.used, recorded_names(data, recorded))
-    return Document(data, document.places), recorded, list(running.problems), secrets
+    return Document(data, document.source_map), recorded, list(running.diagnostics), secrets
 
 
 def _settled(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,17 +104,17 @@ def _without_spelled_truth(value: Any) -> Any:
     return value.value if isinstance(value, SpelledBool) else value
 
 
-def _problem(document: Document, complaint: Complaint) -> Problem:
+def _diagnostic(document: Document, complaint: Complaint) -> Diagnostic:
     path = complaint.path
-    place = document.places.key(path) if complaint.at_key else document.places.value(path)
+    location = document.source_map.key(path) if complaint.at_key else document.source_map.value(path)
     in_node = path[:1] == ("nodes",) and len(path) > 1
     led = bool(path) and not complaint.at_key and not in_node
     message = f"'{spoken(path)}': {complaint.message}" if led else complaint.message
-    return place.problem(message, str(path[1]) if in_node else "")
+    return location.diagnostic(message, str(path[1]) if in_node else "")
 
 
-def _node_problems(document: Document, recorded: Mapping[str, Any], settings: Settings | None) -> list[Problem]:
-    from lines_pipeline.recipe.checks import checked_graph
+def _node_problems(document: Document, recorded: Mapping[str, Any], settings: Settings | None) -> list[Diagnostic]:
+    from lines_pipeline.recipe.binding.binding import checked_graph
 
     nodes = document.data.get("nodes")
     if not isinstance(nodes, Mapping) or not nodes:
@@ -122,7 +122,7 @@ def _node_problems(document: Document, recorded: Mapping[str, Any], settings: Se
     return checked_graph(document, recorded, settings.tune if settings else None)[1]
 
 
-def _first_of_each_place(known: list[Problem], more: list[Problem]) -> list[Problem]:
+def _first_of_each_place(known: list[Diagnostic], more: list[Diagnostic]) -> list[Diagnostic]:
     """``known``, and those of ``more`` elsewhere: what follows from a mistake is not told as a second one."""
     taken = {(one.file, one.line, one.column) for one in known}
     return known + [one for one in more if (one.file, one.line, one.column) not in taken]

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lines_pipeline.core.keys import canonical_json
+from lines_pipeline.core.fingerprints import canonical_json
 from lines_pipeline.core.secrets import NO_SECRETS, Secrets
-from lines_pipeline.recipe.items import fill_items, read_items
-from lines_pipeline.recipe.places import Document, Place, Places, replaced
-from lines_pipeline.recipe.scalars import (
+from lines_pipeline.recipe.binding.items import fill_items, read_items
+from lines_pipeline.recipe.schema import Engine, Settings, Tracking, Tune
+from lines_pipeline.recipe.syntax.scalars import (
     SpelledBool,
     SpelledFloat,
     SpelledInt,
@@ -24,10 +24,10 @@ from lines_pipeline.recipe.scalars import (
     scalar_text,
     unspelled,
 )
-from lines_pipeline.recipe.schema import Engine, Settings, Tracking, Tune
+from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation, SourceMap, replaced
 
 if TYPE_CHECKING:
-    from lines_pipeline.recipe.graph import Step
+    from lines_pipeline.graph.graph import Step
 
 _NOT_IN_HASH = ("engine", "tracking", "description", "vars", "extends")
 
@@ -121,8 +121,8 @@ class Recipe:
 
     def with_values(self, values: Mapping[str, Any]) -> Recipe:
         """The recipe with other parameter values (``{"scaled.beta": 0.4}``); KeyError for an unknown node."""
-        data, recorded, places = self.document.data, self.recorded, self.document.places
-        kept, keys = dict(places.values), dict(places.keys)
+        data, recorded, source_map = self.document.data, self.recorded, self.document.source_map
+        kept, keys = dict(source_map.values), dict(source_map.keys)
         for name, value in values.items():
             node, _, parameter = name.partition(".")
             if node not in self.nodes or not parameter:
@@ -131,8 +131,10 @@ class Recipe:
             plain = list(value) if isinstance(value, tuple) else value
             shown = self.secrets.labels.get(plain, plain) if isinstance(plain, str) else plain
             data, recorded = replaced(data, path, plain), replaced(recorded, path, shown)
-            kept[path] = keys[path] = places.keys.get(("tune", "parameters", name)) or Place(f"value of {name}")
-        return replace(self, document=Document(data, Places(kept, keys)), recorded=recorded)
+            kept[path] = keys[path] = source_map.keys.get(("tune", "parameters", name)) or SourceLocation(
+                f"value of {name}"
+            )
+        return replace(self, document=Document(data, SourceMap(kept, keys)), recorded=recorded)
 
 
 def _canonical_node(fields: Mapping[str, Any]) -> dict[str, Any]:

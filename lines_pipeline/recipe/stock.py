@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lines_pipeline.core.errors import Problem, RecipeError, did_you_mean
-from lines_pipeline.recipe.extends import read_chain
+from lines_pipeline.core.errors import Diagnostic, RecipeError, did_you_mean
+from lines_pipeline.recipe.syntax.extends import read_chain
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -57,14 +57,14 @@ def copy_recipe(name: str, folder: Path) -> list[Path]:
     if source.stem not in known:
         listed = ", ".join(known)
         raise RecipeError(
-            [Problem(name, 0, 0, f"no such stock recipe{did_you_mean(_stem(name), known)}; there are: {listed}")]
+            [Diagnostic(name, 0, 0, f"no such stock recipe{did_you_mean(_stem(name), known)}; there are: {listed}")]
         )
     files = {file: folder / file.relative_to(stock_folder()) for file in _needed(source)}
     in_the_way = [target for file, target in files.items() if _differs(file, target)]
     if in_the_way:
         raise RecipeError(
             [
-                Problem(str(one), 0, 0, "lies in the way and differs; name another folder with --to")
+                Diagnostic(str(one), 0, 0, "lies in the way and differs; name another folder with --to")
                 for one in in_the_way
             ]
         )
@@ -74,7 +74,9 @@ def copy_recipe(name: str, folder: Path) -> list[Path]:
             if not target.exists():
                 shutil.copyfile(file, target)
     except OSError as error:
-        raise RecipeError([Problem(str(folder), 0, 0, f"recipes cannot be copied there: {error.strerror}")]) from error
+        raise RecipeError(
+            [Diagnostic(str(folder), 0, 0, f"recipes cannot be copied there: {error.strerror}")]
+        ) from error
     return list(files.values())
 
 

@@ -10,14 +10,14 @@ from os import environ
 from pathlib import Path as FilePath
 from typing import Any
 
-from lines_pipeline.core.errors import Problem, RecipeError
+from lines_pipeline.core.errors import Diagnostic, RecipeError
 from lines_pipeline.core.trust import remedy, why_untrusted
-from lines_pipeline.recipe.graph import Graph, build_graph
-from lines_pipeline.recipe.interpolation import environment_names
+from lines_pipeline.graph.graph import Graph, build_graph
 from lines_pipeline.recipe.load import load_recipe
-from lines_pipeline.recipe.places import Path, holds
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import stock_folder
+from lines_pipeline.recipe.syntax.interpolation import environment_names
+from lines_pipeline.recipe.syntax.source_map import Path, holds
 
 _LOCAL_SCHEDULERS = ("threads", "serial")
 
@@ -57,18 +57,18 @@ def _require_harmless_items(recipe: Recipe, graph: Graph) -> None:
 
 
 def _require(found: list[tuple[Path, str]], recipe: Recipe) -> None:
-    written = [(path, what) for path, what in found if recipe.document.places.value(path).line]
+    written = [(path, what) for path, what in found if recipe.document.source_map.value(path).line]
     folders = dict.fromkeys(file.parent for file in recipe.files if not file.is_relative_to(stock_folder()))
     for folder in folders if written else ():
         reason = why_untrusted(folder)
         if reason:
-            raise RecipeError([_problem(recipe, path, what, reason, folder) for path, what in written])
+            raise RecipeError([_diagnostic(recipe, path, what, reason, folder) for path, what in written])
 
 
-def _problem(recipe: Recipe, path: Path, what: str, reason: str, folder: FilePath) -> Problem:
+def _diagnostic(recipe: Recipe, path: Path, what: str, reason: str, folder: FilePath) -> Diagnostic:
     node = str(path[1]) if path[0] == "nodes" else ""
     message = f"the recipe {what}, but {reason}; {remedy(folder)}"
-    return recipe.document.places.value(path).problem(message, node)
+    return recipe.document.source_map.value(path).diagnostic(message, node)
 
 
 def _addresses(recipe: Recipe) -> Iterator[tuple[Path, str]]:

@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import TableComputed
 from lines_pipeline.core.types import EdgeType
+from lines_pipeline.evaluation.evaluator import Evaluator
+from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.ops import registry
 from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.ops.soup import SoupParams
-from lines_pipeline.recipe.graph import Graph, Step
-from lines_pipeline.search.judging import Judge
 
 
 @dataclass
 class GreedySoups:
     """Replaces greedy soups in graphs by the uniform soups of the models they keep."""
 
-    judge: Judge
+    evaluator: Evaluator
 
     def settle(self, graph: Graph) -> Graph:
         """The graph with every greedy soup decided, in topological order."""
@@ -40,7 +40,7 @@ class GreedySoups:
             if score >= best:
                 kept, best = [*kept, candidate], score
             rows.append({"model": candidate, "alone": scores[candidate], "soup": score, "kept": candidate in kept})
-        self.judge.session.emit(TableComputed(f"greedy_soup/{step.id}", tuple(rows)))
+        self.evaluator.session.emit(TableComputed(f"greedy_soup/{step.id}", tuple(rows)))
         return tuple(kept)
 
     def _scores(self, graph: Graph, step: Step, soups: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
@@ -52,12 +52,12 @@ class GreedySoups:
             soup = replace(_uniform(step, models), id=f"{step.id}.trial{index}")
             suite = EvaluateParams(suite=params.suite, split=params.split, tasks=params.tasks)
             inputs = {"model": (soup.id,)}
-            judge = Step(
+            evaluator = Step(
                 f"{soup.id}.judge", step.node, None, registry()["evaluate"], suite, inputs, (), (), EdgeType.METRICS
             )
-            trial = _with_step(_with_step(trial, soup), judge)
-            judges[judge.id] = name
-        found = self.judge.compare([self.judge.prepare(trial, list(judges))])[0]
+            trial = _with_step(_with_step(trial, soup), evaluator)
+            judges[evaluator.id] = name
+        found = self.evaluator.compare([self.evaluator.prepare(trial, list(judges))])[0]
         if any(params.objective not in metrics for metrics in found.values()):
             known = ", ".join(next(iter(found.values())))
             raise EvalError(f"node '{step.node}': no metric '{params.objective}'; the suite gives: {known}")

@@ -9,14 +9,14 @@ from typing import Any
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import Event, ParamsChosen, TrialFinished, TrialStarted
-from lines_pipeline.engine.session import Session
-from lines_pipeline.engine.storing import Request, store
-from lines_pipeline.planning.passes import cone
-from lines_pipeline.recipe.graph import Graph, build_graph
-from lines_pipeline.recipe.objective import Objective, parse_objective
+from lines_pipeline.evaluation.evaluator import EvaluationBatch, Evaluator
+from lines_pipeline.executor.materialising import OutputRequest, materialise
+from lines_pipeline.executor.session import Session
+from lines_pipeline.graph.graph import Graph, build_graph
+from lines_pipeline.planner.stages import ancestors
+from lines_pipeline.recipe.binding.objective import Objective, parse_objective
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.schema import Tune
-from lines_pipeline.search.judging import Case, Judge
 from lines_pipeline.search.samplers import Values, combinations, open_sampler
 
 Prepare = Callable[[Graph], Graph]
@@ -35,24 +35,24 @@ class Chosen:
     trials: int
 
 
-def tune(recipe: Recipe, judge: Judge, prepare: Prepare) -> Chosen:
+def tune(recipe: Recipe, evaluator: Evaluator, prepare: Prepare) -> Chosen:
     """Run the trials of ``recipe.tune``; each makes only what the objective needs.
 
     On a cluster, as many trials as there are workers are judged side by side, if they do not depend on each other.
     """
     assert recipe.tune is not None
-    trials = _Trials(recipe, judge, prepare, parse_objective(recipe.tune.objective), trial_count(recipe.tune))
-    _keep_common_parts(build_graph(recipe), recipe.tune, trials.objective, judge)
+    trials = _Trials(recipe, evaluator, prepare, parse_objective(recipe.tune.objective), trial_count(recipe.tune))
+    _keep_common_parts(build_graph(recipe), recipe.tune, trials.objective, evaluator)
     sampler, sign = open_sampler(recipe.tune, recipe.seed), 1 if recipe.tune.direction == "maximize" else -1
     best: Chosen | None = None
-    while batch := sampler.ask(judge.session.scheduler.calls_at_once):
+    while batch := sampler.ask(evaluator.session.scheduler.calls_at_once):
         objectives = trials.run(batch)
         sampler.tell(objectives)
         for values, objective in zip(batch, objectives, strict=True):
             if best is None or sign * objective > sign * best.objective:
                 best = Chosen(values, objective, trials.total)
     assert best is not None
-    judge.session.emit(ParamsChosen(best.values, best.objective))
+    evaluator.session.emit(ParamsChosen(best.values, best.objective))
     return best
 
 
@@ -67,7 +67,7 @@ class _Trials:
     """Carries out trials, numbered in the order in which they are given."""
 
     recipe: Recipe
-    judge: Judge
+    evaluator: Evaluator
     prepare: Prepare
     objective: Objective
     total: int
@@ -78,16 +78,16 @@ class _Trials:
 
         Events come as if each trial had begun when the one before had ended.
         """
-        emit = self.judge.session.emit
-        cases: list[Case] = []
+        emit = self.evaluator.session.emit
+        cases: list[EvaluationBatch] = []
         held: list[list[Event]] = []
         for values in batch:
-            with _events(self.judge.session, hold=bool(cases)) as events:
+            with _events(self.evaluator.session, hold=bool(cases)) as events:
                 held.append(events)
-                self.judge.session.emit(TrialStarted(self.done + len(cases), self.total, values))
+                self.evaluator.session.emit(TrialStarted(self.done + len(cases), self.total, values))
                 cases.append(self._case(values))
         objectives = []
-        for events, judged in zip(held, self.judge.compare(cases), strict=True):
+        for events, judged in zip(held, self.evaluator.compare(cases), strict=True):
             for event in events:
                 emit(event)
             objectives.append(self._value(judged))
@@ -96,9 +96,9 @@ class _Trials:
             self.done += 1
         return objectives
 
-    def _case(self, values: Values) -> Case:
+    def _case(self, values: Values) -> EvaluationBatch:
         graph = self.prepare(build_graph(self.recipe.with_values(values)))
-        return self.judge.prepare(graph, list(dict.fromkeys(node for _, node, _ in self.objective.terms)))
+        return self.evaluator.prepare(graph, list(dict.fromkeys(node for _, node, _ in self.objective.terms)))
 
     def _value(self, judged: Mapping[str, Mapping[str, float]]) -> float:
         try:
@@ -118,20 +118,20 @@ def _events(session: Session, *, hold: bool) -> Iterator[list[Event]]:
         session.emit = emit
 
 
-def _keep_common_parts(graph: Graph, settings: Tune, objective: Objective, judge: Judge) -> None:
+def _keep_common_parts(graph: Graph, settings: Tune, objective: Objective, evaluator: Evaluator) -> None:
     """Write what all trials share to the cache, where reading it back is cheaper than making it again."""
     targets = [graph.steps[node].inputs["model"][0] for _, node, _ in objective.terms]
     tuned_nodes = {name.partition(".")[0] for name in settings.parameters}
     changing: set[str] = set()
-    for step_id in cone(graph, targets):
+    for step_id in ancestors(graph, targets):
         step = graph.steps[step_id]
         if step.node in tuned_nodes or _undecided(step.params) or changing & set(step.sources):
             changing.add(step_id)
-    shared = [s for step_id in cone(graph, targets) if step_id in changing for s in graph.steps[step_id].sources]
+    shared = [s for step_id in ancestors(graph, targets) if step_id in changing for s in graph.steps[step_id].sources]
     shared = [step_id for step_id in dict.fromkeys(shared) if step_id not in changing]
     costly = [step_id for step_id in shared if _loads(graph, step_id) >= COSTLY_READS]
     if costly:
-        store(judge.session, graph, [Request(step_id) for step_id in costly])
+        materialise(evaluator.session, graph, [OutputRequest(step_id) for step_id in costly])
 
 
 def _undecided(params: Any) -> bool:
@@ -139,4 +139,4 @@ def _undecided(params: Any) -> bool:
 
 
 def _loads(graph: Graph, step_id: str) -> int:
-    return sum(graph.steps[source].op.is_source for source in cone(graph, [step_id]))
+    return sum(graph.steps[source].op.is_source for source in ancestors(graph, [step_id]))

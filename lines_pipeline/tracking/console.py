@@ -18,10 +18,10 @@ from lines_pipeline.core.events import (
     MetricsComputed,
     Note,
     ParamsChosen,
-    PassFinished,
-    PassProgress,
-    PassStarted,
     Sink,
+    StageFinished,
+    StageProgress,
+    StageStarted,
     TrialFinished,
     TrialStarted,
     ZooProgress,
@@ -93,11 +93,11 @@ class ConsoleSink:
         match event:
             case Note():
                 _print_note(self._sweeps.console, event)
-            case PassStarted(name, total) if self._trials is None:
+            case StageStarted(name, total) if self._trials is None:
                 self._show(self._sweeps, f"pass {name}", total)
-            case PassProgress(done) if self._trials is None and self._task is not None and self._active:
+            case StageProgress(done) if self._trials is None and self._task is not None and self._active:
                 self._active.update(self._task, completed=done)
-            case PassFinished() if self._trials is None:
+            case StageFinished() if self._trials is None:
                 self._stop()
             case ZooProgress(done, total, expert):
                 self._follow(f"fine-tuning {expert}", done, total)
@@ -153,11 +153,11 @@ class LogSink:
 
     def _text(self, event: Event) -> str:
         match event:
-            case PassStarted(name, total):
+            case StageStarted(name, total):
                 self._pass, self._size = f"{self._trial}pass {name}: ", f" of {total / 1e6:,.1f}" if total else ""
-            case PassProgress(done):
+            case StageProgress(done):
                 return f"{self._pass}{done / 1e6:,.1f}{self._size} MB"
-            case PassFinished(_, seconds, nbytes):
+            case StageFinished(_, seconds, nbytes):
                 return f"{self._pass}done, {nbytes / 1e6:,.1f} MB in {seconds:.1f} s"
             case ZooProgress(done, total, expert):
                 return f"fine-tuning {expert}: {done} of {total} steps"

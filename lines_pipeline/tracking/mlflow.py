@@ -11,15 +11,15 @@ from lines_pipeline.core.errors import TrackingError
 from lines_pipeline.core.events import (
     BlockScales,
     Event,
-    FactsComputed,
     FileWritten,
     InputsIdentified,
     MetricsComputed,
     Note,
     ParamsChosen,
-    PassFinished,
     RunFinished,
     RunStarted,
+    StageFinished,
+    SummaryComputed,
     TableComputed,
     TrialFinished,
     TrialStarted,
@@ -35,7 +35,7 @@ from lines_pipeline.tracking.stores import artifacts, connect
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-RECORD_TAG = "lines_pipeline.record"
+RECORD_TAG = ".lines_pipeline.record"
 """By this tag a run is found again when its record is sent later."""
 INPUTS_FILE = "inputs.json"
 """The artifact with the content digests of what a run read."""
@@ -161,7 +161,7 @@ class MlflowSink:
     def _on_InputsIdentified(self, event: InputsIdentified) -> None:  # noqa: N802
         self._sending().json(self.run_id, dict(event.digests), INPUTS_FILE)
 
-    def _on_PassFinished(self, event: PassFinished) -> None:  # noqa: N802
+    def _on_StageFinished(self, event: StageFinished) -> None:  # noqa: N802
         step, self._passes = self._passes, self._passes + 1
         figures = {
             "pass/seconds": event.seconds,
@@ -177,7 +177,7 @@ class MlflowSink:
             for own in (name, f"{name}/{step_path(event.step)}") if event.step else (name,):
                 self._metrics += [self._metric(own, scale, block) for block, scale in enumerate(scales)]
 
-    def _on_FactsComputed(self, event: FactsComputed) -> None:  # noqa: N802
+    def _on_SummaryComputed(self, event: SummaryComputed) -> None:  # noqa: N802
         step = step_path(event.node)
         plain = {k: float(v) for k, v in event.facts.items() if isinstance(v, int | float)}
         self._log({f"facts/{step}/{name}": value for name, value in plain.items()})

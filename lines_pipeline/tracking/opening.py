@@ -9,7 +9,7 @@ from pathlib import Path
 from lines_pipeline.core.errors import TrackingError
 from lines_pipeline.core.events import Event, Note, RunStarted, Sink
 from lines_pipeline.core.secrets import Secrets
-from lines_pipeline.recipe.graph import Graph
+from lines_pipeline.graph.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.tracking.describing import run_name, run_params, run_tags
 from lines_pipeline.tracking.experiments import Target, resolve_target

@@ -22,7 +22,7 @@ from threading import Lock
 from typing import Any
 
 from lines_pipeline.core.errors import TrackingError
-from lines_pipeline.core.events import Event, PassProgress, RunFinished, RunStarted, ZooProgress
+from lines_pipeline.core.events import Event, RunFinished, RunStarted, StageProgress, ZooProgress
 from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.tracking.experiments import Target
 from lines_pipeline.tracking.messages import Expect, Open, Reply, Send, kept_words
@@ -38,7 +38,7 @@ class Recorder:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "lines_pipeline.tracking.recording", str(theirs.fileno())]
+        command = [sys.executable, "-m", "lines_pipeline.tracking.recorder_process", str(theirs.fileno())]
         quiet = None if os.environ.get("LINES_PIPELINE_TRACEBACK") else subprocess.DEVNULL
         self._process = subprocess.Popen(
             command,
@@ -135,7 +135,7 @@ class Recording:
     _complete: bool = field(default=False, init=False)
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, PassProgress | ZooProgress):
+        if isinstance(event, StageProgress | ZooProgress):
             return
         self._entries.append(Entry(int(time.time() * 1000), event))
         try:

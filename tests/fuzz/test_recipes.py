@@ -22,7 +22,7 @@ from toy_suite import above, write_model, write_suite
 import lines_pipeline
 from lines_pipeline.core.errors import LinesError
 from lines_pipeline.core.trust import trust
-from lines_pipeline.recipe.overrides import parse_set
+from lines_pipeline.recipe.syntax.overrides import parse_set
 
 SCALE = int(os.environ.get("LINES_FUZZ_SCALE", "1"))
 ONLY = os.environ.get("LINES_FUZZ_ONLY")

@@ -321,7 +321,7 @@ def test_headers_alone_are_read_of_a_file_larger_than_the_disk(tmp_path: Path) -
 
 
 def test_names_cannot_steer_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from lines_pipeline.presentation import show_checkpoint
+    from lines_pipeline.cli.render import show_checkpoint
 
     shapes = dict.fromkeys(
         ["layers.0.\x1b[2Ja.w", "layers.1.\x1b[2Ja.w", "\x1b]0;title\x07.h.0.a.w", "\x1b]0;title\x07.h.1.a.w"], (2,)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from lines_pipeline.core.errors import EngineError, PlanError
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.io.committing import commit_files
 from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.locations import resolve_output

@@ -332,7 +332,9 @@ def test_a_plan_writes_nothing_and_tells_what_the_run_will_write(place: Path, mo
     recipe = write_nodes(place, APPLIED)
     assert any("'update': 0.0 MB of its update" in note for note in lines_pipeline.plan(recipe).notes)
     assert not list((place / "cache").rglob("*.safetensors"))
-    monkeypatch.setattr("lines_pipeline.engine.forecast.sizes", lambda *args: {})  # the cache lies on a disk of its own
+    monkeypatch.setattr(
+        "lines_pipeline.executor.explain.sizes", lambda *args: {}
+    )  # the cache lies on a disk of its own
     for free, count in ((16, 0), (15, 1)):
         monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: SimpleNamespace(free=free))
         assert len(lines_pipeline.plan(recipe).shortages) == count

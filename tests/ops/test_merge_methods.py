@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops import registry
-from lines_pipeline.ops.base import Again, Measure
+from lines_pipeline.ops.base import Retry, Statistic
 
 SPEC = TensorSpec("t", "float32", (4,))
 
@@ -21,13 +21,15 @@ def tensor(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32)
 
 
-def measured(measure: Measure, values: list[torch.Tensor], found: Mapping[Measure, Any]) -> Any:
+def statistics_only(statistic: Statistic, values: list[torch.Tensor], found: Mapping[Statistic, Any]) -> Any:
     """A measure's result over one tensor that is a single block."""
     numels = {"t": values[0].numel()}
-    state = measure.prepare({}, numels) if measure.sampled else None
-    needs = [found[need] for need in measure.needs]
-    result = measure.finalize({"t": [measure.partial(*measure.observe(values, SPEC, needs, state))]}, numels, state)
-    assert not isinstance(result, Again)
+    state = statistic.prepare({}, numels) if statistic.sampled else None
+    needs = [found[need] for need in statistic.needs]
+    result = statistic.combine(
+        {"t": [statistic.partial(*statistic.observe(values, SPEC, needs, state))]}, numels, state
+    )
+    assert not isinstance(result, Retry)
     return result
 
 
@@ -40,15 +42,15 @@ def applied(op_name: str, inputs: Mapping[str, list[torch.Tensor]], **params: An
     checked = op.Params(**params)
     ids = {port: tuple(f"{port}{i}" for i in range(len(values))) for port, values in inputs.items()}
     values = {step: value for port, steps in ids.items() for step, value in zip(steps, inputs[port], strict=True)}
-    found: dict[Measure, Any] = {}
+    found: dict[Statistic, Any] = {}
     stats: dict[str, Any] = {}
-    for name, measure in op.measures(checked, ids, "self").items():
-        if not measure.optional:
-            found[measure] = stats[name] = measured(measure, [values[step] for step in measure.of], found)
+    for name, statistic in op.statistics(checked, ids, "self").items():
+        if not statistic.optional:
+            found[statistic] = stats[name] = statistics_only(statistic, [values[step] for step in statistic.of], found)
     copies = {port: tuple(value.clone() for value in found) for port, found in inputs.items()}
     full = {port: copies.get(port, ()) for port in op.inputs}
     counts = {port: len(full[port]) for port in op.inputs}
-    result = op.apply(checked, full, SPEC, op.localize(checked, stats, (1, 3), counts))
+    result = op.apply(checked, full, SPEC, op.bind_tensor(checked, stats, (1, 3), counts))
     for port, originals in inputs.items():
         assert all(torch.equal(one, other) for one, other in zip(originals, copies[port], strict=True))
     return result
@@ -101,7 +103,7 @@ def test_alpha_is_one_over_n_where_the_merged_norm_is_zero() -> None:
     zero = tensor(0, 0, 0, 0)
     op = registry()["lines-scale"]
     params = op.Params(alpha="auto")
-    local = op.localize(params, {"norm_mtv": 0.0, "norm_summed_tvs": 3.0}, None, {"deltas": 4})
+    local = op.bind_tensor(params, {"norm_mtv": 0.0, "norm_summed_tvs": 3.0}, None, {"deltas": 4})
     assert local["scale"] == 0.25
     assert torch.equal(applied("lines-scale", {"delta": [zero], "deltas": [ONE]}, alpha="auto"), zero)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lines_pipeline.recipe.graph import build_graph
+from lines_pipeline.graph.graph import build_graph
 from lines_pipeline.recipe.load import load_recipe
 
 Write = Callable[..., Path]
@@ -73,8 +73,8 @@ def test_other_values_are_fast(written: Write, good: str) -> None:
 
 def test_reading_a_recipe_imports_neither_torch_nor_mlflow(written: Write, good: str) -> None:
     code = (
-        "import sys, lines_pipeline.recipe.load as l, lines_pipeline.recipe.graph, lines_pipeline.recipe.picture,"
-        " lines_pipeline.recipe.json_schema\nl.load_recipe(sys.argv[1])\n"
+        "import sys, lines_pipeline.recipe.load as l, lines_pipeline.graph.graph, lines_pipeline.graph.picture,"
+        " lines_pipeline.recipe.binding.json_schema\nl.load_recipe(sys.argv[1])\n"
         "print([name for name in ('torch', 'mlflow') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(written(good))], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lines_pipeline
-from lines_pipeline.cli import app
+from lines_pipeline.cli.app import app
 from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.recipe import stock
 

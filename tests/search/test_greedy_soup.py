@@ -14,7 +14,7 @@ from toy_suite import above, below, write_model, write_suite
 
 import lines_pipeline
 from lines_pipeline.core.errors import EvalError, RecipeError
-from lines_pipeline.core.events import Event, MetricsComputed, PassStarted, TableComputed
+from lines_pipeline.core.events import Event, MetricsComputed, StageStarted, TableComputed
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 
@@ -107,7 +107,7 @@ def test_a_repeated_soup_passes_over_nothing(recipe: Recipe) -> None:
     first, rows, _ = cooked(path)
     again, remembered, events = cooked(path)
     assert (again, remembered) == (first, rows)
-    assert not [event for event in events if isinstance(event, PassStarted)]
+    assert not [event for event in events if isinstance(event, StageStarted)]
 
 
 def test_a_soup_goes_on_into_other_nodes_and_trials(recipe: Recipe) -> None:

@@ -19,12 +19,12 @@ from lines_pipeline.core.events import (
     Event,
     MetricsComputed,
     ParamsChosen,
-    PassFinished,
-    PassStarted,
+    StageFinished,
+    StageStarted,
     TrialFinished,
     TrialStarted,
 )
-from lines_pipeline.search import judging
+from lines_pipeline.evaluation import evaluator as judging
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 
@@ -186,7 +186,7 @@ def test_a_repeated_search_passes_over_nothing(recipe: Recipe) -> None:
     path = recipe(TUNE)
     first, _ = followed(path)
     again, events = followed(path)
-    assert not [event for event in events if isinstance(event, PassStarted)]
+    assert not [event for event in events if isinstance(event, StageStarted)]
     assert again.chosen == first.chosen and again.metrics == first.metrics
 
 
@@ -239,8 +239,8 @@ MODEL_BYTES = 3 * 4
 def test_a_trial_that_changes_beta_reads_no_expert(lines_recipe: Recipe) -> None:
     result, events = followed(lines_recipe(alpha=1.0))
     first = next(index for index, event in enumerate(events) if isinstance(event, TrialStarted))
-    before = [event.bytes_read for event in events[:first] if isinstance(event, PassFinished)]
-    after = [event.bytes_read for event in events[first:] if isinstance(event, PassFinished)]
+    before = [event.bytes_read for event in events[:first] if isinstance(event, StageFinished)]
+    after = [event.bytes_read for event in events[first:] if isinstance(event, StageFinished)]
     assert set(before) == {4 * MODEL_BYTES}
     assert after == [2 * MODEL_BYTES] * 6  # the base and the merged update: five trials, and the model that is kept
     # the sum is 0.25 * (3 * alpha + 1.5 * beta): 0.75 + 0.375 * beta, in eighths 6 + 3 * beta
@@ -252,8 +252,8 @@ def test_a_trial_that_changes_beta_reads_no_expert(lines_recipe: Recipe) -> None
 def test_alpha_is_measured_on_the_experts_once(lines_recipe: Recipe) -> None:
     result, events = followed(lines_recipe(alpha="auto", deltas="updates"))
     trials = [index for index, event in enumerate(events) if isinstance(event, TrialStarted)]
-    read = [event.bytes_read for event in events[trials[0] : trials[1]] if isinstance(event, PassFinished)]
-    later = [event.bytes_read for event in events[trials[1] :] if isinstance(event, PassFinished)]
+    read = [event.bytes_read for event in events[trials[0] : trials[1]] if isinstance(event, StageFinished)]
+    later = [event.bytes_read for event in events[trials[1] :] if isinstance(event, StageFinished)]
     assert read == [5 * MODEL_BYTES, 2 * MODEL_BYTES]  # base, merged update and experts for alpha; then as ever
     assert later == [2 * MODEL_BYTES] * 5
     assert result.facts["scaled"]["alpha"] == 1.0  # |0.125 + 0.25 + 0.375| / |0.25| / 3 experts

@@ -16,10 +16,10 @@ from lines_pipeline.core.events import (
     InputsIdentified,
     MetricsComputed,
     ParamsChosen,
-    PassFinished,
-    PassProgress,
-    PassStarted,
     RunFinished,
+    StageFinished,
+    StageProgress,
+    StageStarted,
     TrialFinished,
     TrialStarted,
     ZooProgress,
@@ -30,7 +30,7 @@ MB = 1_000_000
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 """What a terminal is sent to hide and show its cursor."""
 
-SWEEP = (PassStarted("1/2", 4 * MB), PassProgress(1 * MB), PassFinished("1/2", 0.1, 1 * MB, 0))
+SWEEP = (StageStarted("1/2", 4 * MB), StageProgress(1 * MB), StageFinished("1/2", 0.1, 1 * MB, 0))
 WRITTEN = FileWritten("saved", Path("model.safetensors"), 100)
 TRIAL = TrialStarted(0, 3, {"scaled.beta": 0.30000000000000004, "merged.aggregate": "sum"})
 TUNED = ParamsChosen({"scaled.beta": 0.3}, 0.9)
@@ -64,13 +64,13 @@ def test_a_sweep_is_counted_in_bytes() -> None:
 
 def test_a_sweep_of_unknown_length_has_a_bar_too() -> None:
     assert "0/? bytes" in last(
-        shown([PassStarted("1 sample", 0), PassFinished("1 sample", 0.1, 0, 0)]), "pass 1 sample"
+        shown([StageStarted("1 sample", 0), StageFinished("1 sample", 0.1, 0, 0)]), "pass 1 sample"
     )
 
 
 def test_sweeps_follow_one_another() -> None:
     text = shown(
-        [*SWEEP, PassStarted("2/2", 2 * MB), PassProgress(2 * MB), PassFinished("2/2", 0.1, 2 * MB, 0), WRITTEN]
+        [*SWEEP, StageStarted("2/2", 2 * MB), StageProgress(2 * MB), StageFinished("2/2", 0.1, 2 * MB, 0), WRITTEN]
     )
     assert "1.0/4.0 MB" in last(text, "pass 1/2")
     assert "2.0/2.0 MB" in last(text, "pass 2/2")
@@ -112,8 +112,8 @@ def test_a_finished_zoo_takes_its_bar_away() -> None:
         SWEEP[:2],
         [TRIAL],
         [TRIAL, TrialFinished(0, 0.9, {}), TUNED],
-        [PassStarted("1/1", MB), MetricsComputed("val", {"mean_accuracy": 0.5}, False)],
-        [PassStarted("1/1", MB), WRITTEN],
+        [StageStarted("1/1", MB), MetricsComputed("val", {"mean_accuracy": 0.5}, False)],
+        [StageStarted("1/1", MB), WRITTEN],
         [ZooProgress(0, 2, "digits")],
     ],
     ids=["a sweep", "a sweep cut short", "a trial cut short", "trials", "metrics", "a file", "the zoo cut short"],
@@ -138,7 +138,7 @@ def test_bars_are_erased_when_a_run_is_interrupted() -> None:
 
 
 def test_other_events_show_nothing() -> None:
-    assert shown([InputsIdentified({}), PassProgress(1), RunFinished("FINISHED", 1.0), TUNED, WRITTEN]) == ""
+    assert shown([InputsIdentified({}), StageProgress(1), RunFinished("FINISHED", 1.0), TUNED, WRITTEN]) == ""
 
 
 def logged(*events: tuple[float, Event]) -> list[str]:
@@ -154,7 +154,7 @@ def logged(*events: tuple[float, Event]) -> list[str]:
 def test_a_pipe_is_told_of_sweeps_in_plain_lines() -> None:
     lines = logged(*((6, event) for event in (*SWEEP, RunFinished("FINISHED", 18.0))))
     assert lines == ["pass 1/2: 1.0 of 4.0 MB", "pass 1/2: done, 1.0 MB in 0.1 s"]
-    assert logged((0, PassStarted("1 sample", 0)), (6, PassProgress(MB))) == ["pass 1 sample: 1.0 MB"]
+    assert logged((0, StageStarted("1 sample", 0)), (6, StageProgress(MB))) == ["pass 1 sample: 1.0 MB"]
 
 
 def test_a_pipe_is_told_of_trials_and_their_sweeps() -> None:

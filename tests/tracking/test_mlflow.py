@@ -27,9 +27,9 @@ from lines_pipeline.core.errors import CheckpointError, LinesError, TrackingErro
 from lines_pipeline.core.events import (
     FileWritten,
     MetricsComputed,
-    PassFinished,
     RunFinished,
     RunStarted,
+    StageFinished,
     TrialStarted,
 )
 from lines_pipeline.io.entries import file_digest
@@ -166,7 +166,7 @@ def test_figures_are_sent_when_told_and_at_the_end(tmp_path: Path) -> None:
     client = MlflowClient(tracking_uri=sink.uri)
     params = {f"p{number}": "x" * 2_000 for number in range(250)}  # more than go into one request
     sink(RunStarted("tested", "lines-pipeline", params, {}, {}))
-    sink(PassFinished("first", 1.0, 100, 10))
+    sink(StageFinished("first", 1.0, 100, 10))
     sink(FileWritten("saved", "s3://bucket/out", 10))
     assert client.get_run(sink.run_id).data.metrics == {}
     sink.flush()

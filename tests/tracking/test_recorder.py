@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 
 import lines_pipeline
 from lines_pipeline import api
-from lines_pipeline.cli import app
-from lines_pipeline.core.events import Event, PassFinished, RunFinished
+from lines_pipeline.cli.app import app
+from lines_pipeline.core.events import Event, RunFinished, StageFinished
 from lines_pipeline.tracking import recorder as recorders
 from lines_pipeline.tracking.messages import Expect, Open, Send
-from lines_pipeline.tracking.recording import Records
+from lines_pipeline.tracking.recorder_process import Records
 from lines_pipeline.tracking.records import Head
 
 Recipe = Callable[..., Path]
@@ -40,7 +40,7 @@ def test_objects_that_runs_of_one_process_make_can_be_collected() -> None:
 
 def take_away(event: Event) -> None:
     """Take the database away once the run is in it and its first sweep is over."""
-    if not isinstance(event, PassFinished) or Path("elsewhere.db").exists():
+    if not isinstance(event, StageFinished) or Path("elsewhere.db").exists():
         return
     for _ in range(600):
         with suppress(sqlite3.Error), closing(sqlite3.connect("file:mlflow.db?mode=ro", uri=True)) as database:
@@ -113,7 +113,7 @@ def test_a_recorder_that_hangs_or_dies_costs_no_merge(write_recipe: Recipe, monk
     monkeypatch.setattr(recorders, "PATIENCE_SECONDS", 1.0)
 
     def end(event: Event) -> None:
-        if isinstance(event, PassFinished):
+        if isinstance(event, StageFinished):
             recorders.recorder().end()
 
     result = lines_pipeline.run(write_recipe(TIES_LINES), out="out", cache=False, sinks=[end])
@@ -153,7 +153,7 @@ def test_a_cache_that_moves_after_the_recorder_began_is_where_records_are_found(
 def test_a_run_that_fails_without_its_store_is_sent_as_failed(write_recipe: Recipe) -> None:
     def fail(event: Event) -> None:
         take_away(event)
-        if isinstance(event, PassFinished):
+        if isinstance(event, StageFinished):
             raise ValueError("a sink of the user's own")
 
     with pytest.raises(ValueError, match="own"):

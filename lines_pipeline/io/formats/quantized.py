@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.printable import printable
-from lines_pipeline.core.tensors import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec
 
 _FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 _INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lines_pipeline.core.printable import printable
-from lines_pipeline.core.tensors import ITEM_BYTES
+from lines_pipeline.core.tensor_specs import ITEM_BYTES
 from lines_pipeline.io.formats.pickled import Call, Entries, Name, Reference
 
 MAX_DIMENSIONS = 64

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import lines_pipeline
-from lines_pipeline.cli import app
+from lines_pipeline.cli.app import app
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.io.checkpoints import open_checkpoint, open_leniently
 from lines_pipeline.io.reading import read_tensors

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import lines_pipeline
-from lines_pipeline.cli import app
+from lines_pipeline.cli.app import app
 from lines_pipeline.core.errors import EngineError
 from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.reading import read_tensors

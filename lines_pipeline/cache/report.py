@@ -1,0 +1,71 @@
+"""The node cache as users see it: what is in it, making room, and checking that it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lines_pipeline.cache.eviction import Entry, entries, prune, size_limit, verify
+from lines_pipeline.core.errors import PlanError
+from lines_pipeline.recipe.schema import parse_bytes
+from lines_pipeline.zoo.catalogue import cache_folder
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What a command found in the cache or removed from it; ``nbytes`` is what is left, ``limit`` what it may take."""
+
+    folder: Path
+    nbytes: int
+    limit: int
+    checked: int
+    entries: tuple[Entry, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        told = [
+            {"kind": e.kind, "key": e.key, "path": str(e.path), "bytes": e.nbytes, "used": _moment(e.used)}
+            for e in self.entries
+        ]
+        limits = {"folder": str(self.folder), "bytes": self.nbytes, "limit": self.limit}
+        return {**limits, "checked": self.checked, "entries": told}
+
+
+def cache_list() -> CacheReport:
+    """All entries, the least recently used first."""
+    return _report(entries(_folder()))
+
+
+def cache_prune(to: str | int | None = None) -> CacheReport:
+    """Make room: entries go, the least recently used first, until the cache has at most ``to`` bytes (``4GB``, 0 for
+    nothing at all; default: its limit). Gives what went. Raises ``PlanError`` for what is no size."""
+    return _report(prune(_folder(), size_limit() if to is None else _parsed(to)))
+
+
+def cache_verify() -> CacheReport:
+    """Check every entry against its checksum. Gives those that were damaged: they are gone, and runs make them anew."""
+    checked, damaged = verify(_folder())
+    return _report(damaged, checked)
+
+
+def _parsed(to: str | int) -> int:
+    try:
+        return 0 if str(to).strip() == "0" else parse_bytes(to)
+    except ValueError as error:
+        raise PlanError(f"--to: {error}") from error
+
+
+def _report(told: Iterable[Entry], checked: int = 0) -> CacheReport:
+    nbytes = sum(entry.nbytes for entry in entries(_folder()))
+    return CacheReport(_folder(), nbytes, size_limit(), checked, tuple(told))
+
+
+def _folder() -> Path:
+    return cache_folder() / "nodes"
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

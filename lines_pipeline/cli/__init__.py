@@ -1,0 +1,1 @@
+"""The command line: arguments to use cases, results to tables, errors to exit codes."""

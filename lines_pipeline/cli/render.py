@@ -1,0 +1,158 @@
+"""How the command line shows results: tables that read well in 100 columns, and cut no name in fewer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lines_pipeline.core.printable import printable, printable_message
+
+if TYPE_CHECKING:
+    from lines_pipeline.cache.report import CacheReport
+    from lines_pipeline.results import RunResult
+    from lines_pipeline.tracking.comparison import Comparison
+    from lines_pipeline.tracking.sync import SyncReport
+
+
+_COLUMNS_OF_A_PIPE = 10_000
+
+
+def _console() -> Console:
+    """Prints texts as they are; tables are as wide as their contents, on a terminal as wide as that allows."""
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _COLUMNS_OF_A_PIPE
+    return console
+
+
+def _table(*headings: str, right: Iterable[str] = (), title: str | None = None) -> Table:
+    """An empty table with further columns ``right`` for figures; cells fold where there is little room."""
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for heading in right:
+        table.add_column(heading, overflow="fold", justify="right")
+    return table
+
+
+def show_result(result: RunResult) -> None:
+    """Metrics, chosen values, files, the run and the command that shows it."""
+    from lines_pipeline.tracking.stores import ui_command
+
+    console, shown = _console(), result.to_dict()
+    if result.metrics:
+        console.print(_metrics_table(shown["metrics"]))
+    for name, value in shown["chosen"].items():
+        console.print(f"chosen   {name} = {value}")
+    for file in shown["files"]:
+        console.print(f"written  {file}")
+    if result.cached:
+        console.print(f"cached   {', '.join(shown['cached'])}")
+    console.print(f"run      {shown['name']} {result.run_id or 'without a record'} ({result.seconds:.1f} s)")
+    if result.run_id:
+        console.print(f"compare  {result.secrets.hide(ui_command(result.tracking_uri))}")
+
+
+def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
+    table = _table("metric", right=metrics, title="metrics (%)")
+    names = list(dict.fromkeys(name for found in metrics.values() for name in found))
+    names = [n for n in names if not n.startswith("normalized_accuracy/")]
+    for name in sorted(names, key=lambda name: "/" in name):
+        values = [found.get(name) for found in metrics.values()]
+        table.add_row(name, *("" if value is None else f"{100 * value:.1f}" for value in values))
+    return table
+
+
+def show_ops(ops: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:
+    """The catalogue, or one op in full."""
+    console = _console()
+    if not detailed:
+        table = _table("op", "formula", "gives")
+        for op in ops:
+            table.add_row(op["name"], op["formula"], op["gives"])
+        console.print(table)
+        return
+    for op in ops:
+        console.print(f"{op['name']}: {op['summary']}\n\n  formula  {op['formula']}\n  source   {op['source']}")
+        for name, port in op["inputs"].items():
+            many = ", one or more" if port["many"] else ""
+            console.print(f"  input    {name}: {port['type']}{many}{', optional' if port['optional'] else ''}")
+        for param in op["params"]:
+            default = "required" if param["required"] else f"default {json.dumps(param['default'], default=str)}"
+            console.print(f"  param    {param['name']} ({default}): {param['description']}")
+
+
+def show_checkpoint(found: Mapping[str, Any]) -> None:
+    """What ``inspect`` found."""
+    console = _console()
+    for note in found["notes"]:
+        console.print(f"note: {printable_message(note)}")
+    for name in ("uri", "digest", "parameters", "bytes", "dtypes", "family", "aliases", "metadata"):
+        if name in found:
+            console.print(printable_message(f"{name:11}{found[name]}"))
+    _show_layers(console, found)
+    table = _table("tensor", "dtype", "shape", "block", "L2 norm")
+    for row in found["tensors"]:
+        norm = f"{row['norm']:.4g}" if "norm" in row else ""
+        table.add_row(printable(row["name"]), row["dtype"], str(row["shape"]), printable(row["block"]), norm)
+    console.print(table)
+    for name, why in found["unreadable"].items():
+        console.print(f"cannot be read: tensor '{printable(name)}' {why}")
+
+
+def _show_layers(console: Console, found: Mapping[str, Any]) -> None:
+    """Towers with depth and share, then what is in none, or why there is no layer map."""
+    if "problem" in found:
+        console.print(f"{'layers':11}{printable(found['problem'])}")
+    for tower, depth in found["depths"].items():
+        share, path = found["shares"][tower], found["paths"][tower]
+        console.print(printable(f"{'tower':11}{tower}: {depth} blocks, {share:.1%} of the parameters, {path}"))
+    for stack in found.get("in_no_tower", ()):
+        console.print(printable(f"{'in no tower':11} {stack['stack']}: {stack['share']:.1%}, {stack['reason']}"))
+
+
+def show_zoo(entries: Sequence[Mapping[str, Any]]) -> None:
+    """The zoo's checkpoints."""
+    for entry in entries:
+        _console().print(f"{entry['uri']:36}{'built' if entry['built'] else 'not built yet'}")
+
+
+def show_cache(action: str, report: CacheReport) -> None:
+    """Entries of the cache, or what became of them."""
+    console, table = _console(), _table("kind", "key", "MB", "last used")
+    for row in report.to_dict()["entries"]:
+        table.add_row(row["kind"], row["key"][:16], f"{row['bytes'] / 1e6:,.3f}", row["used"])
+    if report.entries:
+        console.print(table)
+    count, freed = len(report.entries), sum(entry.nbytes for entry in report.entries)
+    what = {
+        "list": f"{count} entries",
+        "prune": f"removed {count} entries, {freed / 1e6:,.1f} MB",
+        "verify": f"checked {report.checked} entries, removed {count} damaged ones",
+    }
+    sizes = f"{report.nbytes / 1e6:,.1f} MB of {report.limit / 1e6:,.0f} MB"
+    console.print(f"{what[action]}; {report.folder} has {sizes}")
+
+
+def show_sync(report: SyncReport) -> None:
+    """Records that were sent, and those that were not."""
+    console = _console()
+    for one in report.sent:
+        console.print(f"sent     {one.name} {one.run_id} ({one.status}) to {one.store}")
+    for path in report.running:
+        console.print(f"running  {path}: its run goes on")
+    if not (report.sent or report.running or report.troubles):
+        console.print("no records wait to be sent")
+
+
+def show_comparison(found: Comparison) -> None:
+    """Runs side by side."""
+    table = _table("", *(f"{name}\n{run_id[:8]}" for name, run_id in zip(found.names, found.run_ids, strict=True)))
+    for row in found.rows:
+        values = ("" if value is None else str(value)[:40] for value in row.values)
+        table.add_row(row.name, *values, style="bold" if row.differs else "dim")
+    _console().print(table)

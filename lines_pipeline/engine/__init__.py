@@ -1,1 +1,0 @@
-"""Runs plans: block evaluation, schedulers, statistics, files and the node cache."""

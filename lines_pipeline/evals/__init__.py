@@ -1,1 +1,0 @@
-"""Suites of tasks that models are judged on, and the metrics they give."""

@@ -1,0 +1,1 @@
+"""Makes models, has suites evaluate them, and remembers the scores."""

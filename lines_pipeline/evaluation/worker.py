@@ -1,0 +1,72 @@
+"""What it takes to measure a model on a suite, as something to send: a worker reads the files itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lines_pipeline.core.errors import EvalError
+from lines_pipeline.executor.devices import resolve_device
+from lines_pipeline.executor.schedulers.dask_worker import require_same_files
+from lines_pipeline.executor.schedulers.local import Scheduler
+from lines_pipeline.io.checkpoints import SourceFile, open_checkpoint
+from lines_pipeline.io.reading import read_tensors
+from lines_pipeline.suites.base import open_suite
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's file, and the suite to measure it on: its URI from ``folder``, and the digest it has for the driver."""
+
+    node: str
+    model: SourceFile
+    suite: str
+    folder: Path
+    digest: str
+    tasks: tuple[str, ...]
+    split: str
+    device: str
+
+
+def evaluate_all(scheduler: Scheduler, evaluations: Sequence[Evaluation]) -> list[dict[str, float]]:
+    """Accuracies by task. Where there are more workers than evaluations, each is dealt out by its tasks."""
+    parts = max(scheduler.calls_at_once // max(len(evaluations), 1), 1)
+    dealt = [(number, part) for number, one in enumerate(evaluations) for part in _dealt(one, parts)]
+    results = scheduler.call(evaluate, [part for _, part in dealt])
+    found: list[dict[str, float]] = [{} for _ in evaluations]
+    for (number, _), accuracies in zip(dealt, results, strict=True):
+        found[number] |= accuracies
+    return [{task: got[task] for task in one.tasks} for one, got in zip(evaluations, found, strict=True)]
+
+
+def _dealt(evaluation: Evaluation, parts: int) -> list[Evaluation]:
+    count = min(parts, len(evaluation.tasks))
+    return [replace(evaluation, tasks=evaluation.tasks[start::count]) for start in range(count)]
+
+
+def evaluate(evaluation: Evaluation) -> dict[str, float]:
+    """Accuracy by task, measured in this process. Raises ``EvalError`` naming the node."""
+    require_same_files([evaluation.model])
+    device = resolve_device(evaluation.device)
+    try:
+        suite = open_suite(evaluation.suite, evaluation.folder)
+        if suite.digest(evaluation.split) != evaluation.digest:
+            raise EvalError(
+                f"{evaluation.folder / evaluation.suite}: not the suite that the driver has; its data or heads differ "
+                "in size or time: put them on a file system that every worker mounts at the same place"
+            )
+        return suite.accuracies(
+            read_state(Path(evaluation.model.path)), evaluation.tasks, evaluation.split, device=device
+        )
+    except EvalError as error:
+        raise EvalError(f"node '{evaluation.node}': {error}") from error
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """A whole checkpoint in memory, tied tensors under all their names."""
+    checkpoint = open_checkpoint(path)
+    state = read_tensors(checkpoint)
+    return state | {alias: state[name] for alias, name in checkpoint.aliases.items()}

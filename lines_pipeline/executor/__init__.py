@@ -1,0 +1,1 @@
+"""Runs plans: reads, evaluates and writes blocks, gathers statistics, and makes whole files."""

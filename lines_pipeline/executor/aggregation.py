@@ -1,0 +1,60 @@
+"""Turns what jobs observed into results: samples, brackets, sums, and guesses that came true."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.executor.task_runner import TaskResult
+from lines_pipeline.ops.base import Partials, Statistic
+from lines_pipeline.ops.kernels import Value, within
+from lines_pipeline.planner.tasks import Observation
+
+
+@dataclass(frozen=True)
+class Sample(Statistic):
+    """Magnitudes of the first observed value, in no particular order."""
+
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
+        return (within(values[0], 0.0, math.inf),)
+
+    def partial(self, *reduced: Any) -> np.ndarray[Any, Any]:
+        ((_, zeros, magnitudes, _),) = reduced
+        return np.concatenate((np.zeros(zeros, magnitudes.dtype), magnitudes))
+
+    def combine(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Partials:
+        return partials
+
+
+def collect(results: Sequence[TaskResult], number: int, assumption: int) -> dict[str, list[Any]]:
+    """Partials of one observation under one guess, by tensor, in block order."""
+    found: dict[str, list[tuple[int, Any]]] = {}
+    for result in results:
+        for (index, tensor), partials in result.partials.items():
+            if index == number:
+                found.setdefault(tensor, []).extend((start, values[assumption]) for start, values in partials)
+    return {tensor: [value for _, value in sorted(found[tensor], key=lambda pair: pair[0])] for tensor in sorted(found)}
+
+
+def combine_all(
+    observations: Sequence[Observation],
+    results: Sequence[TaskResult],
+    numels: Mapping[Statistic, Mapping[str, int]],
+) -> dict[Statistic, Any]:
+    """Results of a pass's measures; those made under guesses come after what was guessed."""
+    found: dict[Statistic, Any] = {}
+    order = sorted(range(len(observations)), key=lambda i: observations[i].speculation is not None)
+    for number in order:
+        observation = observations[number]
+        speculation = observation.speculation
+        assumption = 0 if speculation is None else speculation.outcome(found[speculation])
+        partials = collect(results, number, assumption)
+        found[observation.statistic] = observation.statistic.combine(
+            partials, numels[observation.statistic], observation.state
+        )
+    return found

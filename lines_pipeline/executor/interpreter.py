@@ -1,0 +1,249 @@
+"""Computes the values of a program's steps on one block of one tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.graph.graph import Step
+from lines_pipeline.io.regions import inside
+from lines_pipeline.ops.base import Statistic
+from lines_pipeline.ops.kernels import Value, zeros_like
+from lines_pipeline.planner.tasks import Readers, StagePlan, observes
+
+
+@dataclass(frozen=True, eq=False)
+class Assumption:
+    """Assumed results of measures that are still being gathered, and the steps whose values depend on them."""
+
+    guesses: Mapping[Statistic, Any]
+    steps: frozenset[str]
+
+
+ACTUAL = Assumption({}, frozenset())
+"""Nothing is assumed."""
+
+
+def input_counts(step: Step) -> dict[str, int]:
+    """Number of inputs by port; 0 for ports that are left open."""
+    return {port: len(step.inputs.get(port, ())) for port in step.op.inputs}
+
+
+class PlanIndex:
+    """What every block of a job looks up, worked out once."""
+
+    def __init__(self, stage_plan: StagePlan) -> None:
+        self.stage_plan = stage_plan
+        self.steps = {step.id: step for step in stage_plan.steps}
+        self._hypothetical: dict[Statistic, tuple[Assumption, ...]] = {}
+        self.assumptions = [self._assumptions(observation.speculation) for observation in stage_plan.observations]
+        """By observation: one world for every hypothesis about what it is guessed from."""
+        self.written = [self._assumptions(write.speculation)[0] for write in stage_plan.writes]
+        """By write: the world whose value is written."""
+        numbers = {observation.statistic: number for number, observation in enumerate(stage_plan.observations)}
+        self.numbers = numbers
+        """Observations by measure."""
+        self._stats: dict[tuple[str, str, Assumption], Mapping[str, Any]] = {}
+        self._readers = Readers(stage_plan)
+        self._read: dict[str, tuple[tuple[str, ...], frozenset[str], tuple[str, ...]]] = {}
+        self._observed: dict[tuple[str, int], list[int]] = {}
+
+    def read(self, tensor: str) -> tuple[str, ...]:
+        """Sources that have the tensor and are computed with or hashed."""
+        return self._reading(tensor)[0]
+
+    def hashed(self, tensor: str) -> frozenset[str]:
+        """Sources that are hashed, of those that have the tensor."""
+        return self._reading(tensor)[1]
+
+    def sources(self, tensor: str) -> tuple[str, ...]:
+        """Sources of the tensor that the pass computes with (others are only hashed)."""
+        return self._reading(tensor)[2]
+
+    def sources_behind(self, step_id: str, tensor: str) -> tuple[str, ...]:
+        """Return the sources of a tensor that the value of a step is computed from."""
+        behind, waiting = set[str](), [step_id]
+        while waiting:
+            step = self.steps[waiting.pop()]
+            behind.add(step.id)
+            if step.id not in self.stage_plan.sources:
+                waiting += (source for ids in step.value_inputs.values() for source in ids if source not in behind)
+        return tuple(source for source in self.sources(tensor) if source in behind)
+
+    def is_view(self, step: str, tensor: str) -> bool:
+        """Whether a source has the tensor as a part of another, or by another name."""
+        return tensor in self.stage_plan.schemas[step].exposed
+
+    def name(self, tensor: str) -> str:
+        """The name of a tensor, from its key."""
+        return self.stage_plan.names.get(tensor, tensor)
+
+    def _reading(self, tensor: str) -> tuple[tuple[str, ...], frozenset[str], tuple[str, ...]]:
+        if tensor not in self._read:
+            readers = self._readers
+            self._read[tensor] = readers.read(tensor), frozenset(readers.hashed(tensor)), readers.computed(tensor)
+        return self._read[tensor]
+
+    def observed(self, tensor: str, assumption: int = 0) -> list[int]:
+        """Observations that look at the tensor, of those that have so many worlds."""
+        if (tensor, assumption) not in self._observed:
+            numbers = (number for number, assumptions in enumerate(self.assumptions) if assumption < len(assumptions))
+            found = [number for number in numbers if self.observed_spec(number, tensor) is not None]
+            self._observed[tensor, assumption] = found
+        return self._observed[tensor, assumption]
+
+    def observed_spec(self, number: int, tensor: str) -> TensorSpec | None:
+        """What the values are computed as that an observation takes; None where it passes the tensor by."""
+        observation = self.stage_plan.observations[number]
+        if not observes(self.stage_plan, observation, tensor):
+            return None
+        schemas = (self.stage_plan.schemas[step] for step in observation.statistic.of)
+        return next(schema.tensors[tensor] for schema in schemas if tensor in schema.tensors)
+
+    def stats(self, step: Step, tensor: str, assumption: Assumption) -> Mapping[str, Any]:
+        """What an op's ``apply`` is told about one tensor."""
+        key = (step.id, tensor, assumption)
+        if key not in self._stats:
+            known = dict(self.stage_plan.stats.get(step.id, {}))
+            guessed = self.stage_plan.guessed.get(step.id, {})
+            known |= {name: assumption.guesses[m] for name, m in guessed.items() if m in assumption.guesses}
+            position = self.stage_plan.positions.get(step.id, {}).get(tensor)
+            self._stats[key] = step.op.bind_tensor(step.params, known, position, input_counts(step))
+        return self._stats[key]
+
+    def _assumptions(self, speculation: Statistic | None) -> Sequence[Assumption]:
+        if speculation is None:
+            return (ACTUAL,)
+        if speculation not in self._hypothetical:
+            steps = frozenset(self._dependants(speculation))
+            self._hypothetical[speculation] = tuple(
+                Assumption({speculation: found}, steps) for found in speculation.outcomes
+            )
+        return self._hypothetical[speculation]
+
+    def _dependants(self, speculation: Statistic) -> set[str]:
+        found: set[str] = set()
+        for step in self.stage_plan.steps:
+            own = speculation in self.stage_plan.guessed.get(step.id, {}).values()
+            if own or any(i in found for ids in step.value_inputs.values() for i in ids):
+                found.add(step.id)
+        return found
+
+
+class BlockEvaluator:
+    """Values of steps on one block; each is computed once in every world that it depends on.
+
+    Sources are 1-D tensors, or the registers of a tape to record what is done with them.
+    """
+
+    def __init__(self, index: PlanIndex, tensor: str, sources: Mapping[str, Value], start: int = 0) -> None:
+        self._index, self._program, self._tensor, self._start = index, index.stage_plan, tensor, start
+        self._values: dict[Any, Value] = dict(sources)
+        self._like = next(iter(sources.values()), None)
+
+    def observed(self, number: int, assumption: int) -> Any:
+        """The partial of an observation in one of its worlds."""
+        return self._program.observations[number].statistic.partial(*self.reduced(number, assumption))
+
+    def reduced(self, number: int, assumption: int) -> tuple[Any, ...]:
+        """The reductions of an observation in one of its worlds."""
+        observation, spec = self._program.observations[number], self._index.observed_spec(number, self._tensor)
+        assert spec is not None
+        values = [
+            self.input_value(step, spec, self._index.assumptions[number][assumption])
+            for step in observation.statistic.of
+        ]
+        regions = [self._program.schemas[step].regions.get(self._tensor, ()) for step in observation.statistic.of]
+        if all(regions):  # beyond the regions there is nothing to count
+            counted = self._inside(values[0], spec, tuple(max(sizes) for sizes in zip(*regions, strict=True)))
+            values = [value[counted] for value in values]
+        return observation.statistic.observe(values, spec, observation.needs, observation.state)
+
+    def written(self, number: int) -> Value:
+        """The value of a write."""
+        return self.value(self._program.writes[number].step, self._index.written[number])
+
+    def value(self, step_id: str, assumption: Assumption = ACTUAL) -> Value:
+        """1-D value in the compute type (masks: bool) of a step whose layout has the tensor."""
+        key = (step_id, assumption) if step_id in assumption.steps else step_id
+        if key not in self._values:
+            self._values[key] = self._compute(self._index.steps[step_id], assumption)
+        return self._values[key]
+
+    def _compute(self, step: Step, assumption: Assumption) -> Value:
+        schema = self._program.schemas[step.id]
+        if self._tensor in schema.copied:
+            return self.value(schema.copied[self._tensor], assumption)
+        spec = schema.tensors[self._tensor]
+        taken = step.value_inputs
+        inputs = {
+            port: tuple(self.input_value(i, spec, assumption) for i in taken.get(port, ())) for port in step.op.inputs
+        }
+        stats = self._index.stats(step, self._tensor, assumption if step.id in assumption.steps else ACTUAL)
+        value = step.op.apply(step.params, inputs, spec, stats)
+        region = schema.regions.get(self._tensor)
+        if region is None:
+            return value
+        return torch.where(self._inside(value, spec, region), value, torch.zeros_like(value))
+
+    def _inside(self, value: torch.Tensor, spec: TensorSpec, region: tuple[int, ...]) -> torch.Tensor:
+        """Which entries of a block lie in the leading region of a tensor."""
+        positions = np.arange(self._start, self._start + value.numel())
+        return torch.from_numpy(inside(positions, spec.shape, region)).to(value.device)
+
+    def input_value(self, step_id: str, spec: TensorSpec, assumption: Assumption = ACTUAL) -> Value:
+        """The value of ``step_id`` as input to a step computed as ``spec``: zero where it has no such tensor."""
+        compute = torch_dtype(spec.compute_dtype)
+        if self._tensor in self._program.schemas[step_id].tensors:
+            value = self.value(step_id, assumption)
+            return value if value.dtype in (compute, torch.bool) else value.to(compute)
+        assert self._like is not None
+        return zeros_like(self._like, torch.bool if self._index.steps[step_id].gives is EdgeType.MASK else compute)
+
+
+@cache
+def torch_dtype(name: str) -> torch.dtype:
+    """torch's data type of a ``TensorSpec.dtype``."""
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def widen(value: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    """A stored block in its compute type; masks and integers as they are."""
+    return value.to(torch_dtype(spec.compute_dtype)) if spec.is_floating else value
+
+
+def holds_nonfinite(value: torch.Tensor) -> bool:
+    """Whether a floating-point block has NaN or Inf; a finite sum proves that it has none."""
+    return not math.isfinite(value.sum().item()) and not bool(torch.isfinite(value).all())
+
+
+def resolve_nonfinite(stored: Mapping[str, torch.Tensor], tensor: str, origins: Mapping[str, str]) -> torch.Tensor:
+    """Where one block is not finite, alike in every source: the mask of such values.
+
+    Raises ``CheckpointError`` naming the file and tensor where the sources differ there.
+    """
+    bad = {source: ~torch.isfinite(value.float()) for source, value in stored.items()}
+    first = next(iter(stored))
+    for source, value in stored.items():
+        alike = torch.equal(bad[source], bad[first]) and torch.equal(
+            value[bad[source]].view(torch.uint8), stored[first][bad[first]].view(torch.uint8)
+        )
+        if not alike:
+            guilty = max((source, first), key=lambda name: int(bad[name].sum()))
+            raise CheckpointError(
+                f"{origins[guilty]}: tensor '{tensor}' holds {int(bad[guilty].sum())} NaN or Inf values "
+                "that the other models do not have. Repair the checkpoint, or leave the tensor out with 'exclude' on "
+                "the nodes that merge it: 'task-vector', 'interpolate' or 'soup'."
+            )
+    return bad[first]

@@ -1,0 +1,362 @@
+"""From requests to files: lays out outputs, runs the passes, and commits headers, cache entries and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lines_pipeline.cache.store import cache_full
+from lines_pipeline.core.errors import CheckpointError, EngineError
+from lines_pipeline.core.events import FileWritten, Note
+from lines_pipeline.core.fingerprints import canonical_json, content_key
+from lines_pipeline.core.logs import LOG
+from lines_pipeline.core.printable import printable
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.executor.interpreter import input_counts
+from lines_pipeline.executor.non_finite import require_held
+from lines_pipeline.executor.session import Outcome, Prepared, Session
+from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.io.checkpoints import SourceFile
+from lines_pipeline.io.committing import commit_files, commit_folder
+from lines_pipeline.io.companions import CARD, MANIFEST, Companions
+from lines_pipeline.io.entries import file_digest
+from lines_pipeline.io.folders import removed_if_empty
+from lines_pipeline.io.masks import SHAPES, VALUE_TYPE, packed_shapes
+from lines_pipeline.io.model_cards import Card
+from lines_pipeline.io.model_configs import find_classifier, settled_config, with_labels
+from lines_pipeline.io.temporaries import temporary_path
+from lines_pipeline.io.writing import OutputLayout, complete_files, create_files, discard_files, lay_out_files
+from lines_pipeline.planner.memory import projected_peak, require_memory
+from lines_pipeline.planner.origins import tensor_origin
+from lines_pipeline.planner.schemas import Schema, infer_schemas
+from lines_pipeline.planner.stages import ancestors, stats_of
+from lines_pipeline.planner.tasks import Write, WriteTarget
+
+DIGEST_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder that is wanted around weights: what lies beside them, and what its model card tells."""
+
+    path: Path
+    companions: Companions
+    card: Card
+    followed: str = ""
+    """The step that loads what the companions are of."""
+    like: bool = False
+    """Whether the recipe names that step, with ``like``."""
+    configs: Mapping[str, Path] = field(default_factory=dict)
+    """By step that loads what may be grafted: the configuration beside it."""
+
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        """The files beside the weights, but for the model card, which changes with what is measured."""
+        return (*(self.path / one.name for one in self.companions.files), self.path / MANIFEST)
+
+
+@dataclass(frozen=True)
+class OutputRequest:
+    """A step whose value is wanted as a file: at ``path``, or in the node cache where that is None."""
+
+    step: str
+    path: Path | None = None
+    dtype: str = "keep"
+    max_shard_bytes: int | None = None
+    packed: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    lasting: bool = True
+    """Whether a file stays at ``path``, where later runs can find it."""
+    folder: ModelFolder | None = None
+    """The model folder that ``path`` lies in, if one is wanted."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A value that lies on the disk: what opens it (a file, a model folder, the index of shards), and all its files."""
+
+    path: Path
+    files: tuple[Path, ...]
+    weights: tuple[Path, ...]
+    """Those of the files that hold the value itself, and the index of shards."""
+
+
+def materialise(
+    session: Session, graph: Graph, requests: Sequence[OutputRequest], told: Sequence[str] = ()
+) -> tuple[list[Stored], dict[str, dict[str, Any]]]:
+    """Write what is requested and not there yet; returns what there is, and the facts behind the steps ``told``.
+
+    Values that break the pipeline come first, each into the cache. Nothing keeps its final name unless it is complete;
+    after an error no temporary file and no empty folder is left.
+    """
+    kept = {request.step for request in requests if request.path is None}
+    for step in session.whole_tensor_steps(graph, [*(request.step for request in requests), *told]):
+        if step not in kept:
+            _write(session, graph, [OutputRequest(step)])
+    return _write(session, graph, requests, told), _facts(session, graph, told)
+
+
+def _write(session: Session, graph: Graph, requests: Sequence[OutputRequest], told: Sequence[str] = ()) -> list[Stored]:
+    """Write what is requested and not there yet; gather the statistics behind the steps ``told``."""
+    there = {n: value for n, r in enumerate(requests) if (value := existing(session, graph, r)) is not None}
+    found = {n: value for n, value in there.items() if requests[n].path or session.cache.is_sound(value.path)}
+    wanted = {number: request for number, request in enumerate(requests) if number not in found}
+    prepared = session.prepare_sound(graph, stored_types(wanted.values()), told)
+    require_memory(projected_peak(graph, prepared.stages, prepared.schemas, session.settings), session.settings)
+    schemas = {n: _output_layout(session, r, graph.steps[r.step], prepared) for n, r in wanted.items()}
+    _log(requests, found, prepared)
+    with ExitStack() as cleanup:
+        for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
+            cleanup.enter_context(removed_if_empty(folder))
+        for number, layout in schemas.items():
+            cleanup.callback(discard_files, layout)
+            _create(session, requests[number], layout)
+        outcome = session.run(prepared, _writes(wanted, schemas, prepared, graph))
+        session.remember(graph, outcome.known)
+        _require_held(outcome, prepared, wanted.values())
+        for number, request in wanted.items():
+            metadata = _metadata(session, graph, request, prepared.schemas[request.step])
+            found[number] = _commit(session, graph, request, schemas[number], metadata, prepared.schemas)
+    return [found[number] for number in range(len(requests))]
+
+
+def _log(requests: Sequence[OutputRequest], found: Mapping[int, Stored], prepared: Prepared) -> None:
+    """Log which values are there, and what is done for the others."""
+    for number, request in enumerate(requests):
+        if number in found:
+            LOG.info("'%s': there already: '%s'", request.step, found[number].path)
+        else:
+            LOG.info("'%s': to be made, %s", request.step, f"at '{request.path}'" if request.path else "in the cache")
+    for one in prepared.stages:
+        if not one.is_empty:
+            LOG.info("pass %s: over %s", one.number, ", ".join(f"'{step}'" for step in one.steps))
+    for step, value in prepared.cached.items():
+        LOG.info("'%s': from the cache: '%s'", step, value.uri)
+
+
+def _create(session: Session, request: OutputRequest, layout: OutputLayout) -> None:
+    """Make the files at full size; where the cache has no place for a value, what is old in it goes first."""
+    try:
+        create_files(layout)
+    except EngineError as error:
+        if request.path is not None or not isinstance(error.__cause__, OSError):
+            raise
+        session.cache.make_room(layout.nbytes)
+        try:
+            create_files(layout)
+        except EngineError:
+            raise EngineError(cache_full(session.cache.folder, error.__cause__)) from error
+
+
+def _require_held(outcome: Outcome, prepared: Prepared, wanted: Iterable[OutputRequest]) -> None:
+    numels = {step: layout.numels for step, layout in prepared.schemas.items()}
+    saved = [request.step for request in wanted if request.path is not None]
+    require_held({position: list(found.values()) for position, found in outcome.unheld.items() if found}, numels, saved)
+
+
+def stored_types(requests: Iterable[OutputRequest]) -> dict[str, str]:
+    """By requested step: the type that it is stored in, as its first request says."""
+    found: dict[str, str] = {}
+    for request in requests:
+        found.setdefault(request.step, "" if request.packed else request.dtype)
+    return found
+
+
+def folders_of(request: OutputRequest) -> tuple[Path, ...]:
+    """The folders that a request writes to."""
+    if request.path is None:
+        return ()
+    others = request.folder.targets if request.folder else ()
+    return tuple(dict.fromkeys(path.parent for path in (request.path, *others)))
+
+
+def existing(session: Session, graph: Graph, request: OutputRequest) -> Stored | None:
+    """What is requested where it is there already, with the content that it should have."""
+    key = session.keys(graph).step(request.step)
+    if key is None:
+        return None
+    if request.path is None:
+        path = session.cache.value_path(key)
+        return Stored(path, (path,), (path,)) if session.cache.has_value(key) else None
+    recorded = session.cache.get("files", content_key([key, _options(request)]))
+    if not recorded or recorded.get("path") != str(request.path.resolve()):
+        return None
+    try:
+        same = all(asdict(SourceFile.of(Path(file["path"]))) == file for file in recorded["files"])
+        files = [Path(file["path"]) for file in recorded["files"]]
+    except (CheckpointError, KeyError, TypeError):
+        return None
+    return _stored(request, files) if same else None
+
+
+def _stored(request: OutputRequest, files: Sequence[Path]) -> Stored:
+    """Weights come first in ``files``, an index after its shards; what lies beside them in a folder comes last."""
+    if request.folder is not None:
+        weights = files[: len(files) - len(request.folder.targets)]
+        return Stored(request.folder.path, (*files, request.folder.path / CARD), tuple(weights))
+    return Stored(files[-1], tuple(files), tuple(files))
+
+
+def _options(request: OutputRequest) -> list[Any]:
+    path = None if request.path is None else str(request.path.resolve())
+    options = [path, request.dtype, request.max_shard_bytes, request.packed, dict(request.metadata)]
+    if request.folder is None:
+        return options
+    options.append({one.name: file_digest(one.source) for one in request.folder.companions.files})
+    configs = {step: file_digest(path) for step, path in request.folder.configs.items()}
+    return [*options, configs] if configs else options
+
+
+def sizes(session: Session, requests: Iterable[OutputRequest], prepared: Prepared) -> dict[Path, int]:
+    """Bytes that each of the requested values takes, by its path; nothing is written."""
+    found: dict[Path, int] = {}
+    for request in requests:
+        path = request.path or session.cache.value_path(request.step)
+        beside = request.folder.companions.files if request.folder else ()
+        layout = _output_layout(session, request, prepared.graph.steps[request.step], prepared)
+        found[path] = layout.nbytes + sum(one.source.stat().st_size for one in beside)
+    return found
+
+
+def _output_layout(session: Session, request: OutputRequest, step: Step, prepared: Prepared) -> OutputLayout:
+    layout = prepared.schemas[request.step]
+    path = request.path or temporary_path(session.cache.value_path("pending"))
+    specs = [_stored_spec(name, spec, step, request) for name, spec in _all_names(layout, step).items()]
+    room = len(canonical_json(_metadata(session, prepared.graph, request, layout))) + 256
+    return lay_out_files(path, specs, metadata_bytes=room, max_shard_bytes=request.max_shard_bytes)
+
+
+def _all_names(layout: Schema, step: Step) -> dict[str, TensorSpec]:
+    """Tensors to write: those of the layout and, for weights, second names of tied ones."""
+    tensors = dict(layout.tensors)
+    tied = layout.aliases if step.gives is EdgeType.WEIGHTS else {}
+    return tensors | {alias: tensors[name] for alias, name in tied.items() if name in tensors}
+
+
+def _stored_spec(name: str, spec: TensorSpec, step: Step, request: OutputRequest) -> TensorSpec:
+    if step.gives is EdgeType.MASK:
+        packed = (-(-spec.numel // 8),)
+        return TensorSpec(name, "uint8", packed) if request.packed else TensorSpec(name, "bool", spec.shape)
+    if not spec.is_floating:
+        return TensorSpec(name, spec.dtype, spec.shape)
+    kept = spec.dtype if step.gives is EdgeType.WEIGHTS else spec.compute_dtype
+    return TensorSpec(name, kept if request.dtype == "keep" else request.dtype, spec.shape)
+
+
+def _writes(
+    wanted: Mapping[int, OutputRequest], schemas: Mapping[int, OutputLayout], prepared: Prepared, graph: Graph
+) -> dict[str, tuple[Write, ...]]:
+    found: dict[str, tuple[Write, ...]] = {}
+    for number, request in wanted.items():
+        positions = {
+            spec.name: WriteTarget(str(file.temporary), offset, spec.dtype)
+            for file in schemas[number].files
+            for spec, offset in zip(file.specs, file.offsets().values(), strict=True)
+        }
+        layout, step = prepared.schemas[request.step], graph.steps[request.step]
+        grouped: dict[str, tuple[WriteTarget, ...]] = {}
+        for name in _all_names(layout, step):
+            original = name if name in layout.tensors else layout.aliases[name]
+            grouped[original] = (*grouped.get(original, ()), positions[name])
+        found[request.step] = (*found.get(request.step, ()), Write(request.step, grouped, request.packed))
+    return found
+
+
+def _metadata(session: Session, graph: Graph, request: OutputRequest, layout: Schema) -> dict[str, str]:
+    loads = [step for step in graph.needed([request.step]) if graph.steps[step].op.is_source]
+    label = session.cache.secrets.label  # what a recipe takes from the environment is in no file but by name
+    digests = {label(step): session.digests.get(step, "0" * DIGEST_LENGTH) for step in loads}
+    kind = graph.steps[request.step].gives
+    told = {} if kind is EdgeType.WEIGHTS else {VALUE_TYPE: kind.value}
+    told |= {SHAPES: packed_shapes(list(layout.tensors.values()))} if request.packed else {}
+    return {"format": "pt", **request.metadata, **told, "inputs": canonical_json(digests)}
+
+
+def _commit(
+    session: Session,
+    graph: Graph,
+    request: OutputRequest,
+    layout: OutputLayout,
+    metadata: Mapping[str, str],
+    schemas: Mapping[str, Schema],
+) -> Stored:
+    key = session.keys(graph).step(request.step)
+    if request.path is None:
+        assert key is not None
+        complete_files(layout, metadata)
+        path = session.cache.adopt(layout.files[0].temporary, key)
+        return Stored(path, (path,), (path,))
+    files = list(layout.written)
+    if request.folder is None:
+        commit_files(layout, metadata)
+    else:
+        head = find_classifier(layout.specs)
+        origin = request.folder.followed if head is None else tensor_origin(graph, schemas, request.step, head.name)
+        contents = _contents(session, request, layout, origin)
+        commit_folder(layout, metadata, request.folder.path, contents)
+        files += request.folder.targets
+    if key is not None and request.lasting:
+        recorded = {"path": str(request.path.resolve()), "files": [asdict(SourceFile.of(name)) for name in files]}
+        session.cache.put("files", content_key([key, _options(request)]), recorded)
+    return _stored(request, files)
+
+
+def _contents(session: Session, request: OutputRequest, layout: OutputLayout, origin: str) -> dict[str, Path | bytes]:
+    """Gather what lies beside the weights: files to copy, the configuration made to agree with them, the model card.
+
+    ``origin`` is the step whose checkpoint the classification head comes from.
+    """
+    folder = request.folder
+    assert folder is not None
+    found: dict[str, Path | bytes] = {one.name: one.source for one in folder.companions.files}
+    config = found.get(folder.companions.config)
+    if isinstance(config, Path):
+        resolved = settled_config(config.read_bytes(), layout.specs, str(config))
+        if origin != folder.followed:
+            resolved = _labelled(session, request, resolved, layout, origin)
+        found[folder.companions.config] = resolved
+    return {**found, CARD: folder.card.render(session.cache.secrets.labelled(session.digests)).encode()}
+
+
+def _labelled(session: Session, request: OutputRequest, config: bytes, layout: OutputLayout, origin: str) -> bytes:
+    """Give a configuration the labels of the head's own checkpoint; emit a note where they cannot be told."""
+    folder, head = request.folder, find_classifier(layout.specs)
+    assert folder is not None and head is not None
+    rows, beside = head.shape[0], folder.configs.get(origin)
+    if folder.like and with_labels(config, None, rows) is not None:
+        return config
+    resolved = with_labels(config, beside.read_bytes() if beside else None, rows)
+    if resolved is None:
+        text = (
+            f"node '{request.step}': tensor '{printable(head.name)}' comes from '{origin}' and has {rows} labels, and "
+            f"config.json names another number, so that from_pretrained refuses the folder; say 'like: {origin}' on "
+            "the node that saves it, or mend config.json"
+        )
+        session.emit(Note(text, warning=True))
+    return config if resolved is None else resolved
+
+
+def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Facts of all steps behind those told, whether computed now or remembered."""
+    steps = ancestors(graph, told)
+    schemas, known = infer_schemas(graph, steps, session.checkpoints), session.known(graph, steps)
+    found: dict[str, dict[str, Any]] = {}
+    for step_id in schemas:
+        step, stats = graph.steps[step_id], stats_of(graph, step_id, known)
+        if stats is not None:
+            facts = step.op.facts(step.params, stats, schemas[step_id].numels, input_counts(step))
+            if facts:
+                found[step_id] = facts
+    return found
+
+
+def announce(
+    session: Session, node: str, stored: Stored, location: Path | str, files: Sequence[Path | str], *, reused: bool
+) -> None:
+    """Tell sinks about complete files, which can be found at ``location``, one by one at ``files``."""
+    nbytes = sum(path.stat().st_size for path in stored.files if path.exists())
+    session.emit(FileWritten(node, location, nbytes, reused, tuple(files)))

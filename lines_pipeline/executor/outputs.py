@@ -1,0 +1,264 @@
+"""What a recipe's ``save`` nodes want written, and where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lines_pipeline.core.errors import PlanError
+from lines_pipeline.core.secrets import Secrets
+from lines_pipeline.core.versions import package_versions
+from lines_pipeline.executor.materialising import ModelFolder, OutputRequest, Stored, announce
+from lines_pipeline.executor.session import Session
+from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.io.committing import earlier_files, index_path, shard_pattern
+from lines_pipeline.io.companions import CARD, MANIFEST, Companions, config_beside, find_companions, model_root
+from lines_pipeline.io.entries import write_atomically
+from lines_pipeline.io.folders import removed_if_empty, require_cache, require_output
+from lines_pipeline.io.locations import resolve_output
+from lines_pipeline.io.model_cards import Card, CardInput, stated_license
+from lines_pipeline.io.model_configs import settled_config
+from lines_pipeline.io.object_stores import ObjectStore, is_url, open_store
+from lines_pipeline.io.temporaries import sweep_temporaries, temporary_folder
+from lines_pipeline.ops.save import SaveParams
+from lines_pipeline.recipe.recipe import Recipe
+from lines_pipeline.recipe.schema import parse_bytes
+from lines_pipeline.zoo.catalogue import cache_folder
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """Where a run writes: a folder, from which files may go on to an object store."""
+
+    folder: Path
+    store: ObjectStore | None = None
+
+    @property
+    def out(self) -> Path | str:
+        """The place that was asked for."""
+        return self.store.url if self.store else self.folder
+
+    def deliver(self) -> None:
+        """Send complete files on."""
+        if self.store is not None:
+            self.store.upload(self.folder)
+
+    def renew(self, files: Iterable[Path]) -> None:
+        """Send files once more that have changed since."""
+        if self.store is not None:
+            self.store.renew(self.folder, files)
+
+    def location(self, path: Path) -> Path | str:
+        """Where a file or folder is in the end."""
+        return path if self.store is None else self.store.location(path, self.folder)
+
+
+def place(recipe: Recipe, out: str | Path | None) -> str | Path:
+    """Where results go: a folder, or the URL of an object store."""
+    return Path("runs") / recipe.name if out is None else out
+
+
+def planned_destination(out: str | Path) -> OutputFolder:
+    """Where a run would write; nothing is made. Raises ``PlanError`` for a file, or an unknown store."""
+    if is_url(out):
+        return OutputFolder(cache_folder() / "uploads" / "run", open_store(str(out)))
+    folder = Path(str(out).removeprefix("file://"))
+    existing = next((one for one in _ways_up(folder) if os.path.exists(one)), None)
+    if existing is None:
+        raise PlanError(f"{folder}: the working directory is gone; change to another, or give a whole path as --out")
+    if not existing.is_dir():
+        raise PlanError(f"{existing}: is a file, and results go to a folder; choose another --out")
+    return OutputFolder(folder)
+
+
+def _ways_up(folder: Path) -> list[Path]:
+    """List a folder and those that it lies in; of a relative one only itself where the working directory is gone."""
+    try:
+        return [folder, *folder.absolute().parents]
+    except FileNotFoundError:
+        return [folder]
+
+
+@contextmanager
+def open_destination(out: str | Path) -> Iterator[OutputFolder]:
+    """A folder, or by way of a folder in the cache the object store at a URL, which workers need not reach.
+
+    Raises ``PlanError`` for a file, an unknown store, or a cache that cannot be written. Folders that are made
+    meanwhile go again where nothing came to lie in them.
+    """
+    planned = planned_destination(out)
+    if planned.store is None:
+        with removed_if_empty(planned.folder):
+            yield planned
+        return
+    waiting = planned.folder.parent
+    require_cache(waiting)
+    sweep_temporaries(waiting)
+    with temporary_folder(waiting.resolve() / "run") as folder:
+        yield OutputFolder(folder, planned.store)
+
+
+def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
+    """The files to write, of a model folder the list of its files; ``PlanError`` where one cannot lie there."""
+    files: list[Path] = []
+    for step in graph.steps.values():
+        if isinstance(step.params, SaveParams):
+            target = resolve_output(folder, step.params.path)
+            _require_place(step, target)
+            files.append(target / MANIFEST if step.params.is_folder else target)
+    return tuple(files)
+
+
+def _require_place(step: Step, target: Path) -> None:
+    """Raise ``PlanError`` where a folder lies in the place of a file, or a file in that of a folder."""
+    assert isinstance(step.params, SaveParams)
+    blocking = next((one for one in target.parents if one.exists() and not one.is_dir()), None)
+    if step.params.is_folder and target.exists() and not target.is_dir():
+        blocking = target
+    if blocking is not None:
+        raise PlanError(f"node '{step.node}': {blocking} is a file, '{step.params.path}' needs a folder there")
+    if target.is_dir() and not step.params.is_folder:
+        hint = f"to write a model folder there, say '{step.params.path}/'"
+        raise PlanError(f"node '{step.node}': {target} is a folder, not a file; {hint}")
+
+
+def require_writable(files: Iterable[Path], folder: Path) -> None:
+    """Raise ``PlanError`` where one of ``files`` is not there, in any version, and the folder cannot be written."""
+    if not all(os.path.exists(file) or os.path.exists(index_path(file)) for file in files):
+        require_output(folder)
+
+
+def requests(
+    recipe: Recipe, graph: Graph, destination: OutputFolder, checkpoints: Mapping[str, Checkpoint]
+) -> dict[str, OutputRequest]:
+    """What the ``save`` steps want, by step. Raises ``PlanError`` where it would replace an input."""
+    found: dict[str, OutputRequest] = {}
+    metadata, lasting = {"recipe": recipe.canonical(), "recipe_hash": recipe.hash}, destination.store is None
+    for step in graph.steps.values():
+        if isinstance(step.params, SaveParams):
+            limit = parse_bytes(step.params.max_shard_size) if step.params.max_shard_size else None
+            path, folder = resolve_output(destination.folder, step.params.path), None
+            if step.params.is_folder:
+                folder = _model_folder(recipe, graph, step, path, checkpoints)
+                path = path / folder.companions.weights
+            source = step.inputs["model"][0]
+            request = OutputRequest(
+                source, path, step.params.dtype, limit, step.params.packed, metadata, lasting, folder
+            )
+            _require_inputs_stay(step, request, checkpoints)
+            found[step.id] = request
+    return found
+
+
+def _model_folder(
+    recipe: Recipe, graph: Graph, step: Step, path: Path, checkpoints: Mapping[str, Checkpoint]
+) -> ModelFolder:
+    followed_step = graph.followed(step.inputs.get("like", step.inputs["model"])[0])
+    followed = checkpoints.get(followed_step)
+    companions = Companions("model.safetensors") if followed is None else find_companions(_file(followed))
+    for one in companions.files:
+        resolve_output(path, one.name)
+        if one.name == companions.config:
+            where = f"node '{step.node}': {one.name} of the folder that '{followed_step}' loads"
+            settled_config(one.source.read_bytes(), (), where)
+    sources = [graph.steps[one] for one in graph.needed([step.inputs["model"][0]])]
+    inputs = tuple(
+        CardInput(recipe.secrets.label(one.id), recipe.recorded_path(one), _license(checkpoints.get(one.id)))
+        for one in sources
+        if hasattr(one.params, "path")
+    )
+    version = package_versions(["lines-pipeline"]).get("lines-pipeline", "")
+    name = str(recipe.recorded.get("name", recipe.name))
+    card = Card(name, version, recipe.published(), recipe.hash, inputs, companions.library)
+    configs = _configs(sources, checkpoints) if any(one.op.name == "graft" for one in sources) else {}
+    return ModelFolder(path, companions, card, followed_step, "like" in step.inputs, configs)
+
+
+def _configs(sources: Iterable[Step], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Path]:
+    """Find the configurations beside what steps load, by step."""
+    found = {one.id: config_beside(_file(checkpoints[one.id])) for one in sources if one.id in checkpoints}
+    return {step: config for step, config in found.items() if config is not None}
+
+
+def _file(checkpoint: Checkpoint) -> Path:
+    return Path(checkpoint.files[0].path)
+
+
+def _license(checkpoint: Checkpoint | None) -> str:
+    return "" if checkpoint is None else stated_license(model_root(_file(checkpoint)))
+
+
+def _require_inputs_stay(step: Step, request: OutputRequest, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Raise ``PlanError`` where the request would replace or remove a file that this run reads, or a link to it."""
+    assert request.path is not None
+    read = {
+        place: f"which '{load}' loads"
+        for load, checkpoint in checkpoints.items()
+        for file in checkpoint.files
+        for place in (Path(file.path).resolve(), Path(file.path).parent.resolve() / Path(file.path).name)
+    }
+    written = {request.path, index_path(request.path)}
+    if request.folder is not None:
+        read |= {one.source.resolve(): "which it is to follow" for one in request.folder.companions.files}
+        written |= {*request.folder.targets, request.folder.path / CARD, *earlier_files(request.folder.path)}
+    pattern = shard_pattern(request.path)
+    lost = [
+        file
+        for file in sorted(read)
+        if file in written or (file.parent == request.path.parent and pattern.fullmatch(file.name))
+    ]
+    if lost:
+        raise PlanError(
+            f"node '{step.node}': would replace {lost[0].name}, {read[lost[0]]}; choose another --out, or another path"
+        )
+
+
+def notes(wanted: Mapping[str, OutputRequest]) -> list[str]:
+    """What is to be told of the model folders that are wanted, each once."""
+    told = {
+        note: step for step, request in wanted.items() if request.folder for note in request.folder.companions.notes
+    }
+    return [f"node '{step}': {note}" for note, step in told.items()]
+
+
+def deliver(
+    session: Session, destination: OutputFolder, stored: Mapping[str, Stored], reused: Collection[str]
+) -> list[Path | str]:
+    """Send what was saved to where it belongs, and tell sinks of it; returns all files."""
+    destination.deliver()
+    found: list[Path | str] = []
+    for step, value in stored.items():
+        files = [destination.location(path) for path in value.files]
+        announce(session, step, value, destination.location(value.path), files, reused=step in reused)
+        found += files
+    return found
+
+
+def write_cards(
+    graph: Graph,
+    wanted: Mapping[str, OutputRequest],
+    digests: Mapping[str, str],
+    metrics: Mapping[str, Mapping[str, float]],
+    *,
+    secrets: Secrets,
+) -> list[Path]:
+    """Complete the model cards with what is known of each model now; returns those that changed.
+
+    What steps and metrics take from the environment is in them by name.
+    """
+    changed = []
+    for request in wanted.values():
+        if request.folder is not None:
+            judged = {
+                step: found for step, found in metrics.items() if request.step in graph.steps[step].inputs["model"]
+            }
+            card = request.folder.card.render(secrets.labelled(digests), secrets.labelled(judged))
+            path, content = request.folder.path / CARD, card.encode()
+            if not path.is_file() or path.read_bytes() != content:
+                write_atomically(path, content)
+                changed.append(path)
+    return changed

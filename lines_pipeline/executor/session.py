@@ -1,0 +1,378 @@
+"""One run's engine: makes the values of steps into files, in as few sweeps as it can, and remembers what it learnt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lines_pipeline.cache.store import NodeCache
+from lines_pipeline.core.errors import PlanError
+from lines_pipeline.core.events import Sink, StageFinished, StageProgress, StageStarted
+from lines_pipeline.core.logs import LOG
+from lines_pipeline.executor.aggregation import Sample, combine_all
+from lines_pipeline.executor.compiled_tasks import compiling_pays, load_runtime
+from lines_pipeline.executor.non_finite import BlockPosition, Unheld
+from lines_pipeline.executor.schedulers.local import DRIVER, Scheduler
+from lines_pipeline.executor.task_runner import TaskResult
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.io.digests import Known, identify
+from lines_pipeline.io.reading import check_unchanged
+from lines_pipeline.ops.base import Retry, Statistic
+from lines_pipeline.planner.fingerprints import Fingerprints
+from lines_pipeline.planner.lowering import Outputs, compile_stage
+from lines_pipeline.planner.memory import EngineSettings, whole_tensors_at_once
+from lines_pipeline.planner.population import population
+from lines_pipeline.planner.rules.partial_outputs import holds_partial_outputs, partial_output_of, with_partial_outputs
+from lines_pipeline.planner.schemas import Schema, holds_exactly, infer_schemas
+from lines_pipeline.planner.stages import (
+    Results,
+    Stage,
+    ancestors,
+    lacking_statistics,
+    plan_stages,
+    statistics_of,
+    whole_tensor_steps,
+)
+from lines_pipeline.planner.tasks import (
+    Observation,
+    StagePlan,
+    Task,
+    TensorSlice,
+    Write,
+    cut_tasks,
+    group_slices,
+    observed_tensors,
+    sample_tasks,
+)
+
+MAX_SWEEPS = 12
+"""Sweeps after which a bracket that keeps missing is a defect of ours."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a graph needs for some steps to be written: known statistics, cached values, layouts, passes."""
+
+    graph: Graph
+    keys: Fingerprints
+    known: Mapping[Statistic, Any]
+    cached: Mapping[str, Checkpoint]
+    schemas: Mapping[str, Schema]
+    stages: Sequence[Stage]
+
+
+@dataclass
+class Outcome:
+    """What passes gave besides files: statistics, and values of results that their types cannot hold."""
+
+    known: dict[Statistic, Any]
+    unheld: dict[BlockPosition, dict[int, Unheld]] = field(default_factory=dict)
+    """By where in the tensor their block starts."""
+
+    def take(self, results: Iterable[TaskResult]) -> list[TensorSlice]:
+        """Note what a sweep could not store; gives the blocks of drafts that depend on what was guessed."""
+        speculative: list[TensorSlice] = []
+        for result in results:
+            speculative += result.speculative
+            for position, found in result.unheld.items():
+                self.unheld.setdefault(position, {}).update(found)
+        return speculative
+
+    def forget(self, steps: Iterable[str], slices: Iterable[TensorSlice]) -> None:
+        """Blocks of ``steps`` that are made again."""
+        for (step, tensor, _), found in self.unheld.items():
+            for tensor_slice in slices:
+                if step in steps and tensor == tensor_slice.tensor:
+                    found.pop(tensor_slice.start, None)
+
+
+@dataclass
+class Session:
+    """State of a run's engine; ``checkpoints`` by load step."""
+
+    checkpoints: Mapping[str, Checkpoint]
+    cache: NodeCache
+    settings: EngineSettings
+    emit: Sink
+    scheduler: Scheduler = DRIVER
+    digests: dict[str, str] = field(default_factory=dict)
+    nonfinite: dict[str, frozenset[str]] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    """Statistics of this run by content key."""
+
+    def __post_init__(self) -> None:
+        for step, checkpoint in self.checkpoints.items():
+            for path in map(Path, {stored.path for stored in checkpoint.tensors.values()}):
+                if path.parent == self.cache.spool:
+                    self.cache.hold(path)
+            remembered = self.cache.digest(checkpoint)
+            if remembered:
+                self.digests[step] = remembered.digest
+                self.nonfinite[step] = frozenset(remembered.nonfinite)
+
+    def keys(self, graph: Graph) -> Fingerprints:
+        """Content keys as far as the inputs' contents are known."""
+        return Fingerprints(graph, self.digests)
+
+    def whole_tensor_steps(self, graph: Graph, steps: Iterable[str]) -> tuple[str, ...]:
+        """Return the steps behind ``steps`` that break the pipeline and whose values are not there yet, in order."""
+        keys, wanted = self.keys(graph), tuple(steps)
+        there = [step for step in ancestors(graph, wanted) if self.cache.has_value(keys.step(step))]
+        return whole_tensor_steps(graph, wanted, there)
+
+    def prepare_all(self, graph: Graph, outputs: Mapping[str, str], told: Iterable[str] = ()) -> list[Prepared]:
+        """Plan as ``prepare`` does: first what breaks the pipeline, then the rest as if that were there."""
+        made: dict[str, Checkpoint] = {}
+        prepared = []
+        for step in self.whole_tensor_steps(graph, (*outputs, *told)):
+            if step not in outputs:
+                prepared.append(self.prepare(graph, {step: "keep"}, made=made))
+                made[step] = partial_output_of(prepared[-1].schemas[step], ())
+        return [*prepared, self.prepare(graph, outputs, told, made)]
+
+    def prepare(
+        self,
+        graph: Graph,
+        outputs: Mapping[str, str],
+        told: Iterable[str] = (),
+        made: Mapping[str, Checkpoint] = MappingProxyType({}),
+    ) -> Prepared:
+        """Plan what it takes to write steps, by the type they are stored in (``keep``: as it is; ``""``: packed).
+
+        All statistics behind the steps ``told`` are gathered that are not known; ``made`` are values that are to come.
+        Reads headers only.
+        """
+        steps, keys = tuple(outputs), self.keys(graph)
+        computed = [step_id for step_id in ancestors(graph, steps) if not graph.steps[step_id].op.is_source]
+        schemas = infer_schemas(graph, ancestors(graph, (*steps, *told)), self.checkpoints)
+        values = {s: self.cache.open_value(str(keys.step(s))) for s in computed if self.cache.has_value(keys.step(s))}
+        exact = {s: value for s, value in values.items() if value is not None and holds_exactly(value, schemas[s])}
+        cached = {**made, **exact}
+        known = self.known(graph, (*ancestors(graph, steps, cached), *ancestors(graph, told)))
+        stages = plan_stages(graph, steps, known, cached)
+        if lacking := lacking_statistics(graph, told, known, stages):
+            stages = plan_stages(graph, steps, known, cached, lacking)
+        if self._may_leave_partial_outputs(graph, schemas) and not whole_tensor_steps(graph, steps, cached):
+            in_place = [
+                step for step, dtype in outputs.items() if holds_partial_outputs(graph.steps[step], dtype, schemas)
+            ]
+            stages = with_partial_outputs(stages, graph, known, cached, in_place)
+        return Prepared(graph, keys, known, cached, schemas, stages)
+
+    def _may_leave_partial_outputs(self, graph: Graph, schemas: Mapping[str, Schema]) -> bool:
+        """Return whether a pass may leave drafts where results go, for a later one to finish in place.
+
+        Not on a cluster: it does the jobs of a worker that died once more, and they would take finished blocks for
+        drafts. Nor where a step takes a computed value's tensors by other names than a draft holds them under.
+        """
+        computed = (step for schema in schemas.values() for step in schema.views if not graph.steps[step].op.is_source)
+        return not self.settings.on_cluster and not any(computed)
+
+    def prepare_sound(self, graph: Graph, outputs: Mapping[str, str], told: Iterable[str] = ()) -> Prepared:
+        """As ``prepare``; reads the cached values that it relies on, and plans without those that are damaged."""
+        prepared = self.prepare(graph, outputs, told)
+        used = {step for one in prepared.stages for step in one.steps} & prepared.cached.keys()
+        paths = [self.cache.value_path(str(prepared.keys.step(step))) for step in sorted(used)]
+        sound = [self.cache.is_sound(path) for path in paths]
+        return prepared if all(sound) else self.prepare_sound(graph, outputs, told)
+
+    def known(self, graph: Graph, steps: Iterable[str]) -> dict[Statistic, Any]:
+        """Statistics of ``steps`` that this run or an earlier one computed."""
+        keys = self.keys(graph)
+        known: dict[Statistic, Any] = {}
+        for step_id in steps:
+            for statistic in statistics_of(graph, step_id).values():
+                key = keys.statistic(statistic)
+                if key in self.results:
+                    known[statistic] = self.results[key]
+                elif key is not None and (found := self.cache.get("stats", key)) is not None:
+                    known[statistic] = self.results[key] = statistic.decode(found)
+        return known
+
+    def run(self, prepared: Prepared, outputs: Outputs) -> Outcome:
+        """Carry out all passes; the written files are left under their temporary names."""
+        outcome = Outcome(dict(prepared.known))
+        for planned in prepared.stages:
+            one = planned if planned.otherwise is None or self._finite(prepared) else planned.otherwise
+            if not one.is_empty:
+                speculative = self._run_pass(prepared, one, outcome, outputs)
+                self._correct(prepared, one, outcome, outputs, speculative)
+        return outcome
+
+    def _correct(
+        self, prepared: Prepared, one: Stage, outcome: Outcome, outputs: Outputs, speculative: Sequence[TensorSlice]
+    ) -> None:
+        """Make drafts anew that were made under a wrong guess, where that makes a difference."""
+        wrong = {
+            sink: replace(partial_output, speculation=None)
+            for sink, partial_output in one.partial_outputs.items()
+            if partial_output.speculation is not None
+            and partial_output.speculation.outcome(outcome.known[partial_output.speculation])
+        }
+        if not wrong or not speculative or not self._finite(prepared):
+            return
+        again = replace(one, statistics=(), guesses={}, sinks=(), partial_outputs=wrong)
+        stage_plan = self._compiled(prepared, again, outcome.known, outputs)
+        outcome.forget(wrong, speculative)
+        tasks = group_slices(stage_plan, speculative, self.scheduler.tasks_at_once)
+        outcome.take(self._sweep(f"{one.number} corrected", stage_plan, tasks))
+
+    def _compiled(self, prepared: Prepared, one: Stage, known: Results, outputs: Outputs) -> StagePlan:
+        """A pass's program, but for the states of its measures."""
+        sources = self.sources(prepared, one, outputs)
+        unhashed = frozenset(step for step in one.steps if step in self.checkpoints and step not in self.digests)
+        nonfinite = {**self.nonfinite, **self._inherited(prepared)}
+        compiled = compile_stage(
+            one, prepared.graph, prepared.schemas, sources, known, outputs, hashed=unhashed, nonfinite=nonfinite
+        )
+        at_once = whole_tensors_at_once(prepared.graph, one, prepared.schemas, self.settings)
+        return replace(compiled, device=self.settings.device, most_at_once=at_once if compiled.whole else None)
+
+    def _inherited(self, prepared: Prepared) -> dict[str, frozenset[str]]:
+        """By step that is read from the cache: tensors in which something that it was made of has NaN or Inf."""
+        return {
+            step: frozenset().union(*(self.nonfinite.get(one, ()) for one in prepared.graph.needed([step])))
+            for step in prepared.cached
+        }
+
+    def _finite(self, prepared: Prepared) -> bool:
+        """Whether no input has NaN or Inf: a draft cannot tell where they were."""
+        return not any(self.nonfinite.get(step) for step in prepared.schemas)
+
+    def remember(self, graph: Graph, known: Mapping[Statistic, Any]) -> None:
+        """Keep statistics under their keys, which are all known after the first sweep."""
+        keys = self.keys(graph)
+        for statistic, result in known.items():
+            key = keys.statistic(statistic)
+            if key is not None and key not in self.results:
+                self.results[key] = result
+                self.cache.put("stats", key, result)
+
+    def _run_pass(self, prepared: Prepared, one: Stage, outcome: Outcome, outputs: Outputs) -> list[TensorSlice]:
+        """Add to the outcome; gives the blocks of drafts that depend on what was guessed."""
+        stage_plan = self._compiled(prepared, one, outcome.known, outputs)
+        tasks = cut_tasks(stage_plan, self.scheduler.tasks_at_once)
+        stage_plan = replace(stage_plan, recorded=compiling_pays(sum(task.nbytes for task in tasks)))
+        if stage_plan.recorded and not self.settings.on_cluster:
+            load_runtime()
+        states = self._states(prepared, stage_plan, one)
+        observations = tuple(replace(o, state=states.get(o.statistic)) for o in stage_plan.observations)
+        stage_plan = replace(stage_plan, observations=observations)
+        name = f"{one.number}/{len(prepared.stages)}"
+        results = self._sweep(name, stage_plan, tasks)
+        self._learn_digests(stage_plan, results)
+        numels = {o.statistic: population(o.statistic, prepared.schemas) for o in observations}
+        speculative = outcome.take(results)
+        found = combine_all(observations, results, numels)
+        results.clear()  # a sweep again needs the room of the magnitudes in them
+        outcome.known |= self._resolve(name, stage_plan, found, numels)
+        return speculative
+
+    def sources(self, prepared: Prepared, one: Stage, outputs: Outputs) -> dict[str, Checkpoint]:
+        """What a pass reads, by step; drafts lie where ``outputs`` will be."""
+        found = {step: self.checkpoints[step] for step in one.steps if step in self.checkpoints}
+        found |= {step: prepared.cached[step] for step in one.steps if step in prepared.cached}
+        written = [
+            *one.sinks,
+            *(sink for sink, partial_output in one.partial_outputs.items() if partial_output.step == sink),
+        ]
+        passthrough = {step for sink in written for step in prepared.schemas[sink].passthrough.values()}
+        found |= {step: self.checkpoints[step] for step in sorted(passthrough)}
+        partial_outputs: dict[str, list[Write]] = {}
+        for sink, partial_output in one.finishes.items():
+            if partial_output.step in one.steps:
+                partial_outputs.setdefault(partial_output.step, []).extend(outputs.get(sink, ())[:1])
+        return found | {
+            step: partial_output_of(prepared.schemas[step], writes) for step, writes in partial_outputs.items()
+        }
+
+    def _states(self, prepared: Prepared, stage_plan: StagePlan, one: Stage) -> dict[Statistic, Any]:
+        """What sampled measures learn from a sample before the sweep."""
+        if not one.sampled:
+            return {}
+        numels = {m: population(m, prepared.schemas) for m in one.sampled}
+        looked_at = {o.statistic: o.tensors for o in stage_plan.observations}
+        taps = tuple(Observation(_sample(m), (), None, tensors=looked_at[m]) for m in one.sampled)
+        tensors = {key: spec.numel for tap in taps for key, spec in observed_tensors(stage_plan, tap).items()}
+        samples: Mapping[Any, Any] = {}
+        runs = max(m.sample_runs(numels[m]) for m in one.sampled)
+        if runs:
+            sampler = replace(stage_plan, observations=taps, writes=(), hashed=frozenset())
+            results = self._sweep(f"{one.number} sample", sampler, sample_tasks(tensors, runs))
+            samples = combine_all(taps, results, {tap.statistic: {} for tap in taps})
+        return {m: m.prepare(samples.get(_sample(m), {}), numels[m]) for m in one.sampled}
+
+    def _resolve(
+        self,
+        name: str,
+        stage_plan: StagePlan,
+        found: dict[Statistic, Any],
+        numels: Mapping[Statistic, Mapping[str, int]],
+    ) -> dict[Statistic, Any]:
+        """Sweep again for measures whose bracket missed, until none does."""
+        for _ in range(MAX_SWEEPS):
+            missed = {m: result.state for m, result in found.items() if isinstance(result, Retry)}
+            if not missed:
+                return found
+            again = tuple(
+                replace(o, state=missed[o.statistic]) for o in stage_plan.observations if o.statistic in missed
+            )
+            narrowed = replace(stage_plan, observations=again, writes=(), hashed=frozenset())
+            results = self._sweep(f"{name} again", narrowed, cut_tasks(narrowed, self.scheduler.tasks_at_once))
+            found |= combine_all(again, results, numels)
+        raise PlanError("a trim threshold was not found; please report this")
+
+    def _sweep(self, name: str, stage_plan: StagePlan, tasks: Sequence[Task]) -> list[TaskResult]:
+        check_unchanged(stage_plan.files)
+        nbytes = sum(task.nbytes for task in tasks)
+        LOG.info("pass %s begins: %d jobs, %.1f MB%s", name, len(tasks), nbytes / 1e6, _way(stage_plan))
+        self.emit(StageStarted(name, nbytes))
+        started, done = time.perf_counter(), 0
+
+        def progress(result: TaskResult) -> None:
+            nonlocal done
+            done += result.bytes_read
+            self.emit(StageProgress(done))
+
+        results = self.scheduler.run_tasks(stage_plan, tasks, progress)
+        check_unchanged(stage_plan.files)
+        written = sum(result.bytes_written for result in results)
+        self.emit(StageFinished(name, time.perf_counter() - started, done, written))
+        return results
+
+    def _learn_digests(self, stage_plan: StagePlan, results: Sequence[TaskResult]) -> None:
+        blocks: dict[str, dict[str, list[tuple[int, int]]]] = {step: {} for step in stage_plan.hashed}
+        bad: dict[str, set[str]] = {step: set() for step in stage_plan.hashed}
+        for result in results:
+            for (source, tensor), found in result.digests.items():
+                blocks[source].setdefault(tensor, []).extend(found)
+            for source, tensor in result.nonfinite:
+                bad[source].add(tensor)
+        for step in sorted(stage_plan.hashed):
+            checkpoint = self.checkpoints[step]
+            ordered = {tensor: [digest for _, digest in sorted(found)] for tensor, found in blocks[step].items()}
+            self._learn(step, identify(checkpoint, ordered, bad[step]))
+
+    def identify(self, step: str) -> str:
+        """The content digest of a load step's checkpoint; reads all of it where that is not known yet."""
+        if step not in self.digests:
+            self._learn(step, identify(self.checkpoints[step]))
+        return self.digests[step]
+
+    def _learn(self, step: str, known: Known) -> None:
+        self.digests[step], self.nonfinite[step] = known.digest, frozenset(known.nonfinite)
+        self.cache.put_digest(self.checkpoints[step], known)
+
+
+def _way(stage_plan: StagePlan) -> str:
+    return ", in a compiled loop" if stage_plan.recorded else ""
+
+
+def _sample(statistic: Statistic) -> Sample:
+    """What is sampled for a measure: magnitudes of the first value that it observes."""
+    return Sample(statistic.of[:1], bounds=statistic.bounds)

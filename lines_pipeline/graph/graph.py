@@ -1,0 +1,106 @@
+"""The typed graph of a recipe: its nodes spread into steps, in an order that does not depend on the file's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from lines_pipeline.core.errors import RecipeError
+from lines_pipeline.core.types import EdgeType
+
+if TYPE_CHECKING:
+    import networkx
+
+    from lines_pipeline.ops.base import Op, OpParams
+    from lines_pipeline.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Step:
+    """One application of an op: a node, or one member of a collection (``updates[digits]``)."""
+
+    id: str
+    node: str
+    item: str | None
+    op: Op
+    params: OpParams
+    inputs: Mapping[str, tuple[str, ...]]
+    """Step ids by port, in order; ports without input are absent."""
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    gives: EdgeType
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Ids of all steps this one takes, each once, in order of ports."""
+        return tuple(dict.fromkeys(source for ids in self.inputs.values() for source in ids))
+
+    @cached_property
+    def value_inputs(self) -> Mapping[str, tuple[str, ...]]:
+        """Step ids by port that the value is computed from: what is only measured is not among them."""
+        return {port: ids for port, ids in self.inputs.items() if not self.op.inputs[port].statistics_only}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Steps in topological order (ties by name, members in item order), and the steps of every node."""
+
+    steps: Mapping[str, Step]
+    members: Mapping[str, tuple[str, ...]]
+    recorded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Parameters by node as the recipe has them, the environment by name: what may be shown and tracked."""
+
+    def needed(self, targets: Iterable[str]) -> tuple[str, ...]:
+        """Targets (step ids, or nodes) and all they depend on, in order; KeyError for what is neither."""
+        wanted = {step for target in targets for step in self.members.get(target, (target,))}
+        for unknown in wanted - self.steps.keys():
+            raise KeyError(unknown)
+        for step in reversed(list(self.steps.values())):
+            if step.id in wanted:
+                wanted.update(step.sources)
+        return tuple(step for step in self.steps if step in wanted)
+
+    def followed(self, step_id: str) -> str:
+        """The step without inputs whose model a step's value follows: of the base, or else of the first model."""
+        inputs = self.steps[step_id].inputs
+        while inputs:
+            ports = [port for port in ("base", "model", "models") if port in inputs] or list(inputs)
+            step_id = inputs[ports[0]][0]
+            inputs = self.steps[step_id].inputs
+        return step_id
+
+    @cached_property
+    def sinks(self) -> tuple[str, ...]:
+        """The steps that a run is for: those of ``save`` and ``evaluate`` nodes."""
+        return tuple(step.id for step in self.steps.values() if step.op.name in ("save", "evaluate"))
+
+    @cached_property
+    def digraph(self) -> networkx.DiGraph[str]:
+        """Nodes, and an edge for each pair of connected nodes with its ``ports`` and ``type``."""
+        import networkx
+
+        drawn: networkx.DiGraph[str] = networkx.DiGraph()
+        drawn.add_nodes_from(self.members)
+        for step in self.steps.values():
+            for port, sources in step.inputs.items():
+                for source in sources:
+                    self._connect(drawn, self.steps[source], step, port)
+        return drawn
+
+    @staticmethod
+    def _connect(drawn: networkx.DiGraph[str], source: Step, step: Step, port: str) -> None:
+        known: dict[str, Any] = drawn.get_edge_data(source.node, step.node, default={})
+        ports = known.get("ports", ())
+        drawn.add_edge(source.node, step.node, type=source.gives, ports=(*ports, *({port} - set(ports))))
+
+
+def build_graph(recipe: Recipe) -> Graph:
+    """Connects and checks all nodes of a recipe; RecipeError with every problem found. Reads no checkpoint."""
+    from lines_pipeline.recipe.binding.binding import checked_graph
+
+    graph, diagnostics = checked_graph(recipe.document, recipe.recorded, recipe.tune)
+    if diagnostics:
+        raise RecipeError(diagnostics)
+    return graph

@@ -1,0 +1,1 @@
+"""Statistics of whole models that several methods need: thresholds, sign election, norms."""

@@ -1,0 +1,51 @@
+"""The sums that merges need of whole models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.ops.base import Partials, Statistic
+from lines_pipeline.ops.kernels import Value, nonzero_count, running_sum, total
+
+
+def exact_total(partials: Mapping[str, list[float]]) -> float:
+    """Correctly rounded sum of all partials: it depends on neither their order nor their grouping.
+
+    Raises ``CheckpointError`` naming a tensor whose values left the range of their type on the way.
+    """
+    for tensor, values in partials.items():
+        if not all(map(math.isfinite, values)):
+            raise CheckpointError(
+                f"tensor '{tensor}': differences or sums of its values are too large for their type, so that the "
+                "norm of the update is not finite; look for a damaged checkpoint with 'lines-pipeline inspect'"
+            )
+    return math.fsum(value for values in partials.values() for value in values)
+
+
+@dataclass(frozen=True)
+class SumNorm(Statistic):
+    """L1 norm of the sum of the observed values over the whole model (of one value: its L1 norm)."""
+
+    version = 2
+
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
+        return (total(running_sum(values).abs()),)
+
+    def combine(self, partials: Partials, numels: Mapping[str, int], state: Any) -> float:
+        return exact_total(partials)
+
+
+@dataclass(frozen=True)
+class Count(Statistic):
+    """How many of the values are set (a mask) or differ from zero."""
+
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
+        return (nonzero_count(values[0]),)
+
+    def combine(self, partials: Partials, numels: Mapping[str, int], state: Any) -> int:
+        return sum(value for values in partials.values() for value in values)

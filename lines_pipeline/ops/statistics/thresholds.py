@@ -1,0 +1,215 @@
+"""The exact magnitude at which a trim cuts, over whole models, in one sweep and little memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.ops.base import Partials, Retry, Statistic
+from lines_pipeline.ops.kernels import Value, within
+
+SMALL_NUMEL = 2**20
+"""Up to this many values the sweep keeps all magnitudes: no sample is drawn."""
+LARGE_NUMEL = 1e8
+"""From this many values on, samples grow and margins shrink with the root of a model's size."""
+SAMPLE_RUNS = {"global": 512, "tensor": 4096}
+"""Runs in a sample, by scope: of one tensor too it should have some."""
+MAX_MARGIN = {"global": 0.01, "tensor": 0.03}
+"""Half the share of values that a bracket may hold, by scope: these are kept in memory."""
+FEW_RUNS = 8
+"""Fewer runs do not tell how far they are off."""
+QUANTILES = 257
+"""Points that are kept of a sample at least; of a large one, every 128th magnitude."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where a trim cuts: the smallest kept magnitude by tensor name (``""``: the whole model), and entries kept."""
+
+    cuts: Mapping[str, float]
+    kept: int
+
+    def of(self, tensor: TensorSpec) -> float:
+        """The threshold for one tensor."""
+        return self.cuts[""] if "" in self.cuts else self.cuts.get(tensor.name, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Bracket:
+    """Closed interval that should hold the wanted magnitude; ``margin`` is its half width in quantiles.
+
+    ``points`` are magnitudes of the sample at evenly spaced quantiles, to find another interval where this one misses.
+    """
+
+    low: float
+    high: float
+    margin: float
+    points: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(2))
+
+
+@dataclass(frozen=True)
+class BracketCounts:
+    """One block against a bracket: counts below and on the ends, and the magnitudes strictly inside."""
+
+    below: int
+    at_low: int
+    inside: np.ndarray[Any, Any]
+    at_high: int
+
+
+@dataclass(frozen=True)
+class TrimThreshold(Statistic):
+    """The magnitude at which a trim to ``density`` cuts: the (d - int(d * density))-th smallest of d.
+
+    Exact, in one sweep: a sample brackets the quantile, the sweep counts below the bracket and keeps the few values
+    inside. A bracket that missed is moved and swept again. ``scope`` is ``global`` (one threshold) or ``tensor``
+    (one a tensor).
+    """
+
+    density: float
+    scope: str
+
+    @property
+    def sampled(self) -> bool:
+        return self.density < 1.0
+
+    def sample_runs(self, numels: Mapping[str, int]) -> int:
+        total = sum(numels.values())
+        runs = SAMPLE_RUNS[self.scope] * max(1.0, math.sqrt(total / LARGE_NUMEL))
+        return int(runs) if total > SMALL_NUMEL else 0
+
+    def prepare(self, sample: Mapping[str, list[Any]], numels: Mapping[str, int]) -> dict[str, Bracket]:
+        found: dict[str, Bracket] = {}
+        for group, names in _groups(self.scope, numels).items():
+            rank, total = self._rank(names, numels)
+            runs = [run for name in names for run in sample.get(name, [])] if total > self._small(numels) else []
+            found[group] = _bracket(runs, rank, total, self._max_margin(sum(numels.values())))
+        return found
+
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
+        bracket: Bracket = state["" if self.scope == "global" else tensor.name]
+        return (within(values[0], bracket.low, bracket.high),)
+
+    def partial(self, *reduced: Any) -> BracketCounts:
+        return BracketCounts(*reduced[0])
+
+    def combine(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
+        found: dict[str, float] = {}
+        kept = 0
+        moved: dict[str, Bracket] = {}
+        for group, names in _groups(self.scope, numels).items():
+            counts = [block for name in names for block in partials.get(name, [])]
+            rank, total = self._rank(names, numels)
+            value = _select(counts, rank, state[group]) if total else 0.0  # of nothing, everything is kept
+            if value is None:
+                moved[group] = _moved(state[group], counts, rank, total)
+            else:
+                _require_finite(value, names)
+                found[group] = value
+                kept += total - _smaller(counts, value, state[group])
+        return Retry({**state, **moved}) if moved else Thresholds(found, kept)
+
+    def decode(self, result: Any) -> Thresholds:
+        return Thresholds(result["cuts"], result["kept"])
+
+    def _rank(self, names: Sequence[str], numels: Mapping[str, int]) -> tuple[int, int]:
+        """The rank of the threshold (from 1), and how many magnitudes there are."""
+        total = sum(numels[name] for name in names)
+        return max(total - int(total * self.density), 1), total
+
+    def kept_numel(self, numels: Mapping[str, int]) -> int:
+        """How many magnitudes a sweep keeps at most, of values of this many entries by tensor."""
+        whole = sum(numels.values())
+        share = 2.0 * self._max_margin(whole) if self.sample_runs(numels) else 1.0
+        totals = [self._rank(names, numels)[1] for names in _groups(self.scope, numels).values()]
+        return sum(total if total <= self._small(numels) else int(share * total) for total in totals)
+
+    def _small(self, numels: Mapping[str, int]) -> int:
+        """Up to this many values that a threshold is for, all are kept: a sample tells too little of them."""
+        runs = self.sample_runs(numels)
+        return FEW_RUNS * sum(numels.values()) // runs if runs else SMALL_NUMEL
+
+    def _max_margin(self, total: int) -> float:
+        """Half the share of a model's ``total`` values that brackets may hold: less of larger models."""
+        return MAX_MARGIN[self.scope] * min(1.0, math.sqrt(LARGE_NUMEL / max(total, 1)))
+
+
+def _require_finite(threshold: float, names: Sequence[str]) -> None:
+    """Refuse a trim that would keep nothing but differences that are Inf."""
+    if not math.isfinite(threshold):
+        which = f"tensor '{names[0]}'" if len(names) == 1 else f"{len(names)} tensors"
+        raise CheckpointError(
+            f"{which}: differences or sums of values are too large for their type, so that a trim has no threshold; "
+            "look for a damaged checkpoint with 'lines-pipeline inspect'"
+        )
+
+
+def _groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:
+    names = [name for name in sorted(numels) if numels[name]]
+    return {"": names} if scope == "global" else {name: [name] for name in names}
+
+
+def _bracket(runs: list[Any], rank: int, total: int, most: float) -> Bracket:
+    """From runs of neighbouring magnitudes, in their order: how much runs differ from the next tells the error."""
+    if not runs:
+        return Bracket(0.0, math.inf, 1.0)
+    values = np.sort(np.concatenate(runs))
+    points = values[np.linspace(0, len(values) - 1, min(len(values), max(QUANTILES, len(values) // 128))).astype(int)]
+    quantile = rank / total
+    cut = values[min(int(quantile * len(values)), len(values) - 1)]
+    if len(runs) < FEW_RUNS:
+        return _around(points, quantile, most)
+    steps = np.diff([float((run < cut).mean()) for run in runs])
+    error = math.sqrt(float((steps**2).sum()) / 2.0 / len(steps) / len(runs))
+    return _around(points, quantile, min(max(4.0 * error, most / 5.0), most))
+
+
+def _around(points: np.ndarray[Any, Any], quantile: float, margin: float) -> Bracket:
+    last = len(points) - 1
+    low, high = math.floor((quantile - margin) * last), math.ceil((quantile + margin) * last)
+    low_end = float(points[min(low, last)]) if low > 0 else 0.0
+    return Bracket(low_end, float(points[max(high, 0)]) if high < last else math.inf, margin, points)
+
+
+def _moved(bracket: Bracket, counts: Sequence[BracketCounts], rank: int, total: int) -> Bracket:
+    """A bracket on the side where the magnitude is, as far off as the counts say, and wider."""
+    below = sum(block.below for block in counts)
+    upto = below + _above_low(counts, bracket) + sum(block.at_low + len(block.inside) for block in counts)
+    side, end, reached = ("left", bracket.low, below) if rank <= below else ("right", bracket.high, upto)
+    start = float(np.searchsorted(bracket.points, end, side)) / max(len(bracket.points) - 1, 1)  # type: ignore[call-overload]
+    found = _around(bracket.points, start + (rank - reached) / total, 2.0 * bracket.margin)
+    if rank <= below:
+        return replace(found, high=min(found.high, bracket.low), low=min(found.low, bracket.low))
+    return replace(found, low=max(found.low, bracket.high), high=max(found.high, bracket.high))
+
+
+def _select(counts: Sequence[BracketCounts], rank: int, bracket: Bracket) -> float | None:
+    """The ``rank``-th smallest magnitude (from 1), or None where the bracket missed it."""
+    left = rank - sum(block.below for block in counts)
+    at_low, at_high = sum(block.at_low for block in counts), _above_low(counts, bracket)
+    if left <= 0:
+        return None
+    if left <= at_low:
+        return bracket.low
+    inside = np.concatenate([block.inside for block in counts]) if counts else np.empty(0)
+    left -= at_low
+    if left <= len(inside):
+        return float(np.partition(inside, left - 1)[left - 1])
+    return bracket.high if left - len(inside) <= at_high else None
+
+
+def _above_low(counts: Sequence[BracketCounts], bracket: Bracket) -> int:
+    """Magnitudes on the upper end, where that is not the lower one too."""
+    return sum(block.at_high for block in counts) if bracket.high > bracket.low else 0
+
+
+def _smaller(counts: Sequence[BracketCounts], value: float, bracket: Bracket) -> int:
+    """How many magnitudes are below ``value``, which the bracket holds."""
+    found = sum(block.below + int((block.inside < value).sum()) for block in counts)
+    return found + (sum(block.at_low for block in counts) if value > bracket.low else 0)

@@ -1,0 +1,58 @@
+"""Content keys of steps and measures: what the node cache is addressed by."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from lines_pipeline.core.fingerprints import content_key
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.ops.base import Statistic
+from lines_pipeline.planner.stages import statistics_of
+
+CACHE_VERSION = 2
+"""Part of every key. Raise it when what earlier versions kept must not be used: before 2, no result was looked at."""
+
+_SAID_BY_DIGEST = {"path", "key", "digest"}
+"""Parameters of ``load`` of which the content digest tells all that matters."""
+
+
+class Fingerprints:
+    """Keys of a graph's steps, from the content digests of its inputs (by load step; absent ones give no key)."""
+
+    def __init__(self, graph: Graph, digests: Mapping[str, str]) -> None:
+        self._graph, self._digests = graph, digests
+        self._steps: dict[str, str | None] = {}
+
+    def step(self, step_id: str) -> str | None:
+        """The key of a step's value, or None while an input's content is unknown."""
+        if step_id not in self._steps:
+            self._steps[step_id] = self._step_key(step_id)
+        return self._steps[step_id]
+
+    def statistic(self, statistic: Statistic) -> str | None:
+        """The key of a measure's result."""
+        of, needs = [self.step(step_id) for step_id in statistic.of], [self.statistic(need) for need in statistic.needs]
+        if None in of or None in needs:
+            return None
+        fields = {f.name: getattr(statistic, f.name) for f in dataclasses.fields(statistic)}
+        own = {name: value for name, value in fields.items() if name not in ("of", "needs", "optional")}
+        own |= {} if own.pop("bounds") is None else {"bounds": statistic.bounds}
+        return content_key([CACHE_VERSION, type(statistic).__name__, statistic.version, own, of, needs])
+
+    def _step_key(self, step_id: str) -> str | None:
+        step = self._graph.steps[step_id]
+        if step.op.is_source and step_id not in self._digests:
+            return None
+        taken = {} if step.op.is_source else step.inputs  # what was read is known by its own digest
+        inputs = {port: [self.step(i) for i in ids] for port, ids in taken.items()}
+        if any(key is None for keys in inputs.values() for key in keys):
+            return None
+        params = step.params.model_dump(mode="json", exclude=_SAID_BY_DIGEST if step.op.is_source else set())
+        # alpha: auto alone needs the vectors it is measured on
+        source = self._digests.get(step_id)
+        statistics = statistics_of(self._graph, step_id)
+        versions = {name: statistic.version for name, statistic in statistics.items()}
+        bounded = ["bounded"] if any(statistic.bounds for statistic in statistics.values()) else []  # unlike in 0.1
+        op = [step.op.name, step.op.version, versions, *bounded]
+        return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source])

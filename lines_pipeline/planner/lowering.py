@@ -1,0 +1,126 @@
+"""Compiles one pass into the program that its jobs share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.ops.base import Statistic
+from lines_pipeline.planner.layer_maps import layers_of
+from lines_pipeline.planner.population import population
+from lines_pipeline.planner.schemas import Schema
+from lines_pipeline.planner.shapes import Shapes, Views, keyed_schema, keyed_sources, tell_apart, views_of, with_views
+from lines_pipeline.planner.stages import PartialOutput, Stage, statistics_of
+from lines_pipeline.planner.tasks import Observation, StagePlan, Write, source_files
+
+Outputs = Mapping[str, tuple[Write, ...]]
+"""What to write, by step."""
+
+
+def compile_stage(
+    one: Stage,
+    graph: Graph,
+    schemas: Mapping[str, Schema],
+    sources: Mapping[str, Checkpoint],
+    known: Mapping[Statistic, Any],
+    outputs: Outputs,
+    *,
+    hashed: frozenset[str] = frozenset(),
+    nonfinite: Mapping[str, frozenset[str]] | None = None,
+) -> StagePlan:
+    """The program of a pass, of which sources in ``hashed`` are hashed; ``nonfinite`` names tensors by source.
+
+    The device and the states of measures are filled in by the engine.
+    """
+    steps = tuple(graph.steps[step_id] for step_id in one.steps)
+    shapes = tell_apart(schemas, sources)
+    named = {step_id: schemas[step_id] for step_id in (*one.steps, *sources)}
+    views = views_of(steps, named, shapes)
+    seen = {step_id: views.get(step_id, {}) for step_id in named}
+    statistics = {step.id: statistics_of(graph, step.id) for step in steps if step.id not in sources}
+    guessed = {
+        *one.guesses.values(),
+        *(partial_output.speculation for partial_output in one.partial_outputs.values() if partial_output.speculation),
+    }
+    writes = (
+        *(write for sink in one.sinks for write in outputs.get(sink, ())),
+        *(
+            write
+            for sink, partial_output in one.partial_outputs.items()
+            for write in _partial_writes(sink, partial_output, schemas, outputs)
+        ),
+    )
+    return StagePlan(
+        steps=steps,
+        schemas={step_id: keyed_schema(schema, seen[step_id], shapes) for step_id, schema in named.items()},
+        stats={step: {n: known[m] for n, m in found.items() if m in known} for step, found in statistics.items()},
+        guessed={step: {n: m for n, m in found.items() if m in guessed} for step, found in statistics.items()},
+        positions={
+            step.id: with_views(
+                shapes.keyed(positions_of(step, schemas[step.id]), schemas[step.id].tensors), seen[step.id]
+            )
+            for step in steps
+            if step.id not in sources
+        },
+        sources={step_id: keyed_sources(one.tensors, seen[step_id], shapes) for step_id, one in sources.items()},
+        files=source_files(list(sources.values())),
+        hashed=hashed,
+        nonfinite=_keyed_nonfinite(nonfinite or {}, sources, seen, shapes),
+        observations=tuple(
+            Observation(
+                m, tuple(known[need] for need in m.needs), None, one.guesses.get(m), _observed(m, schemas, shapes)
+            )
+            for m in sorted(
+                one.statistics, key=lambda statistic: statistic in one.guesses
+            )  # what is guessed comes first
+        ),
+        writes=tuple(replace(w, positions=shapes.keyed(w.positions, schemas[w.step].tensors)) for w in writes),
+        names=shapes.names,
+    )
+
+
+def _observed(statistic: Statistic, schemas: Mapping[str, Schema], shapes: Shapes) -> frozenset[str] | None:
+    """Keys of the tensors that a bounded measure looks at."""
+    if not statistic.bounds:
+        return None
+    specs = {name: spec for step in statistic.of for name, spec in schemas[step].tensors.items()}
+    return frozenset(shapes.key(name, specs[name].shape) for name in population(statistic, schemas))
+
+
+def _keyed_nonfinite(
+    nonfinite: Mapping[str, frozenset[str]],
+    sources: Mapping[str, Checkpoint],
+    views: Mapping[str, Views],
+    shapes: Shapes,
+) -> dict[str, frozenset[str]]:
+    """Keys of tensors and views that are known to hold NaN or Inf, by source."""
+    found = {}
+    for step, checkpoint in sources.items():
+        own = {shapes.key(name, checkpoint.tensors[name].spec.shape) for name in nonfinite.get(step, ())}
+        found[step] = frozenset(own | {key for key, seen in views[step].items() if seen.key in own})
+    return found
+
+
+def _partial_writes(
+    sink: str, partial_output: PartialOutput, schemas: Mapping[str, Schema], outputs: Outputs
+) -> list[Write]:
+    """The output itself, or another step's value at the first place of every floating-point tensor that it has."""
+    if sink == partial_output.step:
+        return [replace(write, speculation=partial_output.speculation) for write in outputs.get(sink, ())]
+    first = outputs[sink][0].positions if outputs else {}
+    drafted, final = schemas[partial_output.step], schemas[sink].tensors
+    same = (name for name in drafted.numels if name in first and final[name].shape == drafted.tensors[name].shape)
+    positions = {name: first[name][:1] for name in same}
+    return [Write(partial_output.step, positions, speculation=partial_output.speculation, is_draft=True)]
+
+
+def positions_of(step: Step, schema: Schema) -> dict[str, tuple[int, int]]:
+    """Block and depth by tensor, for a step whose op depends on depth; nothing for others."""
+    layers = layers_of(step, schema)
+    if layers is None:
+        return {}
+    found = {name: layers.place(name) for name in schema.tensors}
+    return {name: position for name, position in found.items() if position is not None}

@@ -1,0 +1,109 @@
+"""Which sweep can leave a draft of an output, so that the last one needs not read all inputs again.
+
+A draft is the value of a step on the way to the output, written where the output will be, by an earlier sweep. The last
+sweep reads it back with the few inputs it still needs, and finishes it in place; where the draft is the output itself,
+made under a guess, there is no last sweep. Where a guess turns out wrong and that makes a difference, blocks are
+drafted again. Of inputs with NaN or Inf no draft is used: the last sweep then computes everything anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.io.checkpoints import Checkpoint, StoredTensor
+from lines_pipeline.planner.schemas import Schema
+from lines_pipeline.planner.stages import PartialOutput, Results, Stage, StageAssignment, value_ancestors
+from lines_pipeline.planner.tasks import Write
+
+MIN_SAVED = 2
+"""Models that need not be read, from which a draft pays: it is itself written and read once more."""
+
+
+def with_partial_outputs(
+    stages: Sequence[Stage], graph: Graph, known: Results, available: Iterable[str], in_place: Iterable[str]
+) -> list[Stage]:
+    """The passes, the last of them finishing drafts where that pays; ``in_place`` are outputs that can be read back."""
+    available, levels = frozenset(available), StageAssignment(graph, known, available)
+    last = stages[-1] if stages else None
+    if last is None or last.number == 1 or not last.sinks:
+        return list(stages)
+    in_place = frozenset(in_place)
+    found = {sink: _best(graph, levels, sink, last.number, available, sink in in_place) for sink in last.sinks}
+    partial_outputs = {sink: partial_output for sink, partial_output in found.items() if partial_output is not None}
+    stop = available | {partial_output.step for _, partial_output in partial_outputs.values()}
+    steps = value_ancestors(graph, [sink for sink in partial_outputs if partial_outputs[sink][1].step != sink], stop)
+    if len(partial_outputs) < len(last.sinks) or any(
+        not set(statistic.of) <= set(steps) for statistic in last.statistics
+    ):
+        return list(stages)
+    finishing = replace(
+        last,
+        sinks=tuple(sink for sink in last.sinks if partial_outputs[sink][1].step != sink),
+        steps=steps,
+        finishes={sink: partial_output for sink, (_, partial_output) in partial_outputs.items()},
+        otherwise=last,
+    )
+    return [*(_leaving(one, graph, partial_outputs, available) for one in stages[:-1]), finishing]
+
+
+def holds_partial_outputs(step: Step, dtype: str, schemas: Mapping[str, Schema]) -> bool:
+    """Whether a step's file, of values of ``dtype`` (``keep``: as they are), can hold values as they are computed."""
+    if step.gives not in (EdgeType.WEIGHTS, EdgeType.DELTA) or not dtype:
+        return False
+    for name, spec in schemas[step.id].tensors.items():
+        stored = dtype if dtype != "keep" else spec.dtype if step.gives is EdgeType.WEIGHTS else spec.compute_dtype
+        computed = {schema.tensors[name].compute_dtype for schema in schemas.values() if name in schema.tensors}
+        if spec.is_floating and computed != {stored}:
+            return False
+    return True
+
+
+def partial_output_of(schema: Schema, outputs: Sequence[Write]) -> Checkpoint:
+    """A step's draft, to be read back from where any of ``outputs`` has a tensor (nowhere yet, while planning)."""
+    tensors = {}
+    for name, spec in schema.tensors.items():
+        stored = replace(spec, dtype=spec.compute_dtype)
+        positions = [position for write in outputs for position in write.positions.get(name, ())[:1]]
+        if spec.is_floating and positions:
+            tensors[name] = StoredTensor(stored, positions[0].path, positions[0].offset)
+        elif spec.is_floating and not outputs:
+            tensors[name] = StoredTensor(stored, "", 0)
+    return Checkpoint("draft", (), tensors)
+
+
+def _leaving(
+    one: Stage, graph: Graph, partial_outputs: Mapping[str, tuple[int, PartialOutput]], available: frozenset[str]
+) -> Stage:
+    own = {sink: partial_output for sink, (number, partial_output) in partial_outputs.items() if number == one.number}
+    wanted = [
+        *one.sinks,
+        *(partial_output.step for partial_output in own.values()),
+        *(s for m in one.statistics for s in m.of),
+    ]
+    return replace(one, partial_outputs=own, steps=value_ancestors(graph, wanted, available)) if own else one
+
+
+def _best(
+    graph: Graph, levels: StageAssignment, sink: str, number: int, available: frozenset[str], in_place: bool
+) -> tuple[int, PartialOutput] | None:
+    """The pass that can write the draft after which the least is left to read, and that draft."""
+    whole = _reads(graph, sink, available)
+    best: tuple[int, int, PartialOutput] | None = None
+    for step_id in value_ancestors(graph, [sink], available) if in_place else (sink,):
+        step = graph.steps[step_id]
+        if step_id in available or step.op.is_source or (step.gives is EdgeType.MASK and step_id != sink):
+            continue
+        early, speculation = levels.earliest(step_id)
+        left = 0 if step_id == sink else _reads(graph, sink, available | {step_id})
+        if early < number and whole - left >= MIN_SAVED and (best is None or left < best[0]):
+            best = left, early, PartialOutput(step_id, speculation)
+    return None if best is None else (best[1], best[2])
+
+
+def _reads(graph: Graph, sink: str, available: frozenset[str]) -> int:
+    """How many models' values have to be read for ``sink``."""
+    steps = value_ancestors(graph, [sink], available)
+    return sum(step in available or graph.steps[step].op.is_source for step in steps)

@@ -1,0 +1,222 @@
+"""Which statistics and files are made in which sweep, as few sweeps as their order allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.ops.base import Granularity, Statistic
+
+Results = Mapping[Statistic, Any]
+"""Results of measures that are already known."""
+
+
+@dataclass(frozen=True)
+class PartialOutput:
+    """The step whose value is written where an output will be, under the first hypothesis of ``speculation``."""
+
+    step: str
+    speculation: Statistic | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One sweep over the tiles: gathers ``statistics`` and writes ``sinks`` (step ids); evaluates ``steps``."""
+
+    number: int
+    statistics: tuple[Statistic, ...]
+    sinks: tuple[str, ...]
+    steps: tuple[str, ...]
+    """Every step whose value is needed, in topological order."""
+    guesses: Mapping[Statistic, Statistic] = field(default_factory=dict)
+    """Measures gathered under each hypothesis about another one of the same sweep."""
+    partial_outputs: Mapping[str, PartialOutput] = field(default_factory=dict)
+    """By sink of the last pass: what this pass leaves in its place."""
+    finishes: Mapping[str, PartialOutput] = field(default_factory=dict)
+    """By sink: the draft that this pass reads back; ``steps`` is only what is computed from there."""
+    otherwise: Stage | None = None
+    """What is done in place of this pass where a draft cannot be used."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether drafts have left nothing to do."""
+        return not self.sinks and not self.statistics
+
+    @property
+    def sampled(self) -> tuple[Statistic, ...]:
+        """Measures that want a sample first."""
+        return tuple(statistic for statistic in self.statistics if statistic.sampled)
+
+
+def statistics_of(graph: Graph, step_id: str) -> Mapping[str, Statistic]:
+    """The statistics a step needs, by the name its op gives them."""
+    step = graph.steps[step_id]
+    others = set(step.inputs.values())
+    told = {
+        port: _summed(graph, ids, others) if step.op.inputs[port].from_sum else ids for port, ids in step.inputs.items()
+    }
+    found = step.op.statistics(step.params, told, step.id)
+    return {name: _bounded(step, statistic) for name, statistic in found.items()}
+
+
+def _bounded(step: Step, statistic: Statistic) -> Statistic:
+    """The measure over what the step keeps: ``include`` and ``exclude`` limit what is counted, too."""
+    if step.id in statistic.of or not (step.include or step.exclude):
+        return statistic
+    needs = tuple(_bounded(step, need) for need in statistic.needs)
+    return replace(statistic, bounds=(step.include, step.exclude), needs=needs)
+
+
+def stats_of(graph: Graph, step_id: str, known: Results) -> dict[str, Any] | None:
+    """A step's statistics that are known, by name; None while one that it needs is not."""
+    statistics = statistics_of(graph, step_id)
+    if any(statistic not in known for statistic in statistics.values() if not statistic.optional):
+        return None
+    return {name: known[statistic] for name, statistic in statistics.items() if statistic in known}
+
+
+def _summed(graph: Graph, ids: tuple[str, ...], others: Collection[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the steps whose plain sum a step is, where ``others`` has just these; else return the step itself."""
+    step = graph.steps[ids[0]]
+    port = None if step.include or step.exclude else step.op.is_sum_of(step.params)
+    return step.inputs[port] if port and step.inputs[port] in others else ids
+
+
+class StageAssignment:
+    """After which sweep each step's value can be computed, and in which each measure is gathered (from 1)."""
+
+    def __init__(self, graph: Graph, known: Results, available: Iterable[str] = ()) -> None:
+        self._graph, self._known, self._available = graph, known, frozenset(available)
+        self._ready: dict[str, int] = {}
+        self._level: dict[Statistic, int] = {}
+        self.guesses: dict[Statistic, Statistic] = {}
+
+    def ready(self, step_id: str) -> int:
+        """The last sweep whose statistics the step's value depends on."""
+        if step_id not in self._ready:
+            self._ready[step_id] = max((self.level(m) for m in self._waits_for(step_id)), default=0)
+        return self._ready[step_id]
+
+    def level(self, statistic: Statistic) -> int:
+        """The sweep in which a measure is gathered; 0 when it is known already."""
+        if statistic in self._known:
+            return 0
+        if statistic not in self._level:
+            blockers = {m for step_id in statistic.of for m in self._waits_for(step_id)} | set(statistic.needs)
+            last = max((self.level(m) for m in blockers), default=0)
+            latest = [m for m in blockers if last and self.level(m) == last]
+            if len(latest) == 1 and latest[0].outcomes and latest[0] not in statistic.needs and not statistic.sampled:
+                self.guesses[statistic] = latest[0]
+                self._level[statistic] = last
+            else:
+                self._level[statistic] = last + 1
+        return self._level[statistic]
+
+    def earliest(self, step_id: str) -> tuple[int, Statistic | None]:
+        """The first sweep that can compute the step's value, and the measure that it has to guess for that."""
+        blockers = self._waits_for(step_id)
+        last = max((self.level(m) for m in blockers), default=0)
+        latest = [m for m in blockers if last and self.level(m) == last]
+        if len(latest) == 1 and latest[0].outcomes:
+            return last, latest[0]
+        return last + 1, None
+
+    def _waits_for(self, step_id: str) -> set[Statistic]:
+        """Unknown measures, required by the step or anything it is computed from."""
+        found: set[Statistic] = set()
+        for ancestor in value_ancestors(self._graph, [step_id], self._available):
+            if ancestor not in self._available:
+                step_measures = statistics_of(self._graph, ancestor).values()
+                found |= {m for m in step_measures if not m.optional and m not in self._known}
+        return found
+
+
+def ancestors(graph: Graph, targets: Iterable[str], available: Iterable[str] = ()) -> tuple[str, ...]:
+    """``targets`` and all they are computed from, in topological order; nothing above an ``available`` step."""
+    return _reached(graph, targets, available, lambda step: step.sources)
+
+
+def value_ancestors(graph: Graph, targets: Iterable[str], available: Iterable[str] = ()) -> tuple[str, ...]:
+    """As ``ancestors``, without what is only measured: all that has to be computed once every measure is known."""
+    return _reached(graph, targets, available, _value_inputs)
+
+
+def _value_inputs(step: Step) -> tuple[str, ...]:
+    return tuple(i for ids in step.value_inputs.values() for i in ids)
+
+
+def _reached(
+    graph: Graph, targets: Iterable[str], available: Iterable[str], follow: Callable[[Step], Iterable[str]]
+) -> tuple[str, ...]:
+    stop, found, stack = set(available), set(), list(targets)
+    while stack:
+        step_id = stack.pop()
+        if step_id not in found:
+            found.add(step_id)
+            if step_id not in stop:
+                stack += follow(graph.steps[step_id])
+    return tuple(step_id for step_id in graph.steps if step_id in found)
+
+
+def plan_stages(
+    graph: Graph, sinks: Iterable[str], known: Results, available: Iterable[str] = (), also: Iterable[Statistic] = ()
+) -> list[Stage]:
+    """The sweeps that write ``sinks``; steps in ``available`` are read from files of their own.
+
+    ``also`` are measures to gather that ``sinks`` may not depend on, with all that they need themselves.
+    """
+    sinks, available = tuple(sinks), frozenset(available)
+    levels = StageAssignment(graph, known, available)
+    live = [step_id for step_id in _needed(graph, sinks, known, available) if step_id not in available]
+    wanted = [m for step_id in live for m in statistics_of(graph, step_id).values() if m not in known]
+    required = list(dict.fromkeys([*(m for m in wanted if not m.optional), *also]))
+    last = max([levels.level(m) for m in required] + [levels.ready(sink) + 1 for sink in sinks], default=0)
+    stages: list[Stage] = []
+    placed: set[Statistic] = set()
+    for number in range(1, last + 1):
+        gathered = [m for m in required if levels.level(m) == number]
+        written = tuple(sink for sink in sinks if levels.ready(sink) + 1 == number)
+        steps = value_ancestors(graph, [*written, *(s for m in gathered for s in m.of)], available)
+        extra = [m for m in dict.fromkeys(wanted) if m not in required and m not in placed and set(m.of) <= set(steps)]
+        extra = [] if any(_breaks(graph, s) for s in written) else extra  # of whole tensors nothing is measured
+        extra = [m for m in extra if _optional_level(levels, m) <= number]
+        placed |= set(extra)
+        guesses = {m: levels.guesses[m] for m in gathered if m in levels.guesses}
+        stages.append(Stage(number, (*gathered, *extra), written, steps, guesses))
+    return stages
+
+
+def lacking_statistics(graph: Graph, steps: Iterable[str], known: Results, stages: Iterable[Stage]) -> list[Statistic]:
+    """What a run that knows nothing would measure to make ``steps``, but is not known, nor gathered by ``stages``."""
+    gathered = {statistic for one in stages for statistic in one.statistics}
+    statistics_only = (statistic for one in plan_stages(graph, steps, {}) for statistic in one.statistics)
+    return [statistic for statistic in statistics_only if statistic not in known and statistic not in gathered]
+
+
+def whole_tensor_steps(graph: Graph, targets: Iterable[str], available: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the steps behind ``targets`` that take whole tensors, in the order in which they have to be made.
+
+    They break the pipeline: each is made by passes of its own, and its value is then read like an input.
+    """
+    stop = frozenset(available)
+    return tuple(step for step in ancestors(graph, targets, stop) if step not in stop and _breaks(graph, step))
+
+
+def _breaks(graph: Graph, step: str) -> bool:
+    return graph.steps[step].op.granularity is Granularity.TENSOR
+
+
+def _needed(graph: Graph, sinks: Iterable[str], known: Results, available: frozenset[str]) -> tuple[str, ...]:
+    """What ``sinks`` are computed from, and what the measures that are not known yet are taken of."""
+
+    def follow(step: Step) -> Iterable[str]:
+        unknown = (m for m in statistics_of(graph, step.id).values() if m not in known and not m.optional)
+        return (*_value_inputs(step), *(step_id for statistic in unknown for step_id in statistic.of))
+
+    return _reached(graph, sinks, available, follow)
+
+
+def _optional_level(levels: StageAssignment, statistic: Statistic) -> int:
+    return max([levels.level(m) for m in statistic.needs] + [levels.ready(step_id) for step_id in statistic.of]) + 1

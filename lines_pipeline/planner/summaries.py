@@ -1,0 +1,26 @@
+"""Gathers the facts of a node's steps: lists for what differs by expert, single values for what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lines_pipeline.graph.graph import Graph
+
+Facts = Mapping[str, Mapping[str, Any]]
+
+
+def gather_summaries(graph: Graph, by_step: Facts) -> dict[str, dict[str, Any]]:
+    """Facts by node: a collection's lists are joined in item order, equal values stand once, others become lists."""
+    found: dict[str, dict[str, Any]] = {}
+    for node, members in graph.members.items():
+        own = [by_step[step] for step in members if step in by_step]
+        if own:
+            found[node] = {name: _joined([facts[name] for facts in own if name in facts]) for name in own[0]}
+    return found
+
+
+def _joined(values: list[Any]) -> Any:
+    if all(isinstance(value, list) for value in values):
+        return [entry for value in values for entry in value]
+    return values[0] if all(value == values[0] for value in values) else values

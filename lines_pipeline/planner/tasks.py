@@ -1,0 +1,304 @@
+"""What workers are told: a program (once a pass) and jobs (names and ranges); neither holds a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES, TensorSpec
+from lines_pipeline.graph.graph import Step
+from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
+from lines_pipeline.ops.base import Granularity, Statistic
+from lines_pipeline.planner.schemas import Schema
+
+SAMPLE_RUN_NUMEL = 1024
+"""Neighbouring values in a run of a sample."""
+MIN_JOB_BYTES = 4 * 2**20
+MAX_JOB_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class WriteTarget:
+    """Where a tensor of a written step goes: bytes at an offset, in the stored data type."""
+
+    path: str
+    offset: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Write:
+    """A step whose value a pass writes; ``packed`` masks take 1 bit a value."""
+
+    step: str
+    positions: Mapping[str, tuple[WriteTarget, ...]]
+    packed: bool = False
+    speculation: Statistic | None = None
+    """A draft's: the measure whose first hypothesis the value assumes."""
+    is_draft: bool = False
+    """Whether another step's value comes to stand there."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A measure that a pass gathers, with what it needs: earlier results, its state, and the guess it is made under."""
+
+    statistic: Statistic
+    needs: tuple[Any, ...]
+    state: Any
+    speculation: Statistic | None = None
+    tensors: frozenset[str] | None = None
+    """The tensors that it looks at; None for all that its values have."""
+
+
+@dataclass(frozen=True, eq=False)
+class StagePlan:
+    """Everything a job needs besides its tiles. Tensors go by key: a name, or name and shape (``planning.shapes``)."""
+
+    steps: tuple[Step, ...]
+    schemas: Mapping[str, Schema]
+    stats: Mapping[str, Mapping[str, Any]]
+    """Known statistics by step, under the names its op gave them."""
+    guessed: Mapping[str, Mapping[str, Statistic]]
+    """Statistics by step that are guessed in this pass: name to measure."""
+    positions: Mapping[str, Mapping[str, tuple[int, int]]]
+    """By step whose op depends on depth: tensor name to block and depth."""
+    sources: Mapping[str, Mapping[str, StoredTensor]]
+    """Stored tensors by step that is read from files."""
+    files: tuple[SourceFile, ...]
+    """The files read, as they were when planned."""
+    hashed: frozenset[str]
+    """Sources whose content digest is not known yet: this pass takes it."""
+    nonfinite: Mapping[str, frozenset[str]]
+    """Tensors that are known to hold NaN or Inf, by source."""
+    observations: tuple[Observation, ...]
+    writes: tuple[Write, ...]
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Names of tensors by key, where these differ."""
+    device: str = "cpu"
+    recorded: bool = False
+    """Whether blocks run as recordings; loading the compiled part of these pays for large passes only."""
+
+    most_at_once: int | None = None
+    """How many jobs may run side by side in the memory allowed; None for as many as there are workers."""
+
+    @cached_property
+    def whole(self) -> frozenset[str]:
+        """The tensors that an op has to see whole: each is a job of its own."""
+        return frozenset(
+            key
+            for step in self.steps
+            if step.op.granularity is Granularity.TENSOR and step.id not in self.sources
+            for key, spec in self.schemas[step.id].tensors.items()
+            if spec.is_floating and step.op.wants_whole(step.params, spec)
+        )
+
+
+@dataclass(frozen=True)
+class TensorSlice:
+    """A range of values of one tensor, by key, in all sources of the program that have it and are needed."""
+
+    tensor: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """Tiles that one worker does one after the other."""
+
+    slices: tuple[TensorSlice, ...]
+    nbytes: int = field(default=0)
+    """Bytes read."""
+
+
+class Readers:
+    """Which sources a program needs of each tensor: those that it computes a value with, and those that it hashes."""
+
+    def __init__(self, stage_plan: StagePlan) -> None:
+        self._program = stage_plan
+        self._steps = {step.id: step for step in stage_plan.steps}
+        self._copying = [schema.copied for schema in stage_plan.schemas.values() if schema.copied]
+        self._choices: list[Collection[str]] = [schema.tensors for schema in stage_plan.schemas.values()]
+        self._choices += [schema.exposed for schema in stage_plan.schemas.values() if schema.exposed]
+        self._choices += [one.tensors for one in stage_plan.observations if one.tensors is not None]
+        self._choices += [write.positions for write in stage_plan.writes]
+        self._computed: dict[tuple[Any, ...], tuple[str, ...]] = {}
+
+    def computed(self, tensor: str) -> tuple[str, ...]:
+        """Sources that values to be observed or written are computed from."""
+        alike = self._alike(tensor)
+        if alike not in self._computed:
+            found = self._reached(tensor, self._targets(tensor))
+            sources = self._program.sources.items()
+            self._computed[alike] = tuple(step for step, tensors in sources if step in found and tensor in tensors)
+        return self._computed[alike]
+
+    def _alike(self, tensor: str) -> tuple[Any, ...]:
+        """What the sources of a tensor depend on: most tensors of a program are alike."""
+        having = tuple([tensor in choice for choice in self._choices])
+        copied = tuple([copied.get(tensor) for copied in self._copying])
+        writes = (self._program.schemas[write.step] for write in self._program.writes if tensor in write.positions)
+        return having, copied, tuple([schema.passthrough.get(tensor) for schema in writes])
+
+    def hashed(self, tensor: str) -> tuple[str, ...]:
+        """Sources that are hashed, of those that have the tensor: views are parts of other tensors."""
+        schemas = self._program.schemas
+        if not self._program.hashed:
+            return ()
+        return tuple(
+            step
+            for step, tensors in self._program.sources.items()
+            if step in self._program.hashed and tensor in tensors and tensor not in schemas[step].exposed
+        )
+
+    def read(self, tensor: str) -> tuple[str, ...]:
+        """All sources that are read."""
+        if not self._program.hashed:
+            return self.computed(tensor)
+        found = {*self.computed(tensor), *self.hashed(tensor)}
+        return tuple(step for step in self._program.sources if step in found)
+
+    def _targets(self, tensor: str) -> list[str]:
+        """Steps whose values are wanted; integer tensors come as they are from one source."""
+        schemas = self._program.schemas
+        wanted = [
+            step
+            for one in self._program.observations
+            for step in one.statistic.of
+            if observes(self._program, one, tensor)
+        ]
+        for write in self._program.writes:
+            if tensor in write.positions:
+                schema = schemas[write.step]
+                wanted.append(write.step if schema.tensors[tensor].is_floating else schema.passthrough[tensor])
+        return wanted
+
+    def _reached(self, tensor: str, targets: list[str]) -> set[str]:
+        schemas, sources, found = self._program.schemas, self._program.sources, set[str]()
+        while targets:
+            step_id = targets.pop()
+            if step_id in found or tensor not in schemas[step_id].tensors:
+                continue
+            found.add(step_id)
+            if step_id not in sources:
+                copied = schemas[step_id].copied.get(tensor)
+                step = self._steps[step_id]
+                targets += [copied] if copied else (i for ids in step.value_inputs.values() for i in ids)
+        return found
+
+
+def observes(stage_plan: StagePlan, observation: Observation, tensor: str) -> bool:
+    """Whether an observation looks at a tensor."""
+    if observation.tensors is not None and tensor not in observation.tensors:
+        return False
+    schemas = (stage_plan.schemas[step] for step in observation.statistic.of)
+    return any(
+        tensor in schema.tensors and schema.tensors[tensor].is_floating and tensor not in schema.exposed
+        for schema in schemas
+    )
+
+
+def observed_tensors(stage_plan: StagePlan, observation: Observation) -> dict[str, TensorSpec]:
+    """The tensors that an observation looks at."""
+    found: dict[str, TensorSpec] = {}
+    for step_id in observation.statistic.of:
+        schema = stage_plan.schemas[step_id]
+        found |= {n: s for n, s in schema.tensors.items() if s.is_floating and n not in schema.exposed}
+    return found if observation.tensors is None else {n: s for n, s in found.items() if n in observation.tensors}
+
+
+def needed_tensors(stage_plan: StagePlan) -> dict[str, TensorSpec]:
+    """Tensors that the pass has to visit, by key."""
+    found: dict[str, TensorSpec] = {}
+    for source in sorted(stage_plan.hashed):
+        exposed = stage_plan.schemas[source].exposed
+        found |= {key: stored.spec for key, stored in stage_plan.sources[source].items() if key not in exposed}
+    for observation in stage_plan.observations:
+        found |= observed_tensors(stage_plan, observation)
+    for write in stage_plan.writes:
+        found |= {key: stage_plan.schemas[write.step].tensors[key] for key in write.positions}
+    return dict(sorted(found.items()))
+
+
+def read_bytes(stage_plan: StagePlan) -> int:
+    """Bytes of tensor data that a sweep over the whole program reads."""
+    readers = Readers(stage_plan)
+    return sum(spec.numel * _width(stage_plan, readers, key) for key, spec in needed_tensors(stage_plan).items())
+
+
+def cut_tasks(stage_plan: StagePlan, workers: int) -> list[Task]:
+    """A job for each whole tensor, largest first, then jobs of neighbouring tiles.
+
+    Tiles begin at fixed blocks; their jobs have 4 to 128 MB of input, several a worker.
+    """
+    readers = Readers(stage_plan)
+    sizes = {key: (spec.numel, _width(stage_plan, readers, key)) for key, spec in needed_tensors(stage_plan).items()}
+    whole = sorted((key for key in sizes if key in stage_plan.whole), key=lambda key: -sizes[key][0])
+    tasks = [Task((TensorSlice(key, 0, sizes[key][0]),), sizes[key][0] * sizes[key][1]) for key in whole]
+    tensors = {key: size for key, size in sizes.items() if key not in stage_plan.whole}
+    goal = _goal(sum(numel * width for numel, width in tensors.values()), workers)
+    slices: list[tuple[TensorSlice, int]] = []
+    for key, (numel, width) in tensors.items():
+        step = max(_slice_numel(goal, width), 1)
+        slices += ((TensorSlice(key, start, min(start + step, numel)), width) for start in range(0, numel, step))
+    return tasks + _grouped(slices, goal)
+
+
+def group_slices(stage_plan: StagePlan, slices: Sequence[TensorSlice], workers: int) -> list[Task]:
+    """Jobs of given tiles."""
+    readers = Readers(stage_plan)
+    wide = [(tensor_slice, _width(stage_plan, readers, tensor_slice.tensor)) for tensor_slice in slices]
+    return _grouped(
+        wide, _goal(sum((tensor_slice.stop - tensor_slice.start) * width for tensor_slice, width in wide), workers)
+    )
+
+
+def _goal(total: int, workers: int) -> int:
+    return min(max(total // (workers * 8), MIN_JOB_BYTES), MAX_JOB_BYTES)
+
+
+def _grouped(slices: Iterable[tuple[TensorSlice, int]], goal: int) -> list[Task]:
+    """Jobs of at least ``goal`` bytes of input, but for the last; tiles come with the bytes of one value."""
+    tasks: list[Task] = []
+    group: list[TensorSlice] = []
+    nbytes = 0
+    for tensor_slice, width in slices:
+        group.append(tensor_slice)
+        nbytes += (tensor_slice.stop - tensor_slice.start) * width
+        if nbytes >= goal:
+            tasks.append(Task(tuple(group), nbytes))
+            group, nbytes = [], 0
+    return [*tasks, Task(tuple(group), nbytes)] if group else tasks
+
+
+def _width(stage_plan: StagePlan, readers: Readers, key: str) -> int:
+    """Bytes of one value of a tensor in all sources that are read."""
+    return sum(ITEM_BYTES[stage_plan.sources[step][key].spec.dtype] for step in readers.read(key))
+
+
+def _slice_numel(goal: int, width: int) -> int:
+    """Whole blocks of values that make up about ``goal`` bytes of input."""
+    return max(goal // max(width, 1) // BLOCK_NUMEL, 1) * BLOCK_NUMEL
+
+
+def sample_tasks(names: Mapping[str, int], runs: int) -> list[Task]:
+    """Evenly spread short runs over the tensors ``names`` (name to number of values), one job a 64 of them."""
+    total = sum(names.values())
+    stride = max(total // runs, SAMPLE_RUN_NUMEL)
+    slices: list[TensorSlice] = []
+    position, base = stride // 2, 0
+    for name, numel in names.items():
+        while position < base + numel:
+            start = min(position - base, max(numel - SAMPLE_RUN_NUMEL, 0))
+            slices.append(TensorSlice(name, start, min(start + SAMPLE_RUN_NUMEL, numel)))
+            position += stride
+        base += numel
+    return [Task(tuple(slices[i : i + 64])) for i in range(0, len(slices), 64)]
+
+
+def source_files(checkpoints: Sequence[Checkpoint]) -> tuple[SourceFile, ...]:
+    """All files of the checkpoints, each once."""
+    return tuple(dict.fromkeys(file for checkpoint in checkpoints for file in checkpoint.files))

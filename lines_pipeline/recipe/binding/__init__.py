@@ -1,0 +1,1 @@
+"""From document to graph: nodes, collections, inputs and parameters, checked."""

@@ -1,0 +1,94 @@
+"""Every check of a recipe's nodes, and the graph where none of them fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lines_pipeline.core.errors import Diagnostic
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.recipe.binding.binder import Binder, circles, node_order
+from lines_pipeline.recipe.binding.nodes import UnboundNode, unbound_node
+from lines_pipeline.recipe.binding.step_checks import step_complaints
+from lines_pipeline.recipe.binding.tuning import tune_complaints
+from lines_pipeline.recipe.binding.validation import Complaint
+from lines_pipeline.recipe.schema import Tune
+from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation
+
+
+def checked_graph(document: Document, recorded: Mapping[str, Any], tune: Tune | None) -> tuple[Graph, list[Diagnostic]]:
+    """The graph of a filled document, and all problems of its nodes and its ``tune``; ``recorded`` hides secrets."""
+    from lines_pipeline.ops import registry
+
+    nodes = {name: fields for name, fields in document.data["nodes"].items() if isinstance(fields, Mapping)}
+    diagnostics: list[Diagnostic] = []
+    unbound_nodes: dict[str, UnboundNode] = {}
+    broken = set()
+    for name, fields in nodes.items():
+        unbound, found = unbound_node(name, fields, registry())
+        diagnostics += node_diagnostics(document, name, found)
+        broken |= {name} if found else set()
+        if unbound is not None:
+            unbound_nodes[name] = unbound
+    diagnostics += _circle_diagnostics(document, unbound_nodes)
+    binder = Binder(document.data["nodes"], {name: unbound.gives for name, unbound in unbound_nodes.items()})
+    for name in node_order(unbound_nodes):
+        steps_before = dict(binder.steps)
+        diagnostics += node_diagnostics(document, name, binder.add(unbound_nodes[name], recorded["nodes"][name]))
+        if name in broken:
+            binder.steps = steps_before
+            binder.poison(name)
+    graph = _graph(binder, unbound_nodes, recorded["nodes"])
+    for name, complaint in step_complaints(graph.steps.values()):
+        diagnostics += node_diagnostics(document, name, [complaint])
+    if not any(unbound.op.name in ("save", "evaluate") for unbound in unbound_nodes.values()) and len(
+        unbound_nodes
+    ) == len(nodes):
+        message = "the recipe has no 'save' or 'evaluate' node: nothing would run; add one"
+        diagnostics.append(document.source_map.key(("nodes",)).diagnostic(message))
+    if tune is not None:
+        for one in tune_complaints(tune, unbound_nodes, binder, graph):
+            diagnostics.append(_place(document, one).diagnostic(one.message))
+    return graph, diagnostics
+
+
+def node_diagnostics(document: Document, name: str, complaints: Iterable[Complaint]) -> list[Diagnostic]:
+    """Complaints about a node, with their places."""
+    rooted = [Complaint(("nodes", name, *one.path), one.message, one.at_key) for one in complaints]
+    return [_place(document, one).diagnostic(_named(one), name) for one in rooted]
+
+
+def _named(complaint: Complaint) -> str:
+    """The message, led by the field it is about where the message does not name it."""
+    field = complaint.path[2] if len(complaint.path) > 2 else ""
+    led = field and not complaint.at_key and f"'{field}'" not in complaint.message and field != "op"
+    return f"'{field}': {complaint.message}" if led else complaint.message
+
+
+def _place(document: Document, complaint: Complaint) -> SourceLocation:
+    source_map = document.source_map
+    return source_map.key(complaint.path) if complaint.at_key else source_map.value(complaint.path)
+
+
+def _circle_diagnostics(document: Document, unbound_nodes: Mapping[str, UnboundNode]) -> list[Diagnostic]:
+    return [
+        document.source_map.key(("nodes", circle[0])).diagnostic(
+            f"nodes depend on each other in a circle: {_shown(circle)}", circle[0]
+        )
+        for circle in circles(unbound_nodes)
+    ]
+
+
+def _shown(circle: list[str]) -> str:
+    return " -> ".join(circle if len(circle) <= 12 else [*circle[:10], "...", circle[-1]])
+
+
+def _graph(
+    binder: Binder, unbound_nodes: Mapping[str, UnboundNode], recorded: Mapping[str, Mapping[str, Any]]
+) -> Graph:
+    found: dict[str, list[str]] = {}
+    for step in binder.steps.values():
+        found.setdefault(step.node, []).append(step.id)
+    members = {node: tuple(steps) for node, steps in found.items()}
+    written = {name: {param: recorded[name][param] for param in unbound_nodes[name].params} for name in members}
+    return Graph(binder.steps, members, written)

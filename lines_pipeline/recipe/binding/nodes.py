@@ -1,0 +1,179 @@
+"""One node of a recipe, sorted into op, inputs and parameters; not yet connected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lines_pipeline.core.errors import did_you_misspell
+from lines_pipeline.core.printable import shortened
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.recipe.binding.items import Item, fill_items, read_items
+from lines_pipeline.recipe.binding.validation import MAX_COMPLAINTS, Complaint, described, unknown_key
+from lines_pipeline.recipe.schema import NODE_NAME
+from lines_pipeline.recipe.syntax.source_map import Path
+
+if TYPE_CHECKING:
+    from lines_pipeline.ops.base import Op
+
+_REFERENCE = re.compile(r"([^\[\]]+)(?:\[([^\[\]]+)\])?")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A node named at an input, or one member of it (``experts[digits]``); ``path`` leads from the node to the text."""
+
+    node: str
+    item: str | None
+    path: Path
+
+
+@dataclass(frozen=True)
+class UnboundNode:
+    """A node as written: ``inputs`` are names by port, ``params`` raw values, ``items`` of its own ``for_each``."""
+
+    name: str
+    op: Op
+    inputs: Mapping[str, str | list[str]]
+    params: Mapping[str, Any]
+    items: tuple[Item, ...]
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+    @property
+    def gives(self) -> EdgeType | None:
+        """The type of the node's value; None where it is that of its input."""
+        return self.op.gives_for(self.params)
+
+    def references(self, port: str, names: Mapping[str, Any]) -> tuple[Reference, ...]:
+        """What ``port`` names, with ``{item}`` filled from ``names``."""
+        written = fill_items(self.inputs[port], names)
+        entries: list[tuple[Any, Path]] = [(written, (port,))]
+        if isinstance(written, list):
+            entries = [(entry, (port, index)) for index, entry in enumerate(written)]
+        found = [(_REFERENCE.fullmatch(str(text).strip()), path) for text, path in entries]
+        return tuple(Reference(match[1].strip(), match[2], path) for match, path in found if match)
+
+    def named(self) -> dict[str, Reference]:
+        """Every node that an input names, for any item, and where."""
+        rows = [item.names for item in self.items] or [{}]
+        found = [one for port in self.inputs for names in rows for one in self.references(port, names)]
+        return {one.node: one for one in reversed(found)}
+
+
+def parameter_names(op: Op) -> list[str]:
+    """The names of an op's parameters, as a recipe writes them."""
+    return [field.alias or name for name, field in op.Params.model_fields.items()]
+
+
+def takes_globs(op: Op) -> bool:
+    """Whether ``include`` and ``exclude`` make sense: the op makes weights, a delta or a mask of others."""
+    return bool(op.inputs) and op.gives in (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK)
+
+
+def fields_of(op: Op) -> list[str]:
+    """Every key that a node of this op may have."""
+    globs = ["include", "exclude"] if takes_globs(op) else []
+    return ["op", "for_each", *op.inputs, *parameter_names(op), *globs]
+
+
+def unbound_node(
+    name: str, fields: Mapping[str, Any], ops: Mapping[str, Op]
+) -> tuple[UnboundNode | None, list[Complaint]]:
+    """The node, or None where its op is unknown; complaints by path from the node on."""
+    complaints = _name_complaints(name)
+    items: tuple[Item, ...] = ()
+    if "for_each" in fields:
+        items, found = read_items(fields["for_each"])
+        complaints += [Complaint(("for_each", *one.path), one.message, one.at_key) for one in found]
+    op, found = _find_op(fields, ops)
+    complaints += found
+    if op is None:
+        return None, complaints
+    known = fields_of(op)
+    unknown = [key for key in fields if key not in known]
+    complaints += [_unknown(op, key, known, ops) for key in unknown[:MAX_COMPLAINTS]]
+    inputs, found = _inputs(op, fields)
+    globs = {key: _globs(fields.get(key, []), key, complaints) for key in ("include", "exclude") if takes_globs(op)}
+    params = {key: fields[key] for key in parameter_names(op) if key in fields}
+    if op.needs_include and not fields.get("include"):
+        message = f"'include' is missing: the patterns of the tensors that '{op.name}' takes"
+        complaints.append(Complaint((), message, at_key=True))
+    unbound = UnboundNode(name, op, inputs, params, items, globs.get("include", ()), globs.get("exclude", ()))
+    return unbound, complaints + found
+
+
+def _name_complaints(name: str) -> list[Complaint]:
+    if NODE_NAME.fullmatch(name):
+        return []
+    return [Complaint((), "expected a name of letters, digits, '-' and '_' that starts with a letter", at_key=True)]
+
+
+def _unknown(op: Op, key: str, known: list[str], ops: Mapping[str, Op]) -> Complaint:
+    if key in ("include", "exclude") and op.name == "load":
+        return Complaint((key,), _OF_LOAD[key], at_key=True)
+    if key in ("include", "exclude"):
+        message = f"'{key}' is for ops that make weights, a delta or a mask, '{op.name}' does not"
+        return Complaint((key,), message, at_key=True)
+    owners = [name for name, other in ops.items() if key in fields_of(other)]
+    hint = f"; '{key}' is a key of '{owners[0]}'" if len(owners) == 1 else ""
+    return Complaint((key,), unknown_key(key, known) + hint, at_key=True)
+
+
+_OF_LOAD = {
+    "exclude": "'exclude' on 'load' is gone: 'exclude' on 'task-vector' (or on the node that merges) keeps the base's "
+    "values, 'drop' on 'load' leaves tensors out of everything, the output too",
+    "include": "'include' on 'load' is gone: 'include' on 'task-vector' (or on the node that merges) keeps the base's "
+    "values of all else, 'drop' on 'load' names tensors to leave out of everything, the output too",
+}
+
+
+def _find_op(fields: Mapping[str, Any], ops: Mapping[str, Op]) -> tuple[Op | None, list[Complaint]]:
+    if "op" not in fields:
+        return None, [Complaint((), f"'op' is missing; expected one of: {', '.join(ops)}", at_key=True)]
+    written = fields["op"]
+    if not isinstance(written, str):
+        return None, [Complaint(("op",), f"expected the name of an op, found {described(written)}")]
+    if written.lower() not in ops:
+        near = did_you_misspell(written.lower().replace("_", "-"), ops)
+        return None, [Complaint(("op",), f"unknown op '{shortened(written)}'{near}; expected one of: {', '.join(ops)}")]
+    return ops[written.lower()], []
+
+
+def _inputs(op: Op, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[str]], list[Complaint]]:
+    inputs: dict[str, str | list[str]] = {}
+    complaints = []
+    for port_name, port in op.inputs.items():
+        takes = "name of a node or a list of such" if port.many or port.each else "name of a node"
+        if port_name not in fields:
+            if not port.optional:
+                complaints.append(Complaint((), f"'{port_name}' is missing, expected the {takes}", at_key=True))
+            continue
+        found = list(_input_complaints(port_name, fields[port_name], takes, port.many or port.each))
+        complaints += found
+        if not found:
+            inputs[port_name] = fields[port_name]
+    return inputs, complaints
+
+
+def _input_complaints(port: str, value: Any, takes: str, lists: bool) -> list[Complaint]:
+    if isinstance(value, list) and lists and value:
+        return [one for index, entry in enumerate(value) for one in _name_complaint((port, index), entry, takes)]
+    if isinstance(value, list) and lists:
+        return [Complaint((port,), f"expected the {takes}, found an empty list")]
+    return _name_complaint((port,), value, takes)
+
+
+def _name_complaint(path: Path, value: Any, takes: str) -> list[Complaint]:
+    if isinstance(value, str) and _REFERENCE.fullmatch(value.strip()):
+        return []
+    return [Complaint(path, f"expected the {takes}, found {described(value)}")]
+
+
+def _globs(value: Any, key: str, complaints: list[Complaint]) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(entry, str) and entry for entry in value):
+        return tuple(value)
+    complaints.append(Complaint((key,), f"expected a list of patterns such as ['*.bias'], found {described(value)}"))
+    return ()

@@ -1,0 +1,196 @@
+"""The parameters of one step: items filled in, maps by item resolved, checked against the op."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lines_pipeline.recipe.binding.items import Item, Items, by_item, fill_items
+from lines_pipeline.recipe.binding.nodes import UnboundNode
+from lines_pipeline.recipe.binding.validation import Complaint, described, validated
+from lines_pipeline.recipe.syntax.scalars import scalar_text
+
+if TYPE_CHECKING:
+    from lines_pipeline.ops.base import OpParams
+
+
+@dataclass(frozen=True)
+class InputBinding:
+    """What a port is given: for all steps of the node, or by item; each entry is a step id and its label."""
+
+    shared: tuple[tuple[str, str], ...] = ()
+    rows: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    mapped: bool = False
+    """Whether the node becomes a collection by this port."""
+    names: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    many: bool = False
+
+    @classmethod
+    def one(cls, entry: tuple[str, str]) -> InputBinding:
+        """The same single value for every step."""
+        return cls(shared=(entry,))
+
+    @classmethod
+    def all_of(cls, entries: tuple[tuple[str, str], ...]) -> InputBinding:
+        """The same list for every step."""
+        return cls(shared=entries, many=True)
+
+    @classmethod
+    def mapping(cls, entries: tuple[tuple[str, str], ...], names: Mapping[str, Mapping[str, Any]]) -> InputBinding:
+        """One value an item: the node maps over them."""
+        return cls(rows={label: ((step, label),) for step, label in entries}, mapped=True, names=names)
+
+    @classmethod
+    def picked(cls, many: bool, rows: Mapping[str, tuple[tuple[str, str], ...]]) -> InputBinding:
+        """What the node's own items pick, one list an item."""
+        return cls(rows=rows, many=many)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The items, in order."""
+        return tuple(self.rows)
+
+    def at(self, row: Item | None) -> tuple[str, ...]:
+        """Step ids for one item."""
+        return tuple(step for step, _ in self._entries(row))
+
+    def labels(self, row: Item | None) -> list[str]:
+        """How a map by item names the entries: by item or node, by step id where those are not unique."""
+        entries = self._entries(row)
+        labels = [label for _, label in entries]
+        return labels if len(set(labels)) == len(labels) else [step for step, _ in entries]
+
+    def _entries(self, row: Item | None) -> tuple[tuple[str, str], ...]:
+        if not self.rows:
+            return self.shared
+        assert row is not None
+        return self.rows[row.mapped if self.mapped else row.own]
+
+
+@dataclass(frozen=True)
+class ReadParams:
+    """The parameters of a step, or what is wrong with them (paths from the node on)."""
+
+    params: OpParams | None
+    complaints: tuple[Complaint, ...]
+
+
+def step_params(
+    unbound: UnboundNode,
+    row: Item | None,
+    bindings: Mapping[str, InputBinding],
+    written: Mapping[str, Any],
+    items: Items,
+) -> ReadParams:
+    """The parameters of the step for ``row`` (None: the node is no collection) among the node's ``items``.
+
+    Without ``bindings`` (the inputs have mistakes) only what does not depend on them is checked.
+    """
+    complaints: list[Complaint] = []
+    raw = {**_defaults(unbound), **unbound.params}
+    values = {}
+    for name, value in raw.items():
+        if name in unbound.op.per_item:
+            values[name] = _spread(unbound, name, value, row, bindings, items, complaints)
+        else:
+            values[name] = _chosen(name, value, row, items, complaints)
+    params, found = _filled_and_validated(unbound, values, row.names if row else {}, written)
+    complaints += [one for one in found if not any(known.path[:1] == one.path[:1] for known in complaints)]
+    if params is not None and not complaints and bindings.keys() >= unbound.inputs.keys():
+        counts = {port: len(bindings[port].at(row)) if port in bindings else 0 for port in unbound.op.inputs}
+        message = unbound.op.check(params, counts)
+        complaints += [Complaint((), message, at_key=True)] if message else []
+    return ReadParams(params, tuple(complaints))
+
+
+def _filled_and_validated(
+    unbound: UnboundNode, values: Mapping[str, Any], names: Mapping[str, Any], written: Mapping[str, Any]
+) -> tuple[OpParams | None, list[Complaint]]:
+    """The op's parameters with items filled in; a number among the items is text where the op wants text."""
+    shown = {name: written.get(name) for name in unbound.params}
+    typed = {name: fill_items(value, names) for name, value in values.items()}
+    params, found = validated(unbound.op.Params, typed, shown)
+    refused = {one.path[0] for one in found if one.path}
+    if not refused or all(isinstance(value, str) for value in names.values()):
+        return params, found
+    texts = {name: scalar_text(value) for name, value in names.items()}
+    typed |= {name: fill_items(values[name], texts) for name in values if name in refused}
+    params, _ = validated(unbound.op.Params, typed, shown)
+    return params, [] if params is not None else found
+
+
+def _defaults(unbound: UnboundNode) -> dict[str, Any]:
+    """Defaults of one number that have to be spread over the inputs."""
+    fields = unbound.op.Params.model_fields
+    found = {name: fields[name].default for name in unbound.op.per_item if unbound.op.per_item[name] in unbound.inputs}
+    return {name: value[0] for name, value in found.items() if isinstance(value, tuple) and len(value) == 1}
+
+
+def _chosen(name: str, value: Any, row: Item | None, items: Items, complaints: list[Complaint]) -> Any:
+    """``value``, or this item's share of it where it is a map by item."""
+    found = items.chosen(name, value) if row is not None and isinstance(value, Mapping) else None
+    if row is None or found is None:
+        return value
+    side, by_key, wrong = found
+    complaints += wrong
+    return by_key.get(getattr(row, side), value)
+
+
+def _not_numbers(name: str, by_key: Mapping[str, Any]) -> list[Complaint]:
+    """Values of a map by item that are neither numbers nor texts that an item may fill."""
+    return [
+        Complaint((name, key), f"'{name}': expected a number, found {described(value)}")
+        for key, value in by_key.items()
+        if isinstance(value, bool) or not (isinstance(value, int | float) or "{" in str(value))
+    ]
+
+
+def _spread(
+    unbound: UnboundNode,
+    name: str,
+    value: Any,
+    row: Item | None,
+    bindings: Mapping[str, InputBinding],
+    items: Items,
+    complaints: list[Complaint],
+) -> Any:
+    """A tuple of numbers, one an entry of the port, from a number, a list or a map by item."""
+    binding = bindings.get(unbound.op.per_item[name])
+    if binding is None:
+        return value if isinstance(value, list) else list(value.values()) if isinstance(value, Mapping) else [value]
+    if binding.mapped and row is not None:
+        return [_mapped(name, value, row, items, complaints)]
+    labels = binding.labels(row)
+    if row is not None and isinstance(value, Mapping) and value.keys() != set(labels):
+        chosen = items.chosen(name, value)
+        value = chosen[1][getattr(row, chosen[0])] if chosen is not None and not chosen[2] else value
+    if not isinstance(value, Mapping | list):
+        return [value] * len(labels)
+    if isinstance(value, Mapping):
+        listed, found = by_item(value, labels, (name,))
+        complaints += found or _not_numbers(name, value)
+    else:
+        listed = value
+        if len(value) != len(labels):
+            complaints.append(Complaint((name,), f"expected {len(labels)} numbers, one an input, found {len(value)}"))
+    return listed if len(listed) == len(labels) else [0.0] * len(labels)
+
+
+def _mapped(name: str, value: Any, row: Item, items: Items, complaints: list[Complaint]) -> Any:
+    """The number of the one entry that a step has of a port that the node maps over."""
+    if isinstance(value, list):
+        if len(value) != len(items.mapped):
+            found = f"expected {len(items.mapped)} numbers, one an input, found {len(value)}"
+            complaints.append(Complaint((name,), found))
+            return 0.0
+        return value[items.mapped[row.mapped]]
+    if not isinstance(value, Mapping):
+        return value
+    chosen = items.chosen(name, value)
+    if chosen is None:
+        complaints += by_item(value, items.mapped, (name,))[1]
+        return 0.0
+    side, by_key, wrong = chosen
+    complaints += wrong or _not_numbers(name, {getattr(row, side): by_key[getattr(row, side)]})
+    return by_key.get(getattr(row, side), 0.0)

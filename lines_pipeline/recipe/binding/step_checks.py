@@ -1,0 +1,143 @@
+"""Checks of finished steps that no single op can make: the files they write, and regular expressions."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from lines_pipeline.core.patterns import Pattern, PatternError
+from lines_pipeline.core.printable import shortened
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.graph.graph import Step
+from lines_pipeline.recipe.binding.validation import Complaint
+from lines_pipeline.recipe.schema import parse_bytes
+from lines_pipeline.recipe.syntax.source_map import Path
+
+MAX_NAME_BYTES = 200
+"""What leaves room for the numbers of shards and the names of temporary files in the 255 bytes of file systems."""
+
+
+def step_complaints(steps: Iterable[Step]) -> Iterator[tuple[str, Complaint]]:
+    """Node and complaint (path from the node on) for every mistake."""
+    taken: dict[tuple[str, str], Step] = {}
+    told = set()
+    for step in steps:
+        saves = step.op.name == "save"
+        found = [*_patterns(step), *((*_place(step, taken), *_settings(step)) if saves else ())]
+        for complaint in found:
+            if (step.node, complaint.path) not in told:  # members of a collection share the place
+                told.add((step.node, complaint.path))
+                yield step.node, complaint
+
+
+def _place(step: Step, taken: dict[tuple[str, str], Step]) -> Iterator[Complaint]:
+    """Files that would leave the output folder, have no known kind, or meet those of another step."""
+    message = _path_mistake(_path(step)) or _clash(step, taken)
+    if message is not None:
+        yield Complaint(("path",), message)
+
+
+def _path(step: Step) -> str:
+    return str(step.params.model_dump()["path"])
+
+
+def _path_mistake(text: str) -> str | None:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or path.parts[:1] in ((), ("~",)) or "\0" in text:
+        return f"'path' is '{shortened(text)}', expected a file inside the run's output folder"
+    if any(len(part.encode(errors="replace")) > MAX_NAME_BYTES for part in path.parts):
+        return f"'path' is '{shortened(text)}', expected names of at most {MAX_NAME_BYTES} bytes"
+    if text.endswith("/") == (path.suffix == ".safetensors"):
+        name = shortened(str(path.with_suffix("") if path.suffix == ".safetensors" else path))
+        ways = f"a file ('{name}.safetensors') or a model folder ('{name}/')"
+        return f"'path' is '{shortened(text)}', expected {ways}"
+    return None
+
+
+def _spelling(text: str) -> str:
+    """Equal for paths that are one file, also where file systems do not tell cases and forms of letters apart."""
+    return unicodedata.normalize("NFC", str(PurePosixPath(text))).casefold()
+
+
+def _clash(step: Step, taken: dict[tuple[str, str], Step]) -> str | None:
+    """Why a step cannot write what it names beside those in ``taken``, to which it is added; None where it can."""
+    own = _spelling(_path(step))
+    above = [str(parent) for parent in PurePosixPath(own).parents][:-1]
+    shard = re.fullmatch(r"(.*)-\d{5}-of-\d{5}\.safetensors", own)
+    base = f"{shard[1]}.safetensors" if shard else ""
+    met = {
+        "same": taken.get(("at", own)),
+        "outer": next((taken["at", one] for one in above if ("at", one) in taken), None),
+        "inner": taken.get(("below", own)),
+        "whole": taken.get(("at", base)),
+        "shard": taken.get(("shard", own)),
+    }
+    for kind, key in (("at", own), ("shard", base), *(("below", one) for one in above)):
+        taken.setdefault((kind, key), step)
+    how, other = next(((how, other) for how, other in met.items() if other is not None), ("", None))
+    return None if other is None else _clash_message(how, step, other)
+
+
+def _clash_message(how: str, step: Step, other: Step) -> str:
+    mine, its = PurePosixPath(_path(step)), PurePosixPath(_path(other))
+    both = f"'{other.id}' and '{step.id}' both write"
+    if how == "same":
+        case = "" if mine == its else f", spelled '{its}' there: one file where case does not count"
+        return f"{both} '{mine}'{case}; give each its own, as with an item in the path"
+    if how in ("outer", "inner"):
+        outer = its if how == "outer" else mine
+        return f"{both} to '{outer}', one into the other's place; give each a place of its own"
+    whole, part = (its, mine) if how == "whole" else (mine, its)
+    return f"{both} '{part}': shards of '{whole}' have such names; choose another"
+
+
+def _settings(step: Step) -> Iterator[Complaint]:
+    """Settings of a ``save`` step that do not fit what it saves."""
+    values: dict[str, Any] = step.params.model_dump()
+    source = step.inputs["model"][0]
+    if values["path"].endswith("/") and step.gives is not EdgeType.WEIGHTS:
+        message = f"a model folder holds weights, but '{source}' gives {step.gives}; name a file ('x.safetensors')"
+        yield Complaint(("path",), message)
+    if "like" in step.inputs and not values["path"].endswith("/"):
+        yield Complaint(("like",), "'like' is for model folders: let 'path' end in / ('merged/'), or leave it out")
+    if values.get("packed") and step.gives is not EdgeType.MASK:
+        yield Complaint(("packed",), f"'packed' is for masks, but '{source}' gives {step.gives}")
+    if values.get("max_shard_size") is not None:
+        try:
+            parse_bytes(values["max_shard_size"])
+        except ValueError as error:
+            yield Complaint(("max_shard_size",), str(error))
+
+
+def _patterns(step: Step) -> Iterator[Complaint]:
+    """Regular expressions that are none, or find no block's index."""
+    patterns = step.op.layer_pattern(step.params)
+    if isinstance(patterns, str) and patterns != "auto":
+        yield from _block_pattern(patterns, ("blocks",))
+    elif isinstance(patterns, tuple):
+        for index, text in enumerate(patterns):
+            yield from _block_pattern(text, ("blocks", index))
+    for index, rule in enumerate(getattr(step.params, "rename", ())):
+        try:
+            pattern = Pattern(rule.from_)
+        except PatternError as error:
+            yield Complaint(("rename", index, "from"), str(error))
+            continue
+        try:
+            pattern.check_replacement(rule.to)
+        except PatternError as error:
+            yield Complaint(("rename", index, "to"), str(error))
+
+
+def _block_pattern(text: str, path: Path) -> Iterator[Complaint]:
+    try:
+        groups = Pattern(text).groups
+    except PatternError as error:
+        yield Complaint(path, str(error))
+        return
+    if not groups:
+        found = shortened(text)
+        yield Complaint(path, rf"expected a group for the block's index, such as (\d+), found '{found}'")

@@ -1,0 +1,164 @@
+"""Checks ``tune`` against the graph: its parameters, their values, and an objective that may be optimised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import networkx
+
+from lines_pipeline.core.errors import did_you_mean
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.recipe.binding.binder import Binder
+from lines_pipeline.recipe.binding.nodes import UnboundNode, parameter_names
+from lines_pipeline.recipe.binding.objective import Objective, parse_objective
+from lines_pipeline.recipe.binding.validation import Complaint, described
+from lines_pipeline.recipe.schema import MAX_GRID, Space, Tune
+from lines_pipeline.recipe.syntax.source_map import Path
+
+_METRICS = ("accuracy/", "mean_accuracy", "normalized_accuracy/", "mean_normalized_accuracy")
+_TARGET_METRICS = ("target_accuracy", "control_accuracy", "target_normalized_accuracy", "control_normalized_accuracy")
+
+
+def tune_complaints(
+    tune: Tune, unbound_nodes: Mapping[str, UnboundNode], binder: Binder, graph: Graph
+) -> list[Complaint]:
+    """Everything that is wrong with ``tune``, by path from the top of the recipe."""
+    complaints = _sampler_complaints(tune)
+    objective, found = _read_objective(tune)
+    complaints += found
+    judged: set[str] = set()
+    if objective is not None:
+        complaints += _objective_complaints(objective, unbound_nodes, graph)
+        judged = {step.partition("[")[0] for _, step, _ in objective.terms}
+    upstream = _upstream(unbound_nodes, judged) if judged <= unbound_nodes.keys() else set()
+    for name, space in tune.parameters.items():
+        path = ("tune", "parameters", name)
+        found = _parameter_complaints(path, name, unbound_nodes, upstream)
+        complaints += found or _value_complaints(path, name, space, unbound_nodes, binder)
+    return complaints
+
+
+def _sampler_complaints(tune: Tune) -> list[Complaint]:
+    complaints = []
+    if tune.sampler != "grid" and tune.trials is None:
+        complaints.append(Complaint(("tune",), f"the sampler '{tune.sampler}' needs 'trials', the number to run", True))
+    if tune.sampler == "grid" and tune.trials is not None:
+        complaints.append(Complaint(("tune", "trials"), "the grid tries every combination; leave 'trials' out", True))
+    for name, space in tune.parameters.items():
+        path = ("tune", "parameters", name)
+        if tune.sampler == "grid" and space.choices() is None:
+            complaints.append(Complaint(path, "the grid needs 'step' or 'values', or take another sampler", True))
+        if tune.sampler == "cmaes" and space.values is not None:
+            complaints.append(Complaint(path, "'cmaes' needs ranges of numbers, found a list of values", True))
+    if tune.sampler == "grid":
+        total = math.prod(len(space.choices() or ()) for space in tune.parameters.values())
+        if total > MAX_GRID:
+            found = f"the grid has {total:,} combinations, expected at most {MAX_GRID:,}"
+            complaints.append(Complaint(("tune", "parameters"), found, True))
+    return complaints
+
+
+def _read_objective(tune: Tune) -> tuple[Objective | None, list[Complaint]]:
+    try:
+        return parse_objective(tune.objective), []
+    except ValueError as error:
+        return None, [Complaint(("tune", "objective"), str(error))]
+
+
+def _objective_complaints(
+    objective: Objective, unbound_nodes: Mapping[str, UnboundNode], graph: Graph
+) -> list[Complaint]:
+    messages = []
+    for _, step_id, metric in objective.terms:
+        message = _node_message(step_id, unbound_nodes, graph)
+        if message is None and step_id in graph.steps:
+            message = _metric_message(step_id, metric, graph) or _test_message(step_id, graph)
+        messages += [message] if message else []
+    return [Complaint(("tune", "objective"), message) for message in dict.fromkeys(messages)]
+
+
+def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph: Graph) -> str | None:
+    node = step_id.partition("[")[0]
+    judges = [name for name, unbound in unbound_nodes.items() if unbound.op.gives == EdgeType.METRICS]
+    if node not in unbound_nodes:
+        return f"the objective names the unknown node '{node}'{did_you_mean(node, judges)}"
+    if node not in judges:
+        return f"the objective names '{node}', a node of '{unbound_nodes[node].op.name}', expected an 'evaluate' node"
+    members = graph.members.get(node)
+    if not members or step_id in members:
+        return None
+    if step_id == node:
+        return f"'{node}' is a collection: name one of its members, such as {members[0]}"
+    return f"the objective names the unknown member '{step_id}'{did_you_mean(step_id, members)}"
+
+
+def _metric_message(step_id: str, metric: str, graph: Graph) -> str | None:
+    has_target = getattr(graph.steps[step_id].params, "target", None) is not None
+    known = [*_METRICS, *(_TARGET_METRICS if has_target else ())]
+    if metric in known and not metric.endswith("/"):
+        return None
+    if any(metric.startswith(name) and len(metric) > len(name) for name in known if name.endswith("/")):
+        return None
+    if metric in _TARGET_METRICS:
+        return f"'{step_id}' gives '{metric}' only with a 'target'; name the target task there"
+    plain = [name + "<task>" if name.endswith("/") else name for name in known]
+    return f"'{step_id}' has no metric '{metric}'{did_you_mean(metric, known)}; it gives: {', '.join(plain)}"
+
+
+def _test_message(step_id: str, graph: Graph) -> str | None:
+    seen = [graph.steps[name] for name in graph.needed([step_id])]
+    on_test = [step.id for step in seen if getattr(step.params, "split", None) == "test"]
+    if not on_test:
+        return None
+    return f"the objective depends on '{on_test[0]}' with 'split: test'; choose on the validation split (val)"
+
+
+def _upstream(unbound_nodes: Mapping[str, UnboundNode], judged: set[str]) -> set[str]:
+    graph = networkx.DiGraph([(source, name) for name, unbound in unbound_nodes.items() for source in unbound.named()])
+    inside = [node for node in judged if node in graph]
+    return set(inside).union(*(networkx.ancestors(graph, node) for node in inside)) | judged
+
+
+def _parameter_complaints(
+    path: Path, name: str, unbound_nodes: Mapping[str, UnboundNode], upstream: set[str]
+) -> list[Complaint]:
+    node, _, parameter = name.partition(".")
+    if not parameter or node not in unbound_nodes:
+        known = [f"{other}.{each}" for other, unbound in unbound_nodes.items() for each in parameter_names(unbound.op)]
+        return [Complaint(path, f"no node has the parameter '{name}'{did_you_mean(name, known)}", at_key=True)]
+    op = unbound_nodes[node].op
+    if parameter not in parameter_names(op):
+        known = parameter_names(op)
+        listed = f"; '{op.name}' has: {', '.join(known)}" if known else f"; '{op.name}' has none"
+        found = f"'{node}' has no parameter '{parameter}'{did_you_mean(parameter, known)}{listed}"
+        return [Complaint(path, found, at_key=True)]
+    if op.gives == EdgeType.METRICS or op.is_source or op.name == "save" or parameter == "split":
+        return [
+            Complaint(path, f"'{parameter}' of '{op.name}' is not for tuning: it changes what is judged", at_key=True)
+        ]
+    if upstream and node not in upstream:
+        return [Complaint(path, f"the objective does not depend on '{node}': tuning it changes nothing", at_key=True)]
+    return []
+
+
+def _value_complaints(
+    path: Path, name: str, space: Space, unbound_nodes: Mapping[str, UnboundNode], binder: Binder
+) -> list[Complaint]:
+    """What is wrong with the node when the parameter has the values to be tried, where it is right as written."""
+    node, _, parameter = name.partition(".")
+    if binder.spread[node].members is None:
+        return []
+    for value in space.samples():
+        unbound = replace(unbound_nodes[node], params={**unbound_nodes[node].params, parameter: _as_list(value)})
+        found: list[Any] = binder.dry_bind(unbound, {parameter: value})[2]
+        if found:
+            return [Complaint(path, f"with '{parameter}' as {described(value)}: {found[0].message}", at_key=True)]
+    return []
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,111 @@
+"""``extends``: a recipe laid over another one, which may itself extend a third."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+from lines_pipeline.core.printable import shortened
+from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation, SourceMap, value_at
+from lines_pipeline.recipe.syntax.yaml_source import parse_yaml, read_text
+
+MAX_FILES = 20
+_MERGEKIT = ("merge_method", "models", "slices", "base_model", "gate_mode", "tokenizer_source", "tokenizer")
+"""Keys at the top of mergekit's files, which no recipe has."""
+
+
+def read_chain(path: FilePath) -> tuple[Document, str, tuple[FilePath, ...]]:
+    """The recipe at ``path`` merged over all that it extends, its own text, and the real paths of all files.
+
+    Raises RecipeError with file and line.
+    """
+    source = read_text(path)
+    layers = [_document(source, path)]
+    files = [_resolved(path, SourceLocation(str(path)))]
+    while (base := layers[-1].data.get("extends")) is not None:
+        location = layers[-1].source_map.value(("extends",))
+        target = files[-1].parent / _base_path(base, location)
+        resolved = _resolved(target, location)
+        if resolved in files:
+            names = [file.name for file in [*files[files.index(resolved) :], target]]
+            raise location.error(f"recipes extend each other in a circle: {' -> '.join(names)}")
+        if len(files) >= MAX_FILES:
+            raise location.error(f"a chain of more than {MAX_FILES} recipes, expected fewer")
+        layers.append(_document(read_text(target, location), target))
+        files.append(resolved)
+    return _stacked(layers), source, tuple(files)
+
+
+def _resolved(path: FilePath, location: SourceLocation) -> FilePath:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise location.error(f"cannot read '{path}': {error}") from error
+
+
+def _base_path(base: Any, location: SourceLocation) -> FilePath:
+    if not isinstance(base, str) or not base:
+        raise location.error(f"'extends' is {shortened(repr(base))}, expected the path of one recipe")
+    if "${" in base:
+        raise location.error(f"'extends' is '{shortened(base)}', expected a plain path: it is read before any variable")
+    try:
+        return FilePath(base).expanduser()
+    except RuntimeError as error:
+        raise location.error(f"'extends' is '{shortened(base)}', and {error}; write the whole path") from error
+
+
+def _document(text: str, path: FilePath) -> Document:
+    data, source_map = parse_yaml(text, str(path))
+    if data is None:
+        raise source_map.value(()).error("the file is empty, expected a recipe with 'name' and 'nodes'")
+    if not isinstance(data, Mapping):
+        raise source_map.value(()).error("expected a recipe, a map with 'name' and 'nodes', at the top of the file")
+    foreign = [key for key in _MERGEKIT if key in data]
+    if foreign and "nodes" not in data:
+        listed = ", ".join(f"'{key}'" for key in foreign)
+        raise source_map.key((foreign[0],)).error(
+            f"this is a mergekit file ({listed}), which is no recipe: write its models as 'load' nodes and its "
+            "method as an op (lines-pipeline ops lists them)"
+        )
+    return Document(data, source_map)
+
+
+def _stacked(layers: list[Document]) -> Document:
+    document = layers[-1]
+    for layer in reversed(layers[:-1]):
+        document = _merged(document, layer)
+    data = {key: value for key, value in document.data.items() if key != "extends"}
+    return Document(data, document.source_map)
+
+
+def _merged(under: Document, over: Document) -> Document:
+    hidden = {path for path in over.source_map.values if path and not _both_maps(under.data, over.data, path)}
+    return Document(
+        _deep(under.data, over.data),
+        SourceMap(
+            {**_kept(under.source_map.values, hidden), **over.source_map.values},
+            {**_kept(under.source_map.keys, hidden), **over.source_map.keys},
+        ),
+    )
+
+
+def _kept(source_map: Mapping[Any, SourceLocation], hidden: set[Any]) -> dict[Any, SourceLocation]:
+    return {
+        path: location
+        for path, location in source_map.items()
+        if not any(path[:length] in hidden for length in range(1, len(path) + 1))
+    }
+
+
+def _both_maps(under: Any, over: Any, path: Any) -> bool:
+    try:
+        return isinstance(value_at(under, path), Mapping) and isinstance(value_at(over, path), Mapping)
+    except KeyError:
+        return False
+
+
+def _deep(under: Any, over: Any) -> Any:
+    if not (isinstance(under, Mapping) and isinstance(over, Mapping)):
+        return over
+    return {**under, **{key: _deep(under.get(key), value) for key, value in over.items()}}

@@ -1,0 +1,121 @@
+"""``--set a.b=c``: replaces values of a recipe by path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from os import PathLike, fspath
+from typing import Any
+
+from lines_pipeline.core.errors import Diagnostic, did_you_mean
+from lines_pipeline.recipe.syntax.interpolation import referenced
+from lines_pipeline.recipe.syntax.scalars import SpelledBool, SpelledFloat, SpelledInt
+from lines_pipeline.recipe.syntax.source_map import Document, Path, SourceLocation, SourceMap, replaced, spoken
+from lines_pipeline.recipe.syntax.yaml_source import parse_yaml
+
+_SECTIONS = ("engine", "tracking", "tune")
+_TOP_LEVEL = ("name", "description", "seed", *_SECTIONS)
+
+
+class _Unknown(Exception):
+    """A path that leads nowhere."""
+
+
+def parse_set(text: str) -> tuple[str, Any]:
+    """Path and value of ``path=value``; the value is read as YAML. RecipeError where it is no such thing."""
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not path:
+        raise SourceLocation("--set").error(f"found '{text}', expected path=value, such as nodes.scaled.beta=0.5")
+    return path, parse_yaml(value.strip(), f"--set {path}")[0]
+
+
+def apply_sets(document: Document, sets: Mapping[str, Any]) -> tuple[Document, list[Diagnostic]]:
+    """``document`` with the values of ``sets`` at their paths, and the problems of those that cannot be set."""
+    diagnostics = []
+    for dotted, value in sets.items():
+        location = SourceLocation(f"--set {dotted}")
+        try:
+            path = _located(document.data, dotted)
+            data = replaced(document.data, path, _plain(value))
+        except _Unknown as unknown:
+            diagnostics.append(location.diagnostic(str(unknown)))
+            continue
+        left = document.source_map.without(path)
+        source_map = SourceMap({**left.values, path: location}, {**left.keys, path: location})
+        document = Document(data, source_map)
+    return document, diagnostics
+
+
+def _located(data: Mapping[str, Any], dotted: str) -> Path:
+    path: Path = ()
+    inside: Any = data
+    parts = dotted.split(".")
+    if parts[0] == "extends":
+        raise _Unknown("'extends' cannot be set; set values by their paths")
+    while parts:
+        key, used = _step(inside, parts)
+        if key is None:
+            return _created(data, path, inside, parts)
+        path, inside, parts = (*path, key), inside[key], parts[used:]
+    return path
+
+
+def _step(inside: Any, parts: Sequence[str]) -> tuple[str | int | None, int]:
+    """The key of ``inside`` that ``parts`` begin with (keys may hold dots), and how many parts it takes."""
+    if isinstance(inside, list | tuple):
+        found = parts[0].isdecimal() and int(parts[0]) < len(inside)
+        return (int(parts[0]), 1) if found else (None, 0)
+    if isinstance(inside, Mapping):
+        for used in range(len(parts), 0, -1):
+            if ".".join(parts[:used]) in inside:
+                return ".".join(parts[:used]), used
+    return None, 0
+
+
+def _created(data: Mapping[str, Any], path: Path, inside: Any, parts: Sequence[str]) -> Path:
+    if isinstance(inside, list | tuple):
+        raise _Unknown(f"'{spoken(path)}' is a list of {len(inside)}, expected an index below that, found '{parts[0]}'")
+    if inside is not None and not isinstance(inside, Mapping):
+        raise _Unknown(f"'{spoken(path)}' holds {inside!r}, there is nothing to set under it")
+    full = (*path, *parts)
+    if not _may_create(data, path, full):
+        known = [str(key) for key in inside or ()]
+        known += [key for key in _TOP_LEVEL if not path and key not in known]
+        nodes = data.get("nodes")
+        of_node = not path and isinstance(nodes, Mapping) and parts[0] in nodes
+        hint = f" (did you mean 'nodes.{spoken(full)}'?)" if of_node else did_you_mean(parts[0], known)
+        raise _Unknown(f"unknown path: {_where(path)} has no '{parts[0]}'{hint}")
+    if full[:2] == ("tune", "parameters") and len(full) > 3:
+        return (*full[:2], f"{full[2]}.{full[3]}", *full[4:])
+    return full
+
+
+def _where(path: Path) -> str:
+    return f"'{spoken(path)}'" if path else "the recipe"
+
+
+def _may_create(data: Mapping[str, Any], path: Path, full: Path) -> bool:
+    """Names that the schema or an op checks later may be new; new variables only where something refers to them."""
+    if full[0] == "vars":
+        return len(path) < 2 and len(full) == 2 and full[1] in referenced(data)
+    if full[0] == "nodes":
+        return len(path) >= 2
+    return full[0] in (_SECTIONS if len(full) > 1 else _TOP_LEVEL)
+
+
+def _plain(value: Any) -> Any:
+    """A Python value as YAML would have read it."""
+    if value is None or isinstance(value, bool | str | SpelledBool | SpelledInt | SpelledFloat):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inside) for inside in value]
+    if isinstance(value, PathLike):
+        return str(fspath(value))
+    raise _Unknown(f"found a value of type {type(value).__name__}, expected a text, number, truth value, list or map")

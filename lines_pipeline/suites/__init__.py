@@ -1,0 +1,1 @@
+"""Suites of tasks that models are evaluated on, and the metrics that they give."""

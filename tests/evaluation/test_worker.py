@@ -1,0 +1,62 @@
+"""Evaluations as things to send: dealt out by tasks, put together again, and refused where files are not the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_suite import above, below, write_model, write_suite
+
+from lines_pipeline.core.errors import EngineError, EvalError
+from lines_pipeline.evaluation.worker import Evaluation, evaluate, evaluate_all
+from lines_pipeline.executor.schedulers.local import Serial
+from lines_pipeline.io.checkpoints import SourceFile
+from lines_pipeline.suites.base import open_suite
+
+
+@dataclass(frozen=True)
+class Workers(Serial):
+    """So many at once, the last first; remembers how many tasks each call had."""
+
+    sizes: Sequence[int] = ()
+
+    def call(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        assert [len(item.tasks) for item in items] == list(self.sizes)
+        return [function(item) for item in reversed(items)][::-1]
+
+
+@pytest.fixture
+def evaluation(toy: Path) -> Evaluation:
+    """Three tasks, of which a model with the sum 0.5 gets 1/2, 1 and 0 right."""
+    tasks = {"half": above(0.25, 0.75), "all": above(0.25), "none": below(0.25)}
+    write_suite(toy, {task: {"val": images} for task, images in tasks.items()})
+    write_model(toy / "model.safetensors", 0.5)
+    digest = open_suite("suite.yaml", toy).digest("val")
+    model = SourceFile.of(toy / "model.safetensors")
+    return Evaluation("val", model, "suite.yaml", toy, digest, tuple(tasks), "val", "cpu")
+
+
+@pytest.mark.parametrize(("workers", "sizes"), [(1, [3, 3]), (3, [3, 3]), (4, [2, 1, 2, 1]), (20, [1] * 6)])
+def test_tasks_are_dealt_to_workers_that_would_be_idle(workers: int, sizes: list[int], evaluation: Evaluation) -> None:
+    found = evaluate_all(Workers(calls_at_once=workers, sizes=sizes), [evaluation, evaluation])
+    assert [list(one.items()) for one in found] == [[("half", 0.5), ("all", 1.0), ("none", 0.0)]] * 2
+
+
+def test_nothing_to_evaluate() -> None:
+    assert evaluate_all(Workers(calls_at_once=4), []) == []
+
+
+def test_another_model_at_the_same_path_is_refused(evaluation: Evaluation) -> None:
+    os.utime(evaluation.model.path, (1, 1))
+    with pytest.raises(EngineError, match=r"model\.safetensors: \d+ bytes with a time of 1, the driver has"):
+        evaluate(evaluation)
+
+
+def test_other_data_at_the_same_path_are_refused(evaluation: Evaluation) -> None:
+    os.utime(evaluation.folder / "all_val.safetensors", (1, 1))
+    with pytest.raises(EvalError, match=r"node 'val': .*suite\.yaml: not the suite that the driver has"):
+        evaluate(evaluation)
