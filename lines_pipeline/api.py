@@ -26,18 +26,19 @@ from lines_pipeline.executor import outputs
 from lines_pipeline.executor.explain import block_scales, explain, explain_with_room
 from lines_pipeline.executor.inputs import OpenedRecipe, locate_checkpoint, open_recipe
 from lines_pipeline.executor.materialising import OutputRequest, existing, folders_of, materialise
-from lines_pipeline.executor.schedulers.local import open_scheduler
+from lines_pipeline.executor.schedulers.opening import open_scheduler
 from lines_pipeline.executor.settings import engine_settings
 from lines_pipeline.executor.variances import variance_note
-from lines_pipeline.graph.graph import Graph, build_graph
+from lines_pipeline.graph.graph import Graph
 from lines_pipeline.graph.picture import mermaid, svg
-from lines_pipeline.io.checkpoints import open_leniently
 from lines_pipeline.io.folders import require_output
+from lines_pipeline.io.opening import open_leniently
 from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.planner.explain import Explanation, describe_layers
 from lines_pipeline.planner.memory import EngineSettings
 from lines_pipeline.planner.summaries import gather_summaries
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import find_recipe

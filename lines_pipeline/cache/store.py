@@ -13,9 +13,10 @@ from lines_pipeline.cache.eviction import VALUES, entries, hold, prune, remove, 
 from lines_pipeline.core.errors import CheckpointError, EngineError
 from lines_pipeline.core.logs import LOG
 from lines_pipeline.core.secrets import NO_SECRETS, Secrets, by_value
-from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
+from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.io.digests import DigestStore, Known
 from lines_pipeline.io.entries import read_entry, write_entry
+from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.write_once import noted, notes_path
 
 FILES = "files"

@@ -13,7 +13,7 @@ from lines_pipeline.evaluation.worker import Evaluation, evaluate_all
 from lines_pipeline.executor.materialising import OutputRequest, existing, materialise
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.io.checkpoints import SourceFile
+from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.suites.base import Suite, chosen_tasks, open_suite
 from lines_pipeline.suites.metrics import metrics

@@ -10,9 +10,10 @@ import torch
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.executor.devices import resolve_device
+from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.dask_worker import require_same_files
-from lines_pipeline.executor.schedulers.local import Scheduler
-from lines_pipeline.io.checkpoints import SourceFile, open_checkpoint
+from lines_pipeline.io.checkpoint import SourceFile
+from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.suites.base import open_suite
 

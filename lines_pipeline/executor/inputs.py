@@ -15,11 +15,12 @@ from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.events import Event, Note, Sink
 from lines_pipeline.core.logs import LOG
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.executor.schedulers.local import DRIVER, Scheduler
+from lines_pipeline.executor.schedulers.base import Scheduler
+from lines_pipeline.executor.schedulers.local import DRIVER
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.io.adapter_updates import Base, update_checkpoint
-from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint, open_leniently, require_readable
+from lines_pipeline.io.checkpoint import Checkpoint, require_readable
 from lines_pipeline.io.dropping import keep_ties
 from lines_pipeline.io.folders import require_cache
 from lines_pipeline.io.formats.adapter_names import refuse_adapter
@@ -28,6 +29,7 @@ from lines_pipeline.io.formats.quantized import refuse_quantized
 from lines_pipeline.io.locations import local_path, locate
 from lines_pipeline.io.masks import VALUE_TYPE, unpacked
 from lines_pipeline.io.model_folders import declared_quantization
+from lines_pipeline.io.opening import open_checkpoint, open_leniently
 from lines_pipeline.io.renaming import rename
 from lines_pipeline.ops.adapter import AdapterParams
 from lines_pipeline.ops.evaluate import EvaluateParams

@@ -20,7 +20,7 @@ from lines_pipeline.executor.interpreter import input_counts
 from lines_pipeline.executor.non_finite import require_held
 from lines_pipeline.executor.session import Outcome, Prepared, Session
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.io.checkpoints import SourceFile
+from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.io.committing import commit_files, commit_folder
 from lines_pipeline.io.companions import CARD, MANIFEST, Companions
 from lines_pipeline.io.entries import file_digest

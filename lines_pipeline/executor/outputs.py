@@ -14,7 +14,7 @@ from lines_pipeline.core.versions import package_versions
 from lines_pipeline.executor.materialising import ModelFolder, OutputRequest, Stored, announce
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.io.committing import earlier_files, index_path, shard_pattern
 from lines_pipeline.io.companions import CARD, MANIFEST, Companions, config_beside, find_companions, model_root
 from lines_pipeline.io.entries import write_atomically

@@ -16,10 +16,11 @@ from lines_pipeline.core.logs import LOG
 from lines_pipeline.executor.aggregation import Sample, combine_all
 from lines_pipeline.executor.compiled_tasks import compiling_pays, load_runtime
 from lines_pipeline.executor.non_finite import BlockPosition, Unheld
-from lines_pipeline.executor.schedulers.local import DRIVER, Scheduler
+from lines_pipeline.executor.schedulers.base import Scheduler
+from lines_pipeline.executor.schedulers.local import DRIVER
 from lines_pipeline.executor.task_runner import TaskResult
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.io.digests import Known, identify
 from lines_pipeline.io.reading import check_unchanged
 from lines_pipeline.ops.base import Retry, Statistic

@@ -11,7 +11,7 @@ import torch
 
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.executor.interpreter import BlockEvaluator, PlanIndex, torch_dtype
-from lines_pipeline.io.checkpoints import StoredTensor
+from lines_pipeline.io.checkpoint import StoredTensor
 from lines_pipeline.jit.tracing import STORED, Kernel, OpCode, Row, TraceBuilder, TracedValue, Untraceable
 from lines_pipeline.ops.base import Statistic
 from lines_pipeline.planner.tasks import Write, WriteTarget

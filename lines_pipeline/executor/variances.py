@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lines_pipeline.core.events import Note
-from lines_pipeline.io.checkpoints import open_checkpoint
+from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import BlockReader
 
 VARIANCE = "running_var"

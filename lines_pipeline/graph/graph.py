@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.core.types import EdgeType
 
 if TYPE_CHECKING:
     import networkx
 
     from lines_pipeline.ops.base import Op, OpParams
-    from lines_pipeline.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -94,13 +92,3 @@ class Graph:
         known: dict[str, Any] = drawn.get_edge_data(source.node, step.node, default={})
         ports = known.get("ports", ())
         drawn.add_edge(source.node, step.node, type=source.gives, ports=(*ports, *({port} - set(ports))))
-
-
-def build_graph(recipe: Recipe) -> Graph:
-    """Connects and checks all nodes of a recipe; RecipeError with every problem found. Reads no checkpoint."""
-    from lines_pipeline.recipe.binding.binding import checked_graph
-
-    graph, diagnostics = checked_graph(recipe.document, recipe.recorded, recipe.tune)
-    if diagnostics:
-        raise RecipeError(diagnostics)
-    return graph

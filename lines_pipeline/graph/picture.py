@@ -7,10 +7,10 @@ from html import escape
 from typing import Any
 
 from lines_pipeline.core.printable import shortened
+from lines_pipeline.core.scalars import scalar_text
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.drawing import Box, Drawing, arranged
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.recipe.syntax.scalars import scalar_text
 
 _COLOURS = {
     EdgeType.WEIGHTS: ("#1f5fa8", "#eaf2fb"),

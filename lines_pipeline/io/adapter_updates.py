@@ -13,7 +13,7 @@ from lines_pipeline.core.errors import CheckpointError, did_you_mean
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.printable import exact_glob, listed, printable
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
+from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.formats.adapters import CONFIG, Adapter, Factors
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.io.spool import spool_path, spooled

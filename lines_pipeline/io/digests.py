@@ -12,7 +12,7 @@ import xxhash
 
 from lines_pipeline.core.fingerprints import canonical_json
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, TensorSpec
-from lines_pipeline.io.checkpoints import Checkpoint, StoredTensor
+from lines_pipeline.io.checkpoint import Checkpoint, StoredTensor
 from lines_pipeline.io.entries import read_entry, write_entry
 from lines_pipeline.io.masks import SHAPES, VALUE_TYPE
 from lines_pipeline.io.reading import BlockReader, as_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.io.checkpoint import Checkpoint
 
 
 def keep_ties(checkpoint: Checkpoint, is_dropped: Callable[[str], bool]) -> Checkpoint:

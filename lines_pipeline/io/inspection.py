@@ -10,7 +10,7 @@ import torch
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL
-from lines_pipeline.io.checkpoints import Checkpoint, StoredTensor
+from lines_pipeline.io.checkpoint import Checkpoint, StoredTensor
 from lines_pipeline.io.digests import identify
 from lines_pipeline.io.layers import LayerMap, find_layers
 from lines_pipeline.io.reading import BlockReader

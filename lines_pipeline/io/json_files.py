@@ -9,7 +9,7 @@ from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.printable import printable
-from lines_pipeline.io.checkpoints import SourceFile
+from lines_pipeline.io.checkpoint import SourceFile
 
 MAX_JSON_BYTES = 100_000_000
 MODULES = "modules.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 from lines_pipeline.core.errors import CheckpointError, PlanError
 from lines_pipeline.core.printable import printable
 from lines_pipeline.io import hub
-from lines_pipeline.io.checkpoints import exists, missing_file
+from lines_pipeline.io.checkpoint import exists, missing_file
 from lines_pipeline.io.downloads import download, download_path, is_downloaded
 
 REMOTE_SCHEMES = ("hf", "s3", "gs", "https")

@@ -11,7 +11,7 @@ from typing import Any
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.fingerprints import canonical_json
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.io.checkpoints import Checkpoint, StoredTensor
+from lines_pipeline.io.checkpoint import Checkpoint, StoredTensor
 
 VALUE_TYPE = "type"
 """The header's entry that tells a saved task vector (``delta``) or ``mask`` from a model."""

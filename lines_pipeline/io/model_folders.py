@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.printable import listed, printable
-from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
+from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.formats.foreign import other_format
 from lines_pipeline.io.formats.names import is_plain_name
 from lines_pipeline.io.json_files import read_json, read_json_or_none, read_modules

@@ -12,7 +12,7 @@ import torch
 
 from lines_pipeline.core.errors import CheckpointError, EngineError
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES, TensorSpec
-from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
+from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.regions import inside, translated
 
 

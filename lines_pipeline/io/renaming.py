@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.patterns import Pattern, PatternError
-from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.io.checkpoint import Checkpoint
 
 
 def rename(

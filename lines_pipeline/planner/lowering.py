@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.ops.base import Statistic
 from lines_pipeline.planner.layer_maps import layers_of
 from lines_pipeline.planner.population import population

@@ -11,7 +11,7 @@ from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.io.checkpoints import Checkpoint
+from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.ops.load import LoadParams
 from lines_pipeline.ops.task_vector import TaskVectorParams
 from lines_pipeline.planner.globs import chooses, matches, nearest, unmatched

@@ -14,7 +14,7 @@ from typing import TypeVar
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.graph.graph import Step
-from lines_pipeline.io.checkpoints import Checkpoint, StoredTensor
+from lines_pipeline.io.checkpoint import Checkpoint, StoredTensor
 from lines_pipeline.ops.base import Granularity
 from lines_pipeline.planner.matching import Schema
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES, TensorSpec
 from lines_pipeline.graph.graph import Step
-from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
+from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.ops.base import Granularity, Statistic
 from lines_pipeline.planner.schemas import Schema
 

@@ -8,6 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from lines_pipeline.core.errors import Diagnostic, RecipeError
+from lines_pipeline.core.scalars import SpelledBool, scalar_text
 from lines_pipeline.core.secrets import Secrets
 from lines_pipeline.recipe.binding.validation import Complaint, validated
 from lines_pipeline.recipe.recipe import Recipe
@@ -15,7 +16,6 @@ from lines_pipeline.recipe.schema import Settings
 from lines_pipeline.recipe.syntax.extends import read_chain
 from lines_pipeline.recipe.syntax.interpolation import ForRecording, ForRunning, recorded_names
 from lines_pipeline.recipe.syntax.overrides import apply_sets
-from lines_pipeline.recipe.syntax.scalars import SpelledBool, scalar_text
 from lines_pipeline.recipe.syntax.source_map import Document, holds, replaced, spoken, value_at
 
 _NAMES = ("path", "tasks", "target")
@@ -114,7 +114,7 @@ def _diagnostic(document: Document, complaint: Complaint) -> Diagnostic:
 
 
 def _node_problems(document: Document, recorded: Mapping[str, Any], settings: Settings | None) -> list[Diagnostic]:
-    from lines_pipeline.recipe.binding.binding import checked_graph
+    from lines_pipeline.recipe.binding.graphs import checked_graph
 
     nodes = document.data.get("nodes")
     if not isinstance(nodes, Mapping) or not nodes:

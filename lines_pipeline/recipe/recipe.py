@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lines_pipeline.core.fingerprints import canonical_json
-from lines_pipeline.core.secrets import NO_SECRETS, Secrets
-from lines_pipeline.recipe.binding.items import fill_items, read_items
-from lines_pipeline.recipe.schema import Engine, Settings, Tracking, Tune
-from lines_pipeline.recipe.syntax.scalars import (
+from lines_pipeline.core.scalars import (
     SpelledBool,
     SpelledFloat,
     SpelledInt,
@@ -24,6 +21,9 @@ from lines_pipeline.recipe.syntax.scalars import (
     scalar_text,
     unspelled,
 )
+from lines_pipeline.core.secrets import NO_SECRETS, Secrets
+from lines_pipeline.recipe.binding.items import fill_items, read_items
+from lines_pipeline.recipe.schema import Engine, Settings, Tracking, Tune
 from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation, SourceMap, replaced
 
 if TYPE_CHECKING:

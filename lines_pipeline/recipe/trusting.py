@@ -12,7 +12,8 @@ from typing import Any
 
 from lines_pipeline.core.errors import Diagnostic, RecipeError
 from lines_pipeline.core.trust import remedy, why_untrusted
-from lines_pipeline.graph.graph import Graph, build_graph
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import stock_folder

@@ -12,9 +12,10 @@ from lines_pipeline.core.events import Event, ParamsChosen, TrialFinished, Trial
 from lines_pipeline.evaluation.evaluator import EvaluationBatch, Evaluator
 from lines_pipeline.executor.materialising import OutputRequest, materialise
 from lines_pipeline.executor.session import Session
-from lines_pipeline.graph.graph import Graph, build_graph
+from lines_pipeline.graph.graph import Graph
 from lines_pipeline.planner.stages import ancestors
 from lines_pipeline.recipe.binding.objective import Objective, parse_objective
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.schema import Tune
 from lines_pipeline.search.samplers import Values, combinations, open_sampler

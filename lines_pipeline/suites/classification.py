@@ -17,8 +17,8 @@ from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.trust import remedy, why_untrusted
-from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.locations import local_path, locate
+from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.recipe.syntax.source_map import SourceMap
 from lines_pipeline.suites.factories import HARMLESS_ARGUMENTS, Code, find_code, shipped_kind

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import Sink
 from lines_pipeline.core.fingerprints import content_key
-from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.entries import read_entry, write_entry
+from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.zoo import accuracy
 from lines_pipeline.zoo.build import build
 from lines_pipeline.zoo.catalogue import HEADS, PRETRAINED, TASKS, ZOO_VERSION, ZooEntry, experts_folder, locate

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from lines_pipeline.core.errors import Diagnostic, EvalError, RecipeError
 from lines_pipeline.core.printable import shortened
+from lines_pipeline.core.scalars import unspelled
 from lines_pipeline.recipe.binding.validation import Complaint, validated
-from lines_pipeline.recipe.syntax.scalars import unspelled
 from lines_pipeline.recipe.syntax.source_map import SourceMap, spoken
 from lines_pipeline.recipe.syntax.yaml_source import parse_yaml, read_text
 from lines_pipeline.suites.factories import check_factory

@@ -11,12 +11,12 @@ from typing import Any
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from lines_pipeline.core.printable import shortened
+from lines_pipeline.core.scalars import scalar_text
 from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.core.versions import package_versions
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.ops.base import Op
 from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.recipe.syntax.scalars import scalar_text
 from lines_pipeline.tracking.repository import commit_tags
 
 MAX_RUN_NAME_LENGTH = 200

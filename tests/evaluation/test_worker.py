@@ -14,7 +14,7 @@ from toy_suite import above, below, write_model, write_suite
 from lines_pipeline.core.errors import EngineError, EvalError
 from lines_pipeline.evaluation.worker import Evaluation, evaluate, evaluate_all
 from lines_pipeline.executor.schedulers.local import Serial
-from lines_pipeline.io.checkpoints import SourceFile
+from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.suites.base import open_suite
 
 

@@ -23,7 +23,7 @@ from lines_pipeline.core.errors import CheckpointError, EngineError, PlanError
 from lines_pipeline.core.events import Event, RunStarted, StageProgress, StageStarted
 from lines_pipeline.executor import session
 from lines_pipeline.executor.outputs import open_destination
-from lines_pipeline.io.checkpoints import open_checkpoint
+from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.temporaries import temporary_path
 
 Recipe = Callable[..., Path]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from lines_pipeline.core.errors import LinesError
-from lines_pipeline.io.checkpoints import open_checkpoint
+from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
 
 STATE = OrderedDict(

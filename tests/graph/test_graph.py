@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.graph.graph import Graph, build_graph
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
 
 Write = Callable[..., Path]

@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 import pytest
 
 from lines_pipeline.graph.drawing import arranged
-from lines_pipeline.graph.graph import Graph, build_graph
+from lines_pipeline.graph.graph import Graph
 from lines_pipeline.graph.picture import mermaid, svg
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
 
 Write = Callable[..., Path]

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from lines_pipeline.core.errors import LinesError
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.io.checkpoints import open_checkpoint
 from lines_pipeline.io.committing import commit_files, commit_folder
+from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.io.writing import OutputLayout, create_files, discard_files, lay_out_files, write_block
 

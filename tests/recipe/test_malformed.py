@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lines_pipeline.core.errors import LinesError, RecipeError
-from lines_pipeline.graph.graph import build_graph
 from lines_pipeline.ops import registry
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "errors"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lines_pipeline.graph.graph import build_graph
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
 
 Write = Callable[..., Path]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lines_pipeline
-from lines_pipeline.graph.graph import build_graph
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.search.tune import trial_count
 

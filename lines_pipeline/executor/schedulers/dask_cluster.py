@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lines_pipeline.core.versions import package_versions
+from lines_pipeline.executor.schedulers.base import Item, OnDone, Result
 from lines_pipeline.executor.schedulers.dask_connection import Connection
 from lines_pipeline.executor.schedulers.dask_worker import call_here, run_job_here
-from lines_pipeline.executor.schedulers.local import Item, OnDone, Result
 from lines_pipeline.executor.task_runner import TaskResult
 from lines_pipeline.planner.tasks import StagePlan, Task
 

@@ -12,9 +12,9 @@ from threading import Lock
 import torch
 
 from lines_pipeline.core.errors import EngineError, LinesError
-from lines_pipeline.executor.schedulers.local import Item, Result
+from lines_pipeline.executor.schedulers.base import Item, Result
 from lines_pipeline.executor.task_runner import TaskResult, run_task
-from lines_pipeline.io.checkpoints import SourceFile
+from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.planner.tasks import StagePlan, Task
 
 _SHARED = (

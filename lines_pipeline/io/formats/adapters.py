@@ -13,7 +13,7 @@ import regex
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.printable import printable
-from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
+from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.json_files import read_json
 
 CONFIG = "adapter_config.json"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.io.checkpoints import TORCH_SUFFIXES
+from lines_pipeline.io.checkpoint import TORCH_SUFFIXES
 
 SAFETENSORS = ".safetensors"
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
+from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
 
 DTYPES = {
     "F64": "float64",

@@ -14,7 +14,7 @@ from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensor_specs import ITEM_BYTES, TensorSpec
-from lines_pipeline.io.checkpoints import SourceFile, StoredTensor
+from lines_pipeline.io.checkpoint import SourceFile, StoredTensor
 from lines_pipeline.io.formats.safetensors import read_header, write_header
 from lines_pipeline.io.formats.torch_archives import PIECE_BYTES, Record, content_of
 from lines_pipeline.io.formats.torch_tensors import TensorView

@@ -9,7 +9,7 @@ from typing import Any
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensor_specs import ITEM_BYTES, TensorSpec
-from lines_pipeline.io.checkpoints import Checkpoint, SourceFile, StoredTensor
+from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.formats.pickled import Call
 from lines_pipeline.io.formats.safetensors import METADATA
 from lines_pipeline.io.formats.spool import Scattered, check_growth, spooled

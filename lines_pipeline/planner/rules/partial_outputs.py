@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.io.checkpoints import Checkpoint, StoredTensor
+from lines_pipeline.io.checkpoint import Checkpoint, StoredTensor
 from lines_pipeline.planner.schemas import Schema
 from lines_pipeline.planner.stages import PartialOutput, Results, Stage, StageAssignment, value_ancestors
 from lines_pipeline.planner.tasks import Write

@@ -9,9 +9,9 @@ from typing import Any
 
 from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.printable import shortened
+from lines_pipeline.core.scalars import scalar_text
 from lines_pipeline.recipe.binding.ranges import listed_range
 from lines_pipeline.recipe.binding.validation import MAX_COMPLAINTS, Complaint, described
-from lines_pipeline.recipe.syntax.scalars import scalar_text
 from lines_pipeline.recipe.syntax.source_map import Path
 
 MAX_ITEMS = 10_000

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lines_pipeline.core.scalars import scalar_text
 from lines_pipeline.recipe.binding.items import Item, Items, by_item, fill_items
 from lines_pipeline.recipe.binding.nodes import UnboundNode
 from lines_pipeline.recipe.binding.validation import Complaint, described, validated
-from lines_pipeline.recipe.syntax.scalars import scalar_text
 
 if TYPE_CHECKING:
     from lines_pipeline.ops.base import OpParams

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lines_pipeline.core.scalars import scalar_text, spelled, unspelled
 from lines_pipeline.recipe.binding.validation import Complaint, validated
 from lines_pipeline.recipe.schema import MAX_GRID, Number, exact
-from lines_pipeline.recipe.syntax.scalars import scalar_text, spelled, unspelled
 
 _KEYS = frozenset({"low", "high", "step"})
 

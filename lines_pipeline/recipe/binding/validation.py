@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.printable import shortened
-from lines_pipeline.recipe.syntax.scalars import scalar_text, unspelled
+from lines_pipeline.core.scalars import scalar_text, unspelled
 from lines_pipeline.recipe.syntax.source_map import Path, holds
 
 Model = TypeVar("Model", bound=BaseModel)

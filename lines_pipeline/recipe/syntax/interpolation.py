@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lines_pipeline.core.errors import Diagnostic, did_you_mean
+from lines_pipeline.core.scalars import read_spelled, scalar_text
 from lines_pipeline.core.secrets import without_credentials
-from lines_pipeline.recipe.syntax.scalars import read_spelled, scalar_text
 from lines_pipeline.recipe.syntax.source_map import Path, SourceLocation, SourceMap
 
 MAX_WEIGHT = 200_000

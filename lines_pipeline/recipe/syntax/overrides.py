@@ -8,8 +8,8 @@ from os import PathLike, fspath
 from typing import Any
 
 from lines_pipeline.core.errors import Diagnostic, did_you_mean
+from lines_pipeline.core.scalars import SpelledBool, SpelledFloat, SpelledInt
 from lines_pipeline.recipe.syntax.interpolation import referenced
-from lines_pipeline.recipe.syntax.scalars import SpelledBool, SpelledFloat, SpelledInt
 from lines_pipeline.recipe.syntax.source_map import Document, Path, SourceLocation, SourceMap, replaced, spoken
 from lines_pipeline.recipe.syntax.yaml_source import parse_yaml
 

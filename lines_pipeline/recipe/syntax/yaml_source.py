@@ -17,7 +17,7 @@ import yaml
 
 from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.core.printable import shortened
-from lines_pipeline.recipe.syntax.scalars import read_spelled
+from lines_pipeline.core.scalars import read_spelled
 from lines_pipeline.recipe.syntax.source_map import Path, SourceLocation, SourceMap
 
 MAX_BYTES = 1_000_000

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import lines_pipeline
 from lines_pipeline.cli.app import app
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.io.checkpoints import open_checkpoint, open_leniently
+from lines_pipeline.io.opening import open_checkpoint, open_leniently
 from lines_pipeline.io.reading import read_tensors
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import lines_pipeline
 from lines_pipeline.cli.app import app
 from lines_pipeline.core.errors import EngineError
-from lines_pipeline.io.checkpoints import open_checkpoint
+from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.io.write_once import is_sound, written_once
 

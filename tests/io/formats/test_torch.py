@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import lines_pipeline
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.io.checkpoints import open_checkpoint, open_leniently
+from lines_pipeline.io.opening import open_checkpoint, open_leniently
 from lines_pipeline.io.reading import read_tensors
 
 STATE = {"w": torch.arange(6.0).view(2, 3), "half": torch.tensor([1.5, -2.0]).half(), "count": torch.tensor([3, -4])}
@@ -268,7 +268,7 @@ BOMBS: dict[str, bytes] = {
 def test_pickles_take_little_memory_and_time(name: str, tmp_path: Path) -> None:
     path = bomb(BOMBS[name], tmp_path / "m.pt")
     code = (
-        "import sys, resource; from pathlib import Path; from lines_pipeline.io.checkpoints import open_checkpoint\n"
+        "import sys, resource; from pathlib import Path; from lines_pipeline.io.opening import open_checkpoint\n"
         "from lines_pipeline.core.errors import CheckpointError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: open_checkpoint(Path(sys.argv[1]))\n"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lines_pipeline.core.errors import RecipeError
-from lines_pipeline.graph.graph import Graph, build_graph
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
 
 Write = Callable[..., Path]

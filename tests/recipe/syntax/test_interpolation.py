@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lines_pipeline.core.errors import RecipeError
-from lines_pipeline.graph.graph import build_graph
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
 
 Write = Callable[..., Path]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lines_pipeline
-from lines_pipeline.graph.graph import build_graph
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.syntax.overrides import parse_set
 

@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lines_pipeline.core.errors import Diagnostic, RecipeError
-from lines_pipeline.graph.graph import build_graph
+from lines_pipeline.core.scalars import unspelled
 from lines_pipeline.graph.picture import mermaid, svg
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.recipe.syntax.scalars import unspelled
 from lines_pipeline.recipe.syntax.source_map import replaced
 from lines_pipeline.recipe.syntax.yaml_source import MAX_BYTES, parse_yaml
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.io.checkpoints import Checkpoint, open_checkpoint
+from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.io.digests import block_digest, checkpoint_digest
+from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.io.renaming import rename
 
