@@ -20,6 +20,6 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 def __getattr__(name: str) -> Any:
     """Import the API on first use, so that ``lines-pipeline --help`` loads neither torch nor MLflow."""
     if name == "api" or name in __all__:
-        api = import_module(".lines_pipeline.api")
+        api = import_module("lines_pipeline.api")
         return api if name == "api" else getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

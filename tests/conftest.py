@@ -123,3 +123,22 @@ TIES_LINES: Mapping[str, Any] = {
     "model": {"op": "apply", "base": "base", "delta": "scaled"},
     "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
 }
+
+
+@pytest.fixture
+def good() -> str:
+    """A recipe that uses most of the language."""
+    return (Path(__file__).parent / "recipe" / "good.yaml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a recipe to a file."""
+
+    def write(text: str, name: str = "recipe.yaml") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write

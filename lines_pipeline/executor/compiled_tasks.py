@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lines_pipeline import jit
 from lines_pipeline.core.errors import EngineError
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL
 from lines_pipeline.executor.prefetch import BlockPosition
@@ -24,7 +25,6 @@ from lines_pipeline.executor.tracing import Trace, Tracer
 from lines_pipeline.io.writing import write_block
 from lines_pipeline.jit.signature import AT_HIGH, AT_LOW, BELOW, COUNTED, COUNTS, INSIDE
 from lines_pipeline.jit.tracing import LANES, OpCode, TraceBuilder
-from lines_pipeline.ops import kernels as blocks
 
 LOADED_BYTES, COMPILED_BYTES = 500_000_000, 2_000_000_000
 """What a pass has to read for recordings to pay: loading the machine takes half a second, compiling it some seconds."""
@@ -224,11 +224,11 @@ def compiling_pays(nbytes: int) -> bool:
 @cache
 def _is_compiled() -> bool:
     """Whether Numba has compiled the machine before, as far as can be told without loading Numba."""
-    folder = Path(blocks.__file__).parent
-    changed = (folder / "machine.py").stat().st_mtime
+    folder = Path(jit.__file__).parent
+    changed = (folder / "runtime.py").stat().st_mtime
     elsewhere = os.environ.get("NUMBA_CACHE_DIR")
-    folders = Path(elsewhere).glob("blocks_*") if elsewhere else [folder / "__pycache__"]
-    name = f"machine._compiled.locals.run-*.py{sys.version_info.major}{sys.version_info.minor}.nbi"
+    folders = Path(elsewhere).glob("jit_*") if elsewhere else [folder / "__pycache__"]
+    name = f"runtime._compiled.locals.run-*.py{sys.version_info.major}{sys.version_info.minor}.nbi"
     return any(index.stat().st_mtime >= changed for found in folders for index in found.glob(name))
 
 

@@ -91,16 +91,14 @@ def _planned(
     shortages = space_shortages({**sizes(session, absent, prepared), **pending_files})
     report = Explanation(
         name=recipe.name,
-        stages=tuple(stages),
+        passes=tuple(stages),
         bytes_read=sum(one["bytes_read"] for one in stages),
         bytes_written=sum(one["bytes_written"] for one in stages),
         peak_bytes=peak,
         compute_dtypes=tuple(sorted({spec.compute_dtype for spec in specs if spec.is_floating})),
         stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
         cached=tuple(dict.fromkeys([*parts[0].cached, *(r.step for r in wanted if r.step not in missing)])),
-        statistics_only=tuple(
-            step for step in steps if not known.keys().isdisjoint(statistics_of(graph, step).values())
-        ),
+        measured=tuple(step for step in steps if not known.keys().isdisjoint(statistics_of(graph, step).values())),
         scales=scales,
         trials=trials,
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from lines_pipeline.io.json_files import read_modules
 
-MANIFEST = ".lines_pipeline.json"
+MANIFEST = "lines_pipeline.json"
 """Lists the files of a model folder that were written by a run, so that a later one can take them away."""
 CARD = "README.md"
 

@@ -38,7 +38,7 @@ class Explanation:
     """What would run. Bytes are of tensor data; ``peak_bytes`` of anonymous memory."""
 
     name: str
-    stages: tuple[Mapping[str, Any], ...]
+    passes: tuple[Mapping[str, Any], ...]
     bytes_read: int
     bytes_written: int
     peak_bytes: int
@@ -46,7 +46,7 @@ class Explanation:
     stored_dtypes: tuple[str, ...]
     cached: tuple[str, ...]
     """Steps whose values are there."""
-    statistics_only: tuple[str, ...]
+    measured: tuple[str, ...]
     """Steps of which statistics are known from an earlier run."""
     scales: tuple[Scales, ...]
     trials: int
@@ -62,22 +62,22 @@ class Explanation:
         """As ``--json`` prints it."""
         scales = [{"step": scale.step, **scale.to_dict()} for scale in self.scales]
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "scales"}
-        return {**plain, "passes": [dict(one) for one in self.stages], "lines": scales}
+        return {**plain, "passes": [dict(one) for one in self.passes], "lines": scales}
 
     def render(self) -> str:
         """As text for people."""
         lines = [f"plan of {self.name}"]
-        for one in self.stages:
+        for one in self.passes:
             what = [f"gathers {', '.join(one['measures'])}"] if one["measures"] else []
             what += [f"drafts {sink} as {step}" for sink, step in one["drafts"].items()]
             what += [f"writes {', '.join(one['writes'])}"] if one["writes"] else []
             lines.append(f"  pass {one['number']}: reads {_bytes(one['bytes_read'])}; {'; '.join(what)}")
-        if not self.stages:
+        if not self.passes:
             lines.append("  no pass over the data: everything is in the cache")
         lines.append(f"  reads {_bytes(self.bytes_read)}, writes {_bytes(self.bytes_written)}")
         lines.append(f"  projected peak of anonymous memory {_bytes(self.peak_bytes)}")
         lines.append(f"  computes in {', '.join(self.compute_dtypes)}, stores {', '.join(self.stored_dtypes)}")
-        found = [*self.cached, *(f"statistics of {step}" for step in self.statistics_only)]
+        found = [*self.cached, *(f"statistics of {step}" for step in self.measured)]
         lines.append(f"  in the cache: {', '.join(found) or 'nothing that this recipe needs'}")
         if self.trials:
             lines.append(f"  tune: {self.trials} trials before the passes above")

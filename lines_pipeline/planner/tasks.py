@@ -15,8 +15,8 @@ from lines_pipeline.planner.schemas import Schema
 
 SAMPLE_RUN_NUMEL = 1024
 """Neighbouring values in a run of a sample."""
-MIN_JOB_BYTES = 4 * 2**20
-MAX_JOB_BYTES = 128 * 2**20
+MIN_TASK_BYTES = 4 * 2**20
+MAX_TASK_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ def group_slices(stage_plan: StagePlan, slices: Sequence[TensorSlice], workers: 
 
 
 def _goal(total: int, workers: int) -> int:
-    return min(max(total // (workers * 8), MIN_JOB_BYTES), MAX_JOB_BYTES)
+    return min(max(total // (workers * 8), MIN_TASK_BYTES), MAX_TASK_BYTES)
 
 
 def _grouped(slices: Iterable[tuple[TensorSlice, int]], goal: int) -> list[Task]:

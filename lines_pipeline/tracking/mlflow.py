@@ -35,7 +35,7 @@ from lines_pipeline.tracking.stores import artifacts, connect
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-RECORD_TAG = ".lines_pipeline.record"
+RECORD_TAG = "lines_pipeline.record"
 """By this tag a run is found again when its record is sent later."""
 INPUTS_FILE = "inputs.json"
 """The artifact with the content digests of what a run read."""

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TIES_LINES
-from lines_pipeline.engine import tasks
 from safetensors.torch import load_file, save_file
 from toy_suite import above, write_model, write_suite
 
@@ -21,7 +20,7 @@ import lines_pipeline
 from lines_pipeline import api
 from lines_pipeline.core.errors import CheckpointError, EngineError, PlanError
 from lines_pipeline.core.events import Event, RunStarted, StageProgress, StageStarted
-from lines_pipeline.executor import session
+from lines_pipeline.executor import session, task_runner
 from lines_pipeline.executor.outputs import open_destination
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.temporaries import temporary_path
@@ -243,7 +242,7 @@ def test_an_output_that_cannot_be_written_to_is_a_clear_error(
     """As a disk that fails: the output is opened for reading alone."""
     pytest.importorskip("numba")
     monkeypatch.setattr(session, "compiling_pays", lambda nbytes: recorded)
-    monkeypatch.setattr(tasks._TaskRunner, "_output", lambda worker, path: os.open(path, os.O_RDONLY))
+    monkeypatch.setattr(task_runner._TaskRunner, "_output", lambda worker, path: os.open(path, os.O_RDONLY))
     with pytest.raises(EngineError, match="out: cannot be written"):
         lines_pipeline.run(write_recipe(TIES_LINES), out="out", cache=False, scheduler="serial")
     assert leftovers(tmp_path) == []

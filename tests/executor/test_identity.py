@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import TIES_LINES
-from lines_pipeline.planning import stage_plan
 from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.events import Event, StageStarted
+from lines_pipeline.planner import tasks
 
 Recipe = Callable[..., Path]
 
@@ -40,10 +40,10 @@ def test_threads_and_serial_give_the_same_bytes(
 ) -> None:
     recipe = write_recipe(TIES_LINES)
     expected = merged_bytes(recipe, Path("serial"), scheduler="serial")
-    for job_bytes in (2**19, 2**22):
-        monkeypatch.setattr(stage_plan, "MIN_JOB_BYTES", job_bytes)
-        monkeypatch.setattr(stage_plan, "MAX_JOB_BYTES", job_bytes)
-        assert merged_bytes(recipe, Path(f"threads{job_bytes}"), **options) == expected
+    for task_bytes in (2**19, 2**22):
+        monkeypatch.setattr(tasks, "MIN_TASK_BYTES", task_bytes)
+        monkeypatch.setattr(tasks, "MAX_TASK_BYTES", task_bytes)
+        assert merged_bytes(recipe, Path(f"threads{task_bytes}"), **options) == expected
 
 
 @pytest.fixture(scope="module")

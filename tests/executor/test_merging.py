@@ -56,7 +56,7 @@ def test_alpha_is_measured_unless_the_delta_is_the_plain_sum(
     own: dict[str, Any], sweeps: int, write_recipe: Recipe
 ) -> None:
     recipe = write_recipe({**SCALED_SUM, "merged": {**SUM["merged"], **own}})
-    assert len(lines_pipeline.plan(recipe).stages) == sweeps
+    assert len(lines_pipeline.plan(recipe).passes) == sweeps
     facts = lines_pipeline.run(recipe, out="out").facts["scaled"]
     assert facts["alpha"] == facts["norm_summed_tvs"] / facts["norm_mtv"] / 3
     assert (facts["alpha"] == 1 / 3) == (sweeps == 1)

@@ -113,7 +113,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_model_folder_has_what_the_base_has_and_nothing_of_its_training(folders: Path) -> None:
     result = run(recipe_of(folders, {"path": "merged/"}))
     found = contents(Path("out/merged"))
-    made = {"model.safetensors", "config.json", "README.md", ".lines_pipeline.json"}
+    made = {"model.safetensors", "config.json", "README.md", "lines_pipeline.json"}
     assert set(found) == {*COMPANIONS, *made}
     assert all(found[name].decode() == text for name, text in COMPANIONS.items())
     config = {key: value for key, value in CONFIG.items() if key != "quantization_config"}
@@ -162,7 +162,7 @@ def test_another_base_leaves_nothing_of_the_first(folders: Path) -> None:
     run(recipe_of(folders, {"path": "merged/", "max_shard_size": "200B"}))
     write_files(folders / "a", {"config.json": json.dumps(CONFIG), "vocab.txt": "v"})
     run(recipe_of(folders, {"path": "merged/", "like": "experts[a]"}))
-    found = ["README.md", "config.json", ".lines_pipeline.json", "model.safetensors", "vocab.txt"]
+    found = ["README.md", "config.json", "lines_pipeline.json", "model.safetensors", "vocab.txt"]
     assert sorted(contents(Path("out/merged"))) == found
 
 
@@ -202,7 +202,7 @@ def test_a_configuration_that_is_no_json_is_refused_before_the_run(folders: Path
 def test_without_a_configuration_weights_are_written_and_that_is_said(folders: Path) -> None:
     (folders / "base/config.json").unlink()
     result = run(recipe_of(folders, {"path": "merged/", "max_shard_size": "200B"}))
-    assert {path.name for path in result.files} - {"README.md", ".lines_pipeline.json"} == {
+    assert {path.name for path in result.files} - {"README.md", "lines_pipeline.json"} == {
         *(f"model-0000{n}-of-00002.safetensors" for n in (1, 2)),
         "model.safetensors.index.json",
     }
@@ -267,7 +267,7 @@ def test_modules_of_sentence_transformers_come_along(place: str, folders: Path) 
     result = run(recipe_of(folders, {"path": "merged/"}, **nodes))
     inside = f"{place}/" if place else ""
     found = contents(Path("out/merged"))
-    root = {"modules.json", "config_sentence_transformers.json", "README.md", ".lines_pipeline.json"}
+    root = {"modules.json", "config_sentence_transformers.json", "README.md", "lines_pipeline.json"}
     module = {"1_Pooling/config.json", "1_Pooling/model.safetensors"}
     own = {f"{inside}{name}" for name in ("model.safetensors", "config.json", *COMPANIONS)}
     assert set(found) == root | module | own

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.errors import EngineError
-from lines_pipeline.executor.prefetch import Place, SideStream, Staged, Stored, read_ahead, stage
+from lines_pipeline.executor.prefetch import BlockPosition, SideStream, Staged, Stored, read_ahead, stage
 
-PLACES: list[Place] = [("w", start, start + 4) for start in range(0, 20, 4)]
+PLACES: list[BlockPosition] = [("w", start, start + 4) for start in range(0, 20, 4)]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -38,16 +38,16 @@ class FakeDevice:
         return staged
 
 
-def read(place: Place) -> Stored:
+def read(place: BlockPosition) -> Stored:
     return {"s": torch.arange(place[1], place[2])}
 
 
 def test_blocks_come_in_order_and_are_read_one_ahead() -> None:
     device, used = FakeDevice(), []
     for staged in read_ahead(device, PLACES, read):
-        used.append(staged.place)
-        assert staged.moved["s"].tolist() == list(range(*staged.place[1:]))
-        device.notes.append(("used", staged.place[1]))
+        used.append(staged.position)
+        assert staged.moved["s"].tolist() == list(range(*staged.position[1:]))
+        device.notes.append(("used", staged.position[1]))
     assert used == PLACES
     for place in PLACES[2:]:
         before = device.notes.index(("used", place[1] - 8))
@@ -61,13 +61,13 @@ def test_nothing_to_read_gives_nothing() -> None:
 
 
 def test_an_error_in_reading_reaches_who_computes() -> None:
-    def broken(place: Place) -> Mapping[str, torch.Tensor]:
+    def broken(place: BlockPosition) -> Mapping[str, torch.Tensor]:
         if place[1] == 8:
             raise EngineError("models/a.safetensors: cut short during the run")
         return read(place)
 
     blocks = read_ahead(FakeDevice(), PLACES, broken)
-    assert [next(blocks).place[1] for _ in range(2)] == [0, 4]
+    assert [next(blocks).position[1] for _ in range(2)] == [0, 4]
     with pytest.raises(EngineError, match="cut short"):
         next(blocks)
 

@@ -154,7 +154,7 @@ def test_what_an_earlier_run_wrote_beside_the_weights_goes(tmp_path: Path) -> No
     (tmp_path / "notes.txt").write_text("mine")
     put_folder(tmp_path, 2.0, "single", "merges.txt")
     found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert found == ["config.json", ".lines_pipeline.json", "merges.txt", "model.safetensors", "notes.txt"]
+    assert found == ["config.json", "lines_pipeline.json", "merges.txt", "model.safetensors", "notes.txt"]
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt", "link/outside.txt", "..", ""])
@@ -163,7 +163,7 @@ def test_a_list_of_files_does_not_reach_out_of_its_folder(name: str, tmp_path: P
     folder.mkdir()
     outside.touch()
     (folder / "link").symlink_to(tmp_path)
-    (folder / ".lines_pipeline.json").write_text(json.dumps({"files": [name, str(outside)]}))
+    (folder / "lines_pipeline.json").write_text(json.dumps({"files": [name, str(outside)]}))
     put_folder(folder, 1.0, "single")
     assert outside.exists() and (folder / "link").is_symlink()
 

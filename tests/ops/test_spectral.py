@@ -126,7 +126,7 @@ def test_a_plan_tells_the_passes_and_the_memory_of_whole_tensors(tmp_path: Path)
     update = {"w": torch.randn(1500, 1000)}
     path = recipe(tmp_path, "iso-c", [update, update])
     found = lines_pipeline.plan(path, workers=1)
-    assert [one["writes"] for one in found.stages] == [["merged"], ["model"]]
+    assert [one["writes"] for one in found.passes] == [["merged"], ["model"]]
     streamed = lines_pipeline.plan(recipe(tmp_path, "task-arithmetic", [update, update]), workers=1).peak_bytes
     assert found.peak_bytes - streamed > 3 * update["w"].nbytes
     with pytest.raises(PlanError, match="allow at least"):

@@ -21,7 +21,7 @@ from lines_pipeline.recipe.syntax.source_map import replaced
 from lines_pipeline.recipe.syntax.yaml_source import MAX_BYTES, parse_yaml
 
 Write = Callable[..., Path]
-GOOD = Path(__file__).parent / "good.yaml"
+GOOD = Path(__file__).parents[1] / "good.yaml"
 
 
 @pytest.mark.parametrize(
