@@ -16,7 +16,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.io.regions import inside
-from lines_pipeline.ops.base import Statistic
+from lines_pipeline.ops.base import AnyStatistic
 from lines_pipeline.ops.kernels import Value, zeros_like
 from lines_pipeline.planner.tasks import Readers, StagePlan, observes
 
@@ -25,17 +25,12 @@ from lines_pipeline.planner.tasks import Readers, StagePlan, observes
 class Assumption:
     """Assumed results of measures that are still being gathered, and the steps whose values depend on them."""
 
-    guesses: Mapping[Statistic, Any]
+    guesses: Mapping[AnyStatistic, Any]
     steps: frozenset[str]
 
 
 ACTUAL = Assumption({}, frozenset())
 """Nothing is assumed."""
-
-
-def input_counts(step: Step) -> dict[str, int]:
-    """Number of inputs by port; 0 for ports that are left open."""
-    return {port: len(step.inputs.get(port, ())) for port in step.op.inputs}
 
 
 class PlanIndex:
@@ -44,7 +39,7 @@ class PlanIndex:
     def __init__(self, stage_plan: StagePlan) -> None:
         self.stage_plan = stage_plan
         self.steps = {step.id: step for step in stage_plan.steps}
-        self._hypothetical: dict[Statistic, tuple[Assumption, ...]] = {}
+        self._hypothetical: dict[AnyStatistic, tuple[Assumption, ...]] = {}
         self.assumptions = [self._assumptions(observation.speculation) for observation in stage_plan.observations]
         """By observation: one world for every hypothesis about what it is guessed from."""
         self.written = [self._assumptions(write.speculation)[0] for write in stage_plan.writes]
@@ -117,10 +112,10 @@ class PlanIndex:
             guessed = self.stage_plan.guessed.get(step.id, {})
             known |= {name: assumption.guesses[m] for name, m in guessed.items() if m in assumption.guesses}
             position = self.stage_plan.positions.get(step.id, {}).get(tensor)
-            self._stats[key] = step.op.bind_tensor(step.params, known, position, input_counts(step))
+            self._stats[key] = step.op.bind_tensor(step.params, known, position, step.counts)
         return self._stats[key]
 
-    def _assumptions(self, speculation: Statistic | None) -> Sequence[Assumption]:
+    def _assumptions(self, speculation: AnyStatistic | None) -> Sequence[Assumption]:
         if speculation is None:
             return (ACTUAL,)
         if speculation not in self._hypothetical:
@@ -130,7 +125,7 @@ class PlanIndex:
             )
         return self._hypothetical[speculation]
 
-    def _dependants(self, speculation: Statistic) -> set[str]:
+    def _dependants(self, speculation: AnyStatistic) -> set[str]:
         found: set[str] = set()
         for step in self.stage_plan.steps:
             own = speculation in self.stage_plan.guessed.get(step.id, {}).values()

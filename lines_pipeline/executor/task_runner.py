@@ -32,7 +32,7 @@ from lines_pipeline.executor.tracing import Tracer
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader, as_bytes
 from lines_pipeline.io.writing import write_block
-from lines_pipeline.ops.base import Statistic
+from lines_pipeline.ops.base import AnyStatistic
 from lines_pipeline.planner.tasks import StagePlan, Task, TensorSlice, Write
 
 GPU_BLOCKS = 16
@@ -251,7 +251,7 @@ class _TaskRunner:
         self._latest[number] = found[0]
         self.result.partials.setdefault((number, self._index.name(tensor)), []).append((start, tuple(found)))
 
-    def _affects(self, speculation: Statistic | None) -> bool:
+    def _affects(self, speculation: AnyStatistic | None) -> bool:
         """Whether the hypotheses of what is guessed can make a difference on the block in hand."""
         if speculation is None:
             return False
