@@ -33,6 +33,7 @@ from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader, as_bytes
 from lines_pipeline.io.writing import write_block
 from lines_pipeline.ops.base import AnyStatistic
+from lines_pipeline.ops.kernels import Block
 from lines_pipeline.planner.tasks import StagePlan, Task, TensorSlice, Write
 
 GPU_BLOCKS = 16
@@ -150,7 +151,8 @@ class _TaskRunner:
             return value
 
         inputs = {port: WholeValues(ids, assemble) for port, ids in step.value_inputs.items()}
-        merged = step.op.apply(step.params, inputs, spec, self._index.stats(step, tensor, ACTUAL)).cpu()
+        result: Block = step.op.apply(step.params, inputs, spec, self._index.stats(step, tensor, ACTUAL))
+        merged = result.cpu()
         for position in positions:
             found = resolved.get(position)
             value = _restored(merged[position[1] : position[2]], found)

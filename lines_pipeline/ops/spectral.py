@@ -16,7 +16,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Op, OpParams, Port, Values
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
-from lines_pipeline.ops.kernels import Value, running_sum
+from lines_pipeline.ops.kernels import Value, running_sum, whole
 
 
 class SpectralParams(OpParams):
@@ -50,7 +50,7 @@ class SpectralOp(Op[SpectralParams]):
     def apply(self, params: SpectralParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         deltas = inputs["deltas"]
         if params.decomposes(tensor):
-            matrices = (delta.reshape(tensor.shape) for delta in deltas)
+            matrices = (whole(delta, tensor) for delta in deltas)
             return self.merge(params, matrices, tensor, len(deltas)).reshape(-1)
         if params.others == "base":
             return deltas[0] * 0.0
