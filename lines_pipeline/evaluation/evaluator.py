@@ -154,13 +154,13 @@ def _unjudged(graph: Graph, accuracies: Mapping[str, dict[str, float] | None]) -
 
 
 def _model(graph: Graph, step: str) -> str:
-    model = graph.steps[step].followed
+    model = _params(graph.steps[step]).model
     assert model is not None
     return model
 
 
 def _params(step: Step) -> SuiteUse:
     """What the step has its model judged by."""
-    use = step.op.suite_of(step.params)
+    use = step.op.suite_of(step.params, step.inputs)
     assert use is not None
     return use

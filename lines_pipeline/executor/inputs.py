@@ -223,7 +223,7 @@ def _unbuilt(expert: ZooEntry) -> str:
 
 def _suite_uses(graph: Graph) -> dict[str, SuiteUse]:
     """The suites that steps have models judged by, by step."""
-    return {step.id: use for step in graph.steps.values() if (use := step.op.suite_of(step.params))}
+    return {step.id: use for step in graph.steps.values() if (use := step.op.suite_of(step.params, step.inputs))}
 
 
 def _suites_code(recipe: Recipe, graph: Graph, *, trust: bool, build: bool) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Granularity, Op, OpParams, Port
+from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
 from lines_pipeline.ops.roles import SuiteUse
 
 
@@ -30,5 +30,5 @@ class Evaluate(Op[EvaluateParams]):
     granularity = Granularity.MODEL
     Params = EvaluateParams
 
-    def suite_of(self, params: EvaluateParams) -> SuiteUse:
-        return SuiteUse(params.suite, params.split, params.tasks, params.target)
+    def suite_of(self, params: EvaluateParams, inputs: Ids) -> SuiteUse:
+        return SuiteUse(params.suite, params.split, params.tasks, params.target, inputs["model"][0])

@@ -93,6 +93,8 @@ class SuiteUse:
     """Some of the suite's tasks; None for all."""
     target: str | None = None
     """The task a single model was tuned for."""
+    model: str | None = None
+    """The step whose model is judged; None where the step judges models of its own."""
 
 
 class StepRoles(Generic[P]):
@@ -117,7 +119,7 @@ class StepRoles(Generic[P]):
         """The file that is written, where one is."""
         return None
 
-    def suite_of(self, params: P) -> SuiteUse | None:
+    def suite_of(self, params: P, inputs: Ids) -> SuiteUse | None:
         """The suite that models are judged by, where they are."""
         return None
 

@@ -11,7 +11,7 @@ from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import TableComputed
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Driver, DriverContext, Op, OpParams, Port, Values, Variant
+from lines_pipeline.ops.base import Driver, DriverContext, Ids, Op, OpParams, Port, Values, Variant
 from lines_pipeline.ops.evaluate import Evaluate, EvaluateParams
 from lines_pipeline.ops.kernels import Value, running_sum
 from lines_pipeline.ops.roles import SuiteUse
@@ -43,7 +43,7 @@ class Soup(Op[SoupParams]):
             return "a greedy soup chosen on the test split would overstate its accuracy: use 'split: val'"
         return None
 
-    def suite_of(self, params: SoupParams) -> SuiteUse | None:
+    def suite_of(self, params: SoupParams, inputs: Ids) -> SuiteUse | None:
         return None if params.suite is None else SuiteUse(params.suite, params.split, params.tasks)
 
     def driver_of(self, params: SoupParams) -> Driver | None:

@@ -45,11 +45,11 @@ def inner(by_port: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Renamed(Op[Any, Any]):
-    """A copy of an op that has another name, and other names for its ports."""
+    """A copy of an op that has another name, and other names for its ports, in another order."""
 
     def __init__(self, op: AnyOp) -> None:
         self.op, self.name = op, f"my-{op.name}"
-        self.inputs = {PREFIX + port: what for port, what in op.inputs.items()}
+        self.inputs = {PREFIX + port: what for port, what in reversed(op.inputs.items())}
         self.per_item = {name: PREFIX + port for name, port in op.per_item.items()}
         for attribute in ATTRIBUTES:
             setattr(self, attribute, getattr(op, attribute))
@@ -71,8 +71,8 @@ class Renamed(Op[Any, Any]):
     def file_of(self, params, inputs):
         return self.op.file_of(params, inner(inputs))
 
-    def suite_of(self, params):
-        return self.op.suite_of(params)
+    def suite_of(self, params, inputs):
+        return self.op.suite_of(params, inner(inputs))
 
     def driver_of(self, params):
         driver = self.op.driver_of(params)
@@ -138,8 +138,8 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     },
     "model": {"op": "apply", "base": "base", "delta": "all"},
     "headed": {"op": "graft", "model": "model", "donor": "experts[b]", "include": ["logit_scale"]},
-    "saved": {"op": "save", "model": "headed", "path": "model.safetensors"},
-    "folder": {"op": "save", "model": "model", "path": "merged/"},
+    "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
+    "folder": {"op": "save", "model": "headed", "path": "merged/"},
     "like": {"op": "save", "model": "experts[a]", "path": "again/", "like": "base"},
     "delta": {"op": "save", "model": "all", "path": "delta.safetensors"},
     "mask": {"op": "save", "model": "own", "path": "mask.safetensors", "packed": True},

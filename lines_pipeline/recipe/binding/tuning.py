@@ -98,7 +98,7 @@ def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph:
 
 def _metric_message(step_id: str, metric: str, graph: Graph) -> str | None:
     step = graph.steps[step_id]
-    judged_by = step.op.suite_of(step.params)
+    judged_by = step.op.suite_of(step.params, step.inputs)
     has_target = judged_by is not None and judged_by.target is not None
     known = [*_METRICS, *(_TARGET_METRICS if has_target else ())]
     if metric in known and not metric.endswith("/"):
@@ -113,7 +113,7 @@ def _metric_message(step_id: str, metric: str, graph: Graph) -> str | None:
 
 def _test_message(step_id: str, graph: Graph) -> str | None:
     seen = [graph.steps[name] for name in graph.needed([step_id])]
-    uses = {step.id: step.op.suite_of(step.params) for step in seen}
+    uses = {step.id: step.op.suite_of(step.params, step.inputs) for step in seen}
     on_test = [step for step, use in uses.items() if use is not None and use.split == "test"]
     if not on_test:
         return None
