@@ -34,7 +34,6 @@ from lines_pipeline.graph.picture import mermaid, svg
 from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.opening import open_leniently
 from lines_pipeline.io.temporaries import sweep_temporaries
-from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.planner.explain import Explanation, describe_layers
 from lines_pipeline.planner.memory import EngineSettings
 from lines_pipeline.planner.summaries import gather_summaries
@@ -44,7 +43,7 @@ from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import find_recipe
 from lines_pipeline.recipe.trusting import load_checked
 from lines_pipeline.results import RunResult, Validation
-from lines_pipeline.search.greedy_soup import GreedySoups
+from lines_pipeline.search.drivers import Drivers
 from lines_pipeline.search.tune import tune as tune_recipe
 from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder, is_sound
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
@@ -193,7 +192,7 @@ def _forecast(
     by: Callable[..., Explanation] = explain,
 ) -> Explanation:
     graph = context.graph
-    models = [s.inputs["model"][0] for s in graph.steps.values() if isinstance(s.params, EvaluateParams)]
+    models = [model for step in graph.evaluations if (model := graph.steps[step].followed)]
     wanted = outputs.requests(context.recipe, graph, destination, context.session.checkpoints)
     report = by(context.recipe, graph, context.session, list(wanted.values()), models, trials)
     return replace(report, notes=(*report.notes, *outputs.notes(wanted)))
@@ -222,20 +221,20 @@ def _texts(context: OpenedRecipe, report: Explanation) -> dict[str, str]:
 
 def _carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, tune: bool) -> RunResult:
     session, evaluator = context.session, Evaluator(context.session, context.recipe.folder)
-    soups = GreedySoups(evaluator)
+    drivers = Drivers(evaluator)
     chosen: Mapping[str, Any] = {}
     if tune and context.recipe.tune is not None:
-        chosen = tune_recipe(context.recipe, evaluator, soups.settle).values
+        chosen = tune_recipe(context.recipe, evaluator, drivers.resolve).values
         context.recipe = context.recipe.with_values(chosen)
         context.graph = build_graph(context.recipe)
-    context.graph = soups.settle(context.graph)
+    context.graph = drivers.resolve(context.graph)
     wanted = outputs.requests(context.recipe, context.graph, destination, session.checkpoints)
     for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
         sweep_temporaries(folder)
     before = {step for step, request in wanted.items() if existing(session, context.graph, request)}
     if before != wanted.keys():
         require_output(destination.folder)
-    evaluated = [s for s in context.graph.sinks if context.graph.steps[s].op.name == "evaluate"]
+    evaluated = context.graph.evaluations
     models = evaluator.unjudged_models(context.graph, evaluated)
     told = [request.step for request in wanted.values()] + evaluator.models(context.graph, evaluated)
     asked = [*wanted.values(), *(OutputRequest(model) for model in models)]
@@ -248,7 +247,7 @@ def _carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, tune: b
     session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))
     for step, found in facts.items():
         session.emit(SummaryComputed(step, found))
-    for scales in block_scales(context.graph, session, facts):
+    for scales in block_scales(context.graph, session, facts.keys()):
         session.emit(scales)
     metrics = evaluator.evaluate(context.graph, evaluated)
     secrets = context.recipe.secrets

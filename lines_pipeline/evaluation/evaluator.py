@@ -14,7 +14,7 @@ from lines_pipeline.executor.materialising import OutputRequest, existing, mater
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import SourceFile
-from lines_pipeline.ops.evaluate import EvaluateParams
+from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.suites.base import Suite, chosen_tasks, open_suite
 from lines_pipeline.suites.metrics import metrics
 
@@ -115,11 +115,11 @@ class Evaluator:
             device=self.session.settings.device,
         )
 
-    def _tasks(self, params: EvaluateParams) -> tuple[str, ...]:
+    def _tasks(self, params: SuiteUse) -> tuple[str, ...]:
         return chosen_tasks(params.suite, self.folder, params.tasks, params.target)
 
     def _key(self, graph: Graph, step: Step) -> str | None:
-        params, model = _params(step), self.session.keys(graph).step(step.inputs["model"][0])
+        params, model = _params(step), self.session.keys(graph).step(_model(graph, step.id))
         if model is None:
             return None
         digest = self.suite(params.suite).digest(params.split)
@@ -154,9 +154,13 @@ def _unjudged(graph: Graph, accuracies: Mapping[str, dict[str, float] | None]) -
 
 
 def _model(graph: Graph, step: str) -> str:
-    return graph.steps[step].inputs["model"][0]
+    model = _params(graph.steps[step]).model
+    assert model is not None
+    return model
 
 
-def _params(step: Step) -> EvaluateParams:
-    assert isinstance(step.params, EvaluateParams)
-    return step.params
+def _params(step: Step) -> SuiteUse:
+    """What the step has its model judged by."""
+    use = step.op.suite_of(step.params, step.inputs)
+    assert use is not None
+    return use

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,28 +14,15 @@ from lines_pipeline.cache.store import NodeCache
 from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.events import Event, Note, Sink
 from lines_pipeline.core.logs import LOG
-from lines_pipeline.core.types import EdgeType
 from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.local import DRIVER
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.io.adapter_updates import Base, update_checkpoint
-from lines_pipeline.io.checkpoint import Checkpoint, require_readable
-from lines_pipeline.io.dropping import keep_ties
+from lines_pipeline.io.adapter_updates import Base
+from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.io.folders import require_cache
-from lines_pipeline.io.formats.adapter_names import refuse_adapter
-from lines_pipeline.io.formats.adapters import read_adapter
-from lines_pipeline.io.formats.quantized import refuse_quantized
 from lines_pipeline.io.locations import local_path, locate
-from lines_pipeline.io.masks import VALUE_TYPE, unpacked
-from lines_pipeline.io.model_folders import declared_quantization
-from lines_pipeline.io.opening import open_checkpoint, open_leniently
-from lines_pipeline.io.renaming import rename
-from lines_pipeline.ops.adapter import AdapterParams
-from lines_pipeline.ops.evaluate import EvaluateParams
-from lines_pipeline.ops.load import LoadParams
-from lines_pipeline.ops.soup import SoupParams
-from lines_pipeline.planner.globs import matches
+from lines_pipeline.ops.roles import ReadContext, Source, SuiteUse
 from lines_pipeline.planner.memory import EngineSettings
 from lines_pipeline.planner.schemas import infer_schemas, left_out_names
 from lines_pipeline.planner.stages import ancestors
@@ -99,24 +86,26 @@ def open_recipe(
 def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
     recipe, graph, session = context.recipe, context.graph, context.session
     live = set(graph.needed(graph.sinks)) if build else set(graph.steps)
-    loads = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, LoadParams) and s.id in live}
+    sources = {s.id: source for s in graph.steps.values() if s.id in live and (source := s.op.source_of(s.params))}
+    loads = {step: source for step, source in sources.items() if not graph.steps[step].op.inputs}
+    updates = {step: source for step, source in sources.items() if step not in loads}
     located = _each(recipe, graph, "path", loads, lambda step: locate_checkpoint(loads[step].path, recipe.folder))
     if build:
         _build_zoo([entry.uri for entry in located.values() if isinstance(entry, ZooEntry)], context)
 
     def opened(step: str) -> Checkpoint | None:
         path = _local_path(located[step], context, step, build=build)
-        return None if path is None else _opened(loads[step], path.absolute(), session.cache.spool if build else None)
+        return None if path is None else loads[step].read(path.absolute(), ReadContext(session.cache.spool, build))
 
     found = _each(recipe, graph, "path", loads, opened)
     checkpoints = {step: checkpoint for step, checkpoint in found.items() if checkpoint is not None}
-    checkpoints |= _open_adapters(context, live, checkpoints, build=build)
+    checkpoints |= _open_updates(context, updates, checkpoints, build=build)
     context.notes += [f"node '{step}': {note}" for step, checkpoint in checkpoints.items() for note in checkpoint.notes]
     context.session = replace(session, checkpoints=checkpoints)
     for step, one in checkpoints.items():
         known = "content known" if step in context.session.digests else "content not known yet"
         LOG.info("'%s': opened '%s', %d tensors, %s", step, one.uri, len(one.tensors), known)
-    expected = {step: params.digest for step, params in loads.items() if step in checkpoints and params.digest}
+    expected = {step: source.digest for step, source in sources.items() if step in checkpoints and source.digest}
     _each(recipe, graph, "digest", expected, lambda step: _check_digest(context, step, expected[step], read=build))
 
 
@@ -133,14 +122,12 @@ def _check_digest(context: OpenedRecipe, step: str, expected: str, *, read: bool
         )
 
 
-def _open_adapters(
-    context: OpenedRecipe, live: Collection[str], checkpoints: Mapping[str, Checkpoint], *, build: bool
+def _open_updates(
+    context: OpenedRecipe, updates: Mapping[str, Source], checkpoints: Mapping[str, Checkpoint], *, build: bool
 ) -> dict[str, Checkpoint]:
-    """The updates of adapters, for the tensors of their bases; those whose base is not on this machine yet wait."""
+    """What sources read for a base, for the tensors of that; those whose base is not on this machine yet wait."""
     recipe, graph, spool = context.recipe, context.graph, context.session.cache.spool
-    open_file = partial(open_checkpoint, spool=spool if build else None)
-    adapters = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, AdapterParams) and s.id in live}
-    located = _each(recipe, graph, "path", adapters, lambda s: locate_checkpoint(adapters[s].path, recipe.folder))
+    located = _each(recipe, graph, "path", updates, lambda s: locate_checkpoint(updates[s].path, recipe.folder))
     found: dict[str, Checkpoint] = {}
 
     def opened(step: str) -> None:
@@ -154,18 +141,12 @@ def _open_adapters(
                 step, f"node '{node}': its base is not on this machine yet, the first run checks it against that"
             )
             return
-        base = next((_base(graph, i, {**checkpoints, **found}) for i in graph.steps[step].inputs.get("base", ())), None)
-        adapter = read_adapter(path.absolute(), adapters[step].path, open_file)
-        found[step] = update_checkpoint(
-            adapter,
-            base,
-            scale=adapters[step].scale,
-            left_out=partial(left_out_names, graph.steps[step]),
-            spool=spool,
-            build=build,
-        )
+        followed = graph.steps[step].followed
+        base = None if followed is None else _base(graph, followed, {**checkpoints, **found})
+        left_out = partial(left_out_names, graph.steps[step])
+        found[step] = updates[step].read(path.absolute(), ReadContext(spool, build, base, left_out))
 
-    _each(recipe, graph, "path", adapters, opened)
+    _each(recipe, graph, "path", updates, opened)
     return found
 
 
@@ -240,34 +221,15 @@ def _unbuilt(expert: ZooEntry) -> str:
     return "damaged" if expert.path.exists() else "not built yet"
 
 
-def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
-    def is_dropped(name: str) -> bool:
-        return matches(params.drop, (name,))
-
-    checkpoint = _of_type(params, open_leniently(path, uri=params.path, spool=spool, key=params.key))
-    rules = [(rule.from_, rule.to) for rule in params.rename]
-    renamed = rename(checkpoint, strip=params.prefix.strip, add=params.prefix.add, rules=rules)
-    kept = keep_ties(renamed, is_dropped)
-    names = {name: kept.stored_names.get(name, name) for name in kept.tensors if not is_dropped(name)}
-    specs = {names[name]: kept.tensors[name].spec for name in names}  # new names might hide what it is
-    refuse_adapter(params.path, specs)
-    refuse_quantized(params.path, specs, declared_quantization(path))
-    return require_readable(kept, is_dropped)
-
-
-def _of_type(params: LoadParams, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as what the node says that it holds; ``CheckpointError`` where its header says otherwise."""
-    said = checkpoint.metadata.get(VALUE_TYPE, EdgeType.WEIGHTS.value)
-    if said != params.type and (said in ("delta", "mask") or params.type == "mask"):
-        kind = {"delta": "a task vector", "mask": "a mask"}.get(said, "a model")
-        raise CheckpointError(f"{params.path} holds {kind}: give the node that loads it 'type: {said}'")
-    return unpacked(checkpoint) if said == "mask" else checkpoint
+def _suite_uses(graph: Graph) -> dict[str, SuiteUse]:
+    """The suites that steps have models judged by, by step."""
+    return {step.id: use for step in graph.steps.values() if (use := step.op.suite_of(step.params, step.inputs))}
 
 
 def _suites_code(recipe: Recipe, graph: Graph, *, trust: bool, build: bool) -> list[str]:
     """Notes of the Python that suites name; nothing is imported. ``EvalError`` where a run may not run it."""
-    judges = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, EvaluateParams | SoupParams)}
-    suites = {step: params.suite for step, params in judges.items() if params.suite}
+    judges = _suite_uses(graph)
+    suites = {step: use.suite for step, use in judges.items()}
 
     def runs(step: str) -> str:
         found = suite_runs(suites[step], recipe.folder)
@@ -284,12 +246,11 @@ def _suites_code(recipe: Recipe, graph: Graph, *, trust: bool, build: bool) -> l
 
 def _missing_files(recipe: Recipe, graph: Graph) -> list[str]:
     """What the suites lack, by place; ``EvalError`` for what is no suite, and tasks and splits that one has not got."""
-    judges = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, EvaluateParams | SoupParams)}
-    suites = {step: params.suite for step, params in judges.items() if params.suite}
+    judges = _suite_uses(graph)
+    suites = {step: use.suite for step, use in judges.items()}
 
     def named(step: str) -> tuple[Sequence[str], str | None]:
-        params = judges[step]
-        return params.tasks or (), params.target if isinstance(params, EvaluateParams) else None
+        return judges[step].tasks or (), judges[step].target
 
     def chosen(step: str) -> tuple[str, ...]:
         return chosen_tasks(suites[step], recipe.folder, *named(step))

@@ -23,7 +23,7 @@ from lines_pipeline.graph.graph import Graph
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.io.digests import Known, identify
 from lines_pipeline.io.reading import check_unchanged
-from lines_pipeline.ops.base import Retry, Statistic
+from lines_pipeline.ops.base import AnyStatistic, Retry
 from lines_pipeline.planner.fingerprints import Fingerprints
 from lines_pipeline.planner.lowering import Outputs, compile_stage
 from lines_pipeline.planner.memory import EngineSettings, whole_tensors_at_once
@@ -61,7 +61,7 @@ class Prepared:
 
     graph: Graph
     keys: Fingerprints
-    known: Mapping[Statistic, Any]
+    known: Mapping[AnyStatistic, Any]
     cached: Mapping[str, Checkpoint]
     schemas: Mapping[str, Schema]
     stages: Sequence[Stage]
@@ -71,7 +71,7 @@ class Prepared:
 class Outcome:
     """What passes gave besides files: statistics, and values of results that their types cannot hold."""
 
-    known: dict[Statistic, Any]
+    known: dict[AnyStatistic, Any]
     unheld: dict[BlockPosition, dict[int, Unheld]] = field(default_factory=dict)
     """By where in the tensor their block starts."""
 
@@ -182,10 +182,10 @@ class Session:
         sound = [self.cache.is_sound(path) for path in paths]
         return prepared if all(sound) else self.prepare_sound(graph, outputs, told)
 
-    def known(self, graph: Graph, steps: Iterable[str]) -> dict[Statistic, Any]:
+    def known(self, graph: Graph, steps: Iterable[str]) -> dict[AnyStatistic, Any]:
         """Statistics of ``steps`` that this run or an earlier one computed."""
         keys = self.keys(graph)
-        known: dict[Statistic, Any] = {}
+        known: dict[AnyStatistic, Any] = {}
         for step_id in steps:
             for statistic in statistics_of(graph, step_id).values():
                 key = keys.statistic(statistic)
@@ -245,7 +245,7 @@ class Session:
         """Whether no input has NaN or Inf: a draft cannot tell where they were."""
         return not any(self.nonfinite.get(step) for step in prepared.schemas)
 
-    def remember(self, graph: Graph, known: Mapping[Statistic, Any]) -> None:
+    def remember(self, graph: Graph, known: Mapping[AnyStatistic, Any]) -> None:
         """Keep statistics under their keys, which are all known after the first sweep."""
         keys = self.keys(graph)
         for statistic, result in known.items():
@@ -292,7 +292,7 @@ class Session:
             step: partial_output_of(prepared.schemas[step], writes) for step, writes in partial_outputs.items()
         }
 
-    def _states(self, prepared: Prepared, stage_plan: StagePlan, one: Stage) -> dict[Statistic, Any]:
+    def _states(self, prepared: Prepared, stage_plan: StagePlan, one: Stage) -> dict[AnyStatistic, Any]:
         """What sampled measures learn from a sample before the sweep."""
         if not one.sampled:
             return {}
@@ -312,9 +312,9 @@ class Session:
         self,
         name: str,
         stage_plan: StagePlan,
-        found: dict[Statistic, Any],
-        numels: Mapping[Statistic, Mapping[str, int]],
-    ) -> dict[Statistic, Any]:
+        found: dict[AnyStatistic, Any],
+        numels: Mapping[AnyStatistic, Mapping[str, int]],
+    ) -> dict[AnyStatistic, Any]:
         """Sweep again for measures whose bracket missed, until none does."""
         for _ in range(MAX_SWEEPS):
             missed = {m: result.state for m, result in found.items() if isinstance(result, Retry)}
@@ -374,6 +374,6 @@ def _way(stage_plan: StagePlan) -> str:
     return ", in a compiled loop" if stage_plan.recorded else ""
 
 
-def _sample(statistic: Statistic) -> Sample:
+def _sample(statistic: AnyStatistic) -> Sample:
     """What is sampled for a measure: magnitudes of the first value that it observes."""
     return Sample(statistic.of[:1], bounds=statistic.bounds)

@@ -32,7 +32,8 @@ from lines_pipeline.executor.tracing import Tracer
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader, as_bytes
 from lines_pipeline.io.writing import write_block
-from lines_pipeline.ops.base import Statistic
+from lines_pipeline.ops.base import AnyStatistic
+from lines_pipeline.ops.kernels import Block
 from lines_pipeline.planner.tasks import StagePlan, Task, TensorSlice, Write
 
 GPU_BLOCKS = 16
@@ -150,7 +151,8 @@ class _TaskRunner:
             return value
 
         inputs = {port: WholeValues(ids, assemble) for port, ids in step.value_inputs.items()}
-        merged = step.op.apply(step.params, inputs, spec, self._index.stats(step, tensor, ACTUAL)).cpu()
+        result: Block = step.op.apply(step.params, inputs, spec, self._index.stats(step, tensor, ACTUAL))
+        merged = result.cpu()
         for position in positions:
             found = resolved.get(position)
             value = _restored(merged[position[1] : position[2]], found)
@@ -251,7 +253,7 @@ class _TaskRunner:
         self._latest[number] = found[0]
         self.result.partials.setdefault((number, self._index.name(tensor)), []).append((start, tuple(found)))
 
-    def _affects(self, speculation: Statistic | None) -> bool:
+    def _affects(self, speculation: AnyStatistic | None) -> bool:
         """Whether the hypotheses of what is guessed can make a difference on the block in hand."""
         if speculation is None:
             return False

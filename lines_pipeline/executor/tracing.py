@@ -13,7 +13,7 @@ from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.executor.interpreter import BlockEvaluator, PlanIndex, torch_dtype
 from lines_pipeline.io.checkpoint import StoredTensor
 from lines_pipeline.jit.tracing import STORED, Kernel, OpCode, Row, TraceBuilder, TracedValue, Untraceable
-from lines_pipeline.ops.base import Statistic
+from lines_pipeline.ops.base import AnyStatistic
 from lines_pipeline.planner.tasks import Write, WriteTarget
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Tracer:
             self._made[tensor, assumption] = self._record(tensor, assumption)
         return self._made[tensor, assumption]
 
-    def statistic(self, number: int) -> Statistic:
+    def statistic(self, number: int) -> AnyStatistic:
         """What an observation measures."""
         return self._program.observations[number].statistic
 

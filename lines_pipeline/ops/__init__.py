@@ -7,15 +7,15 @@ import inspect
 import pkgutil
 from functools import cache
 
-from lines_pipeline.ops.base import Op
+from lines_pipeline.ops.base import AnyOp, Op
 
 __all__ = ["registry"]
 
 
 @cache
-def registry() -> dict[str, Op]:
+def registry() -> dict[str, AnyOp]:
     """Every op by its YAML name, sorted."""
-    found: dict[str, Op] = {}
+    found: dict[str, AnyOp] = {}
     for module_info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{module_info.name}")
         for _, member in inspect.getmembers(module, inspect.isclass):

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Granularity, Op, OpParams, Port
+from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
+from lines_pipeline.ops.roles import SuiteUse
 
 
 class EvaluateParams(OpParams):
@@ -17,13 +18,17 @@ class EvaluateParams(OpParams):
     target: str | None = Field(None, description="The task a single model was tuned for; the others are its control.")
 
 
-class Evaluate(Op):
+class Evaluate(Op[EvaluateParams]):
     """Normalized accuracy is over the task's own expert, as the suite records it."""
 
     name = "evaluate"
     formula = "accuracy/<task>, mean_accuracy, normalized_accuracy/<task>, mean_normalized_accuracy"
     source = "wang-kee/LiNeS, src/eval/eval.py"
     gives = EdgeType.METRICS
-    inputs = {"model": Port(EdgeType.WEIGHTS)}
+    is_output = True
+    inputs = {"model": Port(EdgeType.WEIGHTS, followed=True)}
     granularity = Granularity.MODEL
     Params = EvaluateParams
+
+    def suite_of(self, params: EvaluateParams, inputs: Ids) -> SuiteUse:
+        return SuiteUse(params.suite, params.split, params.tasks, params.target, inputs["model"][0])

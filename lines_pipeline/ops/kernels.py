@@ -8,36 +8,61 @@ it is recorded, and the recording then runs over a block in one go (``machine``)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.jit.tracing import LANES, OpCode, TracedValue
 
-Value = Any
-"""``torch.Tensor`` or ``TracedValue``."""
+
+class Value(Protocol):
+    """A block or a whole tensor: a ``torch.Tensor``, or the ``TracedValue`` that stands for one."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute type, or bool for a mask."""
+
+    def __add__(self, other: Self | float, /) -> Self: ...
+    def __sub__(self, other: Self, /) -> Self: ...
+    def __mul__(self, other: Self | float, /) -> Self: ...
+    def __truediv__(self, other: Self | float, /) -> Self: ...
+    def __gt__(self, other: Self, /) -> Self: ...
+    def __ge__(self, other: float, /) -> Self: ...
+    def abs(self) -> Self:
+        """Magnitudes."""
+
+    def sign(self) -> Self:
+        """1, 0 and -1."""
+
+    def clamp(self, *, min: float) -> Self:
+        """At least ``min``."""
 
 
-def zeros_like(value: Value, dtype: torch.dtype | None = None) -> Value:
+Block = Any
+"""A ``Value`` where tensors and traced values are told apart: in this module, and in what carries out ops."""
+
+
+def zeros_like(value: Block, dtype: torch.dtype | None = None) -> Value:
     """A block of zeros; of another type where that is given."""
     return value.builder.zeros(dtype) if isinstance(value, TracedValue) else torch.zeros_like(value, dtype=dtype)
 
 
-def all_set(value: Value) -> Value:
+def all_set(value: Block) -> Value:
     """A mask that is set everywhere."""
     return value.abs() >= 0.0 if isinstance(value, TracedValue) else torch.ones_like(value, dtype=torch.bool)
 
 
-def larger(one: Value, other: Value) -> Value:
+def larger(one: Block, other: Block) -> Value:
     """The larger of each two entries; the second where they are equal."""
     if isinstance(one, TracedValue):
         return one.builder.compute(OpCode.MAXIMUM, (one, other))
     return torch.where(one > other, one, other)
 
 
-def keep_from(value: Value, threshold: float) -> Value:
+def keep_from(value: Block, threshold: float) -> Value:
     """``value`` with entries of smaller magnitude than ``threshold`` set to zero; all of it where that is 0."""
     if threshold == 0.0:
         return value
@@ -46,26 +71,27 @@ def keep_from(value: Value, threshold: float) -> Value:
     return functional.hardshrink(value, _below(threshold, value.dtype))
 
 
-def add_kept(total: Value, count: Value, value: Value, threshold: float, weight: float) -> tuple[Value, Value]:
+def add_kept(total: Block, count: Block, value: Block, threshold: float, weight: float) -> tuple[Value, Value]:
     """``total`` plus ``weight`` times the entries of ``value`` that reach ``threshold``; ``count`` plus 1 where such an
     entry is not zero."""
     if isinstance(value, TracedValue):
         return value.builder.compute_two(OpCode.ADD_KEPT, (total, count, value), (threshold, weight))
-    kept = keep_from(value, threshold)
+    kept: Block = keep_from(value, threshold)
     return total + _weighted(kept, weight), count + kept.abs().sign_()
 
 
 def add_agreeing(
-    total: Value, count: Value, value: Value, threshold: float, weight: float, *, direction: Value
+    total: Block, count: Block, value: Block, threshold: float, weight: float, *, direction: Block
 ) -> tuple[Value, Value]:
     """Of what ``add_kept`` adds, add the magnitudes whose sign is ``direction`` (1 or -1), and count these."""
     if isinstance(value, TracedValue):
         return value.builder.compute_two(OpCode.ADD_AGREEING, (total, count, value, direction), (threshold, weight))
-    agreeing = (_weighted(keep_from(value, threshold), weight) * direction).clamp_(min=0)
+    kept: Block = keep_from(value, threshold)
+    agreeing = (_weighted(kept, weight) * direction).clamp_(min=0)
     return total + agreeing, count + agreeing.sign()
 
 
-def total(value: Value) -> Any:
+def total(value: Block) -> Any:
     """Sum of a block: rows of ``LANES`` entries are added up in float64, then the lanes pairwise."""
     if isinstance(value, TracedValue):
         return value.builder.reduce(OpCode.TOTAL, value)
@@ -80,14 +106,14 @@ def total(value: Value) -> Any:
     return float(lanes[0])
 
 
-def nonzero_count(value: Value) -> Any:
+def nonzero_count(value: Block) -> Any:
     """Entries that are set (of a mask) or not zero."""
     if isinstance(value, TracedValue):
         return value.builder.reduce(OpCode.COUNT, value)
     return int(np.count_nonzero(value.numpy()) if value.device.type == "cpu" else torch.count_nonzero(value))
 
 
-def within(value: Value, low: float, high: float) -> Any:
+def within(value: Block, low: float, high: float) -> Any:
     """How many magnitudes are below ``low`` and equal to it, those up to ``high``, and how many are equal to that.
 
     Where both ends are equal, magnitudes equal to them are counted twice.
@@ -101,13 +127,18 @@ def within(value: Value, low: float, high: float) -> Any:
     return int((sizes < low).sum()), int((sizes == low).sum()), found, int((sizes == high).sum())
 
 
-def running_sum(values: Sequence[Value], weights: Sequence[float] | None = None) -> Value:
+def running_sum(values: Sequence[Block], weights: Sequence[float] | None = None) -> Value:
     """Sum of the (weighted) values from first to last, one rounding a step: the same on every device and thread."""
     scaled = [value if w == 1.0 else value * w for value, w in zip(values, weights or [1.0] * len(values), strict=True)]
     result = scaled[0]
     for value in scaled[1:]:
         result = result + value
     return result
+
+
+def whole(value: Block, tensor: TensorSpec) -> torch.Tensor:
+    """A whole tensor in its shape, for ops that decompose: such code does not run compiled."""
+    return value.reshape(tensor.shape)
 
 
 def _weighted(kept: torch.Tensor, weight: float) -> torch.Tensor:

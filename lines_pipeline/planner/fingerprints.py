@@ -7,14 +7,11 @@ from collections.abc import Mapping
 
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.ops.base import Statistic
+from lines_pipeline.ops.base import AnyStatistic
 from lines_pipeline.planner.stages import statistics_of
 
 CACHE_VERSION = 2
 """Part of every key. Raise it when what earlier versions kept must not be used: before 2, no result was looked at."""
-
-_SAID_BY_DIGEST = {"path", "key", "digest"}
-"""Parameters of ``load`` of which the content digest tells all that matters."""
 
 
 class Fingerprints:
@@ -30,7 +27,7 @@ class Fingerprints:
             self._steps[step_id] = self._step_key(step_id)
         return self._steps[step_id]
 
-    def statistic(self, statistic: Statistic) -> str | None:
+    def statistic(self, statistic: AnyStatistic) -> str | None:
         """The key of a measure's result."""
         of, needs = [self.step(step_id) for step_id in statistic.of], [self.statistic(need) for need in statistic.needs]
         if None in of or None in needs:
@@ -48,7 +45,7 @@ class Fingerprints:
         inputs = {port: [self.step(i) for i in ids] for port, ids in taken.items()}
         if any(key is None for keys in inputs.values() for key in keys):
             return None
-        params = step.params.model_dump(mode="json", exclude=_SAID_BY_DIGEST if step.op.is_source else set())
+        params = step.params.model_dump(mode="json", exclude=set(step.op.identified_by_content))
         # alpha: auto alone needs the vectors it is measured on
         source = self._digests.get(step_id)
         statistics = statistics_of(self._graph, step_id)

@@ -15,7 +15,7 @@ from lines_pipeline.core.scalars import scalar_text
 from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.core.versions import package_versions
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.ops.base import Op
+from lines_pipeline.ops.base import AnyOp
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.tracking.repository import commit_tags
 
@@ -54,7 +54,7 @@ def run_params(recipe: Recipe, graph: Graph) -> dict[str, str]:
     return found
 
 
-def _defaults(op: Op) -> dict[str, Any]:
+def _defaults(op: AnyOp) -> dict[str, Any]:
     """Defaults as a recipe would write them; a tuple of one stands for a number that is spread over the inputs."""
     found = {}
     for name, field in op.Params.model_fields.items():

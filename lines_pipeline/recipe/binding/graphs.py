@@ -41,9 +41,7 @@ def checked_graph(document: Document, recorded: Mapping[str, Any], tune: Tune | 
     graph = _graph(binder, unbound_nodes, recorded["nodes"])
     for name, complaint in step_complaints(graph.steps.values()):
         diagnostics += node_diagnostics(document, name, [complaint])
-    if not any(unbound.op.name in ("save", "evaluate") for unbound in unbound_nodes.values()) and len(
-        unbound_nodes
-    ) == len(nodes):
+    if not any(unbound.op.is_output for unbound in unbound_nodes.values()) and len(unbound_nodes) == len(nodes):
         message = "the recipe has no 'save' or 'evaluate' node: nothing would run; add one"
         diagnostics.append(document.source_map.key(("nodes",)).diagnostic(message))
     if tune is not None:

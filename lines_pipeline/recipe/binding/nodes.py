@@ -16,7 +16,7 @@ from lines_pipeline.recipe.schema import NODE_NAME
 from lines_pipeline.recipe.syntax.source_map import Path
 
 if TYPE_CHECKING:
-    from lines_pipeline.ops.base import Op
+    from lines_pipeline.ops.base import AnyOp
 
 _REFERENCE = re.compile(r"([^\[\]]+)(?:\[([^\[\]]+)\])?")
 
@@ -35,7 +35,7 @@ class UnboundNode:
     """A node as written: ``inputs`` are names by port, ``params`` raw values, ``items`` of its own ``for_each``."""
 
     name: str
-    op: Op
+    op: AnyOp
     inputs: Mapping[str, str | list[str]]
     params: Mapping[str, Any]
     items: tuple[Item, ...]
@@ -63,24 +63,24 @@ class UnboundNode:
         return {one.node: one for one in reversed(found)}
 
 
-def parameter_names(op: Op) -> list[str]:
+def parameter_names(op: AnyOp) -> list[str]:
     """The names of an op's parameters, as a recipe writes them."""
     return [field.alias or name for name, field in op.Params.model_fields.items()]
 
 
-def takes_globs(op: Op) -> bool:
+def takes_globs(op: AnyOp) -> bool:
     """Whether ``include`` and ``exclude`` make sense: the op makes weights, a delta or a mask of others."""
     return bool(op.inputs) and op.gives in (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK)
 
 
-def fields_of(op: Op) -> list[str]:
+def fields_of(op: AnyOp) -> list[str]:
     """Every key that a node of this op may have."""
     globs = ["include", "exclude"] if takes_globs(op) else []
     return ["op", "for_each", *op.inputs, *parameter_names(op), *globs]
 
 
 def unbound_node(
-    name: str, fields: Mapping[str, Any], ops: Mapping[str, Op]
+    name: str, fields: Mapping[str, Any], ops: Mapping[str, AnyOp]
 ) -> tuple[UnboundNode | None, list[Complaint]]:
     """The node, or None where its op is unknown; complaints by path from the node on."""
     complaints = _name_complaints(name)
@@ -111,9 +111,9 @@ def _name_complaints(name: str) -> list[Complaint]:
     return [Complaint((), "expected a name of letters, digits, '-' and '_' that starts with a letter", at_key=True)]
 
 
-def _unknown(op: Op, key: str, known: list[str], ops: Mapping[str, Op]) -> Complaint:
-    if key in ("include", "exclude") and op.name == "load":
-        return Complaint((key,), _OF_LOAD[key], at_key=True)
+def _unknown(op: AnyOp, key: str, known: list[str], ops: Mapping[str, AnyOp]) -> Complaint:
+    if key in op.former_fields:
+        return Complaint((key,), op.former_fields[key], at_key=True)
     if key in ("include", "exclude"):
         message = f"'{key}' is for ops that make weights, a delta or a mask, '{op.name}' does not"
         return Complaint((key,), message, at_key=True)
@@ -122,15 +122,7 @@ def _unknown(op: Op, key: str, known: list[str], ops: Mapping[str, Op]) -> Compl
     return Complaint((key,), unknown_key(key, known) + hint, at_key=True)
 
 
-_OF_LOAD = {
-    "exclude": "'exclude' on 'load' is gone: 'exclude' on 'task-vector' (or on the node that merges) keeps the base's "
-    "values, 'drop' on 'load' leaves tensors out of everything, the output too",
-    "include": "'include' on 'load' is gone: 'include' on 'task-vector' (or on the node that merges) keeps the base's "
-    "values of all else, 'drop' on 'load' names tensors to leave out of everything, the output too",
-}
-
-
-def _find_op(fields: Mapping[str, Any], ops: Mapping[str, Op]) -> tuple[Op | None, list[Complaint]]:
+def _find_op(fields: Mapping[str, Any], ops: Mapping[str, AnyOp]) -> tuple[AnyOp | None, list[Complaint]]:
     if "op" not in fields:
         return None, [Complaint((), f"'op' is missing; expected one of: {', '.join(ops)}", at_key=True)]
     written = fields["op"]
@@ -142,7 +134,7 @@ def _find_op(fields: Mapping[str, Any], ops: Mapping[str, Op]) -> tuple[Op | Non
     return ops[written.lower()], []
 
 
-def _inputs(op: Op, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[str]], list[Complaint]]:
+def _inputs(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[str]], list[Complaint]]:
     inputs: dict[str, str | list[str]] = {}
     complaints = []
     for port_name, port in op.inputs.items():

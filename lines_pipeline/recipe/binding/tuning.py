@@ -97,7 +97,9 @@ def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph:
 
 
 def _metric_message(step_id: str, metric: str, graph: Graph) -> str | None:
-    has_target = getattr(graph.steps[step_id].params, "target", None) is not None
+    step = graph.steps[step_id]
+    judged_by = step.op.suite_of(step.params, step.inputs)
+    has_target = judged_by is not None and judged_by.target is not None
     known = [*_METRICS, *(_TARGET_METRICS if has_target else ())]
     if metric in known and not metric.endswith("/"):
         return None
@@ -111,7 +113,8 @@ def _metric_message(step_id: str, metric: str, graph: Graph) -> str | None:
 
 def _test_message(step_id: str, graph: Graph) -> str | None:
     seen = [graph.steps[name] for name in graph.needed([step_id])]
-    on_test = [step.id for step in seen if getattr(step.params, "split", None) == "test"]
+    uses = {step.id: step.op.suite_of(step.params, step.inputs) for step in seen}
+    on_test = [step for step, use in uses.items() if use is not None and use.split == "test"]
     if not on_test:
         return None
     return f"the objective depends on '{on_test[0]}' with 'split: test'; choose on the validation split (val)"
@@ -136,7 +139,7 @@ def _parameter_complaints(
         listed = f"; '{op.name}' has: {', '.join(known)}" if known else f"; '{op.name}' has none"
         found = f"'{node}' has no parameter '{parameter}'{did_you_mean(parameter, known)}{listed}"
         return [Complaint(path, found, at_key=True)]
-    if op.gives == EdgeType.METRICS or op.is_source or op.name == "save" or parameter == "split":
+    if op.gives == EdgeType.METRICS or op.is_source or op.is_output or parameter in op.untuned:
         return [
             Complaint(path, f"'{parameter}' of '{op.name}' is not for tuning: it changes what is judged", at_key=True)
         ]
