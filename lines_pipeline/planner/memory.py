@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES
+from lines_pipeline.core.types import CompileMode
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.ops.statistics.thresholds import TrimThreshold
 from lines_pipeline.planner.population import population
@@ -31,6 +32,7 @@ class EngineSettings:
     memory: int | None = None
     device: str = "cpu"
     """Where blocks are computed; ``auto`` is settled by each worker of a cluster for itself."""
+    compile: CompileMode = "auto"
 
     @property
     def on_cluster(self) -> bool:
