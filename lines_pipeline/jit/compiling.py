@@ -44,7 +44,9 @@ def _compiled(signature: KernelSignature) -> CompiledKernel:
 
     target, name, features = _host()
     machine = target.create_target_machine(cpu=name, features=features, opt=2, jit=True)
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(lower_to_llvm(signature)), machine)
+    module = binding.parse_assembly(lower_to_llvm(signature))
+    module.verify()  # what it would refuse may crash the process
+    engine = binding.create_mcjit_compiler(module, machine)
     engine.finalize_object()
     return CompiledKernel(engine.get_function_address("kernel"), engine)
 
