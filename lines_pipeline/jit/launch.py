@@ -102,9 +102,9 @@ def launch(
         )
         scratch, results = _scratch(kernel, compiled), _results(kernel, len(blocks))
         done, end = _runtime().run(span, scratch, results)
-        unwritten = end == _runtime().UNWRITTEN
-        done += unwritten
-        return Launched(_reductions(kernel, results, done), results.digests[:done].tolist(), unwritten)
+    unwritten = end == _runtime().UNWRITTEN  # beyond the boundary: what is written must not be done again
+    done += unwritten
+    return Launched(_reductions(kernel, results, done), results.digests[:done].tolist(), unwritten)
 
 
 def stored_bytes(kernel: Kernel, row: Row, numel: int) -> Array:
