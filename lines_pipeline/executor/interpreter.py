@@ -137,7 +137,7 @@ class PlanIndex:
 class BlockEvaluator:
     """Values of steps on one block; each is computed once in every world that it depends on.
 
-    Sources are 1-D tensors, or the registers of a tape to record what is done with them.
+    Sources are 1-D tensors, or traced values of a ``TraceBuilder``.
     """
 
     def __init__(self, index: PlanIndex, tensor: str, sources: Mapping[str, Block], start: int = 0) -> None:

@@ -14,7 +14,7 @@ from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.events import Sink, StageFinished, StageProgress, StageStarted
 from lines_pipeline.core.logs import LOG
 from lines_pipeline.executor.aggregation import Sample, combine_all
-from lines_pipeline.executor.compiled_tasks import compiling_pays, load_runtime
+from lines_pipeline.executor.compilation import Compilation
 from lines_pipeline.executor.non_finite import BlockPosition, Unheld
 from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.local import DRIVER
@@ -107,6 +107,7 @@ class Session:
     """Statistics of this run by content key."""
 
     def __post_init__(self) -> None:
+        self._compilation = Compilation(self.settings, self.emit)
         for step, checkpoint in self.checkpoints.items():
             for path in map(Path, {stored.path for stored in checkpoint.tensors.values()}):
                 if path.parent == self.cache.spool:
@@ -258,9 +259,7 @@ class Session:
         """Add to the outcome; gives the blocks of drafts that depend on what was guessed."""
         stage_plan = self._compiled(prepared, one, outcome.known, outputs)
         tasks = cut_tasks(stage_plan, self.scheduler.tasks_at_once)
-        stage_plan = replace(stage_plan, recorded=compiling_pays(sum(task.nbytes for task in tasks)))
-        if stage_plan.recorded and not self.settings.on_cluster:
-            load_runtime()
+        stage_plan = replace(stage_plan, compile=self._compilation.mode(sum(task.nbytes for task in tasks)))
         states = self._states(prepared, stage_plan, one)
         observations = tuple(replace(o, state=states.get(o.statistic)) for o in stage_plan.observations)
         stage_plan = replace(stage_plan, observations=observations)
@@ -342,6 +341,7 @@ class Session:
 
         results = self.scheduler.run_tasks(stage_plan, tasks, progress)
         check_unchanged(stage_plan.files)
+        self._compilation.tell(result.compiler_failure for result in results)
         written = sum(result.bytes_written for result in results)
         self.emit(StageFinished(name, time.perf_counter() - started, done, written))
         return results
@@ -371,7 +371,7 @@ class Session:
 
 
 def _way(stage_plan: StagePlan) -> str:
-    return ", in a compiled loop" if stage_plan.recorded else ""
+    return "" if stage_plan.compile == "never" else ", in compiled loops"
 
 
 def _sample(statistic: AnyStatistic) -> Sample:

@@ -29,5 +29,6 @@ def engine_settings(
         workers=workers or engine.workers or EngineSettings.workers,
         memory=budget,
         device=device or engine.device,
+        compile=engine.compile,
     )
     return settings if settings.on_cluster else replace(settings, device=resolve_device(settings.device))

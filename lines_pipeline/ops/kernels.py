@@ -1,8 +1,8 @@
-"""What ops and measures do with blocks beyond plain arithmetic, on tensors and on registers alike.
+"""Operations of ops and statistics on blocks beyond plain arithmetic, for tensors and for traced values.
 
-An op's ``apply`` is written once, in terms of these functions and of ``+ - * /``, ``>``, ``>=``, ``abs``, ``sign``,
-``clamp(min=...)``. Given tensors, it computes at once (any device). Given the registers of a ``TraceBuilder``,
-it is recorded, and the recording then runs over a block in one go (``machine``). Both give the same bits.
+An op's ``apply`` uses these functions and ``+ - * /``, ``>``, ``>=``, ``abs``, ``sign``, ``clamp(min=...)``. Given
+tensors, these compute on any device. Given traced values, they append instructions to a ``TraceBuilder``, and the
+compiled kernel computes the same bits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from torch.nn import functional
 
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.jit.tracing import LANES, OpCode, TracedValue
+from lines_pipeline.jit.instructions import LANES, OpCode
+from lines_pipeline.jit.tracing import TracedValue
 
 
 class Value(Protocol):
@@ -46,24 +47,24 @@ Block = Any
 
 
 def zeros_like(value: Block, dtype: torch.dtype | None = None) -> Value:
-    """A block of zeros; of another type where that is given."""
+    """Return a block of zeros, of another type where one is given."""
     return value.builder.zeros(dtype) if isinstance(value, TracedValue) else torch.zeros_like(value, dtype=dtype)
 
 
 def all_set(value: Block) -> Value:
-    """A mask that is set everywhere."""
+    """Return a mask that is set everywhere."""
     return value.abs() >= 0.0 if isinstance(value, TracedValue) else torch.ones_like(value, dtype=torch.bool)
 
 
 def larger(one: Block, other: Block) -> Value:
-    """The larger of each two entries; the second where they are equal."""
+    """Return the larger of each two entries; the second where they are equal."""
     if isinstance(one, TracedValue):
         return one.builder.compute(OpCode.MAXIMUM, (one, other))
     return torch.where(one > other, one, other)
 
 
 def keep_from(value: Block, threshold: float) -> Value:
-    """``value`` with entries of smaller magnitude than ``threshold`` set to zero; all of it where that is 0."""
+    """Return ``value`` with entries of smaller magnitude than ``threshold`` set to zero; all of it where that is 0."""
     if threshold == 0.0:
         return value
     if isinstance(value, TracedValue):
@@ -72,8 +73,8 @@ def keep_from(value: Block, threshold: float) -> Value:
 
 
 def add_kept(total: Block, count: Block, value: Block, threshold: float, weight: float) -> tuple[Value, Value]:
-    """``total`` plus ``weight`` times the entries of ``value`` that reach ``threshold``; ``count`` plus 1 where such an
-    entry is not zero."""
+    """Add ``weight`` times the entries of ``value`` that reach ``threshold`` to ``total``, and 1 to ``count`` where
+    such an entry is not zero; return both."""
     if isinstance(value, TracedValue):
         return value.builder.compute_two(OpCode.ADD_KEPT, (total, count, value), (threshold, weight))
     kept: Block = keep_from(value, threshold)
@@ -83,7 +84,7 @@ def add_kept(total: Block, count: Block, value: Block, threshold: float, weight:
 def add_agreeing(
     total: Block, count: Block, value: Block, threshold: float, weight: float, *, direction: Block
 ) -> tuple[Value, Value]:
-    """Of what ``add_kept`` adds, add the magnitudes whose sign is ``direction`` (1 or -1), and count these."""
+    """As ``add_kept``, but add magnitudes, and only those of entries with the sign ``direction`` (1 or -1)."""
     if isinstance(value, TracedValue):
         return value.builder.compute_two(OpCode.ADD_AGREEING, (total, count, value, direction), (threshold, weight))
     kept: Block = keep_from(value, threshold)
@@ -92,7 +93,7 @@ def add_agreeing(
 
 
 def total(value: Block) -> Any:
-    """Sum of a block: rows of ``LANES`` entries are added up in float64, then the lanes pairwise."""
+    """Return the sum of a block: rows of ``LANES`` entries are added up in float64, then the lanes pairwise."""
     if isinstance(value, TracedValue):
         return value.builder.reduce(OpCode.TOTAL, value)
     if value.device.type != "cpu":
@@ -107,14 +108,14 @@ def total(value: Block) -> Any:
 
 
 def nonzero_count(value: Block) -> Any:
-    """Entries that are set (of a mask) or not zero."""
+    """Return the number of entries that are set (of a mask) or not zero."""
     if isinstance(value, TracedValue):
         return value.builder.reduce(OpCode.COUNT, value)
     return int(np.count_nonzero(value.numpy()) if value.device.type == "cpu" else torch.count_nonzero(value))
 
 
 def within(value: Block, low: float, high: float) -> Any:
-    """How many magnitudes are below ``low`` and equal to it, those up to ``high``, and how many are equal to that.
+    """Return the number of magnitudes below ``low`` and equal to it, those between, and the number equal to ``high``.
 
     Where both ends are equal, magnitudes equal to them are counted twice.
     """
@@ -128,7 +129,7 @@ def within(value: Block, low: float, high: float) -> Any:
 
 
 def running_sum(values: Sequence[Block], weights: Sequence[float] | None = None) -> Value:
-    """Sum of the (weighted) values from first to last, one rounding a step: the same on every device and thread."""
+    """Add up (weighted) values from first to last, one rounding a step: the same on every device and thread."""
     scaled = [value if w == 1.0 else value * w for value, w in zip(values, weights or [1.0] * len(values), strict=True)]
     result = scaled[0]
     for value in scaled[1:]:
@@ -137,7 +138,7 @@ def running_sum(values: Sequence[Block], weights: Sequence[float] | None = None)
 
 
 def whole(value: Block, tensor: TensorSpec) -> torch.Tensor:
-    """A whole tensor in its shape, for ops that decompose: such code does not run compiled."""
+    """Return a whole tensor in its shape, for ops that decompose: such code does not run compiled."""
     return value.reshape(tensor.shape)
 
 
@@ -146,6 +147,6 @@ def _weighted(kept: torch.Tensor, weight: float) -> torch.Tensor:
 
 
 def _below(threshold: float, dtype: torch.dtype) -> float:
-    """The next smaller number: hardshrink keeps what is strictly larger, a trim keeps what is equal as well."""
+    """Return the next smaller number: hardshrink keeps what is strictly larger, a trim keeps what is equal as well."""
     number = np.float64(threshold) if dtype == torch.float64 else np.float32(threshold)
     return float(np.nextafter(number, type(number)(0.0)))

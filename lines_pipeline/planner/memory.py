@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES
+from lines_pipeline.core.types import CompileMode
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.planner.population import population
 from lines_pipeline.planner.schemas import Schema
@@ -30,6 +31,7 @@ class EngineSettings:
     memory: int | None = None
     device: str = "cpu"
     """Where blocks are computed; ``auto`` is settled by each worker of a cluster for itself."""
+    compile: CompileMode = "auto"
 
     @property
     def on_cluster(self) -> bool:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES, TensorSpec
+from lines_pipeline.core.types import CompileMode
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.ops.base import AnyStatistic, Granularity
@@ -78,9 +79,8 @@ class StagePlan:
     names: Mapping[str, str] = field(default_factory=dict)
     """Names of tensors by key, where these differ."""
     device: str = "cpu"
-    recorded: bool = False
-    """Whether blocks run as recordings; loading the compiled part of these pays for large passes only."""
-
+    compile: CompileMode = "never"
+    """Whether compiled kernels do blocks; where a compiler fails, ``auto`` takes the interpreter, ``always`` raises."""
     most_at_once: int | None = None
     """How many jobs may run side by side in the memory allowed; None for as many as there are workers."""
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.sizes import parse_bytes
+from lines_pipeline.core.types import CompileMode
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
 NODE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}", re.ASCII)
@@ -30,6 +31,9 @@ class Engine(_Section):
     workers: int | None = Field(None, ge=1, description="Workers at a time; default: one a core.")
     memory: str | int | None = Field(None, description="Cap on memory: 4GB (10^9), 4GiB, or bytes.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    compile: CompileMode = Field(
+        "auto", description="Compiled loops: where they pay (auto), always, or never; the result has the same bytes."
+    )
 
     @field_validator("scheduler")
     @classmethod

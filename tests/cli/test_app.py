@@ -432,11 +432,16 @@ def test_ctrl_c_ends_a_run_in_one_line_and_leaves_no_file(scheduler: str, shared
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_loads_nothing_large(command: str) -> None:
+def test_help_is_instant_and_loads_nothing_large(command: str) -> None:
     line = [sys.executable, "-X", "importtime", "-m", "lines_pipeline", *filter(None, [command]), "--help"]
-    done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=60)
+    seconds: list[float] = []
+    while not seconds or (min(seconds) >= 0.5 and len(seconds) < 8):
+        before = time.perf_counter()
+        done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=60)
+        seconds.append(time.perf_counter() - before)
     loaded = {row.rpartition("|")[2].strip() for row in done.stderr.splitlines()}
     assert "typer" in loaded and not loaded & {"torch", "mlflow", "numpy", "dask", "rich.console"}
+    assert min(seconds) < 0.5
 
 
 @pytest.mark.parametrize("closed", [("stdout",), ("stderr",), ("stdout", "stderr")], ids=" and ".join)
