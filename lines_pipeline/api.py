@@ -72,8 +72,8 @@ def run(
 ) -> RunResult:
     """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s.
 
-    ``trust`` lets it run Python that its suites name, and name other machines, wherever it lies. With ``tracking`` off
-    there is no record of the run. A store that fails while it goes on does not end it.
+    ``trust`` lets it run Python that it and its suites name, and name other machines, wherever it lies. With
+    ``tracking`` off there is no record of the run. A store that fails while it goes on does not end it.
     """
     from lines_pipeline.tracking.opening import open_record
 
@@ -103,7 +103,10 @@ def _recorded(
     emit = hidden_from(loaded.secrets, told if record is None else record.beside(told))
     status, error = "FAILED", ""
     try:
-        with outputs.open_destination(place) as destination, open_scheduler(settings, loaded.secrets) as work:
+        with (
+            outputs.open_destination(place) as destination,
+            open_scheduler(settings, loaded.secrets, graph.plugins) as work,
+        ):
             outputs.require_writable(outputs.check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, trust=trust, scheduler=work) as context:
                 report = _forecast(context, destination, by=explain_with_room)
@@ -217,6 +220,7 @@ def _texts(context: OpenedRecipe, report: Explanation) -> dict[str, str]:
         "graph.svg": svg(graph),
         "graph.mmd": mermaid(graph),
         "layers.json": describe_layers(report),
+        **{f"plugins/{name}": text for name, text in recipe.plugins.texts().items()},
     }
 
 

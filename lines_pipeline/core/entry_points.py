@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -63,6 +64,11 @@ def entry_points_of(group: str) -> Mapping[str, PluginEntry]:
 
     A package that lies on the Python path twice counts once, and the first place counts.
     """
+    return _entry_points_of(group, tuple(sys.path))
+
+
+@lru_cache(maxsize=16)
+def _entry_points_of(group: str, path: tuple[str, ...]) -> Mapping[str, PluginEntry]:
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=group):
         found.setdefault(point.name, []).append(point)

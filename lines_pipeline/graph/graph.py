@@ -12,6 +12,7 @@ from lines_pipeline.core.types import EdgeType
 if TYPE_CHECKING:
     import networkx
 
+    from lines_pipeline.core.plugins import Origin
     from lines_pipeline.ops.base import Op, OpParams
 
 
@@ -73,6 +74,11 @@ class Graph:
     def sinks(self) -> tuple[str, ...]:
         """The steps that a run is for: those of ``save`` and ``evaluate`` nodes."""
         return tuple(step.id for step in self.steps.values() if step.op.name in ("save", "evaluate"))
+
+    @cached_property
+    def plugins(self) -> tuple[Origin, ...]:
+        """The plug-ins that its ops come from."""
+        return tuple(dict.fromkeys(step.op.origin for step in self.steps.values() if step.op.origin is not None))
 
     @cached_property
     def digraph(self) -> networkx.DiGraph[str]:

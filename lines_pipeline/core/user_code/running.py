@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -68,7 +68,7 @@ def at_home(code: Code) -> Iterator[None]:
         return
     digest, home = code.digest(), (code.root, code.text)
     kept = _kept[home][1] if home in _kept and _kept[home][0] == digest else {}
-    tops = {name.partition(".")[0] for name in (*kept, _module_name(code))}
+    tops = {name.partition(".")[0] for name in (*kept, module_name(code))}
     others = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops}
     for name in others:
         del sys.modules[name]
@@ -93,8 +93,14 @@ def at_home(code: Code) -> Iterator[None]:
         _kept[home] = (digest, made)
 
 
+def modules_of(code: Code) -> Mapping[str, ModuleType]:
+    """The modules that code which was run at home made, its own and those from its folder that it imports."""
+    return _kept[code.root, code.text][1] if code.root is not None and (code.root, code.text) in _kept else {}
+
+
 def module_of(code: Code) -> ModuleType:
-    name = _module_name(code)
+    """Import the code's module; a file without a module's name gets one of its path and content."""
+    name = module_name(code)
     if code.module or name in sys.modules:
         return importlib.import_module(name)
     assert code.file is not None
@@ -110,8 +116,10 @@ def module_of(code: Code) -> ModuleType:
     return module
 
 
-def _module_name(code: Code) -> str:
-    return code.module or f"lines_pipeline_suite_{sha256(os.fsencode(str(code.file))).hexdigest()[:16]}"
+def module_name(code: Code) -> str:
+    """Name the code's module; of a file, by its path and the content of it and of what it imports."""
+    identity = f"{code.file}\0{code.digest()}" if not code.module else ""
+    return code.module or f"lines_pipeline_code_{sha256(os.fsencode(identity)).hexdigest()[:16]}"
 
 
 def _is_from(module: ModuleType, folder: Path) -> bool:
