@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traces import Function, bits, plain, recorded, run_machine
 
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.jit.ranges import largest_held
+from lines_pipeline.jit.testing import Function, bits, plain, recorded, run_machine
 from lines_pipeline.jit.tracing import GAP_BYTES, LANES, PIECE_NUMEL, STORED, OpCode, TraceBuilder, Untraceable
 from lines_pipeline.ops import kernels as forms
 

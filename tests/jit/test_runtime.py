@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from traces import run_machine
 
 from lines_pipeline.io.digests import block_digest
+from lines_pipeline.jit.testing import run_machine
 from lines_pipeline.jit.tracing import Kernel, TraceBuilder
 from lines_pipeline.ops import kernels as forms
 
