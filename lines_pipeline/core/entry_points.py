@@ -72,7 +72,7 @@ def _entry_points_of(group: str, path: tuple[str, ...]) -> Mapping[str, PluginEn
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=group):
         found.setdefault(point.name, []).append(point)
-    return {name: PluginEntry(group, name, tuple(found[name])) for name in sorted(found)}
+    return {name: PluginEntry(group, name, tuple(sorted(found[name], key=_distribution))) for name in sorted(found)}
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -46,6 +46,9 @@ class OpRegistry(Mapping[str, Op]):
             self._loaded[name] = self._of_package(self.entries[name])
         return self._loaded[name]
 
+    def __contains__(self, name: object) -> bool:
+        return any(name in some for some in (self.own, self.entries, self.of_files))
+
     def __iter__(self) -> Iterator[str]:
         return iter(sorted({*self.own, *self.entries, *self.of_files}))
 
