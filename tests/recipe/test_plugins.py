@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import lines_pipeline
 from lines_pipeline.core.errors import EngineError, RecipeError
+from lines_pipeline.core.events import RunStarted
 from lines_pipeline.core.trust import trust
 from lines_pipeline.ops import registry
 from lines_pipeline.recipe.load import load_recipe
@@ -261,3 +262,13 @@ def test_a_worker_that_finds_another_file_says_so(
     monkeypatch.setattr(dask_cluster, "packed", changed)
     with pytest.raises(EngineError, match=r"worker .*my_methods.py: other contents here"):
         run(recipe, scheduler=cluster)
+
+
+@pytest.mark.usefixtures("shared_store")
+def test_the_record_of_a_run_has_the_files_and_their_digests(recipe: Path, models: Path) -> None:
+    events: list[Any] = []
+    result = lines_pipeline.run(recipe, trust=True, out="out", sinks=[events.append])
+    (started,) = [event for event in events if isinstance(event, RunStarted)]
+    assert started.texts["plugins/my_methods.py"] == (models / "my_methods.py").read_text()
+    assert started.tags["plugin.my_methods.py"] == load_recipe(recipe).plugins.digests["my_methods.py"]
+    assert not [note for note in result.notes if note.startswith("warning")]
