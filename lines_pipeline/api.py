@@ -67,20 +67,25 @@ def run(
     trust: bool = False,
     tracking_uri: str | None = None,
     tracking: bool = True,
-    sinks: Sequence[Sink] = (),
+    sinks: Sequence[Sink | str] = (),
 ) -> RunResult:
-    """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s.
+    """Carry out a recipe; raises the package's ``LinesError``s.
 
-    ``trust`` lets it run Python that its suites name, and name other machines, wherever it lies. With ``tracking`` off
-    there is no record of the run. A store that fails while it goes on does not end it.
+    ``sinks`` receive the events of ``core.events``: functions, or names of those that installed packages offer
+    (``NAME``, ``NAME=TEXT``).
+
+    ``trust`` lets it run Python that it and its suites name, and name other machines, wherever it lies. With
+    ``tracking`` off there is no record of the run. A store that fails while it goes on does not end it.
     """
     from lines_pipeline.tracking.opening import open_record
+    from lines_pipeline.tracking.plugin_sinks import open_sinks
 
+    opened = open_sinks(sinks)
     loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
     with hiding(loaded.secrets):
         settings, place = engine_settings(loaded, scheduler, workers, memory, device), outputs.place(loaded, out)
         record = open_record(loaded, place, tracking_uri) if tracking else None  # before anything is read
-        return _recorded(loaded, graph, settings, place, record, tune=tune, cache=cache, trust=trust, sinks=sinks)
+        return _recorded(loaded, graph, settings, place, record, tune=tune, cache=cache, trust=trust, sinks=opened)
 
 
 def _recorded(
@@ -96,13 +101,19 @@ def _recorded(
     sinks: Sequence[Sink],
 ) -> RunResult:
     """Carry out an open recipe; ``record``, where there is one, is told of it, and how it ends."""
+    from lines_pipeline.tracking.plugin_sinks import warn_of_failures
+
     started = time.perf_counter()
     told_notes: list[Note] = []
     told = broadcast(*sinks, lambda event: told_notes.append(event) if isinstance(event, Note) else None)
     emit = hidden_from(loaded.secrets, told if record is None else record.beside(told))
+    warn_of_failures(sinks, emit)
     status, error = "FAILED", ""
     try:
-        with outputs.open_destination(place) as destination, open_scheduler(settings, loaded.secrets) as work:
+        with (
+            outputs.open_destination(place) as destination,
+            open_scheduler(settings, loaded.secrets, graph.plugins) as work,
+        ):
             outputs.require_writable(outputs.check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, trust=trust, scheduler=work) as context:
                 report = _forecast(context, destination, by=explain_with_room)
@@ -216,6 +227,7 @@ def _texts(context: OpenedRecipe, report: Explanation) -> dict[str, str]:
         "graph.svg": svg(graph),
         "graph.mmd": mermaid(graph),
         "layers.json": describe_layers(report),
+        **{f"plugins/{name}": text for name, text in recipe.plugins.texts().items()},
     }
 
 

@@ -68,6 +68,8 @@ def open_recipe(
     Where suites name Python, ``EvalError`` for a ``build`` without ``trust`` in a folder that is not trusted.
     What it uses of the cache is kept there until it is done with.
     """
+    if build:
+        recipe.plugins.require_trust()
     missing = _missing_files(recipe, graph)
     code = _suites_code(recipe, graph, trust=trust, build=build)
     if missing and build:
@@ -77,7 +79,7 @@ def open_recipe(
         if build:
             require_cache(nodes.folder)
         _open_checkpoints(context, build=build)
-        context.notes += missing + code
+        context.notes += missing + code + ([] if build else recipe.plugins.notes())
         if build:
             prune(nodes.folder, size_limit())
         yield context

@@ -12,6 +12,7 @@ from lines_pipeline.core.types import EdgeType
 if TYPE_CHECKING:
     import networkx
 
+    from lines_pipeline.core.plugins import Origin
     from lines_pipeline.ops.base import AnyOp, OpParams
 
 
@@ -86,6 +87,11 @@ class Graph:
     def evaluations(self) -> tuple[str, ...]:
         """The steps that judge a model."""
         return tuple(step.id for step in self.steps.values() if step.gives is EdgeType.METRICS)
+
+    @cached_property
+    def plugins(self) -> tuple[Origin, ...]:
+        """The plug-ins that its ops come from."""
+        return tuple(dict.fromkeys(step.op.origin for step in self.steps.values() if step.op.origin is not None))
 
     @cached_property
     def digraph(self) -> networkx.DiGraph[str]:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Never, Protocol
 from typing_extensions import TypeVar
 
 from lines_pipeline.core.events import Event
+from lines_pipeline.core.plugins import Origin
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
@@ -134,7 +135,11 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
     needs_include: ClassVar[bool] = False
     """Whether a node has to say ``include``."""
     granularity: ClassVar[Granularity] = Granularity.ELEMENTWISE
+    laws: ClassVar[tuple[str, ...]] = ()
+    """The laws of ``ops.testing`` that it keeps."""
     Params: ClassVar[type[OpParams]] = OpParams
+    origin: Origin | None = None
+    """The plug-in that it comes from; None for what comes with lines-pipeline."""
 
     def gives_for(self, written: Mapping[str, object]) -> EdgeType | None:
         """``gives`` of a node with these parameters, as written."""

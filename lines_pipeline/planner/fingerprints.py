@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.ops.base import AnyStatistic
+from lines_pipeline.ops.base import AnyOp, AnyStatistic
 from lines_pipeline.planner.stages import statistics_of
 
 CACHE_VERSION = 2
@@ -35,7 +36,19 @@ class Fingerprints:
         fields = {f.name: getattr(statistic, f.name) for f in dataclasses.fields(statistic)}
         own = {name: value for name, value in fields.items() if name not in ("of", "needs", "optional")}
         own |= {} if own.pop("bounds") is None else {"bounds": statistic.bounds}
-        return content_key([CACHE_VERSION, type(statistic).__name__, statistic.version, own, of, needs])
+        kind = [type(statistic).__name__, statistic.version, *self._foreign.get(type(statistic), ())]
+        return content_key([CACHE_VERSION, *kind, own, of, needs])
+
+    @cached_property
+    def _foreign(self) -> Mapping[type[AnyStatistic], list[str]]:
+        """The plug-ins that define statistics of their own, by kind."""
+        return {
+            type(statistic): _plugin_identity(step.op)
+            for step in self._graph.steps.values()
+            if step.op.origin is not None
+            for statistic in statistics_of(self._graph, step.id).values()
+            if not type(statistic).__module__.startswith("lines_pipeline.")
+        }
 
     def _step_key(self, step_id: str) -> str | None:
         step = self._graph.steps[step_id]
@@ -51,5 +64,9 @@ class Fingerprints:
         statistics = statistics_of(self._graph, step_id)
         versions = {name: statistic.version for name, statistic in statistics.items()}
         bounded = ["bounded"] if any(statistic.bounds for statistic in statistics.values()) else []  # unlike in 0.1
-        op = [step.op.name, step.op.version, versions, *bounded]
+        op = [step.op.name, step.op.version, versions, *bounded, *_plugin_identity(step.op)]
         return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source])
+
+
+def _plugin_identity(op: AnyOp) -> list[str]:
+    return [] if op.origin is None else [op.origin.identity]

@@ -10,7 +10,7 @@ from lines_pipeline.recipe.recipe import Recipe
 
 def build_graph(recipe: Recipe) -> Graph:
     """Connect and check all nodes of a recipe. Raises ``RecipeError`` with every diagnostic; reads no checkpoint."""
-    graph, diagnostics = checked_graph(recipe.document, recipe.recorded, recipe.tune)
+    graph, diagnostics = checked_graph(recipe.document, recipe.recorded, recipe.tune, recipe.plugins)
     if diagnostics:
         raise RecipeError(diagnostics)
     return graph

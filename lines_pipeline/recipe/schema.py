@@ -145,6 +145,7 @@ class Settings(_Section):
     description: str = ""
     seed: int = Field(0, ge=0, lt=2**63)
     vars: dict[str, Any] = {}
+    plugins: tuple[str, ...] = Field((), strict=False, description="Python files beside the recipe that add ops.")
     nodes: dict[str, dict[str, Any]] = Field(min_length=1)
     tune: Tune | None = None
     engine: Engine = Field(default_factory=lambda: Engine.model_validate({}))

@@ -17,11 +17,12 @@ from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.trust import remedy, why_untrusted
+from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.io.locations import local_path, locate
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.recipe.syntax.source_map import SourceMap
-from lines_pipeline.suites.factories import HARMLESS_ARGUMENTS, Code, find_code, shipped_kind
+from lines_pipeline.suites.factories import HARMLESS_ARGUMENTS, find_code, shipped_kind
 from lines_pipeline.suites.suite_files import SuiteFile, read_suite_file
 from lines_pipeline.suites.user_code import call_factory, told_as_users
 from lines_pipeline.zoo.catalogue import cache_folder

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
+from lines_pipeline.core.plugins import PackageOrigin
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.scalars import scalar_text
 from lines_pipeline.core.secrets import without_credentials
@@ -91,6 +92,13 @@ def run_tags(recipe: Recipe) -> dict[str, str]:
     tags |= {"mlflow.user": user} if (user := _user()) else {}
     own = (recipe.recorded.get("tracking") or {}).get("tags") or {}
     return tags | {str(name): scalar_text(value) for name, value in own.items()}
+
+
+def plugin_tags(recipe: Recipe, graph: Graph) -> dict[str, str]:
+    """The digests of the recipe's own files, and the versions of the packages that its ops come from."""
+    files = {f"plugin.{name}": digest for name, digest in recipe.plugins.digests.items()}
+    packages = [origin.distribution for origin in graph.plugins if isinstance(origin, PackageOrigin)]
+    return files | {f"version.{name}": version for name, _, version in (one.rpartition(" ") for one in packages)}
 
 
 def _user() -> str:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traces import Function, bits, compiled, interpreted, run_kernel
 
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.number_ranges import largest_held
 from lines_pipeline.jit.boundary import Untraceable
 from lines_pipeline.jit.instructions import GAP_BYTES, LANES, PIECE_NUMEL, STORED, OpCode
+from lines_pipeline.jit.testing import Function, bits, compiled, interpreted, run_kernel
 from lines_pipeline.jit.tracing import TraceBuilder
 from lines_pipeline.ops import kernels as forms
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from traces import run_kernel
 
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.jit.instructions import Kernel
+from lines_pipeline.jit.testing import run_kernel
 from lines_pipeline.jit.tracing import TraceBuilder
 from lines_pipeline.ops import kernels as forms
 

@@ -13,6 +13,7 @@ import torch
 
 from lines_pipeline.core.errors import EngineError, LinesError
 from lines_pipeline.executor.schedulers.base import Item, Result
+from lines_pipeline.executor.schedulers.shipping import Shipment, unpacked
 from lines_pipeline.executor.task_runner import TaskResult, run_task
 from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.planner.tasks import StagePlan, Task
@@ -25,6 +26,12 @@ _ELSEWHERE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ESTA
 """What opening a file meets on a machine that does not have the driver's folders, or has others."""
 _call = Lock()
 """Held by the call that has this process's cores."""
+
+
+def open_plan_here(shipment: Shipment) -> StagePlan:
+    """Open a program, as a task: it is made again where a worker that held it dies; scattered, it would be lost."""
+    with _named_errors():
+        return unpacked(shipment)
 
 
 def run_job_here(stage_plan: StagePlan, task: Task) -> TaskResult:

@@ -5,27 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lines_pipeline.core.errors import Diagnostic
+from lines_pipeline.core.errors import Diagnostic, RecipeError
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.recipe.binding.binder import Binder, circles, node_order
 from lines_pipeline.recipe.binding.nodes import UnboundNode, unbound_node
 from lines_pipeline.recipe.binding.step_checks import step_complaints
 from lines_pipeline.recipe.binding.tuning import tune_complaints
 from lines_pipeline.recipe.binding.validation import Complaint
+from lines_pipeline.recipe.plugins import Plugins
 from lines_pipeline.recipe.schema import Tune
 from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation
 
 
-def checked_graph(document: Document, recorded: Mapping[str, Any], tune: Tune | None) -> tuple[Graph, list[Diagnostic]]:
+def checked_graph(
+    document: Document, recorded: Mapping[str, Any], tune: Tune | None, plugins: Plugins
+) -> tuple[Graph, list[Diagnostic]]:
     """The graph of a filled document, and all problems of its nodes and its ``tune``; ``recorded`` hides secrets."""
-    from lines_pipeline.ops import registry
-
+    try:
+        ops = plugins.ops
+    except RecipeError as error:  # without them, most nodes would be told to have unknown ops
+        return Graph({}, {}), list(error.diagnostics)
     nodes = {name: fields for name, fields in document.data["nodes"].items() if isinstance(fields, Mapping)}
     diagnostics: list[Diagnostic] = []
     unbound_nodes: dict[str, UnboundNode] = {}
     broken = set()
     for name, fields in nodes.items():
-        unbound, found = unbound_node(name, fields, registry())
+        unbound, found = unbound_node(name, fields, ops, plugins.untrusted)
         diagnostics += node_diagnostics(document, name, found)
         broken |= {name} if found else set()
         if unbound is not None:

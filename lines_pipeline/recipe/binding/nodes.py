@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lines_pipeline.core.errors import did_you_misspell
+from lines_pipeline.core.errors import PluginError, did_you_misspell
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.recipe.binding.items import Item, fill_items, read_items
@@ -16,6 +16,7 @@ from lines_pipeline.recipe.schema import NODE_NAME
 from lines_pipeline.recipe.syntax.source_map import Path
 
 if TYPE_CHECKING:
+    from lines_pipeline.ops import OpRegistry
     from lines_pipeline.ops.base import AnyOp
 
 _REFERENCE = re.compile(r"([^\[\]]+)(?:\[([^\[\]]+)\])?")
@@ -80,15 +81,18 @@ def fields_of(op: AnyOp) -> list[str]:
 
 
 def unbound_node(
-    name: str, fields: Mapping[str, Any], ops: Mapping[str, AnyOp]
+    name: str, fields: Mapping[str, Any], ops: OpRegistry, unseen: str = ""
 ) -> tuple[UnboundNode | None, list[Complaint]]:
-    """The node, or None where its op is unknown; complaints by path from the node on."""
+    """The node, or None where its op is unknown; complaints by path from the node on.
+
+    ``unseen`` says why the recipe's plug-ins, which may have more ops, were not run.
+    """
     complaints = _name_complaints(name)
     items: tuple[Item, ...] = ()
     if "for_each" in fields:
         items, found = read_items(fields["for_each"])
         complaints += [Complaint(("for_each", *one.path), one.message, one.at_key) for one in found]
-    op, found = _find_op(fields, ops)
+    op, found = _find_op(fields, ops, unseen)
     complaints += found
     if op is None:
         return None, complaints
@@ -111,27 +115,35 @@ def _name_complaints(name: str) -> list[Complaint]:
     return [Complaint((), "expected a name of letters, digits, '-' and '_' that starts with a letter", at_key=True)]
 
 
-def _unknown(op: AnyOp, key: str, known: list[str], ops: Mapping[str, AnyOp]) -> Complaint:
+def _unknown(op: AnyOp, key: str, known: list[str], ops: OpRegistry) -> Complaint:
     if key in op.former_fields:
         return Complaint((key,), op.former_fields[key], at_key=True)
     if key in ("include", "exclude"):
         message = f"'{key}' is for ops that make weights, a delta or a mask, '{op.name}' does not"
         return Complaint((key,), message, at_key=True)
-    owners = [name for name, other in ops.items() if key in fields_of(other)]
+    owners = [name for name, other in ops.at_hand.items() if key in fields_of(other)]
     hint = f"; '{key}' is a key of '{owners[0]}'" if len(owners) == 1 else ""
     return Complaint((key,), unknown_key(key, known) + hint, at_key=True)
 
 
-def _find_op(fields: Mapping[str, Any], ops: Mapping[str, AnyOp]) -> tuple[AnyOp | None, list[Complaint]]:
+def _find_op(fields: Mapping[str, Any], ops: OpRegistry, unseen: str) -> tuple[AnyOp | None, list[Complaint]]:
     if "op" not in fields:
         return None, [Complaint((), f"'op' is missing; expected one of: {', '.join(ops)}", at_key=True)]
     written = fields["op"]
     if not isinstance(written, str):
         return None, [Complaint(("op",), f"expected the name of an op, found {described(written)}")]
+    if written.lower() not in ops and unseen:
+        message = (
+            f"unknown op '{shortened(written)}': if it comes from the recipe's plug-ins, these may not run: {unseen}"
+        )
+        return None, [Complaint(("op",), message)]
     if written.lower() not in ops:
         near = did_you_misspell(written.lower().replace("_", "-"), ops)
         return None, [Complaint(("op",), f"unknown op '{shortened(written)}'{near}; expected one of: {', '.join(ops)}")]
-    return ops[written.lower()], []
+    try:
+        return ops[written.lower()], []
+    except PluginError as error:
+        return None, [Complaint(("op",), str(error))]
 
 
 def _inputs(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[str]], list[Complaint]]:
