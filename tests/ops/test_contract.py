@@ -178,7 +178,7 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> dict[str, AnyOp]:
     """A renamed copy of every op, which recipes may name."""
     found: dict[str, AnyOp] = {name: Renamed(op) for name, op in registry().items()}
     for copy in found.values():
-        monkeypatch.setitem(registry(), copy.name, copy)
+        monkeypatch.setitem(registry().own, copy.name, copy)
     return found
 
 

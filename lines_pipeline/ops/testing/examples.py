@@ -12,6 +12,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops import registry
 from lines_pipeline.ops.base import AnyOp, AnyStatistic, Retry
+from lines_pipeline.ops.kernels import Block
 
 Inputs = Mapping[str, Sequence[torch.Tensor]]
 """Tensors by port, all of one shape."""
@@ -36,7 +37,8 @@ class Application:
 
     def result(self) -> torch.Tensor:
         """Return the op's value, flat."""
-        value: torch.Tensor = self.op.apply(self.params, self.inputs, self.tensor, self.stats)
+        value: Block = self.op.apply(self.params, self.inputs, self.tensor, self.stats)
+        assert isinstance(value, torch.Tensor)
         return value
 
 

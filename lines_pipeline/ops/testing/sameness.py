@@ -12,6 +12,7 @@ import torch
 from lines_pipeline.jit.boundary import Untraceable
 from lines_pipeline.jit.instructions import STORED
 from lines_pipeline.ops.base import AnyOp, Granularity
+from lines_pipeline.ops.kernels import Block
 from lines_pipeline.ops.testing.examples import Application, Inputs, apply_op, bind, example_inputs, find_op
 
 
@@ -35,7 +36,7 @@ def check_blocks(
         return
     whole = bound.result()
     for size in block_sizes:
-        pieces = [
+        pieces: list[Block] = [
             bound.op.apply(bound.params, _part(bound.inputs, start, size), bound.tensor, bound.stats)
             for start in range(0, bound.tensor.numel, size)
         ]
@@ -85,7 +86,7 @@ def check_gpu(op: AnyOp | str, inputs: Inputs | None = None, **params: Any) -> b
     given = example_inputs(op) if inputs is None else inputs
     bound = bind(op, given, **params)
     moved = {port: [value.cuda() for value in values] for port, values in bound.inputs.items()}
-    found = bound.op.apply(bound.params, moved, bound.tensor, bound.stats)
+    found: Block = bound.op.apply(bound.params, moved, bound.tensor, bound.stats)
     assert found.is_cuda, f"'{bound.op.name}' gives a tensor of the processor for tensors of the GPU"
     torch.testing.assert_close(found.cpu(), bound.result())
     return True
