@@ -18,9 +18,11 @@ from lines_pipeline.core.garbage import collect_seldom
 from lines_pipeline.core.printable import printable_message
 from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.core.streams import keep_streams
+from lines_pipeline.workflow.options import RunOptions
 
 if TYPE_CHECKING:
     from lines_pipeline.core.events import Sink
+    from lines_pipeline.recipe.recipe import Recipe
 
 app = typer.Typer(
     name="lines-pipeline",
@@ -36,7 +38,7 @@ Sets = Annotated[
 ]
 Out = Annotated[str | None, typer.Option(help="Folder, or s3:// URL; default runs/<name>.")]
 Scheduler = Annotated[str | None, typer.Option(help="threads, serial, or a Dask scheduler's address.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Jobs at a time.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Tasks at a time.")]
 Memory = Annotated[str | None, typer.Option(help="Cap on anonymous memory: 4GB.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 NoTune = Annotated[bool, typer.Option("--no-tune", help="Use the values as written.")]
@@ -85,38 +87,44 @@ def run(
     """Carry out a recipe."""
     if quiet and verbose:
         raise typer.BadParameter("--quiet and --verbose exclude each other")
-    from lines_pipeline.recipe.stock import find_recipe
-
-    recipe = find_recipe(recipe)
-    if not no_tracking:
-        from lines_pipeline.recipe.trusting import load_trusted
-        from lines_pipeline.tracking.recorder import expect_run
-
-        load_trusted(recipe, _parse(sets), trust=trust)  # before its store is looked at
-        expect_run(recipe, _parse(sets), tracking_uri)  # before torch is loaded
+    options = RunOptions(
+        out=out,
+        sets=_parse(sets),
+        scheduler=scheduler,
+        workers=workers,
+        memory=memory,
+        device=device,
+        tune=not no_tune,
+        cache=not no_cache,
+        trust=trust,
+        tracking_uri=tracking_uri,
+        tracking=not no_tracking,
+    )
+    loaded = _read(recipe, options)
     from lines_pipeline import api
     from lines_pipeline.cli import render as presentation
 
     with _told(events, quiet=quiet, verbose=verbose) as sinks:
-        result = api.run(
-            recipe,
-            out=out,
-            sets=_parse(sets),
-            scheduler=scheduler,
-            workers=workers,
-            memory=memory,
-            device=device,
-            tune=not no_tune,
-            cache=not no_cache,
-            trust=trust,
-            tracking_uri=tracking_uri,
-            tracking=not no_tracking,
-            sinks=sinks,
-        )
+        result = api.run(loaded, options, sinks=sinks)
     if as_json:
         print_json(result.to_dict())
     else:
         presentation.show_result(result)
+
+
+def _read(path: Path, options: RunOptions) -> Recipe:
+    """Read the recipe of a run, and let the recorder prepare its store meanwhile: torch is not loaded yet."""
+    from lines_pipeline.recipe.load import load_recipe
+    from lines_pipeline.recipe.stock import find_recipe
+
+    recipe = load_recipe(find_recipe(path), options.sets or {})
+    if options.tracking:
+        from lines_pipeline.recipe.trusting import require_trusted
+        from lines_pipeline.tracking.recorder import expect_run
+
+        require_trusted(recipe, trust=options.trust)  # before its store is looked at
+        expect_run(recipe, options.tracking_uri)
+    return recipe
 
 
 @contextmanager
@@ -164,8 +172,7 @@ def plan(
     """Tell what a run would do: passes, bytes, memory, cache, the scale of every block."""
     from lines_pipeline import api
 
-    report = api.plan(
-        recipe,
+    options = RunOptions(
         out=out,
         sets=_parse(sets),
         scheduler=scheduler,
@@ -176,6 +183,7 @@ def plan(
         cache=not no_cache,
         trust=trust,
     )
+    report = api.plan(recipe, options)
     if as_json:
         print_json(report.to_dict())
     else:

@@ -13,13 +13,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lines_pipeline.core.errors import TrackingError
 from lines_pipeline.core.events import Event, RunFinished, RunStarted, StageProgress, ZooProgress
@@ -27,6 +27,9 @@ from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.tracking.experiments import Target
 from lines_pipeline.tracking.messages import Expect, Open, Reply, Send, kept_words
 from lines_pipeline.tracking.records import Entry, Head, Keeper, records_folder
+
+if TYPE_CHECKING:
+    from lines_pipeline.recipe.recipe import Recipe
 
 PATIENCE_SECONDS = 60.0
 """How long the recorder may be busy with one event: longer than a request with its repetitions."""
@@ -205,9 +208,8 @@ def recorder() -> Recorder:
     return running[-1]
 
 
-def expect_run(recipe: Path, sets: Mapping[str, Any], tracking_uri: str | None) -> None:
+def expect_run(recipe: Recipe, tracking_uri: str | None) -> None:
     """Let the recorder prepare for the run of a recipe, before anything large is imported here."""
-    from lines_pipeline.recipe.load import load_recipe
     from lines_pipeline.tracking.stores import resolve_uri
 
-    recorder().expect(resolve_uri(tracking_uri or load_recipe(recipe, sets).tracking.uri))
+    recorder().expect(resolve_uri(tracking_uri or recipe.tracking.uri))
