@@ -85,8 +85,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Carry out a recipe."""
-    if quiet and verbose:
-        raise typer.BadParameter("--quiet and --verbose exclude each other")
+    _exclude_each_other(quiet, verbose)
     options = RunOptions(
         out=out,
         sets=_parse(sets),
@@ -144,13 +143,37 @@ def _told(events: Path | None, *, quiet: bool, verbose: bool) -> Iterator[list[S
         yield [*written, sink]
 
 
+@contextmanager
+def _log(*, verbose: bool) -> Iterator[None]:
+    """Show on standard error what the package logs meanwhile, if that is asked for."""
+    if not verbose:
+        yield
+        return
+    from rich.console import Console
+
+    from lines_pipeline.tracking.console import log_lines
+
+    with log_lines(Console(stderr=True)):
+        yield
+
+
 @app.command()
-def validate(recipe: RecipePath, sets: Sets = None, out: Out = None, trust: Trust = False) -> None:
+def validate(
+    recipe: RecipePath,
+    sets: Sets = None,
+    out: Out = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
     """Check everything that needs no tensor data."""
     from lines_pipeline import api
 
-    found = api.validate(recipe, out=out, sets=_parse(sets), trust=trust)
-    for text in (*(f"warning: {text}" for text in found.warnings), *(f"note: {text}" for text in found.notes)):
+    _exclude_each_other(quiet, verbose)
+    with _log(verbose=verbose):
+        found = api.validate(recipe, RunOptions(out=out, sets=_parse(sets), trust=trust))
+    told = [*(f"warning: {text}" for text in found.warnings), *(f"note: {text}" for text in found.notes)]
+    for text in told if not quiet else ():
         typer.echo(printable_message(text))
     typer.echo(f"{found.name}: valid, {found.steps} steps")
 
@@ -167,9 +190,10 @@ def plan(
     no_tune: NoTune = False,
     no_cache: NoCache = False,
     trust: Trust = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Tell what a run would do: passes, bytes, memory, cache, the scale of every block."""
+    """Tell what a run would do: stages, bytes, memory, cache, the scale of every block."""
     from lines_pipeline import api
 
     options = RunOptions(
@@ -183,7 +207,8 @@ def plan(
         cache=not no_cache,
         trust=trust,
     )
-    report = api.plan(recipe, options)
+    with _log(verbose=verbose):
+        report = api.plan(recipe, options)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -279,6 +304,11 @@ def compare(
         print_json(found.to_dict())
     else:
         presentation.show_comparison(found)
+
+
+def _exclude_each_other(quiet: bool, verbose: bool) -> None:
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet and --verbose exclude each other")
 
 
 def _parse(sets: list[str] | None) -> dict[str, Any]:
