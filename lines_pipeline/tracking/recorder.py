@@ -5,6 +5,7 @@ What becomes of a record never ends a run that has begun, nor keeps it waiting f
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -57,6 +58,7 @@ class Recorder:
         self._numbers = itertools.count()
         self._replies: dict[int, list[Reply]] = {}
         self._lock = Lock()
+        atexit.register(self._leave)
 
     @property
     def alive(self) -> bool:
@@ -66,6 +68,11 @@ class Recorder:
     def end(self) -> None:
         """End a process that no longer answers."""
         self._process.kill()
+
+    def _leave(self) -> None:
+        """Let go of the process, which records what it was told and ends by itself."""
+        self._connection.close()
+        self._process.returncode = 0  # else Python warns of a child that still runs
 
     def expect(self, uri: str) -> None:
         """Prepare for a run that will be recorded in a store."""
