@@ -478,7 +478,7 @@ def test_a_standard_output_that_cannot_be_written(write_recipe: Recipe) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     with open("/dev/full", "w") as full:
-        line = [sys.executable, "-m", "lines_pipeline", "run", write_recipe(TIES_LINES), "--out", "out"]
+        line = [sys.executable, "-m", "lines_pipeline", "run", str(write_recipe(TIES_LINES)), "--out", "out"]
         done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr.endswith("error: standard output cannot be written (No space left on device)\n")

@@ -30,7 +30,8 @@ def statistics_only(statistic: Statistic, values: list[torch.Tensor], found: Map
         {"t": [statistic.partial(*statistic.observe(values, SPEC, needs, state))]}, numels, state
     )
     assert not isinstance(result, Retry)
-    return result
+    tensor: torch.Tensor = result
+    return tensor
 
 
 def applied(op_name: str, inputs: Mapping[str, list[torch.Tensor]], **params: Any) -> torch.Tensor:
@@ -53,7 +54,8 @@ def applied(op_name: str, inputs: Mapping[str, list[torch.Tensor]], **params: An
     result = op.apply(checked, full, SPEC, op.bind_tensor(checked, stats, (1, 3), counts))
     for port, originals in inputs.items():
         assert all(torch.equal(one, other) for one, other in zip(originals, copies[port], strict=True))
-    return result
+    tensor: torch.Tensor = result
+    return tensor
 
 
 ONE, TWO, THREE = tensor(1, -4, 0, 2), tensor(3, 1, 0, -2), tensor(-1, -1, 0, 0)
@@ -102,7 +104,7 @@ def test_by_hand(
 def test_alpha_is_one_over_n_where_the_merged_norm_is_zero() -> None:
     zero = tensor(0, 0, 0, 0)
     op = registry()["lines-scale"]
-    params = op.Params(alpha="auto")
+    params = op.Params.model_validate({"alpha": "auto"})
     local = op.bind_tensor(params, {"norm_mtv": 0.0, "norm_summed_tvs": 3.0}, None, {"deltas": 4})
     assert local["scale"] == 0.25
     assert torch.equal(applied("lines-scale", {"delta": [zero], "deltas": [ONE]}, alpha="auto"), zero)
