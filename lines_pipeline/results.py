@@ -1,4 +1,4 @@
-"""What a run and a validation give to their callers."""
+"""The results of a run and of a validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lines_pipeline.core.secrets import NO_SECRETS, Secrets
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run gave: metrics and facts by node, the files it wrote, and where it is recorded."""
+    """The result of a run: metrics and facts by node, the files it wrote, and where it is recorded."""
 
     name: str
     out: Path | str
@@ -34,7 +34,7 @@ class RunResult:
     """What the recipe took from the environment: paths, names and the URI above have it by value."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it: what comes from the environment is there by name."""
+        """Return the object that ``--json`` prints: what comes from the environment is there by name."""
         plain = {
             "name": self.secrets.label(self.name),
             "run_id": self.run_id,

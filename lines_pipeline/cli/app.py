@@ -128,7 +128,7 @@ def _read(path: Path, options: RunOptions) -> Recipe:
 
 @contextmanager
 def _told(events: Path | None, *, quiet: bool, verbose: bool) -> Iterator[list[Sink]]:
-    """What a run tells of itself: on the console unless ``quiet``, and in a file if there is one."""
+    """Yield the sinks of a run: the console unless ``quiet``, and a file if one is named."""
     from rich.console import Console
 
     from lines_pipeline.tracking.console import log_lines, progress

@@ -38,7 +38,7 @@ _GONE = "the process that records runs has ended"
 
 
 class Recorder:
-    """The process that records, as the runs of this process see it."""
+    """Starts the recording process, and exchanges messages with it."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -97,12 +97,12 @@ class Recorder:
         return recording
 
     def send(self, message: Expect | Open | Send) -> None:
-        """Pass a message on; ``OSError`` where the process is gone."""
+        """Send a message; ``OSError`` where the process is gone."""
         with self._lock:
             self._connection.send(message)
 
     def reply(self, run: int, seconds: float = 0.0) -> Reply | None:
-        """The next reply about a run; None without one in ``seconds``. ``OSError`` where the process is gone."""
+        """Return the next reply about a run; None without one in ``seconds``. ``OSError`` where the process is gone."""
         deadline = time.monotonic() + seconds
         while True:
             with self._lock:
@@ -175,7 +175,7 @@ class Recording:
             self.on_trouble(reply.trouble)
 
     def _finish(self) -> None:
-        """Wait for the end of the record, as long as the recorder gets on with it; else keep it from here."""
+        """Wait until the record is complete; keep it in a file where the recorder stops answering."""
         try:
             while not (self._gone or self._complete):
                 reply = self.recorder.reply(self.run, PATIENCE_SECONDS)
@@ -192,7 +192,7 @@ class Recording:
             self._keep()
 
     def _keep(self) -> None:
-        """Keep the record from here: the process that records cannot."""
+        """Write the record to a file in this process: the recording process cannot."""
         try:
             keeper = Keeper(replace(self.head, run_id=self.run_id), self.folder, self._entries)
             keeper.close()
@@ -208,7 +208,7 @@ def _started() -> list[Recorder]:
 
 
 def recorder() -> Recorder:
-    """This process's recorder, started when first asked for: loading MLflow takes seconds, so ask early."""
+    """Return this process's recorder, and start it at the first call: loading MLflow takes seconds, so call early."""
     running = _started()
     if not running or not running[-1].alive:
         running[:] = [Recorder()]
