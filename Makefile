@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all check check-interpreted bench docs clean
+.PHONY: demo test test-all coverage check check-interpreted bench docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/lines-pipeline run recipes/vit20_ties_lines.yaml
@@ -14,6 +14,9 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	LINES_FUZZ_SCALE=10 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+coverage: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q --cov --cov-report=term --cov-report=html:.coverage-html
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -54,13 +55,12 @@ def main() -> None:
 def _measurements(seeds: Iterable[int], coarse: bool) -> Iterable[tuple[str, Callable[[], dict[str, Any]]]]:
     for seed in seeds:
         zoo = f"zoo://glyphs@seed{seed}"
-        yield f"{seed}/references", lambda seed=seed: _references(seed)
+        yield f"{seed}/references", partial(_references, seed)
         for target in TARGETS:
-            yield f"{seed}/gamma/{target}", lambda zoo=zoo, target=target: _forgetting(zoo, target, coarse)
+            yield f"{seed}/gamma/{target}", partial(_forgetting, zoo, target, coarse)
         for count in COUNTS:
             for method in METHODS:
-                name = f"{seed}/{count}/{method}"
-                yield name, lambda zoo=zoo, count=count, method=method: _merge(zoo, count, method, coarse)
+                yield f"{seed}/{count}/{method}", partial(_merge, zoo, count, method, coarse)
 
 
 def _references(seed: int) -> dict[str, float]:

@@ -1,9 +1,10 @@
-"""What a run and a validation give to their callers."""
+"""The results of a run and of a validation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lines_pipeline.core.secrets import NO_SECRETS, Secrets
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run gave: metrics and facts by node, the files it wrote, and where it is recorded."""
+    """The result of a run: metrics and facts by node, the files it wrote, and where it is recorded."""
 
     name: str
     out: Path | str
@@ -33,7 +34,7 @@ class RunResult:
     """What the recipe took from the environment: paths, names and the URI above have it by value."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it: what comes from the environment is there by name."""
+        """Return the object that ``--json`` prints: what comes from the environment is there by name."""
         plain = {
             "name": self.secrets.label(self.name),
             "run_id": self.run_id,
@@ -48,6 +49,14 @@ class RunResult:
         }
         return self.secrets.hidden(plain)
 
+    def _repr_html_(self) -> str:
+        """Show metrics, chosen values, files and the run in a notebook, as ``to_dict`` has them."""
+        shown = self.to_dict()
+        rows = [f"chosen {name} = {value}" for name, value in shown["chosen"].items()]
+        rows += [f"written {file}" for file in shown["files"]]
+        rows.append(f"run {shown['name']} {self.run_id or 'without a record'} ({self.seconds:.1f} s)")
+        return _metrics_html(shown["metrics"]) + "".join(f"<div>{escape(row)}</div>" for row in rows)
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -58,3 +67,16 @@ class Validation:
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     """Where results may be other than expected."""
+
+
+def _metrics_html(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """A table with a row a metric and a column a node; empty where there are none."""
+    names = dict.fromkeys(name for found in metrics.values() for name in found)
+    rows = [[name, *(_number(found.get(name)) for found in metrics.values())] for name in names]
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("metric", *metrics))
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

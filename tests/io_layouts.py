@@ -56,7 +56,8 @@ def stages(form: str, depths: Sequence[int], parts: Iterable[str] = CONVOLUTION,
 
 def expected_places(names: Iterable[str], towers: Mapping[str, str]) -> dict[str, tuple[str, int, int]]:
     """Tower, index and depth by name, from patterns: indices in all groups, counted on from stage to stage."""
-    names, expected = list(names), {}
+    names = list(names)
+    expected: dict[str, tuple[str, int, int]] = {}
     for tower, pattern in towers.items():
         matches = {name: match for name in names if (match := re.search(pattern, name))}
         indices = sorted({tuple(map(int, match.groups())) for match in matches.values()})

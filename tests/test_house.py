@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +74,18 @@ def test_modules_and_op_files_stay_small() -> None:
     """A file is one idea and usually has less than 300 lines; one that stays a single idea may have 400."""
     long = [str(p.relative_to(ROOT)) for p in PACKAGE.rglob("*.py") if len(p.read_text().splitlines()) > 400]
     assert long == []
+
+
+def test_the_workflow_does_what_the_house_does() -> None:
+    """The oldest Python that is allowed and a newer one run `.ci/run`; YAML 1.1 reads `on` as a truth value."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    job = workflow["jobs"]["test"]
+    oldest, newest = job["strategy"]["matrix"]["python"]
+    assert f'requires-python = ">={oldest}"' in (ROOT / "pyproject.toml").read_text()
+    assert [int(part) for part in newest.split(".")] > [int(part) for part in oldest.split(".")]
+    assert job["steps"][-1] == {"run": ".ci/run"} and set(workflow) == {
+        "name", True, "permissions", "concurrency", "jobs",
+    }  # fmt: skip
 
 
 def test_no_file_is_named_after_nothing() -> None:

@@ -251,7 +251,7 @@ def test_equal_recipes_give_equal_bytes_whatever_the_environment_has(
     write_recipe: Recipe, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experts = {"op": "load", "path": f"{BY_NAME}{{e}}.safetensors", "for_each": {"e": ["a", "b", "c"]}}
-    contents = []
+    contents: list[bytes] = []
     for value in ("", "./", "a"):
         monkeypatch.setenv(NAME, value)
         recipe = write_recipe({**TIES_LINES, "experts": experts} if value != "a" else TIES_LINES, description=BY_NAME)

@@ -16,7 +16,7 @@ from fusion_bench.method import TaskArithmeticAlgorithm, TiesMergingAlgorithm
 from safetensors.torch import load_file, save_file
 
 
-class CheckpointPool(BaseModelPool):
+class CheckpointPool(BaseModelPool):  # type: ignore[misc]
     """Models named by their files; each is read when the algorithm asks for it."""
 
     def load_model(self, model_name_or_config: str, *args: Any, **kwargs: Any) -> torch.nn.Module:

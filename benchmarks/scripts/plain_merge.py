@@ -38,7 +38,7 @@ def flatten(state: State, names: list[str]) -> torch.Tensor:
 
 def unflatten(vector: torch.Tensor, like: State, names: list[str]) -> State:
     """The tensors that ``flatten`` joined."""
-    parts = vector.split([like[name].numel() for name in names])
+    parts = vector.split([like[name].numel() for name in names])  # type: ignore[no-untyped-call]
     return {name: part.reshape(like[name].shape) for name, part in zip(names, parts, strict=True)}
 
 

@@ -18,9 +18,11 @@ from lines_pipeline.core.garbage import collect_seldom
 from lines_pipeline.core.printable import printable_message
 from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.core.streams import keep_streams
+from lines_pipeline.workflow.options import RunOptions
 
 if TYPE_CHECKING:
     from lines_pipeline.core.events import Sink
+    from lines_pipeline.recipe.recipe import Recipe
 
 app = typer.Typer(
     name="lines-pipeline",
@@ -36,7 +38,7 @@ Sets = Annotated[
 ]
 Out = Annotated[str | None, typer.Option(help="Folder, or s3:// URL; default runs/<name>.")]
 Scheduler = Annotated[str | None, typer.Option(help="threads, serial, or a Dask scheduler's address.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Jobs at a time.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Tasks at a time.")]
 Memory = Annotated[str | None, typer.Option(help="Cap on anonymous memory: 4GB.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 NoTune = Annotated[bool, typer.Option("--no-tune", help="Use the values as written.")]
@@ -87,45 +89,50 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Carry out a recipe."""
-    if quiet and verbose:
-        raise typer.BadParameter("--quiet and --verbose exclude each other")
-    from lines_pipeline.recipe.stock import find_recipe
-
-    recipe = find_recipe(recipe)
-    if not no_tracking:
-        from lines_pipeline.recipe.trusting import load_trusted
-        from lines_pipeline.tracking.recorder import expect_run
-
-        load_trusted(recipe, _parse(sets), trust=trust)  # before its store is looked at
-        expect_run(recipe, _parse(sets), tracking_uri)  # before torch is loaded
+    _exclude_each_other(quiet, verbose)
+    options = RunOptions(
+        out=out,
+        sets=_parse(sets),
+        scheduler=scheduler,
+        workers=workers,
+        memory=memory,
+        device=device,
+        tune=not no_tune,
+        cache=not no_cache,
+        trust=trust,
+        tracking_uri=tracking_uri,
+        tracking=not no_tracking,
+    )
+    loaded = _read(recipe, options)
     from lines_pipeline import api
     from lines_pipeline.cli import render as presentation
 
     with _told(events, quiet=quiet, verbose=verbose) as told:
-        result = api.run(
-            recipe,
-            out=out,
-            sets=_parse(sets),
-            scheduler=scheduler,
-            workers=workers,
-            memory=memory,
-            device=device,
-            tune=not no_tune,
-            cache=not no_cache,
-            trust=trust,
-            tracking_uri=tracking_uri,
-            tracking=not no_tracking,
-            sinks=[*told, *(sinks or [])],
-        )
+        result = api.run(loaded, options, sinks=[*told, *(sinks or [])])
     if as_json:
         print_json(result.to_dict())
     else:
         presentation.show_result(result)
 
 
+def _read(path: Path, options: RunOptions) -> Recipe:
+    """Read the recipe of a run, and let the recorder prepare its store meanwhile: torch is not loaded yet."""
+    from lines_pipeline.recipe.load import load_recipe
+    from lines_pipeline.recipe.stock import find_recipe
+
+    recipe = load_recipe(find_recipe(path), options.sets or {}, trust=options.trust)
+    if options.tracking:
+        from lines_pipeline.recipe.trusting import require_trusted
+        from lines_pipeline.tracking.recorder import expect_run
+
+        require_trusted(recipe, trust=options.trust)  # before its store is looked at
+        expect_run(recipe, options.tracking_uri)
+    return recipe
+
+
 @contextmanager
 def _told(events: Path | None, *, quiet: bool, verbose: bool) -> Iterator[list[Sink]]:
-    """What a run tells of itself: on the console unless ``quiet``, and in a file if there is one."""
+    """Yield the sinks of a run: the console unless ``quiet``, and a file if one is named."""
     from rich.console import Console
 
     from lines_pipeline.tracking.console import log_lines, progress
@@ -140,13 +147,37 @@ def _told(events: Path | None, *, quiet: bool, verbose: bool) -> Iterator[list[S
         yield [*written, sink]
 
 
+@contextmanager
+def _log(*, verbose: bool) -> Iterator[None]:
+    """Show on standard error what the package logs meanwhile, if that is asked for."""
+    if not verbose:
+        yield
+        return
+    from rich.console import Console
+
+    from lines_pipeline.tracking.console import log_lines
+
+    with log_lines(Console(stderr=True)):
+        yield
+
+
 @app.command()
-def validate(recipe: RecipePath, sets: Sets = None, out: Out = None, trust: Trust = False) -> None:
+def validate(
+    recipe: RecipePath,
+    sets: Sets = None,
+    out: Out = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
     """Check everything that needs no tensor data."""
     from lines_pipeline import api
 
-    found = api.validate(recipe, out=out, sets=_parse(sets), trust=trust)
-    for text in (*(f"warning: {text}" for text in found.warnings), *(f"note: {text}" for text in found.notes)):
+    _exclude_each_other(quiet, verbose)
+    with _log(verbose=verbose):
+        found = api.validate(recipe, RunOptions(out=out, sets=_parse(sets), trust=trust))
+    told = [*(f"warning: {text}" for text in found.warnings), *(f"note: {text}" for text in found.notes)]
+    for text in told if not quiet else ():
         typer.echo(printable_message(text))
     typer.echo(f"{found.name}: valid, {found.steps} steps")
 
@@ -163,13 +194,13 @@ def plan(
     no_tune: NoTune = False,
     no_cache: NoCache = False,
     trust: Trust = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Tell what a run would do: passes, bytes, memory, cache, the scale of every block."""
+    """Tell what a run would do: stages, bytes, memory, cache, the scale of every block."""
     from lines_pipeline import api
 
-    report = api.plan(
-        recipe,
+    options = RunOptions(
         out=out,
         sets=_parse(sets),
         scheduler=scheduler,
@@ -180,6 +211,8 @@ def plan(
         cache=not no_cache,
         trust=trust,
     )
+    with _log(verbose=verbose):
+        report = api.plan(recipe, options)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -275,6 +308,11 @@ def compare(
         print_json(found.to_dict())
     else:
         presentation.show_comparison(found)
+
+
+def _exclude_each_other(quiet: bool, verbose: bool) -> None:
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet and --verbose exclude each other")
 
 
 def _parse(sets: list[str] | None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class CacheAction(StrEnum):
 
 
 class RecipesAction(StrEnum):
-    """What to do with the stock recipes."""
+    """The actions that ``recipes`` takes: list the stock recipes, or copy one."""
 
     LIST = "list"
     COPY = "copy"

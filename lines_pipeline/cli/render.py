@@ -1,4 +1,4 @@
-"""How the command line shows results: tables that read well in 100 columns, and cut no name in fewer."""
+"""Prints results on the command line, as tables that fit 100 columns and cut no name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLUMNS_OF_A_PIPE = 10_000
 
 
 def _console() -> Console:
-    """Prints texts as they are; tables are as wide as their contents, on a terminal as wide as that allows."""
+    """Return a console that prints texts unchanged; in a pipe its tables are as wide as their contents."""
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _COLUMNS_OF_A_PIPE
@@ -40,7 +40,7 @@ def _table(*headings: str, right: Iterable[str] = (), title: str | None = None) 
 
 
 def show_result(result: RunResult) -> None:
-    """Metrics, chosen values, files, the run and the command that shows it."""
+    """Print metrics, chosen values, files, the run and the command that shows it."""
     from lines_pipeline.tracking.stores import ui_command
 
     console, shown = _console(), result.to_dict()
@@ -68,7 +68,7 @@ def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def show_ops(ops: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:
-    """The catalogue, or one op in full."""
+    """Print the catalogue, or one op in full."""
     console = _console()
     if not detailed:
         added = any(op["plugin"] for op in ops)
@@ -90,7 +90,7 @@ def show_ops(ops: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:
 
 
 def show_checkpoint(found: Mapping[str, Any]) -> None:
-    """What ``inspect`` found."""
+    """Print what ``inspect`` found."""
     console = _console()
     for note in found["notes"]:
         console.print(f"note: {printable_message(note)}")
@@ -108,7 +108,7 @@ def show_checkpoint(found: Mapping[str, Any]) -> None:
 
 
 def _show_layers(console: Console, found: Mapping[str, Any]) -> None:
-    """Towers with depth and share, then what is in none, or why there is no layer map."""
+    """Print towers with depth and share, then what is in no tower, or why there is no layer map."""
     if "problem" in found:
         console.print(f"{'layers':11}{printable(found['problem'])}")
     for tower, depth in found["depths"].items():
@@ -119,13 +119,13 @@ def _show_layers(console: Console, found: Mapping[str, Any]) -> None:
 
 
 def show_zoo(entries: Sequence[Mapping[str, Any]]) -> None:
-    """The zoo's checkpoints."""
+    """Print the zoo's checkpoints."""
     for entry in entries:
         _console().print(f"{entry['uri']:36}{'built' if entry['built'] else 'not built yet'}")
 
 
 def show_cache(action: str, report: CacheReport) -> None:
-    """Entries of the cache, or what became of them."""
+    """Print entries of the cache, or what was done with them."""
     console, table = _console(), _table("kind", "key", "MB", "last used")
     for row in report.to_dict()["entries"]:
         table.add_row(row["kind"], row["key"][:16], f"{row['bytes'] / 1e6:,.3f}", row["used"])
@@ -142,7 +142,7 @@ def show_cache(action: str, report: CacheReport) -> None:
 
 
 def show_sync(report: SyncReport) -> None:
-    """Records that were sent, and those that were not."""
+    """Print records that were sent, and those that were not."""
     console = _console()
     for one in report.sent:
         console.print(f"sent     {one.name} {one.run_id} ({one.status}) to {one.store}")
@@ -153,7 +153,7 @@ def show_sync(report: SyncReport) -> None:
 
 
 def show_comparison(found: Comparison) -> None:
-    """Runs side by side."""
+    """Print runs side by side."""
     table = _table("", *(f"{name}\n{run_id[:8]}" for name, run_id in zip(found.names, found.run_ids, strict=True)))
     for row in found.rows:
         values = ("" if value is None else str(value)[:40] for value in row.values)

@@ -59,7 +59,7 @@ class TrackingError(LinesError):
 
 
 class UnknownRunError(TrackingError):
-    """What the user calls a run is none in the store, or several."""
+    """The store holds no run that the user's text names, or several."""
 
     exit_code = 2
 
@@ -102,7 +102,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def did_you_misspell(word: str, known: Iterable[str]) -> str:
-    """As ``did_you_mean``, for names that may be right elsewhere: only where a slip of the finger tells them apart."""
+    """As ``did_you_mean``, for names that may be right elsewhere: suggest only a name one typing mistake away."""
     if len(word) > _MAX_WORD:
         return ""
     distances = {name: _slips(word, name) for name in sorted(known)}

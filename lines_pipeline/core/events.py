@@ -52,7 +52,7 @@ class InputsIdentified(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
-    """A sweep over the tiles begins."""
+    """A stage of the plan begins to read the data."""
 
     name: str
     bytes_total: int
@@ -60,14 +60,14 @@ class StageStarted(Event):
 
 @dataclass(frozen=True)
 class StageProgress(Event):
-    """A job of the running pass is done; ``bytes_read`` counts from the start of the pass."""
+    """A task of the running stage is done; ``bytes_read`` counts from the start of the stage."""
 
     bytes_read: int
 
 
 @dataclass(frozen=True)
 class StageFinished(Event):
-    """A sweep ended."""
+    """A stage of the plan ended."""
 
     name: str
     seconds: float
@@ -173,7 +173,7 @@ Sink = Callable[[Event], None]
 
 
 def broadcast(*sinks: Sink) -> Sink:
-    """One sink that passes every event on to all of ``sinks``, in order."""
+    """Return a sink that passes every event on to all of ``sinks``, in order."""
 
     def emit(event: Event) -> None:
         for sink in sinks:
@@ -183,7 +183,7 @@ def broadcast(*sinks: Sink) -> Sink:
 
 
 def hidden_from(secrets: Secrets, sink: Sink) -> Sink:
-    """The sink, told of secrets by name only. What ``RunStarted`` says is by name already."""
+    """Return a sink that passes events on with secrets by name only; ``RunStarted`` has them so already."""
 
     def emit(event: Event) -> None:
         sink(event if isinstance(event, RunStarted) else secrets.hidden(event))

@@ -8,10 +8,10 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no white space, so that equal values give equal text."""
+    """Return JSON with sorted keys and no white space, so that equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def content_key(value: Any) -> str:
-    """SHA-256 of ``value``'s canonical JSON, in hex."""
+    """Return the SHA-256 of ``value``'s canonical JSON, in hex."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -12,7 +12,7 @@ _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
 
 def collect_seldom() -> None:
-    """For the start of a process, before it imports anything large."""
+    """Collect garbage less often; call it at the start of a process, before it imports anything large."""
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     atexit.register(gc.freeze)  # or the interpreter would look through all of them once more before it ends
 

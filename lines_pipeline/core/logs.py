@@ -34,7 +34,7 @@ def hidden_logs(secrets: Secrets, loggers: Iterable[logging.Logger]) -> Iterator
 
 
 class _Hiding(logging.Filter):
-    """Changes records that show a secret, and lets all pass."""
+    """Hides secrets in log records, and drops no record."""
 
     def __init__(self, secrets: Secrets) -> None:
         super().__init__()

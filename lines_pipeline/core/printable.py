@@ -1,4 +1,4 @@
-"""Texts of files that nobody vouches for, made fit for messages and terminals."""
+"""Makes texts out of untrusted files safe to show in messages and on terminals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNPRINTABLE_IN_MESSAGES = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f", 
 
 
 def printable(name: object, length: int = MAX_NAME) -> str:
-    """The name of a tensor, key or file on one line: control characters escaped, cut in the middle where very long."""
+    """Return a name on one line: control characters escaped, cut in the middle where it is very long."""
     return _cut(_UNPRINTABLE.sub(_escaped, str(name)), length)
 
 
@@ -31,7 +31,7 @@ def exact_glob(name: str) -> str:
 
 
 def printable_message(text: str) -> str:
-    """A message of one or more lines: control characters escaped but for line ends and tabs, very long lines cut."""
+    """Return a message: control characters escaped but for line ends and tabs, very long lines cut."""
     lines = _UNPRINTABLE_IN_MESSAGES.sub(_escaped, text).split("\n")
     return "\n".join(_cut(line, MAX_LINE) for line in lines)
 

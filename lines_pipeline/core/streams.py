@@ -34,7 +34,7 @@ class _Unbroken(io.FileIO):
 
 
 def keep_streams() -> None:
-    """Put such streams in the place of ``sys.stdout`` and ``sys.stderr``; closed descriptors are opened to nowhere."""
+    """Replace ``sys.stdout`` and ``sys.stderr`` by streams that outlive their readers; open closed ones to nowhere."""
     for descriptor in (0, 1, 2):  # files opened later would get a number that others write to
         try:
             os.fstat(descriptor)

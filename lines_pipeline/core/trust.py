@@ -33,7 +33,7 @@ def store_path() -> Path:
 
 
 def trusted_folders() -> tuple[Path, ...]:
-    """The trusted folders, sorted. Raises ``TrustError`` for a list that is damaged, or that others may write."""
+    """Return the trusted folders, sorted; ``TrustError`` for a list that is damaged, or that others may write."""
     path = store_path()
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -67,7 +67,7 @@ def _damaged(path: Path, reason: str) -> TrustError:
 
 
 def why_untrusted(folder: Path) -> str:
-    """Why Python of a folder may not run; an empty text where it may. The folder's real place counts."""
+    """Return why Python of a folder may not run; an empty text where it may. The folder's real place counts."""
     try:
         real = folder.resolve()
         if any(real.is_relative_to(one) for one in trusted_folders()):
@@ -78,7 +78,7 @@ def why_untrusted(folder: Path) -> str:
 
 
 def remedy(folder: Path) -> str:
-    """What to do where Python of a folder may not run."""
+    """Return what a user can do to let Python of a folder run."""
     with suppress(OSError, RuntimeError, ValueError):
         folder = folder.resolve()
     named = shlex.quote(printable_message(str(folder)))

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
-    """The versions of those of ``names`` that are installed here."""
+    """Return the versions of those of ``names`` that are installed."""
     found: dict[str, str] = {}
     for name in names:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from lines_pipeline.core.fingerprints import canonical_json
@@ -88,6 +89,10 @@ class Explanation:
         lines += [f"  warning: {warning}" for warning in self.warnings]
         lines += [f"  note: {note}" for note in (*self.notes, *self.shortages)]
         return "\n".join(lines) + "\n"
+
+    def _repr_html_(self) -> str:
+        """Show ``render`` in a notebook."""
+        return f"<pre>{escape(self.render())}</pre>"
 
 
 def _bytes(count: int) -> str:

@@ -14,7 +14,6 @@ from lines_pipeline.core.errors import Diagnostic, RecipeError
 from lines_pipeline.core.trust import remedy, why_untrusted
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.recipe.building import build_graph
-from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import stock_folder
 from lines_pipeline.recipe.syntax.interpolation import environment_names
@@ -23,26 +22,24 @@ from lines_pipeline.recipe.syntax.source_map import Path, holds
 _LOCAL_SCHEDULERS = ("threads", "serial")
 
 
-def load_trusted(path: str | FilePath, sets: Mapping[str, Any] = {}, *, trust: bool = False) -> Recipe:
-    """``load_recipe``; RecipeError too for what only a trusted folder's recipe may set (``--set`` always may).
+def require_trusted(recipe: Recipe, *, trust: bool = False) -> None:
+    """RecipeError for what only a trusted folder's recipe may set (``--set`` always may); not with ``trust``.
 
     All files of a chain of ``extends`` have to lie in trusted folders: any of them may change what another one says.
     """
-    recipe = load_recipe(path, sets, trust=trust)
     with recipe.secrets.hiding():
         if not trust:
             _require([*_addresses(recipe), *_urls(recipe)], recipe)
-    return recipe
 
 
-def load_checked(path: str | FilePath, sets: Mapping[str, Any] = {}, *, trust: bool = False) -> tuple[Recipe, Graph]:
-    """The recipe and its graph, where neither does what only a trusted folder's recipe may."""
-    recipe = load_trusted(path, sets, trust=trust)
+def trusted_graph(recipe: Recipe, *, trust: bool = False) -> Graph:
+    """The recipe's graph; RecipeError where it or its recipe does what only a trusted folder's recipe may."""
+    require_trusted(recipe, trust=trust)
     with recipe.secrets.hiding():
         graph = build_graph(recipe)
         if not trust:
             _require_harmless_items(recipe, graph)
-    return recipe, graph
+    return graph
 
 
 def _require_harmless_items(recipe: Recipe, graph: Graph) -> None:

@@ -32,7 +32,7 @@ class Row:
 
     @property
     def differs(self) -> bool:
-        """Whether the runs disagree."""
+        """Whether the runs have different values."""
         return len({str(value) for value in self.values}) > 1
 
 
@@ -79,7 +79,7 @@ def compare(runs: Sequence[str], uri: str) -> Comparison:
 
 
 def _all_runs(client: Any) -> Iterator[Any]:
-    """Every run, the latest first."""
+    """Return every run, the latest first."""
     experiments, token = [found.experiment_id for found in client.search_experiments()], None
     while True:
         page = client.search_runs(
@@ -106,7 +106,7 @@ def _chosen(every: Sequence[Any], runs: Sequence[str], store: str, notes: list[s
 
 
 def _matches(every: Sequence[Any], wanted: str, store: str) -> list[Any]:
-    """The runs that something given by a user may stand for, the latest first."""
+    """Return the runs that a user's text may name, the latest first."""
     exact = [run for run in every if run.info.run_id == wanted]
     named = [run for run in every if wanted in (run.info.run_name, run.data.tags.get(RECIPE_TAG))]
     if exact or named:
@@ -123,7 +123,7 @@ def _when(run: Any) -> str:
 
 
 def _figures(client: Any, run: Any) -> dict[str, Mapping[str, Any]]:
-    """What is compared of a run, by kind."""
+    """Return the parameters, metrics, hashes and inputs of a run, by kind."""
     tags = run.data.tags
     hashes = {name.removeprefix("mlflow.source."): tags[name] for name in _HASHES if name in tags}
     return {"params": run.data.params, "metrics": run.data.metrics, "hashes": hashes, "inputs": _inputs(client, run)}

@@ -34,7 +34,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 @contextmanager
 def progress(console: Console) -> Iterator[Sink]:
-    """A sink that shows how far a run has come: with bars on a terminal, with a line now and then in a pipe."""
+    """Yield a sink that shows how far a run has come: with bars on a terminal, with a line now and then in a pipe."""
     if not console.is_terminal:
         yield LogSink(console)
         return
@@ -56,7 +56,7 @@ def log_lines(console: Console) -> Iterator[None]:
 
 
 class _LogLines(logging.Handler):
-    """Prints a line for each record; those of level DEBUG are told apart."""
+    """Prints a line for each log record, led by its level."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class ConsoleSink:
 
 
 class LogSink:
-    """Tells of events in plain lines, one every few seconds at most: nothing of what is quick."""
+    """Prints events as plain lines, at most one every few seconds; what ends sooner is not printed."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock

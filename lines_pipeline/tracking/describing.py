@@ -1,4 +1,4 @@
-"""What the record of a run says of its recipe: name, parameters and tags. The environment is there by name only."""
+"""Describes a run's recipe for its record: name, parameters and tags. The environment is there by name only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NOT_IN_NAMES = ("name", "description", "tracking")
 
 
 def run_name(recipe: Recipe) -> str:
-    """The recipe's name, and what ``--set`` changed: ``vit20-ties-lines scaled.beta=0.4``."""
+    """Return the recipe's name, and what ``--set`` changed: ``vit20-ties-lines scaled.beta=0.4``."""
     changed = [
         f"{path.removeprefix('nodes.')}={_value(value)}"
         for path, value in recipe.sets.items()
@@ -38,12 +38,12 @@ def run_name(recipe: Recipe) -> str:
 
 
 def recorded_name(recipe: Recipe) -> str:
-    """The recipe's name."""
+    """Return the recipe's name, the environment in it by name."""
     return str(recipe.recorded.get("name", recipe.name))
 
 
 def run_params(recipe: Recipe, graph: Graph) -> dict[str, str]:
-    """Op, inputs, items and parameters of every node (``scaled.beta``), and the seed; no parameter at its default."""
+    """Return op, inputs, items and parameters of every node, and the seed, without parameters at their default."""
     found = {"seed": str(recipe.seed)}
     for node, members in graph.members.items():
         op = graph.steps[members[0]].op
@@ -78,7 +78,7 @@ def _value(value: Any) -> str:
 
 
 def run_tags(recipe: Recipe) -> dict[str, str]:
-    """What the run is for, who runs it, which recipe in which commit, which packages; and the recipe's own tags."""
+    """Return the tags: description, user, recipe, commit, package versions, and the recipe's own tags."""
     versions = {"python": platform.python_version(), **package_versions(_PACKAGES)}
     tags = {f"version.{name}": version for name, version in versions.items()} | commit_tags(recipe.files)
     tags |= {

@@ -1,4 +1,4 @@
-"""Opens the record of a run: in which store, whether that can be used, and what it is told first."""
+"""Opens the record of a run: chooses the store, checks it, and makes the first event."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class OpenRecord:
         return self.recording.run_id
 
     def beside(self, sink: Sink) -> Sink:
-        """A sink for both; what goes wrong with the record is a warning to ``sink``."""
+        """Return a sink for both; trouble with the record is a warning to ``sink``."""
         self.recording.on_trouble = lambda text: sink(Note(self.secrets.hide(text), warning=True))
 
         def emit(event: Event) -> None:
@@ -43,7 +43,7 @@ class OpenRecord:
         return emit
 
     def started(self, recipe: Recipe, graph: Graph, texts: Mapping[str, str]) -> RunStarted:
-        """What the record is told first; ``texts`` become artifacts, of which secrets are hidden."""
+        """Return the first event of the record; ``texts`` become artifacts, with secrets by name."""
         shown = {name: recipe.secrets.hide(text) for name, text in texts.items()}
         name, params, tags = run_name(recipe), run_params(recipe, graph), run_tags(recipe)
         tags |= plugin_tags(recipe, graph)
@@ -52,7 +52,7 @@ class OpenRecord:
 
 
 def open_record(recipe: Recipe, out: str | Path, tracking_uri: str | None) -> OpenRecord:
-    """The record of a run that writes to ``out``. Raises ``TrackingError`` where the store cannot be used."""
+    """Open the record of a run that writes to ``out``. Raises ``TrackingError`` where the store cannot be used."""
     uri = resolve_uri(tracking_uri or recipe.tracking.uri)
     target = resolve_target(recipe.recorded.get("tracking") or {})
     folder = records_folder() if "://" in str(out) else Path(out)

@@ -5,6 +5,7 @@ What becomes of a record never ends a run that has begun, nor keeps it waiting f
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -13,13 +14,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lines_pipeline.core.errors import TrackingError
 from lines_pipeline.core.events import Event, RunFinished, RunStarted, StageProgress, ZooProgress
@@ -28,13 +29,16 @@ from lines_pipeline.tracking.experiments import Target
 from lines_pipeline.tracking.messages import Expect, Open, Reply, Send, kept_words
 from lines_pipeline.tracking.records import Entry, Head, Keeper, records_folder
 
+if TYPE_CHECKING:
+    from lines_pipeline.recipe.recipe import Recipe
+
 PATIENCE_SECONDS = 60.0
 """How long the recorder may be busy with one event: longer than a request with its repetitions."""
 _GONE = "the process that records runs has ended"
 
 
 class Recorder:
-    """The process that records, as the runs of this process see it."""
+    """Starts the recording process, and exchanges messages with it."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -54,6 +58,7 @@ class Recorder:
         self._numbers = itertools.count()
         self._replies: dict[int, list[Reply]] = {}
         self._lock = Lock()
+        atexit.register(self._leave)
 
     @property
     def alive(self) -> bool:
@@ -63,6 +68,11 @@ class Recorder:
     def end(self) -> None:
         """End a process that no longer answers."""
         self._process.kill()
+
+    def _leave(self) -> None:
+        """Let go of the process, which records what it was told and ends by itself."""
+        self._connection.close()
+        self._process.returncode = 0  # else Python warns of a child that still runs
 
     def expect(self, uri: str) -> None:
         """Prepare for a run that will be recorded in a store."""
@@ -87,12 +97,12 @@ class Recorder:
         return recording
 
     def send(self, message: Expect | Open | Send) -> None:
-        """Pass a message on; ``OSError`` where the process is gone."""
+        """Send a message; ``OSError`` where the process is gone."""
         with self._lock:
             self._connection.send(message)
 
     def reply(self, run: int, seconds: float = 0.0) -> Reply | None:
-        """The next reply about a run; None without one in ``seconds``. ``OSError`` where the process is gone."""
+        """Return the next reply about a run; None without one in ``seconds``. ``OSError`` where the process is gone."""
         deadline = time.monotonic() + seconds
         while True:
             with self._lock:
@@ -165,7 +175,7 @@ class Recording:
             self.on_trouble(reply.trouble)
 
     def _finish(self) -> None:
-        """Wait for the end of the record, as long as the recorder gets on with it; else keep it from here."""
+        """Wait until the record is complete; keep it in a file where the recorder stops answering."""
         try:
             while not (self._gone or self._complete):
                 reply = self.recorder.reply(self.run, PATIENCE_SECONDS)
@@ -182,7 +192,7 @@ class Recording:
             self._keep()
 
     def _keep(self) -> None:
-        """Keep the record from here: the process that records cannot."""
+        """Write the record to a file in this process: the recording process cannot."""
         try:
             keeper = Keeper(replace(self.head, run_id=self.run_id), self.folder, self._entries)
             keeper.close()
@@ -198,16 +208,15 @@ def _started() -> list[Recorder]:
 
 
 def recorder() -> Recorder:
-    """This process's recorder, started when first asked for: loading MLflow takes seconds, so ask early."""
+    """Return this process's recorder, and start it at the first call: loading MLflow takes seconds, so call early."""
     running = _started()
     if not running or not running[-1].alive:
         running[:] = [Recorder()]
     return running[-1]
 
 
-def expect_run(recipe: Path, sets: Mapping[str, Any], tracking_uri: str | None) -> None:
+def expect_run(recipe: Recipe, tracking_uri: str | None) -> None:
     """Let the recorder prepare for the run of a recipe, before anything large is imported here."""
-    from lines_pipeline.recipe.load import load_recipe
     from lines_pipeline.tracking.stores import resolve_uri
 
-    recorder().expect(resolve_uri(tracking_uri or load_recipe(recipe, sets).tracking.uri))
+    recorder().expect(resolve_uri(tracking_uri or recipe.tracking.uri))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Taken:
-    """A run as the recording process has it: its sink, or the keeper of its record where the store has failed."""
+    """One run in the recording process: its sink, or the keeper of its record where the store has failed."""
 
     sink: MlflowSink
     head: Head
@@ -43,7 +43,7 @@ class _Taken:
 
 @dataclass
 class Records:
-    """The recording process: the records that are open."""
+    """Keeps the open records of the recording process."""
 
     connection: Connection
     taken: dict[int, _Taken] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Records:
             self._reply(Reply(message.run, trouble=_trouble(lambda: sink.open(target))))
 
     def _record(self, run: int, entry: Entry) -> None:
-        """Send an event to the store; to a file where that has failed, and is not asked any more."""
+        """Send an event to the store; write it to a file once the store has failed."""
         taken = self.taken[run]
         taken.entries.append(entry)
         if not taken.failed:
@@ -146,7 +146,7 @@ class Records:
 
 
 def _trouble(act: Callable[[], None]) -> str:
-    """What goes wrong; empty where nothing does."""
+    """Carry out an action; return the text of its ``TrackingError``, or an empty text."""
     try:
         act()
     except TrackingError as error:

@@ -37,7 +37,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Head:
-    """What a record is of: its own id, the store as it may be shown, the run's id there as far as it is known."""
+    """The first line of a record: its own id, the store without credentials, the run's id in it if known."""
 
     record: str
     uri: str
@@ -89,7 +89,7 @@ class Keeper:
         self._write({"at": entry.at, "event": type(entry.event).__name__, "fields": asdict(entry.event)})
 
     def close(self) -> None:
-        """The run is over: ``sync`` may have it."""
+        """Finish the record; ``sync`` may send it."""
         self._file.close()
 
     def _write(self, line: Any) -> None:
@@ -113,7 +113,7 @@ def waiting(folders: Sequence[Path]) -> list[Path]:
 
 
 def read_record(path: Path) -> Record:
-    """A record from its file; ``TrackingError`` where it is none. A last line that was cut off is left out."""
+    """Read a record from its file; ``TrackingError`` where it is none. A last line that was cut off is left out."""
     try:
         first, *rest = path.read_text(encoding="utf-8").split("\n")
         return Record(path, _head(first), tuple(_entries(rest)))
@@ -145,7 +145,7 @@ def _entries(lines: Sequence[str]) -> Iterator[Entry]:
 
 
 def goes_on(path: Path) -> bool:
-    """Whether the run of a record is still going on. Raises ``OSError`` where the record cannot be opened."""
+    """Whether the run of a record is not over yet. Raises ``OSError`` where the record cannot be opened."""
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"{path}: no such file")
     with path.open("rb") as file:

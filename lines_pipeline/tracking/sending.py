@@ -83,7 +83,7 @@ class Sender:
 
 
 def plain_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags with names that MLflow can hold; values that are too long end in ``...``."""
+    """Return tags with names that MLflow can hold; values that are too long end in ``...``."""
     cut = {
         name: text if len(text) <= MAX_TAG_LENGTH else f"{text[: MAX_TAG_LENGTH - 3]}..." for name, text in tags.items()
     }
@@ -104,7 +104,7 @@ def _param_batches(params: Sequence[Param]) -> Iterator[Sequence[Param]]:
 
 
 def patiently(act: Callable[[], Made]) -> Made:
-    """What ``act`` gives; again for a while where other processes are writing to a database of SQLite."""
+    """Return what ``act`` gives; repeat it for a while where other processes lock a database of SQLite."""
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:

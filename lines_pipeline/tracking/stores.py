@@ -1,4 +1,4 @@
-"""The stores that runs are recorded in: which one, whether it can be used, and a client of it."""
+"""Chooses the store that a run is recorded in, checks it, and connects to it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def resolve_uri(explicit: str | None) -> str:
 
 
 def database(uri: str) -> Path | None:
-    """The file of a database store; None of other stores."""
+    """Return the file of a database store; None for other stores."""
     return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
@@ -118,7 +118,7 @@ def artifacts(uri: str) -> str | None:
 
 
 def ui_command(uri: str) -> str:
-    """The command that shows the runs of a store, from any directory; credentials are not in it."""
+    """Return the command that shows the runs of a store, from any directory; credentials are not in it."""
     if uri.startswith(("http://", "https://")):
         return f"open {shown(uri)}"
     if shown(uri) != uri and uri == os.environ.get("MLFLOW_TRACKING_URI"):
@@ -127,5 +127,5 @@ def ui_command(uri: str) -> str:
 
 
 def shown(uri: str) -> str:
-    """A store as it may be shown."""
+    """Return a store's URI without credentials."""
     return without_credentials(uri)

@@ -17,7 +17,7 @@ from lines_pipeline.tracking.stores import check_reachable, resolve_uri, shown
 
 @dataclass(frozen=True)
 class Sent:
-    """A record that a store has now: of which run, and how that ended."""
+    """A record that was sent: its run, and the run's status."""
 
     name: str
     run_id: str
@@ -27,7 +27,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What was sent, what is left because its run goes on, and what is left because of which trouble."""
+    """Records that were sent, those whose run goes on, and why others were not sent."""
 
     sent: tuple[Sent, ...]
     running: tuple[str, ...]

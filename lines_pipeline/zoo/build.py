@@ -41,6 +41,8 @@ def _build(uris: list[str], emit: Sink) -> None:
         for worker in workers:
             worker.kill()
             worker.wait()
+            assert worker.stderr is not None
+            worker.stderr.close()
 
 
 def _start(uris: list[str]) -> subprocess.Popen[str]:
@@ -71,6 +73,7 @@ def _follow(workers: list[subprocess.Popen[str]], uris: list[str], emit: Sink) -
 
 def _pump(worker: subprocess.Popen[str], lines: SimpleQueue[str | None]) -> None:
     assert worker.stdout is not None
-    for line in worker.stdout:
-        lines.put(line)
+    with worker.stdout:
+        for line in worker.stdout:
+            lines.put(line)
     lines.put(None)

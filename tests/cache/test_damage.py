@@ -141,7 +141,7 @@ def test_what_is_merged_further_is_never_a_rounded_value(dtype: torch.dtype, toy
     for name in ("base", "a", "b"):
         save_file({"blocks.0.weight": torch.randn(1, 1, generator=generator).to(dtype)}, toy / f"{name}.safetensors")
     write_suite(toy, {"rise": {"val": above(*IMAGES)}})
-    nodes = {name: {"op": "load", "path": f"{name}.safetensors"} for name in ("base", "a", "b")}
+    nodes: dict[str, Any] = {name: {"op": "load", "path": f"{name}.safetensors"} for name in ("base", "a", "b")}
     nodes |= {
         "soup": {"op": "soup", "models": ["base", "a", "b"]},
         "val": {"op": "evaluate", "model": "soup", "suite": "suite.yaml", "split": "val"},

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -167,12 +168,12 @@ def test_prune_clears_up_after_killed_processes(judged: Path) -> None:
 def test_what_is_held_stays_when_another_run_makes_it_again(judged: Path) -> None:
     sweeps(judged)
     (path,) = values()
-    holder = NodeCache(path.parents[1])
-    assert holder.has_value(path.stem)
-    sweeps(judged, cache=False)
-    api.cache_prune(0)
-    assert values() == [path]
-    assert holder.is_sound(path)
+    with closing(NodeCache(path.parents[1])) as holder:
+        assert holder.has_value(path.stem)
+        sweeps(judged, cache=False)
+        api.cache_prune(0)
+        assert values() == [path]
+        assert holder.is_sound(path)
 
 
 def test_the_limit_is_kept_and_what_a_run_holds_stays(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +184,7 @@ def test_the_limit_is_kept_and_what_a_run_holds_stays(judged: Path, monkeypatch:
     assert holder.has_value(path.stem)
     api.cache_prune()
     assert values() == [path]
-    del holder
+    holder.close()
     api.cache_prune()
     assert api.cache_list().entries == ()
     monkeypatch.setenv("LINES_PIPELINE_CACHE_BYTES", "a lot")

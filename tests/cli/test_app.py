@@ -119,6 +119,19 @@ def test_verbose_runs_say_what_they_open_decide_and_find_in_the_cache(
     assert refused.exit_code == 2 and "--quiet and --verbose exclude each other" in refused.output
 
 
+def test_plans_and_validations_say_more_or_less(write_recipe: Recipe, judged: Path) -> None:
+    opened = re.compile(r"info: 'base': opened 'base\.safetensors', 11 tensors, content not known yet\n")
+    recipe = write_recipe(TIES_LINES)
+    for command in ("plan", "validate"):
+        silent, told = called(command, recipe), called(command, recipe, "-v")
+        assert silent.stderr == "" and opened.search(told.stderr) and told.stdout == silent.stdout
+    assert json.loads(called("plan", recipe, "-v", "--json").stdout)["name"] == "tested"
+    assert called("validate", judged).stdout.startswith("note: ")
+    assert called("validate", judged, "-q").stdout == "judged: valid, 2 steps\n"
+    refused = CliRunner().invoke(app, ["validate", str(recipe), "-q", "-v"])
+    assert refused.exit_code == 2 and "--quiet and --verbose exclude each other" in refused.output
+
+
 def test_metrics_as_json_and_as_a_table(judged: Path) -> None:
     assert parsed("run", judged)["metrics"] == {"val": {"accuracy/rise": 0.5, "mean_accuracy": 0.5}}
     lines = called("run", judged).stdout.splitlines()
@@ -465,7 +478,7 @@ def test_a_standard_output_that_cannot_be_written(write_recipe: Recipe) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     with open("/dev/full", "w") as full:
-        line = [sys.executable, "-m", "lines_pipeline", "run", write_recipe(TIES_LINES), "--out", "out"]
+        line = [sys.executable, "-m", "lines_pipeline", "run", str(write_recipe(TIES_LINES)), "--out", "out"]
         done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr.endswith("error: standard output cannot be written (No space left on device)\n")

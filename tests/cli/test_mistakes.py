@@ -36,6 +36,12 @@ def changed(folder: Path, name: str, change: Callable[[dict[str, torch.Tensor]],
     save_file(state, folder / name)
 
 
+def filled(folder: Path, name: str, value: float) -> Path:
+    """Fill a tensor of a checkpoint with one value; give the folder."""
+    changed(folder, name, lambda state: state["visual.proj"].fill_(value))
+    return folder
+
+
 def truncated(folder: Path) -> None:
     path = folder / "a.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
@@ -51,10 +57,10 @@ CHECKPOINTS: dict[str, tuple[Spoil, str]] = {
     ),
     "a truncated file": (truncated, "cut short"),
     "values too large": (
-        lambda f: [
-            changed(f, name, lambda s, value=value: s["visual.proj"].fill_(value))
-            for name, value in (("base.safetensors", -3e38), ("a.safetensors", 3e38))
-        ],
+        lambda f: (
+            filled(f, "base.safetensors", -3e38),
+            filled(f, "a.safetensors", 3e38),
+        ),
         "tensor 'visual.proj': differences or sums",
     ),
     "a missing file": (lambda f: (f / "b.safetensors").unlink(), "no such file"),

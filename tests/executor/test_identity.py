@@ -69,7 +69,7 @@ def test_the_order_of_nodes_and_tensors_means_nothing(models: Path, write_recipe
         state = load_file(models / f"{name}.safetensors")
         torch.save(dict(reversed(state.items())), models / f"{name}.pt")
         (models / f"{name}.safetensors").unlink()
-    recipe = write_recipe(dict(reversed(TIES_LINES.items())))
+    recipe = write_recipe(dict(reversed(list(TIES_LINES.items()))))
     recipe.write_text(recipe.read_text().replace(".safetensors", ".pt").replace("model.pt", "model.safetensors"))
     other = merged_bytes(recipe, Path("two"))
     assert load_equal(expected, other)

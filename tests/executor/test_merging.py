@@ -17,7 +17,7 @@ from lines_pipeline.core.errors import LinesError
 
 Recipe = Callable[..., Path]
 
-SUM = {
+SUM: dict[str, dict[str, Any]] = {
     "merged": {"op": "task-arithmetic", "deltas": "updates"},
     "model": {"op": "apply", "base": "base", "delta": "merged", "scale": 0.5},
     "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
@@ -28,7 +28,8 @@ MODEL_PARTS = "parts/model.safetensors"
 
 def merged(recipe: Path) -> dict[str, torch.Tensor]:
     """The tensors of the file that a recipe saves."""
-    return load_file(lines_pipeline.run(recipe, out="out").files[0])
+    tensors: dict[str, torch.Tensor] = load_file(lines_pipeline.run(recipe, out="out").files[0])
+    return tensors
 
 
 def test_a_sum_is_what_it_says(models: Path, write_recipe: Recipe) -> None:
@@ -41,7 +42,7 @@ def test_a_sum_is_what_it_says(models: Path, write_recipe: Recipe) -> None:
     assert torch.equal(found["position_ids"], base["position_ids"])
 
 
-SCALED_SUM = {
+SCALED_SUM: dict[str, dict[str, Any]] = {
     **SUM,
     "scaled": {"op": "lines-scale", "delta": "merged", "deltas": "updates", "alpha": "auto", "beta": 0.5},
     "model": {"op": "apply", "base": "base", "delta": "scaled"},

@@ -217,7 +217,7 @@ def test_like_is_followed_and_not_computed(folders: Path) -> None:
     (folders / "b/model.safetensors").unlink()
     save_file(state(3.0, rows=7), folders / "b/model.safetensors")
     write_files(folders / "b", {"config.json": json.dumps({"model_type": "other"})})
-    nodes = {
+    nodes: dict[str, dict[str, Any]] = {
         "other": {"op": "soup", "models": ["experts[b]", "base"]},
         "model": {"op": "soup", "models": ["base", "experts[a]"]},
         "updates": {"op": "task-vector", "model": "experts[a]", "base": "base"},
@@ -260,17 +260,17 @@ def test_modules_of_sentence_transformers_come_along(place: str, folders: Path) 
         root = {"modules.json": json.dumps(modules), "config_sentence_transformers.json": "{}"}
         write_files(folders / name, {**root, "1_Pooling/config.json": "{}", "1_Pooling/model.safetensors": "w"})
     write_files(folders / "escape", {"config.json": "{}"})
-    nodes = {
+    nodes: dict[str, dict[str, Any]] = {
         "base": {"op": "load", "path": f"base/{place}"},
         "experts": {"op": "load", "path": "{e}/" + place, "for_each": {"e": ["a", "b"]}},
     }
     result = run(recipe_of(folders, {"path": "merged/"}, **nodes))
     inside = f"{place}/" if place else ""
     found = contents(Path("out/merged"))
-    root = {"modules.json", "config_sentence_transformers.json", "README.md", "lines_pipeline.json"}
+    outside = {"modules.json", "config_sentence_transformers.json", "README.md", "lines_pipeline.json"}
     module = {"1_Pooling/config.json", "1_Pooling/model.safetensors"}
     own = {f"{inside}{name}" for name in ("model.safetensors", "config.json", *COMPANIONS)}
-    assert set(found) == root | module | own
+    assert set(found) == outside | module | own
     assert [note for note in result.notes if "1_Pooling/model.safetensors copied as it is" in note]
 
 

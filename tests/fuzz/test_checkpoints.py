@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,8 @@ def torch_bytes(*, legacy: bool = False) -> bytes:
 
 
 def safetensors_bytes() -> bytes:
-    return save({name: value.contiguous() for name, value in STATE.items()}, {"format": "pt"})
+    data: bytes = save({name: value.contiguous() for name, value in STATE.items()}, {"format": "pt"})
+    return data
 
 
 def damaged(data: bytes, random: Random) -> bytes:
@@ -90,7 +92,7 @@ def test_damaged_files(name: str, data: bytes, tmp_path: Path, random_source: Ra
 
 
 def test_odd_values_in_headers(tmp_path: Path, random_source: Random, fuzz_count: Fuzz) -> None:
-    odd = [
+    odd: list[Any] = [
         None,
         True,
         -1,

@@ -76,9 +76,9 @@ def test_runs_tell_the_same_digest_whatever_they_read_of_the_file(
         models / "prefixed.safetensors",
     )
     expected = digest(models / "prefixed.safetensors")
-    for number, fields in enumerate(
-        ({"on_extra": "drop"}, {"on_extra": "drop", "rename": [{"from": "ln_1", "to": "ln_1"}]})
-    ):
+    renamed = {"on_extra": "drop", "rename": [{"from": "ln_1", "to": "ln_1"}]}
+    ways: list[dict[str, Any]] = [{"on_extra": "drop"}, renamed]
+    for number, fields in enumerate(ways):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cold{number}"))
         nodes = chosen(path="prefixed.safetensors", prefix={"strip": "model."}, digest=expected, **fields)
         nodes["delta"] = nodes["delta"] | {"exclude": ["*.bias"]}

@@ -28,7 +28,7 @@ URL = "s3://bucket/model.safetensors"
 DOWNLOADS = Path("cache/lines-pipeline/downloads")
 
 
-class Store(MemoryFileSystem):
+class Store(MemoryFileSystem):  # type: ignore[misc]
     """An object store that describes its files, and whose downloads may be damaged on the way."""
 
     protocol = ("s3", "gs")

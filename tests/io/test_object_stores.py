@@ -19,7 +19,7 @@ INDEX, SHARDS = "big.safetensors.index.json", [f"big-0000{n}-of-00002.safetensor
 FILES = {"small.safetensors": "1", "nested/mask.safetensors": "2", INDEX: "3", **dict.fromkeys(SHARDS, "4")}
 
 
-class Bucket(MemoryFileSystem):
+class Bucket(MemoryFileSystem):  # type: ignore[misc]
     """In memory, as object stores are: a file that fails on its way leaves what was there before."""
 
     cachable = False

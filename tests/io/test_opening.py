@@ -52,7 +52,7 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> b
 def write_shards(folder: Path) -> Path:
     """A sharded folder as the Hugging Face hub has it."""
     names = sorted(STATE)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, part in enumerate((names[:4], names[4:]), start=1):
         shard = f"model-{number:05d}-of-00002.safetensors"
         save_file({name: STATE[name] for name in part}, folder / shard)
@@ -94,7 +94,7 @@ def test_the_digest_does_not_depend_on_the_format(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         checkpoint = open_checkpoint(write(tmp_path / name), spool=tmp_path / "spool")
         stored = {key: value.flatten().view(torch.uint8).numpy() for key, value in read(checkpoint).items()}
-        blocks = {key: [block_digest(memoryview(value))] for key, value in stored.items() if value.size}
+        blocks = {key: [block_digest(memoryview(value.data))] for key, value in stored.items() if value.size}
         digests.add(checkpoint_digest([t.spec for t in checkpoint.tensors.values()], blocks, checkpoint.aliases))
     assert len(digests) == 1
 

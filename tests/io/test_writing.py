@@ -88,7 +88,8 @@ def test_a_temporary_folder_is_swept_only_when_its_process_has_ended(tmp_path: P
 def test_a_folder_that_another_run_takes_away_is_made_again(
     write: Callable[[OutputLayout], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, opened, taken = tmp_path / "out", os.open, []
+    folder, opened = tmp_path / "out", os.open
+    taken: list[Any] = []
 
     def open_late(path: str, *rest: Any, **more: Any) -> int:
         if str(path).startswith(str(folder)) and not taken:

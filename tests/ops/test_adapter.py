@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,9 +40,10 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def saved(place: Path, nodes: dict[str, Any]) -> dict[str, torch.Tensor]:
+def saved(place: Path, nodes: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors that a recipe saves."""
-    return load_file(lines_pipeline.run(write_nodes(place, nodes), out="out").files[0])
+    tensors: dict[str, torch.Tensor] = load_file(lines_pipeline.run(write_nodes(place, nodes), out="out").files[0])
+    return tensors
 
 
 def delta(place: Path, **fields: Any) -> dict[str, torch.Tensor]:
@@ -179,13 +180,13 @@ def test_a_head_that_the_base_lacks_is_refused_or_left_out(place: Path) -> None:
 
 def test_whole_tensors_need_the_values_of_a_loaded_base(place: Path) -> None:
     write_adapter(place / "adapter", {**FACTORS, "model.norm.weight": torch.ones(2)})
-    nodes = {
+    nodes: dict[str, dict[str, Any]] = {
         "update": {"op": "adapter", "path": "adapter"},
         "saved": {"op": "save", "model": "update", "path": "d.safetensors"},
     }
     with pytest.raises(LinesError, match=r"give 'base', a node that loads the model.*exclude"):
         lines_pipeline.run(write_nodes(place, nodes))
-    nodes["update"]["exclude"] = ["model.norm.*"]  # type: ignore[index]
+    nodes["update"]["exclude"] = ["model.norm.*"]
     assert saved(place, nodes).keys() == {f"{Q}.weight"}
     computed = {**APPLIED, "mean": {"op": "soup", "models": ["base"]}, "update": {**APPLIED["update"], "base": "mean"}}
     with pytest.raises(LinesError, match="has to be loaded"):

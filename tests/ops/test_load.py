@@ -33,7 +33,7 @@ PARTS = {
 def test_saved_task_vectors_and_masks_can_be_loaded(stored: dict[str, Any], models: Path, write_recipe: Recipe) -> None:
     nodes = {**PARTS, "mask": {"op": "save", "model": "kept", "path": "mask/model.safetensors", **stored}}
     made = lines_pipeline.run(write_recipe(nodes), out="parts")
-    again = {
+    again: dict[str, Any] = {
         "base": {"op": "load", "path": "base.safetensors"},
         "delta": {"op": "load", "path": "../parts/delta.safetensors", "type": "delta"},
         "kept": {"op": "load", "path": "../parts/mask" + ("" if "max_shard_size" in stored else "/model.safetensors")},

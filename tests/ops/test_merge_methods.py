@@ -112,7 +112,7 @@ def test_laws(op: str, laws: list[str], params: dict[str, Any]) -> None:
 def test_alpha_is_one_over_n_where_the_merged_norm_is_zero() -> None:
     zero = tensor(0, 0, 0, 0)
     op = registry()["lines-scale"]
-    params = op.Params(alpha="auto")
+    params = op.Params.model_validate({"alpha": "auto"})
     local = op.bind_tensor(params, {"norm_mtv": 0.0, "norm_summed_tvs": 3.0}, None, {"deltas": 4})
     assert local["scale"] == 0.25
     assert torch.equal(apply_op("lines-scale", {"delta": [zero], "deltas": [ONE]}, alpha="auto"), zero)

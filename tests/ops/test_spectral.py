@@ -47,7 +47,8 @@ def recipe(folder: Path, op: str, updates: list[State], **params: Any) -> Path:
 
 def merge(folder: Path, op: str, updates: list[State], **params: Any) -> State:
     done = lines_pipeline.run(recipe(folder, op, updates, **params), out=folder / "out", tracking=False)
-    return load_file(done.files[0])
+    tensors: dict[str, torch.Tensor] = load_file(done.files[0])
+    return tensors
 
 
 def test_iso_c_by_hand(tmp_path: Path) -> None:

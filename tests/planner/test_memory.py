@@ -68,7 +68,8 @@ def test_a_tensor_larger_than_the_cap_is_merged_within_it(models: Path, write_re
         while running.poll() is None:
             peak = max(peak, anonymous_bytes(running.pid))
             time.sleep(0.02)
-        assert running.stderr is not None and running.returncode == 0, running.stderr.read()
+        assert running.stderr is not None
+        assert running.returncode == 0, running.stderr.read()
     assert Path("out/model.safetensors").stat().st_size > 4 * NUMEL > CAP_BYTES
     assert 0 < peak < CAP_BYTES
 

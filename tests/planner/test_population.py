@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,10 @@ def ties(vectors: list[torch.Tensor], density: float) -> torch.Tensor:
     return agreeing.sum(0) / (agreeing != 0).sum(0).clamp(min=1)
 
 
+def summed(vectors: Iterable[torch.Tensor]) -> torch.Tensor:
+    return reduce(torch.add, vectors)
+
+
 def test_ties(folder: Path) -> None:
     found, facts = run(folder, {"merged": {"op": "ties", "deltas": "updates", "density": 0.2, **ATTENTION}})
     vectors = [flat(one) for one in updates(folder)]
@@ -108,7 +113,7 @@ def test_masks(folder: Path) -> None:
         "merged": {"op": "mask", "delta": "sum", "mask": "kept"},
     }
     found, facts = run(folder, nodes)
-    total = sum(flat(one) for one in updates(folder))
+    total = summed(flat(one) for one in updates(folder))
     torch.testing.assert_close(flat(found), trimmed(total, 0.2))
     assert facts["kept"]["mask_density"] == [int((total.abs() >= cut(total, 0.2)).sum()) / len(total)]
 
@@ -123,9 +128,9 @@ def test_consensus_of_tall_masks(folder: Path) -> None:
     }
     path = folder / "recipe.yaml"
     vectors = [flat(one) for one in updates(folder)]
-    total = sum(vectors)
+    total = summed(vectors)
     masks = [vector.abs() > 0.4 * (total - vector).abs() for vector in vectors]
-    agreed = torch.where(sum(mask.int() for mask in masks) >= 2, total, 0.0)
+    agreed = torch.where(summed(mask.int() for mask in masks) >= 2, total, 0.0)
     shared = {
         "base": {"op": "load", "path": "base.safetensors"},
         "experts": {"op": "load", "path": "{e}.safetensors", "for_each": {"e": list(EXPERTS)}},
@@ -144,7 +149,7 @@ def test_alpha_is_of_what_lines_scale_keeps(folder: Path) -> None:
     nodes = {"mean": {"op": "task-arithmetic", "deltas": "updates", "reduce": "mean"}, "merged": scaled}
     found, facts = run(folder, nodes)
     vectors = updates(folder)
-    total = sum(flat(one) for one in vectors).double()
+    total = summed(flat(one) for one in vectors).double()
     alpha = float(total.abs().sum() / (total / 3).abs().sum() / 3)
     assert facts["merged"]["norm_summed_tvs"] == pytest.approx(float(total.abs().sum()), rel=1e-5)
     for name, value in found.items():

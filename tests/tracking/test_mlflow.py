@@ -111,6 +111,12 @@ def check_record(uri: str, run_id: str) -> None:
     assert file["digest"] == run.data.tags["file.saved"] == f"blake3:{file_digest(Path(file['path']))}"
 
 
+def experiment_id(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    assert found is not None
+    return str(found.experiment_id)
+
+
 def test_the_default_store_is_a_database_in_the_working_directory(write_recipe: Recipe) -> None:
     result = lines_pipeline.run(write_recipe(TIES_LINES), out="out")
     assert Path("mlflow.db").exists()
@@ -149,7 +155,7 @@ def test_a_failed_run_is_recorded_as_failed(models: Path, write_recipe: Recipe) 
     with pytest.raises(LinesError):
         lines_pipeline.run(write_recipe(TIES_LINES), out="out")
     client = MlflowClient(tracking_uri=resolve_uri(None))
-    (run,) = client.search_runs([client.get_experiment_by_name("lines-pipeline").experiment_id])
+    (run,) = client.search_runs([experiment_id(client, "lines-pipeline")])
     assert run.info.status == "FAILED"
     assert "NaN" in run.data.tags["error"]
 
@@ -274,7 +280,7 @@ def test_a_deleted_experiment_is_told_by_its_name_before_anything_is_read(write_
     recipe = write_recipe(TIES_LINES)
     first = lines_pipeline.run(recipe, out="out", sets={"tracking.experiment": "gone"})
     client = MlflowClient(tracking_uri=first.tracking_uri)
-    client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
+    client.delete_experiment(experiment_id(client, "gone"))
     (recipe.parent / "a.safetensors").unlink()
     with pytest.raises(TrackingError, match=r"experiment 'gone' was deleted; bring it back with .*--no-tracking"):
         lines_pipeline.run(recipe, out="out", sets={"tracking.experiment": "gone"})
@@ -285,7 +291,7 @@ def test_the_environment_names_the_experiment_or_the_run(write_recipe: Recipe, m
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by name")
     first = lines_pipeline.run(recipe, out="out")
     client = MlflowClient(tracking_uri=first.tracking_uri)
-    number = client.get_experiment_by_name("by name").experiment_id
+    number = experiment_id(client, "by name")
     assert client.get_run(first.run_id).info.experiment_id == number
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", number)
@@ -394,7 +400,7 @@ def test_a_killed_run_is_recorded_as_killed(write_recipe: Recipe) -> None:
     killed = subprocess.run([sys.executable, "-c", script, str(recipe)], timeout=120, check=False)
     assert killed.returncode == -9
     client = MlflowClient(tracking_uri=resolve_uri(None))
-    experiment = client.get_experiment_by_name("lines-pipeline").experiment_id
+    experiment = experiment_id(client, "lines-pipeline")
     for _ in range(120):
         statuses = sorted(run.info.status for run in client.search_runs([experiment]))
         if statuses == ["FINISHED", "KILLED"]:

@@ -13,10 +13,9 @@ from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from conftest import TIES_LINES
 from mlflow import MlflowClient
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import lines_pipeline
 from lines_pipeline import api

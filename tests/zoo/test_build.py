@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,10 @@ def flip(path: Path) -> None:
     """Change one bit of a file."""
     content, generator = bytearray(path.read_bytes()), random.Random(0)
     content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+    path.write_bytes(content)
+
+
+def put(content: bytes, path: Path) -> None:
     path.write_bytes(content)
 
 
@@ -71,7 +76,7 @@ def test_what_is_built_is_not_built_again(tmp_path: Path) -> None:
     for task in ("digits", "greek"):
         path = locate(f"zoo://glyphs/{task}").path
         assert path.is_relative_to(tmp_path)
-        written_once(path, lambda temporary: temporary.write_bytes(b"there"), what="an expert")
+        written_once(path, partial(put, b"there"), what="an expert")
     seen: list[Event] = []
     assert [path.read_bytes() for path in build([DIGITS, "zoo://glyphs/greek"], seen.append)] == [b"there"] * 2
     assert seen == []
@@ -96,7 +101,7 @@ def test_an_expert_that_is_not_as_it_was_built_is_built_again() -> None:
 
 
 def test_a_damaged_expert_is_told_by_what_builds_nothing(tmp_path: Path) -> None:
-    path = written_once(locate(DIGITS).path, lambda one: one.write_bytes(PRETRAINED.read_bytes()), what="an expert")
+    path = written_once(locate(DIGITS).path, partial(put, PRETRAINED.read_bytes()), what="an expert")
     recipe = tmp_path / "recipe.yaml"
     nodes = "{saved: {op: save, model: e, path: m.safetensors}, e: {op: load, path: 'zoo://glyphs/digits'}}"
     recipe.write_text(f"name: tested\nnodes: {nodes}\n")

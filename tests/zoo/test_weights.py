@@ -14,7 +14,8 @@ from lines_pipeline.zoo.rendering import CLASSES
 
 @pytest.fixture(scope="module")
 def pretrained() -> dict[str, torch.Tensor]:
-    return load_file(PRETRAINED)
+    tensors: dict[str, torch.Tensor] = load_file(PRETRAINED)
+    return tensors
 
 
 def test_the_shipped_files_are_small() -> None:

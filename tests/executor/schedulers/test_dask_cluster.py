@@ -81,7 +81,7 @@ def tuned(toy: Path) -> Path:
         "test": {"op": "evaluate", "model": "model", "suite": "suite.yaml", "split": "test"},
         "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
     }
-    tune = {"parameters": {"model.scale": {"values": [0.25, 1.0, 0.9375, 0.5, 0.75]}}}
+    tune: dict[str, Any] = {"parameters": {"model.scale": {"values": [0.25, 1.0, 0.9375, 0.5, 0.75]}}}
     tune |= {"objective": "2 * val.accuracy/rise + val.accuracy/fall"}
     path = toy / "recipe.yaml"
     path.write_text(yaml.safe_dump({"name": "tuned", "nodes": nodes, "tune": tune}, sort_keys=False))

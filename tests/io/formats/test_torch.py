@@ -140,7 +140,7 @@ def test_nothing_is_run(legacy: bool, tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return (Path.touch, (Path("exploited"),))
 
-    options = {"_use_new_zipfile_serialization": not legacy}
+    options: dict[str, Any] = {"_use_new_zipfile_serialization": not legacy}
     path = write(tmp_path, {"w": torch.ones(1), "args": Exploit()}, **options)
     checkpoint = open_checkpoint(path)
     assert set(checkpoint.tensors) == {"w"} and "'args' (__builtin__.getattr())" in checkpoint.notes[0]
@@ -237,7 +237,7 @@ def test_names_that_no_output_can_have_are_refused(name: str, tmp_path: Path) ->
 
 @pytest.mark.filterwarnings("ignore")
 def test_programs_and_modules_are_refused_with_a_way_on(tmp_path: Path) -> None:
-    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")  # type: ignore[no-untyped-call]
     with pytest.raises(CheckpointError, match=r"TorchScript.*torch\.jit\.load"):
         open_checkpoint(tmp_path / "script.pt")
     with pytest.raises(CheckpointError, match=r"a pickled torch\.nn\.modules\.linear\.Linear.*state_dict"):

@@ -29,7 +29,8 @@ def values(kind: str) -> torch.Tensor:
 
 
 def swept(statistic: TrimThreshold, delta: torch.Tensor, state: dict[str, Bracket]) -> Thresholds | Retry:
-    blocks = [statistic.partial(*statistic.observe([part], SPEC, [], state)) for part in delta.split(BLOCK_NUMEL)]
+    parts = delta.split(BLOCK_NUMEL)  # type: ignore[no-untyped-call]
+    blocks = [statistic.partial(*statistic.observe([part], SPEC, [], state)) for part in parts]
     found = statistic.combine({"t": blocks}, {"t": NUMEL}, state)
     assert isinstance(found, Thresholds | Retry)
     return found

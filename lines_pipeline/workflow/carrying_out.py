@@ -1,0 +1,140 @@
+"""Carries out an opened recipe: chooses values, writes files, evaluates models, and tells what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lines_pipeline.core.errors import PlanError
+from lines_pipeline.core.events import InputsIdentified, Note, Sink, SummaryComputed
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.evaluation.evaluator import Evaluator
+from lines_pipeline.executor import outputs
+from lines_pipeline.executor.explain import block_scales, explain_with_room
+from lines_pipeline.executor.inputs import OpenedRecipe, open_recipe
+from lines_pipeline.executor.materialising import OutputRequest, Stored, existing, folders_of, materialise
+from lines_pipeline.executor.schedulers.opening import open_scheduler
+from lines_pipeline.executor.variances import variance_note
+from lines_pipeline.io.folders import require_output
+from lines_pipeline.io.temporaries import sweep_temporaries
+from lines_pipeline.planner.explain import Explanation
+from lines_pipeline.planner.summaries import gather_summaries
+from lines_pipeline.recipe.building import build_graph
+from lines_pipeline.results import RunResult
+from lines_pipeline.search.drivers import Drivers
+from lines_pipeline.search.tune import tune as tune_recipe
+from lines_pipeline.workflow.explaining import explain_outputs
+from lines_pipeline.workflow.preparing import ReadyRecipe
+
+
+@contextmanager
+def opened_for_run(ready: ReadyRecipe, emit: Sink) -> Iterator[tuple[OpenedRecipe, outputs.OutputFolder]]:
+    """Open the output folder, the scheduler and every input; what is not on this machine is built or downloaded."""
+    recipe, graph, options = ready.recipe, ready.graph, ready.options
+    with (
+        outputs.open_destination(ready.place) as destination,
+        open_scheduler(ready.settings, recipe.secrets, graph.plugins) as scheduler,
+    ):
+        outputs.require_writable(outputs.check_outputs(graph, destination.folder), destination.folder)
+        with open_recipe(
+            recipe, graph, ready.settings, options.cache, emit, build=True, trust=options.trust, scheduler=scheduler
+        ) as context:
+            yield context, destination
+
+
+def explain_with_space(context: OpenedRecipe, destination: outputs.OutputFolder) -> Explanation:
+    """Explain the run, making room in the cache where that helps; ``PlanError`` where a disk is too small."""
+    report = explain_outputs(context, destination, by=explain_with_room)
+    if report.shortages:
+        raise PlanError("\n".join(report.shortages))
+    return report
+
+
+def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune: bool) -> RunResult:
+    """Carry out a recipe, and return what it gave; the run's record and time are added by ``RunEvents.complete``."""
+    evaluator = Evaluator(context.session, context.recipe.folder)
+    chosen = _choose(context, evaluator, tune=tune)
+    evaluated = context.graph.evaluations
+    made = _make(context, destination, evaluator, evaluated)
+    _tell_what_was_found(context, made.facts)
+    metrics = evaluator.evaluate(context.graph, evaluated)
+    digests, secrets = context.session.digests, context.recipe.secrets
+    destination.renew(outputs.write_cards(context.graph, made.requests, digests, metrics, secrets=secrets))
+    if unwritten := context.session.cache.unwritten:
+        context.session.emit(Note(f"{unwritten}; what this run learnt is not kept for later runs", warning=True))
+    return RunResult(
+        name=context.recipe.name,
+        out=destination.out,
+        metrics=metrics,
+        files=tuple(location for location in made.locations if isinstance(location, Path)),
+        urls=tuple(location for location in made.locations if isinstance(location, str)),
+        facts=gather_summaries(context.graph, made.facts),
+        run_id="",
+        tracking_uri="",
+        chosen=chosen,
+        cached=(*sorted(made.before), *evaluator.cached),
+        seconds=0.0,
+    )
+
+
+def _choose(context: OpenedRecipe, evaluator: Evaluator, *, tune: bool) -> Mapping[str, Any]:
+    """Replace tuned values, and steps with a driver, in the context by what was found; return the tuned values."""
+    drivers = Drivers(evaluator)
+    chosen: Mapping[str, Any] = {}
+    if tune and context.recipe.tune is not None:
+        chosen = tune_recipe(context.recipe, evaluator, drivers.resolve).values
+        context.recipe = context.recipe.with_values(chosen)
+        context.graph = build_graph(context.recipe)
+    context.graph = drivers.resolve(context.graph)
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What became of the requested files."""
+
+    requests: Mapping[str, OutputRequest]
+    before: frozenset[str]
+    """Save steps whose files were there already."""
+    locations: Iterable[Path | str]
+    facts: Mapping[str, Mapping[str, Any]]
+
+
+def _make(
+    context: OpenedRecipe, destination: outputs.OutputFolder, evaluator: Evaluator, evaluated: Sequence[str]
+) -> _Made:
+    """Write the files of ``save`` nodes, and the models that wait for their evaluation."""
+    session, graph = context.session, context.graph
+    wanted = outputs.requests(context.recipe, graph, destination, session.checkpoints)
+    for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
+        sweep_temporaries(folder)
+    before = {step for step, request in wanted.items() if existing(session, graph, request)}
+    if before != wanted.keys():
+        require_output(destination.folder)
+    models = evaluator.unjudged_models(graph, evaluated)
+    told = [request.step for request in wanted.values()] + evaluator.models(graph, evaluated)
+    asked = [*wanted.values(), *(OutputRequest(model) for model in models)]
+    stored, facts = materialise(session, graph, asked, told)
+    _note_variances(context, asked, stored)
+    locations = outputs.deliver(session, destination, dict(zip(wanted, stored, strict=False)), before)
+    return _Made(wanted, frozenset(before), locations, facts)
+
+
+def _note_variances(context: OpenedRecipe, asked: Iterable[OutputRequest], stored: Iterable[Stored]) -> None:
+    for request, value in zip(asked, stored, strict=True):
+        gives_weights = context.graph.steps[request.step].gives is EdgeType.WEIGHTS
+        if gives_weights and (note := variance_note(request.step, value.weights)):
+            context.session.emit(note)
+
+
+def _tell_what_was_found(context: OpenedRecipe, facts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Emit the digests of the inputs, the facts of steps, and the factor of every block."""
+    session = context.session
+    session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))
+    for step, found in facts.items():
+        session.emit(SummaryComputed(step, found))
+    for scales in block_scales(context.graph, session, facts.keys()):
+        session.emit(scales)
