@@ -155,6 +155,10 @@ class Op(ABC):
         """What is wrong with this combination of parameters and numbers of inputs by port, or nothing."""
         return None
 
+    def completed(self, params: Any, mapped: int) -> Any:
+        """The parameters of one member of a node that maps over ``mapped`` inputs: defaults may depend on that."""
+        return params
+
     def statistics(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> Mapping[str, Statistic]:
         """The statistics ``apply`` needs (its ``stats``), by name; ``inputs`` and ``step`` are step ids."""
         return {}

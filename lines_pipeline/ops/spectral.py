@@ -1,9 +1,9 @@
-"""What the spectral methods have in common: which tensors they decompose, and what they do with all others."""
+"""What the spectral methods have in common: which tensors they take as matrices, and what they do with all others."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -16,12 +16,11 @@ from lines_pipeline.ops.base import Granularity, Op, OpParams, Port, Values
 from lines_pipeline.ops.kernels import Value, running_sum
 
 
-class SpectralParams(OpParams):
+class MatrixParams(OpParams):
+    """Which tensors are matrices: all that are 2-D, or those of them that ``matrices`` names."""
+
     matrices: tuple[str, ...] | None = Field(
-        None, description="Globs of the 2-D tensors to decompose; default all but text_projection.", strict=False
-    )
-    others: Literal["mean", "base"] = Field(
-        "mean", description="All other tensors: the mean of the task vectors, or no update."
+        None, description="Globs of the 2-D tensors to decompose; default all.", strict=False
     )
 
     def decomposes(self, tensor: TensorSpec) -> bool:
@@ -29,12 +28,51 @@ class SpectralParams(OpParams):
         if len(tensor.shape) != 2 or not tensor.numel:
             return False
         if self.matrices is None:
-            return "text_projection" not in tensor.name
+            return self.by_default(tensor.name)
         return any(fnmatchcase(tensor.name, glob) for glob in self.matrices)
+
+    def by_default(self, name: str) -> bool:
+        """Return whether a 2-D tensor of this name is a matrix where ``matrices`` is left open."""
+        return True
+
+
+class SpectralParams(MatrixParams):
+    matrices: tuple[str, ...] | None = Field(
+        None, description="Globs of the 2-D tensors to decompose; default all but text_projection.", strict=False
+    )
+    others: Literal["mean", "base"] = Field(
+        "mean", description="All other tensors: the mean of the task vectors, or no update."
+    )
+
+    def by_default(self, name: str) -> bool:
+        return "text_projection" not in name
+
+
+class Matrices(Sequence[torch.Tensor]):
+    """The values of a port on a matrix, each in the matrix's shape.
+
+    Each is computed when it is taken, and not kept: ``total += matrices[i]`` holds one of them, a loop variable two.
+    """
+
+    def __init__(self, values: Sequence[Value], shape: tuple[int, ...]) -> None:
+        self._values, self._shape = values, shape
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._values[index].reshape(self._shape)
+
+    def sum(self) -> torch.Tensor:
+        """Return the sum from the first to the last, a tensor of its own."""
+        total: torch.Tensor = self[0].clone()
+        for index in range(1, len(self)):
+            total += self[index]
+        return total
 
 
 class SpectralOp(Op):
-    """A method that decomposes matrices, one at a time and whole; vectors and other shapes stream in blocks."""
+    """A method that merges matrices one at a time and whole; vectors and other shapes stream in blocks."""
 
     gives = EdgeType.DELTA
     inputs = {"deltas": Port(EdgeType.DELTA, many=True)}
@@ -47,12 +85,11 @@ class SpectralOp(Op):
     def apply(self, params: SpectralParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         deltas = inputs["deltas"]
         if params.decomposes(tensor):
-            matrices = (delta.reshape(tensor.shape) for delta in deltas)
-            return self.merge(params, matrices, tensor, len(deltas)).reshape(-1)
+            return self.merge(params, Matrices(deltas, tensor.shape), tensor).reshape(-1)
         if params.others == "base":
             return deltas[0] * 0.0
         return running_sum(deltas) / len(deltas)
 
     @abstractmethod
-    def merge(self, params: Any, matrices: Iterable[torch.Tensor], tensor: TensorSpec, count: int) -> torch.Tensor:
-        """Return the merged matrix of ``count`` task vectors' matrices, which come one after the other."""
+    def merge(self, params: Any, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
+        """Return the merged matrix of the task vectors' matrices."""
