@@ -3,8 +3,9 @@
 ``python benchmarks/spectral.py [--experts 20] [--ops iso-c,tsv-m] [--peer fusion-bench|plain|none]``
 
 Every op runs with exactly the least ``--memory`` that its plan allows; its anonymous memory is sampled from outside.
-Then it runs without a bound, and so does the peer: FusionBench in a virtual environment of its own, made at its first
-use, or a plain script that takes torch's singular value decomposition of every matrix, as the papers write it.
+Where there is a peer, the op runs without a bound as well, and so does the peer: FusionBench in a virtual environment
+of its own, made at its first use, or a plain script that takes torch's singular value decomposition of every matrix, as
+the papers write it.
 """
 
 from __future__ import annotations
@@ -81,16 +82,20 @@ def _measured(op: str, models: Sequence[Path], arguments: argparse.Namespace) ->
     own = ("--workers", str(arguments.workers))
     least = _least_memory(recipe, own)
     bounded = _run([*_program(), "run", str(recipe), "--no-cache", "--memory", f"{least}MB", *own], folder)
-    free = _run([*_program(), "run", str(recipe), "--no-cache", *own], folder)
     yield f"{op}, {len(models) - 1} experts"
-    yield f"least memory {least} MB, peak {bounded.anonymous_peak_bytes / 1e6:.0f} MB"
-    yield f"ratio {bounded.anonymous_peak_bytes / 1e6 / least:.2f}, {bounded.seconds:.1f} s"
-    yield f"without a bound {free.seconds:.1f} s, {free.anonymous_peak_bytes / 1e6:.0f} MB"
+    yield f"least memory {least} MB, of which {bounded.anonymous_peak_bytes / 1e6 / least:.2f} taken, {_shown(bounded)}"
     if op in PEER_OPS[arguments.peer]:
+        free = _run([*_program(), "run", str(recipe), "--no-cache", *own], folder)
+        yield f"without a bound {_shown(free)}"
         peer = _run(_peer(op, models, folder, arguments), folder)
-        yield f"{arguments.peer} {peer.seconds:.1f} s, {peer.anonymous_peak_bytes / 1e6:.0f} MB"
+        yield f"{arguments.peer} {_shown(peer)}"
         yield f"{peer.seconds / free.seconds:.1f} times our time"
+        yield f"{peer.processor_seconds / free.processor_seconds:.1f} times our time of processors"
     shutil.rmtree(folder)
+
+
+def _shown(run: Watched) -> str:
+    return f"{run.seconds:.1f} s ({run.processor_seconds:.1f} of processors), {run.anonymous_peak_bytes / 1e6:.0f} MB"
 
 
 def _recipe(op: str, models: Sequence[Path], iterations: int) -> dict[str, object]:

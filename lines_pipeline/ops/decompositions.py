@@ -40,6 +40,30 @@ class Triplets:
         return (self.left * self.values.to(self.left.dtype)) @ self.right.T
 
 
+class SideBySide:
+    """Triplets of several matrices of one shape, written into place as they come: none is kept twice."""
+
+    def __init__(self, room: int) -> None:
+        self._room, self._used = room, 0
+        self._all: Triplets | None = None
+
+    def add(self, triplets: Triplets) -> None:
+        """Append triplets; in all there are at most as many as there is room for."""
+        if self._all is None:
+            sides = (side.new_empty(len(side), self._room) for side in (triplets.left, triplets.right))
+            self._all = Triplets(next(sides), triplets.values.new_empty(self._room), next(sides))
+        place = slice(self._used, self._used + len(triplets.values))
+        self._all.left[:, place], self._all.right[:, place] = triplets.left, triplets.right
+        self._all.values[place] = triplets.values
+        self._used = place.stop
+
+    def filled(self) -> Triplets:
+        """Return all that were added."""
+        assert self._all is not None
+        used = slice(self._used)
+        return Triplets(self._all.left[:, used], self._all.values[used], self._all.right[:, used])
+
+
 def leading_triplets(matrix: torch.Tensor, rank: int) -> Triplets:
     """Return the ``rank`` leading singular triplets of [m, n]: fewer where the matrix has fewer directions."""
     if matrix.shape[0] < matrix.shape[1]:
@@ -70,23 +94,26 @@ def isotropic(matrix: torch.Tensor) -> torch.Tensor:
     return _times(matrix, (vectors * (mean / values)) @ vectors.T)
 
 
-def decorrelated(lefts: torch.Tensor, values: torch.Tensor, rights: torch.Tensor) -> torch.Tensor:
-    """Return ``polar(lefts) diag(values) polar(rights)^T`` of [m, r], [r] and [n, r]: all zero where r is 0."""
-    if not len(values):
-        return lefts.new_zeros(lefts.shape[0], rights.shape[0])
-    return Triplets(polar_factor(lefts), values, polar_factor(rights)).product()
+def decorrelated(triplets: Triplets) -> torch.Tensor:
+    """Return ``polar(left) diag(values) polar(right)^T`` [m, n]: all zero where there is no triplet."""
+    if not len(triplets.values):
+        return triplets.left.new_zeros(len(triplets.left), len(triplets.right))
+    return Triplets(polar_factor(triplets.left), triplets.values, polar_factor(triplets.right)).product()
 
 
 def decomposition_bytes(tensor: TensorSpec) -> int:
     """Return the memory that decomposing a matrix takes on top of the matrix, its result included."""
-    columns = min(tensor.shape)
-    strip = 8 * max(STRIP_NUMEL, columns)
-    return matrix_bytes(tensor) + FACTOR_BYTES * columns * columns + 3 * strip
+    return matrix_bytes(tensor) + FACTOR_BYTES * min(tensor.shape) ** 2 + 3 * strip_bytes(tensor)
 
 
 def matrix_bytes(tensor: TensorSpec) -> int:
     """Return the memory of the tensor in the type that it is computed in."""
     return tensor.numel * ITEM_BYTES[tensor.compute_dtype]
+
+
+def strip_bytes(tensor: TensorSpec) -> int:
+    """Return the memory of a strip of the matrix in float64."""
+    return 8 * min(max(STRIP_NUMEL, *tensor.shape), tensor.numel)
 
 
 def vectors_bytes(tensor: TensorSpec) -> int:

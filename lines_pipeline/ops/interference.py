@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.decompositions import STRIP_NUMEL, add_gram, matrix_bytes, strips
+from lines_pipeline.ops.decompositions import add_gram, matrix_bytes, strip_bytes, strips
 from lines_pipeline.ops.spectral import Matrices
 
 
@@ -70,6 +70,9 @@ class Interference:
 
 
 def interference_bytes(tensor: TensorSpec) -> int:
-    """Return the memory that ``Interference.of`` takes besides one matrix, and ``gradient_at_total`` after it."""
-    wide = 8 * (tensor.shape[1] ** 2 + tensor.numel + min(tensor.shape) ** 2 + 2 * max(STRIP_NUMEL, *tensor.shape))
-    return wide + matrix_bytes(tensor)
+    """Return the memory that ``Interference.of`` takes besides one matrix, and ``gradient_at_total`` after it.
+
+    G and B count twice: the library packs the factors of a product, and the memory of strips is not reused for all.
+    """
+    wide = 8 * (2 * tensor.shape[1] ** 2 + 2 * tensor.numel + min(tensor.shape) ** 2)
+    return wide + 3 * strip_bytes(tensor) + matrix_bytes(tensor)

@@ -9,11 +9,14 @@ from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.decompositions import (
+    SideBySide,
+    Triplets,
     decomposition_bytes,
     decorrelated,
     isotropic,
     leading_triplets,
     matrix_bytes,
+    strip_bytes,
     strips,
     vectors_bytes,
 )
@@ -48,20 +51,21 @@ class IsoCts(SpectralOp):
     Params = IsoCtsParams
 
     def working_bytes(self, params: IsoCtsParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
-        return matrix_bytes(tensor) + 2 * vectors_bytes(tensor) + decomposition_bytes(tensor)
+        return matrix_bytes(tensor) + 2 * vectors_bytes(tensor) + decomposition_bytes(tensor) + strip_bytes(tensor)
 
     def merge(self, params: IsoCtsParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
         directions = min(tensor.shape)
         each = rank_of_each(directions, len(matrices), params.common_fraction)
         if not each:
             return isotropic(matrices.sum())
-        common = leading_triplets(matrices.sum(), directions - each * len(matrices))
-        triplets = [leading_triplets(_without(matrices[task], common.left), each) for task in range(len(matrices))]
-        triplets.append(common)
-        lefts, rights = torch.cat([one.left for one in triplets], 1), torch.cat([one.right for one in triplets], 1)
-        mean = torch.cat([one.values for one in triplets]).sum() / directions
-        triplets.clear()
-        return decorrelated(lefts, mean.expand(lefts.shape[1]), rights)
+        kept = SideBySide(directions)
+        kept.add(leading_triplets(matrices.sum(), directions - each * len(matrices)))
+        common = kept.filled().left
+        for task in range(len(matrices)):
+            kept.add(leading_triplets(_without(matrices[task], common), each))
+        found = kept.filled()
+        mean = found.values.sum() / directions
+        return decorrelated(Triplets(found.left, mean.expand(len(found.values)), found.right))
 
 
 def _without(matrix: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:

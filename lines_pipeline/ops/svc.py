@@ -12,11 +12,10 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Op, Port, Values
 from lines_pipeline.ops.decompositions import (
-    STRIP_NUMEL,
     Triplets,
     decomposition_bytes,
     leading_triplets,
-    matrix_bytes,
+    strip_bytes,
     strips,
     vectors_bytes,
 )
@@ -50,9 +49,8 @@ class Svc(Op):
         return params.decomposes(tensor)
 
     def working_bytes(self, params: SvcParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
-        vectors = vectors_bytes(tensor)
-        responses = 8 * (min(tensor.shape) * tensor.shape[0] + 2 * max(STRIP_NUMEL, *tensor.shape))
-        return vectors + max(decomposition_bytes(tensor), responses, 2 * matrix_bytes(tensor))
+        responses = 8 * min(tensor.shape) * tensor.shape[0] + 4 * strip_bytes(tensor)
+        return vectors_bytes(tensor) + decomposition_bytes(tensor) + responses
 
     def apply(self, params: SvcParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         if not params.decomposes(tensor):

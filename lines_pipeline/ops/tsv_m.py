@@ -8,10 +8,12 @@ import torch
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.decompositions import (
+    SideBySide,
     decomposition_bytes,
     decorrelated,
     leading_triplets,
     matrix_bytes,
+    strip_bytes,
     vectors_bytes,
 )
 from lines_pipeline.ops.spectral import Matrices, SpectralOp, SpectralParams
@@ -35,12 +37,11 @@ class TsvM(SpectralOp):
     source = "Gargiulo et al., arXiv 2412.00081; AntoAndGar/task_singular_vectors, TSVM_utils.py"
 
     def working_bytes(self, params: SpectralParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
-        return matrix_bytes(tensor) + 2 * vectors_bytes(tensor) + decomposition_bytes(tensor)
+        return matrix_bytes(tensor) + 2 * vectors_bytes(tensor) + decomposition_bytes(tensor) + strip_bytes(tensor)
 
     def merge(self, params: SpectralParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
         rank = rank_by_task(tensor, len(matrices))
-        triplets = [leading_triplets(matrices[task], rank) for task in range(len(matrices))]
-        values = torch.cat([one.values for one in triplets])
-        lefts, rights = torch.cat([one.left for one in triplets], 1), torch.cat([one.right for one in triplets], 1)
-        triplets.clear()
-        return decorrelated(lefts, values, rights)
+        kept = SideBySide(rank * len(matrices))
+        for task in range(len(matrices)):
+            kept.add(leading_triplets(matrices[task], rank))
+        return decorrelated(kept.filled())

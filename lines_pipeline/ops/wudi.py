@@ -40,7 +40,7 @@ class Wudi(SpectralOp):
 
     def working_bytes(self, params: WudiParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         gram = matrix_bytes(tensor) * tensor.shape[1] // tensor.shape[0]
-        return max(interference_bytes(tensor) + gram, gram + 6 * matrix_bytes(tensor))
+        return interference_bytes(tensor) + gram + 5 * matrix_bytes(tensor)
 
     def merge(self, params: WudiParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
         found = Interference.of(matrices)

@@ -37,10 +37,9 @@ class WudiClosed(SpectralOp):
     Params = WudiClosedParams
 
     def working_bytes(self, params: WudiClosedParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
-        solving = 8 * (3 * tensor.shape[1] ** 2 + 3 * tensor.numel) + matrix_bytes(tensor)
-        if not params.ridge:
-            solving += FACTOR_BYTES * tensor.shape[1] ** 2
-        return max(interference_bytes(tensor), solving)
+        square = tensor.shape[1] ** 2
+        solving = 8 * (square + 3 * tensor.numel) if params.ridge else FACTOR_BYTES * square + 16 * tensor.numel
+        return interference_bytes(tensor) + solving + matrix_bytes(tensor)
 
     def merge(self, params: WudiClosedParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
         found = Interference.of(matrices)
