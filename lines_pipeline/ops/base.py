@@ -168,6 +168,10 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
             others=[schema for port in others for schema in inputs[port]],
         )
 
+    def completed(self, params: P, mapped: int) -> P:
+        """The parameters of one member of a node that maps over ``mapped`` inputs: defaults may depend on that."""
+        return params
+
     def statistics(self, params: P, inputs: Ids, step: str) -> Mapping[str, Statistic[Any, S, Any]]:
         """The statistics ``apply`` needs (its ``stats``), by name; ``inputs`` and ``step`` are step ids."""
         return {}

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from lines_pipeline.core.tensor_specs import ITEM_BYTES, TensorSpec
+
 STRIP_NUMEL = 2**20
 """Values of a matrix that are held in float64 at a time."""
 
@@ -33,13 +35,44 @@ class Triplets:
     values: torch.Tensor
     right: torch.Tensor
 
+    def product(self) -> torch.Tensor:
+        """Return ``left diag(values) right^T`` [m, n]."""
+        return (self.left * self.values.to(self.left.dtype)) @ self.right.T
+
+
+class SideBySide:
+    """Triplets of several matrices of one shape, written into place as they come: none is kept twice."""
+
+    def __init__(self, room: int) -> None:
+        self._room, self._used = room, 0
+        self._all: Triplets | None = None
+
+    def add(self, triplets: Triplets) -> None:
+        """Append triplets; in all there are at most as many as there is room for."""
+        if self._all is None:
+            sides = (side.new_empty(len(side), self._room) for side in (triplets.left, triplets.right))
+            self._all = Triplets(next(sides), triplets.values.new_empty(self._room), next(sides))
+        place = slice(self._used, self._used + len(triplets.values))
+        self._all.left[:, place], self._all.right[:, place] = triplets.left, triplets.right
+        self._all.values[place] = triplets.values
+        self._used = place.stop
+
+    def filled(self) -> Triplets:
+        """Return all that were added."""
+        assert self._all is not None
+        used = slice(self._used)
+        return Triplets(self._all.left[:, used], self._all.values[used], self._all.right[:, used])
+
 
 def leading_triplets(matrix: torch.Tensor, rank: int) -> Triplets:
     """Return the ``rank`` leading singular triplets of [m, n]: fewer where the matrix has fewer directions."""
     if matrix.shape[0] < matrix.shape[1]:
         turned = leading_triplets(matrix.T.contiguous(), rank)
         return Triplets(turned.right, turned.values, turned.left)
-    values, vectors = _right_factors(matrix)
+    if not rank:
+        nothing = matrix.new_zeros(0, dtype=torch.float64)
+        return Triplets(matrix[:, :0], nothing, matrix.new_zeros(matrix.shape[1], 0))
+    values, vectors = _right_factors(matrix, rank)
     values, vectors = values[:rank], vectors[:, :rank]
     return Triplets(_times(matrix, vectors / values), values, vectors.to(matrix.dtype))
 
@@ -61,38 +94,69 @@ def isotropic(matrix: torch.Tensor) -> torch.Tensor:
     return _times(matrix, (vectors * (mean / values)) @ vectors.T)
 
 
-def decomposition_bytes(shape: tuple[int, ...]) -> int:
-    """Return the memory that decomposing a float32 matrix takes on top of the matrix, its result included."""
-    rows, columns = max(shape), min(shape)
-    strip = 8 * max(STRIP_NUMEL, columns)
-    return 4 * rows * columns + FACTOR_BYTES * columns * columns + 3 * strip
+def decorrelated(triplets: Triplets) -> torch.Tensor:
+    """Return ``polar(left) diag(values) polar(right)^T`` [m, n]: all zero where there is no triplet."""
+    if not len(triplets.values):
+        return triplets.left.new_zeros(len(triplets.left), len(triplets.right))
+    return Triplets(polar_factor(triplets.left), triplets.values, polar_factor(triplets.right)).product()
 
 
-def _right_factors(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the non-zero singular values, descending, and the right singular vectors [n, r], of [m, n] with m >= n."""
+def decomposition_bytes(tensor: TensorSpec) -> int:
+    """Return the memory that decomposing a matrix takes on top of the matrix, its result included."""
+    return matrix_bytes(tensor) + FACTOR_BYTES * min(tensor.shape) ** 2 + 3 * strip_bytes(tensor)
+
+
+def matrix_bytes(tensor: TensorSpec) -> int:
+    """Return the memory of the tensor in the type that it is computed in."""
+    return tensor.numel * ITEM_BYTES[tensor.compute_dtype]
+
+
+def strip_bytes(tensor: TensorSpec) -> int:
+    """Return the memory of a strip of the matrix in float64."""
+    return 8 * min(max(STRIP_NUMEL, *tensor.shape), tensor.numel)
+
+
+def vectors_bytes(tensor: TensorSpec) -> int:
+    """Return the memory of as many singular vectors of both sides as the matrix has directions."""
+    return min(tensor.shape) * sum(tensor.shape) * ITEM_BYTES[tensor.compute_dtype]
+
+
+def strips(matrix: torch.Tensor, columns: int) -> tuple[torch.Tensor, ...]:
+    """Return views of neighbouring rows, as many in each as make ``STRIP_NUMEL`` values of ``columns``."""
+    rows = max(STRIP_NUMEL // columns, 1)
+    return tuple(matrix[start : start + rows] for start in range(0, matrix.shape[0], rows))
+
+
+def add_gram(total: torch.Tensor, matrix: torch.Tensor, weight: float = 1.0) -> None:
+    """Add ``weight * matrix^T matrix`` [n, n] of [m, n] to ``total``, in float64 strip after strip."""
+    for strip in strips(matrix, matrix.shape[1]):
+        wide = strip.double()
+        total.addmm_(wide.T, wide, alpha=weight)
+
+
+def _right_factors(matrix: torch.Tensor, rank: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the non-zero singular values, descending, and the right singular vectors [n, r], of [m, n] with m >= n.
+
+    Where ``rank`` is given, those after the first ``rank`` may be off.
+    """
     if not matrix.shape[1]:
         return matrix.new_zeros(0, dtype=torch.float64), matrix.new_zeros(0, 0, dtype=torch.float64)
-    squares, vectors = torch.linalg.eigh(_gram(matrix))
+    gram = matrix.new_zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
+    add_gram(gram, matrix)
+    squares, vectors = torch.linalg.eigh(gram)
     values = squares.flip(0).clamp(min=0).sqrt()
-    if values[-1] > values[0] * len(values) * torch.finfo(torch.float32).eps:
+    last = values[min(rank or len(values), len(values)) - 1]
+    if last > values[0] * len(values) * torch.finfo(torch.float32).eps:
         return values, vectors.flip(1)
     _, values, rows = torch.linalg.svd(_triangular_factor(matrix), full_matrices=False)
     kept = int((values > values[0] * len(values) * torch.finfo(torch.float64).eps).sum())
     return values[:kept], rows[:kept].T
 
 
-def _gram(matrix: torch.Tensor) -> torch.Tensor:
-    total = matrix.new_zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
-    for strip in _strips(matrix, matrix.shape[1]):
-        wide = strip.double()
-        total.addmm_(wide.T, wide)
-    return total
-
-
 def _triangular_factor(matrix: torch.Tensor) -> torch.Tensor:
     """Return R [n, n] of a float64 QR decomposition of [m, n], strip after strip."""
     factor = matrix.new_zeros(0, matrix.shape[1], dtype=torch.float64)
-    for strip in _strips(matrix, matrix.shape[1]):
+    for strip in strips(matrix, matrix.shape[1]):
         factor = torch.linalg.qr(torch.cat((factor, strip.double())), mode="r")[1]
     return factor
 
@@ -100,12 +164,6 @@ def _triangular_factor(matrix: torch.Tensor) -> torch.Tensor:
 def _times(matrix: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Return ``matrix @ factor`` in the type of ``matrix``, multiplied in float64 strip after strip."""
     result = matrix.new_empty(matrix.shape[0], factor.shape[1])
-    for strip, target in zip(_strips(matrix, matrix.shape[1]), _strips(result, matrix.shape[1]), strict=True):
+    for strip, target in zip(strips(matrix, matrix.shape[1]), strips(result, matrix.shape[1]), strict=True):
         target.copy_(strip.double() @ factor)
     return result
-
-
-def _strips(matrix: torch.Tensor, columns: int) -> tuple[torch.Tensor, ...]:
-    """Return views of neighbouring rows, as many in each as make ``STRIP_NUMEL`` values of ``columns``."""
-    rows = max(STRIP_NUMEL // columns, 1)
-    return tuple(matrix[start : start + rows] for start in range(0, matrix.shape[0], rows))

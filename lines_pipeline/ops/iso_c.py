@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.decompositions import decomposition_bytes, isotropic
-from lines_pipeline.ops.spectral import SpectralOp, SpectralParams
+from lines_pipeline.ops.decompositions import decomposition_bytes, isotropic, matrix_bytes
+from lines_pipeline.ops.spectral import Matrices, SpectralOp, SpectralParams
 
 
 class IsoC(SpectralOp):
@@ -23,13 +23,7 @@ class IsoC(SpectralOp):
     source = "Marczak et al., arXiv 2502.04959; danielm1405/iso-merging, src/utils/iso.py (iso_c)"
 
     def working_bytes(self, params: SpectralParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
-        return tensor.numel * 4 + decomposition_bytes(tensor.shape)
+        return matrix_bytes(tensor) + decomposition_bytes(tensor)
 
-    def merge(
-        self, params: SpectralParams, matrices: Iterable[torch.Tensor], tensor: TensorSpec, count: int
-    ) -> torch.Tensor:
-        iterator = iter(matrices)
-        total = next(iterator).clone()
-        for matrix in iterator:
-            total += matrix
-        return isotropic(total)
+    def merge(self, params: SpectralParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
+        return isotropic(matrices.sum())

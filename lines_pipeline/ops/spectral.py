@@ -1,30 +1,30 @@
-"""What the spectral methods have in common: which tensors they decompose, and what they do with all others."""
+"""What the spectral methods have in common: which tensors they take as matrices, and what they do with all others."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, Never
+from typing import Any, Generic, Literal, Never
 
 import torch
 from pydantic import Field
+from typing_extensions import TypeVar
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Op, OpParams, Port, Values
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
-from lines_pipeline.ops.kernels import Value, running_sum, whole
+from lines_pipeline.ops.kernels import Block, Value, running_sum
 
 
-class SpectralParams(OpParams):
+class MatrixParams(OpParams):
+    """Which tensors are matrices: all that are 2-D, or those of them that ``matrices`` names."""
+
     matrices: tuple[str, ...] | None = Field(
-        None, description="Globs of the 2-D tensors to decompose; default all but text_projection.", strict=False
-    )
-    others: Literal["mean", "base"] = Field(
-        "mean", description="All other tensors: the mean of the task vectors, or no update."
+        None, description="Globs of the 2-D tensors to decompose; default all.", strict=False
     )
 
     def decomposes(self, tensor: TensorSpec) -> bool:
@@ -32,40 +32,81 @@ class SpectralParams(OpParams):
         if len(tensor.shape) != 2 or not tensor.numel:
             return False
         if self.matrices is None:
-            return "text_projection" not in tensor.name
+            return self.by_default(tensor.name)
         return any(fnmatchcase(tensor.name, glob) for glob in self.matrices)
 
+    def by_default(self, name: str) -> bool:
+        """Return whether a 2-D tensor of this name is a matrix where ``matrices`` is left open."""
+        return True
 
-class SpectralOp(Op[SpectralParams]):
-    """A method that decomposes matrices, one at a time and whole; vectors and other shapes stream in blocks."""
+
+class SpectralParams(MatrixParams):
+    matrices: tuple[str, ...] | None = Field(
+        None, description="Globs of the 2-D tensors to decompose; default all but text_projection.", strict=False
+    )
+    others: Literal["mean", "base"] = Field(
+        "mean", description="All other tensors: the mean of the task vectors, or no update."
+    )
+
+    def by_default(self, name: str) -> bool:
+        return "text_projection" not in name
+
+
+class Matrices(Sequence[torch.Tensor]):
+    """The values of a port on a matrix, each in the matrix's shape.
+
+    Each is computed when it is taken, and not kept: ``total += matrices[i]`` holds one of them, a loop variable two.
+    """
+
+    def __init__(self, values: Sequence[Block], shape: tuple[int, ...]) -> None:
+        self._values, self._shape = values, shape
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._values[index].reshape(self._shape)
+
+    def sum(self) -> torch.Tensor:
+        """Return the sum from the first to the last, a tensor of its own."""
+        total: torch.Tensor = self[0].clone()
+        for index in range(1, len(self)):
+            total += self[index]
+        return total
+
+
+SP = TypeVar("SP", bound=SpectralParams, default=SpectralParams)
+"""The parameters of a spectral method."""
+
+
+class SpectralOp(Op[SP], Generic[SP]):
+    """A method that merges matrices one at a time and whole; vectors and other shapes stream in blocks."""
 
     gives = EdgeType.DELTA
     inputs = {"deltas": Port(EdgeType.DELTA, many=True)}
     granularity = Granularity.TENSOR
     Params = SpectralParams
 
-    def wants_whole(self, params: SpectralParams, tensor: TensorSpec) -> bool:
+    def wants_whole(self, params: SP, tensor: TensorSpec) -> bool:
         return params.decomposes(tensor)
 
-    def apply(self, params: SpectralParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
+    def apply(self, params: SP, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         deltas = inputs["deltas"]
         if params.decomposes(tensor):
-            matrices = (whole(delta, tensor) for delta in deltas)
-            return self.merge(params, matrices, tensor, len(deltas)).reshape(-1)
+            merged: Value = self.merge(params, Matrices(deltas, tensor.shape), tensor).reshape(-1)
+            return merged
         if params.others == "base":
             return deltas[0] * 0.0
         return running_sum(deltas) / len(deltas)
 
-    def rank(self, tensor: TensorSpec, count: int) -> int:
+    def rank(self, params: SP, tensor: TensorSpec, count: int) -> int:
         """Return how many directions of each of ``count`` task vectors' matrices are kept; all by default."""
         return min(tensor.shape)
 
-    def explain(
-        self, params: SpectralParams, value: PlannedValue, stats: Mapping[str, Never] | None
-    ) -> OpExplanation | None:
+    def explain(self, params: SP, value: PlannedValue, stats: Mapping[str, Never] | None) -> OpExplanation | None:
         count = value.counts["deltas"]
         matrices = [spec for spec in value.schema.tensors.values() if spec.is_floating and params.decomposes(spec)]
-        ranks = Counter((self.rank(matrix, count), min(matrix.shape)) for matrix in matrices)
+        ranks = Counter((self.rank(params, matrix, count), min(matrix.shape)) for matrix in matrices)
         share = sum(matrix.numel for matrix in matrices) / max(sum(value.schema.numels.values()), 1)
         shapes = sorted({matrix.shape for matrix in matrices}, key=math.prod)
         largest = f", the largest {' x '.join(map(str, shapes[-1]))}" if shapes else ""
@@ -74,11 +115,12 @@ class SpectralOp(Op[SpectralParams]):
                 f"decomposes {len(matrices)} matrices of {count} task vectors, {share:.1%} of the parameters{largest}",
                 *(f"rank {kept} of {full}: {found} matrices" for (kept, full), found in sorted(ranks.items())),
             ),
-            {"matrices": len(matrices), "ranks": {matrix.name: self.rank(matrix, count) for matrix in matrices}},
+            {
+                "matrices": len(matrices),
+                "ranks": {matrix.name: self.rank(params, matrix, count) for matrix in matrices},
+            },
         )
 
     @abstractmethod
-    def merge(
-        self, params: SpectralParams, matrices: Iterable[torch.Tensor], tensor: TensorSpec, count: int
-    ) -> torch.Tensor:
-        """Return the merged matrix of ``count`` task vectors' matrices, which come one after the other."""
+    def merge(self, params: SP, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
+        """Return the merged matrix of the task vectors' matrices."""

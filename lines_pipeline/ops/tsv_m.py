@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.decompositions import decomposition_bytes, leading_triplets, polar_factor
-from lines_pipeline.ops.spectral import SpectralOp, SpectralParams
+from lines_pipeline.ops.decompositions import (
+    SideBySide,
+    decomposition_bytes,
+    decorrelated,
+    leading_triplets,
+    matrix_bytes,
+    strip_bytes,
+    vectors_bytes,
+)
+from lines_pipeline.ops.spectral import Matrices, SpectralOp, SpectralParams
 
 
 def rank_by_task(tensor: TensorSpec, count: int) -> int:
@@ -24,25 +32,19 @@ class TsvM(SpectralOp):
     """
 
     name = "tsv-m"
+    version = 2
     formula = "polar([U_1 .. U_N]) diag(s_1 .. s_N) polar([V_1 .. V_N])^T,  R/N triplets a task   (others: mean)"
     source = "Gargiulo et al., arXiv 2412.00081; AntoAndGar/task_singular_vectors, TSVM_utils.py"
 
-    def rank(self, tensor: TensorSpec, count: int) -> int:
+    def rank(self, params: SpectralParams, tensor: TensorSpec, count: int) -> int:
         return rank_by_task(tensor, count)
 
     def working_bytes(self, params: SpectralParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
-        kept = 4 * min(tensor.shape) * sum(tensor.shape)
-        return tensor.numel * 4 + 2 * kept + decomposition_bytes(tensor.shape)
+        return matrix_bytes(tensor) + 2 * vectors_bytes(tensor) + decomposition_bytes(tensor) + strip_bytes(tensor)
 
-    def merge(
-        self, params: SpectralParams, matrices: Iterable[torch.Tensor], tensor: TensorSpec, count: int
-    ) -> torch.Tensor:
-        rank = rank_by_task(tensor, count)
-        triplets = [leading_triplets(matrix, rank) for matrix in matrices]
-        values = torch.cat([one.values for one in triplets])
-        if not len(values):
-            return torch.zeros(tensor.shape, dtype=triplets[0].left.dtype, device=values.device)
-        lefts, rights = torch.cat([one.left for one in triplets], 1), torch.cat([one.right for one in triplets], 1)
-        triplets.clear()
-        scaled = (polar_factor(lefts).double() * values).to(lefts.dtype)
-        return scaled @ polar_factor(rights).T
+    def merge(self, params: SpectralParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
+        rank = rank_by_task(tensor, len(matrices))
+        kept = SideBySide(rank * len(matrices))
+        for task in range(len(matrices)):
+            kept.add(leading_triplets(matrices[task], rank))
+        return decorrelated(kept.filled())

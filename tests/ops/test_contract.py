@@ -84,6 +84,9 @@ class Renamed(Op[Any, Any]):
     def schema(self, params, inputs, context):
         return self.op.schema(params, inner(inputs), context)
 
+    def completed(self, params, mapped):
+        return self.op.completed(params, mapped)
+
     def statistics(self, params, inputs, step):
         return self.op.statistics(params, inner(inputs), step)
 
@@ -113,6 +116,8 @@ class Renamed(Op[Any, Any]):
         return self.op.explain(params, replace(value, counts=inner(value.counts)), stats)
 
 
+SPECTRAL = ("shared", "beyond", "stepped", "solved", "calmed", "leading")
+
 NODES: Mapping[str, Mapping[str, Any]] = {
     "base": {"op": "load", "path": "folder"},
     "experts": {"op": "load", "path": "{e}.safetensors", "for_each": {"e": ["a", "b", "c"]}},
@@ -128,12 +133,18 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "kept": {"op": "mask", "delta": "trimmed", "mask": "own"},
     "flat": {"op": "iso-c", "deltas": "updates"},
     "turned": {"op": "tsv-m", "deltas": "updates"},
+    "shared": {"op": "iso-cts", "deltas": "updates"},
+    "beyond": {"op": "cart", "deltas": "updates"},
+    "stepped": {"op": "wudi", "deltas": "updates", "iterations": 3},
+    "solved": {"op": "wudi-closed", "deltas": "updates"},
+    "calmed": {"op": "svc", "delta": "flat", "deltas": "updates"},
+    "leading": {"op": "tsv-c", "deltas": "updates"},
     "adapted": {"op": "adapter", "path": "adapter", "base": "base"},
     "free": {"op": "adapter", "path": "adapter", "scale": 0.5},
     "less": {"op": "scale", "delta": "adapted", "by": 0.25},
     "all": {
         "op": "task-arithmetic",
-        "deltas": ["scaled", "doubled", "agreed", "kept", "flat", "turned", "less", "free"],
+        "deltas": ["scaled", "doubled", "agreed", "kept", "flat", "turned", "less", "free", *SPECTRAL],
         "reduce": "mean",
     },
     "model": {"op": "apply", "base": "base", "delta": "all"},

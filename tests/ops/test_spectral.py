@@ -17,7 +17,7 @@ from lines_pipeline.ops.decompositions import isotropic, leading_triplets, polar
 pytestmark = pytest.mark.usefixtures("shared_store")
 
 State = dict[str, torch.Tensor]
-METHODS = ("iso-c", "tsv-m")
+METHODS = ("iso-c", "tsv-m", "iso-cts", "cart", "wudi", "wudi-closed")
 
 
 def random_state(seed: int, scale: float = 1.0) -> State:
@@ -82,7 +82,7 @@ def test_tsv_m_of_one_task_is_that_task(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("op", METHODS)
+@pytest.mark.parametrize("op", [op for op in METHODS if op != "wudi"])
 def test_the_update_scales_with_those_of_the_tasks(op: str, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     (tmp_path / "scaled").mkdir()
@@ -93,9 +93,18 @@ def test_the_update_scales_with_those_of_the_tasks(op: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("op", METHODS)
+def test_the_order_of_the_tasks_does_not_matter(op: str, tmp_path: Path) -> None:
+    updates = [random_state(seed) for seed in range(3)]
+    (tmp_path / "turned").mkdir()
+    one, other = merge(tmp_path, op, updates), merge(tmp_path / "turned", op, updates[::-1])
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("op", METHODS)
 def test_vectors_kernels_and_scalars_take_the_mean_or_stay(op: str, tmp_path: Path) -> None:
     updates = [random_state(seed) for seed in range(3)]
-    found = merge(tmp_path, op, updates)
+    found = merge(tmp_path, op, updates, others="mean")
     kept = merge(tmp_path, op, updates, others="base", matrices=["tall"])
     for name in ("bias", "kernel", "one"):
         torch.testing.assert_close(found[name], torch.stack([update[name] for update in updates]).mean(0))
@@ -109,13 +118,99 @@ def test_zero_updates_give_zero_and_few_directions_stay_finite(op: str, tmp_path
     assert not any(value.any() for value in merge(tmp_path, op, [nothing, nothing]).values())
     low = random_state(1) | {"tall": torch.outer(torch.arange(15.0), torch.ones(5))}
     found = merge(tmp_path, op, [low, nothing])
-    assert torch.linalg.matrix_rank(found["tall"]) == 1
+    assert torch.linalg.matrix_rank(found["tall"], rtol=1e-5) == 1
     assert all(value.isfinite().all() for value in found.values())
 
 
 def test_more_tasks_than_directions_leave_a_matrix_as_it_is(tmp_path: Path) -> None:
     found = merge(tmp_path, "tsv-m", [random_state(seed) for seed in range(6)])
     assert not found["tall"].any() and found["square"].any()
+
+
+@pytest.mark.parametrize("op", METHODS)
+def test_many_tasks_and_a_task_that_is_the_base_stay_finite(op: str, tmp_path: Path) -> None:
+    nothing = {name: torch.zeros_like(value) for name, value in random_state(0).items()}
+    found = merge(tmp_path, op, [*(random_state(seed) for seed in range(11)), nothing])
+    assert all(value.isfinite().all() for value in found.values())
+    assert found["square"].any() or op == "tsv-m"
+
+
+@pytest.mark.parametrize("op", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_merged_in_float32(op: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    halves = [{name: value.to(dtype) for name, value in random_state(seed).items()} for seed in range(3)]
+    (tmp_path / "wide").mkdir()
+    wide = merge(tmp_path / "wide", op, [{name: value.float() for name, value in half.items()} for half in halves])
+    for name, value in merge(tmp_path, op, halves).items():
+        assert torch.equal(value, wide[name].to(dtype))
+
+
+@pytest.mark.parametrize("op", ["tsv-m", "cart", "wudi", "wudi-closed"])
+def test_one_task_keeps_its_update(op: str, tmp_path: Path) -> None:
+    update = random_state(0)
+    options = {"others": "mean"} | ({"ridge": 0.0} if op == "wudi-closed" else {})
+    for name, value in merge(tmp_path, op, [update], **options).items():
+        torch.testing.assert_close(value, update[name], rtol=1e-5, atol=1e-6)
+
+
+def test_iso_cts_without_common_directions_by_hand(tmp_path: Path) -> None:
+    """Of each task the larger direction: they are orthogonal, and their mean singular value is 4."""
+    one, other = {"w": torch.diag(torch.tensor([5.0, 1.0]))}, {"w": torch.diag(torch.tensor([2.0, 3.0]))}
+    found = merge(tmp_path, "iso-cts", [one, other], common_fraction=0.0)
+    torch.testing.assert_close(found["w"], 4 * torch.eye(2))
+
+
+def test_iso_cts_takes_directions_of_a_task_beside_the_common_ones(tmp_path: Path) -> None:
+    """The sum is diag(7, 4, 0): one common direction, of value 7; then 4 of the first task, 2 of the second."""
+    one, other = {"w": torch.diag(torch.tensor([3.0, 4.0, 0.0]))}, {"w": torch.diag(torch.tensor([4.0, 0.0, 2.0]))}
+    found = merge(tmp_path, "iso-cts", [one, other], common_fraction=0.34)
+    torch.testing.assert_close(found["w"], (7 + 4 + 2) / 3 * torch.eye(3))
+
+
+@pytest.mark.parametrize(("fraction", "tasks"), [(1.0, 3), (0.8, 20)])
+def test_iso_cts_without_directions_of_tasks_is_iso_c(fraction: float, tasks: int, tmp_path: Path) -> None:
+    updates = [random_state(seed) for seed in range(tasks)]
+    found = merge(tmp_path, "iso-cts", updates, common_fraction=fraction)
+    for name, value in merge(tmp_path, "iso-c", updates).items():
+        assert torch.equal(found[name], value)
+
+
+def test_cart_by_hand(tmp_path: Path) -> None:
+    """The mean is diag(2, 2); the tasks differ from it by +-diag(3, 1), of which one triplet each cancels."""
+    one, other = {"w": torch.diag(torch.tensor([5.0, 3.0]))}, {"w": torch.diag(torch.tensor([-1.0, 1.0]))}
+    third = {"w": torch.diag(torch.tensor([2.0, 2.0]))}
+    torch.testing.assert_close(merge(tmp_path, "cart", [one, other, third], scale=7.0)["w"], 2 * torch.eye(2))
+
+
+def test_cart_scales_what_is_beyond_the_mean(tmp_path: Path) -> None:
+    """The mean is diag(1, 1, 1)/3 of diag(1, 0, 0) and so on; each task's leading triplet beyond it has value 2/3."""
+    updates = [{"w": torch.diag(row)} for row in torch.eye(3)]
+    torch.testing.assert_close(merge(tmp_path, "cart", updates, scale=0.5)["w"], (1 + 0.5 * 2) / 3 * torch.eye(3))
+
+
+def test_wudi_takes_steps_of_adam(tmp_path: Path) -> None:
+    """Against torch's own Adam on the loss as the paper writes it."""
+    updates = [random_state(seed) for seed in range(3)]
+    found = merge(tmp_path, "wudi", updates, iterations=40, lr=1e-2)
+    for name in ("wide", "tall", "square"):
+        tasks = torch.stack([update[name].double() for update in updates])
+        merged = torch.nn.Parameter(tasks.sum(0))
+        adam = torch.optim.Adam([merged], lr=1e-2)
+        for _ in range(40):
+            adam.zero_grad()
+            losses = ((merged - tasks) @ tasks.mT).square().sum((1, 2)) / tasks.square().sum((1, 2))
+            losses.sum().backward()
+            adam.step()
+        torch.testing.assert_close(found[name].double(), merged.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_closed_form_is_a_minimum(tmp_path: Path) -> None:
+    updates = [random_state(seed) for seed in range(3)]
+    found = merge(tmp_path, "wudi-closed", updates, ridge=0.0)
+    for name in ("wide", "tall", "square"):
+        tasks = [update[name].double() for update in updates]
+        gradient = sum((found[name].double() - task) @ task.T @ task / task.square().sum() for task in tasks)
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("op", METHODS)

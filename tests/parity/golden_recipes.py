@@ -34,7 +34,12 @@ METHODS = (
     "task_analogy",
     "uniform_soup",
     "iso_c",
+    "iso_cts",
     "tsv_m",
+    "tsv_c",
+    "cart",
+    "wudi",
+    "svc",
 )
 """Methods with a recipe; ``ties_original`` only with the merge function that TIES is."""
 
@@ -226,16 +231,61 @@ def _weighted(weights: list[float]) -> Any:
     return build
 
 
-def _spectral(op: str) -> Callable[[dict[str, Any], list[str]], dict[str, Node]]:
+def _spectral(op: str, **names: str) -> Callable[[dict[str, Any], list[str]], dict[str, Node]]:
+    """The op with the case's parameters ``names``, each under the name that the op gives it."""
+
     def nodes(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
-        return _finished({"merged": {"op": op, "deltas": deltas}}, "merged", deltas, params)
+        own = {field: params[name] for name, field in names.items()}
+        return _finished({"merged": {"op": op, "deltas": deltas, **own}}, "merged", deltas, params)
 
     return nodes
 
 
+def _tsv_c(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    nodes: dict[str, Node] = {"compressed": {"op": "tsv-c", "deltas": deltas}}
+    for i, delta in enumerate(deltas):
+        scaled = {"delta": f"compressed[{delta}]", "scale": params["scaling_coef"]}
+        nodes[f"model{i}"] = {"op": "apply", "base": "base", **scaled}
+        nodes[f"save{i}"] = {"op": "save", "model": f"model{i}", "path": f"{i}.safetensors"}
+    return nodes
+
+
+def _cart(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    merged = {"op": "cart", "deltas": deltas, "matrices": ["*attn*", "*mlp*"], "rank_ratio": params["rank_ratio"]}
+    return _finished({"merged": {**merged, "scale": params["scaling_coef"]}}, "merged", deltas, {})
+
+
+def _wudi(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    named = params["tensors"]
+    merged = {
+        "op": "wudi",
+        "deltas": deltas,
+        "matrices": ["*"] if named == "all matrices" else [f"*{n}" for n in named],
+    }
+    merged |= {name: params[name] for name in ("iterations", "lr", "others")}
+    return _finished({"merged": merged}, "merged", deltas, params)
+
+
+def _svc(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    return _finished(
+        {
+            "sum": {"op": "task-arithmetic", "deltas": deltas, "weights": params["scaling_coef"]},
+            "merged": {"op": "svc", "delta": "sum", "deltas": deltas, "alpha": params["alpha"]},
+        },
+        "merged",
+        deltas,
+        {},
+    )
+
+
 _BUILDERS = {
     "iso_c": _spectral("iso-c"),
+    "iso_cts": _spectral("iso-cts", common_space_fraction="common_fraction"),
     "tsv_m": _spectral("tsv-m"),
+    "tsv_c": _tsv_c,
+    "cart": _cart,
+    "wudi": _wudi,
+    "svc": _svc,
     "task_arithmetic": _sum,
     "average": _sum,
     "single_task": _single,

@@ -101,6 +101,8 @@ def step_params(
         counts = {port: len(bindings[port].at(row)) if port in bindings else 0 for port in unbound.op.inputs}
         message = unbound.op.check(params, counts)
         complaints += [Complaint((), message, at_key=True)] if message else []
+    if params is not None and any(binding.mapped for binding in bindings.values()):
+        params = unbound.op.completed(params, len(items.mapped))
     return ReadParams(params, tuple(complaints))
 
 

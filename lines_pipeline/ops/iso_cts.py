@@ -1,0 +1,78 @@
+"""``iso-cts``: directions that the tasks share and directions of each, with a flat spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.ops.decompositions import (
+    SideBySide,
+    Triplets,
+    decomposition_bytes,
+    decorrelated,
+    isotropic,
+    leading_triplets,
+    matrix_bytes,
+    strip_bytes,
+    strips,
+    vectors_bytes,
+)
+from lines_pipeline.ops.spectral import Matrices, SpectralOp, SpectralParams
+
+
+class IsoCtsParams(SpectralParams):
+    common_fraction: float = Field(
+        0.8, description="Share of the directions that the sum gives; the tasks share the rest.", ge=0, le=1
+    )
+
+
+def rank_of_each(directions: int, count: int, common_fraction: float) -> int:
+    """Return how many of ``directions`` each of ``count`` tasks gives: the sum gives what remains.
+
+    The source's rounding (half to even) may ask for more directions than there are; one fewer a task is taken then.
+    """
+    each = round((directions - int(directions * common_fraction)) / count)
+    return each if each * count <= directions else directions // count
+
+
+class IsoCts(SpectralOp[IsoCtsParams]):
+    """Takes the leading directions of the sum, those of each task in what the sum's leave, decorrelates all, and gives
+    them their mean singular value. Where the tasks' share rounds to no direction at all, that is ``iso-c``.
+
+    Differs from the source where an update has fewer directions than it may give: null directions are left out.
+    """
+
+    name = "iso-cts"
+    formula = "mean(s) polar([U_1 .. U_N, U_c]) polar([V_1 .. V_N, V_c])^T,  c of the sum, t of (I - U_c U_c^T) tau_t"
+    source = "Marczak et al., arXiv 2502.04959; danielm1405/iso-merging, src/utils/iso.py (iso_cts)"
+    Params = IsoCtsParams
+
+    def working_bytes(self, params: IsoCtsParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        return matrix_bytes(tensor) + 2 * vectors_bytes(tensor) + decomposition_bytes(tensor) + strip_bytes(tensor)
+
+    def merge(self, params: IsoCtsParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
+        directions = min(tensor.shape)
+        each = rank_of_each(directions, len(matrices), params.common_fraction)
+        if not each:
+            return isotropic(matrices.sum())
+        kept = SideBySide(directions)
+        kept.add(leading_triplets(matrices.sum(), directions - each * len(matrices)))
+        common = kept.filled().left
+        for task in range(len(matrices)):
+            kept.add(leading_triplets(_without(matrices[task], common), each))
+        found = kept.filled()
+        mean = found.values.sum() / directions
+        return decorrelated(Triplets(found.left, mean.expand(len(found.values)), found.right))
+
+
+def _without(matrix: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """Return ``matrix - U U^T matrix`` for orthonormal columns U, of which float64 products are taken."""
+    wide = directions.double()
+    result = torch.empty_like(matrix)
+    for columns, target in zip(strips(matrix.T, matrix.shape[0]), strips(result.T, matrix.shape[0]), strict=True):
+        values = columns.double()
+        target.copy_(values.addmm_(values @ wide, wide.T, alpha=-1))
+    return result

@@ -1,0 +1,61 @@
+"""``wudi``: the update whose difference from each task vector interferes least with it, found by Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.ops.decompositions import matrix_bytes
+from lines_pipeline.ops.interference import Interference, interference_bytes
+from lines_pipeline.ops.spectral import Matrices, SpectralOp, SpectralParams
+
+_DECAYS = 0.9, 0.999
+_EPSILON = 1e-8
+
+
+class WudiParams(SpectralParams):
+    others: Literal["mean", "base"] = Field(
+        "base", description="All other tensors: no update, or the mean of the task vectors."
+    )
+    iterations: int = Field(300, description="Steps of Adam.", ge=0)
+    lr: float = Field(1e-5, description="Learning rate, in the units of the weights.", gt=0)
+
+
+class Wudi(SpectralOp[WudiParams]):
+    """Takes Adam's steps from the sum of the task vectors towards the least interference.
+
+    Steps have a fixed length, so that the result depends on the scale of the weights and, after 300 steps, on where it
+    began: ``wudi-closed`` is the minimum itself. Differs from the source in the gradient, which comes from two matrices
+    in place of all task vectors, and where a task does not update a matrix: it is left out (the source divides by 0).
+    """
+
+    name = "wudi"
+    formula = "argmin_M sum_t |(M - tau_t) tau_t^T|^2 / |tau_t|^2,  Adam from M = sum_t tau_t   (others: no update)"
+    source = "Cheng et al., arXiv 2503.08099; nathanielyvo/WUDI-Merging, vit/wudi_main.py (get_redundant_task_vector)"
+    Params = WudiParams
+
+    def working_bytes(self, params: WudiParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        gram = matrix_bytes(tensor) * tensor.shape[1] // tensor.shape[0]
+        return interference_bytes(tensor) + gram + 5 * matrix_bytes(tensor)
+
+    def merge(self, params: WudiParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
+        found = Interference.of(matrices)
+        total, start, gram = found.total, found.gradient_at_total(), found.gram.to(found.total.dtype)
+        del found
+        return total.add_(_stepped(start, gram, params))
+
+
+def _stepped(start: torch.Tensor, gram: torch.Tensor, params: WudiParams) -> torch.Tensor:
+    """Return how far Adam gets from where half the gradient is ``start``: D away from there it is ``start + D G``."""
+    moved, mean, square, gradient = (torch.zeros_like(start) for _ in range(4))
+    for step in range(1, params.iterations + 1):
+        torch.addmm(start, moved, gram, out=gradient).mul_(2)
+        mean.lerp_(gradient, 1 - _DECAYS[0])
+        square.mul_(_DECAYS[1]).addcmul_(gradient, gradient, value=1 - _DECAYS[1])
+        length = torch.sqrt(square, out=gradient).div_((1 - _DECAYS[1] ** step) ** 0.5).add_(_EPSILON)
+        moved.addcdiv_(mean, length, value=-params.lr / (1 - _DECAYS[0] ** step))
+    return moved

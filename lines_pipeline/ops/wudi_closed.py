@@ -1,0 +1,59 @@
+"""``wudi-closed``: the update whose difference from each task vector interferes least with it, solved for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.ops.decompositions import FACTOR_BYTES, matrix_bytes
+from lines_pipeline.ops.interference import Interference, interference_bytes
+from lines_pipeline.ops.spectral import Matrices, SpectralOp, SpectralParams
+
+
+class WudiClosedParams(SpectralParams):
+    others: Literal["mean", "base"] = Field(
+        "base", description="All other tensors: no update, or the mean of the task vectors."
+    )
+    ridge: float = Field(1e-3, description="Added to the diagonal of G, as a fraction of its mean; 0 allowed.", ge=0)
+
+
+class WudiClosed(SpectralOp[WudiClosedParams]):
+    """Solves for the minimum that ``wudi`` steps towards.
+
+    It scales with the task vectors, and of one task it is that task's, up to the ridge. The closed form is this
+    project's own; the loss is that of the paper.
+    """
+
+    name = "wudi-closed"
+    formula = (
+        "B (G + ridge mean(diag G) I)^-1,  B = sum_t tau_t G_t,  G = sum_t G_t,  G_t = tau_t^T tau_t / |tau_t|^2   "
+        "(others: no update)"
+    )
+    source = "the loss of Cheng et al., arXiv 2503.08099; solved here"
+    Params = WudiClosedParams
+
+    def working_bytes(self, params: WudiClosedParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        square = tensor.shape[1] ** 2
+        solving = 8 * (square + 3 * tensor.numel) if params.ridge else FACTOR_BYTES * square + 16 * tensor.numel
+        return interference_bytes(tensor) + solving + matrix_bytes(tensor)
+
+    def merge(self, params: WudiClosedParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
+        found = Interference.of(matrices)
+        return _solved(found.gram, found.target, params.ridge).to(found.total.dtype)
+
+
+def _solved(gram: torch.Tensor, target: torch.Tensor, ridge: float) -> torch.Tensor:
+    """Return M with ``M (G + ridge) = B``: without a ridge, or where it is lost in rounding, that of least norm."""
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if ridge and not failed:
+        return torch.cholesky_solve(target.T, factor).T
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
+    vectors = vectors[:, kept]
+    solved: torch.Tensor = ((target @ vectors) / values[kept]) @ vectors.T
+    return solved
