@@ -46,6 +46,7 @@ from lines_pipeline.recipe.trusting import load_checked
 from lines_pipeline.results import RunResult, Validation
 from lines_pipeline.search.greedy_soup import GreedySoups
 from lines_pipeline.search.tune import tune as tune_recipe
+from lines_pipeline.suites.declaring import declared_metrics
 from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder, is_sound
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
 
@@ -77,7 +78,7 @@ def run(
     """
     from lines_pipeline.tracking.opening import open_record
 
-    loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
+    loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust, declared=declared_metrics)
     with hiding(loaded.secrets):
         settings, place = engine_settings(loaded, scheduler, workers, memory, device), outputs.place(loaded, out)
         record = open_record(loaded, place, tracking_uri) if tracking else None  # before anything is read
@@ -142,7 +143,7 @@ def validate(
     ``notes`` also tell where the results would not fit on the disk of ``out``. Python that suites name is found and
     noted, but not imported.
     """
-    loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
+    loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust, declared=declared_metrics)
     with hiding(loaded.secrets):
         settings = engine_settings(loaded)
         destination = outputs.planned_destination(outputs.place(loaded, out))
@@ -170,7 +171,7 @@ def plan(
     """What a run would do, from headers alone. Builds, downloads and writes nothing."""
     from lines_pipeline.search.tune import trial_count
 
-    loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust)
+    loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust, declared=declared_metrics)
     with hiding(loaded.secrets):
         settings = engine_settings(loaded, scheduler, workers, memory, device)
         trials = trial_count(loaded.tune) if loaded.tune and tune else 0
@@ -259,7 +260,8 @@ def _carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, tune: b
     by_node = gather_summaries(context.graph, facts)
     if session.cache.unwritten:
         session.emit(Note(f"{session.cache.unwritten}; what this run learnt is not kept for later runs", warning=True))
-    return RunResult(context.recipe.name, destination.out, metrics, files, urls, by_node, "", "", chosen, cached, 0.0)
+    result = RunResult(context.recipe.name, destination.out, metrics, files, urls, by_node, "", "", chosen, cached, 0.0)
+    return replace(result, units=evaluator.units)
 
 
 def sync(folders: Sequence[str | Path] = (), *, tracking_uri: str | None = None) -> SyncReport:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lines_pipeline.cache.eviction import prune, size_limit
 from lines_pipeline.cache.store import NodeCache
@@ -15,9 +15,11 @@ from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.events import Event, Note, Sink
 from lines_pipeline.core.logs import LOG
 from lines_pipeline.core.types import EdgeType
+from lines_pipeline.executor.placing import each
 from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.local import DRIVER
 from lines_pipeline.executor.session import Session
+from lines_pipeline.executor.suite_checks import SuiteChecks
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.io.adapter_updates import Base, update_checkpoint
 from lines_pipeline.io.checkpoint import Checkpoint, require_readable
@@ -32,19 +34,14 @@ from lines_pipeline.io.model_folders import declared_quantization
 from lines_pipeline.io.opening import open_checkpoint, open_leniently
 from lines_pipeline.io.renaming import rename
 from lines_pipeline.ops.adapter import AdapterParams
-from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.ops.load import LoadParams
-from lines_pipeline.ops.soup import SoupParams
 from lines_pipeline.planner.globs import matches
 from lines_pipeline.planner.memory import EngineSettings
 from lines_pipeline.planner.schemas import infer_schemas, left_out_names
 from lines_pipeline.planner.stages import ancestors
 from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.suites.base import chosen_tasks, missing_files, suite_runs, suite_tasks
 from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder, is_sound
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
-
-Found = TypeVar("Found")
 
 
 @dataclass
@@ -81,8 +78,9 @@ def open_recipe(
     Where suites name Python, ``EvalError`` for a ``build`` without ``trust`` in a folder that is not trusted.
     What it uses of the cache is kept there until it is done with.
     """
-    missing = _missing_files(recipe, graph)
-    code = _suites_code(recipe, graph, trust=trust, build=build)
+    suites = SuiteChecks(recipe, graph)
+    missing = suites.missing_files()
+    code = suites.code(trust=trust, build=build)
     if missing and build:
         raise EvalError("\n".join(missing))
     with closing(NodeCache(cache_folder() / "nodes", reading=cache, secrets=recipe.secrets)) as nodes:
@@ -100,7 +98,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
     recipe, graph, session = context.recipe, context.graph, context.session
     live = set(graph.needed(graph.sinks)) if build else set(graph.steps)
     loads = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, LoadParams) and s.id in live}
-    located = _each(recipe, graph, "path", loads, lambda step: locate_checkpoint(loads[step].path, recipe.folder))
+    located = each(recipe, graph, "path", loads, lambda step: locate_checkpoint(loads[step].path, recipe.folder))
     if build:
         _build_zoo([entry.uri for entry in located.values() if isinstance(entry, ZooEntry)], context)
 
@@ -108,7 +106,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
         path = _local_path(located[step], context, step, build=build)
         return None if path is None else _opened(loads[step], path.absolute(), session.cache.spool if build else None)
 
-    found = _each(recipe, graph, "path", loads, opened)
+    found = each(recipe, graph, "path", loads, opened)
     checkpoints = {step: checkpoint for step, checkpoint in found.items() if checkpoint is not None}
     checkpoints |= _open_adapters(context, live, checkpoints, build=build)
     context.notes += [f"node '{step}': {note}" for step, checkpoint in checkpoints.items() for note in checkpoint.notes]
@@ -117,7 +115,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
         known = "content known" if step in context.session.digests else "content not known yet"
         LOG.info("'%s': opened '%s', %d tensors, %s", step, one.uri, len(one.tensors), known)
     expected = {step: params.digest for step, params in loads.items() if step in checkpoints and params.digest}
-    _each(recipe, graph, "digest", expected, lambda step: _check_digest(context, step, expected[step], read=build))
+    each(recipe, graph, "digest", expected, lambda step: _check_digest(context, step, expected[step], read=build))
 
 
 def _check_digest(context: OpenedRecipe, step: str, expected: str, *, read: bool) -> None:
@@ -140,7 +138,7 @@ def _open_adapters(
     recipe, graph, spool = context.recipe, context.graph, context.session.cache.spool
     open_file = partial(open_checkpoint, spool=spool if build else None)
     adapters = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, AdapterParams) and s.id in live}
-    located = _each(recipe, graph, "path", adapters, lambda s: locate_checkpoint(adapters[s].path, recipe.folder))
+    located = each(recipe, graph, "path", adapters, lambda s: locate_checkpoint(adapters[s].path, recipe.folder))
     found: dict[str, Checkpoint] = {}
 
     def opened(step: str) -> None:
@@ -165,7 +163,7 @@ def _open_adapters(
             build=build,
         )
 
-    _each(recipe, graph, "path", adapters, opened)
+    each(recipe, graph, "path", adapters, opened)
     return found
 
 
@@ -174,34 +172,6 @@ def _base(graph: Graph, step: str, checkpoints: Mapping[str, Checkpoint]) -> Bas
     layout, read = infer_schemas(graph, ancestors(graph, [step]), checkpoints)[step], checkpoints.get(step)
     where = (read.tensors, read.files) if read else (None, ())
     return Base(layout.origin, layout.tensors, layout.aliases, *where)
-
-
-def _each(
-    recipe: Recipe,
-    graph: Graph,
-    field: str | Callable[[str], str],
-    steps: Iterable[str],
-    find: Callable[[str], Found],
-) -> dict[str, Found]:
-    """What is found for every step; all that is wrong is told as one error, by the places of the nodes' ``field``.
-
-    A callable ``field`` is asked which one is wrong of a step.
-    """
-    found: dict[str, Found] = {}
-    errors: dict[str, CheckpointError | EvalError] = {}
-    for step in steps:
-        try:
-            found[step] = find(step)
-        except (CheckpointError, EvalError) as error:
-            wrong = field if isinstance(field, str) else field(step)
-            errors.setdefault(_placed(recipe, graph.steps[step].node, wrong, str(error)), error)
-    if errors:
-        raise type(next(iter(errors.values())))("\n".join(errors))
-    return found
-
-
-def _placed(recipe: Recipe, node: str, field: str, message: str) -> str:
-    return str(recipe.document.source_map.value(("nodes", node, field)).diagnostic(message, node))
 
 
 def locate_checkpoint(path: str, folder: Path) -> Any:
@@ -262,46 +232,3 @@ def _of_type(params: LoadParams, checkpoint: Checkpoint) -> Checkpoint:
         kind = {"delta": "a task vector", "mask": "a mask"}.get(said, "a model")
         raise CheckpointError(f"{params.path} holds {kind}: give the node that loads it 'type: {said}'")
     return unpacked(checkpoint) if said == "mask" else checkpoint
-
-
-def _suites_code(recipe: Recipe, graph: Graph, *, trust: bool, build: bool) -> list[str]:
-    """Notes of the Python that suites name; nothing is imported. ``EvalError`` where a run may not run it."""
-    judges = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, EvaluateParams | SoupParams)}
-    suites = {step: params.suite for step, params in judges.items() if params.suite}
-
-    def runs(step: str) -> str:
-        found = suite_runs(suites[step], recipe.folder)
-        if found is None:
-            return ""
-        refused = "" if trust else found.untrusted
-        if refused and build:
-            raise EvalError(f"the suite {suites[step]} runs Python, {found.what}, but {refused}")
-        return f"the suite {suites[step]} runs Python: {found.what}" + (f"; {refused}" if refused else "")
-
-    notes = _each(recipe, graph, "suite", suites, runs)
-    return [] if build else list(dict.fromkeys(note for note in notes.values() if note))
-
-
-def _missing_files(recipe: Recipe, graph: Graph) -> list[str]:
-    """What the suites lack, by place; ``EvalError`` for what is no suite, and tasks and splits that one has not got."""
-    judges = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, EvaluateParams | SoupParams)}
-    suites = {step: params.suite for step, params in judges.items() if params.suite}
-
-    def named(step: str) -> tuple[Sequence[str], str | None]:
-        params = judges[step]
-        return params.tasks or (), params.target if isinstance(params, EvaluateParams) else None
-
-    def chosen(step: str) -> tuple[str, ...]:
-        return chosen_tasks(suites[step], recipe.folder, *named(step))
-
-    def unknown(step: str) -> str:
-        return "target" if set(named(step)[0]) <= set(suite_tasks(suites[step], recipe.folder)) else "tasks"
-
-    def missing(step: str) -> tuple[str, ...]:
-        return missing_files(suites[step], recipe.folder, tasks[step], judges[step].split)
-
-    _each(recipe, graph, "suite", suites, lambda step: suite_tasks(suites[step], recipe.folder))
-    tasks = _each(recipe, graph, unknown, suites, chosen)
-    lacking = _each(recipe, graph, "split", suites, missing)
-    told = [_placed(recipe, graph.steps[step].node, "suite", file) for step, files in lacking.items() for file in files]
-    return list(dict.fromkeys(told))

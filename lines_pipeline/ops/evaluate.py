@@ -1,7 +1,8 @@
-"""``evaluate``: the accuracy of a model on the tasks of a suite."""
+"""``evaluate``: how good a model is on the tasks of a suite."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -9,21 +10,27 @@ from pydantic import Field
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Op, OpParams, Port
 
+BASELINE_PORTS: Mapping[str, str] = {"expert": "baselines.expert", "pretrained": "baselines.pretrained"}
+"""The ports of the metrics that normalize, by role; a recipe writes ``baselines: {expert: ..., pretrained: ...}``."""
+
 
 class EvaluateParams(OpParams):
     suite: str = Field(description="zoo://glyphs, or a suite file.", min_length=1)
-    split: Literal["train", "val", "test"] = Field("test", description="Which images.")
+    split: Literal["train", "val", "test"] = Field("test", description="Which data.")
     tasks: tuple[str, ...] | None = Field(None, description="Some of the suite's tasks; default all.", strict=False)
     target: str | None = Field(None, description="The task a single model was tuned for; the others are its control.")
 
 
 class Evaluate(Op):
-    """Normalized accuracy is over the task's own expert, as the suite records it."""
+    """Gives the metrics that the suite declares; ``baselines`` normalize them, or else what the suite records."""
 
     name = "evaluate"
-    formula = "accuracy/<task>, mean_accuracy, normalized_accuracy/<task>, mean_normalized_accuracy"
+    formula = "<metric>/<task>, mean_<metric>, worst_<metric>, normalized_<metric>/<task>, mean_normalized_<metric>"
     source = "wang-kee/LiNeS, src/eval/eval.py"
     gives = EdgeType.METRICS
-    inputs = {"model": Port(EdgeType.WEIGHTS)}
+    inputs = {
+        "model": Port(EdgeType.WEIGHTS),
+        **{port: Port(EdgeType.METRICS, many=True, optional=True) for port in BASELINE_PORTS.values()},
+    }
     granularity = Granularity.MODEL
     Params = EvaluateParams

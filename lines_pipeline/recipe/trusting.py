@@ -13,7 +13,7 @@ from typing import Any
 from lines_pipeline.core.errors import Diagnostic, RecipeError
 from lines_pipeline.core.trust import remedy, why_untrusted
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.recipe.building import build_graph
+from lines_pipeline.recipe.building import Declared, build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import stock_folder
@@ -35,11 +35,20 @@ def load_trusted(path: str | FilePath, sets: Mapping[str, Any] = {}, *, trust: b
     return recipe
 
 
-def load_checked(path: str | FilePath, sets: Mapping[str, Any] = {}, *, trust: bool = False) -> tuple[Recipe, Graph]:
-    """The recipe and its graph, where neither does what only a trusted folder's recipe may."""
+def load_checked(
+    path: str | FilePath,
+    sets: Mapping[str, Any] = {},
+    *,
+    trust: bool = False,
+    declared: Declared = lambda step, folder: None,
+) -> tuple[Recipe, Graph]:
+    """The recipe and its graph, where neither does what only a trusted folder's recipe may.
+
+    Objectives are checked against what suites have ``declared``.
+    """
     recipe = load_trusted(path, sets, trust=trust)
     with recipe.secrets.hiding():
-        graph = build_graph(recipe)
+        graph = build_graph(recipe, declared)
         if not trust:
             _require_harmless_items(recipe, graph)
     return recipe, graph

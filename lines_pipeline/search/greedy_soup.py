@@ -13,6 +13,7 @@ from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.ops import registry
 from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.ops.soup import SoupParams
+from lines_pipeline.suites.declaring import declared_metrics
 
 
 @dataclass
@@ -30,18 +31,23 @@ class GreedySoups:
         return graph
 
     def _choose(self, graph: Graph, step: Step, params: SoupParams) -> tuple[str, ...]:
-        """Sort by the held-out metric, then keep each candidate that does not lower the soup's."""
+        """Sort by the held-out metric, then keep each candidate that does not make the soup's worse."""
         scores = self._scores(graph, step, {model: (model,) for model in step.inputs["models"]})
-        order = sorted(step.inputs["models"], key=lambda model: -scores[model])
+        sign = 1 if self._more_is_better(step, params) else -1
+        order = sorted(step.inputs["models"], key=lambda model: -sign * scores[model])
         kept, best = order[:1], scores[order[0]]
         rows = [{"model": order[0], "alone": best, "soup": best, "kept": True}]
         for candidate in order[1:]:
             score = self._scores(graph, step, {candidate: (*kept, candidate)})[candidate]
-            if score >= best:
+            if sign * score >= sign * best:
                 kept, best = [*kept, candidate], score
             rows.append({"model": candidate, "alone": scores[candidate], "soup": score, "kept": candidate in kept})
         self.evaluator.session.emit(TableComputed(f"greedy_soup/{step.id}", tuple(rows)))
         return tuple(kept)
+
+    def _more_is_better(self, step: Step, params: SoupParams) -> bool:
+        declared = declared_metrics(step, self.evaluator.folder)
+        return declared is None or declared.directions.get(params.objective, "higher") == "higher"
 
     def _scores(self, graph: Graph, step: Step, soups: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
         """The metric of the uniform soup of each entry's models."""

@@ -1,4 +1,4 @@
-"""What a suite names as its model: a factory that comes with this package, or Python of the user's own.
+"""What a suite names as its model or metric: a factory that comes with this package, or Python of the user's own.
 
 Everything here is found by looking at files; nothing of the user's is imported.
 """
@@ -40,7 +40,7 @@ EXPECTED = "expected open_clip:NAME, package.module:callable or file.py:callable
 
 @dataclass(frozen=True)
 class Code:
-    """Python of the user's own that makes a model: ``name`` of ``module``, or of ``file`` where no module is named.
+    """Python of the user's own, ``name`` of ``module``, or of ``file`` where no module is named; ``what`` it is for.
 
     ``root`` is the folder that imports start from, None where the Python path finds it; ``file`` is None for modules
     that are no Python files.
@@ -51,10 +51,11 @@ class Code:
     module: str
     file: Path | None
     root: Path | None
+    what: str = "model factory"
 
     @property
     def shown(self) -> str:
-        """Name the factory, and the file that defines it."""
+        """Name the callable, and the file that defines it."""
         return f"{self.text} ({self.file})" if self.file is not None else self.text
 
     def digest(self) -> str:
@@ -78,7 +79,7 @@ class Code:
                 seen.update(nearby)
 
     def _imported(self, file: Path, content: bytes) -> list[Path]:
-        """Files that a file imports from the factory's folder or package."""
+        """Files that a file imports from the callable's folder or package."""
         top = self.root or self._package_folder()
         own = self.module.partition(".")[0] if self.root is None else ""
         found: dict[Path, None] = {}
@@ -109,42 +110,49 @@ def check_factory(text: str) -> None:
         raise ValueError(f"{EXPECTED}, found '{printable(text)}'")
 
 
-def find_code(text: str, folder: Path) -> Code:
-    """Where the Python of a factory lies: in ``folder``, else on the Python path. Imports nothing.
+def check_function(text: str) -> None:
+    """Raise ValueError for what does not name a callable of the user's."""
+    if not (_FILE.fullmatch(text) or _MODULE.fullmatch(text)):
+        raise ValueError(f"expected package.module:callable or file.py:callable, found '{printable(text)}'")
+
+
+def find_code(text: str, folder: Path, what: str = "model factory") -> Code:
+    """Where the Python that a suite names lies: in ``folder``, else on the Python path. Imports nothing.
 
     Raises ``EvalError`` where there is no such file or module, or it plainly has no such name.
     """
     match = _FILE.fullmatch(text)
     if match:
-        code = _in_file(text, match, folder)
+        code = _in_file(text, match, folder, what)
     else:
         match = _MODULE.fullmatch(text)
         assert match is not None
-        code = _in_module(text, match, folder)
+        code = _in_module(text, match, folder, what)
     if code.file is not None and code.file.suffix == ".py":
         _require_name(code)
     return code
 
 
-def _in_file(text: str, match: re.Match[str], folder: Path) -> Code:
+def _in_file(text: str, match: re.Match[str], folder: Path, what: str) -> Code:
     file = folder / match["file"]
     if not file.is_file():
-        raise EvalError(f"model factory {text}: no such file as {file}")
-    return Code(text, match["name"], "", file.absolute(), file.absolute().parent)
+        raise EvalError(f"{what} {text}: no such file as {file}")
+    return Code(text, match["name"], "", file.absolute(), file.absolute().parent, what)
 
 
-def _in_module(text: str, match: re.Match[str], folder: Path) -> Code:
+def _in_module(text: str, match: re.Match[str], folder: Path, what: str) -> Code:
     module = match["module"]
     beside = _own_file(folder.absolute(), module)
     if beside is not None:
-        return Code(text, match["name"], module, beside, folder.absolute())
+        return Code(text, match["name"], module, beside, folder.absolute(), what)
     spec = _spec_of(module)
     if spec is None:
         raise EvalError(
-            f"model factory {text}: there is no module {module}, neither in {folder.absolute()} nor on the Python path "
+            f"{what} {text}: there is no module {module}, neither in {folder.absolute()} nor on the Python path "
             "(PYTHONPATH)"
         )
-    return Code(text, match["name"], module, Path(spec.origin) if spec.has_location and spec.origin else None, None)
+    origin = Path(spec.origin) if spec.has_location and spec.origin else None
+    return Code(text, match["name"], module, origin, None, what)
 
 
 def _own_file(folder: Path, module: str) -> Path | None:
@@ -188,13 +196,13 @@ def _is_installed(file: Path) -> bool:
 def _bytes_of(file: Path) -> bytes:
     try:
         if not file.is_file():
-            raise EvalError(f"model factory: {file} is not a regular file")
+            raise EvalError(f"{file} is not a regular file")
         with file.open("rb") as opened:
             content = opened.read(MAX_SOURCE_BYTES + 1)
     except OSError as error:
-        raise EvalError(f"model factory: {file} cannot be read: {error.strerror}") from error
+        raise EvalError(f"{file} cannot be read: {error.strerror}") from error
     if file.suffix == ".py" and len(content) > MAX_SOURCE_BYTES:
-        raise EvalError(f"model factory: {file} has more than {MAX_SOURCE_BYTES:,} bytes, expected a Python file")
+        raise EvalError(f"{file} has more than {MAX_SOURCE_BYTES:,} bytes, expected a Python file")
     return content
 
 
@@ -215,7 +223,7 @@ def _require_name(code: Code) -> None:
     names, open_end = _names(_parsed(code.file, _bytes_of(code.file)).body)
     name = code.name.partition(".")[0]
     if name not in names and not open_end:
-        raise EvalError(f"model factory {code.text}: {code.file} has no '{name}'{did_you_mean(name, names)}")
+        raise EvalError(f"{code.what} {code.text}: {code.file} has no '{name}'{did_you_mean(name, names)}")
 
 
 def _names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
@@ -260,7 +268,7 @@ def _imports(node: ast.AST, file: Path, top: Path) -> Iterator[tuple[Path, str]]
 
 
 def line_of(code: Code) -> int:
-    """The line that makes the factory's name, 0 where it cannot be told."""
+    """The line that makes the callable's name, 0 where it cannot be told."""
     if code.file is None or code.file.suffix != ".py":
         return 0
     for node in _parsed(code.file, _bytes_of(code.file)).body:

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -21,16 +21,19 @@ from lines_pipeline.suites.factories import Code, line_of
 _MAX_MESSAGE = 2_000
 
 _kept: dict[tuple[Path, str], tuple[str, dict[str, ModuleType]]] = {}
-"""By a suite's folder and factory: the digest of its files, and the modules that were made of them."""
+"""By a suite's folder and callable: the digest of its files, and the modules that were made of them."""
 
 
-def call_factory(code: Code, arguments: Mapping[str, Any], suite: Path) -> Any:
-    """What a factory gives. Raises ``EvalError`` where it, or what it imports, raises anything."""
-    with told_as_users(suite, f"model factory {code.text}", code), _at_home(code):
-        made: Any = _module(code)
+def call(code: Code, suite: Path, where: str = "", /, *values: Any, **arguments: Any) -> Any:
+    """What the user's callable gives. Raises ``EvalError`` where it, or what it imports, raises anything.
+
+    ``where`` leads the error's message: for which task it was called.
+    """
+    with told_as_users(suite, f"{where}{code.what} {code.text}", code), _at_home(code):
+        found: Any = _module(code)
         for part in code.name.split("."):
-            made = getattr(made, part)
-        return made(**arguments)
+            found = getattr(found, part)
+        return found(*values, **arguments)
 
 
 @contextlib.contextmanager
@@ -55,7 +58,7 @@ def _text_of(error: BaseException) -> str:
 
 
 def _place_of(error: BaseException, code: Code | None) -> str:
-    """`` (file:line)``: the last line of the user's own files that was reached, else that of the factory."""
+    """`` (file:line)``: the last line of the user's own files that was reached, else that of the callable."""
     if code is None or code.file is None:
         return ""
     if isinstance(error, SyntaxError) and error.filename:
