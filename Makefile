@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all check bench docs clean
+.PHONY: demo test test-all check check-interpreted bench docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/lines-pipeline run recipes/vit20_ties_lines.yaml
@@ -21,6 +21,10 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
+
+# as where Numba and llvmlite are missing: the interpreter does all blocks
+check-interpreted: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow" --without-compilers tests/parity tests/executor tests/ops tests/jit
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/merge.py

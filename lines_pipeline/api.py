@@ -34,7 +34,6 @@ from lines_pipeline.graph.picture import mermaid, svg
 from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.opening import open_leniently
 from lines_pipeline.io.temporaries import sweep_temporaries
-from lines_pipeline.ops.evaluate import EvaluateParams
 from lines_pipeline.planner.explain import Explanation, describe_layers
 from lines_pipeline.planner.memory import EngineSettings
 from lines_pipeline.planner.summaries import gather_summaries
@@ -44,7 +43,7 @@ from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import find_recipe
 from lines_pipeline.recipe.trusting import load_checked
 from lines_pipeline.results import RunResult, Validation
-from lines_pipeline.search.greedy_soup import GreedySoups
+from lines_pipeline.search.drivers import Drivers
 from lines_pipeline.search.tune import tune as tune_recipe
 from lines_pipeline.suites.declaring import declared_metrics
 from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder, is_sound
@@ -69,20 +68,25 @@ def run(
     trust: bool = False,
     tracking_uri: str | None = None,
     tracking: bool = True,
-    sinks: Sequence[Sink] = (),
+    sinks: Sequence[Sink | str] = (),
 ) -> RunResult:
-    """Carry out a recipe. ``sinks`` receive the events of ``core.events``; raises the package's ``LinesError``s.
+    """Carry out a recipe; raises the package's ``LinesError``s.
 
-    ``trust`` lets it run Python that its suites name, and name other machines, wherever it lies. With ``tracking`` off
-    there is no record of the run. A store that fails while it goes on does not end it.
+    ``sinks`` receive the events of ``core.events``: functions, or names of those that installed packages offer
+    (``NAME``, ``NAME=TEXT``).
+
+    ``trust`` lets it run Python that it and its suites name, and name other machines, wherever it lies. With
+    ``tracking`` off there is no record of the run. A store that fails while it goes on does not end it.
     """
     from lines_pipeline.tracking.opening import open_record
+    from lines_pipeline.tracking.plugin_sinks import open_sinks
 
+    opened = open_sinks(sinks)
     loaded, graph = load_checked(find_recipe(recipe), sets or {}, trust=trust, declared=declared_metrics)
     with hiding(loaded.secrets):
         settings, place = engine_settings(loaded, scheduler, workers, memory, device), outputs.place(loaded, out)
         record = open_record(loaded, place, tracking_uri) if tracking else None  # before anything is read
-        return _recorded(loaded, graph, settings, place, record, tune=tune, cache=cache, trust=trust, sinks=sinks)
+        return _recorded(loaded, graph, settings, place, record, tune=tune, cache=cache, trust=trust, sinks=opened)
 
 
 def _recorded(
@@ -98,13 +102,19 @@ def _recorded(
     sinks: Sequence[Sink],
 ) -> RunResult:
     """Carry out an open recipe; ``record``, where there is one, is told of it, and how it ends."""
+    from lines_pipeline.tracking.plugin_sinks import warn_of_failures
+
     started = time.perf_counter()
     told_notes: list[Note] = []
     told = broadcast(*sinks, lambda event: told_notes.append(event) if isinstance(event, Note) else None)
     emit = hidden_from(loaded.secrets, told if record is None else record.beside(told))
+    warn_of_failures(sinks, emit)
     status, error = "FAILED", ""
     try:
-        with outputs.open_destination(place) as destination, open_scheduler(settings, loaded.secrets) as work:
+        with (
+            outputs.open_destination(place) as destination,
+            open_scheduler(settings, loaded.secrets, graph.plugins) as work,
+        ):
             outputs.require_writable(outputs.check_outputs(graph, destination.folder), destination.folder)
             with open_recipe(loaded, graph, settings, cache, emit, build=True, trust=trust, scheduler=work) as context:
                 report = _forecast(context, destination, by=explain_with_room)
@@ -194,7 +204,7 @@ def _forecast(
     by: Callable[..., Explanation] = explain,
 ) -> Explanation:
     graph = context.graph
-    models = [s.inputs["model"][0] for s in graph.steps.values() if isinstance(s.params, EvaluateParams)]
+    models = [model for step in graph.evaluations if (model := graph.steps[step].followed)]
     wanted = outputs.requests(context.recipe, graph, destination, context.session.checkpoints)
     report = by(context.recipe, graph, context.session, list(wanted.values()), models, trials)
     return replace(report, notes=(*report.notes, *outputs.notes(wanted)))
@@ -218,25 +228,26 @@ def _texts(context: OpenedRecipe, report: Explanation) -> dict[str, str]:
         "graph.svg": svg(graph),
         "graph.mmd": mermaid(graph),
         "layers.json": describe_layers(report),
+        **{f"plugins/{name}": text for name, text in recipe.plugins.texts().items()},
     }
 
 
 def _carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, tune: bool) -> RunResult:
     session, evaluator = context.session, Evaluator(context.session, context.recipe.folder)
-    soups = GreedySoups(evaluator)
+    drivers = Drivers(evaluator)
     chosen: Mapping[str, Any] = {}
     if tune and context.recipe.tune is not None:
-        chosen = tune_recipe(context.recipe, evaluator, soups.settle).values
+        chosen = tune_recipe(context.recipe, evaluator, drivers.resolve).values
         context.recipe = context.recipe.with_values(chosen)
         context.graph = build_graph(context.recipe)
-    context.graph = soups.settle(context.graph)
+    context.graph = drivers.resolve(context.graph)
     wanted = outputs.requests(context.recipe, context.graph, destination, session.checkpoints)
     for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
         sweep_temporaries(folder)
     before = {step for step, request in wanted.items() if existing(session, context.graph, request)}
     if before != wanted.keys():
         require_output(destination.folder)
-    evaluated = [s for s in context.graph.sinks if context.graph.steps[s].op.name == "evaluate"]
+    evaluated = context.graph.evaluations
     models = evaluator.unjudged_models(context.graph, evaluated)
     told = [request.step for request in wanted.values()] + evaluator.models(context.graph, evaluated)
     asked = [*wanted.values(), *(OutputRequest(model) for model in models)]
@@ -249,7 +260,7 @@ def _carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, tune: b
     session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))
     for step, found in facts.items():
         session.emit(SummaryComputed(step, found))
-    for scales in block_scales(context.graph, session, facts):
+    for scales in block_scales(context.graph, session, facts.keys()):
         session.emit(scales)
     metrics = evaluator.evaluate(context.graph, evaluated)
     secrets = context.recipe.secrets

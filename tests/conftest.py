@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -22,6 +23,21 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # as shells start what runs in the background; children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+WITHOUT_COMPILERS = Path(__file__).parent / "without_compilers"
+"""A folder that hides Numba and llvmlite from the processes that import from it first."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-compilers", action="store_true", help="run as where Numba and llvmlite are missing")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--without-compilers"):
+        sys.path.insert(0, str(WITHOUT_COMPILERS))
+        searched = [str(WITHOUT_COMPILERS), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(searched)
 
 
 @pytest.fixture(autouse=True)

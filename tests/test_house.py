@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +78,23 @@ def test_modules_and_op_files_stay_small() -> None:
 def test_no_file_is_named_after_nothing() -> None:
     banned = {"utils", "util", "helpers", "helper", "manager", "misc", "common"}
     assert [p for p in PACKAGE.rglob("*.py") if p.stem in banned] == []
+
+
+def test_only_ops_know_ops() -> None:
+    """The layers above ask what an op declares; they import no method, and compare no name, class or port."""
+    from lines_pipeline.ops import registry
+
+    methods = {type(op).__module__ for op in registry().values()}
+    asks = re.compile(r"\bop\.name (==|!=|in|not in)\b|isinstance\([^)]*\b(op|params)\b,|\.inputs(\[|\.get\()[\"']")
+    known = []
+    for path in PACKAGE.rglob("*.py"):
+        if PACKAGE / "ops" not in path.parents:
+            for node in ast.walk(ast.parse(path.read_text())):
+                modules = {node.module} if isinstance(node, ast.ImportFrom) else set()
+                modules |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+                known += [f"{path}: {module}" for module in modules & methods]
+            known += [f"{path}: {line.strip()}" for line in path.read_text().splitlines() if asks.search(line)]
+    assert known == []
 
 
 def test_every_op_has_a_row_in_the_documentation() -> None:

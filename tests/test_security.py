@@ -94,6 +94,18 @@ def test_checks_list_the_python_and_import_none(check: Check, trusted: bool, str
     assert not (tmp_path / "ran").exists() and "encoder" not in sys.modules
 
 
+@pytest.mark.parametrize("use", ALL)
+def test_plug_ins_run_in_trusted_folders_only(use: Check, stranger: Path, tmp_path: Path) -> None:
+    (stranger / "methods.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    recipe = write(stranger, {"merged": {"op": "mine", "delta": "model"}, **SAVED}, plugins=["methods.py"])
+    with pytest.raises(RecipeError, match=r"unknown op 'mine'.* plug-ins.* is not a trusted folder; give --trust, or"):
+        use(recipe)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(RecipeError, match="unknown op 'mine'; expected one of"):
+        use(recipe, trust=True)
+    assert (tmp_path / "ran").exists()
+
+
 def test_the_flag_and_the_list_let_it_run(stranger: Path) -> None:
     recipe = stranger / "recipe.yaml"
     assert lines_pipeline.run(recipe, trust=True).metrics["val"] == {"accuracy/rise": 0.5, "mean_accuracy": 0.5}

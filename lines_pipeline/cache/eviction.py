@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lines_pipeline.core.errors import PlanError
+from lines_pipeline.core.sizes import parse_bytes
 from lines_pipeline.io.entries import read_entry
 from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.io.write_once import is_sound, notes_path
-from lines_pipeline.recipe.schema import parse_bytes
 
 VALUES, SPOOL = "values", "spool"
 KINDS = ("accuracies", "digests", "files", "scores", "stats", SPOOL, VALUES)

@@ -44,6 +44,9 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="Look nothing up in th
 NoTracking = Annotated[bool, typer.Option("--no-tracking", help="Keep no record of the run in MLflow.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; default sqlite:///mlflow.db.")]
 Events = Annotated[Path | None, typer.Option(metavar="FILE", help="Append what happens to FILE, as lines of JSON.")]
+Sinks = Annotated[
+    list[str] | None, typer.Option("--sink", metavar="NAME[=TEXT]", help="Also tell a sink that a package offers.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also what it decides, opens and finds in the cache.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes: errors and the results.")]
 
@@ -78,6 +81,7 @@ def run(
     tracking_uri: TrackingUri = None,
     no_tracking: NoTracking = False,
     events: Events = None,
+    sinks: Sinks = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -97,7 +101,7 @@ def run(
     from lines_pipeline import api
     from lines_pipeline.cli import render as presentation
 
-    with _told(events, quiet=quiet, verbose=verbose) as sinks:
+    with _told(events, quiet=quiet, verbose=verbose) as told:
         result = api.run(
             recipe,
             out=out,
@@ -111,7 +115,7 @@ def run(
             trust=trust,
             tracking_uri=tracking_uri,
             tracking=not no_tracking,
-            sinks=sinks,
+            sinks=[*told, *(sinks or [])],
         )
     if as_json:
         print_json(result.to_dict())

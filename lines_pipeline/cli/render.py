@@ -89,13 +89,16 @@ def show_ops(ops: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:
     """The catalogue, or one op in full."""
     console = _console()
     if not detailed:
-        table = _table("op", "formula", "gives")
+        added = any(op["plugin"] for op in ops)
+        table = _table("op", "formula", "gives", *(["from"] if added else []))
         for op in ops:
-            table.add_row(op["name"], op["formula"], op["gives"])
+            table.add_row(op["name"], op["formula"], op["gives"], *([op["plugin"]] if added else []))
         console.print(table)
         return
     for op in ops:
         console.print(f"{op['name']}: {op['summary']}\n\n  formula  {op['formula']}\n  source   {op['source']}")
+        if op["plugin"]:
+            console.print(f"  from     {op['plugin']}")
         for name, port in op["inputs"].items():
             many = ", one or more" if port["many"] else ""
             console.print(f"  input    {name}: {port['type']}{many}{', optional' if port['optional'] else ''}")

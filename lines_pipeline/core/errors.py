@@ -38,6 +38,14 @@ class EvalError(LinesError):
     """A suite is unknown, incomplete, or does not fit the model."""
 
 
+class UserCodeError(LinesError):
+    """Python of the user's own is not there, cannot be read, or raises."""
+
+
+class PluginError(LinesError):
+    """An op, suite, format or sink that an installed package or a recipe's file adds cannot be used."""
+
+
 class EngineError(LinesError):
     """The run itself failed: a full disk, a lost worker, an input changed under way."""
 

@@ -1,8 +1,12 @@
-"""The types of the edges of a recipe's graph."""
+"""Types that recipes, plans and what carries them out share."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
+
+CompileMode = Literal["auto", "always", "never"]
+"""Whether blocks are done by compiled loops: where these pay and work, in any case, or not at all."""
 
 
 class EdgeType(StrEnum):

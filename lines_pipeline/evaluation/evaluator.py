@@ -15,7 +15,7 @@ from lines_pipeline.executor.materialising import OutputRequest, existing, mater
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import SourceFile
-from lines_pipeline.ops.evaluate import EvaluateParams
+from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.suites.base import Metric, Scores, Suite
 from lines_pipeline.suites.metrics import described, node_metrics
 from lines_pipeline.suites.normalizing import Known, baselines_of, judges_behind
@@ -105,7 +105,7 @@ class Evaluator:
         return self._suites[uri]
 
     def directions(self, graph: Graph, step_id: str) -> dict[str, str]:
-        """``higher`` or ``lower`` is better, by the full name of every metric that an ``evaluate`` step may have."""
+        """``higher`` or ``lower`` is better, by the full name of every metric that a step may have, or choose by."""
         return {name: metric.direction for name, metric in self._described(graph.steps[step_id]).items()}
 
     def _scores(self, cases: Sequence[EvaluationBatch]) -> list[dict[str, Scores]]:
@@ -144,11 +144,11 @@ class Evaluator:
             followed=Path(followed.files[0].path) if followed is not None and followed.files else None,
         )
 
-    def _tasks(self, params: EvaluateParams) -> tuple[str, ...]:
+    def _tasks(self, params: SuiteUse) -> tuple[str, ...]:
         return chosen_tasks(self.suite(params.suite), params.suite, params.tasks, params.target)
 
     def _key(self, graph: Graph, step: Step) -> str | None:
-        params, model = _params(step), self.session.keys(graph).step(step.inputs["model"][0])
+        params, model = _params(step), self.session.keys(graph).step(_model(graph, step.id))
         if model is None:
             return None
         digest = self.suite(params.suite).digest(params.split)
@@ -175,7 +175,7 @@ class Evaluator:
         for step_id in case.steps:
             step = case.graph.steps[step_id]
             params, suite = _params(step), self.suite(_params(step).suite)
-            baselines = baselines_of(step, suite, list(scores[step_id].values), known)
+            baselines = baselines_of(params, suite, list(scores[step_id].values), known)
             found[step_id] = node_metrics(suite.metrics, scores[step_id], baselines, params.target)
         return found
 
@@ -199,9 +199,13 @@ def _unjudged(graph: Graph, scores: Mapping[str, Scores | None]) -> list[str]:
 
 
 def _model(graph: Graph, step: str) -> str:
-    return graph.steps[step].inputs["model"][0]
+    model = _params(graph.steps[step]).model
+    assert model is not None
+    return model
 
 
-def _params(step: Step) -> EvaluateParams:
-    assert isinstance(step.params, EvaluateParams)
-    return step.params
+def _params(step: Step) -> SuiteUse:
+    """What the step has its model judged by."""
+    use = step.op.suite_of(step.params, step.inputs)
+    assert use is not None
+    return use

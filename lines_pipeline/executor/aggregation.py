@@ -11,23 +11,28 @@ import numpy as np
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.executor.task_runner import TaskResult
-from lines_pipeline.ops.base import Partials, Statistic
+from lines_pipeline.ops.base import AnyStatistic, Statistic
 from lines_pipeline.ops.kernels import Value, within
+from lines_pipeline.ops.statistics.contract import Reductions
 from lines_pipeline.planner.tasks import Observation
+
+Magnitudes = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Sample(Statistic):
+class Sample(Statistic[Magnitudes, Mapping[str, list[Magnitudes]]]):
     """Magnitudes of the first observed value, in no particular order."""
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
         return (within(values[0], 0.0, math.inf),)
 
-    def partial(self, *reduced: Any) -> np.ndarray[Any, Any]:
+    def partial(self, *reduced: Any) -> Magnitudes:
         ((_, zeros, magnitudes, _),) = reduced
         return np.concatenate((np.zeros(zeros, magnitudes.dtype), magnitudes))
 
-    def combine(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Partials:
+    def combine(
+        self, partials: Mapping[str, list[Magnitudes]], numels: Mapping[str, int], state: None
+    ) -> Mapping[str, list[Magnitudes]]:
         return partials
 
 
@@ -44,10 +49,10 @@ def collect(results: Sequence[TaskResult], number: int, assumption: int) -> dict
 def combine_all(
     observations: Sequence[Observation],
     results: Sequence[TaskResult],
-    numels: Mapping[Statistic, Mapping[str, int]],
-) -> dict[Statistic, Any]:
+    numels: Mapping[AnyStatistic, Mapping[str, int]],
+) -> dict[AnyStatistic, Any]:
     """Results of a pass's measures; those made under guesses come after what was guessed."""
-    found: dict[Statistic, Any] = {}
+    found: dict[AnyStatistic, Any] = {}
     order = sorted(range(len(observations)), key=lambda i: observations[i].speculation is not None)
     for number in order:
         observation = observations[number]

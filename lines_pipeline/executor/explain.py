@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from lines_pipeline.core.events import BlockScales
 from lines_pipeline.executor.materialising import OutputRequest, existing, sizes, stored_types
 from lines_pipeline.executor.session import Prepared, Session
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.io.writing import Shortage, space_shortages
-from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
-from lines_pipeline.planner.explain import Explanation, describe_stage, scale_steps, scales_of
-from lines_pipeline.planner.layer_maps import layers_of
+from lines_pipeline.ops.schemas.notes import render
+from lines_pipeline.planner.explain import ExplainedStep, Explanation, describe_stage, explained_step
 from lines_pipeline.planner.lowering import compile_stage
 from lines_pipeline.planner.memory import projected_peak, require_memory
-from lines_pipeline.planner.notes import render
-from lines_pipeline.planner.schemas import infer_schemas
-from lines_pipeline.planner.stages import Stage, ancestors, statistics_of, stats_of
+from lines_pipeline.planner.schemas import Schema, infer_schemas
+from lines_pipeline.planner.stages import Results, Stage, ancestors, statistics_of, stats_of
 from lines_pipeline.planner.tasks import Write, read_bytes
 from lines_pipeline.recipe.recipe import Recipe
 
@@ -82,9 +79,7 @@ def _planned(
         if not one.is_empty
     ]
     stages = [{**one, "number": number} for number, one in enumerate(stages, 1)]
-    scales = tuple(
-        scales_of(step, schemas[step.id], stats_of(graph, step.id, known)) for step in scale_steps(graph, steps)
-    )
+    explained = [one for step in steps if (one := _explained(graph, step, schemas, known))]
     specs = [spec for request in wanted for spec in schemas[request.step].tensors.values()]
     settings, pending = session.settings, _pending(session, steps)
     pending_files = {session.cache.spool / str(number): n for number, n in enumerate(pending.values())}
@@ -99,10 +94,10 @@ def _planned(
         stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
         cached=tuple(dict.fromkeys([*parts[0].cached, *(r.step for r in wanted if r.step not in missing)])),
         measured=tuple(step for step in steps if not known.keys().isdisjoint(statistics_of(graph, step).values())),
-        scales=scales,
+        explained=tuple(explained),
         trials=trials,
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
-        warnings=tuple(dict.fromkeys(warning for scale in scales for warning in scale.warnings)),
+        warnings=tuple(dict.fromkeys(warning for one in explained for warning in one.warnings)),
         shortages=tuple(map(str, shortages)),
         notes=(*render(told for step in steps for told in schemas[step].told), *_pending_notes(graph, pending)),
     )
@@ -132,21 +127,13 @@ def _bytes_read(prepared: Prepared, one: Stage, session: Session) -> int:
     return read_bytes(compile_stage(one, prepared.graph, prepared.schemas, sources, known, written))
 
 
-def block_scales(graph: Graph, session: Session, facts: Mapping[str, Mapping[str, Any]]) -> list[BlockScales]:
-    """The factor of every block, by ``lines-scale`` step whose alpha is known."""
-    found: list[BlockScales] = []
-    steps = tuple(step for step in graph.steps if step in facts)
-    schemas = infer_schemas(graph, ancestors(graph, steps), session.checkpoints)
-    for step in scale_steps(graph, steps):
-        assert isinstance(step.params, LinesScaleParams) and isinstance(step.op, LinesScale)
-        layers = layers_of(step, schemas[step.id])
-        assert layers is not None
-        fixed = step.params.model_copy(
-            update={"alpha": facts[step.id]["alpha"], "gamma": None, "beta": step.params.slope}
-        )
-        scales = {
-            tower: tuple(step.op.bind_tensor(fixed, {}, (i, depth), {"deltas": 1})["scale"] for i in range(depth))
-            for tower, depth in layers.depths.items()
-        }
-        found.append(BlockScales(step.id, scales))
-    return found
+def block_scales(graph: Graph, session: Session, steps: Collection[str]) -> list[BlockScales]:
+    """The factor of every block, of those ``steps`` whose ops scale by depth and whose statistics are known."""
+    behind = ancestors(graph, tuple(step for step in graph.steps if step in steps))
+    schemas, known = infer_schemas(graph, behind, session.checkpoints), session.known(graph, behind)
+    found = {step: _explained(graph, step, schemas, known) for step in behind if step in steps}
+    return [BlockScales(step, one.said.block_scales) for step, one in found.items() if one and one.said.block_scales]
+
+
+def _explained(graph: Graph, step: str, schemas: Mapping[str, Schema], known: Results) -> ExplainedStep | None:
+    return explained_step(graph.steps[step], schemas[step], stats_of(graph, step, known))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,28 +14,17 @@ from lines_pipeline.cache.store import NodeCache
 from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.events import Event, Note, Sink
 from lines_pipeline.core.logs import LOG
-from lines_pipeline.core.types import EdgeType
 from lines_pipeline.executor.placing import each
 from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.local import DRIVER
 from lines_pipeline.executor.session import Session
 from lines_pipeline.executor.suite_checks import SuiteChecks
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.io.adapter_updates import Base, update_checkpoint
-from lines_pipeline.io.checkpoint import Checkpoint, require_readable
-from lines_pipeline.io.dropping import keep_ties
+from lines_pipeline.io.adapter_updates import Base
+from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.io.folders import require_cache
-from lines_pipeline.io.formats.adapter_names import refuse_adapter
-from lines_pipeline.io.formats.adapters import read_adapter
-from lines_pipeline.io.formats.quantized import refuse_quantized
 from lines_pipeline.io.locations import local_path, locate
-from lines_pipeline.io.masks import VALUE_TYPE, unpacked
-from lines_pipeline.io.model_folders import declared_quantization
-from lines_pipeline.io.opening import open_checkpoint, open_leniently
-from lines_pipeline.io.renaming import rename
-from lines_pipeline.ops.adapter import AdapterParams
-from lines_pipeline.ops.load import LoadParams
-from lines_pipeline.planner.globs import matches
+from lines_pipeline.ops.roles import ReadContext, Source
 from lines_pipeline.planner.memory import EngineSettings
 from lines_pipeline.planner.schemas import infer_schemas, left_out_names
 from lines_pipeline.planner.stages import ancestors
@@ -78,6 +67,8 @@ def open_recipe(
     Where suites name Python, ``EvalError`` for a ``build`` without ``trust`` in a folder that is not trusted.
     What it uses of the cache is kept there until it is done with.
     """
+    if build:
+        recipe.plugins.require_trust()
     suites = SuiteChecks(recipe, graph)
     missing = suites.missing_files()
     code = suites.code(trust=trust, build=build)
@@ -88,7 +79,7 @@ def open_recipe(
         if build:
             require_cache(nodes.folder)
         _open_checkpoints(context, build=build)
-        context.notes += missing + code
+        context.notes += missing + code + ([] if build else recipe.plugins.notes())
         if build:
             prune(nodes.folder, size_limit())
         yield context
@@ -97,24 +88,26 @@ def open_recipe(
 def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
     recipe, graph, session = context.recipe, context.graph, context.session
     live = set(graph.needed(graph.sinks)) if build else set(graph.steps)
-    loads = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, LoadParams) and s.id in live}
+    sources = {s.id: source for s in graph.steps.values() if s.id in live and (source := s.op.source_of(s.params))}
+    loads = {step: source for step, source in sources.items() if not graph.steps[step].op.inputs}
+    updates = {step: source for step, source in sources.items() if step not in loads}
     located = each(recipe, graph, "path", loads, lambda step: locate_checkpoint(loads[step].path, recipe.folder))
     if build:
         _build_zoo([entry.uri for entry in located.values() if isinstance(entry, ZooEntry)], context)
 
     def opened(step: str) -> Checkpoint | None:
         path = _local_path(located[step], context, step, build=build)
-        return None if path is None else _opened(loads[step], path.absolute(), session.cache.spool if build else None)
+        return None if path is None else loads[step].read(path.absolute(), ReadContext(session.cache.spool, build))
 
     found = each(recipe, graph, "path", loads, opened)
     checkpoints = {step: checkpoint for step, checkpoint in found.items() if checkpoint is not None}
-    checkpoints |= _open_adapters(context, live, checkpoints, build=build)
+    checkpoints |= _open_updates(context, updates, checkpoints, build=build)
     context.notes += [f"node '{step}': {note}" for step, checkpoint in checkpoints.items() for note in checkpoint.notes]
     context.session = replace(session, checkpoints=checkpoints)
     for step, one in checkpoints.items():
         known = "content known" if step in context.session.digests else "content not known yet"
         LOG.info("'%s': opened '%s', %d tensors, %s", step, one.uri, len(one.tensors), known)
-    expected = {step: params.digest for step, params in loads.items() if step in checkpoints and params.digest}
+    expected = {step: source.digest for step, source in sources.items() if step in checkpoints and source.digest}
     each(recipe, graph, "digest", expected, lambda step: _check_digest(context, step, expected[step], read=build))
 
 
@@ -131,14 +124,12 @@ def _check_digest(context: OpenedRecipe, step: str, expected: str, *, read: bool
         )
 
 
-def _open_adapters(
-    context: OpenedRecipe, live: Collection[str], checkpoints: Mapping[str, Checkpoint], *, build: bool
+def _open_updates(
+    context: OpenedRecipe, updates: Mapping[str, Source], checkpoints: Mapping[str, Checkpoint], *, build: bool
 ) -> dict[str, Checkpoint]:
-    """The updates of adapters, for the tensors of their bases; those whose base is not on this machine yet wait."""
+    """What sources read for a base, for the tensors of that; those whose base is not on this machine yet wait."""
     recipe, graph, spool = context.recipe, context.graph, context.session.cache.spool
-    open_file = partial(open_checkpoint, spool=spool if build else None)
-    adapters = {s.id: s.params for s in graph.steps.values() if isinstance(s.params, AdapterParams) and s.id in live}
-    located = each(recipe, graph, "path", adapters, lambda s: locate_checkpoint(adapters[s].path, recipe.folder))
+    located = each(recipe, graph, "path", updates, lambda s: locate_checkpoint(updates[s].path, recipe.folder))
     found: dict[str, Checkpoint] = {}
 
     def opened(step: str) -> None:
@@ -152,18 +143,12 @@ def _open_adapters(
                 step, f"node '{node}': its base is not on this machine yet, the first run checks it against that"
             )
             return
-        base = next((_base(graph, i, {**checkpoints, **found}) for i in graph.steps[step].inputs.get("base", ())), None)
-        adapter = read_adapter(path.absolute(), adapters[step].path, open_file)
-        found[step] = update_checkpoint(
-            adapter,
-            base,
-            scale=adapters[step].scale,
-            left_out=partial(left_out_names, graph.steps[step]),
-            spool=spool,
-            build=build,
-        )
+        followed = graph.steps[step].followed
+        base = None if followed is None else _base(graph, followed, {**checkpoints, **found})
+        left_out = partial(left_out_names, graph.steps[step])
+        found[step] = updates[step].read(path.absolute(), ReadContext(spool, build, base, left_out))
 
-    each(recipe, graph, "path", adapters, opened)
+    each(recipe, graph, "path", updates, opened)
     return found
 
 
@@ -208,27 +193,3 @@ def _local_path(located: Any, context: OpenedRecipe, step: str, *, build: bool) 
 
 def _unbuilt(expert: ZooEntry) -> str:
     return "damaged" if expert.path.exists() else "not built yet"
-
-
-def _opened(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
-    def is_dropped(name: str) -> bool:
-        return matches(params.drop, (name,))
-
-    checkpoint = _of_type(params, open_leniently(path, uri=params.path, spool=spool, key=params.key))
-    rules = [(rule.from_, rule.to) for rule in params.rename]
-    renamed = rename(checkpoint, strip=params.prefix.strip, add=params.prefix.add, rules=rules)
-    kept = keep_ties(renamed, is_dropped)
-    names = {name: kept.stored_names.get(name, name) for name in kept.tensors if not is_dropped(name)}
-    specs = {names[name]: kept.tensors[name].spec for name in names}  # new names might hide what it is
-    refuse_adapter(params.path, specs)
-    refuse_quantized(params.path, specs, declared_quantization(path))
-    return require_readable(kept, is_dropped)
-
-
-def _of_type(params: LoadParams, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as what the node says that it holds; ``CheckpointError`` where its header says otherwise."""
-    said = checkpoint.metadata.get(VALUE_TYPE, EdgeType.WEIGHTS.value)
-    if said != params.type and (said in ("delta", "mask") or params.type == "mask"):
-        kind = {"delta": "a task vector", "mask": "a mask"}.get(said, "a model")
-        raise CheckpointError(f"{params.path} holds {kind}: give the node that loads it 'type: {said}'")
-    return unpacked(checkpoint) if said == "mask" else checkpoint

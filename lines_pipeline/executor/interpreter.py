@@ -16,8 +16,8 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.io.regions import inside
-from lines_pipeline.ops.base import Statistic
-from lines_pipeline.ops.kernels import Value, zeros_like
+from lines_pipeline.ops.base import AnyStatistic
+from lines_pipeline.ops.kernels import Block, zeros_like
 from lines_pipeline.planner.tasks import Readers, StagePlan, observes
 
 
@@ -25,17 +25,12 @@ from lines_pipeline.planner.tasks import Readers, StagePlan, observes
 class Assumption:
     """Assumed results of measures that are still being gathered, and the steps whose values depend on them."""
 
-    guesses: Mapping[Statistic, Any]
+    guesses: Mapping[AnyStatistic, Any]
     steps: frozenset[str]
 
 
 ACTUAL = Assumption({}, frozenset())
 """Nothing is assumed."""
-
-
-def input_counts(step: Step) -> dict[str, int]:
-    """Number of inputs by port; 0 for ports that are left open."""
-    return {port: len(step.inputs.get(port, ())) for port in step.op.inputs}
 
 
 class PlanIndex:
@@ -44,7 +39,7 @@ class PlanIndex:
     def __init__(self, stage_plan: StagePlan) -> None:
         self.stage_plan = stage_plan
         self.steps = {step.id: step for step in stage_plan.steps}
-        self._hypothetical: dict[Statistic, tuple[Assumption, ...]] = {}
+        self._hypothetical: dict[AnyStatistic, tuple[Assumption, ...]] = {}
         self.assumptions = [self._assumptions(observation.speculation) for observation in stage_plan.observations]
         """By observation: one world for every hypothesis about what it is guessed from."""
         self.written = [self._assumptions(write.speculation)[0] for write in stage_plan.writes]
@@ -117,10 +112,10 @@ class PlanIndex:
             guessed = self.stage_plan.guessed.get(step.id, {})
             known |= {name: assumption.guesses[m] for name, m in guessed.items() if m in assumption.guesses}
             position = self.stage_plan.positions.get(step.id, {}).get(tensor)
-            self._stats[key] = step.op.bind_tensor(step.params, known, position, input_counts(step))
+            self._stats[key] = step.op.bind_tensor(step.params, known, position, step.counts)
         return self._stats[key]
 
-    def _assumptions(self, speculation: Statistic | None) -> Sequence[Assumption]:
+    def _assumptions(self, speculation: AnyStatistic | None) -> Sequence[Assumption]:
         if speculation is None:
             return (ACTUAL,)
         if speculation not in self._hypothetical:
@@ -130,7 +125,7 @@ class PlanIndex:
             )
         return self._hypothetical[speculation]
 
-    def _dependants(self, speculation: Statistic) -> set[str]:
+    def _dependants(self, speculation: AnyStatistic) -> set[str]:
         found: set[str] = set()
         for step in self.stage_plan.steps:
             own = speculation in self.stage_plan.guessed.get(step.id, {}).values()
@@ -142,12 +137,12 @@ class PlanIndex:
 class BlockEvaluator:
     """Values of steps on one block; each is computed once in every world that it depends on.
 
-    Sources are 1-D tensors, or the registers of a tape to record what is done with them.
+    Sources are 1-D tensors, or traced values of a ``TraceBuilder``.
     """
 
-    def __init__(self, index: PlanIndex, tensor: str, sources: Mapping[str, Value], start: int = 0) -> None:
+    def __init__(self, index: PlanIndex, tensor: str, sources: Mapping[str, Block], start: int = 0) -> None:
         self._index, self._program, self._tensor, self._start = index, index.stage_plan, tensor, start
-        self._values: dict[Any, Value] = dict(sources)
+        self._values: dict[Any, Block] = dict(sources)
         self._like = next(iter(sources.values()), None)
 
     def observed(self, number: int, assumption: int) -> Any:
@@ -168,18 +163,18 @@ class BlockEvaluator:
             values = [value[counted] for value in values]
         return observation.statistic.observe(values, spec, observation.needs, observation.state)
 
-    def written(self, number: int) -> Value:
+    def written(self, number: int) -> Block:
         """The value of a write."""
         return self.value(self._program.writes[number].step, self._index.written[number])
 
-    def value(self, step_id: str, assumption: Assumption = ACTUAL) -> Value:
+    def value(self, step_id: str, assumption: Assumption = ACTUAL) -> Block:
         """1-D value in the compute type (masks: bool) of a step whose layout has the tensor."""
         key = (step_id, assumption) if step_id in assumption.steps else step_id
         if key not in self._values:
             self._values[key] = self._compute(self._index.steps[step_id], assumption)
         return self._values[key]
 
-    def _compute(self, step: Step, assumption: Assumption) -> Value:
+    def _compute(self, step: Step, assumption: Assumption) -> Block:
         schema = self._program.schemas[step.id]
         if self._tensor in schema.copied:
             return self.value(schema.copied[self._tensor], assumption)
@@ -189,7 +184,7 @@ class BlockEvaluator:
             port: tuple(self.input_value(i, spec, assumption) for i in taken.get(port, ())) for port in step.op.inputs
         }
         stats = self._index.stats(step, self._tensor, assumption if step.id in assumption.steps else ACTUAL)
-        value = step.op.apply(step.params, inputs, spec, stats)
+        value: Block = step.op.apply(step.params, inputs, spec, stats)
         region = schema.regions.get(self._tensor)
         if region is None:
             return value
@@ -200,7 +195,7 @@ class BlockEvaluator:
         positions = np.arange(self._start, self._start + value.numel())
         return torch.from_numpy(inside(positions, spec.shape, region)).to(value.device)
 
-    def input_value(self, step_id: str, spec: TensorSpec, assumption: Assumption = ACTUAL) -> Value:
+    def input_value(self, step_id: str, spec: TensorSpec, assumption: Assumption = ACTUAL) -> Block:
         """The value of ``step_id`` as input to a step computed as ``spec``: zero where it has no such tensor."""
         compute = torch_dtype(spec.compute_dtype)
         if self._tensor in self._program.schemas[step_id].tensors:

@@ -16,7 +16,6 @@ from lines_pipeline.core.logs import LOG
 from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.executor.interpreter import input_counts
 from lines_pipeline.executor.non_finite import require_held
 from lines_pipeline.executor.session import Outcome, Prepared, Session
 from lines_pipeline.graph.graph import Graph, Step
@@ -348,9 +347,9 @@ def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dic
     for step_id in schemas:
         step, stats = graph.steps[step_id], stats_of(graph, step_id, known)
         if stats is not None:
-            facts = step.op.facts(step.params, stats, schemas[step_id].numels, input_counts(step))
-            if facts:
-                found[step_id] = facts
+            summary = step.op.summary(step.params, stats, schemas[step_id].numels, step.counts)
+            if summary:
+                found[step_id] = dict(summary)
     return found
 
 

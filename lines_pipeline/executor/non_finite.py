@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.jit.ranges import largest_held
+from lines_pipeline.io.number_ranges import largest_held
 
 BlockPosition = tuple[str, str, str]
 """A step, a tensor of its value, and the type that it is stored in."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.secrets import Secrets
+from lines_pipeline.core.sizes import parse_bytes
 from lines_pipeline.core.versions import package_versions
 from lines_pipeline.executor.materialising import ModelFolder, OutputRequest, Stored, announce
 from lines_pipeline.executor.session import Session
@@ -24,9 +25,8 @@ from lines_pipeline.io.model_cards import Card, CardInput, stated_license
 from lines_pipeline.io.model_configs import settled_config
 from lines_pipeline.io.object_stores import ObjectStore, is_url, open_store
 from lines_pipeline.io.temporaries import sweep_temporaries, temporary_folder
-from lines_pipeline.ops.save import SaveParams
+from lines_pipeline.ops.roles import FileOutput
 from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.recipe.schema import parse_bytes
 from lines_pipeline.zoo.catalogue import cache_folder
 
 
@@ -105,24 +105,28 @@ def open_destination(out: str | Path) -> Iterator[OutputFolder]:
 def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
     """The files to write, of a model folder the list of its files; ``PlanError`` where one cannot lie there."""
     files: list[Path] = []
-    for step in graph.steps.values():
-        if isinstance(step.params, SaveParams):
-            target = resolve_output(folder, step.params.path)
-            _require_place(step, target)
-            files.append(target / MANIFEST if step.params.is_folder else target)
+    for step, output in _file_outputs(graph):
+        target = resolve_output(folder, output.path)
+        _require_place(step, output, target)
+        files.append(target / MANIFEST if output.is_folder else target)
     return tuple(files)
 
 
-def _require_place(step: Step, target: Path) -> None:
+def _file_outputs(graph: Graph) -> list[tuple[Step, FileOutput]]:
+    """The steps that write a file, and which."""
+    steps = graph.steps.values()
+    return [(step, output) for step in steps if (output := step.op.file_of(step.params, step.inputs))]
+
+
+def _require_place(step: Step, output: FileOutput, target: Path) -> None:
     """Raise ``PlanError`` where a folder lies in the place of a file, or a file in that of a folder."""
-    assert isinstance(step.params, SaveParams)
     blocking = next((one for one in target.parents if one.exists() and not one.is_dir()), None)
-    if step.params.is_folder and target.exists() and not target.is_dir():
+    if output.is_folder and target.exists() and not target.is_dir():
         blocking = target
     if blocking is not None:
-        raise PlanError(f"node '{step.node}': {blocking} is a file, '{step.params.path}' needs a folder there")
-    if target.is_dir() and not step.params.is_folder:
-        hint = f"to write a model folder there, say '{step.params.path}/'"
+        raise PlanError(f"node '{step.node}': {blocking} is a file, '{output.path}' needs a folder there")
+    if target.is_dir() and not output.is_folder:
+        hint = f"to write a model folder there, say '{output.path}/'"
         raise PlanError(f"node '{step.node}': {target} is a folder, not a file; {hint}")
 
 
@@ -138,26 +142,28 @@ def requests(
     """What the ``save`` steps want, by step. Raises ``PlanError`` where it would replace an input."""
     found: dict[str, OutputRequest] = {}
     metadata, lasting = {"recipe": recipe.canonical(), "recipe_hash": recipe.hash}, destination.store is None
-    for step in graph.steps.values():
-        if isinstance(step.params, SaveParams):
-            limit = parse_bytes(step.params.max_shard_size) if step.params.max_shard_size else None
-            path, folder = resolve_output(destination.folder, step.params.path), None
-            if step.params.is_folder:
-                folder = _model_folder(recipe, graph, step, path, checkpoints)
-                path = path / folder.companions.weights
-            source = step.inputs["model"][0]
-            request = OutputRequest(
-                source, path, step.params.dtype, limit, step.params.packed, metadata, lasting, folder
-            )
-            _require_inputs_stay(step, request, checkpoints)
-            found[step.id] = request
+    for step, output in _file_outputs(graph):
+        limit = parse_bytes(output.max_shard_size) if output.max_shard_size else None
+        path, folder = resolve_output(destination.folder, output.path), None
+        if output.is_folder:
+            folder = _model_folder(recipe, graph, step, output, path=path, checkpoints=checkpoints)
+            path = path / folder.companions.weights
+        request = OutputRequest(output.value, path, output.dtype, limit, output.packed, metadata, lasting, folder)
+        _require_inputs_stay(step, request, checkpoints)
+        found[step.id] = request
     return found
 
 
 def _model_folder(
-    recipe: Recipe, graph: Graph, step: Step, path: Path, checkpoints: Mapping[str, Checkpoint]
+    recipe: Recipe,
+    graph: Graph,
+    step: Step,
+    output: FileOutput,
+    *,
+    path: Path,
+    checkpoints: Mapping[str, Checkpoint],
 ) -> ModelFolder:
-    followed_step = graph.followed(step.inputs.get("like", step.inputs["model"])[0])
+    followed_step = graph.followed(output.like or output.value)
     followed = checkpoints.get(followed_step)
     companions = Companions("model.safetensors") if followed is None else find_companions(_file(followed))
     for one in companions.files:
@@ -165,17 +171,17 @@ def _model_folder(
         if one.name == companions.config:
             where = f"node '{step.node}': {one.name} of the folder that '{followed_step}' loads"
             settled_config(one.source.read_bytes(), (), where)
-    sources = [graph.steps[one] for one in graph.needed([step.inputs["model"][0]])]
+    sources = [graph.steps[one] for one in graph.needed([output.value])]
     inputs = tuple(
         CardInput(recipe.secrets.label(one.id), recipe.recorded_path(one), _license(checkpoints.get(one.id)))
         for one in sources
-        if hasattr(one.params, "path")
+        if one.op.is_source
     )
     version = package_versions(["lines-pipeline"]).get("lines-pipeline", "")
     name = str(recipe.recorded.get("name", recipe.name))
     card = Card(name, version, recipe.published(), recipe.hash, inputs, companions.library)
-    configs = _configs(sources, checkpoints) if any(one.op.name == "graft" for one in sources) else {}
-    return ModelFolder(path, companions, card, followed_step, "like" in step.inputs, configs)
+    configs = _configs(sources, checkpoints)
+    return ModelFolder(path, companions, card, followed_step, output.like is not None, configs)
 
 
 def _configs(sources: Iterable[Step], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Path]:
@@ -253,9 +259,7 @@ def write_cards(
     changed = []
     for request in wanted.values():
         if request.folder is not None:
-            judged = {
-                step: found for step, found in metrics.items() if request.step in graph.steps[step].inputs["model"]
-            }
+            judged = {step: found for step, found in metrics.items() if graph.steps[step].followed == request.step}
             card = request.folder.card.render(secrets.labelled(digests), secrets.labelled(judged))
             path, content = request.folder.path / CARD, card.encode()
             if not path.is_file() or path.read_bytes() != content:

@@ -14,7 +14,7 @@ from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.events import Sink, StageFinished, StageProgress, StageStarted
 from lines_pipeline.core.logs import LOG
 from lines_pipeline.executor.aggregation import Sample, combine_all
-from lines_pipeline.executor.compiled_tasks import compiling_pays, load_runtime
+from lines_pipeline.executor.compilation import Compilation
 from lines_pipeline.executor.non_finite import BlockPosition, Unheld
 from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.local import DRIVER
@@ -23,7 +23,7 @@ from lines_pipeline.graph.graph import Graph
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.io.digests import Known, identify
 from lines_pipeline.io.reading import check_unchanged
-from lines_pipeline.ops.base import Retry, Statistic
+from lines_pipeline.ops.base import AnyStatistic, Retry
 from lines_pipeline.planner.fingerprints import Fingerprints
 from lines_pipeline.planner.lowering import Outputs, compile_stage
 from lines_pipeline.planner.memory import EngineSettings, whole_tensors_at_once
@@ -61,7 +61,7 @@ class Prepared:
 
     graph: Graph
     keys: Fingerprints
-    known: Mapping[Statistic, Any]
+    known: Mapping[AnyStatistic, Any]
     cached: Mapping[str, Checkpoint]
     schemas: Mapping[str, Schema]
     stages: Sequence[Stage]
@@ -71,7 +71,7 @@ class Prepared:
 class Outcome:
     """What passes gave besides files: statistics, and values of results that their types cannot hold."""
 
-    known: dict[Statistic, Any]
+    known: dict[AnyStatistic, Any]
     unheld: dict[BlockPosition, dict[int, Unheld]] = field(default_factory=dict)
     """By where in the tensor their block starts."""
 
@@ -107,6 +107,7 @@ class Session:
     """Statistics of this run by content key."""
 
     def __post_init__(self) -> None:
+        self._compilation = Compilation(self.settings, self.emit)
         for step, checkpoint in self.checkpoints.items():
             for path in map(Path, {stored.path for stored in checkpoint.tensors.values()}):
                 if path.parent == self.cache.spool:
@@ -182,10 +183,10 @@ class Session:
         sound = [self.cache.is_sound(path) for path in paths]
         return prepared if all(sound) else self.prepare_sound(graph, outputs, told)
 
-    def known(self, graph: Graph, steps: Iterable[str]) -> dict[Statistic, Any]:
+    def known(self, graph: Graph, steps: Iterable[str]) -> dict[AnyStatistic, Any]:
         """Statistics of ``steps`` that this run or an earlier one computed."""
         keys = self.keys(graph)
-        known: dict[Statistic, Any] = {}
+        known: dict[AnyStatistic, Any] = {}
         for step_id in steps:
             for statistic in statistics_of(graph, step_id).values():
                 key = keys.statistic(statistic)
@@ -245,7 +246,7 @@ class Session:
         """Whether no input has NaN or Inf: a draft cannot tell where they were."""
         return not any(self.nonfinite.get(step) for step in prepared.schemas)
 
-    def remember(self, graph: Graph, known: Mapping[Statistic, Any]) -> None:
+    def remember(self, graph: Graph, known: Mapping[AnyStatistic, Any]) -> None:
         """Keep statistics under their keys, which are all known after the first sweep."""
         keys = self.keys(graph)
         for statistic, result in known.items():
@@ -258,9 +259,7 @@ class Session:
         """Add to the outcome; gives the blocks of drafts that depend on what was guessed."""
         stage_plan = self._compiled(prepared, one, outcome.known, outputs)
         tasks = cut_tasks(stage_plan, self.scheduler.tasks_at_once)
-        stage_plan = replace(stage_plan, recorded=compiling_pays(sum(task.nbytes for task in tasks)))
-        if stage_plan.recorded and not self.settings.on_cluster:
-            load_runtime()
+        stage_plan = replace(stage_plan, compile=self._compilation.mode(sum(task.nbytes for task in tasks)))
         states = self._states(prepared, stage_plan, one)
         observations = tuple(replace(o, state=states.get(o.statistic)) for o in stage_plan.observations)
         stage_plan = replace(stage_plan, observations=observations)
@@ -292,7 +291,7 @@ class Session:
             step: partial_output_of(prepared.schemas[step], writes) for step, writes in partial_outputs.items()
         }
 
-    def _states(self, prepared: Prepared, stage_plan: StagePlan, one: Stage) -> dict[Statistic, Any]:
+    def _states(self, prepared: Prepared, stage_plan: StagePlan, one: Stage) -> dict[AnyStatistic, Any]:
         """What sampled measures learn from a sample before the sweep."""
         if not one.sampled:
             return {}
@@ -312,9 +311,9 @@ class Session:
         self,
         name: str,
         stage_plan: StagePlan,
-        found: dict[Statistic, Any],
-        numels: Mapping[Statistic, Mapping[str, int]],
-    ) -> dict[Statistic, Any]:
+        found: dict[AnyStatistic, Any],
+        numels: Mapping[AnyStatistic, Mapping[str, int]],
+    ) -> dict[AnyStatistic, Any]:
         """Sweep again for measures whose bracket missed, until none does."""
         for _ in range(MAX_SWEEPS):
             missed = {m: result.state for m, result in found.items() if isinstance(result, Retry)}
@@ -342,6 +341,7 @@ class Session:
 
         results = self.scheduler.run_tasks(stage_plan, tasks, progress)
         check_unchanged(stage_plan.files)
+        self._compilation.tell(result.compiler_failure for result in results)
         written = sum(result.bytes_written for result in results)
         self.emit(StageFinished(name, time.perf_counter() - started, done, written))
         return results
@@ -371,9 +371,9 @@ class Session:
 
 
 def _way(stage_plan: StagePlan) -> str:
-    return ", in a compiled loop" if stage_plan.recorded else ""
+    return "" if stage_plan.compile == "never" else ", in compiled loops"
 
 
-def _sample(statistic: Statistic) -> Sample:
+def _sample(statistic: AnyStatistic) -> Sample:
     """What is sampled for a measure: magnitudes of the first value that it observes."""
     return Sample(statistic.of[:1], bounds=statistic.bounds)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lines_pipeline.core.errors import PlanError
+from lines_pipeline.core.sizes import parse_bytes
 from lines_pipeline.executor.devices import resolve_device
 from lines_pipeline.planner.memory import EngineSettings
 from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.recipe.schema import parse_bytes
 
 
 def engine_settings(
@@ -29,5 +29,6 @@ def engine_settings(
         workers=workers or engine.workers or EngineSettings.workers,
         memory=budget,
         device=device or engine.device,
+        compile=engine.compile,
     )
     return settings if settings.on_cluster else replace(settings, device=resolve_device(settings.device))

@@ -9,8 +9,7 @@ from functools import cached_property
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.executor.placing import each, placed
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.ops.evaluate import BASELINE_PORTS, EvaluateParams
-from lines_pipeline.ops.soup import SoupParams
+from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.suites.base import Suite
 from lines_pipeline.suites.normalizing import judges_by_task
@@ -57,33 +56,28 @@ class SuiteChecks:
         return [] if build else list(dict.fromkeys(note for note in notes.values() if note))
 
     @cached_property
-    def _judges(self) -> dict[str, EvaluateParams | SoupParams]:
-        """The parameters of the steps that name a suite."""
+    def _judges(self) -> dict[str, SuiteUse]:
+        """What models are judged by, by step."""
         steps = self.graph.steps.values()
-        found = {step.id: step.params for step in steps if isinstance(step.params, EvaluateParams | SoupParams)}
-        return {step: params for step, params in found.items() if params.suite}
+        return {step.id: use for step in steps if (use := step.op.suite_of(step.params, step.inputs)) is not None}
 
     def _suite(self, step: str) -> Suite:
-        uri = str(self._judges[step].suite)
+        uri = self._judges[step].suite
         if uri not in self._opened:
             self._opened[uri] = open_suite(uri, self.recipe.folder)
         return self._opened[uri]
 
-    def _named(self, step: str) -> tuple[Sequence[str], str | None]:
-        params = self._judges[step]
-        return params.tasks or (), params.target if isinstance(params, EvaluateParams) else None
-
     def _chosen(self, step: str) -> tuple[str, ...]:
-        return chosen_tasks(self._suite(step), str(self._judges[step].suite), *self._named(step))
+        use = self._judges[step]
+        return chosen_tasks(self._suite(step), use.suite, use.tasks, use.target)
 
     def _unknown(self, step: str) -> str:
-        return "target" if set(self._named(step)[0]) <= set(self._suite(step).tasks) else "tasks"
+        return "target" if set(self._judges[step].tasks or ()) <= set(self._suite(step).tasks) else "tasks"
 
     def _check_baselines(self, step: str, tasks: Sequence[str]) -> None:
         """Raise ``EvalError`` where a task has no baseline: no member with its key, or one that does not judge it."""
-        for port in BASELINE_PORTS.values():
-            named = self.graph.steps[step].inputs.get(port, ())
-            for task, judge in judges_by_task(self.graph, named, tasks).items() if named else ():
+        for named in self._judges[step].baselines.values():
+            for task, judge in judges_by_task(self.graph, named, tasks).items():
                 if judge not in self._judges:
                     raise EvalError(f"'{judge}' is no 'evaluate' node, expected one that judges '{task}'")
                 if task not in (known := self._chosen(judge)):

@@ -15,7 +15,7 @@ import torch
 
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.executor.allocation import keep_freed_blocks
-from lines_pipeline.executor.compiled_tasks import CompiledBlock, CompiledTasks, can_compile
+from lines_pipeline.executor.compiled_tasks import CompiledBlock, CompiledTasks
 from lines_pipeline.executor.devices import resolve_device
 from lines_pipeline.executor.interpreter import (
     ACTUAL,
@@ -32,7 +32,10 @@ from lines_pipeline.executor.tracing import Tracer
 from lines_pipeline.io.digests import block_digest
 from lines_pipeline.io.reading import BlockReader, as_bytes
 from lines_pipeline.io.writing import write_block
-from lines_pipeline.ops.base import Statistic
+from lines_pipeline.jit.boundary import CompilerFailure, Untraceable
+from lines_pipeline.jit.launch import load_runtime
+from lines_pipeline.ops.base import AnyStatistic
+from lines_pipeline.ops.kernels import Block
 from lines_pipeline.planner.tasks import StagePlan, Task, TensorSlice, Write
 
 GPU_BLOCKS = 16
@@ -52,6 +55,8 @@ class TaskResult:
     """Blocks of which a draft was made under a guess that makes a difference to them."""
     unheld: dict[tuple[str, str, str], list[tuple[int, Unheld]]] = field(default_factory=dict)
     """Values of results that cannot be stored, by step, tensor and stored type, each with its block's start."""
+    compiler_failure: str = ""
+    """Why the interpreter did what compiled kernels should have done."""
 
 
 def run_task(stage_plan: StagePlan, task: Task) -> TaskResult:
@@ -69,10 +74,16 @@ def run_task(stage_plan: StagePlan, task: Task) -> TaskResult:
 
 @lru_cache(maxsize=1)
 def _prepared(stage_plan: StagePlan) -> tuple[PlanIndex, Tracer | None]:
-    """What the jobs of a program share in a process."""
+    """Return what the tasks of a stage share in a process; the tracer where compiled kernels are to do their blocks."""
     index = PlanIndex(replace(stage_plan, device=resolve_device(stage_plan.device)))
-    recorded = stage_plan.recorded and index.stage_plan.device == "cpu" and can_compile()
-    return index, Tracer(index) if recorded else None
+    if stage_plan.compile == "never" or index.stage_plan.device != "cpu":
+        return index, None
+    tracer = Tracer(index)
+    try:
+        load_runtime()
+    except CompilerFailure as failure:
+        tracer.give_up(failure)
+    return index, tracer
 
 
 class _Values(Protocol):
@@ -98,16 +109,17 @@ class _TaskRunner:
 
     def __init__(self, stage_plan: StagePlan) -> None:
         self.result = TaskResult()
-        self._index, tracer = _prepared(stage_plan)
+        self._index, self._tracer = _prepared(stage_plan)
         self._program, self._reader = self._index.stage_plan, BlockReader()
         self._outputs: dict[str, int] = {}
-        self._replayer = CompiledTasks(tracer, self._reader.descriptor, self._output) if tracer else None
         self._digested: set[tuple[str, BlockPosition]] = set()
         """Blocks of whole tensors that are hashed: a base is read again with every expert."""
         self._latest: dict[int, Any] = {}
         """What the block in hand gave, by observation."""
 
     def close(self) -> None:
+        if self._tracer is not None:
+            self.result.compiler_failure = self._tracer.failure
         self._reader.close()
         while self._outputs:
             os.close(self._outputs.popitem()[1])
@@ -118,12 +130,13 @@ class _TaskRunner:
             self._merge_whole(slices[0])
             return
         positions = [position for tensor_slice in slices for position in self._blocks(tensor_slice)]
-        if self._replayer is None:
+        if self._tracer is None:
             for staged in stage(self._program.device, positions, self._read):
                 self._compute(staged)
             return
+        compiled = CompiledTasks(self._tracer, self._reader.descriptor, self._output)
         for _, blocks in groupby(positions, itemgetter(0)):
-            self._replay(self._replayer, list(blocks))
+            self._run_compiled(compiled, list(blocks))
 
     def _blocks(self, tensor_slice: TensorSlice) -> Iterator[BlockPosition]:
         """Where the blocks of a tile are; a GPU takes larger ones."""
@@ -150,24 +163,35 @@ class _TaskRunner:
             return value
 
         inputs = {port: WholeValues(ids, assemble) for port, ids in step.value_inputs.items()}
-        merged = step.op.apply(step.params, inputs, spec, self._index.stats(step, tensor, ACTUAL)).cpu()
+        result: Block = step.op.apply(step.params, inputs, spec, self._index.stats(step, tensor, ACTUAL))
+        merged = result.cpu()
         for position in positions:
             found = resolved.get(position)
             value = _restored(merged[position[1] : position[2]], found)
             for write in writes:
                 self._write(write, value, position, found.positions if found else None)
 
-    def _replay(self, compiled: CompiledTasks, positions: Sequence[BlockPosition]) -> None:
-        """Blocks of a tensor; those that cannot be replayed are computed one by one."""
+    def _run_compiled(self, compiled: CompiledTasks, positions: Sequence[BlockPosition]) -> None:
+        """Do blocks of a tensor by launches of its kernel; the interpreter does those that a launch leaves out."""
         while positions:
-            replayed = compiled.replay(positions)
-            for block in replayed:
+            blocks = self._launched(compiled, positions)
+            for block in blocks:
                 self._take(block)
                 self._use(block, block.position, {}, None)
-            if not replayed:
+            if not blocks:
                 stored = self._read(positions[0])
                 self._compute(Staged(positions[0], stored, stored))
-            positions = positions[len(replayed) or 1 :]
+            positions = positions[len(blocks) or 1 :]
+
+    def _launched(self, compiled: CompiledTasks, positions: Sequence[BlockPosition]) -> list[CompiledBlock]:
+        """Return the blocks that a launch did; none once a compiler has failed."""
+        if compiled.tracer.failure:
+            return []
+        try:
+            return compiled.run(positions)
+        except CompilerFailure as failure:
+            compiled.tracer.give_up(failure)
+            return []
 
     def _compute(self, staged: Staged) -> None:
         block, resolved = self._resolve(staged.position[0], staged)
@@ -232,7 +256,7 @@ class _TaskRunner:
         tensor, start, stop = position
         self._latest.clear()
         for number in self._index.observed(tensor):
-            self._observe(number, block, tensor, start)
+            self._observe(number, block, position)
         speculative = False
         for number, write in enumerate(self._program.writes):
             if tensor in write.positions:
@@ -242,16 +266,30 @@ class _TaskRunner:
         if speculative:
             self.result.speculative.append(TensorSlice(tensor, start, stop))
 
-    def _observe(self, number: int, block: _Values, tensor: str, start: int) -> None:
+    def _observe(self, number: int, block: _Values, position: BlockPosition) -> None:
         """Under every hypothesis that can make a difference on this block."""
         found = [block.observed(number, 0)]
         for assumption in range(1, len(self._index.assumptions[number])):
             affects = self._affects(self._program.observations[number].speculation)
-            found.append(block.observed(number, assumption) if affects else found[0])
+            found.append(self._assumed(block, position, number, assumption) if affects else found[0])
         self._latest[number] = found[0]
-        self.result.partials.setdefault((number, self._index.name(tensor)), []).append((start, tuple(found)))
+        self.result.partials.setdefault((number, self._index.name(position[0])), []).append((position[1], tuple(found)))
 
-    def _affects(self, speculation: Statistic | None) -> bool:
+    def _assumed(self, block: _Values, position: BlockPosition, number: int, assumption: int) -> Any:
+        """Return the partial of an observation under an assumption, from the interpreter where a kernel has none."""
+        try:
+            return block.observed(number, assumption)
+        except Untraceable:
+            pass
+        except CompilerFailure as failure:
+            assert self._tracer is not None
+            self._tracer.give_up(failure)
+        tensor, start, stop = position
+        stored = {step: self._program.sources[step][tensor] for step in self._index.sources(tensor)}
+        values = {step: widen(self._reader.block(one, start, stop), one.spec) for step, one in stored.items()}
+        return BlockEvaluator(self._index, tensor, values, start).observed(number, assumption)
+
+    def _affects(self, speculation: AnyStatistic | None) -> bool:
         """Whether the hypotheses of what is guessed can make a difference on the block in hand."""
         if speculation is None:
             return False

@@ -12,7 +12,8 @@ from lines_pipeline.core.types import EdgeType
 if TYPE_CHECKING:
     import networkx
 
-    from lines_pipeline.ops.base import Op, OpParams
+    from lines_pipeline.core.plugins import Origin
+    from lines_pipeline.ops.base import AnyOp, OpParams
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Step:
     id: str
     node: str
     item: str | None
-    op: Op
+    op: AnyOp
     params: OpParams
     inputs: Mapping[str, tuple[str, ...]]
     """Step ids by port, in order; ports without input are absent."""
@@ -34,6 +35,17 @@ class Step:
     def sources(self) -> tuple[str, ...]:
         """Ids of all steps this one takes, each once, in order of ports."""
         return tuple(dict.fromkeys(source for ids in self.inputs.values() for source in ids))
+
+    @property
+    def followed(self) -> str | None:
+        """The input whose tensors the value has: of the followed port, or else the first; None without inputs."""
+        ports = sorted(self.inputs, key=lambda port: not self.op.inputs[port].followed)
+        return self.inputs[ports[0]][0] if ports else None
+
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """Number of inputs by port; 0 for ports that are left open."""
+        return {port: len(self.inputs.get(port, ())) for port in self.op.inputs}
 
     @cached_property
     def value_inputs(self) -> Mapping[str, tuple[str, ...]]:
@@ -62,17 +74,24 @@ class Graph:
 
     def followed(self, step_id: str) -> str:
         """The step without inputs whose model a step's value follows: of the base, or else of the first model."""
-        inputs = self.steps[step_id].inputs
-        while inputs:
-            ports = [port for port in ("base", "model", "models") if port in inputs] or list(inputs)
-            step_id = inputs[ports[0]][0]
-            inputs = self.steps[step_id].inputs
+        while (source := self.steps[step_id].followed) is not None:
+            step_id = source
         return step_id
 
     @cached_property
     def sinks(self) -> tuple[str, ...]:
-        """The steps that a run is for: those of ``save`` and ``evaluate`` nodes."""
-        return tuple(step.id for step in self.steps.values() if step.op.name in ("save", "evaluate"))
+        """The steps that a run is for: files to write, models to judge."""
+        return tuple(step.id for step in self.steps.values() if step.op.is_output)
+
+    @cached_property
+    def evaluations(self) -> tuple[str, ...]:
+        """The steps that judge a model."""
+        return tuple(step.id for step in self.steps.values() if step.gives is EdgeType.METRICS)
+
+    @cached_property
+    def plugins(self) -> tuple[Origin, ...]:
+        """The plug-ins that its ops come from."""
+        return tuple(dict.fromkeys(step.op.origin for step in self.steps.values() if step.op.origin is not None))
 
     @cached_property
     def digraph(self) -> networkx.DiGraph[str]:

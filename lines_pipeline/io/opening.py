@@ -9,6 +9,7 @@ from pathlib import Path
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.io.checkpoint import TORCH_SUFFIXES, Checkpoint, SourceFile, exists, missing_file, require_readable
 from lines_pipeline.io.formats.foreign import refuse_foreign_file, refuse_foreign_folder
+from lines_pipeline.io.formats.plugins import open_by_plugin
 from lines_pipeline.io.formats.safetensors import open_safetensors_file
 from lines_pipeline.io.formats.torch import open_torch_file
 from lines_pipeline.io.model_folders import open_folder
@@ -37,6 +38,9 @@ def open_leniently(path: Path, *, uri: str | None = None, spool: Path | None = N
 
 def _open_file(path: Path, spool: Path | None, key: str = "") -> Checkpoint:
     SourceFile.of(path)  # before anything is read: opening a pipe would wait for ever
+    offered = open_by_plugin(path)
+    if offered is not None:
+        return offered
     refuse_foreign_file(path)
     if path.name.lower().endswith(TORCH_SUFFIXES):
         return open_torch_file(path, spool, key)

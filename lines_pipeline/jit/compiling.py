@@ -1,7 +1,4 @@
-"""Compiles a recording to one loop of machine code, in which values stay in registers between instructions.
-
-LLVM takes some hundredths of a second for it, so no loop is kept on disk.
-"""
+"""Compiles kernels with LLVM. That takes some hundredths of a second, so machine code is kept in memory alone."""
 
 from __future__ import annotations
 
@@ -10,25 +7,25 @@ from functools import cache, lru_cache
 from threading import Lock
 from typing import Any
 
-from llvmlite import binding
-
+from lines_pipeline.jit.boundary import boundary
+from lines_pipeline.jit.instructions import Kernel
 from lines_pipeline.jit.lowering import lower_to_llvm
 from lines_pipeline.jit.signature import KernelSignature, signature_of
-from lines_pipeline.jit.tracing import Kernel
 
-_MOST_LOOPS = 128
-"""Loops that are kept for recordings to come."""
+_MAX_KERNELS = 128
+"""Compiled kernels that are kept for later stages and runs."""
 
 _compiling = Lock()
 
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """Machine code, there for as long as this is.
+    """Machine code, which lives as long as this object.
 
-    A C function of addresses: memory, the routine's numbers, sums as float64 [totals, LANES], counts as int64 [COUNTS,
-    slots], magnitudes found [brackets, room], int64 [brackets] of these that were taken before; and of the room, where
-    in their block the values begin (a multiple of ``LANES``), and how many there are.
+    It is a C function of these addresses: the thread's memory, the kernel's scalars, sums as float64 [totals, LANES],
+    counts as int64 [COUNTS, slots], magnitudes found [brackets, room], and int64 [brackets], how many of these there
+    were before; then of the room, of where in their block the values begin (a multiple of ``LANES``), and of how many
+    there are.
     """
 
     address: int
@@ -36,24 +33,29 @@ class CompiledKernel:
 
 
 def compile_kernel(kernel: Kernel) -> CompiledKernel:
-    """The loop that carries out a routine."""
-    form = signature_of(kernel)
-    with _compiling:
-        return _compiled(form)
+    """Return a kernel's machine code; raises ``CompilerFailure``."""
+    with boundary(), _compiling:
+        return _compiled(signature_of(kernel))
 
 
-@lru_cache(_MOST_LOOPS)
-def _compiled(form: KernelSignature) -> CompiledKernel:
+@lru_cache(_MAX_KERNELS)
+def _compiled(signature: KernelSignature) -> CompiledKernel:
+    from llvmlite import binding
+
     target, name, features = _host()
     machine = target.create_target_machine(cpu=name, features=features, opt=2, jit=True)
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(lower_to_llvm(form)), machine)
+    module = binding.parse_assembly(lower_to_llvm(signature))
+    module.verify()  # what it would refuse may crash the process
+    engine = binding.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    return CompiledKernel(engine.get_function_address("loop"), engine)
+    return CompiledKernel(engine.get_function_address("kernel"), engine)
 
 
 @cache
 def _host() -> tuple[Any, str, str]:
-    """The processor that compiles is the one that runs it."""
+    """Return LLVM's target, the processor and its features: those of the machine that compiles, which runs the code."""
+    from llvmlite import binding
+
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     features = binding.get_host_cpu_features().flatten()

@@ -1,99 +1,99 @@
-"""Vectors of numbers in LLVM's language: every method writes lines, and gives the name of what they compute.
+"""Vectors of numbers in LLVM's text: a method appends lines and returns the name of the value that they compute.
 
-Numbers are rounded after every operation: there is no fast-math, and no multiply-add is fused.
+Every operation rounds: there is no fast-math, and no multiply-add is fused.
 """
 
 from __future__ import annotations
 
-from lines_pipeline.jit.tracing import BFLOAT16, BOOL, FLOAT16
+from lines_pipeline.jit.instructions import BFLOAT16, BOOL, FLOAT16
 
 VECTOR_BYTES = 64
-"""What an instruction works on at a time; processors with narrower registers take several for it."""
+"""Size of a vector; processors with narrower registers use several."""
 
 ZERO = "zeroinitializer"
 
 _TWO_TO_112 = "0x46F0000000000000"
 _INFINITE, _TOO_LARGE, _LEAST_NORMAL = 0x7F800000, 0x47800000, 0x38800000
-"""float32 as bits: Inf; 2 ** 16, which float16 has not; and 2 ** -14, the least that it has with all its digits."""
+"""float32 as bits: Inf; 2 ** 16, which float16 cannot hold; 2 ** -14, the least normal number of float16."""
 _HALF_INFINITE = 0x7C00
-"""Inf in float16, as bits."""
+"""float16 as bits: Inf."""
 
 
 class Vectors:
-    """Lines that compute with vectors of float32, or of float64."""
+    """Collects lines that compute with vectors of float32 or float64."""
 
     def __init__(self, *, double: bool) -> None:
         self.item_bytes, self.number = (8, "double") if double else (4, "float")
         self.width = VECTOR_BYTES // self.item_bytes
         self.type, self.mask = f"<{self.width} x {self.number}>", f"<{self.width} x i1>"
         self.suffix = f"v{self.width}f{8 * self.item_bytes}"
-        """As the names of LLVM's functions of such vectors end."""
+        """Ends the names of LLVM's functions of such vectors."""
         self.lines: list[str] = []
         self._integers = f"<{self.width} x i32>"
 
     def put(self, line: str) -> None:
-        """A line that computes nothing."""
+        """Append a line without a result."""
         self.lines.append(f"  {line}")
 
-    def let(self, what: str) -> str:
-        """A line that gives something a name."""
+    def let(self, expression: str) -> str:
+        """Append a line that names an expression."""
         name = f"%v{len(self.lines)}"
-        self.put(f"{name} = {what}")
+        self.put(f"{name} = {expression}")
         return name
 
     def constant(self, number: str) -> str:
-        """A number everywhere."""
+        """Return a vector of one number."""
         return f"<{', '.join([f'{self.number} {number}'] * self.width)}>"
 
-    def calculate(self, what: str, one: str, other: str) -> str:
-        """One of LLVM's operations on numbers."""
-        return self.let(f"{what} {self.type} {one}, {other}")
+    def calculate(self, operation: str, one: str, other: str) -> str:
+        """Append an operation on two vectors of numbers."""
+        return self.let(f"{operation} {self.type} {one}, {other}")
 
     def magnitude(self, value: str) -> str:
-        """Without the sign."""
+        """Append the removal of signs."""
         return self.let(f"call {self.type} @llvm.fabs.{self.suffix}({self.type} {value})")
 
     def compare(self, how: str, one: str, other: str) -> str:
-        """A mask."""
+        """Append a comparison, whose result is a mask."""
         return self.let(f"fcmp {how} {self.type} {one}, {other}")
 
     def both(self, one: str, other: str) -> str:
-        """Where two masks are set."""
+        """Append the conjunction of two masks."""
         return self.let(f"and {self.mask} {one}, {other}")
 
     def choose(self, mask: str, one: str, other: str = ZERO) -> str:
-        """The one where the mask is set, else the other."""
+        """Append the choice of ``one`` where the mask is set, and of ``other`` elsewhere."""
         return self.let(f"select {self.mask} {mask}, {self.type} {one}, {self.type} {other}")
 
-    def load(self, place: str) -> str:
-        """Values from an address."""
-        return self.let(f"load {self.type}, ptr {place}, align {self.item_bytes}")
+    def load(self, address: str) -> str:
+        """Append the loading of a vector."""
+        return self.let(f"load {self.type}, ptr {address}, align {self.item_bytes}")
 
-    def store(self, value: str, place: str) -> None:
-        """Values to an address."""
-        self.put(f"store {self.type} {value}, ptr {place}, align {self.item_bytes}")
+    def store(self, value: str, address: str) -> None:
+        """Append the storing of a vector."""
+        self.put(f"store {self.type} {value}, ptr {address}, align {self.item_bytes}")
 
-    def load_narrow(self, place: str, stored: int, item_bytes: int) -> str:
-        """Values that are stored in fewer bytes, as ``builder.STORED`` tells."""
+    def load_narrow(self, address: str, stored: int, item_bytes: int) -> str:
+        """Append the loading of a vector that is stored in a narrower type of ``instructions.STORED``."""
         narrow = f"<{self.width} x i{8 * item_bytes}>"
-        value = self.let(f"load {narrow}, ptr {place}, align {item_bytes}")
+        value = self.let(f"load {narrow}, ptr {address}, align {item_bytes}")
         if stored == BOOL:
             return self.let(f"uitofp {narrow} {value} to {self.type}")
         wide = self.let(f"zext {narrow} {value} to {self._integers}")
         return self._from_half(wide) if stored == FLOAT16 else self._as_number(self._integer("shl", wide, 16))
 
-    def store_narrow(self, value: str, place: str, stored: int) -> None:
-        """Values to be stored in 16 bits: to the nearest, ties to even; NaN has other bits than torch's."""
+    def store_narrow(self, value: str, address: str, stored: int) -> None:
+        """Append rounding to 16 bits, to nearest, ties to even, and storing; NaN has other bits than torch's."""
         wide = self._as_integer(value)
         bits = self._integer("and", wide, 0x7FFFFFFF)
         sign = self._integer("lshr", self._integer("xor", wide, bits), 16)
         nearest = self._nearest(bits, 16) if stored == BFLOAT16 else self._to_half(value, bits)
         narrow = f"<{self.width} x i16>"
         rounded = self.let(f"trunc {self._integers} {self._integer('or', sign, nearest)} to {narrow}")
-        self.put(f"store {narrow} {rounded}, ptr {place}, align 2")
+        self.put(f"store {narrow} {rounded}, ptr {address}, align 2")
 
     def _from_half(self, half: str) -> str:
-        """float16 has its exponent 112 lower: a product settles numbers, subnormal ones too; Inf and NaN are set."""
+        """Append the widening of float16, whose exponent is 112 lower: a product does it, for subnormal numbers too."""
         size = self._as_number(self._integer("shl", self._integer("and", half, 0x7FFF), 13))
         scaled = self._as_integer(self.calculate("fmul", size, self.constant(_TWO_TO_112)))
         exponent = self._integer("and", half, _HALF_INFINITE)
@@ -102,7 +102,7 @@ class Vectors:
         return self._as_number(self._integer("or", self._integer("or", scaled, special), sign))
 
     def _to_half(self, value: str, bits: str) -> str:
-        """Subnormal numbers are multiples of 2 ** -24: adding 2 ** 23 to how many they are rounds them."""
+        """Append rounding to float16; a subnormal one is a multiple of 2 ** -24, which adding 2 ** 23 rounds."""
         normal = self._nearest(self._integer("sub", bits, 112 << 23), 13)
         multiples = self.calculate("fmul", self.magnitude(value), self.constant("16777216.0"))
         shifted = self._as_integer(self.calculate("fadd", multiples, self.constant("8388608.0")))
@@ -114,9 +114,9 @@ class Vectors:
         up = self._integer("add", odd, (1 << (dropped - 1)) - 1)
         return self._integer("lshr", self._integer("add", bits, up), dropped)
 
-    def _integer(self, what: str, one: str, other: str | int) -> str:
+    def _integer(self, operation: str, one: str, other: str | int) -> str:
         other = self._whole(other) if isinstance(other, int) else other
-        return self.let(f"{what} {self._integers} {one}, {other}")
+        return self.let(f"{operation} {self._integers} {one}, {other}")
 
     def _pick(self, condition: tuple[str, str, int], one: str, other: str) -> str:
         how, value, limit = condition

@@ -1,4 +1,4 @@
-"""Writes a recording as one loop in LLVM's language, in which registers are vectors of neighbouring values."""
+"""Lowers a kernel's signature to LLVM's text: one loop over a block, in which each value is a vector of its entries."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
+from lines_pipeline.io.number_ranges import largest_held
+from lines_pipeline.jit.instructions import AS_COMPUTED, BFLOAT16, FLOAT16, LANES, OpCode
 from lines_pipeline.jit.llvm_vectors import VECTOR_BYTES, ZERO, Vectors
-from lines_pipeline.jit.ranges import largest_held
 from lines_pipeline.jit.signature import (
     AT_HIGH,
     AT_LOW,
@@ -20,7 +21,6 @@ from lines_pipeline.jit.signature import (
     KernelSignature,
     Operation,
 )
-from lines_pipeline.jit.tracing import AS_COMPUTED, BFLOAT16, FLOAT16, LANES, OpCode
 
 _PLAIN = {
     OpCode.SUBTRACT: "fsub",
@@ -31,79 +31,79 @@ _PLAIN = {
     OpCode.DIVIDE_BY: "fdiv",
     OpCode.SHIFT: "fadd",
 }
-"""Instructions that are one of LLVM's, of two registers or of a register and a number."""
+"""Operations that LLVM has, on two values or on a value and a scalar."""
 
 
-def lower_to_llvm(form: KernelSignature) -> str:
-    """A module with the function ``loop``; ``fusion.CompiledKernel`` tells what it takes."""
-    writer = _Writer(form)
-    for operation in form.operations:
-        writer.add(operation)
-    return writer.module()
+def lower_to_llvm(signature: KernelSignature) -> str:
+    """Return a module with the function ``kernel``, whose arguments ``compiling.CompiledKernel`` states."""
+    body = _LoopBody(signature)
+    for operation in signature.operations:
+        body.add(operation)
+    return body.module()
 
 
-class _Writer:
-    """The body of the loop."""
+class _LoopBody:
+    """Collects the lines of the loop's body."""
 
-    def __init__(self, form: KernelSignature) -> None:
-        self._form, self._rows = form, dict(form.rows)
-        self._vectors = Vectors(double=form.double)
+    def __init__(self, signature: KernelSignature) -> None:
+        self._signature, self._rows = signature, dict(signature.rows)
+        self._vectors = Vectors(double=signature.double)
         self._one = self._vectors.constant("1.0")
-        self._registers: dict[int, str] = {}
-        self._numbers = 0
-        """How many of the routine's numbers are used."""
+        self._values: dict[int, str] = {}
+        """LLVM's names of the kernel's values."""
+        self._scalars = 0
+        """How many of the kernel's scalars are used."""
 
     def add(self, operation: Operation) -> None:
-        """What one instruction does; registers that are wanted afterwards go to memory."""
-        values = [self._register(number) for number in operation.operands]
-        numbers = [f"%number{self._numbers + n}" for n in range(operation.numbers)]
-        self._numbers += operation.numbers
+        """Append an operation, and store those of its values that have a row."""
+        values = [self._value(number) for number in operation.operands]
+        scalars = [f"%scalar{self._scalars + n}" for n in range(operation.scalars)]
+        self._scalars += operation.scalars
         if operation.code >= OpCode.TOTAL:
-            self._reduce(operation.code, operation.outs[0], values[0], numbers)
+            self._reduce(operation.code, operation.outs[0], values[0], scalars)
             return
-        made = self._made(operation, values, numbers)
-        for number, value in zip(operation.outs, made, strict=True):
-            self._registers[number] = value
+        for number, value in zip(operation.outs, self._computed(operation, values, scalars), strict=True):
+            self._values[number] = value
             if number in self._rows:
                 self._store(number, value)
 
-    def _made(self, operation: Operation, values: Sequence[str], numbers: Sequence[str]) -> Sequence[str]:
+    def _computed(self, operation: Operation, values: Sequence[str], scalars: Sequence[str]) -> Sequence[str]:
         code, vectors = operation.code, self._vectors
         if code in _PLAIN:
-            return [vectors.calculate(_PLAIN[code], *values, *numbers)]
+            return [vectors.calculate(_PLAIN[code], *values, *scalars)]
         match code:
             case OpCode.MAXIMUM | OpCode.AT_LEAST:
-                one, other = (*values, *numbers)
+                one, other = (*values, *scalars)
                 return [vectors.choose(vectors.compare("ogt", one, other), one, other)]
             case OpCode.EXCEEDS | OpCode.REACHES:
                 how = "ogt" if code is OpCode.EXCEEDS else "oge"
-                return [vectors.choose(vectors.compare(how, *values, *numbers), self._one)]
+                return [vectors.choose(vectors.compare(how, *values, *scalars), self._one)]
             case OpCode.ABS:
                 return [vectors.magnitude(values[0])]
             case OpCode.SIGN:
                 signs = [vectors.choose(vectors.compare(how, values[0], ZERO), self._one) for how in ("ogt", "olt")]
                 return [vectors.calculate("fsub", *signs)]
             case OpCode.KEEP:
-                return [vectors.choose(self._reaches(values[0], numbers[0]), values[0])]
+                return [vectors.choose(self._reaches(values[0], scalars[0]), values[0])]
             case OpCode.COPY:
                 return values
             case OpCode.ZERO:
                 return [ZERO]
             case OpCode.ADD_KEPT:
-                return self._add_kept(operation, values, numbers)
+                return self._add_kept(operation, values, scalars)
             case OpCode.ADD_AGREEING:
-                return self._add_agreeing(operation, values, numbers)
+                return self._add_agreeing(operation, values, scalars)
         raise AssertionError(code)
 
-    def _add_kept(self, operation: Operation, values: Sequence[str], numbers: Sequence[str]) -> Sequence[str]:
-        vectors, (total, count, value), (threshold, weight) = self._vectors, values, numbers
+    def _add_kept(self, operation: Operation, values: Sequence[str], scalars: Sequence[str]) -> Sequence[str]:
+        vectors, (total, count, value), (threshold, weight) = self._vectors, values, scalars
         entry = vectors.choose(self._reaches(value, threshold), value)
         added = entry if operation.unweighted else vectors.calculate("fmul", entry, weight)
         marked = vectors.choose(vectors.compare("une", entry, ZERO), self._one)
         return vectors.calculate("fadd", total, added), vectors.calculate("fadd", count, marked)
 
-    def _add_agreeing(self, operation: Operation, values: Sequence[str], numbers: Sequence[str]) -> Sequence[str]:
-        vectors, (total, count, value, direction), (threshold, weight) = self._vectors, values, numbers
+    def _add_agreeing(self, operation: Operation, values: Sequence[str], scalars: Sequence[str]) -> Sequence[str]:
+        vectors, (total, count, value, direction), (threshold, weight) = self._vectors, values, scalars
         weighted = value if operation.unweighted else vectors.calculate("fmul", value, weight)
         size = vectors.calculate("fmul", weighted, direction)
         agrees = vectors.both(self._reaches(value, threshold), vectors.compare("ogt", size, ZERO))
@@ -113,7 +113,7 @@ class _Writer:
     def _reaches(self, value: str, threshold: str) -> str:
         return self._vectors.compare("oge", self._vectors.magnitude(value), threshold)
 
-    def _reduce(self, code: OpCode, slot: int, value: str, numbers: Sequence[str]) -> None:
+    def _reduce(self, code: OpCode, slot: int, value: str, scalars: Sequence[str]) -> None:
         compare, magnitude = self._vectors.compare, self._vectors.magnitude
         match code:
             case OpCode.TOTAL:
@@ -121,18 +121,18 @@ class _Writer:
             case OpCode.COUNT:
                 self._count(COUNTED, slot, self._bits(compare("une", value, ZERO)))
             case OpCode.CHECK:
-                self._count(NONFINITE, slot, self._bits(compare("ugt", magnitude(value), numbers[0])))
+                self._count(NONFINITE, slot, self._bits(compare("ugt", magnitude(value), scalars[0])))
             case OpCode.WITHIN:
-                self._within(slot, magnitude(value), *numbers)
+                self._within(slot, magnitude(value), *scalars)
 
     def _total(self, slot: int, value: str) -> None:
         let, wide = self._vectors.let, f"<{self._vectors.width} x double>"
         added = self._vectors.choose("%valid", value)
-        if not self._form.double:
+        if not self._signature.double:
             added = let(f"fpext {self._vectors.type} {added} to {wide}")
-        place = let(f"getelementptr double, ptr %lanes, i64 {let(f'add i64 %lane, {slot * LANES}')}")
-        total = let(f"fadd {wide} {let(f'load {wide}, ptr {place}, align 8')}, {added}")
-        self._vectors.put(f"store {wide} {total}, ptr {place}, align 8")
+        address = let(f"getelementptr double, ptr %lanes, i64 {let(f'add i64 %lane, {slot * LANES}')}")
+        total = let(f"fadd {wide} {let(f'load {wide}, ptr {address}, align 8')}, {added}")
+        self._vectors.put(f"store {wide} {total}, ptr {address}, align 8")
 
     def _within(self, slot: int, magnitude: str, low: str, high: str) -> None:
         """Most vectors have nothing in the bracket, and are left after two comparisons."""
@@ -159,39 +159,41 @@ class _Writer:
         put(f"call void @keep(i64 {bits}, ptr %spill, ptr {found}, ptr {self._counter(INSIDE, slot)})")
 
     def _count(self, row: int, slot: int, bits: str) -> None:
-        let, place = self._vectors.let, self._counter(row, slot)
+        let, address = self._vectors.let, self._counter(row, slot)
         number = let(f"call i64 @llvm.ctpop.i64(i64 {bits})")
-        total = let(f"add i64 {number}, {let(f'load i64, ptr {place}')}")
-        self._vectors.put(f"store i64 {total}, ptr {place}")
+        total = let(f"add i64 {number}, {let(f'load i64, ptr {address}')}")
+        self._vectors.put(f"store i64 {total}, ptr {address}")
 
     def _counter(self, row: int, slot: int) -> str:
-        return self._vectors.let(f"getelementptr i64, ptr %counts, i64 {row * self._form.slots + slot}")
+        return self._vectors.let(f"getelementptr i64, ptr %counts, i64 {row * self._signature.slots + slot}")
 
     def _bits(self, mask: str) -> str:
-        """A mask as bits, of values that are there."""
+        """Append the conversion of a mask to an integer with a bit for each entry of the block; return that."""
         let, width = self._vectors.let, self._vectors.width
         bits = let(f"bitcast {self._vectors.mask} {mask} to i{width}")
         return let(f"and i64 %validbits, {let(f'zext i{width} {bits} to i64')}")
 
-    def _register(self, number: int) -> str:
-        """A register's value; sources are loaded when they are first used."""
-        if number not in self._registers:
-            row, place = self._rows[number], self._place(number, "%at")
+    def _value(self, number: int) -> str:
+        """Return a value; load a source where it is used first."""
+        if number not in self._values:
+            row, address = self._rows[number], self._address(number, "%at")
             plain = row.stored == AS_COMPUTED
-            load = self._vectors.load(place) if plain else self._vectors.load_narrow(place, row.stored, row.item_bytes)
-            self._registers[number] = load
-        return self._registers[number]
+            load = (
+                self._vectors.load(address) if plain else self._vectors.load_narrow(address, row.stored, row.item_bytes)
+            )
+            self._values[number] = load
+        return self._values[number]
 
     def _store(self, number: int, value: str) -> None:
-        row, place = self._rows[number], self._place(number, "%position")
-        self._look(value, self._vectors.constant(self._largest_held(row.stored)))
+        row, address = self._rows[number], self._address(number, "%position")
+        self._check_range(value, self._vectors.constant(self._largest_held(row.stored)))
         if row.stored == AS_COMPUTED:
-            self._vectors.store(value, place)
+            self._vectors.store(value, address)
         else:
-            self._vectors.store_narrow(value, place, row.stored)
+            self._vectors.store_narrow(value, address, row.stored)
 
-    def _look(self, value: str, largest: str) -> None:
-        """Count what cannot be stored, in a branch that is hardly ever taken: counting each time would cost 5 %."""
+    def _check_range(self, value: str, largest: str) -> None:
+        """Count entries that cannot be stored, in a branch that is hardly ever taken: counting always costs 5 %."""
         vectors, here = self._vectors, len(self._vectors.lines)
         bits = self._bits(vectors.compare("ugt", vectors.magnitude(value), largest))
         vectors.put(f"br i1 {vectors.let(f'icmp ne i64 {bits}, 0')}, label %unheld{here}, label %held{here}")
@@ -201,21 +203,21 @@ class _Writer:
         vectors.lines.append(f"held{here}:")
 
     def _largest_held(self, stored: int) -> str:
-        """As LLVM writes it: the bits of a float64, whatever the type."""
-        computed = torch.float64 if self._form.double else torch.float32
+        """Return the largest magnitude that a type holds, as LLVM writes it: the bits of a float64."""
+        computed = torch.float64 if self._signature.double else torch.float32
         kept = {AS_COMPUTED: computed, BFLOAT16: torch.bfloat16, FLOAT16: torch.float16}[stored]
         return f"0x{struct.pack('>d', largest_held(computed, kept)).hex().upper()}"
 
-    def _place(self, number: int, at: str) -> str:
-        """Where a register's value is in memory: of sources there is a piece, of others the whole block."""
+    def _address(self, number: int, at: str) -> str:
+        """Append the address of a value's entry ``at`` in its row; return that."""
         row = self._rows[number]
         first = self._vectors.let(f"getelementptr i8, ptr %memory, i64 {row.offset}")
         return self._vectors.let(f"getelementptr i{8 * row.item_bytes}, ptr {first}, i64 {at}")
 
     def module(self) -> str:
-        """All of it."""
+        """Return the text of the module."""
         width, number, vector = self._vectors.width, self._vectors.number, self._vectors.type
-        numbers = [_NUMBER.format(n=n, number=number, vector=vector, width=width) for n in range(self._numbers)]
+        scalars = [_SCALAR.format(n=n, number=number, vector=vector, width=width) for n in range(self._scalars)]
         return _MODULE.format(
             width=width,
             number=number,
@@ -224,16 +226,16 @@ class _Writer:
             align=VECTOR_BYTES,
             lanes=LANES - 1,
             numbering=", ".join(f"i32 {n}" for n in range(width)),
-            numbers="".join(numbers),
+            scalars="".join(scalars),
             body="\n".join(self._vectors.lines),
         )
 
 
-_NUMBER = """
-  %address{n} = getelementptr {number}, ptr %numbers, i64 {n}
-  %scalar{n} = load {number}, ptr %address{n}
-  %single{n} = insertelement {vector} undef, {number} %scalar{n}, i64 0
-  %number{n} = shufflevector {vector} %single{n}, {vector} undef, <{width} x i32> zeroinitializer"""
+_SCALAR = """
+  %address{n} = getelementptr {number}, ptr %scalars, i64 {n}
+  %number{n} = load {number}, ptr %address{n}
+  %single{n} = insertelement {vector} undef, {number} %number{n}, i64 0
+  %scalar{n} = shufflevector {vector} %single{n}, {vector} undef, <{width} x i32> zeroinitializer"""
 
 _MODULE = """
 declare {vector} @llvm.fabs.{suffix}({vector})
@@ -265,11 +267,11 @@ done:
   ret void
 }}
 
-define void @loop(ptr %memory, ptr %numbers, ptr %lanes, ptr %counts, ptr %found, ptr %filled, i64 %room,
+define void @kernel(ptr %memory, ptr %scalars, ptr %lanes, ptr %counts, ptr %found, ptr %filled, i64 %room,
                   i64 %first, i64 %length) {{
 entry:
   %spill = alloca {vector}, align {align}
-{numbers}
+{scalars}
   br label %head
 head:
   %at = phi i64 [ 0, %entry ], [ %after, %end ]
@@ -294,5 +296,4 @@ done:
   ret void
 }}
 """
-"""Values beyond the last one of a block are computed too, in the room that rows have, and reduced as if they were not
-there."""
+"""The loop also computes entries beyond the end of a block, in the room after each row; reductions leave them out."""

@@ -1,7 +1,6 @@
-"""Runs a recording over blocks: reads and hashes them, piece by piece, computes, and writes what is made.
+"""Runs a compiled kernel over blocks of files: reads and hashes them piece by piece, computes, and writes.
 
-Numba compiles this once a machine; the computation itself is a ``compiling.CompiledKernel``. All of it works without
-Python's lock.
+Numba compiles this module's functions once a machine. They run without Python's lock.
 """
 
 from __future__ import annotations
@@ -16,69 +15,70 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from xxhash import _xxhash  # type: ignore[attr-defined]
 
+from lines_pipeline.jit.instructions import LANES, PIECE_NUMEL
 from lines_pipeline.jit.signature import INSIDE, NONFINITE, UNHELD
-from lines_pipeline.jit.tracing import LANES, PIECE_NUMEL
 
 Array = np.ndarray[Any, Any]
 
 
 class Span(NamedTuple):
-    """Blocks of one tensor, done one after the other."""
+    """Names blocks of one tensor, and where their sources and outputs lie."""
 
     sources: Array
-    """int64 [sources, 5]: descriptor, position of the first value in the file, bytes of a value, where a piece goes in
-    memory, and whether to hash it. Where any is hashed, values have to be finite."""
+    """int64 [sources, 5]: descriptor, position of the first value in the file, bytes of a value, offset of its row in
+    memory, and whether to hash it. Where any is hashed, all values must be finite."""
     outputs: Array
-    """int64 [outputs, 4]: descriptor, position of the first value in the file, bytes of a value, and where the block is
-    in memory."""
+    """int64 [outputs, 4]: descriptor, position of the first value in the file, bytes of a value, offset of its row in
+    memory."""
     blocks: Array
-    """int64 [blocks, 2]: the first value of each, and how many there are."""
+    """int64 [blocks, 2]: the first value, and the number of values."""
 
 
 class Scratch(NamedTuple):
-    """Memory of a thread that every block takes anew, and addresses."""
+    """Holds addresses and a thread's memory, which every block uses anew."""
 
-    loop: int
-    """The computation."""
-    numbers: int
-    """The routine's."""
+    code: int
+    """Address of the compiled kernel."""
+    scalars: int
+    """Address of the kernel's scalars."""
     memory: int
+    """Address of the rows."""
     hashing: int
-    """Of [sources, STATE_BYTES], on a multiple of 64: the digests of a block's sources, as far as it is read."""
+    """Address, a multiple of 64, of [sources, STATE_BYTES]: the states of the digests of a block's sources."""
     lanes: Array
     """float64 [totals, LANES]."""
 
 
 class Results(NamedTuple):
-    """What blocks give."""
+    """Takes the results of blocks."""
 
     totals: Array
     """float64 [blocks, totals]."""
     counts: Array
-    """int64 [blocks, COUNTS, slots]: what a loop counts."""
+    """int64 [blocks, COUNTS, slots]: the kernel's counts."""
     digests: Array
-    """uint64 [blocks, sources]: XXH3 as stored."""
+    """uint64 [blocks, sources]: XXH3 of the stored bytes."""
     found: int
-    """Address of magnitudes in brackets, [brackets, room], those of a block after those of the blocks before."""
+    """Address of the magnitudes inside brackets, [brackets, room], block after block."""
     room: int
     filled: Array
-    """int64 [brackets]: how much of each row of ``found`` is taken."""
+    """int64 [brackets]: how much of each row of ``found`` is used."""
 
 
-FINISHED, FULL, PLAINLY, UNWRITTEN = range(4)
-"""Why a run ends: all is done; ``found`` has no room for another block; the next block cannot be read or is not finite,
-or gives what its stored type cannot hold, and is to be computed without the machine; it could not be written, and is in
-the memory."""
+FINISHED, FULL, UNDONE, UNWRITTEN = range(4)
+"""Why a run ends: all blocks are done; ``found`` has no room for another block; the next block is for the interpreter,
+since it cannot be read, is not finite, or has results that the stored type cannot hold; or it is computed, but could
+not be written."""
 
 _pread = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 _pwrite = types.ExternalFunction("pwrite", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 
 STATE_BYTES = 640
-"""Room for XXH3's state, which takes 576 bytes from an address on that 64 divides."""
+"""Room for XXH3's state of 576 bytes, at an address that 64 divides."""
 
 binding.load_library_permanently(_xxhash.__file__)
 _UPDATES = [name for name in ("XXH3_64bits_update_dispatch", "XXH3_64bits_update") if binding.address_of_symbol(name)]
-"""How XXH3 takes more bytes, the fastest first: the first chooses its form by the processor."""
+"""XXH3's functions that hash more bytes, the fastest first: that one chooses its form by the processor."""
 if not _UPDATES:
     raise ImportError("this build of xxhash has no XXH3 to call")
 _begin_digest = types.ExternalFunction("XXH3_64bits_reset", types.int32(types.uintp))
@@ -102,13 +102,13 @@ def _call(_: Any, address: Any, words: Any) -> Any:
 @njit(nogil=True)
 def _compute(scratch: Scratch, counts: Array, results: Results, first: int, length: int) -> None:
     lanes, counted, filled = scratch.lanes.ctypes.data, counts.ctypes.data, results.filled.ctypes.data
-    given = scratch.memory, scratch.numbers, lanes, counted, results.found, filled, results.room, first, length
-    _call(scratch.loop, given)
+    given = scratch.memory, scratch.scalars, lanes, counted, results.found, filled, results.room, first, length
+    _call(scratch.code, given)
 
 
 @njit(nogil=True)
 def _add_lanes(lanes: Array, totals: Array) -> None:
-    """Pairwise, so that the order does not depend on the processor."""
+    """Add lanes up pairwise, an order that does not depend on the processor."""
     for total in range(lanes.shape[0]):
         width = LANES // 2
         while width:
@@ -120,7 +120,7 @@ def _add_lanes(lanes: Array, totals: Array) -> None:
 
 @njit(nogil=True)
 def _read(span: Span, scratch: Scratch, start: int, size: int) -> bool:
-    """Read a piece of every source, and hash it."""
+    """Read a piece of every source and hash it; return whether that went well."""
     for number in range(span.sources.shape[0]):
         descriptor, position, item, offset, hashed = span.sources[number]
         address, nbytes = scratch.memory + offset, size * item
@@ -142,11 +142,11 @@ def _write(span: Span, scratch: Scratch, start: int, size: int) -> bool:
 
 @njit(nogil=True)
 def _transfer(descriptor: int, address: int, nbytes: int, position: int, writes: bool) -> bool:
-    """Write bytes to their place in a file, or read them from there."""
+    """Write bytes to their position in a file, or read them from there; return whether all were."""
     done = 0
     while done < nbytes:
-        place = address + done, nbytes - done, position + done
-        count = _pwrite(descriptor, *place) if writes else _pread(descriptor, *place)
+        rest = address + done, nbytes - done, position + done
+        count = _pwrite(descriptor, *rest) if writes else _pread(descriptor, *rest)
         if count <= 0:
             return False
         done += count
@@ -155,7 +155,7 @@ def _transfer(descriptor: int, address: int, nbytes: int, position: int, writes:
 
 @njit(nogil=True)
 def _begin_block(span: Span, scratch: Scratch, counts: Array) -> bool:
-    """Set everything back; whether any source is hashed."""
+    """Set counts, lanes and digests to their beginning; return whether any source is hashed."""
     for row in range(counts.shape[0]):
         for slot in range(counts.shape[1]):
             counts[row, slot] = 0
@@ -179,7 +179,7 @@ def _end_digests(span: Span, scratch: Scratch, digests: Array) -> None:
 
 @njit(nogil=True)
 def _is_sound(counts: Array, totals: Array, hashed: bool) -> bool:
-    """Whether nothing is left to torch: what the stored type cannot hold, or NaN and Inf in what is read first."""
+    """Return whether results fit their stored types and, where a source is hashed, all sources are finite."""
     bad = 0
     for slot in range(counts.shape[1]):
         bad += counts[UNHELD, slot]
@@ -192,7 +192,7 @@ def _is_sound(counts: Array, totals: Array, hashed: bool) -> bool:
 
 
 def _compiled(edition: int) -> Any:
-    """``run``: Numba keeps what it compiled for as long as this file and ``edition`` stay the same."""
+    """Return ``run``; Numba keeps its machine code for as long as this file and ``edition`` stay the same."""
 
     @njit(nogil=True, cache=True)
     def run(span: Span, scratch: Scratch, results: Results) -> tuple[int, int]:
@@ -210,12 +210,12 @@ def _compiled(edition: int) -> Any:
             for first in range(0, size, PIECE_NUMEL):
                 length = min(PIECE_NUMEL, size - first)
                 if not _read(span, scratch, start + first, length):
-                    return block, PLAINLY
+                    return block, UNDONE
                 _compute(scratch, counts, results, first, length)
             _end_digests(span, scratch, results.digests[block])
             _add_lanes(scratch.lanes, totals)
             if not _is_sound(counts, totals, hashed):
-                return block, PLAINLY
+                return block, UNDONE
             for slot in range(filled.size):
                 filled[slot] += counts[INSIDE, slot]
             if not _write(span, scratch, start, size):
@@ -225,6 +225,6 @@ def _compiled(edition: int) -> Any:
     return run
 
 
-_FROM_ELSEWHERE = (_UPDATES[0], INSIDE, NONFINITE, UNHELD, LANES, PIECE_NUMEL)
-run = _compiled(crc32(repr(_FROM_ELSEWHERE).encode()))
-"""Do the blocks of a span as far as it goes: how many are done, and why it ends."""
+_CONSTANTS = (_UPDATES[0], INSIDE, NONFINITE, UNHELD, LANES, PIECE_NUMEL)
+run = _compiled(crc32(repr(_CONSTANTS).encode()))
+"""Do the blocks of a span, one after the other; return how many are done, and why the run ends."""

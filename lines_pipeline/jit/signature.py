@@ -1,53 +1,54 @@
-"""What the loop of a recording depends on, and what it counts."""
+"""The part of a kernel that its machine code depends on, and the counts that this code returns."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from lines_pipeline.jit.tracing import Kernel, OpCode, Row
+from lines_pipeline.jit.instructions import Kernel, OpCode, Row
 
 COUNTED, BELOW, AT_LOW, INSIDE, AT_HIGH, NONFINITE, UNHELD = range(7)
-"""Rows of what a loop counts: for ``COUNT``; for ``WITHIN`` the magnitudes below, on, between and on the upper end of a
-bracket; for ``CHECK``; and, in the first column alone, of what is kept those that the stored type cannot
-hold."""
+"""Rows of a kernel's counts: the results of ``COUNT``; of ``WITHIN`` the magnitudes below a bracket, on its lower end,
+inside it and on its upper end; of ``CHECK``; and, in the first column alone, the values to store that the stored type
+cannot hold."""
 COUNTS = UNHELD + 1
 
 _WEIGHTED = (OpCode.ADD_KEPT, OpCode.ADD_AGREEING)
-"""Instructions whose last number is a weight, which is left out where it is 1."""
+"""Instructions whose last scalar is a weight, which is left out where it is 1."""
 
 
 class Operation(NamedTuple):
-    """An instruction but for its numbers."""
+    """An instruction without its scalars."""
 
     code: OpCode
     outs: tuple[int, ...]
     operands: tuple[int, ...]
-    numbers: int
+    scalars: int
+    """How many there are."""
     unweighted: bool
 
 
 class KernelSignature(NamedTuple):
-    """All of a routine that its loop depends on."""
+    """Identifies machine code: kernels of one signature share it."""
 
     double: bool
     operations: tuple[Operation, ...]
     rows: tuple[tuple[int, Row], ...]
-    """By register."""
+    """By value."""
     slots: int
-    """Columns of what it counts."""
+    """Columns of the counts."""
 
 
 def signature_of(kernel: Kernel) -> KernelSignature:
-    """Routines that differ in numbers alone have one form."""
+    """Return a kernel's signature; kernels that differ in scalars alone have the same."""
     operations = tuple(
         Operation(
-            one.code,
-            one.outs,
-            one.operands,
-            len(one.scalars),
-            one.code in _WEIGHTED and one.scalars[-1] == 1.0,
+            instruction.code,
+            instruction.outs,
+            instruction.operands,
+            len(instruction.scalars),
+            instruction.code in _WEIGHTED and instruction.scalars[-1] == 1.0,
         )
-        for one in kernel.instructions
+        for instruction in kernel.instructions
     )
     rows = tuple(kernel.rows.items())
     return KernelSignature(kernel.scalars.dtype.itemsize == 8, operations, rows, kernel.most_slots)

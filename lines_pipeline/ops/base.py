@@ -1,25 +1,57 @@
-"""The op contract: what one merge method declares, and what it computes on one tensor."""
+"""The op contract: what one merge method declares, and what it computes on one tensor.
+
+An op owns all that the planner, the executor and the users ask about it. Outside this package nobody compares an op's
+name, class or ports.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Never, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from typing_extensions import TypeVar
 
+from lines_pipeline.core.events import Event
+from lines_pipeline.core.plugins import Origin
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
+from lines_pipeline.ops.roles import Ids, OpParams, P, StepRoles
+from lines_pipeline.ops.schemas.difference import difference
+from lines_pipeline.ops.schemas.like_base import like_base
+from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
+from lines_pipeline.ops.schemas.union import union
+from lines_pipeline.ops.statistics.contract import AnyStatistic, Retry, Statistic
+
+__all__ = [
+    "AnyOp",
+    "AnyStatistic",
+    "Driver",
+    "DriverContext",
+    "Granularity",
+    "Ids",
+    "Op",
+    "OpParams",
+    "Port",
+    "Retry",
+    "Statistic",
+    "Summary",
+    "Values",
+    "Variant",
+]
 
 Values = Mapping[str, Sequence[Value]]
 """The values of a step's inputs on one block or whole tensor, by port, 1-D; a port that takes one has one."""
 
+S = TypeVar("S", default=Never)
+"""What an op's statistics come out as; ``Never`` for an op that has none."""
 
-Partials = Mapping[str, list[Any]]
-"""What ``observe`` gave for each block, by tensor name, in block order."""
+Summary = Mapping[str, object]
+"""Figures worth telling the user, by name: what JSON holds."""
 
 
 class Granularity(StrEnum):
@@ -34,12 +66,6 @@ class Granularity(StrEnum):
     """Whole models: the op is carried out by a driver (evaluation, greedy soup), not by the engine."""
 
 
-class OpParams(BaseModel):
-    """Base of every op's parameters."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 @dataclass(frozen=True)
 class Port:
     """An input field of a node: the edge type it takes, one value or many (``many`` consumes collections flattened)."""
@@ -51,8 +77,11 @@ class Port:
     each: bool = False
     """Takes a list or a collection and maps over it, one step an entry (``tall-mask``)."""
     min_count: int = 1
+    followed: bool = False
+    """The result has the tensors of this port's values, where it does not have those of all ports of its type: the
+    base's, the merged vector's. A model folder takes its configuration from there."""
     statistics_only: bool = False
-    """Only measures read it, or only its names and shapes are asked for: the result is computed without its values
+    """Only statistics read it, or only its names and shapes are asked for: the result is computed without its values
     (``lines-scale``, ``adapter``)."""
     from_sum: bool = False
     """Where another port holds exactly the steps that this one is the plain sum of (``Op.is_sum_of``), statistics take
@@ -60,74 +89,40 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Statistic(ABC):
-    """A statistic of whole models, gathered block by block in one sweep, on which an op's result depends.
+class Variant:
+    """An op with parameters and inputs: what a driver puts in the place of its step, or tries there."""
 
-    Equal measures are computed once, whichever steps ask for them. ``of`` names the steps whose values it observes.
-    """
+    op: AnyOp
+    params: OpParams
+    inputs: Ids
 
-    version: ClassVar[int] = 1
-    """Raise it when results change: cached results of earlier versions are then not used."""
 
-    of: tuple[str, ...]
-    needs: tuple[Statistic, ...] = field(default=(), kw_only=True)
-    """Earlier measures whose results ``observe`` takes: they cost an earlier sweep."""
-    optional: bool = field(default=False, kw_only=True)
-    """Gathered only where a sweep is made anyhow; it never causes one."""
-    bounds: tuple[tuple[str, ...], tuple[str, ...]] | None = field(default=None, kw_only=True)
-    """``include`` and ``exclude`` of the step that needs it: it observes what they keep (set by the planner)."""
+class DriverContext(Protocol):
+    """What a driver may ask of the layers above."""
 
     @property
-    def outcomes(self) -> tuple[Any, ...]:
-        """All results that matter to dependants, where they are few: lets a dependant share this measure's sweep."""
-        return ()
-
-    def outcome(self, result: Any) -> int:
-        """Index into ``outcomes`` of what ``result`` turned out to be."""
-        raise NotImplementedError
-
-    def affects(self, partial: Any) -> bool:
-        """Whether ``outcomes`` can differ in their effect on a block for which ``observe`` gave ``partial``."""
-        return True
-
-    @abstractmethod
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
-        """Reductions (``ops.blocks``) of one block: 1-D, compute type, at most ``BLOCK_NUMEL`` values."""
-
-    def partial(self, *reduced: Any) -> Any:
-        """What is kept of a block, from its reductions as numbers and arrays: something small and picklable."""
-        return reduced[0]
-
-    @abstractmethod
-    def combine(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
-        """The result, from the partials of all blocks by tensor name; ``Retry`` asks for another sweep."""
-
-    def decode(self, result: Any) -> Any:
-        """The result from its JSON form, as remembered by the cache."""
-        return result
+    def step(self) -> str:
+        """The id of the step that is carried out."""
 
     @property
-    def sampled(self) -> bool:
-        """Whether ``prepare`` wants a sample of the values before the sweep."""
-        return False
+    def node(self) -> str:
+        """Its node, for messages."""
 
-    def sample_runs(self, numels: Mapping[str, int]) -> int:
-        """Runs of neighbouring values to draw, of values of this many entries by tensor; 0 where none are needed."""
-        return 0
+    def evaluate(self, models: Mapping[str, Variant], judge: Callable[[str], Variant]) -> dict[str, dict[str, float]]:
+        """The metrics of each of ``models``, by name; ``judge`` makes the evaluation of the step that it is given."""
 
-    def prepare(self, sample: Mapping[str, list[Any]], numels: Mapping[str, int]) -> Any:
-        """The state for the sweep, from 1-D samples of the first value of ``of`` by tensor name."""
-        return None
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether a model is better where the metric, of the suite that the step names, is higher."""
 
-
-@dataclass(frozen=True)
-class Retry:
-    """A measure's wish for another sweep, with another state."""
-
-    state: Any
+    def emit(self, event: Event) -> None:
+        """Tell the sinks."""
 
 
-class Op(ABC):
+Driver = Callable[[Ids, DriverContext], Variant]
+"""Finds what takes the step's place, from its inputs."""
+
+
+class Op(StepRoles[P], ABC, Generic[P, S]):
     """One merge method. Subclasses are found in this package's modules: adding a method is adding a file."""
 
     name: ClassVar[str]
@@ -135,8 +130,6 @@ class Op(ABC):
     """Raise it when results change: cached results of earlier versions are then not used."""
     formula: ClassVar[str]
     source: ClassVar[str]
-    is_source: ClassVar[bool] = False
-    """Whether the value is read from files that ``path`` names (``load``, ``adapter``)."""
     gives: ClassVar[EdgeType | None]
     """``None``: the same type as its input (``save``)."""
     inputs: ClassVar[Mapping[str, Port]] = {}
@@ -145,55 +138,90 @@ class Op(ABC):
     needs_include: ClassVar[bool] = False
     """Whether a node has to say ``include``."""
     granularity: ClassVar[Granularity] = Granularity.ELEMENTWISE
+    laws: ClassVar[tuple[str, ...]] = ()
+    """The laws of ``ops.testing`` that it keeps."""
     Params: ClassVar[type[OpParams]] = OpParams
+    origin: Origin | None = None
+    """The plug-in that it comes from; None for what comes with lines-pipeline."""
 
-    def gives_for(self, written: Mapping[str, Any]) -> EdgeType | None:
+    def gives_for(self, written: Mapping[str, object]) -> EdgeType | None:
         """``gives`` of a node with these parameters, as written."""
         return self.gives
 
-    def check(self, params: Any, counts: Mapping[str, int]) -> str | None:
-        """What is wrong with this combination of parameters and numbers of inputs by port, or nothing."""
-        return None
+    def schema(self, params: P, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
+        """The tensors of the result, from those of the inputs by port.
 
-    def statistics(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> Mapping[str, Statistic]:
+        Weights are like the followed port's, or else like the first model's. Deltas and masks are the union of the
+        followed port's values, or else of all deltas; of two models alone, a delta is what differs between them.
+        """
+        ports = sorted(inputs, key=lambda port: not self.inputs[port].followed)
+        read = [port for port in ports if not self.inputs[port].statistics_only]
+        of = {kind: [s for port in read if self.inputs[port].type is kind for s in inputs[port]] for kind in EdgeType}
+        models, deltas = of[EdgeType.WEIGHTS], of[EdgeType.DELTA]
+        if context.gives is EdgeType.WEIGHTS:
+            return like_base(context, models[0], models=models[1:], deltas=deltas)
+        if len(models) == 2 and not deltas:
+            return difference(context, *models)
+        merged = [port for port in read if self.inputs[port].followed]
+        merged = merged or [port for port in read if self.inputs[port].type is EdgeType.DELTA] or read
+        others = [port for port in ports if port not in merged]
+        return union(
+            context,
+            [schema for port in merged for schema in inputs[port]],
+            others=[schema for port in others for schema in inputs[port]],
+        )
+
+    def statistics(self, params: P, inputs: Ids, step: str) -> Mapping[str, Statistic[Any, S, Any]]:
         """The statistics ``apply`` needs (its ``stats``), by name; ``inputs`` and ``step`` are step ids."""
         return {}
 
-    def layer_pattern(self, params: Any) -> str | tuple[str, ...] | None:
+    def layer_pattern(self, params: P) -> str | tuple[str, ...] | None:
         """``auto``, or regexes (one a tower), where results depend on the block of a tensor; None where they do not."""
         return None
 
-    def is_sum_of(self, params: Any) -> str | None:
+    def is_sum_of(self, params: P) -> str | None:
         """The port of which the result is the plain sum, if it is."""
         return None
 
     def bind_tensor(
-        self, params: Any, stats: Mapping[str, Any], place: tuple[int, int] | None, counts: Mapping[str, int]
-    ) -> Mapping[str, Any]:
+        self, params: P, stats: Mapping[str, S], place: tuple[int, int] | None, counts: Mapping[str, int]
+    ) -> Mapping[str, S]:
         """The ``stats`` of one tensor, in block ``place[0]`` (from 0) of ``place[1]``, or outside the blocks (None)."""
         return stats
 
-    def wants_whole(self, params: Any, tensor: TensorSpec) -> bool:
+    def wants_whole(self, params: P, tensor: TensorSpec) -> bool:
         """Return whether ``apply`` takes this floating-point tensor whole; all others come in blocks.
 
         Of a whole tensor each value of a port is computed when it is taken from the port, and not kept.
         """
         return False
 
-    def working_bytes(self, params: Any, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+    def working_bytes(self, params: P, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         """Return the memory that ``apply`` takes for a whole tensor: its result included, one input apart."""
         return 0
 
-    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+    def apply(self, params: P, inputs: Values, tensor: TensorSpec, stats: Mapping[str, S]) -> Value:
         """The result on one block: pure, without I/O, inputs untouched; same shape and dtype as the inputs.
 
-        Written with the arithmetic that ``ops.blocks`` tells of, it also runs compiled; with more than that, it runs
+        Written with the arithmetic that ``ops.kernels`` tells of, it also runs compiled; with more than that, it runs
         by itself.
         """
         raise NotImplementedError(f"{self.name} is carried out by a driver")
 
-    def facts(
-        self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
-    ) -> dict[str, Any]:
-        """Scalars worth telling the user: ``numels`` by tensor name of the result, ``counts`` of inputs by port."""
+    def summary(
+        self, params: P, stats: Mapping[str, S], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> Summary:
+        """Figures worth telling the user: ``numels`` by tensor name of the result, ``counts`` of inputs by port."""
         return {}
+
+    def explain(self, params: P, value: PlannedValue, stats: Mapping[str, S] | None) -> OpExplanation | None:
+        """What ``plan`` says of a step, if anything; ``stats`` is None while one that is needed is not known."""
+        return None
+
+    def driver_of(self, params: P) -> Driver | None:
+        """Who finds what takes the step's place, where it is carried out above the executor."""
+        return None
+
+
+AnyOp = Op[Any, Any]
+"""An op of which it does not matter what it takes: those of a graph are of many kinds."""

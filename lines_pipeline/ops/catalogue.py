@@ -16,6 +16,7 @@ def describe_ops() -> list[dict[str, Any]]:
             "summary": " ".join((inspect.getdoc(op) or "").split()),
             "formula": op.formula,
             "source": op.source,
+            "plugin": str(op.origin or ""),
             "gives": op.gives.value if op.gives else "the same",
             "inputs": {
                 port: {

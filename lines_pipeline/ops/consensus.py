@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Op, OpParams, Port, Statistic, Values
+from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Summary, Values
 from lines_pipeline.ops.kernels import Value
 from lines_pipeline.ops.statistics.norms import Count
 from lines_pipeline.ops.tall_mask import mask_count, tall_mask
@@ -20,7 +19,7 @@ class ConsensusParams(OpParams):
     min_tasks: int = Field(2, description="Masks that have to agree; 0 keeps all, more than N none.", ge=0)
 
 
-class Consensus(Op):
+class Consensus(Op[ConsensusParams, int]):
     """TALL masks of ``deltas`` against ``merged`` (or the given ``masks``) vote on every entry."""
 
     name = "consensus"
@@ -29,7 +28,7 @@ class Consensus(Op):
     gives = EdgeType.DELTA
     inputs = {
         "deltas": Port(EdgeType.DELTA, many=True, optional=True),
-        "merged": Port(EdgeType.DELTA),
+        "merged": Port(EdgeType.DELTA, followed=True),
         "masks": Port(EdgeType.MASK, many=True, optional=True),
     }
     per_item = {"threshold": "deltas"}
@@ -38,10 +37,10 @@ class Consensus(Op):
     def check(self, params: ConsensusParams, counts: Mapping[str, int]) -> str | None:
         return None if counts["deltas"] or counts["masks"] else "needs 'deltas' (to make TALL masks of) or 'masks'"
 
-    def statistics(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Statistic]:
+    def statistics(self, params: ConsensusParams, inputs: Ids, step: str) -> dict[str, Count]:
         return {"kept": Count((step,), optional=True)}
 
-    def apply(self, params: ConsensusParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+    def apply(self, params: ConsensusParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, int]) -> Value:
         merged = inputs["merged"][0]
         masks = inputs["masks"] or tuple(
             tall_mask(delta, merged, threshold)
@@ -49,7 +48,7 @@ class Consensus(Op):
         )
         return merged * (mask_count(masks, merged) >= params.min_tasks)
 
-    def facts(
-        self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
-    ) -> dict[str, Any]:
+    def summary(
+        self, params: ConsensusParams, stats: Mapping[str, int], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> Summary:
         return {"num_params": sum(numels.values())} | ({"nonzero_entries": stats["kept"]} if "kept" in stats else {})

@@ -8,9 +8,10 @@ from typing import Literal
 from pydantic import Field
 
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Granularity, Op, OpParams, Port
+from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
+from lines_pipeline.ops.roles import SuiteUse
 
-BASELINE_PORTS: Mapping[str, str] = {"expert": "baselines.expert", "pretrained": "baselines.pretrained"}
+_BASELINE_PORTS: Mapping[str, str] = {"expert": "baselines.expert", "pretrained": "baselines.pretrained"}
 """The ports of the metrics that normalize, by role; a recipe writes ``baselines: {expert: ..., pretrained: ...}``."""
 
 
@@ -21,16 +22,21 @@ class EvaluateParams(OpParams):
     target: str | None = Field(None, description="The task a single model was tuned for; the others are its control.")
 
 
-class Evaluate(Op):
+class Evaluate(Op[EvaluateParams]):
     """Gives the metrics that the suite declares; ``baselines`` normalize them, or else what the suite records."""
 
     name = "evaluate"
     formula = "<metric>/<task>, mean_<metric>, worst_<metric>, normalized_<metric>/<task>, mean_normalized_<metric>"
     source = "wang-kee/LiNeS, src/eval/eval.py"
     gives = EdgeType.METRICS
+    is_output = True
     inputs = {
-        "model": Port(EdgeType.WEIGHTS),
-        **{port: Port(EdgeType.METRICS, many=True, optional=True) for port in BASELINE_PORTS.values()},
+        "model": Port(EdgeType.WEIGHTS, followed=True),
+        **{port: Port(EdgeType.METRICS, many=True, optional=True) for port in _BASELINE_PORTS.values()},
     }
     granularity = Granularity.MODEL
     Params = EvaluateParams
+
+    def suite_of(self, params: EvaluateParams, inputs: Ids) -> SuiteUse:
+        baselines = {role: inputs[port] for role, port in _BASELINE_PORTS.items() if port in inputs}
+        return SuiteUse(params.suite, params.split, params.tasks, params.target, inputs["model"][0], baselines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Never
 
 from pydantic import Field
 
@@ -18,14 +18,14 @@ class InterpolateParams(OpParams):
     t: float | None = Field(None, description="For two models: (1 - t) * first + t * second.")
 
 
-class Interpolate(Op):
+class Interpolate(Op[InterpolateParams]):
     """WiSE-FT, linear mode connectivity and rewarded soups are sweeps of it."""
 
     name = "interpolate"
     formula = "sum_i w_i theta_i,  or (1 - t) theta_1 + t theta_2"
     source = "Wortsman et al., arXiv 2109.01903; Rame et al., arXiv 2306.04488"
     gives = EdgeType.WEIGHTS
-    inputs = {"models": Port(EdgeType.WEIGHTS, many=True)}
+    inputs = {"models": Port(EdgeType.WEIGHTS, many=True, followed=True)}
     per_item = {"weights": "models"}
     Params = InterpolateParams
 
@@ -36,6 +36,6 @@ class Interpolate(Op):
             return f"'t' is for two models, got {counts['models']}: give 'weights'"
         return None
 
-    def apply(self, params: InterpolateParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+    def apply(self, params: InterpolateParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         weights = params.weights if params.t is None else (1.0 - params.t, params.t)
         return running_sum(inputs["models"], weights)

@@ -1,44 +1,70 @@
-"""What ops and measures do with blocks beyond plain arithmetic, on tensors and on registers alike.
+"""Operations of ops and statistics on blocks beyond plain arithmetic, for tensors and for traced values.
 
-An op's ``apply`` is written once, in terms of these functions and of ``+ - * /``, ``>``, ``>=``, ``abs``, ``sign``,
-``clamp(min=...)``. Given tensors, it computes at once (any device). Given the registers of a ``TraceBuilder``,
-it is recorded, and the recording then runs over a block in one go (``machine``). Both give the same bits.
+An op's ``apply`` uses these functions and ``+ - * /``, ``>``, ``>=``, ``abs``, ``sign``, ``clamp(min=...)``. Given
+tensors, these compute on any device. Given traced values, they append instructions to a ``TraceBuilder``, and the
+compiled kernel computes the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from lines_pipeline.jit.tracing import LANES, OpCode, TracedValue
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.jit.instructions import LANES, OpCode
+from lines_pipeline.jit.tracing import TracedValue
 
-Value = Any
-"""``torch.Tensor`` or ``TracedValue``."""
+
+class Value(Protocol):
+    """A block or a whole tensor: a ``torch.Tensor``, or the ``TracedValue`` that stands for one."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute type, or bool for a mask."""
+
+    def __add__(self, other: Self | float, /) -> Self: ...
+    def __sub__(self, other: Self, /) -> Self: ...
+    def __mul__(self, other: Self | float, /) -> Self: ...
+    def __truediv__(self, other: Self | float, /) -> Self: ...
+    def __gt__(self, other: Self, /) -> Self: ...
+    def __ge__(self, other: float, /) -> Self: ...
+    def abs(self) -> Self:
+        """Magnitudes."""
+
+    def sign(self) -> Self:
+        """1, 0 and -1."""
+
+    def clamp(self, *, min: float) -> Self:
+        """At least ``min``."""
 
 
-def zeros_like(value: Value, dtype: torch.dtype | None = None) -> Value:
-    """A block of zeros; of another type where that is given."""
+Block = Any
+"""A ``Value`` where tensors and traced values are told apart: in this module, and in what carries out ops."""
+
+
+def zeros_like(value: Block, dtype: torch.dtype | None = None) -> Value:
+    """Return a block of zeros, of another type where one is given."""
     return value.builder.zeros(dtype) if isinstance(value, TracedValue) else torch.zeros_like(value, dtype=dtype)
 
 
-def all_set(value: Value) -> Value:
-    """A mask that is set everywhere."""
+def all_set(value: Block) -> Value:
+    """Return a mask that is set everywhere."""
     return value.abs() >= 0.0 if isinstance(value, TracedValue) else torch.ones_like(value, dtype=torch.bool)
 
 
-def larger(one: Value, other: Value) -> Value:
-    """The larger of each two entries; the second where they are equal."""
+def larger(one: Block, other: Block) -> Value:
+    """Return the larger of each two entries; the second where they are equal."""
     if isinstance(one, TracedValue):
         return one.builder.compute(OpCode.MAXIMUM, (one, other))
     return torch.where(one > other, one, other)
 
 
-def keep_from(value: Value, threshold: float) -> Value:
-    """``value`` with entries of smaller magnitude than ``threshold`` set to zero; all of it where that is 0."""
+def keep_from(value: Block, threshold: float) -> Value:
+    """Return ``value`` with entries of smaller magnitude than ``threshold`` set to zero; all of it where that is 0."""
     if threshold == 0.0:
         return value
     if isinstance(value, TracedValue):
@@ -46,27 +72,28 @@ def keep_from(value: Value, threshold: float) -> Value:
     return functional.hardshrink(value, _below(threshold, value.dtype))
 
 
-def add_kept(total: Value, count: Value, value: Value, threshold: float, weight: float) -> tuple[Value, Value]:
-    """``total`` plus ``weight`` times the entries of ``value`` that reach ``threshold``; ``count`` plus 1 where such an
-    entry is not zero."""
+def add_kept(total: Block, count: Block, value: Block, threshold: float, weight: float) -> tuple[Value, Value]:
+    """Add ``weight`` times the entries of ``value`` that reach ``threshold`` to ``total``, and 1 to ``count`` where
+    such an entry is not zero; return both."""
     if isinstance(value, TracedValue):
         return value.builder.compute_two(OpCode.ADD_KEPT, (total, count, value), (threshold, weight))
-    kept = keep_from(value, threshold)
+    kept: Block = keep_from(value, threshold)
     return total + _weighted(kept, weight), count + kept.abs().sign_()
 
 
 def add_agreeing(
-    total: Value, count: Value, value: Value, threshold: float, weight: float, *, direction: Value
+    total: Block, count: Block, value: Block, threshold: float, weight: float, *, direction: Block
 ) -> tuple[Value, Value]:
-    """Of what ``add_kept`` adds, add the magnitudes whose sign is ``direction`` (1 or -1), and count these."""
+    """As ``add_kept``, but add magnitudes, and only those of entries with the sign ``direction`` (1 or -1)."""
     if isinstance(value, TracedValue):
         return value.builder.compute_two(OpCode.ADD_AGREEING, (total, count, value, direction), (threshold, weight))
-    agreeing = (_weighted(keep_from(value, threshold), weight) * direction).clamp_(min=0)
+    kept: Block = keep_from(value, threshold)
+    agreeing = (_weighted(kept, weight) * direction).clamp_(min=0)
     return total + agreeing, count + agreeing.sign()
 
 
-def total(value: Value) -> Any:
-    """Sum of a block: rows of ``LANES`` entries are added up in float64, then the lanes pairwise."""
+def total(value: Block) -> Any:
+    """Return the sum of a block: rows of ``LANES`` entries are added up in float64, then the lanes pairwise."""
     if isinstance(value, TracedValue):
         return value.builder.reduce(OpCode.TOTAL, value)
     if value.device.type != "cpu":
@@ -80,15 +107,15 @@ def total(value: Value) -> Any:
     return float(lanes[0])
 
 
-def nonzero_count(value: Value) -> Any:
-    """Entries that are set (of a mask) or not zero."""
+def nonzero_count(value: Block) -> Any:
+    """Return the number of entries that are set (of a mask) or not zero."""
     if isinstance(value, TracedValue):
         return value.builder.reduce(OpCode.COUNT, value)
     return int(np.count_nonzero(value.numpy()) if value.device.type == "cpu" else torch.count_nonzero(value))
 
 
-def within(value: Value, low: float, high: float) -> Any:
-    """How many magnitudes are below ``low`` and equal to it, those up to ``high``, and how many are equal to that.
+def within(value: Block, low: float, high: float) -> Any:
+    """Return the number of magnitudes below ``low`` and equal to it, those between, and the number equal to ``high``.
 
     Where both ends are equal, magnitudes equal to them are counted twice.
     """
@@ -101,8 +128,8 @@ def within(value: Value, low: float, high: float) -> Any:
     return int((sizes < low).sum()), int((sizes == low).sum()), found, int((sizes == high).sum())
 
 
-def running_sum(values: Sequence[Value], weights: Sequence[float] | None = None) -> Value:
-    """Sum of the (weighted) values from first to last, one rounding a step: the same on every device and thread."""
+def running_sum(values: Sequence[Block], weights: Sequence[float] | None = None) -> Value:
+    """Add up (weighted) values from first to last, one rounding a step: the same on every device and thread."""
     scaled = [value if w == 1.0 else value * w for value, w in zip(values, weights or [1.0] * len(values), strict=True)]
     result = scaled[0]
     for value in scaled[1:]:
@@ -110,11 +137,16 @@ def running_sum(values: Sequence[Value], weights: Sequence[float] | None = None)
     return result
 
 
+def whole(value: Block, tensor: TensorSpec) -> torch.Tensor:
+    """Return a whole tensor in its shape, for ops that decompose: such code does not run compiled."""
+    return value.reshape(tensor.shape)
+
+
 def _weighted(kept: torch.Tensor, weight: float) -> torch.Tensor:
     return kept if weight == 1.0 else kept * weight
 
 
 def _below(threshold: float, dtype: torch.dtype) -> float:
-    """The next smaller number: hardshrink keeps what is strictly larger, a trim keeps what is equal as well."""
+    """Return the next smaller number: hardshrink keeps what is strictly larger, a trim keeps what is equal as well."""
     number = np.float64(threshold) if dtype == torch.float64 else np.float32(threshold)
     return float(np.nextafter(number, type(number)(0.0)))

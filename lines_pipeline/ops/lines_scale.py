@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Op, OpParams, Port, Statistic, Values
+from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Summary, Values
+from lines_pipeline.ops.depth import Position, explain_blocks, pattern_mistakes
+from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
+from lines_pipeline.ops.roles import Mistake
 from lines_pipeline.ops.statistics.norms import SumNorm
 
 
@@ -29,7 +32,7 @@ class LinesScaleParams(OpParams):
         return self.beta if self.gamma is None else 1.0 - self.gamma
 
 
-class LinesScale(Op):
+class LinesScale(Op[LinesScaleParams, float]):
     """``alpha: auto`` is norm1(sum of ``deltas``) / norm1(``delta``) / N, and 1/N where the merged norm is 0.
 
     It is 1/N too where ``delta`` is that sum itself: then no norm has to be known before the result.
@@ -40,7 +43,7 @@ class LinesScale(Op):
     source = "Wang et al., arXiv 2410.17146; wang-kee/LiNeS, src/eval/eval.py (LiNeS_scaling)"
     gives = EdgeType.DELTA
     inputs = {
-        "delta": Port(EdgeType.DELTA, from_sum=True),
+        "delta": Port(EdgeType.DELTA, followed=True, from_sum=True),
         "deltas": Port(EdgeType.DELTA, many=True, optional=True, statistics_only=True),
     }
     Params = LinesScaleParams
@@ -55,9 +58,10 @@ class LinesScale(Op):
             return "'alpha: auto' needs 'deltas', the task vectors that were merged"
         return None
 
-    def statistics(
-        self, params: LinesScaleParams, inputs: Mapping[str, tuple[str, ...]], step: str
-    ) -> dict[str, Statistic]:
+    def mistakes(self, params: LinesScaleParams, inputs: Ids, gives: EdgeType) -> Iterable[Mistake]:
+        return pattern_mistakes(params.blocks, "blocks")
+
+    def statistics(self, params: LinesScaleParams, inputs: Ids, step: str) -> dict[str, SumNorm]:
         if params.alpha != "auto":
             return {}
         needless = inputs["delta"] == inputs["deltas"]
@@ -70,28 +74,48 @@ class LinesScale(Op):
     def bind_tensor(
         self,
         params: LinesScaleParams,
-        stats: Mapping[str, Any],
-        place: tuple[int, int] | None,
+        stats: Mapping[str, float],
+        place: Position | None,
         counts: Mapping[str, int],
     ) -> dict[str, float]:
-        alpha = self.alpha(params, stats, counts["deltas"])
-        return {"scale": alpha if place is None else alpha + params.slope * place[0] / (place[1] - 1)}
+        alpha = _alpha(params, stats, counts["deltas"])
+        return {"scale": alpha if place is None else _scale(alpha, params, place)}
 
-    def apply(self, params: LinesScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
-        scale: float = stats["scale"]
-        return inputs["delta"][0] * scale
+    def apply(self, params: LinesScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, float]) -> Value:
+        return inputs["delta"][0] * stats["scale"]
 
-    def facts(
-        self, params: LinesScaleParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
-    ) -> dict[str, Any]:
+    def summary(
+        self, params: LinesScaleParams, stats: Mapping[str, float], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> Summary:
         experts = {"num_experts": counts["deltas"]} if params.alpha == "auto" else {}
-        return dict(stats) | experts | {"alpha": self.alpha(params, stats, counts["deltas"])}
+        return {**stats, **experts, "alpha": _alpha(params, stats, counts["deltas"])}
 
-    def alpha(self, params: LinesScaleParams, stats: Mapping[str, Any], experts: int) -> float:
-        """The resolved alpha; ``experts`` is the number of ``deltas``."""
-        if params.gamma is not None:
-            return params.gamma
-        if params.alpha != "auto":
-            return params.alpha or 0.0
-        merged, summed = stats.get("norm_mtv"), stats.get("norm_summed_tvs")
-        return 1.0 / experts if not merged or merged == summed else float(summed / merged / experts)
+    def explain(
+        self, params: LinesScaleParams, value: PlannedValue, stats: Mapping[str, float] | None
+    ) -> OpExplanation | None:
+        assert value.layers is not None
+        if stats is None:
+            return explain_blocks(
+                value.layers, "auto", lambda place: f"auto + {params.slope:g} * {place[0]}/{place[1] - 1}", None
+            )
+        alpha = _alpha(params, stats, value.counts["deltas"])
+
+        def scale(place: Position) -> float:
+            return _scale(alpha, params, place)
+
+        return explain_blocks(value.layers, f"{alpha:.6g}", lambda place: f"{scale(place):.6g}", scale)
+
+
+def _alpha(params: LinesScaleParams, stats: Mapping[str, float], experts: int) -> float:
+    """The resolved alpha; ``experts`` is the number of ``deltas``."""
+    if params.gamma is not None:
+        return params.gamma
+    if params.alpha != "auto":
+        return params.alpha or 0.0
+    merged, summed = stats.get("norm_mtv"), stats.get("norm_summed_tvs")
+    return 1.0 / experts if not merged or summed is None or merged == summed else summed / merged / experts
+
+
+def _scale(alpha: float, params: LinesScaleParams, place: Position) -> float:
+    """The scale of a block."""
+    return alpha + params.slope * place[0] / (place[1] - 1)

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lines_pipeline.core.errors import CheckpointError
+from lines_pipeline.core.patterns import Pattern, PatternError
+from lines_pipeline.core.printable import printable
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Op, OpParams
+from lines_pipeline.io.checkpoint import Checkpoint, require_readable
+from lines_pipeline.io.dropping import keep_ties
+from lines_pipeline.io.formats.adapter_names import refuse_adapter
+from lines_pipeline.io.formats.quantized import refuse_quantized
+from lines_pipeline.io.masks import VALUE_TYPE, unpacked
+from lines_pipeline.io.model_folders import declared_quantization
+from lines_pipeline.io.opening import open_leniently
+from lines_pipeline.io.renaming import rename
+from lines_pipeline.ops.base import Ids, Op, OpParams
+from lines_pipeline.ops.roles import Mistake, ReadContext, Source
+from lines_pipeline.ops.schemas.globs import match_each, matches
+from lines_pipeline.ops.schemas.notes import Told
+from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 
 class Prefix(BaseModel):
@@ -44,7 +62,7 @@ class LoadParams(OpParams):
     )
 
 
-class Load(Op):
+class Load(Op[LoadParams]):
     """A checkpoint as it is stored; the engine reads its bytes block by block."""
 
     name = "load"
@@ -52,8 +70,119 @@ class Load(Op):
     source = "safetensors format; torch.save zip format, read with weights_only=True"
     gives = EdgeType.WEIGHTS
     is_source = True
+    identified_by_content = frozenset({"path", "key", "digest"})
+    former_fields = {
+        "exclude": "'exclude' on 'load' is gone: 'exclude' on 'task-vector' (or on the node that merges) keeps the "
+        "base's values, 'drop' on 'load' leaves tensors out of everything, the output too",
+        "include": "'include' on 'load' is gone: 'include' on 'task-vector' (or on the node that merges) keeps the "
+        "base's values of all else, 'drop' on 'load' names tensors to leave out of everything, the output too",
+    }
     Params = LoadParams
 
-    def gives_for(self, written: Mapping[str, Any]) -> EdgeType:
+    def gives_for(self, written: Mapping[str, object]) -> EdgeType:
         kinds = {str(kind): kind for kind in (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK)}
         return kinds.get(str(written.get("type", "weights")), EdgeType.WEIGHTS)
+
+    def source_of(self, params: LoadParams) -> Source:
+        def read(path: Path, context: ReadContext) -> Checkpoint:
+            return _read(params, path, context.spool if context.build else None)
+
+        return Source(params.path, read, params.digest)
+
+    def schema(self, params: LoadParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
+        assert context.checkpoint is not None
+        return _loaded(context, params, context.checkpoint)
+
+    def mistakes(self, params: LoadParams, inputs: Ids, gives: EdgeType) -> Iterable[Mistake]:
+        for index, rule in enumerate(params.rename):
+            try:
+                pattern = Pattern(rule.from_)
+            except PatternError as error:
+                yield Mistake(("rename", index, "from"), str(error))
+                continue
+            try:
+                pattern.check_replacement(rule.to)
+            except PatternError as error:
+                yield Mistake(("rename", index, "to"), str(error))
+
+
+def _read(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
+    """The header of what lies at ``path``, under the names that the recipe gives its tensors."""
+
+    def is_dropped(name: str) -> bool:
+        return matches(params.drop, (name,))
+
+    checkpoint = _of_type(params, open_leniently(path, uri=params.path, spool=spool, key=params.key))
+    rules = [(rule.from_, rule.to) for rule in params.rename]
+    renamed = rename(checkpoint, strip=params.prefix.strip, add=params.prefix.add, rules=rules)
+    kept = keep_ties(renamed, is_dropped)
+    names = {name: kept.stored_names.get(name, name) for name in kept.tensors if not is_dropped(name)}
+    specs = {names[name]: kept.tensors[name].spec for name in names}  # new names might hide what it is
+    refuse_adapter(params.path, specs)
+    refuse_quantized(params.path, specs, declared_quantization(path))
+    return require_readable(kept, is_dropped)
+
+
+def _of_type(params: LoadParams, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint as what the node says that it holds; ``CheckpointError`` where its header says otherwise."""
+    said = checkpoint.metadata.get(VALUE_TYPE, EdgeType.WEIGHTS.value)
+    if said != params.type and (said in ("delta", "mask") or params.type == "mask"):
+        kind = {"delta": "a task vector", "mask": "a mask"}.get(said, "a model")
+        raise CheckpointError(f"{params.path} holds {kind}: give the node that loads it 'type: {said}'")
+    return unpacked(checkpoint) if said == "mask" else checkpoint
+
+
+def _loaded(context: SchemaContext, params: LoadParams, checkpoint: Checkpoint) -> Schema:
+    known = (*checkpoint.tensors, *checkpoint.aliases, *checkpoint.unreadable)
+    gone = frozenset(name for name in known if matches(params.drop, (name,))) if params.drop else frozenset()
+    specs = {name: stored.spec for name, stored in checkpoint.tensors.items() if name not in gone}
+    tensors = {name: spec for name, spec in specs.items() if context.gives is EdgeType.WEIGHTS or spec.is_floating}
+    if context.gives is EdgeType.MASK:
+        tensors = {name: _masked(context, spec) for name, spec in specs.items()}
+    integers = [name for name in specs if name not in tensors]
+    told = [Told(context.node, tuple(integers), "not floating-point, no part of a task vector", checkpoint.uri)]
+    return Schema(
+        tensors,
+        tuple(checkpoint.tensors),
+        aliases={alias: name for alias, name in checkpoint.aliases.items() if alias not in gone and name in tensors},
+        left_out=gone,
+        passthrough={name: context.step for name, spec in tensors.items() if not spec.is_floating},
+        origin=checkpoint.uri,
+        drops_extra=params.on_extra == "drop",
+        extra_remedy=_DROP_EXTRA,
+        sizes={name: spec.numel for name, spec in tensors.items() if spec.is_floating},
+        partial=context.gives is not EdgeType.WEIGHTS,
+        told=(*_dropped(context, checkpoint, gone), *(told if integers else ())),
+        globs=match_each(params.drop, known),
+    )
+
+
+_DROP_EXTRA = "'on_extra: drop' in its load node leaves such tensors out of the result; 'graft' can add them to it"
+
+
+def _masked(context: SchemaContext, spec: TensorSpec) -> TensorSpec:
+    """A mask's tensor, as of the task vector that it is for."""
+    if spec.dtype != "bool":
+        raise CheckpointError(
+            f"node '{context.node}': tensor '{spec.name}' is {spec.dtype}, expected bool: a mask is what 'save' writes "
+            "of one, as boolean tensors or packed"
+        )
+    return replace(spec, dtype="float32")
+
+
+def _dropped(context: SchemaContext, checkpoint: Checkpoint, gone: frozenset[str]) -> list[Told]:
+    """Tell which tensors a step drops, and which only lose a name of several."""
+    kept: dict[str, list[str]] = {}
+    for alias, name in checkpoint.aliases.items():
+        if alias in gone and name not in gone:
+            kept.setdefault(name, []).append(alias)
+    told = [
+        Told(context.node, tuple(sorted(aliases)), f"dropped; its other name '{printable(name)}' stays", checkpoint.uri)
+        for name, aliases in kept.items()
+    ]
+    if whole := gone.difference(*kept.values()):
+        numels = {name: stored.spec.numel for name, stored in checkpoint.tensors.items()}
+        share = sum(numel for name, numel in numels.items() if name in whole) / max(sum(numels.values()), 1)
+        reason = f"dropped, {len(whole)} in all with {share:.2%} of the parameters; they are in no output"
+        told.insert(0, Told(context.node, tuple(sorted(whole)), reason, checkpoint.uri))
+    return told

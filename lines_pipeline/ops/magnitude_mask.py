@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Op, Port, Statistic, Values
+from lines_pipeline.ops.base import Ids, Op, Port, Summary, Values
 from lines_pipeline.ops.kernels import Value, all_set
+from lines_pipeline.ops.statistics.thresholds import Thresholds, TrimThreshold
 from lines_pipeline.ops.trim import TrimParams, trim_statistics, trim_summary
 
 
-class MagnitudeMask(Op):
+class MagnitudeMask(Op[TrimParams, Thresholds]):
     """The mask of ``trim``, to be applied to another task vector, such as the sum."""
 
     name = "magnitude-mask"
@@ -22,21 +22,19 @@ class MagnitudeMask(Op):
     inputs = {"delta": Port(EdgeType.DELTA)}
     Params = TrimParams
 
-    def statistics(self, params: TrimParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Statistic]:
+    def statistics(self, params: TrimParams, inputs: Ids, step: str) -> dict[str, TrimThreshold]:
         return trim_statistics(params.density, params.scope, inputs["delta"])
 
-    def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+    def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Thresholds]) -> Value:
         delta = inputs["delta"][0]
         if "threshold0" not in stats:
             return all_set(delta)
-        cut: float = stats["threshold0"].of(tensor)
-        return delta.abs() >= cut
+        return delta.abs() >= stats["threshold0"].of(tensor)
 
-    def facts(
-        self, params: TrimParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
-    ) -> dict[str, Any]:
+    def summary(
+        self, params: TrimParams, stats: Mapping[str, Thresholds], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> Summary:
         total = sum(numels.values())
         found = trim_summary(params.density, params.scope, stats, total, 1)
-        if "kept_per_expert" in found and total:
-            found["mask_density"] = [kept / total for kept in found["kept_per_expert"]]
-        return found
+        kept = stats["threshold0"].kept if stats else total
+        return found | ({"mask_density": [kept / total]} if total else {})

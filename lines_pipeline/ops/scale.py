@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Never
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ class ScaleParams(OpParams):
     by: float = Field(description="The factor; negative to forget.")
 
 
-class Scale(Op):
+class Scale(Op[ScaleParams]):
     """Uniform scaling: the control against which LiNeS is compared."""
 
     name = "scale"
@@ -27,5 +27,5 @@ class Scale(Op):
     inputs = {"delta": Port(EdgeType.DELTA)}
     Params = ScaleParams
 
-    def apply(self, params: ScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+    def apply(self, params: ScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         return inputs["delta"][0] * params.by

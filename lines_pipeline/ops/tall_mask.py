@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Op, OpParams, Port, Statistic, Values
+from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Summary, Values
 from lines_pipeline.ops.kernels import Value, zeros_like
 from lines_pipeline.ops.statistics.norms import Count
 
@@ -31,25 +30,25 @@ def mask_count(masks: Sequence[Value], like: Value) -> Value:
     return total
 
 
-class TallMask(Op):
+class TallMask(Op[TallMaskParams, int]):
     """One mask a task vector; a per-task model is the base plus the masked merged vector."""
 
     name = "tall-mask"
     formula = "m_t = |tau_t| > lambda_t * |tau_merged - tau_t|"
     source = "Wang et al., arXiv 2405.07813; wang-kee/LiNeS, src/utils/tallmask_utils.py (construct_tall_mask)"
     gives = EdgeType.MASK
-    inputs = {"deltas": Port(EdgeType.DELTA, each=True), "merged": Port(EdgeType.DELTA)}
+    inputs = {"deltas": Port(EdgeType.DELTA, each=True), "merged": Port(EdgeType.DELTA, followed=True)}
     per_item = {"threshold": "deltas"}
     Params = TallMaskParams
 
-    def statistics(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Statistic]:
+    def statistics(self, params: TallMaskParams, inputs: Ids, step: str) -> dict[str, Count]:
         return {"set": Count((step,), optional=True)}
 
-    def apply(self, params: TallMaskParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+    def apply(self, params: TallMaskParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, int]) -> Value:
         return tall_mask(inputs["deltas"][0], inputs["merged"][0], params.threshold[0])
 
-    def facts(
-        self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
-    ) -> dict[str, Any]:
+    def summary(
+        self, params: TallMaskParams, stats: Mapping[str, int], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> Summary:
         total = sum(numels.values())
         return {"num_params": total, "mask_density": [stats["set"] / total]} if "set" in stats and total else {}

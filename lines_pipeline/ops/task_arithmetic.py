@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Never
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ class TaskArithmeticParams(OpParams):
     reduce: Literal["sum", "mean"] = Field("sum", description="mean divides the weighted sum by the number of vectors.")
 
 
-class TaskArithmetic(Op):
+class TaskArithmetic(Op[TaskArithmeticParams]):
     """Adds task vectors; negative weights forget, and combinations make analogies."""
 
     name = "task-arithmetic"
@@ -33,7 +33,7 @@ class TaskArithmetic(Op):
         return "deltas" if params.reduce == "sum" and set(params.weights) == {1.0} else None
 
     def apply(
-        self, params: TaskArithmeticParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, object]
+        self, params: TaskArithmeticParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]
     ) -> Value:
         total = running_sum(inputs["deltas"], params.weights)
         return total / len(inputs["deltas"]) if params.reduce == "mean" else total

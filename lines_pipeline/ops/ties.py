@@ -9,9 +9,10 @@ from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Op, Port, Statistic, Values
+from lines_pipeline.ops.base import Ids, Op, Port, Statistic, Summary, Values
 from lines_pipeline.ops.kernels import Value, add_agreeing, add_kept, keep_from, larger, zeros_like
-from lines_pipeline.ops.statistics.sign_election import SignMajority
+from lines_pipeline.ops.statistics.sign_election import Election, SignMajority
+from lines_pipeline.ops.statistics.thresholds import Thresholds
 from lines_pipeline.ops.trim import TrimParams, threshold_of, trim_statistics, trim_summary
 
 
@@ -23,7 +24,11 @@ class TiesParams(TrimParams):
     )
 
 
-class Ties(Op):
+Found = Thresholds | Election
+"""What the statistics come out as."""
+
+
+class Ties(Op[TiesParams, Found]):
     """The election is by mass. An entry whose sum is exactly 0 takes the majority sign of the whole model; where that
     is 0 too it counts as negative (its ``max`` is 0). Exact zeros never count in the mean."""
 
@@ -36,33 +41,43 @@ class Ties(Op):
     per_item = {"weights": "deltas"}
     Params = TiesParams
 
-    def statistics(self, params: TiesParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Statistic]:
-        found = trim_statistics(params.density, params.scope, inputs["deltas"])
-        needs, max_like = tuple(found.values()), params.aggregate == "max"
-        return found | {"election": SignMajority(inputs["deltas"], params.weights, max_like, needs=needs)}
+    def statistics(self, params: TiesParams, inputs: Ids, step: str) -> Mapping[str, Statistic[Any, Found, Any]]:
+        trims = trim_statistics(params.density, params.scope, inputs["deltas"])
+        needs, max_like = tuple(trims.values()), params.aggregate == "max"
+        return {**trims, "election": SignMajority(inputs["deltas"], params.weights, max_like, needs=needs)}
 
-    def apply(self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+    def apply(self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Found]) -> Value:
         kept = [(delta, threshold_of(stats, tensor, i), params.weights[i]) for i, delta in enumerate(inputs["deltas"])]
         total = count = zeros_like(inputs["deltas"][0])
         for delta, threshold, weight in kept:
             total, count = add_kept(total, count, delta, threshold, weight)
-        majority = stats["election"].majority
+        majority = _election(stats).majority
         sign = (total.sign() * 2.0 + majority).sign()  # an entry of sum 0 takes the majority sign
         direction = sign if majority else (sign * 2.0 + -1.0).sign()  # and counts as negative where that is 0
         signed = _AGGREGATES[params.aggregate](kept, direction) * (sign if params.aggregate == "max" else direction)
         return signed + 0.0  # where nothing is kept, 0 and not -0, whatever the majority
 
-    def facts(
-        self, params: TiesParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
-    ) -> dict[str, Any]:
+    def summary(
+        self,
+        params: TiesParams,
+        stats: Mapping[str, Found],
+        numels: Mapping[str, int],
+        counts: Mapping[str, int],
+    ) -> Summary:
         count = counts["deltas"]
         found = trim_summary(params.density, params.scope, stats, sum(numels.values()), count)
-        election = stats["election"]
+        election = _election(stats)
         return found | {
             "num_experts": count,
             "sign_majority": election.majority,
             "zero_sign_entries": election.zero_entries,
         }
+
+
+def _election(stats: Mapping[str, Found]) -> Election:
+    election = stats["election"]
+    assert isinstance(election, Election)
+    return election
 
 
 Kept = list[tuple[Value, float, float]]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Op, OpParams, Port, Statistic, Values
+from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Summary, Values
 from lines_pipeline.ops.kernels import Value, keep_from
-from lines_pipeline.ops.statistics.thresholds import TrimThreshold
+from lines_pipeline.ops.statistics.thresholds import Thresholds, TrimThreshold
 
 
 class TrimParams(OpParams):
@@ -19,32 +19,33 @@ class TrimParams(OpParams):
     scope: Literal["global", "tensor"] = Field("global", description="One cut for the whole model, or one a tensor.")
 
 
-def trim_statistics(density: float, scope: str, deltas: tuple[str, ...]) -> dict[str, Statistic]:
+def trim_statistics(density: float, scope: str, deltas: tuple[str, ...]) -> dict[str, TrimThreshold]:
     """A threshold for each of ``deltas``; none where nothing is trimmed."""
     if density == 1.0:
         return {}
     return {f"threshold{index}": TrimThreshold((delta,), density, scope) for index, delta in enumerate(deltas)}
 
 
-def threshold_of(stats: Mapping[str, Any], tensor: TensorSpec, index: int = 0) -> float:
+def threshold_of(stats: Mapping[str, object], tensor: TensorSpec, index: int = 0) -> float:
     """The smallest magnitude that is kept of one tensor; 0 where nothing is trimmed."""
     thresholds = stats.get(f"threshold{index}")
-    return 0.0 if thresholds is None else float(thresholds.of(tensor))
+    return thresholds.of(tensor) if isinstance(thresholds, Thresholds) else 0.0
 
 
-def trim_summary(density: float, scope: str, stats: Mapping[str, Any], total: int, count: int) -> dict[str, Any]:
+def trim_summary(density: float, scope: str, stats: Mapping[str, object], total: int, count: int) -> dict[str, object]:
     """Rank, thresholds and kept entries as the reference code counts them (global scope)."""
-    facts: dict[str, Any] = {"num_params": total}
+    found: dict[str, object] = {"num_params": total}
     if density == 1.0:
-        return facts | {"kept_per_expert": [total] * count}
-    thresholds = [stats[f"threshold{index}"] for index in range(count)]
+        return found | {"kept_per_expert": [total] * count}
+    known = (stats[f"threshold{index}"] for index in range(count))
+    thresholds = [one for one in known if isinstance(one, Thresholds)]
     if scope == "global" and total:
-        facts["trim_rank"] = total - int(total * density)
-        facts["trim_thresholds"] = [found.of(TensorSpec("", "float32", ())) for found in thresholds]
-    return facts | {"kept_per_expert": [found.kept for found in thresholds]}
+        found["trim_rank"] = total - int(total * density)
+        found["trim_thresholds"] = [one.of(TensorSpec("", "float32", ())) for one in thresholds]
+    return found | {"kept_per_expert": [one.kept for one in thresholds]}
 
 
-class Trim(Op):
+class Trim(Op[TrimParams, Thresholds]):
     """Keeps entries whose magnitude is at least the (d - int(d * density))-th smallest: int(d * density) + 1 entries,
     more where magnitudes are equal, all where that magnitude is 0."""
 
@@ -55,13 +56,13 @@ class Trim(Op):
     inputs = {"delta": Port(EdgeType.DELTA)}
     Params = TrimParams
 
-    def statistics(self, params: TrimParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Statistic]:
+    def statistics(self, params: TrimParams, inputs: Ids, step: str) -> dict[str, TrimThreshold]:
         return trim_statistics(params.density, params.scope, inputs["delta"])
 
-    def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+    def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Thresholds]) -> Value:
         return keep_from(inputs["delta"][0], threshold_of(stats, tensor))
 
-    def facts(
-        self, params: TrimParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
-    ) -> dict[str, Any]:
+    def summary(
+        self, params: TrimParams, stats: Mapping[str, Thresholds], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> Summary:
         return trim_summary(params.density, params.scope, stats, sum(numels.values()), 1)

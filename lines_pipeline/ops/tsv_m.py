@@ -27,6 +27,9 @@ class TsvM(SpectralOp):
     formula = "polar([U_1 .. U_N]) diag(s_1 .. s_N) polar([V_1 .. V_N])^T,  R/N triplets a task   (others: mean)"
     source = "Gargiulo et al., arXiv 2412.00081; AntoAndGar/task_singular_vectors, TSVM_utils.py"
 
+    def rank(self, tensor: TensorSpec, count: int) -> int:
+        return rank_by_task(tensor, count)
+
     def working_bytes(self, params: SpectralParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         kept = 4 * min(tensor.shape) * sum(tensor.shape)
         return tensor.numel * 4 + 2 * kept + decomposition_bytes(tensor.shape)

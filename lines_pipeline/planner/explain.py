@@ -1,4 +1,4 @@
-"""Tells what a run would do: passes, bytes, memory, types, cache, layer maps and the scale of every block."""
+"""Tells what a run would do: passes, bytes, memory, types, cache, and what ops say of their steps."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from lines_pipeline.core.fingerprints import canonical_json
-from lines_pipeline.core.printable import printable
-from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.graph.graph import Step
 from lines_pipeline.io.layers import LayerMap
-from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
+from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.planner.layer_maps import layers_of, outside_notes
 from lines_pipeline.planner.schemas import Schema
 from lines_pipeline.planner.stages import Stage
 
 
 @dataclass(frozen=True)
-class Scales:
-    """How ``lines-scale`` scales: its layer map, and the factor of every block by tower, in words or numbers."""
+class ExplainedStep:
+    """What a step's op says of it, and the blocks that it tells apart."""
 
     step: str
-    layers: LayerMap
-    factors: Mapping[str, tuple[str, ...]]
-    outside: str
+    said: OpExplanation
+    layers: LayerMap | None = None
     warnings: tuple[str, ...] = ()
     """What is scaled and in no tower."""
 
     def to_dict(self) -> dict[str, Any]:
         """In plain values, but for the block of every tensor."""
-        scales = {tower: list(factors) for tower, factors in self.factors.items()}
-        return {**self.layers.to_dict(), "scales": scales, "outside": self.outside}
+        return {"step": self.step, **self.said.values}
+
+    def render(self) -> list[str]:
+        """As lines for people."""
+        first, *below = self.said.lines
+        return [f"  {self.step}: {first}", *(f"    {line}" for line in below)]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Explanation:
     """Steps whose values are there."""
     measured: tuple[str, ...]
     """Steps of which statistics are known from an earlier run."""
-    scales: tuple[Scales, ...]
+    explained: tuple[ExplainedStep, ...]
+    """What ops say of steps: ``lines`` in JSON."""
     trials: int
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
@@ -60,9 +63,9 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
-        scales = [{"step": scale.step, **scale.to_dict()} for scale in self.scales]
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "scales"}
-        return {**plain, "passes": [dict(one) for one in self.passes], "lines": scales}
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "explained"}
+        explained = [one.to_dict() for one in self.explained]
+        return {**plain, "passes": [dict(one) for one in self.passes], "lines": explained}
 
     def render(self) -> str:
         """As text for people."""
@@ -81,23 +84,10 @@ class Explanation:
         lines.append(f"  in the cache: {', '.join(found) or 'nothing that this recipe needs'}")
         if self.trials:
             lines.append(f"  tune: {self.trials} trials before the passes above")
-        for scale in self.scales:
-            lines += _scale_lines(scale)
+        lines += [line for one in self.explained for line in one.render()]
         lines += [f"  warning: {warning}" for warning in self.warnings]
         lines += [f"  note: {note}" for note in (*self.notes, *self.shortages)]
         return "\n".join(lines) + "\n"
-
-
-def _scale_lines(scale: Scales) -> list[str]:
-    shares, paths = scale.layers.shares(), scale.layers.paths
-    depths = ", ".join(
-        f"{tower}: {depth} blocks, {shares[tower]:.1%} of the parameters, {printable(paths[tower])}"
-        for tower, depth in scale.layers.depths.items()
-    )
-    lines = [f"  {scale.step}: layer map {scale.layers.family} ({depths}); outside the blocks {scale.outside}"]
-    for tower, factors in scale.factors.items():
-        lines += [f"    {tower} block {index}: {factor}" for index, factor in enumerate(factors)]
-    return lines
 
 
 def _bytes(count: int) -> str:
@@ -127,39 +117,21 @@ def _nbytes(sinks: Iterable[str], schemas: Mapping[str, Schema]) -> int:
     return sum(spec.nbytes for sink in sinks for spec in schemas[sink].tensors.values())
 
 
-def scales_of(step: Step, schema: Schema, stats: Mapping[str, Any] | None) -> Scales:
-    """The layer map and factors of a ``lines-scale`` step; symbolic while statistics that it needs are not known."""
-    params, op = step.params, step.op
-    assert isinstance(params, LinesScaleParams) and isinstance(op, LinesScale)
+def explained_step(step: Step, schema: Schema, stats: Mapping[str, Any] | None) -> ExplainedStep | None:
+    """What a step's op says of it; ``stats`` is None while statistics that it needs are not known."""
     layers = layers_of(step, schema)
-    assert layers is not None
-    alpha = None if stats is None else op.alpha(params, stats, len(step.inputs.get("deltas", ())))
-    factors = {
-        tower: tuple(_factor(alpha, params.slope, index, depth) for index in range(depth))
-        for tower, depth in layers.depths.items()
-    }
-    warnings = tuple(outside_notes(step.node, layers, schema))
-    return Scales(step.id, layers, factors, "auto" if alpha is None else f"{alpha:.6g}", warnings)
-
-
-def _factor(alpha: float | None, beta: float, index: int, depth: int) -> str:
-    if alpha is None:
-        return f"auto + {beta:g} * {index}/{depth - 1}"
-    return f"{alpha + beta * index / (depth - 1):.6g}"
+    said = step.op.explain(step.params, PlannedValue(schema, step.counts, layers), stats)
+    if said is None:
+        return None
+    warnings = outside_notes(step.node, layers, schema) if layers else []
+    return ExplainedStep(step.id, said, layers, tuple(warnings))
 
 
 def describe_layers(report: Explanation) -> str:
     """The layer maps and scales as JSON text, for the run's artifacts."""
     maps = {
-        scale.step: {
-            **scale.to_dict(),
-            "blocks": {name: list(position) for name, position in scale.layers.blocks.items()},
-        }
-        for scale in report.scales
+        one.step: dict(one.said.values) | {"blocks": {name: [*place] for name, place in one.layers.blocks.items()}}
+        for one in report.explained
+        if one.layers is not None
     }
     return canonical_json(maps)
-
-
-def scale_steps(graph: Graph, steps: tuple[str, ...]) -> list[Step]:
-    """The ``lines-scale`` steps among ``steps``."""
-    return [graph.steps[step] for step in steps if isinstance(graph.steps[step].params, LinesScaleParams)]

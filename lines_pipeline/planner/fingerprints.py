@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.ops.base import Statistic
+from lines_pipeline.ops.base import AnyOp, AnyStatistic
 from lines_pipeline.planner.stages import statistics_of
 
 CACHE_VERSION = 2
 """Part of every key. Raise it when what earlier versions kept must not be used: before 2, no result was looked at."""
-
-_SAID_BY_DIGEST = {"path", "key", "digest"}
-"""Parameters of ``load`` of which the content digest tells all that matters."""
 
 
 class Fingerprints:
@@ -30,7 +28,7 @@ class Fingerprints:
             self._steps[step_id] = self._step_key(step_id)
         return self._steps[step_id]
 
-    def statistic(self, statistic: Statistic) -> str | None:
+    def statistic(self, statistic: AnyStatistic) -> str | None:
         """The key of a measure's result."""
         of, needs = [self.step(step_id) for step_id in statistic.of], [self.statistic(need) for need in statistic.needs]
         if None in of or None in needs:
@@ -38,7 +36,19 @@ class Fingerprints:
         fields = {f.name: getattr(statistic, f.name) for f in dataclasses.fields(statistic)}
         own = {name: value for name, value in fields.items() if name not in ("of", "needs", "optional")}
         own |= {} if own.pop("bounds") is None else {"bounds": statistic.bounds}
-        return content_key([CACHE_VERSION, type(statistic).__name__, statistic.version, own, of, needs])
+        kind = [type(statistic).__name__, statistic.version, *self._foreign.get(type(statistic), ())]
+        return content_key([CACHE_VERSION, *kind, own, of, needs])
+
+    @cached_property
+    def _foreign(self) -> Mapping[type[AnyStatistic], list[str]]:
+        """The plug-ins that define statistics of their own, by kind."""
+        return {
+            type(statistic): _plugin_identity(step.op)
+            for step in self._graph.steps.values()
+            if step.op.origin is not None
+            for statistic in statistics_of(self._graph, step.id).values()
+            if not type(statistic).__module__.startswith("lines_pipeline.")
+        }
 
     def _step_key(self, step_id: str) -> str | None:
         step = self._graph.steps[step_id]
@@ -48,11 +58,15 @@ class Fingerprints:
         inputs = {port: [self.step(i) for i in ids] for port, ids in taken.items()}
         if any(key is None for keys in inputs.values() for key in keys):
             return None
-        params = step.params.model_dump(mode="json", exclude=_SAID_BY_DIGEST if step.op.is_source else set())
+        params = step.params.model_dump(mode="json", exclude=set(step.op.identified_by_content))
         # alpha: auto alone needs the vectors it is measured on
         source = self._digests.get(step_id)
         statistics = statistics_of(self._graph, step_id)
         versions = {name: statistic.version for name, statistic in statistics.items()}
         bounded = ["bounded"] if any(statistic.bounds for statistic in statistics.values()) else []  # unlike in 0.1
-        op = [step.op.name, step.op.version, versions, *bounded]
+        op = [step.op.name, step.op.version, versions, *bounded, *_plugin_identity(step.op)]
         return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source])
+
+
+def _plugin_identity(op: AnyOp) -> list[str]:
+    return [] if op.origin is None else [op.origin.identity]

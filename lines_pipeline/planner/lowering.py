@@ -8,7 +8,7 @@ from typing import Any
 
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import Checkpoint
-from lines_pipeline.ops.base import Statistic
+from lines_pipeline.ops.base import AnyStatistic
 from lines_pipeline.planner.layer_maps import layers_of
 from lines_pipeline.planner.population import population
 from lines_pipeline.planner.schemas import Schema
@@ -25,7 +25,7 @@ def compile_stage(
     graph: Graph,
     schemas: Mapping[str, Schema],
     sources: Mapping[str, Checkpoint],
-    known: Mapping[Statistic, Any],
+    known: Mapping[AnyStatistic, Any],
     outputs: Outputs,
     *,
     hashed: frozenset[str] = frozenset(),
@@ -82,7 +82,7 @@ def compile_stage(
     )
 
 
-def _observed(statistic: Statistic, schemas: Mapping[str, Schema], shapes: Shapes) -> frozenset[str] | None:
+def _observed(statistic: AnyStatistic, schemas: Mapping[str, Schema], shapes: Shapes) -> frozenset[str] | None:
     """Keys of the tensors that a bounded measure looks at."""
     if not statistic.bounds:
         return None

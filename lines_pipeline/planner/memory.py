@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES
+from lines_pipeline.core.types import CompileMode
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.ops.statistics.thresholds import TrimThreshold
 from lines_pipeline.planner.population import population
 from lines_pipeline.planner.schemas import Schema
 from lines_pipeline.planner.stages import Stage
@@ -31,6 +31,7 @@ class EngineSettings:
     memory: int | None = None
     device: str = "cpu"
     """Where blocks are computed; ``auto`` is settled by each worker of a cluster for itself."""
+    compile: CompileMode = "auto"
 
     @property
     def on_cluster(self) -> bool:
@@ -66,10 +67,11 @@ def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> lis
     """Return the memory that each whole tensor of a pass takes, largest first: one input, and what the op needs."""
     found: dict[str, int] = {}
     for step in (graph.steps[sink] for sink in one.sinks):
-        counts = {port: len(ids) for port, ids in step.inputs.items()}
         for name, spec in schemas[step.id].tensors.items():
             if spec.is_floating and step.op.wants_whole(step.params, spec):
-                own = spec.numel * ITEM_BYTES[spec.compute_dtype] + step.op.working_bytes(step.params, spec, counts)
+                own = spec.numel * ITEM_BYTES[spec.compute_dtype] + step.op.working_bytes(
+                    step.params, spec, step.counts
+                )
                 found[name] = max(found.get(name, 0), own)
     return sorted(found.values(), reverse=True)
 
@@ -79,14 +81,13 @@ def _workers(settings: EngineSettings) -> int:
 
 
 def _pass_bytes(one: Stage, schemas: Mapping[str, Schema], settings: EngineSettings) -> int:
-    thresholds = [statistic for statistic in one.statistics if isinstance(statistic, TrimThreshold)]
-    kept = [statistic.kept_numel(population(statistic, schemas)) for statistic in thresholds]
+    kept = [statistic.kept_numel(population(statistic, schemas)) for statistic in one.sampled]
     workers = _workers(settings)
     types = {spec.compute_dtype for step in one.steps for spec in schemas[step].tensors.values()}
     item = max((ITEM_BYTES[dtype] for dtype in types), default=0)
-    blocks = workers * (len(one.steps) + 2 * len(thresholds) + 4) * BLOCK_NUMEL
-    runs = max((statistic.sample_runs(population(statistic, schemas)) for statistic in thresholds), default=0)
-    samples = SAMPLE_RUN_NUMEL * runs * (len(thresholds) + 2)
+    blocks = workers * (len(one.steps) + 2 * len(one.sampled) + 4) * BLOCK_NUMEL
+    runs = max((statistic.sample_runs(population(statistic, schemas)) for statistic in one.sampled), default=0)
+    samples = SAMPLE_RUN_NUMEL * runs * (len(one.sampled) + 2)
     return item * (max(sum(kept) + 2 * max(kept, default=0), samples) + blocks)
 
 

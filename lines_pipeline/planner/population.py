@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from lines_pipeline.ops.base import Statistic
-from lines_pipeline.planner.globs import chooses
-from lines_pipeline.planner.matching import Schema
+from lines_pipeline.ops.base import AnyStatistic
+from lines_pipeline.ops.schemas.globs import chooses
+from lines_pipeline.ops.schemas.schema import Schema
 
 
-def population(statistic: Statistic, schemas: Mapping[str, Schema]) -> dict[str, int]:
+def population(statistic: AnyStatistic, schemas: Mapping[str, Schema]) -> dict[str, int]:
     """Entries by tensor that a measure counts: of all that its values have, without what its bounds leave out."""
     found: dict[str, int] = {}
     values = [schemas[step] for step in statistic.of]

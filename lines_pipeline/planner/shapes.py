@@ -16,7 +16,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.io.checkpoint import Checkpoint, StoredTensor
 from lines_pipeline.ops.base import Granularity
-from lines_pipeline.planner.matching import Schema
+from lines_pipeline.ops.schemas.schema import Schema
 
 Shape = tuple[int, ...]
 Value = TypeVar("Value")

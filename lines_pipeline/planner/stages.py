@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.ops.base import Granularity, Statistic
+from lines_pipeline.ops.base import AnyStatistic, Granularity
 
-Results = Mapping[Statistic, Any]
+Results = Mapping[AnyStatistic, Any]
 """Results of measures that are already known."""
 
 
@@ -18,7 +18,7 @@ class PartialOutput:
     """The step whose value is written where an output will be, under the first hypothesis of ``speculation``."""
 
     step: str
-    speculation: Statistic | None = None
+    speculation: AnyStatistic | None = None
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Stage:
     """One sweep over the tiles: gathers ``statistics`` and writes ``sinks`` (step ids); evaluates ``steps``."""
 
     number: int
-    statistics: tuple[Statistic, ...]
+    statistics: tuple[AnyStatistic, ...]
     sinks: tuple[str, ...]
     steps: tuple[str, ...]
     """Every step whose value is needed, in topological order."""
-    guesses: Mapping[Statistic, Statistic] = field(default_factory=dict)
+    guesses: Mapping[AnyStatistic, AnyStatistic] = field(default_factory=dict)
     """Measures gathered under each hypothesis about another one of the same sweep."""
     partial_outputs: Mapping[str, PartialOutput] = field(default_factory=dict)
     """By sink of the last pass: what this pass leaves in its place."""
@@ -45,12 +45,12 @@ class Stage:
         return not self.sinks and not self.statistics
 
     @property
-    def sampled(self) -> tuple[Statistic, ...]:
+    def sampled(self) -> tuple[AnyStatistic, ...]:
         """Measures that want a sample first."""
         return tuple(statistic for statistic in self.statistics if statistic.sampled)
 
 
-def statistics_of(graph: Graph, step_id: str) -> Mapping[str, Statistic]:
+def statistics_of(graph: Graph, step_id: str) -> Mapping[str, AnyStatistic]:
     """The statistics a step needs, by the name its op gives them."""
     step = graph.steps[step_id]
     others = set(step.inputs.values())
@@ -61,7 +61,7 @@ def statistics_of(graph: Graph, step_id: str) -> Mapping[str, Statistic]:
     return {name: _bounded(step, statistic) for name, statistic in found.items()}
 
 
-def _bounded(step: Step, statistic: Statistic) -> Statistic:
+def _bounded(step: Step, statistic: AnyStatistic) -> AnyStatistic:
     """The measure over what the step keeps: ``include`` and ``exclude`` limit what is counted, too."""
     if step.id in statistic.of or not (step.include or step.exclude):
         return statistic
@@ -90,8 +90,8 @@ class StageAssignment:
     def __init__(self, graph: Graph, known: Results, available: Iterable[str] = ()) -> None:
         self._graph, self._known, self._available = graph, known, frozenset(available)
         self._ready: dict[str, int] = {}
-        self._level: dict[Statistic, int] = {}
-        self.guesses: dict[Statistic, Statistic] = {}
+        self._level: dict[AnyStatistic, int] = {}
+        self.guesses: dict[AnyStatistic, AnyStatistic] = {}
 
     def ready(self, step_id: str) -> int:
         """The last sweep whose statistics the step's value depends on."""
@@ -99,7 +99,7 @@ class StageAssignment:
             self._ready[step_id] = max((self.level(m) for m in self._waits_for(step_id)), default=0)
         return self._ready[step_id]
 
-    def level(self, statistic: Statistic) -> int:
+    def level(self, statistic: AnyStatistic) -> int:
         """The sweep in which a measure is gathered; 0 when it is known already."""
         if statistic in self._known:
             return 0
@@ -114,7 +114,7 @@ class StageAssignment:
                 self._level[statistic] = last + 1
         return self._level[statistic]
 
-    def earliest(self, step_id: str) -> tuple[int, Statistic | None]:
+    def earliest(self, step_id: str) -> tuple[int, AnyStatistic | None]:
         """The first sweep that can compute the step's value, and the measure that it has to guess for that."""
         blockers = self._waits_for(step_id)
         last = max((self.level(m) for m in blockers), default=0)
@@ -123,9 +123,9 @@ class StageAssignment:
             return last, latest[0]
         return last + 1, None
 
-    def _waits_for(self, step_id: str) -> set[Statistic]:
+    def _waits_for(self, step_id: str) -> set[AnyStatistic]:
         """Unknown measures, required by the step or anything it is computed from."""
-        found: set[Statistic] = set()
+        found: set[AnyStatistic] = set()
         for ancestor in value_ancestors(self._graph, [step_id], self._available):
             if ancestor not in self._available:
                 step_measures = statistics_of(self._graph, ancestor).values()
@@ -161,7 +161,7 @@ def _reached(
 
 
 def plan_stages(
-    graph: Graph, sinks: Iterable[str], known: Results, available: Iterable[str] = (), also: Iterable[Statistic] = ()
+    graph: Graph, sinks: Iterable[str], known: Results, available: Iterable[str] = (), also: Iterable[AnyStatistic] = ()
 ) -> list[Stage]:
     """The sweeps that write ``sinks``; steps in ``available`` are read from files of their own.
 
@@ -174,7 +174,7 @@ def plan_stages(
     required = list(dict.fromkeys([*(m for m in wanted if not m.optional), *also]))
     last = max([levels.level(m) for m in required] + [levels.ready(sink) + 1 for sink in sinks], default=0)
     stages: list[Stage] = []
-    placed: set[Statistic] = set()
+    placed: set[AnyStatistic] = set()
     for number in range(1, last + 1):
         gathered = [m for m in required if levels.level(m) == number]
         written = tuple(sink for sink in sinks if levels.ready(sink) + 1 == number)
@@ -188,7 +188,9 @@ def plan_stages(
     return stages
 
 
-def lacking_statistics(graph: Graph, steps: Iterable[str], known: Results, stages: Iterable[Stage]) -> list[Statistic]:
+def lacking_statistics(
+    graph: Graph, steps: Iterable[str], known: Results, stages: Iterable[Stage]
+) -> list[AnyStatistic]:
     """What a run that knows nothing would measure to make ``steps``, but is not known, nor gathered by ``stages``."""
     gathered = {statistic for one in stages for statistic in one.statistics}
     statistics_only = (statistic for one in plan_stages(graph, steps, {}) for statistic in one.statistics)
@@ -218,5 +220,5 @@ def _needed(graph: Graph, sinks: Iterable[str], known: Results, available: froze
     return _reached(graph, sinks, available, follow)
 
 
-def _optional_level(levels: StageAssignment, statistic: Statistic) -> int:
+def _optional_level(levels: StageAssignment, statistic: AnyStatistic) -> int:
     return max([levels.level(m) for m in statistic.needs] + [levels.ready(step_id) for step_id in statistic.of]) + 1

@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES, TensorSpec
+from lines_pipeline.core.types import CompileMode
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
-from lines_pipeline.ops.base import Granularity, Statistic
+from lines_pipeline.ops.base import AnyStatistic, Granularity
 from lines_pipeline.planner.schemas import Schema
 
 SAMPLE_RUN_NUMEL = 1024
@@ -35,7 +36,7 @@ class Write:
     step: str
     positions: Mapping[str, tuple[WriteTarget, ...]]
     packed: bool = False
-    speculation: Statistic | None = None
+    speculation: AnyStatistic | None = None
     """A draft's: the measure whose first hypothesis the value assumes."""
     is_draft: bool = False
     """Whether another step's value comes to stand there."""
@@ -45,10 +46,10 @@ class Write:
 class Observation:
     """A measure that a pass gathers, with what it needs: earlier results, its state, and the guess it is made under."""
 
-    statistic: Statistic
+    statistic: AnyStatistic
     needs: tuple[Any, ...]
     state: Any
-    speculation: Statistic | None = None
+    speculation: AnyStatistic | None = None
     tensors: frozenset[str] | None = None
     """The tensors that it looks at; None for all that its values have."""
 
@@ -61,7 +62,7 @@ class StagePlan:
     schemas: Mapping[str, Schema]
     stats: Mapping[str, Mapping[str, Any]]
     """Known statistics by step, under the names its op gave them."""
-    guessed: Mapping[str, Mapping[str, Statistic]]
+    guessed: Mapping[str, Mapping[str, AnyStatistic]]
     """Statistics by step that are guessed in this pass: name to measure."""
     positions: Mapping[str, Mapping[str, tuple[int, int]]]
     """By step whose op depends on depth: tensor name to block and depth."""
@@ -78,9 +79,8 @@ class StagePlan:
     names: Mapping[str, str] = field(default_factory=dict)
     """Names of tensors by key, where these differ."""
     device: str = "cpu"
-    recorded: bool = False
-    """Whether blocks run as recordings; loading the compiled part of these pays for large passes only."""
-
+    compile: CompileMode = "never"
+    """Whether compiled kernels do blocks; where a compiler fails, ``auto`` takes the interpreter, ``always`` raises."""
     most_at_once: int | None = None
     """How many jobs may run side by side in the memory allowed; None for as many as there are workers."""
 

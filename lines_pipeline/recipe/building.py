@@ -21,7 +21,7 @@ def build_graph(recipe: Recipe, declared: Declared = lambda step, folder: None) 
     Objectives are checked against what suites have ``declared``; by default, only the nodes that they name.
     """
     graph, diagnostics = checked_graph(
-        recipe.document, recipe.recorded, recipe.tune, lambda step: declared(step, recipe.folder)
+        recipe.document, recipe.recorded, recipe.tune, recipe.plugins, lambda step: declared(step, recipe.folder)
     )
     if diagnostics:
         raise RecipeError(diagnostics)

@@ -11,6 +11,7 @@ from lines_pipeline.core.errors import Diagnostic, RecipeError
 from lines_pipeline.core.scalars import SpelledBool, scalar_text
 from lines_pipeline.core.secrets import Secrets
 from lines_pipeline.recipe.binding.validation import Complaint, validated
+from lines_pipeline.recipe.plugins import Plugins, find_plugins
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.schema import Settings
 from lines_pipeline.recipe.syntax.extends import read_chain
@@ -20,14 +21,15 @@ from lines_pipeline.recipe.syntax.source_map import Document, holds, replaced, s
 
 _NAMES = ("path", "tasks", "target")
 """Fields of nodes that hold names, also such as look like numbers (``tasks: [2024, 1.10]``)."""
-_MAY_BE_EMPTY = ("description", "seed", "vars", "tune", "engine", "tracking")
+_MAY_BE_EMPTY = ("description", "seed", "vars", "tune", "engine", "tracking", "plugins")
 
 
-def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}) -> Recipe:
+def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}, *, trust: bool = False) -> Recipe:
     """The recipe at ``path`` with the values of ``sets`` (``{"nodes.scaled.beta": 0.4}``) in place of its own.
 
     RecipeError tells every mistake at once; where the top level has some, those of the nodes are told as well.
-    Relative paths in the recipe are relative to its folder.
+    Relative paths in the recipe are relative to its folder. Python that it names is found, but not run; ``trust`` lets
+    it run later, wherever it lies.
     """
     path = FilePath(path)
     document, source, files = read_chain(path)
@@ -35,16 +37,21 @@ def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}) -> Recipe:
     document = _without_empty(document)
     document, recorded, found, secrets = _filled(document)
     diagnostics = _first_of_each_place(diagnostics, found)
+    plugins, unusable = find_plugins(document, path, files, trust=trust)
     with secrets.hiding():
-        settings = _checked(document, recorded, diagnostics)
-    return Recipe(path, source, settings, document, recorded, secrets, dict(sets), files)
+        settings = _checked(
+            document, recorded, _first_of_each_place(diagnostics, unusable), None if unusable else plugins
+        )
+    return Recipe(path, source, settings, document, recorded, secrets, dict(sets), files, plugins)
 
 
-def _checked(document: Document, recorded: Mapping[str, Any], diagnostics: list[Diagnostic]) -> Settings:
+def _checked(
+    document: Document, recorded: Mapping[str, Any], diagnostics: list[Diagnostic], plugins: Plugins | None
+) -> Settings:
     settings, complaints = validated(Settings, document.data, recorded, ["extends"])
     diagnostics = _first_of_each_place(diagnostics, [_diagnostic(document, one) for one in complaints])
     if diagnostics or settings is None:
-        raise RecipeError(_first_of_each_place(diagnostics, _node_problems(document, recorded, settings)))
+        raise RecipeError(_first_of_each_place(diagnostics, _node_problems(document, recorded, settings, plugins)))
     return settings
 
 
@@ -113,13 +120,16 @@ def _diagnostic(document: Document, complaint: Complaint) -> Diagnostic:
     return location.diagnostic(message, str(path[1]) if in_node else "")
 
 
-def _node_problems(document: Document, recorded: Mapping[str, Any], settings: Settings | None) -> list[Diagnostic]:
+def _node_problems(
+    document: Document, recorded: Mapping[str, Any], settings: Settings | None, plugins: Plugins | None
+) -> list[Diagnostic]:
+    """The problems of the nodes; none where their ops are not known, for want of ``plugins``."""
     from lines_pipeline.recipe.binding.graphs import checked_graph
 
     nodes = document.data.get("nodes")
-    if not isinstance(nodes, Mapping) or not nodes:
+    if not isinstance(nodes, Mapping) or not nodes or plugins is None:
         return []
-    return checked_graph(document, recorded, settings.tune if settings else None)[1]
+    return checked_graph(document, recorded, settings.tune if settings else None, plugins)[1]
 
 
 def _first_of_each_place(known: list[Diagnostic], more: list[Diagnostic]) -> list[Diagnostic]:

@@ -23,6 +23,7 @@ from lines_pipeline.core.scalars import (
 )
 from lines_pipeline.core.secrets import NO_SECRETS, Secrets
 from lines_pipeline.recipe.binding.items import fill_items, read_items
+from lines_pipeline.recipe.plugins import Plugins
 from lines_pipeline.recipe.schema import Engine, Settings, Tracking, Tune
 from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation, SourceMap, replaced
 
@@ -50,6 +51,8 @@ class Recipe:
     sets: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[FilePath, ...] = ()
     """The real paths of the recipe's file and of all that it extends."""
+    plugins: Plugins = field(default_factory=Plugins)
+    """The Python files that it names, and what they add."""
 
     @property
     def name(self) -> str:
@@ -93,10 +96,14 @@ class Recipe:
         return nodes
 
     def canonical(self) -> str:
-        """JSON that is equal for equal recipes, whatever the order of their keys and how they are run or recorded."""
+        """JSON that is equal for equal recipes, whatever the order of their keys and how they are run or recorded.
+
+        Plug-ins are in it with the digest of their content.
+        """
         kept = {key: value for key, value in self.recorded.items() if key not in _NOT_IN_HASH and value is not None}
         nodes = {name: _canonical_node(fields) for name, fields in kept["nodes"].items()}
-        return canonical_json({**kept, "nodes": nodes})
+        plugins = {"plugins": self.plugins.digests} if self.plugins.files else {}
+        return canonical_json({**kept, "nodes": nodes, **plugins})
 
     @cached_property
     def hash(self) -> str:

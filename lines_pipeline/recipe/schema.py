@@ -9,32 +9,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lines_pipeline.core.printable import shortened
+from lines_pipeline.core.sizes import parse_bytes
+from lines_pipeline.core.types import CompileMode
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
 NODE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}", re.ASCII)
 MAX_GRID = 10_000
 """Values that one parameter, and trials that a whole grid, may have."""
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-_BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)", re.ASCII)
-
 Number = Annotated[int | float, Field(allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def parse_bytes(text: str | int) -> int:
-    """Bytes in ``4GB`` (10^9), ``4GiB`` (2^30), ``500MB`` or a plain number; ValueError where it is no such thing."""
-    match = _BYTES.fullmatch(str(text).strip())
-    if not match or match[2].upper() not in _UNITS:
-        raise ValueError(f"expected a size such as 4GB or 512MiB, found '{text}'")
-    found = int(Decimal(match[1]) * _UNITS[match[2].upper()])
-    if not found:
-        raise ValueError(f"expected a size of at least one byte, found '{text}'")
-    return found
 
 
 class Engine(_Section):
@@ -44,6 +31,9 @@ class Engine(_Section):
     workers: int | None = Field(None, ge=1, description="Workers at a time; default: one a core.")
     memory: str | int | None = Field(None, description="Cap on memory: 4GB (10^9), 4GiB, or bytes.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    compile: CompileMode = Field(
+        "auto", description="Compiled loops: where they pay (auto), always, or never; the result has the same bytes."
+    )
 
     @field_validator("scheduler")
     @classmethod
@@ -157,6 +147,7 @@ class Settings(_Section):
     description: str = ""
     seed: int = Field(0, ge=0, lt=2**63)
     vars: dict[str, Any] = {}
+    plugins: tuple[str, ...] = Field((), strict=False, description="Python files beside the recipe that add ops.")
     nodes: dict[str, dict[str, Any]] = Field(min_length=1)
     tune: Tune | None = None
     engine: Engine = Field(default_factory=lambda: Engine.model_validate({}))

@@ -1,6 +1,6 @@
 """What a recipe may not do unless its folder is trusted: send work, records or the environment somewhere.
 
-Python that suites name is guarded where suites are opened.
+Python that suites and the recipe itself name is guarded where it is opened.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def load_trusted(path: str | FilePath, sets: Mapping[str, Any] = {}, *, trust: b
 
     All files of a chain of ``extends`` have to lie in trusted folders: any of them may change what another one says.
     """
-    recipe = load_recipe(path, sets)
+    recipe = load_recipe(path, sets, trust=trust)
     with recipe.secrets.hiding():
         if not trust:
             _require([*_addresses(recipe), *_urls(recipe)], recipe)

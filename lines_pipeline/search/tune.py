@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import Event, ParamsChosen, TrialFinished, TrialStarted
@@ -136,22 +135,18 @@ def _events(session: Session, *, hold: bool) -> Iterator[list[Event]]:
 
 def _keep_common_parts(graph: Graph, settings: Tune, objective: Objective, evaluator: Evaluator) -> None:
     """Write what all trials share to the cache, where reading it back is cheaper than making it again."""
-    targets = [graph.steps[node].inputs["model"][0] for _, node, _ in objective.terms]
+    targets = [model for _, node, _ in objective.terms if (model := graph.steps[node].followed)]
     tuned_nodes = {name.partition(".")[0] for name in settings.parameters}
     changing: set[str] = set()
     for step_id in ancestors(graph, targets):
         step = graph.steps[step_id]
-        if step.node in tuned_nodes or _undecided(step.params) or changing & set(step.sources):
+        if step.node in tuned_nodes or step.op.driver_of(step.params) or changing & set(step.sources):
             changing.add(step_id)
     shared = [s for step_id in ancestors(graph, targets) if step_id in changing for s in graph.steps[step_id].sources]
     shared = [step_id for step_id in dict.fromkeys(shared) if step_id not in changing]
     costly = [step_id for step_id in shared if _loads(graph, step_id) >= COSTLY_READS]
     if costly:
         materialise(evaluator.session, graph, [OutputRequest(step_id) for step_id in costly])
-
-
-def _undecided(params: Any) -> bool:
-    return getattr(params, "kind", None) == "greedy"
 
 
 def _loads(graph: Graph, step_id: str) -> int:

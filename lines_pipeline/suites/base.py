@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from lines_pipeline.suites.factories import Code
+    from lines_pipeline.core.user_code.files import Code
     from lines_pipeline.suites.models import Model
     from lines_pipeline.suites.samples import Samples
 

@@ -14,12 +14,12 @@ from torch import nn
 
 from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.fingerprints import content_key
+from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.io.locations import local_path, locate
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.suites.base import ForeignCode, Head, Metric, Role, Scores
 from lines_pipeline.suites.classification_file import ClassificationFile
-from lines_pipeline.suites.factories import Code
 from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, Judged, judge, task_scores
 from lines_pipeline.suites.labelled_tensors import LabelledTensors, hub_batches
 from lines_pipeline.suites.model_factory import factory_code, foreign_code, loaded, make_model

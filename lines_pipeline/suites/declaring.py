@@ -16,13 +16,13 @@ def declared_metrics(step: Step, folder: Path) -> DeclaredMetrics | None:
 
     ``folder`` is the recipe's.
     """
-    uri = getattr(step.params, "suite", None)
-    if not uri:
+    use = step.op.suite_of(step.params, step.inputs)
+    if use is None:
         return None
-    target: str | None = getattr(step.params, "target", None)
+    target = use.target
     try:
-        suite = open_suite(uri, folder)
-        tasks = chosen_tasks(suite, uri, getattr(step.params, "tasks", None), target)
+        suite = open_suite(use.suite, folder)
+        tasks = chosen_tasks(suite, use.suite, use.tasks, target)
     except LinesError:  # where suites are opened, with the place in the recipe
         return None
     found = {name: metric.direction for name, metric in described(suite.metrics, tasks, target).items()}

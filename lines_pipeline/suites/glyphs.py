@@ -14,10 +14,10 @@ from torch.nn import functional
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import Sink
 from lines_pipeline.core.fingerprints import content_key
+from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.io.entries import read_entry, write_entry
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.suites.base import ForeignCode, Head, Metric, Role, Scores
-from lines_pipeline.suites.factories import Code
 from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, judge, task_scores
 from lines_pipeline.suites.models import Model, state_of
 from lines_pipeline.zoo.build import build

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
-GROUP = "lines_pipeline.suites"
-"""The entry points by which a package adds kinds: ``my-kind = "my_package.suites:MySuite"``."""
+from lines_pipeline.core.entry_points import SUITES, PluginEntry, entry_points_of
+
 DEFAULT = "classification"
 _OWN = {
     DEFAULT: "lines_pipeline.suites.classification:ClassificationSuite",
@@ -14,8 +14,7 @@ _OWN = {
 }
 
 
-def suite_kinds() -> Mapping[str, EntryPoint]:
-    """Every kind by its name in ``kind:``, sorted; those of this package cannot be replaced."""
-    found = {one.name: one for one in entry_points(group=GROUP)}
-    found |= {name: EntryPoint(name, value, GROUP) for name, value in _OWN.items()}
-    return dict(sorted(found.items()))
+def suite_kinds() -> Mapping[str, PluginEntry]:
+    """Every kind by its name in ``kind:``, sorted; those of this package cannot be replaced. Imports nothing."""
+    own = {name: PluginEntry(SUITES, name, (EntryPoint(name, value, SUITES),)) for name, value in _OWN.items()}
+    return dict(sorted({**entry_points_of(SUITES), **own}.items()))

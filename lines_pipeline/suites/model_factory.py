@@ -12,8 +12,9 @@ from torch import nn
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.trust import remedy, why_untrusted
+from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.suites.base import ForeignCode
-from lines_pipeline.suites.factories import HARMLESS_ARGUMENTS, Code, find_code, shipped_kind
+from lines_pipeline.suites.factories import HARMLESS_ARGUMENTS, find_code, shipped_kind
 from lines_pipeline.suites.models import Model, state_of
 from lines_pipeline.suites.suite_files import ModelFactory, SuiteDocument
 from lines_pipeline.suites.user_code import call, told_as_users

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lines_pipeline.core.errors import EvalError, did_you_mean
-from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.ops.evaluate import BASELINE_PORTS, EvaluateParams
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.suites.base import ROLES, Role, Scores, Suite
 from lines_pipeline.suites.metrics import Baselines, roles_needed
 
@@ -23,21 +23,22 @@ class Known:
 def judges_behind(graph: Graph, steps: Iterable[str]) -> list[str]:
     """``evaluate`` steps, and those that normalize them, directly: each once, in order."""
     found: dict[str, None] = {}
-    for step in steps:
-        for role in ROLES:
-            found.update(dict.fromkeys(graph.steps[step].inputs.get(BASELINE_PORTS[role], ())))
-        found[step] = None
+    for step_id in steps:
+        step = graph.steps[step_id]
+        use = step.op.suite_of(step.params, step.inputs)
+        for named in use.baselines.values() if use is not None else ():
+            found.update(dict.fromkeys(named))
+        found[step_id] = None
     return list(found)
 
 
-def baselines_of(step: Step, suite: Suite, tasks: Sequence[str], known: Known) -> Baselines:
-    """The figures that normalize a step: of the nodes that it names, beside them of the suite."""
-    assert isinstance(step.params, EvaluateParams)
+def baselines_of(use: SuiteUse, suite: Suite, tasks: Sequence[str], known: Known) -> Baselines:
+    """The figures that normalize what a suite is used for: of the nodes that it names, beside them of the suite."""
     found: dict[Role, dict[str, dict[str, float]]] = {role: {} for role in ROLES}
     for role in ROLES:
-        named = step.inputs.get(BASELINE_PORTS[role], ())
-        if role in roles_needed(step.params.target) and not named:
-            found[role] = {task: dict(one) for task, one in suite.baselines(role, tasks, step.params.split).items()}
+        named = use.baselines.get(role, ())
+        if role in roles_needed(use.target) and not named:
+            found[role] = {task: dict(one) for task, one in suite.baselines(role, tasks, use.split).items()}
         if named:
             judges = judges_by_task(known.graph, named, tasks)
             found[role] = {task: dict(known.scores[judges[task]].values.get(task, {})) for task in tasks}

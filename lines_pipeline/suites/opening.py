@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-from lines_pipeline.core.errors import EvalError, did_you_mean
+from lines_pipeline.core.errors import EvalError, PluginError, did_you_mean
 from lines_pipeline.core.events import Sink
 from lines_pipeline.suites.base import Suite
 from lines_pipeline.suites.kinds import suite_kinds
@@ -54,11 +54,10 @@ def chosen_tasks(suite: Suite, uri: str, tasks: Sequence[str] | None, target: st
 
 def load_kind(name: str) -> SuiteKind:
     """A kind, imported. Raises ``EvalError`` where a package that adds it cannot be."""
-    kind = suite_kinds()[name]
     try:
-        return cast(SuiteKind, kind.load())
-    except Exception as error:  # whatever another package raises
-        raise EvalError(f"suite kind '{name}' ({kind.value}): {type(error).__name__}: {error}") from error
+        return cast(SuiteKind, suite_kinds()[name].load())
+    except PluginError as error:
+        raise EvalError(f"suite kind '{name}': {error}") from error
 
 
 def _seed(uri: str) -> int:

@@ -18,9 +18,10 @@ from torch import nn
 from lines_pipeline.core.errors import EvalError, did_you_mean
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.units import SCORE
+from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.suites.base import Averaging, Direction, ForeignCode, Head, Metric, Role, Scores
 from lines_pipeline.suites.classification import file_identity
-from lines_pipeline.suites.factories import Code, check_function
+from lines_pipeline.suites.factories import check_function
 from lines_pipeline.suites.model_factory import factory_code, foreign_code, found_code, loaded, make_model
 from lines_pipeline.suites.models import Model, StoredModel
 from lines_pipeline.suites.samples import Array, Samples

@@ -190,8 +190,8 @@ def _print_note(console: Console, note: Note) -> None:
     console.print(str(note), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def _values(params: Mapping[str, Any]) -> str:
+def _values(chosen: Mapping[str, Any]) -> str:
     """Parameters with their values, rounded for reading."""
     return ", ".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in chosen.items()
     )

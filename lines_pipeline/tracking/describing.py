@@ -10,12 +10,13 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
+from lines_pipeline.core.plugins import PackageOrigin
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.scalars import scalar_text
 from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.core.versions import package_versions
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.ops.base import Op
+from lines_pipeline.ops.base import AnyOp
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.tracking.repository import commit_tags
 
@@ -54,7 +55,7 @@ def run_params(recipe: Recipe, graph: Graph) -> dict[str, str]:
     return found
 
 
-def _defaults(op: Op) -> dict[str, Any]:
+def _defaults(op: AnyOp) -> dict[str, Any]:
     """Defaults as a recipe would write them; a tuple of one stands for a number that is spread over the inputs."""
     found = {}
     for name, field in op.Params.model_fields.items():
@@ -91,6 +92,13 @@ def run_tags(recipe: Recipe) -> dict[str, str]:
     tags |= {"mlflow.user": user} if (user := _user()) else {}
     own = (recipe.recorded.get("tracking") or {}).get("tags") or {}
     return tags | {str(name): scalar_text(value) for name, value in own.items()}
+
+
+def plugin_tags(recipe: Recipe, graph: Graph) -> dict[str, str]:
+    """The digests of the recipe's own files, and the versions of the packages that its ops come from."""
+    files = {f"plugin.{name}": digest for name, digest in recipe.plugins.digests.items()}
+    packages = [origin.distribution for origin in graph.plugins if isinstance(origin, PackageOrigin)]
+    return files | {f"version.{name}": version for name, _, version in (one.rpartition(" ") for one in packages)}
 
 
 def _user() -> str:

@@ -15,7 +15,7 @@ from toy_suite import above, write_model, write_suite
 
 import lines_pipeline
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.executor import session
+from lines_pipeline.executor import compilation
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 
@@ -28,12 +28,12 @@ SUMMED: Mapping[str, Any] = {
 }
 
 
-@pytest.fixture(params=[False, True], ids=["plainly", "recorded"])
+@pytest.fixture(params=[False, True], ids=["interpreted", "compiled"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Both ways in which blocks are computed."""
     if request.param:
         pytest.importorskip("numba")
-    monkeypatch.setattr(session, "compiling_pays", lambda nbytes: request.param)
+    monkeypatch.setattr(compilation, "compiling_pays", lambda nbytes: request.param)
     return bool(request.param)
 
 

@@ -1,4 +1,4 @@
-"""Large merges run as recordings, and give the bytes and facts of merges that do not."""
+"""Compiled merges give the bytes and facts of merges by the interpreter."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.executor import compiled_tasks as replaying
-from lines_pipeline.executor import session
+from lines_pipeline.executor.compiled_tasks import CompiledBlock
 
 pytest.importorskip("numba")
 
@@ -39,21 +38,21 @@ def wide_models(request: pytest.FixtureRequest, models: Path) -> Path:
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch, shared_store: str) -> Callable[..., tuple[Any, dict[str, bytes]]]:
-    """Runs a recipe with or without recordings: its facts, and the bytes of its files."""
+    """Runs a recipe compiled or interpreted: its facts, and the bytes of its files."""
 
-    def run(recipe: Path, *, recorded: bool) -> tuple[Any, dict[str, bytes]]:
+    def run(recipe: Path, *, compiled: bool) -> tuple[Any, dict[str, bytes]]:
         made: list[str] = []
-        original = replaying.CompiledBlock.__init__
+        original = CompiledBlock.__init__
 
         def counted(self: Any, *args: Any) -> None:
             made.append(args[1][0])
             original(self, *args)
 
-        monkeypatch.setattr(replaying.CompiledBlock, "__init__", counted)
-        monkeypatch.setattr(session, "compiling_pays", lambda nbytes: recorded)
-        result = lines_pipeline.run(recipe, out=Path("recorded" if recorded else "plain"), cache=False)
-        monkeypatch.setattr(replaying.CompiledBlock, "__init__", original)
-        assert bool(made) == recorded
+        monkeypatch.setattr(CompiledBlock, "__init__", counted)
+        sets = {"engine.compile": "always" if compiled else "never"}
+        result = lines_pipeline.run(recipe, out=Path("compiled" if compiled else "interpreted"), cache=False, sets=sets)
+        monkeypatch.setattr(CompiledBlock, "__init__", original)
+        assert bool(made) == compiled
         return result.facts, {path.name: path.read_bytes() for path in result.files}
 
     return run
@@ -75,20 +74,20 @@ def learnt() -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_recordings_change_no_byte(
+def test_compiling_changes_no_byte(
     method: str, wide_models: Path, write_recipe: Recipe, runs: Callable[..., Any], forget: Callable[[str], None]
 ) -> None:
     recipe = write_recipe(METHODS[method])
-    plain = runs(recipe, recorded=False)
+    plain = runs(recipe, compiled=False)
     digests = learnt()
     forget("other-cache")
-    assert runs(recipe, recorded=True) == plain
+    assert runs(recipe, compiled=True) == plain
     assert learnt() == digests
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 @pytest.mark.parametrize("base_too", [True, False])
-def test_float8_gives_the_same_where_others_are_recorded(
+def test_float8_gives_the_same_where_others_are_compiled(
     dtype: torch.dtype,
     base_too: bool,
     models: Path,
@@ -101,14 +100,14 @@ def test_float8_gives_the_same_where_others_are_recorded(
         kept = {n: v.to(dtype) if n.startswith("visual") else v for n, v in state.items()}
         save_file(kept, models / f"{name}.safetensors")
     recipe = write_recipe(METHODS["arithmetic"])
-    plain = runs(recipe, recorded=False)
+    plain = runs(recipe, compiled=False)
     digests = learnt()
     forget("other-cache")
-    assert runs(recipe, recorded=True) == plain
+    assert runs(recipe, compiled=True) == plain
     assert learnt() == digests
 
 
-def test_values_that_are_not_finite_are_settled_as_without_recordings(
+def test_values_that_are_not_finite_are_resolved_as_by_the_interpreter(
     models: Path, write_recipe: Recipe, runs: Callable[..., Any], forget: Callable[[str], None]
 ) -> None:
     for name in ("base", "a", "b", "c"):
@@ -116,13 +115,13 @@ def test_values_that_are_not_finite_are_settled_as_without_recordings(
         state["visual.proj"][3, 2:5] = torch.tensor([float("nan"), float("inf"), -float("inf")])
         save_file(state, models / f"{name}.safetensors")
     recipe = write_recipe(TIES_LINES)
-    plain = runs(recipe, recorded=False)
+    plain = runs(recipe, compiled=False)
     forget("other-cache")
-    assert runs(recipe, recorded=True) == plain
+    assert runs(recipe, compiled=True) == plain
     state["visual.proj"][0, 0] = float("nan")
     save_file(state, models / "c.safetensors")
     with pytest.raises(CheckpointError, match=r"c\.safetensors.*visual\.proj.*NaN"):
-        runs(recipe, recorded=True)
+        runs(recipe, compiled=True)
 
 
 def test_models_that_cancel_out_are_elected_under_every_hypothesis(
@@ -135,4 +134,4 @@ def test_models_that_cancel_out_are_elected_under_every_hypothesis(
     for aggregate in ("mean", "max"):
         nodes = {**TIES_LINES, "merged": {**TIES_LINES["merged"], "aggregate": aggregate, "density": 1.0}}
         recipe = write_recipe(nodes)
-        assert runs(recipe, recorded=True) == runs(recipe, recorded=False)
+        assert runs(recipe, compiled=True) == runs(recipe, compiled=False)

@@ -1,4 +1,4 @@
-"""Recordings give the bits of the plain forms, whatever the values."""
+"""Kernels give the bits of the interpreter, whatever the values."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traces import Function, bits, plain, recorded, run_machine
 
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL
 from lines_pipeline.io.digests import block_digest
-from lines_pipeline.jit.ranges import largest_held
-from lines_pipeline.jit.tracing import GAP_BYTES, LANES, PIECE_NUMEL, STORED, OpCode, TraceBuilder, Untraceable
+from lines_pipeline.io.number_ranges import largest_held
+from lines_pipeline.jit.boundary import Untraceable
+from lines_pipeline.jit.instructions import GAP_BYTES, LANES, PIECE_NUMEL, STORED, OpCode
+from lines_pipeline.jit.testing import Function, bits, compiled, interpreted, run_kernel
+from lines_pipeline.jit.tracing import TraceBuilder
 from lines_pipeline.ops import kernels as forms
 
 pytest.importorskip("numba")
@@ -75,9 +77,9 @@ FUNCTIONS: dict[str, Function] = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 @settings(deadline=None, max_examples=25)
 @given(values=same_size_blocks())
-def test_recordings_give_the_bits_of_the_plain_forms(name: str, values: list[torch.Tensor]) -> None:
+def test_kernels_give_the_bits_of_the_interpreter(name: str, values: list[torch.Tensor]) -> None:
     function = FUNCTIONS[name]
-    assert bits(recorded(function, values)) == bits(plain(function, values))
+    assert bits(compiled(function, values)) == bits(interpreted(function, values))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -97,7 +99,7 @@ def test_narrow_types_are_read_and_written_as_torch_converts_them(dtype: torch.d
     content = narrow.view(torch.uint8).numpy().tobytes().ljust(2 * size, b"\0")
     content += wide.view(torch.uint8).numpy().tobytes().ljust(4 * size, b"\0")
     ends = [6 * size, 10 * size]
-    ran = run_machine(builder.kernel(size), content, 1, ends, size)
+    ran = run_kernel(builder.kernel(size), content, 1, ends, size)
     assert ran.end == (1, 0)
     widened_again = torch.frombuffer(bytearray(ran.content[ends[0] : ends[1]]), dtype=torch.float32)[: len(narrow)]
     assert torch.equal(widened_again.view(torch.int32), narrow.float().view(torch.int32))
@@ -118,16 +120,16 @@ RANGES = [
 
 @pytest.mark.parametrize(("computed", "stored", "least"), RANGES)
 def test_what_a_type_cannot_hold_is_left_to_torch(computed: torch.dtype, stored: torch.dtype, least: float) -> None:
-    from lines_pipeline.jit import runtime as machine
+    from lines_pipeline.jit import runtime
 
     most = torch.nextafter(torch.tensor(least, dtype=computed), torch.tensor(0.0, dtype=computed)).item()
     assert math.isfinite(torch.tensor(most, dtype=computed).to(stored).item())
-    for value, end in ((most, machine.FINISHED), *((n, machine.PLAINLY) for n in (least, math.inf, math.nan))):
+    for value, end in ((most, runtime.FINISHED), *((n, runtime.UNDONE) for n in (least, math.inf, math.nan))):
         for sign in (1.0, -1.0):
             builder = TraceBuilder(computed, 1)
             builder.store(builder.source(0), STORED[str(stored).removeprefix("torch.")])
             values = torch.tensor([1.0, sign * value, 0.0], dtype=computed)
-            ran = run_machine(builder.kernel(3), values.numpy().tobytes(), 0, [values.nbytes], 3)
+            ran = run_kernel(builder.kernel(3), values.numpy().tobytes(), 0, [values.nbytes], 3)
             assert ran.end[1] == end, value
 
 
@@ -143,7 +145,7 @@ def test_masks_are_read_as_numbers() -> None:
     builder = TraceBuilder(torch.float64, 2)
     builder.store(builder.source(0) * builder.source(1, STORED["bool"]))
     content = np.array([1.5, -2.0, 4.0]).tobytes() + bytes([1, 0, 1])
-    ran = run_machine(builder.kernel(3), content, 0, [27], 3)
+    ran = run_kernel(builder.kernel(3), content, 0, [27], 3)
     assert np.frombuffer(ran.content[27:]).tolist() == [1.5, -0.0, 4.0]
 
 
@@ -179,7 +181,7 @@ def test_nothing_is_computed_twice_and_only_what_is_kept_takes_room() -> None:
 def test_a_total_tells_that_what_it_sums_is_finite(made: Function, told: set[int]) -> None:
     builder = TraceBuilder(torch.float32, 2)
     forms.total(made(builder.source(0), builder.source(1)).abs())
-    assert builder.told_finite() == told
+    assert builder.sources_in_totals() == told
     fine = [torch.tensor([0.0, -1.0, 2.0, 0.5]), torch.tensor([1.0, 3.0, -0.25, 4.0])]
     for number in told:
         for bad in (float("nan"), float("inf"), -float("inf")):
@@ -199,42 +201,42 @@ def test_what_has_no_instruction_says_so() -> None:
         torch.sin(source)
 
 
-def test_recordings_that_differ_in_numbers_alone_share_a_loop() -> None:
-    from lines_pipeline.jit import compiling as fusion
+def test_kernels_that_differ_in_scalars_alone_share_machine_code() -> None:
+    from lines_pipeline.jit import compiling
 
     def loop(threshold: float, weight: float) -> Any:
         builder = TraceBuilder(torch.float32, 1)
         source = builder.source(0)
         builder.store(forms.add_kept(source, forms.zeros_like(source), source, threshold, weight)[0])
-        return fusion.compile_kernel(builder.kernel(BLOCK_NUMEL))
+        return compiling.compile_kernel(builder.kernel(BLOCK_NUMEL))
 
     assert loop(0.5, 0.3) is loop(0.25, -2.0)
     assert loop(0.5, 1.0) is not loop(0.5, 0.3)
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 1000])
-def test_a_loop_leaves_the_memory_between_its_rows_alone(size: int) -> None:
+def test_a_kernel_leaves_the_memory_between_its_rows_alone(size: int) -> None:
     builder = TraceBuilder(torch.float32, 2)
     builder.store(builder.source(0) - builder.source(1))
     builder.store(builder.source(0) + builder.source(1), STORED["bfloat16"])
     kernel = builder.kernel(size)
     content = np.arange(2 * size, dtype=np.float32).tobytes()
-    memory = run_machine(kernel, content, 0, [4 * 2 * size, 4 * 3 * size], size).memory
+    memory = run_kernel(kernel, content, 0, [4 * 2 * size, 4 * 3 * size], size).memory
     for row in kernel.rows.values():
         whole = -(-size // 16) * 16 * row.item_bytes
         assert (memory[row.offset + whole : row.offset + whole + GAP_BYTES - 64] == 0xFF).all()
 
 
 def test_bits_do_not_depend_on_how_wide_the_registers_of_a_processor_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lines_pipeline.jit import compiling as fusion
+    from lines_pipeline.jit import compiling
 
-    target = fusion._host()[0]
+    target = compiling._host()[0]
     if not target.triple.startswith("x86_64"):
         pytest.skip("needs a processor that runs the oldest form of its kind too")
     generator = torch.Generator().manual_seed(5)
     values = [torch.randn(3 * LANES + 17, generator=generator) for _ in range(3)]
-    here = {of: bits(recorded(function, values)) for of, function in FUNCTIONS.items()}
-    fusion._compiled.cache_clear()
-    monkeypatch.setattr(fusion, "_host", lambda: (target, "x86-64", ""))
-    assert {of: bits(recorded(function, values)) for of, function in FUNCTIONS.items()} == here
-    fusion._compiled.cache_clear()
+    here = {of: bits(compiled(function, values)) for of, function in FUNCTIONS.items()}
+    compiling._compiled.cache_clear()
+    monkeypatch.setattr(compiling, "_host", lambda: (target, "x86-64", ""))
+    assert {of: bits(compiled(function, values)) for of, function in FUNCTIONS.items()} == here
+    compiling._compiled.cache_clear()

@@ -1,14 +1,15 @@
-"""What the machine does with several blocks, and where it stops."""
+"""What the runtime does with several blocks, and where it stops."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from traces import run_machine
 
 from lines_pipeline.io.digests import block_digest
-from lines_pipeline.jit.tracing import Kernel, TraceBuilder
+from lines_pipeline.jit.instructions import Kernel
+from lines_pipeline.jit.testing import run_kernel
+from lines_pipeline.jit.tracing import TraceBuilder
 from lines_pipeline.ops import kernels as forms
 
 pytest.importorskip("numba")
@@ -29,10 +30,10 @@ def kernel() -> Kernel:
 
 
 def test_blocks_need_not_be_neighbours() -> None:
-    from lines_pipeline.jit import runtime as machine
+    from lines_pipeline.jit import runtime
 
-    ran = run_machine(kernel(), VALUES.tobytes().ljust(8 * SIZE, b"\0"), 1, [4 * SIZE], SIZE, blocks=APART)
-    assert ran.end == (3, machine.FINISHED)
+    ran = run_kernel(kernel(), VALUES.tobytes().ljust(8 * SIZE, b"\0"), 1, [4 * SIZE], SIZE, blocks=APART)
+    assert ran.end == (3, runtime.FINISHED)
     given = [VALUES[start : start + size] for start, size in APART]
     assert ran.results.totals[:, 0].tolist() == [forms.total(torch.from_numpy(block)) for block in given]
     assert ran.results.digests[:, 0].tolist() == [block_digest(memoryview(block.tobytes())) for block in given]
@@ -46,25 +47,25 @@ def test_blocks_need_not_be_neighbours() -> None:
 
 
 def test_it_stops_before_a_block_whose_magnitudes_might_not_fit() -> None:
-    from lines_pipeline.jit import runtime as machine
+    from lines_pipeline.jit import runtime
 
-    ran = run_machine(kernel(), VALUES.tobytes(), 0, [4 * SIZE], SIZE, blocks=APART, room=117 + 255)
-    assert ran.end == (2, machine.FULL)
+    ran = run_kernel(kernel(), VALUES.tobytes(), 0, [4 * SIZE], SIZE, blocks=APART, room=117 + 255)
+    assert ran.end == (2, runtime.FULL)
     assert ran.results.filled[0] == 117
 
 
 def test_it_stops_after_a_block_that_cannot_be_written() -> None:
-    from lines_pipeline.jit import runtime as machine
+    from lines_pipeline.jit import runtime
 
     made = kernel()
-    ran = run_machine(made, VALUES.tobytes(), 0, [4 * SIZE], SIZE, blocks=APART[1:], mode="rb")
-    assert ran.end == (0, machine.UNWRITTEN)
-    kept = ran.memory[made.kept[0].offset :].view(np.float32)[:17]
+    ran = run_kernel(made, VALUES.tobytes(), 0, [4 * SIZE], SIZE, blocks=APART[1:], mode="rb")
+    assert ran.end == (0, runtime.UNWRITTEN)
+    kept = ran.memory[made.stored_rows[0].offset :].view(np.float32)[:17]
     assert kept.tolist() == (VALUES[600:617] * 2).tolist()
 
 
 def test_it_stops_at_a_block_that_is_cut_short() -> None:
-    from lines_pipeline.jit import runtime as machine
+    from lines_pipeline.jit import runtime
 
-    ran = run_machine(kernel(), VALUES[:650].tobytes(), 0, [], SIZE, blocks=[(0, 600), (600, 100)])
-    assert ran.end == (1, machine.PLAINLY)
+    ran = run_kernel(kernel(), VALUES[:650].tobytes(), 0, [], SIZE, blocks=[(0, 600), (600, 100)])
+    assert ran.end == (1, runtime.UNDONE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,93 +9,104 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops import registry
-from lines_pipeline.ops.base import Retry, Statistic
-
-SPEC = TensorSpec("t", "float32", (4,))
+from lines_pipeline.ops.testing import (
+    apply_op,
+    check_blocks,
+    check_compiled,
+    check_example,
+    check_gpu,
+    check_laws,
+    check_pickles,
+    check_pure,
+)
 
 
 def tensor(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32)
 
 
-def statistics_only(statistic: Statistic, values: list[torch.Tensor], found: Mapping[Statistic, Any]) -> Any:
-    """A measure's result over one tensor that is a single block."""
-    numels = {"t": values[0].numel()}
-    state = statistic.prepare({}, numels) if statistic.sampled else None
-    needs = [found[need] for need in statistic.needs]
-    result = statistic.combine(
-        {"t": [statistic.partial(*statistic.observe(values, SPEC, needs, state))]}, numels, state
-    )
-    assert not isinstance(result, Retry)
-    return result
-
-
-def applied(op_name: str, inputs: Mapping[str, list[torch.Tensor]], **params: Any) -> torch.Tensor:
-    """An op's result, its statistics taken over the same values, its inputs untouched."""
-    op = registry()[op_name]
-    for name, port in op.per_item.items():
-        default = op.Params.model_fields[name].default
-        params[name] = tuple(params.get(name, default * len(inputs.get(port, []))))
-    checked = op.Params(**params)
-    ids = {port: tuple(f"{port}{i}" for i in range(len(values))) for port, values in inputs.items()}
-    values = {step: value for port, steps in ids.items() for step, value in zip(steps, inputs[port], strict=True)}
-    found: dict[Statistic, Any] = {}
-    stats: dict[str, Any] = {}
-    for name, statistic in op.statistics(checked, ids, "self").items():
-        if not statistic.optional:
-            found[statistic] = stats[name] = statistics_only(statistic, [values[step] for step in statistic.of], found)
-    copies = {port: tuple(value.clone() for value in found) for port, found in inputs.items()}
-    full = {port: copies.get(port, ()) for port in op.inputs}
-    counts = {port: len(full[port]) for port in op.inputs}
-    result = op.apply(checked, full, SPEC, op.bind_tensor(checked, stats, (1, 3), counts))
-    for port, originals in inputs.items():
-        assert all(torch.equal(one, other) for one, other in zip(originals, copies[port], strict=True))
-    return result
-
-
 ONE, TWO, THREE = tensor(1, -4, 0, 2), tensor(3, 1, 0, -2), tensor(-1, -1, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("op", "inputs", "params", "expected"),
-    [
-        ("task-vector", {"model": [ONE], "base": [TWO]}, {}, tensor(-2, -5, 0, 4)),
-        ("task-arithmetic", {"deltas": [ONE, TWO]}, {}, tensor(4, -3, 0, 0)),
-        ("task-arithmetic", {"deltas": [ONE, TWO]}, {"weights": [2.0, -1.0]}, tensor(-1, -9, 0, 6)),
-        ("task-arithmetic", {"deltas": [ONE, TWO]}, {"reduce": "mean"}, tensor(2, -1.5, 0, 0)),
-        ("trim", {"delta": [ONE]}, {"density": 0.25}, tensor(0, -4, 0, 2)),
-        ("trim", {"delta": [THREE]}, {"density": 0.25}, tensor(-1, -1, 0, 0)),
-        ("trim", {"delta": [ONE]}, {"density": 1.0}, ONE),
-        ("magnitude-mask", {"delta": [ONE]}, {"density": 0.5}, torch.tensor([True, True, False, True])),
-        ("ties", {"deltas": [ONE, TWO, THREE]}, {"density": 1.0}, tensor(2, -2.5, 0, -2)),
-        ("ties", {"deltas": [ONE, TWO, THREE]}, {"density": 1.0, "aggregate": "sum"}, tensor(4, -5, 0, -2)),
-        ("ties", {"deltas": [ONE, TWO, THREE]}, {"density": 1.0, "aggregate": "max"}, tensor(3, -4, 0, 0)),
-        ("scale", {"delta": [ONE]}, {"by": -0.5}, tensor(-0.5, 2, 0, -1)),
-        ("apply", {"base": [ONE], "delta": [TWO]}, {"scale": 0.5}, tensor(2.5, -3.5, 0, 1)),
-        ("interpolate", {"models": [ONE, TWO]}, {"t": 0.25, "weights": []}, tensor(1.5, -2.75, 0, 1)),
-        ("interpolate", {"models": [ONE, TWO]}, {"weights": [1.0, 2.0]}, tensor(7, -2, 0, -2)),
-        ("soup", {"models": [ONE, TWO]}, {}, tensor(2, -1.5, 0, 0)),
-        (
-            "tall-mask",
-            {"deltas": [ONE], "merged": [TWO]},
-            {"threshold": [0.5]},
-            torch.tensor([False, True, False, False]),
-        ),
-        ("mask", {"delta": [ONE], "mask": [torch.tensor([True, False, True, True])]}, {}, tensor(1, 0, 0, 2)),
-        ("consensus", {"merged": [ONE], "deltas": [ONE, TWO]}, {"min_tasks": 2}, tensor(1, 0, 0, 2)),
-        ("consensus", {"merged": [ONE], "deltas": [ONE, TWO]}, {"min_tasks": 0}, ONE),
-        ("consensus", {"merged": [ONE], "deltas": [ONE, TWO]}, {"min_tasks": 3}, tensor(0, 0, 0, 0)),
-        ("lines-scale", {"delta": [ONE]}, {"gamma": 0.5}, ONE * 0.75),
-        ("lines-scale", {"delta": [ONE]}, {"alpha": 0.25, "beta": 1.0}, ONE * 0.75),
-        ("lines-scale", {"delta": [ONE], "deltas": [ONE, TWO]}, {"alpha": "auto"}, ONE * (7 / 7 / 2)),
-    ],
-)
+EXAMPLES: list[tuple[str, dict[str, list[torch.Tensor]], dict[str, Any], torch.Tensor]] = [
+    ("task-vector", {"model": [ONE], "base": [TWO]}, {}, tensor(-2, -5, 0, 4)),
+    ("task-arithmetic", {"deltas": [ONE, TWO]}, {}, tensor(4, -3, 0, 0)),
+    ("task-arithmetic", {"deltas": [ONE, TWO]}, {"weights": [2.0, -1.0]}, tensor(-1, -9, 0, 6)),
+    ("task-arithmetic", {"deltas": [ONE, TWO]}, {"reduce": "mean"}, tensor(2, -1.5, 0, 0)),
+    ("trim", {"delta": [ONE]}, {"density": 0.25}, tensor(0, -4, 0, 2)),
+    ("trim", {"delta": [THREE]}, {"density": 0.25}, tensor(-1, -1, 0, 0)),
+    ("trim", {"delta": [ONE]}, {"density": 1.0}, ONE),
+    ("magnitude-mask", {"delta": [ONE]}, {"density": 0.5}, torch.tensor([True, True, False, True])),
+    ("ties", {"deltas": [ONE, TWO, THREE]}, {"density": 1.0}, tensor(2, -2.5, 0, -2)),
+    ("ties", {"deltas": [ONE, TWO, THREE]}, {"density": 1.0, "aggregate": "sum"}, tensor(4, -5, 0, -2)),
+    ("ties", {"deltas": [ONE, TWO, THREE]}, {"density": 1.0, "aggregate": "max"}, tensor(3, -4, 0, 0)),
+    ("scale", {"delta": [ONE]}, {"by": -0.5}, tensor(-0.5, 2, 0, -1)),
+    ("apply", {"base": [ONE], "delta": [TWO]}, {"scale": 0.5}, tensor(2.5, -3.5, 0, 1)),
+    ("interpolate", {"models": [ONE, TWO]}, {"t": 0.25, "weights": []}, tensor(1.5, -2.75, 0, 1)),
+    ("interpolate", {"models": [ONE, TWO]}, {"weights": [1.0, 2.0]}, tensor(7, -2, 0, -2)),
+    ("soup", {"models": [ONE, TWO]}, {}, tensor(2, -1.5, 0, 0)),
+    (
+        "tall-mask",
+        {"deltas": [ONE], "merged": [TWO]},
+        {"threshold": [0.5]},
+        torch.tensor([False, True, False, False]),
+    ),
+    ("mask", {"delta": [ONE], "mask": [torch.tensor([True, False, True, True])]}, {}, tensor(1, 0, 0, 2)),
+    ("consensus", {"merged": [ONE], "deltas": [ONE, TWO]}, {"min_tasks": 2}, tensor(1, 0, 0, 2)),
+    ("consensus", {"merged": [ONE], "deltas": [ONE, TWO]}, {"min_tasks": 0}, ONE),
+    ("consensus", {"merged": [ONE], "deltas": [ONE, TWO]}, {"min_tasks": 3}, tensor(0, 0, 0, 0)),
+    ("lines-scale", {"delta": [ONE]}, {"gamma": 0.5}, ONE * 0.75),
+    ("lines-scale", {"delta": [ONE]}, {"alpha": 0.25, "beta": 1.0}, ONE * 0.75),
+    ("lines-scale", {"delta": [ONE], "deltas": [ONE, TWO]}, {"alpha": "auto"}, ONE * (7 / 7 / 2)),
+]
+
+
+@pytest.mark.parametrize(("op", "inputs", "params", "expected"), EXAMPLES)
 def test_by_hand(
     op: str, inputs: dict[str, list[torch.Tensor]], params: dict[str, Any], expected: torch.Tensor
 ) -> None:
-    assert torch.equal(applied(op, inputs, **params), expected)
+    check_example(op, inputs, expected, **params)
+
+
+@pytest.mark.parametrize(("op", "inputs", "params"), [example[:3] for example in EXAMPLES])
+def test_however_it_is_run_it_gives_the_same(
+    op: str, inputs: dict[str, list[torch.Tensor]], params: dict[str, Any]
+) -> None:
+    for check in (check_pure, check_blocks, check_compiled, check_gpu, check_pickles):
+        check(op, inputs, **params)
+
+
+@pytest.mark.parametrize("op", ["task-vector", "task-arithmetic", "scale", "apply", "soup"])
+def test_elementwise_methods_compile(op: str) -> None:
+    params = {"by": 0.3} if op == "scale" else {}
+    assert check_compiled(op, **params)
+
+
+LAWS: list[tuple[str, list[str], dict[str, Any]]] = [
+    ("task-arithmetic", ["identity", "permutation", "scaling"], {}),
+    ("task-arithmetic", ["identity", "permutation", "scaling"], {"reduce": "mean"}),
+    ("trim", ["scaling"], {"density": 0.3}),
+    ("trim", ["identity"], {"density": 1.0}),
+    ("magnitude-mask", ["scaling"], {"density": 0.3}),
+    ("ties", ["permutation", "scaling"], {"density": 0.6}),
+    ("ties", ["identity"], {"density": 1.0}),
+    ("scale", ["scaling"], {"by": -0.5}),
+    ("apply", ["scaling"], {"scale": 0.5}),
+    ("soup", ["identity", "permutation", "scaling"], {}),
+    ("interpolate", ["scaling"], {"weights": [0.25, 0.5, 0.25]}),
+    ("tall-mask", ["scaling"], {"threshold": [0.5]}),
+    ("consensus", ["permutation", "scaling"], {"min_tasks": 2}),
+    ("mask", ["scaling"], {}),
+    ("lines-scale", ["scaling"], {"alpha": 0.25, "beta": 1.0}),
+    ("iso-c", ["permutation", "scaling"], {}),
+    ("tsv-m", ["permutation", "scaling"], {}),
+]
+
+
+@pytest.mark.parametrize(("op", "laws", "params"), LAWS)
+def test_laws(op: str, laws: list[str], params: dict[str, Any]) -> None:
+    check_laws(op, laws=laws, **params)
 
 
 def test_alpha_is_one_over_n_where_the_merged_norm_is_zero() -> None:
@@ -105,7 +115,7 @@ def test_alpha_is_one_over_n_where_the_merged_norm_is_zero() -> None:
     params = op.Params(alpha="auto")
     local = op.bind_tensor(params, {"norm_mtv": 0.0, "norm_summed_tvs": 3.0}, None, {"deltas": 4})
     assert local["scale"] == 0.25
-    assert torch.equal(applied("lines-scale", {"delta": [zero], "deltas": [ONE]}, alpha="auto"), zero)
+    assert torch.equal(apply_op("lines-scale", {"delta": [zero], "deltas": [ONE]}, alpha="auto"), zero)
 
 
 numbers = st.floats(-4, 4, width=16).map(lambda value: round(value * 8) / 8)
@@ -116,7 +126,7 @@ vectors = st.lists(st.lists(numbers, min_size=6, max_size=6).map(lambda v: torch
 @given(vectors, st.floats(0.05, 1.0))
 def test_a_trim_keeps_the_largest_and_at_least_its_share(found: list[torch.Tensor], density: float) -> None:
     delta = found[0]
-    kept = applied("trim", {"delta": [delta]}, density=density)
+    kept = apply_op("trim", {"delta": [delta]}, density=density)
     dropped = delta[(kept == 0) & (delta != 0)].abs()
     assert torch.equal(kept[kept != 0], delta[kept != 0])
     assert not len(dropped) or float(dropped.max()) < float(kept[kept != 0].abs().min())
@@ -126,8 +136,8 @@ def test_a_trim_keeps_the_largest_and_at_least_its_share(found: list[torch.Tenso
 @settings(deadline=None)
 @given(vectors)
 def test_ties_of_one_vector_is_its_trim(found: list[torch.Tensor]) -> None:
-    one = applied("ties", {"deltas": [found[0]]}, density=0.5)
-    assert torch.equal(one, applied("trim", {"delta": [found[0]]}, density=0.5))
+    one = apply_op("ties", {"deltas": [found[0]]}, density=0.5)
+    assert torch.equal(one, apply_op("trim", {"delta": [found[0]]}, density=0.5))
 
 
 @settings(deadline=None)
@@ -135,15 +145,15 @@ def test_ties_of_one_vector_is_its_trim(found: list[torch.Tensor]) -> None:
 def test_ties_does_not_depend_on_the_order_of_experts(found: list[torch.Tensor], aggregate: str, random: Any) -> None:
     shuffled = list(found)
     random.shuffle(shuffled)
-    one = applied("ties", {"deltas": found}, density=0.6, aggregate=aggregate)
-    other = applied("ties", {"deltas": shuffled}, density=0.6, aggregate=aggregate)
+    one = apply_op("ties", {"deltas": found}, density=0.6, aggregate=aggregate)
+    other = apply_op("ties", {"deltas": shuffled}, density=0.6, aggregate=aggregate)
     assert torch.allclose(one, other)
 
 
 @settings(deadline=None)
 @given(vectors)
 def test_ties_never_leaves_the_range_of_its_vectors(found: list[torch.Tensor]) -> None:
-    merged = applied("ties", {"deltas": found}, density=1.0)
+    merged = apply_op("ties", {"deltas": found}, density=1.0)
     stacked = torch.stack([*found, torch.zeros(6)])
     assert bool(((merged <= stacked.max(0).values + 1e-6) & (merged >= stacked.min(0).values - 1e-6)).all())
 

@@ -63,6 +63,17 @@ def test_tsv_m_by_hand(tmp_path: Path) -> None:
     torch.testing.assert_close(merge(tmp_path, "tsv-m", [one, other])["w"], torch.diag(torch.tensor([5.0, 3.0])))
 
 
+@pytest.mark.parametrize(("op", "rank"), [("iso-c", 4), ("tsv-m", 2)])
+def test_a_plan_tells_what_is_decomposed_and_the_ranks(op: str, rank: int, tmp_path: Path) -> None:
+    update = {"w": torch.ones(6, 4), "v": torch.ones(4, 6), "text_projection": torch.ones(2, 2), "b": torch.ones(8)}
+    report = lines_pipeline.plan(recipe(tmp_path, op, [update, update]), out=tmp_path / "out")
+    head = "  merged: decomposes 2 matrices of 2 task vectors, 80.0% of the parameters, the largest "
+    lines = report.render().splitlines()
+    assert [line for line in lines if line.startswith(head)] == [head + "6 x 4"]
+    assert f"    rank {rank} of 4: 2 matrices" in lines
+    assert report.to_dict()["lines"] == [{"step": "merged", "matrices": 2, "ranks": {"v": rank, "w": rank}}]
+
+
 def test_tsv_m_of_one_task_is_that_task(tmp_path: Path) -> None:
     update = random_state(0)
     found = merge(tmp_path, "tsv-m", [update])

@@ -83,6 +83,7 @@ SETTINGS = {
     "engine_scheduler": GOOD + "engine: {scheduler: thread}\n",
     "engine_memory": GOOD + "engine: {memory: 4 elephants}\n",
     "engine_device": GOOD + "engine: {device: gpu}\n",
+    "engine_compile": GOOD + "engine: {compile: sometimes}\n",
     "engine_list": GOOD + "engine: [threads]\n",
     "tracking_unknown_key": GOOD + "tracking: {url: x}\n",
     "tracking_tags": GOOD + "tracking: {tags: {team: [a]}}\n",

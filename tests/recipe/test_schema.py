@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lines_pipeline.core.sizes import parse_bytes
 from lines_pipeline.recipe.binding.json_schema import json_schema
 from lines_pipeline.recipe.load import load_recipe
-from lines_pipeline.recipe.schema import Space, parse_bytes
+from lines_pipeline.recipe.schema import Space
 from lines_pipeline.recipe.syntax.yaml_source import parse_yaml
 
 Write = Callable[..., Path]

@@ -384,9 +384,9 @@ def test_a_run_without_a_record_makes_no_store(write_recipe: Recipe) -> None:
 def test_a_killed_run_is_recorded_as_killed(write_recipe: Recipe) -> None:
     script = (
         "import os, signal, sys, time, lines_pipeline\n"
-        "from lines_pipeline.core.events import PassFinished\n"
+        "from lines_pipeline.core.events import StageFinished\n"
         "def die(event):\n"
-        "    if isinstance(event, PassFinished): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    if isinstance(event, StageFinished): os.kill(os.getpid(), signal.SIGKILL)\n"
         "lines_pipeline.run(sys.argv[1], out='out', cache=False, sinks=[die])\n"
     )
     recipe = write_recipe(TIES_LINES)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from lines_pipeline.core.plugins import Origin
 from lines_pipeline.core.versions import package_versions
 from lines_pipeline.executor.schedulers.base import Item, OnDone, Result
 from lines_pipeline.executor.schedulers.dask_connection import Connection
-from lines_pipeline.executor.schedulers.dask_worker import call_here, run_job_here
+from lines_pipeline.executor.schedulers.dask_worker import call_here, open_plan_here, run_job_here
+from lines_pipeline.executor.schedulers.shipping import packed
 from lines_pipeline.executor.task_runner import TaskResult
 from lines_pipeline.planner.tasks import StagePlan, Task
 
@@ -21,8 +23,8 @@ SAME_PACKAGES = ("lines-pipeline", "torch", "numpy")
 class Cluster:
     """A ``Scheduler``; close it when the run is over. Raises ``EngineError`` where nobody answers or can be used."""
 
-    def __init__(self, address: str) -> None:
-        self._connection, self._checked = Connection(address), set[str]()
+    def __init__(self, address: str, plugins: Sequence[Origin] = ()) -> None:
+        self._connection, self._checked, self._plugins = Connection(address), set[str](), plugins
         self._client = self._connection.client
         try:
             self._check_workers()
@@ -43,7 +45,7 @@ class Cluster:
     def run_tasks(self, stage_plan: StagePlan, tasks: Sequence[Task], on_done: OnDone) -> list[TaskResult]:
         """Jobs as tasks; workers are sent the program once a sweep."""
         self._check_workers()
-        shared = self._client.submit(_itself, stage_plan, pure=False)
+        shared = self._client.submit(open_plan_here, packed(stage_plan, self._plugins), pure=False)
         return self._results([self._client.submit(run_job_here, shared, task, pure=False) for task in tasks], on_done)
 
     def call(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
@@ -135,8 +137,3 @@ def _difference(versions: Mapping[str, str] | Exception, expected: Mapping[str, 
         if (found or "").partition("+")[0] != version.partition("+")[0]:
             told.append(f"{f'{name} {found}' if found else f'no {name}'} (the driver: {version})")
     return ", ".join(told)
-
-
-def _itself(stage_plan: StagePlan) -> StagePlan:
-    """As a task, the program is made again where a worker that held it dies; scattered, it would be lost."""
-    return stage_plan

@@ -13,6 +13,7 @@ import torch
 
 from lines_pipeline.core.errors import EngineError, LinesError
 from lines_pipeline.executor.schedulers.base import Item, Result
+from lines_pipeline.executor.schedulers.shipping import Shipment, unpacked
 from lines_pipeline.executor.task_runner import TaskResult, run_task
 from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.planner.tasks import StagePlan, Task
@@ -27,11 +28,20 @@ _call = Lock()
 """Held by the call that has this process's cores."""
 
 
+def open_plan_here(shipment: Shipment) -> StagePlan:
+    """Open a program, as a task: it is made again where a worker that held it dies; scattered, it would be lost."""
+    with _named_errors():
+        return unpacked(shipment)
+
+
 def run_job_here(stage_plan: StagePlan, task: Task) -> TaskResult:
     """``run_task`` as a task."""
     with _named_errors():
         require_same_files(stage_plan.files)
-        return run_task(stage_plan, task)
+        result = run_task(stage_plan, task)
+    if result.compiler_failure:
+        result.compiler_failure = f"{_name()}: {result.compiler_failure}"
+    return result
 
 
 def call_here(function: Callable[[Item], Result], item: Item) -> Result:
@@ -56,12 +66,16 @@ def require_same_files(files: Iterable[SourceFile]) -> None:
             )
 
 
+def _name() -> str:
+    from distributed import get_worker
+
+    return f"worker {get_worker().address} on {socket.gethostname()}"
+
+
 @contextmanager
 def _named_errors() -> Iterator[None]:
     """Errors say on which worker they happened, and where it cannot open a file, what to do."""
-    from distributed import get_worker
-
-    name = f"worker {get_worker().address} on {socket.gethostname()}"
+    name = _name()
     try:
         yield
     except LinesError as error:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.base import Partials, Statistic
 from lines_pipeline.ops.kernels import Value, nonzero_count, running_sum, total
+from lines_pipeline.ops.statistics.contract import Reductions, Statistic
 
 
 def exact_total(partials: Mapping[str, list[float]]) -> float:
@@ -28,24 +27,30 @@ def exact_total(partials: Mapping[str, list[float]]) -> float:
 
 
 @dataclass(frozen=True)
-class SumNorm(Statistic):
+class SumNorm(Statistic[float, float]):
     """L1 norm of the sum of the observed values over the whole model (of one value: its L1 norm)."""
 
     version = 2
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
         return (total(running_sum(values).abs()),)
 
-    def combine(self, partials: Partials, numels: Mapping[str, int], state: Any) -> float:
+    def partial(self, *reduced: float) -> float:
+        return reduced[0]
+
+    def combine(self, partials: Mapping[str, list[float]], numels: Mapping[str, int], state: None) -> float:
         return exact_total(partials)
 
 
 @dataclass(frozen=True)
-class Count(Statistic):
+class Count(Statistic[int, int]):
     """How many of the values are set (a mask) or differ from zero."""
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
         return (nonzero_count(values[0]),)
 
-    def combine(self, partials: Partials, numels: Mapping[str, int], state: Any) -> int:
+    def partial(self, *reduced: int) -> int:
+        return reduced[0]
+
+    def combine(self, partials: Mapping[str, list[int]], numels: Mapping[str, int], state: None) -> int:
         return sum(value for values in partials.values() for value in values)

@@ -11,8 +11,8 @@ import numpy as np
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.base import Partials, Retry, Statistic
 from lines_pipeline.ops.kernels import Value, within
+from lines_pipeline.ops.statistics.contract import Reductions, Retry, Sample, Statistic
 
 SMALL_NUMEL = 2**20
 """Up to this many values the sweep keeps all magnitudes: no sample is drawn."""
@@ -63,8 +63,12 @@ class BracketCounts:
     at_high: int
 
 
+Brackets = Mapping[str, Bracket]
+"""By tensor name, or for the whole model (``""``)."""
+
+
 @dataclass(frozen=True)
-class TrimThreshold(Statistic):
+class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
     """The magnitude at which a trim to ``density`` cuts: the (d - int(d * density))-th smallest of d.
 
     Exact, in one sweep: a sample brackets the quantile, the sweep counts below the bracket and keeps the few values
@@ -84,7 +88,7 @@ class TrimThreshold(Statistic):
         runs = SAMPLE_RUNS[self.scope] * max(1.0, math.sqrt(total / LARGE_NUMEL))
         return int(runs) if total > SMALL_NUMEL else 0
 
-    def prepare(self, sample: Mapping[str, list[Any]], numels: Mapping[str, int]) -> dict[str, Bracket]:
+    def prepare(self, sample: Sample, numels: Mapping[str, int]) -> Brackets:
         found: dict[str, Bracket] = {}
         for group, names in _groups(self.scope, numels).items():
             rank, total = self._rank(names, numels)
@@ -92,14 +96,18 @@ class TrimThreshold(Statistic):
             found[group] = _bracket(runs, rank, total, self._max_margin(sum(numels.values())))
         return found
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
-        bracket: Bracket = state["" if self.scope == "global" else tensor.name]
+    def observe(
+        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: Brackets
+    ) -> Reductions:
+        bracket = state["" if self.scope == "global" else tensor.name]
         return (within(values[0], bracket.low, bracket.high),)
 
     def partial(self, *reduced: Any) -> BracketCounts:
         return BracketCounts(*reduced[0])
 
-    def combine(self, partials: Partials, numels: Mapping[str, int], state: Any) -> Any:
+    def combine(
+        self, partials: Mapping[str, list[BracketCounts]], numels: Mapping[str, int], state: Brackets
+    ) -> Thresholds | Retry[Brackets]:
         found: dict[str, float] = {}
         kept = 0
         moved: dict[str, Bracket] = {}

@@ -190,8 +190,8 @@ class Binder:
         return list(dict.fromkeys(one for names in rows for one in unbound.references(port, names)))
 
     def _input_type(self, unbound: UnboundNode) -> EdgeType | None:
-        """The type of the first input, for an op that gives what it takes."""
-        for port in unbound.inputs:
+        """The type of the followed input, or else the first, for an op that gives what it takes."""
+        for port in sorted(unbound.inputs, key=lambda name: not unbound.op.inputs[name].followed):
             for reference in self._all_references(unbound, port):
                 return self.spread[reference.node].gives if reference.node in self.spread else None
         return None

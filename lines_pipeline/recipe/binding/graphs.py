@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from lines_pipeline.core.errors import Diagnostic
+from lines_pipeline.core.errors import Diagnostic, RecipeError
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.recipe.binding.binder import Binder, circles, node_order
 from lines_pipeline.recipe.binding.nodes import UnboundNode, unbound_node
@@ -13,25 +13,32 @@ from lines_pipeline.recipe.binding.objective import MetricsOf
 from lines_pipeline.recipe.binding.step_checks import step_complaints
 from lines_pipeline.recipe.binding.tuning import metric_message, tune_complaints
 from lines_pipeline.recipe.binding.validation import Complaint
+from lines_pipeline.recipe.plugins import Plugins
 from lines_pipeline.recipe.schema import Tune
 from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation
 
 
 def checked_graph(
-    document: Document, recorded: Mapping[str, Any], tune: Tune | None, metrics_of: MetricsOf = lambda step: None
+    document: Document,
+    recorded: Mapping[str, Any],
+    tune: Tune | None,
+    plugins: Plugins,
+    metrics_of: MetricsOf = lambda step: None,
 ) -> tuple[Graph, list[Diagnostic]]:
     """The graph of a filled document, and all problems of its nodes and its ``tune``; ``recorded`` hides secrets.
 
     ``metrics_of`` tells what objectives may name; without it only nodes are checked.
     """
-    from lines_pipeline.ops import registry
-
+    try:
+        ops = plugins.ops
+    except RecipeError as error:  # without them, most nodes would be told to have unknown ops
+        return Graph({}, {}), list(error.diagnostics)
     nodes = {name: fields for name, fields in document.data["nodes"].items() if isinstance(fields, Mapping)}
     diagnostics: list[Diagnostic] = []
     unbound_nodes: dict[str, UnboundNode] = {}
     broken = set()
     for name, fields in nodes.items():
-        unbound, found = unbound_node(name, fields, registry())
+        unbound, found = unbound_node(name, fields, ops, plugins.untrusted)
         diagnostics += node_diagnostics(document, name, found)
         broken |= {name} if found else set()
         if unbound is not None:
@@ -47,9 +54,7 @@ def checked_graph(
     graph = _graph(binder, unbound_nodes, recorded["nodes"])
     for name, complaint in (*step_complaints(graph.steps.values()), *_objectives(graph.steps.values(), metrics_of)):
         diagnostics += node_diagnostics(document, name, [complaint])
-    if not any(unbound.op.name in ("save", "evaluate") for unbound in unbound_nodes.values()) and len(
-        unbound_nodes
-    ) == len(nodes):
+    if not any(unbound.op.is_output for unbound in unbound_nodes.values()) and len(unbound_nodes) == len(nodes):
         message = "the recipe has no 'save' or 'evaluate' node: nothing would run; add one"
         diagnostics.append(document.source_map.key(("nodes",)).diagnostic(message))
     if tune is not None:
@@ -62,8 +67,9 @@ def _objectives(steps: Iterable[Step], metrics_of: MetricsOf) -> Iterator[tuple[
     """Node and complaint for every step that chooses by a metric which its suite does not declare."""
     told = set()
     for step in steps:
-        metric = getattr(step.params, "objective", None)
-        message = metric_message(step.node, metric, metrics_of(step)) if isinstance(metric, str) else None
+        use = step.op.suite_of(step.params, step.inputs)
+        metric = None if use is None else use.objective
+        message = None if metric is None else metric_message(step.node, metric, metrics_of(step))
         if message is not None and step.node not in told:
             told.add(step.node)
             yield step.node, Complaint(("objective",), message)

@@ -9,7 +9,7 @@ from lines_pipeline.recipe.binding.nodes import parameter_names, takes_globs
 from lines_pipeline.recipe.schema import NODE_NAME, Engine, Settings, Space, Tracking, Tune
 
 if TYPE_CHECKING:
-    from lines_pipeline.ops.base import Op, Port
+    from lines_pipeline.ops.base import AnyOp, Port
 
 _FILLED = {"$ref": "#/$defs/filled"}
 _BOUND: Mapping[str, Any] = {"anyOf": [{"type": "number"}, _FILLED]}
@@ -121,7 +121,7 @@ def _fillable(schema: Any) -> Any:
     return {**described, "anyOf": [*inner.get("anyOf", [inner]), _FILLED]} if inner else schema
 
 
-def _node(op: Op, definitions: dict[str, Any]) -> dict[str, Any]:
+def _node(op: AnyOp, definitions: dict[str, Any]) -> dict[str, Any]:
     schema = _relocated(op.Params.model_json_schema(ref_template="#/$defs/{model}"), definitions)
     given = schema.get("properties", {})
     params = {name: _parameter(op, name, given[name]) for name in parameter_names(op)}
@@ -142,13 +142,13 @@ def _node(op: Op, definitions: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _op_name(op: Op) -> dict[str, Any]:
+def _op_name(op: AnyOp) -> dict[str, Any]:
     """The op's name, which editors complete, in any case."""
     letters = "".join(f"[{letter.upper()}{letter}]" if letter.isalpha() else letter for letter in op.name)
     return {"type": "string", "anyOf": [{"const": op.name}, {"pattern": f"^{letters}$"}]}
 
 
-def _completeness(op: Op) -> dict[str, Any]:
+def _completeness(op: AnyOp) -> dict[str, Any]:
     """What a node must have where no other recipe can supply it."""
     ports = [name for name, port in op.inputs.items() if not port.optional]
     params = [field.alias or name for name, field in op.Params.model_fields.items() if field.is_required()]
@@ -177,7 +177,7 @@ def _port(port: Port) -> dict[str, Any]:
     return {"description": kind, "anyOf": [_NAME_OF_NODE, several]}
 
 
-def _parameter(op: Op, name: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _parameter(op: AnyOp, name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """A parameter's own schema, a text to be filled in, or a map by item."""
     filled = _fillable(schema)
     described = {key: filled[key] for key in ("description",) if key in filled}

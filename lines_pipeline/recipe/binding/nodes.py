@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lines_pipeline.core.errors import did_you_misspell
+from lines_pipeline.core.errors import PluginError, did_you_misspell
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.recipe.binding.items import Item, fill_items, read_items
@@ -16,7 +16,8 @@ from lines_pipeline.recipe.schema import NODE_NAME
 from lines_pipeline.recipe.syntax.source_map import Path
 
 if TYPE_CHECKING:
-    from lines_pipeline.ops.base import Op
+    from lines_pipeline.ops import OpRegistry
+    from lines_pipeline.ops.base import AnyOp
 
 _REFERENCE = re.compile(r"([^\[\]]+)(?:\[([^\[\]]+)\])?")
 
@@ -35,7 +36,7 @@ class UnboundNode:
     """A node as written: ``inputs`` are names by port, ``params`` raw values, ``items`` of its own ``for_each``."""
 
     name: str
-    op: Op
+    op: AnyOp
     inputs: Mapping[str, str | list[str]]
     params: Mapping[str, Any]
     items: tuple[Item, ...]
@@ -63,7 +64,7 @@ class UnboundNode:
         return {one.node: one for one in reversed(found)}
 
 
-def parameter_names(op: Op) -> list[str]:
+def parameter_names(op: AnyOp) -> list[str]:
     """The names of an op's parameters, as a recipe writes them."""
     return [field.alias or name for name, field in op.Params.model_fields.items()]
 
@@ -73,12 +74,12 @@ def port_path(port: str) -> Path:
     return tuple(port.split("."))
 
 
-def takes_globs(op: Op) -> bool:
+def takes_globs(op: AnyOp) -> bool:
     """Whether ``include`` and ``exclude`` make sense: the op makes weights, a delta or a mask of others."""
     return bool(op.inputs) and op.gives in (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK)
 
 
-def fields_of(op: Op) -> list[str]:
+def fields_of(op: AnyOp) -> list[str]:
     """Every key that a node of this op may have."""
     globs = ["include", "exclude"] if takes_globs(op) else []
     inputs = dict.fromkeys(str(port_path(port)[0]) for port in op.inputs)
@@ -86,15 +87,18 @@ def fields_of(op: Op) -> list[str]:
 
 
 def unbound_node(
-    name: str, fields: Mapping[str, Any], ops: Mapping[str, Op]
+    name: str, fields: Mapping[str, Any], ops: OpRegistry, unseen: str = ""
 ) -> tuple[UnboundNode | None, list[Complaint]]:
-    """The node, or None where its op is unknown; complaints by path from the node on."""
+    """The node, or None where its op is unknown; complaints by path from the node on.
+
+    ``unseen`` says why the recipe's plug-ins, which may have more ops, were not run.
+    """
     complaints = _name_complaints(name)
     items: tuple[Item, ...] = ()
     if "for_each" in fields:
         items, found = read_items(fields["for_each"])
         complaints += [Complaint(("for_each", *one.path), one.message, one.at_key) for one in found]
-    op, found = _find_op(fields, ops)
+    op, found = _find_op(fields, ops, unseen)
     complaints += found
     if op is None:
         return None, complaints
@@ -117,38 +121,38 @@ def _name_complaints(name: str) -> list[Complaint]:
     return [Complaint((), "expected a name of letters, digits, '-' and '_' that starts with a letter", at_key=True)]
 
 
-def _unknown(op: Op, key: str, known: list[str], ops: Mapping[str, Op]) -> Complaint:
-    if key in ("include", "exclude") and op.name == "load":
-        return Complaint((key,), _OF_LOAD[key], at_key=True)
+def _unknown(op: AnyOp, key: str, known: list[str], ops: OpRegistry) -> Complaint:
+    if key in op.former_fields:
+        return Complaint((key,), op.former_fields[key], at_key=True)
     if key in ("include", "exclude"):
         message = f"'{key}' is for ops that make weights, a delta or a mask, '{op.name}' does not"
         return Complaint((key,), message, at_key=True)
-    owners = [name for name, other in ops.items() if key in fields_of(other)]
+    owners = [name for name, other in ops.at_hand.items() if key in fields_of(other)]
     hint = f"; '{key}' is a key of '{owners[0]}'" if len(owners) == 1 else ""
     return Complaint((key,), unknown_key(key, known) + hint, at_key=True)
 
 
-_OF_LOAD = {
-    "exclude": "'exclude' on 'load' is gone: 'exclude' on 'task-vector' (or on the node that merges) keeps the base's "
-    "values, 'drop' on 'load' leaves tensors out of everything, the output too",
-    "include": "'include' on 'load' is gone: 'include' on 'task-vector' (or on the node that merges) keeps the base's "
-    "values of all else, 'drop' on 'load' names tensors to leave out of everything, the output too",
-}
-
-
-def _find_op(fields: Mapping[str, Any], ops: Mapping[str, Op]) -> tuple[Op | None, list[Complaint]]:
+def _find_op(fields: Mapping[str, Any], ops: OpRegistry, unseen: str) -> tuple[AnyOp | None, list[Complaint]]:
     if "op" not in fields:
         return None, [Complaint((), f"'op' is missing; expected one of: {', '.join(ops)}", at_key=True)]
     written = fields["op"]
     if not isinstance(written, str):
         return None, [Complaint(("op",), f"expected the name of an op, found {described(written)}")]
+    if written.lower() not in ops and unseen:
+        message = (
+            f"unknown op '{shortened(written)}': if it comes from the recipe's plug-ins, these may not run: {unseen}"
+        )
+        return None, [Complaint(("op",), message)]
     if written.lower() not in ops:
         near = did_you_misspell(written.lower().replace("_", "-"), ops)
         return None, [Complaint(("op",), f"unknown op '{shortened(written)}'{near}; expected one of: {', '.join(ops)}")]
-    return ops[written.lower()], []
+    try:
+        return ops[written.lower()], []
+    except PluginError as error:
+        return None, [Complaint(("op",), str(error))]
 
 
-def _inputs(op: Op, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[str]], list[Complaint]]:
+def _inputs(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[str]], list[Complaint]]:
     inputs: dict[str, str | list[str]] = {}
     given, complaints = _given_ports(op, fields)
     for port_name, port in op.inputs.items():
@@ -164,7 +168,7 @@ def _inputs(op: Op, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[str
     return inputs, complaints
 
 
-def _given_ports(op: Op, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[Complaint]]:
+def _given_ports(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[Complaint]]:
     """What a node gives its ports: by field, and by the keys of fields that are maps of ports."""
     given: dict[str, Any] = {}
     complaints: list[Complaint] = []

@@ -114,8 +114,11 @@ def _linear(node: ast.expr, names: Mapping[str, tuple[str, str]]) -> _Linear:
         raise _NotLinearError(f"'{node.id}' is not a metric")
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return {"": float(node.value)}  # type: ignore[arg-type]
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        return _scaled(_linear(node.operand, names), -1.0 if isinstance(node.op, ast.USub) else 1.0)
+    match node:
+        case ast.UnaryOp(ast.USub(), operand):
+            return _scaled(_linear(operand, names), -1.0)
+        case ast.UnaryOp(ast.UAdd(), operand):
+            return _linear(operand, names)
     if isinstance(node, ast.BinOp):
         return _combined(node.op, _linear(node.left, names), _linear(node.right, names))
     raise _NotLinearError(f"{type(node).__name__} is not allowed")

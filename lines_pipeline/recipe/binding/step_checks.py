@@ -6,15 +6,10 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import Any
 
-from lines_pipeline.core.patterns import Pattern, PatternError
 from lines_pipeline.core.printable import shortened
-from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.recipe.binding.validation import Complaint
-from lines_pipeline.recipe.schema import parse_bytes
-from lines_pipeline.recipe.syntax.source_map import Path
 
 MAX_NAME_BYTES = 200
 """What leaves room for the numbers of shards and the names of temporary files in the 255 bytes of file systems."""
@@ -25,8 +20,8 @@ def step_complaints(steps: Iterable[Step]) -> Iterator[tuple[str, Complaint]]:
     taken: dict[tuple[str, str], Step] = {}
     told = set()
     for step in steps:
-        saves = step.op.name == "save"
-        found = [*_patterns(step), *((*_place(step, taken), *_settings(step)) if saves else ())]
+        own = step.op.mistakes(step.params, step.inputs, step.gives)
+        found = [*_place(step, taken), *(Complaint(mistake.path, mistake.message) for mistake in own)]
         for complaint in found:
             if (step.node, complaint.path) not in told:  # members of a collection share the place
                 told.add((step.node, complaint.path))
@@ -35,13 +30,16 @@ def step_complaints(steps: Iterable[Step]) -> Iterator[tuple[str, Complaint]]:
 
 def _place(step: Step, taken: dict[tuple[str, str], Step]) -> Iterator[Complaint]:
     """Files that would leave the output folder, have no known kind, or meet those of another step."""
-    message = _path_mistake(_path(step)) or _clash(step, taken)
-    if message is not None:
+    path = _path(step)
+    message = path and (_path_mistake(path) or _clash(step, path, taken))
+    if message:
         yield Complaint(("path",), message)
 
 
 def _path(step: Step) -> str:
-    return str(step.params.model_dump()["path"])
+    """The file that a step has written; empty where it writes none."""
+    output = step.op.file_of(step.params, step.inputs)
+    return output.path if output else ""
 
 
 def _path_mistake(text: str) -> str | None:
@@ -62,9 +60,9 @@ def _spelling(text: str) -> str:
     return unicodedata.normalize("NFC", str(PurePosixPath(text))).casefold()
 
 
-def _clash(step: Step, taken: dict[tuple[str, str], Step]) -> str | None:
+def _clash(step: Step, path: str, taken: dict[tuple[str, str], Step]) -> str | None:
     """Why a step cannot write what it names beside those in ``taken``, to which it is added; None where it can."""
-    own = _spelling(_path(step))
+    own = _spelling(path)
     above = [str(parent) for parent in PurePosixPath(own).parents][:-1]
     shard = re.fullmatch(r"(.*)-\d{5}-of-\d{5}\.safetensors", own)
     base = f"{shard[1]}.safetensors" if shard else ""
@@ -92,52 +90,3 @@ def _clash_message(how: str, step: Step, other: Step) -> str:
         return f"{both} to '{outer}', one into the other's place; give each a place of its own"
     whole, part = (its, mine) if how == "whole" else (mine, its)
     return f"{both} '{part}': shards of '{whole}' have such names; choose another"
-
-
-def _settings(step: Step) -> Iterator[Complaint]:
-    """Settings of a ``save`` step that do not fit what it saves."""
-    values: dict[str, Any] = step.params.model_dump()
-    source = step.inputs["model"][0]
-    if values["path"].endswith("/") and step.gives is not EdgeType.WEIGHTS:
-        message = f"a model folder holds weights, but '{source}' gives {step.gives}; name a file ('x.safetensors')"
-        yield Complaint(("path",), message)
-    if "like" in step.inputs and not values["path"].endswith("/"):
-        yield Complaint(("like",), "'like' is for model folders: let 'path' end in / ('merged/'), or leave it out")
-    if values.get("packed") and step.gives is not EdgeType.MASK:
-        yield Complaint(("packed",), f"'packed' is for masks, but '{source}' gives {step.gives}")
-    if values.get("max_shard_size") is not None:
-        try:
-            parse_bytes(values["max_shard_size"])
-        except ValueError as error:
-            yield Complaint(("max_shard_size",), str(error))
-
-
-def _patterns(step: Step) -> Iterator[Complaint]:
-    """Regular expressions that are none, or find no block's index."""
-    patterns = step.op.layer_pattern(step.params)
-    if isinstance(patterns, str) and patterns != "auto":
-        yield from _block_pattern(patterns, ("blocks",))
-    elif isinstance(patterns, tuple):
-        for index, text in enumerate(patterns):
-            yield from _block_pattern(text, ("blocks", index))
-    for index, rule in enumerate(getattr(step.params, "rename", ())):
-        try:
-            pattern = Pattern(rule.from_)
-        except PatternError as error:
-            yield Complaint(("rename", index, "from"), str(error))
-            continue
-        try:
-            pattern.check_replacement(rule.to)
-        except PatternError as error:
-            yield Complaint(("rename", index, "to"), str(error))
-
-
-def _block_pattern(text: str, path: Path) -> Iterator[Complaint]:
-    try:
-        groups = Pattern(text).groups
-    except PatternError as error:
-        yield Complaint(path, str(error))
-        return
-    if not groups:
-        found = shortened(text)
-        yield Complaint(path, rf"expected a group for the block's index, such as (\d+), found '{found}'")

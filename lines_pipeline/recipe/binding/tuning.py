@@ -128,7 +128,8 @@ def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) 
 
 def _test_message(step_id: str, graph: Graph) -> str | None:
     seen = [graph.steps[name] for name in graph.needed([step_id])]
-    on_test = [step.id for step in seen if getattr(step.params, "split", None) == "test"]
+    uses = {step.id: step.op.suite_of(step.params, step.inputs) for step in seen}
+    on_test = [step for step, use in uses.items() if use is not None and use.split == "test"]
     if not on_test:
         return None
     return f"the objective depends on '{on_test[0]}' with 'split: test'; choose on the validation split (val)"
@@ -153,7 +154,7 @@ def _parameter_complaints(
         listed = f"; '{op.name}' has: {', '.join(known)}" if known else f"; '{op.name}' has none"
         found = f"'{node}' has no parameter '{parameter}'{did_you_mean(parameter, known)}{listed}"
         return [Complaint(path, found, at_key=True)]
-    if op.gives == EdgeType.METRICS or op.is_source or op.name == "save" or parameter == "split":
+    if op.gives == EdgeType.METRICS or op.is_source or op.is_output or parameter in op.untuned:
         return [
             Complaint(path, f"'{parameter}' of '{op.name}' is not for tuning: it changes what is judged", at_key=True)
         ]

@@ -7,7 +7,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from lines_pipeline.core.printable import shortened
-from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation, SourceMap, value_at
+from lines_pipeline.recipe.syntax.source_map import Document, Path, SourceLocation, SourceMap, value_at
 from lines_pipeline.recipe.syntax.yaml_source import parse_yaml, read_text
 
 MAX_FILES = 20
@@ -76,7 +76,25 @@ def _stacked(layers: list[Document]) -> Document:
     for layer in reversed(layers[:-1]):
         document = _merged(document, layer)
     data = {key: value for key, value in document.data.items() if key != "extends"}
-    return Document(data, document.source_map)
+    return _with_all_plugins(Document(data, document.source_map), layers)
+
+
+def _with_all_plugins(document: Document, layers: list[Document]) -> Document:
+    """The document with the plug-ins of all layers, the innermost first: each layer's nodes need its own."""
+    lists = [(layer.data.get("plugins"), layer.source_map) for layer in reversed(layers)]
+    named = [
+        (entry, source_map.value(("plugins", index)))
+        for entries, source_map in lists
+        if isinstance(entries, list)
+        for index, entry in enumerate(entries)
+    ]
+    if not named or not isinstance(document.data["plugins"], list):
+        return document
+    outside = document.source_map.without(("plugins",))
+    top: dict[Path, SourceLocation] = {("plugins",): document.source_map.value(("plugins",))}
+    each: dict[Path, SourceLocation] = {("plugins", index): location for index, (_, location) in enumerate(named)}
+    source_map = SourceMap({**outside.values, **top, **each}, {**outside.keys, **top})
+    return Document({**document.data, "plugins": [entry for entry, _ in named]}, source_map)
 
 
 def _merged(under: Document, over: Document) -> Document:

@@ -1,4 +1,4 @@
-"""Which numbers the types of tensors can hold."""
+"""The range of numbers that the data types of tensors hold."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @cache
 def largest_held(computed: torch.dtype, stored: torch.dtype) -> float:
-    """The largest magnitude in the type ``computed`` that ``stored`` holds, rounded to its nearest number if need be.
+    """Return the largest magnitude in the type ``computed`` that ``stored`` holds after rounding to nearest.
 
-    What lies further from the largest number of ``stored`` than half a step would become Inf, or that largest number
-    where a type saturates.
+    A magnitude further than half a step above the largest number of ``stored`` becomes Inf, or that largest number
+    where the type saturates.
     """
     if computed is torch.float64 and torch.finfo(stored).bits < 32:  # torch rounds these to float32 first
         return largest_held(torch.float32, stored)

@@ -28,10 +28,10 @@ def chooses(bounds: Bounds, names: Sequence[str]) -> bool:
     return (not include or matches(include, names)) and not (exclude and matches(exclude, names))
 
 
-def unmatched(globs: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
-    """Those of ``globs`` that match none of ``names``."""
+def match_each(globs: Iterable[str], names: Iterable[str]) -> dict[str, bool]:
+    """Each of ``globs``, and whether it matches any of ``names``."""
     known = tuple(names)
-    return tuple(glob for glob in globs if not any(map(_compiled(glob).match, known)))
+    return {glob: any(map(_compiled(glob).match, known)) for glob in globs}
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -3,75 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.graph.graph import Step
-from lines_pipeline.planner.globs import chooses, nearest
-from lines_pipeline.planner.notes import Told, quoted
-from lines_pipeline.planner.other_names import name_remedy
-
-
-@dataclass(frozen=True)
-class Schema:
-    """The tensors of a step's value.
-
-    ``tensors`` holds stored data types, also for task vectors (computed in ``TensorSpec.compute_dtype``); ``names``
-    all tensors of the model; ``sizes`` the number of values of its floating-point ones, from which layers are told;
-    ``aliases`` second names of tied ones.
-    """
-
-    tensors: Mapping[str, TensorSpec]
-    names: tuple[str, ...]
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    copied: Mapping[str, str] = field(default_factory=dict)
-    """The input step whose value a tensor keeps as it is."""
-    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Shape of the leading region that counts, of a tensor that is zero and no part of any statistic beyond it."""
-    views: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By input step: tensors that it has under another name or in another shape, and their names there."""
-    left_out: frozenset[str] = frozenset()
-    """Names that are not among ``tensors`` because the recipe drops them."""
-    passthrough: Mapping[str, str] = field(default_factory=dict)
-    """By integer or bool tensor of weights: the load step that it is copied from."""
-    origin: str = ""
-    """Where the tensors come from, for messages."""
-    drops_extra: bool = False
-    extra_remedy: str = ""
-    """What to do about tensors that another model lacks; a value that was computed is bounded where it is used."""
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    partial: bool = False
-    """Whether it may lack any tensor of the model: a task vector that was loaded."""
-    told: tuple[Told, ...] = ()
-    unmatched: tuple[str, ...] = ()
-    """Patterns of the node that match no tensor here."""
-    exposed: frozenset[str] = frozenset()
-    """Of a program's layout: views that other steps take, no tensors of its own."""
-
-    @cached_property
-    def numels(self) -> Mapping[str, int]:
-        """Values that count of each floating-point tensor."""
-        found = {name: spec.numel for name, spec in self.tensors.items() if spec.is_floating}
-        return found | {name: replace(self.tensors[name], shape=shape).numel for name, shape in self.regions.items()}
-
-    @cached_property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
-        """Second names by tensor, of those that have any."""
-        found: dict[str, tuple[str, ...]] = {}
-        for alias, name in self.aliases.items():
-            found[name] = (*found.get(name, ()), alias)
-        return found
-
-    def all_names(self, name: str) -> tuple[str, ...]:
-        """The names of a tensor."""
-        return (name, *self.ties.get(name, ()))
-
-    def tensor(self, name: str) -> str | None:
-        """The tensor that has ``name``, or None."""
-        known = self.aliases.get(name, name)
-        return known if known in self.tensors else None
+from lines_pipeline.ops.schemas.globs import nearest
+from lines_pipeline.ops.schemas.notes import quoted
+from lines_pipeline.ops.schemas.other_names import name_remedy
+from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 
 @dataclass
@@ -104,12 +43,12 @@ class Comparison:
         return found | self.reshaped
 
 
-def compare(step: Step, other: Schema, first: Schema) -> Comparison:
+def compare(context: SchemaContext, other: Schema, first: Schema) -> Comparison:
     """Compare two values tensor by tensor. Raises ``CheckpointError`` for tensors that only the first one ties."""
-    found, used, bounds = Comparison(), set[str](), (step.include, step.exclude)
-    plain = not any(bounds)
+    found, used = Comparison(), set[str]()
+    bounded = context.is_bounded
     for name, spec in first.tensors.items():
-        match = other.tensors.get(name) if plain and name not in first.ties else None
+        match = other.tensors.get(name) if not bounded and name not in first.ties else None
         if match is not None and match.shape == spec.shape and match.is_floating and spec.is_floating:  # as most are
             found.same[name] = name
             used.add(name)
@@ -117,16 +56,16 @@ def compare(step: Step, other: Schema, first: Schema) -> Comparison:
         names = first.all_names(name)
         theirs = list(dict.fromkeys(tensor for known in names if (tensor := other.tensor(known)) is not None))
         used.update(theirs)
-        if any(bounds) and not chooses(bounds, names):
+        if bounded and not context.chooses(names):
             found.left += [name] if spec.is_floating else []
             continue
         if len(theirs) > 1 and spec.is_floating:
-            raise CheckpointError(_untied(step, theirs, other, name, first))
+            raise CheckpointError(_untied(context, theirs, other, name, first))
         _sort_in(found, name, spec, theirs[0] if theirs else None, other, names)
     for name in other.tensors.keys() - used if len(used) < len(other.tensors) else ():
         names = other.all_names(name)
         quiet = not other.tensors[name].is_floating or any(known in first.left_out for known in names)
-        quiet = quiet or (any(bounds) and not chooses(bounds, names))
+        quiet = quiet or (bounded and not context.chooses(names))
         (found.extra_left if quiet else found.extra).append(name)
     found.extra.sort()
     found.extra_left.sort()
@@ -145,32 +84,33 @@ def _sort_in(
         (found.same if other.tensors[theirs].shape == spec.shape else found.reshaped)[name] = theirs
 
 
-def _untied(step: Step, own: list[str], other: Schema, name: str, first: Schema) -> str:
+def _untied(context: SchemaContext, own: list[str], other: Schema, name: str, first: Schema) -> str:
     return (
-        f"node '{step.node}': {other.origin} has {quoted(own)} as tensors of their own, which {first.origin} ties to "
-        f"one ('{name}'). 'drop' of all of them but one, in the node that loads {other.origin}, merges that one for "
+        f"node '{context.node}': {other.origin} has {quoted(own)} as tensors of their own, which {first.origin} ties "
+        f"to one ('{name}'). 'drop' of all of them but one, in the node that loads {other.origin}, merges that one for "
         f"all names; to merge each by itself, load another {first.origin} that has them untied."
     )
 
 
-def refuse_extra(step: Step, other: Schema, first: Schema, found: Comparison) -> None:
+def refuse_extra(context: SchemaContext, other: Schema, first: Schema, found: Comparison) -> None:
     """Raise ``CheckpointError`` for tensors that ``first`` lacks, unless the node that loads them drops these."""
     if found.extra and not other.drops_extra:
         remedy = other.extra_remedy or "'exclude' on this node leaves such tensors out of the result"
         if renamed := _renamed(other, found):
             remedy = f"{first.origin} has {quoted(found.missing)} instead. {renamed}; else {remedy}"
         raise CheckpointError(
-            f"node '{step.node}': {other.origin} has {quoted(found.extra)}, which {first.origin} lacks. {remedy}."
+            f"node '{context.node}': {other.origin} has {quoted(found.extra)}, which {first.origin} lacks. {remedy}."
         )
 
 
-def refuse_missing(step: Step, other: Schema, first: Schema, found: Comparison, remedy: str) -> None:
+def refuse_missing(context: SchemaContext, other: Schema, first: Schema, found: Comparison, remedy: str) -> None:
     """Raise ``CheckpointError`` for tensors that ``other`` lacks."""
     if missing := found.missing:
         near = nearest(missing[0], set(other.tensors) - set(first.tensors))
         renamed = _renamed(other, found) or "If only the names differ, use 'prefix' or 'rename' in its load node"
         raise CheckpointError(
-            f"node '{step.node}': {other.origin} lacks {quoted(missing)} of {first.origin}{near}. {renamed}; {remedy}."
+            f"node '{context.node}': {other.origin} lacks {quoted(missing)} of {first.origin}{near}. {renamed}; "
+            f"{remedy}."
         )
 
 
@@ -179,12 +119,14 @@ def _renamed(other: Schema, found: Comparison) -> str:
     return name_remedy(other.origin, found.extra, found.missing, (*found.same.values(), *found.reshaped.values()))
 
 
-def refuse_shapes(step: Step, other: Schema, first: Schema, reshaped: Mapping[str, str], remedy: str) -> None:
+def refuse_shapes(
+    context: SchemaContext, other: Schema, first: Schema, reshaped: Mapping[str, str], remedy: str
+) -> None:
     """Raise ``CheckpointError`` for tensors of another shape than ``first`` has."""
     for name, theirs in reshaped.items():
         more = f" (and {len(reshaped) - 1} more)" if len(reshaped) > 1 else ""
         raise CheckpointError(
-            f"node '{step.node}': {other.origin}: tensor '{theirs}'{more} has shape "
+            f"node '{context.node}': {other.origin}: tensor '{theirs}'{more} has shape "
             f"{list(other.tensors[theirs].shape)}, expected {list(first.tensors[name].shape)} as in {first.origin}. "
             f"{remedy}."
         )

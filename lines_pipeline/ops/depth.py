@@ -1,0 +1,53 @@
+"""What ops that scale by depth have in common: their regular expressions, and what ``plan`` says of their blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from lines_pipeline.core.patterns import Pattern, PatternError
+from lines_pipeline.core.printable import printable, shortened
+from lines_pipeline.io.layers import LayerMap
+from lines_pipeline.ops.explanations import OpExplanation
+from lines_pipeline.ops.roles import Mistake
+
+Position = tuple[int, int]
+"""A block's index in its tower, from 0, and the tower's depth."""
+
+
+def pattern_mistakes(blocks: str | tuple[str, ...], field: str) -> Iterator[Mistake]:
+    """Regular expressions that are none, or find no block's index; ``field`` is the parameter that holds them."""
+    if isinstance(blocks, tuple):
+        for index, text in enumerate(blocks):
+            yield from _mistakes(text, (field, index))
+    elif blocks != "auto":
+        yield from _mistakes(blocks, (field,))
+
+
+def _mistakes(text: str, path: tuple[str | int, ...]) -> Iterator[Mistake]:
+    try:
+        groups = Pattern(text).groups
+    except PatternError as error:
+        yield Mistake(path, str(error))
+        return
+    if not groups:
+        found = shortened(text)
+        yield Mistake(path, rf"expected a group for the block's index, such as (\d+), found '{found}'")
+
+
+def explain_blocks(
+    layers: LayerMap, outside: str, said: Callable[[Position], str], scale: Callable[[Position], float] | None
+) -> OpExplanation:
+    """The layer map and every block's factor: ``said`` in a line each, ``scale`` in numbers once it is known."""
+    shares, paths = layers.shares(), layers.paths
+    depths = ", ".join(
+        f"{tower}: {depth} blocks, {shares[tower]:.1%} of the parameters, {printable(paths[tower])}"
+        for tower, depth in layers.depths.items()
+    )
+    places = {tower: [(index, depth) for index in range(depth)] for tower, depth in layers.depths.items()}
+    texts = {tower: [said(place) for place in found] for tower, found in places.items()}
+    below = [f"{tower} block {index}: {text}" for tower, found in texts.items() for index, text in enumerate(found)]
+    return OpExplanation(
+        (f"layer map {layers.family} ({depths}); outside the blocks {outside}", *below),
+        {**layers.to_dict(), "scales": {tower: [*found] for tower, found in texts.items()}, "outside": outside},
+        {tower: tuple(map(scale, found)) for tower, found in places.items()} if scale else {},
+    )

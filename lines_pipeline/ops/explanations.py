@@ -1,0 +1,34 @@
+"""What an op says of a step in ``plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lines_pipeline.io.layers import LayerMap
+from lines_pipeline.ops.schemas.schema import Schema
+
+Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
+"""What JSON holds."""
+
+
+@dataclass(frozen=True)
+class PlannedValue:
+    """What is known of a step's value before anything is read: its tensors, and their blocks where depth matters."""
+
+    schema: Schema
+    counts: Mapping[str, int]
+    """Number of inputs by port."""
+    layers: LayerMap | None = None
+    """Where the op has a ``layer_pattern``."""
+
+
+@dataclass(frozen=True)
+class OpExplanation:
+    """Lines for people, and the same in plain values for ``--json``."""
+
+    lines: tuple[str, ...]
+    """The first stands beside the step's name, the others below it."""
+    values: Mapping[str, Plain]
+    block_scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """The factor of every block by tower, where an op scales by depth and its statistics are known."""

@@ -1,0 +1,312 @@
+"""Ops written as functions: the signature says what an op declares, the body what it computes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import torch
+from pydantic import ValidationError, create_model
+from pydantic.errors import PydanticUserError
+
+from lines_pipeline.core.errors import LinesError, PluginError
+from lines_pipeline.core.tensor_specs import ITEM_BYTES, TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.core.user_code.files import Code
+from lines_pipeline.core.user_code.running import what_was_raised
+from lines_pipeline.jit.boundary import Untraceable
+from lines_pipeline.jit.tracing import TracedValue
+from lines_pipeline.ops.base import Granularity, Op, OpParams, Port, Values
+from lines_pipeline.ops.kernels import Block, Value
+
+Weights = Annotated[Any, EdgeType.WEIGHTS]
+"""Values of a checkpoint: a tensor in the compute type, 1-D for elementwise ops, else in its own shape."""
+Delta = Annotated[Any, EdgeType.DELTA]
+"""Values of a task vector."""
+Mask = Annotated[Any, EdgeType.MASK]
+"""Values of a mask: booleans."""
+
+WorkingBytes = Callable[[TensorSpec, Mapping[str, int]], int]
+"""Memory that a function takes for a whole tensor, by its spec and the number of inputs by port: its result
+included, one input apart."""
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_RESERVED = ("op", "for_each", "include", "exclude")
+_EXPECTED = "expected Delta, Weights, Mask, or a list of one of them"
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class FunctionOp(Op[Any]):
+    """An op that calls a function; ``op`` makes a subclass of its own for every function."""
+
+    signature: ClassVar[Signature]
+    function: ClassVar[Callable[..., Any]]
+    own_working_bytes: ClassVar[WorkingBytes | None]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function itself, as a test by hand does."""
+        return type(self).function(*args, **kwargs)
+
+    def __reduce__(self) -> str:
+        """Pickle by module and name, as functions do."""
+        return type(self).function.__qualname__
+
+    def wants_whole(self, params: Any, tensor: TensorSpec) -> bool:
+        return True
+
+    def working_bytes(self, params: Any, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        own = type(self).own_working_bytes
+        if own is not None:
+            return own(tensor, counts)
+        together = sum(counts.get(port, 0) for port in self.signature.lists)
+        return (together + 2) * tensor.numel * ITEM_BYTES[tensor.compute_dtype]
+
+    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+        whole = self.granularity is Granularity.TENSOR
+        arguments = self.signature.arguments(inputs, tensor, tensor.shape if whole else None)
+        given = {name: getattr(params, name) for name in type(params).model_fields}
+        first: Block = next((value for values in inputs.values() for value in values[:1]), None) if not whole else None
+        try:
+            result = type(self).function(*arguments, **given)
+        except (LinesError, Untraceable):
+            raise
+        except Exception as error:  # the door of code that is not ours
+            if isinstance(first, TracedValue):
+                raise Untraceable(str(error)) from error
+            raise PluginError(
+                f"op '{self.name}' raised on tensor '{tensor.name}' {what_was_raised(error, self.signature.code)}"
+            ) from error
+        if isinstance(result, torch.Tensor):
+            self._check(result, tensor, tensor.shape if first is None else first.shape)
+            return result.reshape(-1)
+        if isinstance(result, TracedValue):
+            return result
+        raise PluginError(
+            f"op '{self.name}' gave a {type(result).__name__}, expected a tensor ({self.signature.place})"
+        )
+
+    def _check(self, result: torch.Tensor, tensor: TensorSpec, shape: Sequence[int]) -> None:
+        expected = torch.bool if self.gives is EdgeType.MASK else getattr(torch, tensor.compute_dtype)
+        if tuple(result.shape) != tuple(shape) or result.dtype != expected:
+            raise PluginError(
+                f"op '{self.name}' gave {result.dtype} of shape {tuple(result.shape)} for tensor '{tensor.name}', "
+                f"expected {expected} of shape {tuple(shape)} ({self.signature.place})"
+            )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the parameters of a function stand for."""
+
+    code: Code
+    place: str
+    """``name (file:line)``, for messages."""
+    kinds: tuple[tuple[str, Port | None], ...]
+    """Of the positional parameters, in order: the port, or None for the spec of the tensor."""
+    lists: frozenset[str]
+    """Ports whose values the function takes all at once."""
+
+    def arguments(self, inputs: Values, tensor: TensorSpec, shape: Sequence[int] | None) -> list[Any]:
+        """The positional arguments: values as they are, or each in a ``shape``."""
+        return [
+            tensor if port is None else self._argument(name, port, inputs.get(name, ()), shape)
+            for name, port in self.kinds
+        ]
+
+    def _argument(self, name: str, port: Port, values: Sequence[Value], shape: Sequence[int] | None) -> Any:
+        if port.optional and not values:
+            return None
+        shaped = values if shape is None else ShapedValues(values, shape)
+        if port.many:
+            return list(shaped) if name in self.lists else shaped
+        return shaped[0]
+
+
+@dataclass(frozen=True)
+class ShapedValues(Sequence[torch.Tensor]):
+    """The values of a port in a tensor's shape, each made when it is taken."""
+
+    values: Sequence[Block]
+    shape: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.values[index].reshape(tuple(self.shape))
+
+
+def op(
+    *,
+    formula: str,
+    source: str,
+    granularity: str = "elementwise",
+    working_bytes: WorkingBytes | None = None,
+    laws: Sequence[str] = (),
+) -> Callable[[Callable[..., Any]], FunctionOp]:
+    """Make an op of a function: its name is the function's, with ``_`` as ``-``.
+
+    Positional parameters under ``Delta``, ``Weights``, ``Mask`` or a ``list`` of one of these are the ports (with
+    ``| None``: optional ones), one under ``TensorSpec`` gets the name, type and shape of the tensor; keyword-only
+    parameters are the op's own; the return annotation is what it gives. ``granularity="tensor"`` gives the function
+    whole tensors in their shapes (of a port under ``Sequence[Delta]`` one at a time, as it takes them) in place of 1-D
+    blocks. ``laws`` names those of ``ops.testing`` that it keeps.
+
+    Raises ``PluginError`` naming function and line for a signature that says something else.
+    """
+
+    def made(function: Callable[..., Any]) -> FunctionOp:
+        return _op_of(function, formula, source, granularity, working_bytes, tuple(laws))
+
+    return made
+
+
+def _op_of(
+    function: Callable[..., Any],
+    formula: str,
+    source: str,
+    granularity: str,
+    working_bytes: WorkingBytes | None,
+    laws: tuple[str, ...],
+) -> FunctionOp:
+    code = Code(function.__name__, function.__name__, "", Path(function.__code__.co_filename), None)
+    place = f"{function.__name__} ({code.file}:{function.__code__.co_firstlineno})"
+    if not _NAME.fullmatch(function.__name__):
+        _refuse(place, "its name becomes the op's: expected lower-case letters, digits and single '_'")
+    if granularity not in ("elementwise", "tensor"):
+        _refuse(place, f"granularity is {granularity!r}, expected 'elementwise' or 'tensor'")
+    if working_bytes is not None and granularity != "tensor":
+        _refuse(place, "'working_bytes' is for granularity='tensor'")
+    hints = _hints(function, place)
+    parameters = inspect.signature(function).parameters.values()
+    kinds = tuple((one.name, _port_of(one, hints, place)) for one in parameters if one.kind in _POSITIONAL)
+    inputs = {name: port for name, port in kinds if port is not None}
+    if not inputs:
+        _refuse(place, f"it takes no input: {_EXPECTED} at a positional parameter")
+    lists = frozenset(name for name in inputs if get_origin(_without_none(hints[name])) is list)
+    options = [one for one in parameters if one.kind not in _POSITIONAL]
+    made = type(
+        function.__name__,
+        (FunctionOp,),
+        {
+            "__doc__": inspect.getdoc(function) or "",
+            "__module__": function.__module__,
+            "name": function.__name__.replace("_", "-"),
+            "formula": formula,
+            "source": source,
+            "gives": _given(hints, place),
+            "inputs": inputs,
+            "granularity": Granularity(granularity),
+            "laws": laws,
+            "Params": _params_of(function, options, hints, place),
+            "signature": Signature(code, place, kinds, lists),
+            "function": staticmethod(function),
+            "own_working_bytes": staticmethod(working_bytes) if working_bytes is not None else None,
+        },
+    )()
+    assert isinstance(made, FunctionOp)
+    return made
+
+
+def _refuse(place: str, message: str) -> NoReturn:
+    raise PluginError(f"{place}: {message}")
+
+
+def _hints(function: Callable[..., Any], place: str) -> dict[str, Any]:
+    for one in inspect.signature(function).parameters.values():
+        if one.annotation is inspect.Parameter.empty:
+            expected = _EXPECTED if one.kind in _POSITIONAL else "expected the type of an option"
+            _refuse(place, f"parameter '{one.name}' has no annotation, {expected}")
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
+        _refuse(place, f"its annotations cannot be read: {error}; they are looked up at the top of the file")
+
+
+def _port_of(parameter: inspect.Parameter, hints: Mapping[str, Any], place: str) -> Port | None:
+    name = parameter.name
+    if name in _RESERVED:
+        _refuse(place, f"parameter '{name}' has the name of a field that nodes have anyway")
+    if parameter.default is not inspect.Parameter.empty:
+        _refuse(
+            place,
+            f"input '{name}' has a default: say '{name}: Delta | None' for one that may be left out, and put options "
+            "after '*'",
+        )
+    if hints[name] is TensorSpec:
+        return None
+    port = _port(hints[name])
+    if port is None:
+        _refuse(place, f"input '{name}' is of an unknown type, {_shown(hints[name])}; {_EXPECTED}")
+    return port
+
+
+def _port(hint: Any) -> Port | None:
+    plain = _without_none(hint)
+    many = get_origin(plain) in (list, Sequence, Iterable)
+    edge = _edge(get_args(plain)[0] if many else plain)
+    return None if edge is None else Port(edge, many=many, optional=plain is not hint)
+
+
+def _without_none(hint: Any) -> Any:
+    """The type, without the ``None`` that makes it optional."""
+    if get_origin(hint) in (Union, UnionType):
+        others = [one for one in get_args(hint) if one is not NoneType]
+        if len(others) == 1 and len(get_args(hint)) == 2:
+            return others[0]
+    return hint
+
+
+def _edge(hint: Any) -> EdgeType | None:
+    if get_origin(hint) is not Annotated:
+        return None
+    return next((one for one in get_args(hint)[1:] if isinstance(one, EdgeType)), None)
+
+
+def _given(hints: Mapping[str, Any], place: str) -> EdgeType:
+    edge = _edge(hints.get("return"))
+    if edge is None:
+        found = f", found {_shown(hints['return'])}" if "return" in hints else ""
+        _refuse(place, f"what it gives is not said: expected '-> Delta', '-> Weights' or '-> Mask'{found}")
+    return edge
+
+
+def _params_of(
+    function: Callable[..., Any], options: Iterable[inspect.Parameter], hints: Mapping[str, Any], place: str
+) -> type[OpParams]:
+    fields: dict[str, Any] = {}
+    for one in options:
+        if one.kind is not inspect.Parameter.KEYWORD_ONLY:
+            _refuse(place, f"'{one}' takes anything: expected inputs and options by name")
+        if one.name in _RESERVED:
+            _refuse(place, f"option '{one.name}' has the name of a field that nodes have anyway")
+        if _port(hints[one.name]) is not None:
+            _refuse(place, f"option '{one.name}' is an input by its type: put it before '*'")
+        fields[one.name] = (hints[one.name], ... if one.default is inspect.Parameter.empty else one.default)
+    try:
+        made = create_model("Params", __base__=OpParams, __module__=function.__module__, **fields)
+        made.model_json_schema()
+    except (PydanticUserError, TypeError, NameError) as error:
+        _refuse(place, f"an option is of a type that recipes cannot hold: {str(error).splitlines()[0]}")
+    made.__qualname__ = f"{function.__qualname__}.Params"
+    made.__doc__ = f"The options of {function.__name__}."
+    _check_defaults(made, {name: default for name, (_, default) in fields.items() if default is not ...}, place)
+    return made
+
+
+def _check_defaults(made: type[OpParams], defaults: Mapping[str, Any], place: str) -> None:
+    try:
+        made.model_validate(dict(defaults))
+    except ValidationError as error:
+        for one in error.errors():
+            if one["loc"] and one["loc"][0] in defaults and one["type"] != "missing":
+                _refuse(place, f"the default of '{one['loc'][0]}' is {one['input']!r}: {one['msg']}")
+
+
+def _shown(hint: Any) -> str:
+    return f"'{getattr(hint, '__name__', None) or hint}'"

@@ -1,0 +1,136 @@
+"""What a step may be besides a computation: read from files, written to one, judged by a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Generic
+
+from pydantic import BaseModel, ConfigDict
+from typing_extensions import TypeVar
+
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.io.adapter_updates import Base
+from lines_pipeline.io.checkpoint import Checkpoint
+
+
+class OpParams(BaseModel):
+    """Base of every op's parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+P = TypeVar("P", bound=OpParams)
+
+Ids = Mapping[str, tuple[str, ...]]
+"""Step ids by port, in order; ports without input are absent."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What is wrong with a field of a node: ``path`` leads from the node to the value."""
+
+    path: tuple[str | int, ...]
+    message: str
+
+
+@dataclass(frozen=True)
+class ReadContext:
+    """What a source may use when it opens its file."""
+
+    spool: Path
+    """A folder of the cache, for values that have to be unpacked or computed first."""
+    build: bool
+    """Whether anything may be written there; if not, headers have to do."""
+    base: Base | None = None
+    """The model at the followed port, where there is one."""
+    left_out: Callable[[Mapping[str, Sequence[str]]], frozenset[str]] = field(default=lambda names: frozenset())
+    """Tensors, of those given with all their names, that the node leaves out."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a step's value is read from."""
+
+    path: str
+    """A file, folder or URL, as the recipe writes it."""
+    read: Callable[[Path, ReadContext], Checkpoint]
+    """Opens what lies at a place on this machine: headers, not values."""
+    digest: str = ""
+    """The content digest that it has to have; empty where any will do."""
+
+
+@dataclass(frozen=True)
+class FileOutput:
+    """A file or model folder (a path that ends in ``/``) that a step has written, inside the run's output folder."""
+
+    path: str
+    value: str
+    """The step whose value it holds."""
+    dtype: str = "keep"
+    """``keep`` stores each tensor as the base has it, a task vector in the compute type."""
+    max_shard_size: str | None = None
+    """Such as 5GB; None for one file."""
+    packed: bool = False
+    """Masks with 1 bit a parameter."""
+    like: str | None = None
+    """The step whose model folder it takes its configuration from; None for that which ``value`` follows."""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether ``path`` is that of a model folder."""
+        return self.path.endswith("/")
+
+
+@dataclass(frozen=True)
+class SuiteUse:
+    """The part of a suite that a step has models judged by."""
+
+    suite: str
+    split: str
+    tasks: tuple[str, ...] | None = None
+    """Some of the suite's tasks; None for all."""
+    target: str | None = None
+    """The task a single model was tuned for."""
+    model: str | None = None
+    """The step whose model is judged; None where the step judges models of its own."""
+    baselines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The steps whose metrics normalize, by role; what is not named the suite records."""
+    objective: str | None = None
+    """The metric by which the step chooses."""
+
+
+class StepRoles(Generic[P]):
+    """The roles of an op, and its checks of a node; a method that only computes has no role."""
+
+    is_source: ClassVar[bool] = False
+    """Whether values are read from files: ``source_of`` says where."""
+    is_output: ClassVar[bool] = False
+    """Whether a run is for its steps: what nothing of them needs is not computed."""
+    identified_by_content: ClassVar[frozenset[str]] = frozenset()
+    """Parameters of a source of which the content digest tells all that matters."""
+    untuned: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that ``tune`` may not change, because they say how results are judged."""
+    former_fields: ClassVar[Mapping[str, str]] = {}
+    """Fields that are gone, and what to say instead."""
+
+    def source_of(self, params: P) -> Source | None:
+        """Where the value is read from, where it is read."""
+        return None
+
+    def file_of(self, params: P, inputs: Ids) -> FileOutput | None:
+        """The file that is written, where one is."""
+        return None
+
+    def suite_of(self, params: P, inputs: Ids) -> SuiteUse | None:
+        """The suite that models are judged by, where they are."""
+        return None
+
+    def check(self, params: P, counts: Mapping[str, int]) -> str | None:
+        """What is wrong with this combination of parameters and numbers of inputs by port, or nothing."""
+        return None
+
+    def mistakes(self, params: P, inputs: Ids, gives: EdgeType) -> Iterable[Mistake]:
+        """What is wrong with a step that is bound, by field."""
+        return ()

@@ -1,0 +1,105 @@
+"""The contract of statistics: what is observed of a block, kept of it, and made of all blocks together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic
+
+import numpy as np
+from typing_extensions import TypeVar
+
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.ops.kernels import Value
+
+Partial = TypeVar("Partial")
+"""What is kept of a block: something small and picklable."""
+Result = TypeVar("Result", covariant=True)
+"""What an op is given, and the cache remembers as JSON."""
+State = TypeVar("State", default=None)
+"""What a sweep is made with that was prepared from a sample."""
+
+Reductions = tuple[Any, ...]
+"""Reductions of ``ops.kernels``: numbers and arrays, or the traced values that stand for them."""
+Sample = Mapping[str, list[np.ndarray[Any, Any]]]
+"""Runs of neighbouring magnitudes, 1-D, by tensor name."""
+
+
+@dataclass(frozen=True)
+class Retry(Generic[State]):
+    """A statistic's wish for another sweep, with another state."""
+
+    state: State
+
+
+@dataclass(frozen=True)
+class Statistic(ABC, Generic[Partial, Result, State]):
+    """A statistic of whole models, gathered block by block in one sweep, on which an op's result depends.
+
+    Equal statistics are computed once, whichever steps ask for them. ``of`` names the steps whose values it observes.
+    """
+
+    version: ClassVar[int] = 1
+    """Raise it when results change: cached results of earlier versions are then not used."""
+
+    of: tuple[str, ...]
+    needs: tuple[AnyStatistic, ...] = field(default=(), kw_only=True)
+    """Earlier statistics whose results ``observe`` takes: they cost an earlier sweep."""
+    optional: bool = field(default=False, kw_only=True)
+    """Gathered only where a sweep is made anyhow; it never causes one."""
+    bounds: tuple[tuple[str, ...], tuple[str, ...]] | None = field(default=None, kw_only=True)
+    """``include`` and ``exclude`` of the step that needs it: it observes what they keep (set by the planner)."""
+
+    @property
+    def outcomes(self) -> tuple[Result, ...]:
+        """All results that matter to dependants, where they are few: lets a dependant share this statistic's sweep."""
+        return ()
+
+    def outcome(self, result: object) -> int:
+        """Index into ``outcomes`` of what ``result``, which ``combine`` gave, turned out to be."""
+        raise NotImplementedError
+
+    def affects(self, partial: Partial) -> bool:
+        """Whether ``outcomes`` can differ in their effect on a block of which ``partial`` is kept."""
+        return True
+
+    @abstractmethod
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: State) -> Reductions:
+        """Reductions of one block (1-D, compute type, at most ``BLOCK_NUMEL`` values); ``needs`` are results."""
+
+    @abstractmethod
+    def partial(self, *reduced: Any) -> Partial:
+        """What is kept of a block, from its reductions as numbers and arrays."""
+
+    @abstractmethod
+    def combine(
+        self, partials: Mapping[str, list[Partial]], numels: Mapping[str, int], state: State
+    ) -> Result | Retry[State]:
+        """The result, from the partials of all blocks by tensor name in block order, or the wish for another sweep."""
+
+    def decode(self, result: Any) -> Result:
+        """The result from its JSON form, as remembered by the cache."""
+        found: Result = result
+        return found
+
+    @property
+    def sampled(self) -> bool:
+        """Whether ``prepare`` wants a sample of the values before the sweep."""
+        return False
+
+    def sample_runs(self, numels: Mapping[str, int]) -> int:
+        """Runs of neighbouring values to draw, of values of this many entries by tensor; 0 where none are needed."""
+        return 0
+
+    def kept_numel(self, numels: Mapping[str, int]) -> int:
+        """How many magnitudes a sweep keeps at most, of values of this many entries by tensor."""
+        return 0
+
+    def prepare(self, sample: Sample, numels: Mapping[str, int]) -> State:
+        """The state for the sweep, from a sample of the first value of ``of``."""
+        raise NotImplementedError
+
+
+AnyStatistic = Statistic[Any, Any, Any]
+"""A statistic of which it does not matter what it keeps and gives: those of a pass are of many kinds."""

@@ -1,0 +1,118 @@
+"""Applies an op to tensors as a merge does: its statistics over the same tensors, its parameters checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops import registry
+from lines_pipeline.ops.base import AnyOp, AnyStatistic, Retry
+
+Inputs = Mapping[str, Sequence[torch.Tensor]]
+"""Tensors by port, all of one shape."""
+
+BLOCK = (1, 3)
+"""The tensor lies in the second of three blocks."""
+_MAX_SWEEPS = 12
+
+
+@dataclass(frozen=True)
+class Application:
+    """An op bound to parameters, inputs and the statistics of these."""
+
+    op: AnyOp
+    params: Any
+    inputs: Inputs
+    """Flat, a sequence for every port."""
+    tensor: TensorSpec
+    stats: Mapping[str, Any]
+    statistics: Mapping[AnyStatistic, Any]
+    """The results of the statistics that ``stats`` are of."""
+
+    def result(self) -> torch.Tensor:
+        """Return the op's value, flat."""
+        value: torch.Tensor = self.op.apply(self.params, self.inputs, self.tensor, self.stats)
+        return value
+
+
+def find_op(op: AnyOp | str) -> AnyOp:
+    """Return an op, or the installed one of that name."""
+    return registry()[op] if isinstance(op, str) else op
+
+
+def apply_op(op: AnyOp | str, inputs: Inputs, **params: Any) -> torch.Tensor:
+    """Return an op's value on tensors, in their shape; its statistics are taken over the same tensors."""
+    shape = next(value.shape for values in inputs.values() for value in values)
+    return bind(op, inputs, **params).result().reshape(shape)
+
+
+def check_example(op: AnyOp | str, inputs: Inputs, expected: torch.Tensor, **params: Any) -> None:
+    """Compare an op's value with one computed by hand, bit for bit; raise ``AssertionError`` where they differ."""
+    found = apply_op(op, inputs, **params)
+    assert torch.equal(found, expected), f"'{find_op(op).name}' gives {found.tolist()}, expected {expected.tolist()}"
+
+
+def example_inputs(op: AnyOp | str, *, shape: Sequence[int] = (6, 8), count: int = 3, seed: int = 0) -> Inputs:
+    """Make tensors for all ports that an op needs, with equal magnitudes, zeros and both signs; ``count`` a list."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def made(kind: EdgeType | None) -> torch.Tensor:
+        values = torch.randint(-8, 9, tuple(shape), generator=generator) / 8
+        return values > 0 if kind is EdgeType.MASK else values
+
+    ports = {name: port for name, port in find_op(op).inputs.items() if not port.optional}
+    return {name: [made(port.type) for _ in range(count if port.many else 1)] for name, port in ports.items()}
+
+
+def bind(op: AnyOp | str, inputs: Inputs, **params: Any) -> Application:
+    """Check parameters, gather statistics, and bind the op to them."""
+    op = find_op(op)
+    for name, port in op.per_item.items():
+        default = op.Params.model_fields[name].default
+        params[name] = tuple(params.get(name, default * len(inputs.get(port, ()))))
+    checked = op.Params(**params)
+    full = {port: [value.reshape(-1) for value in inputs.get(port, ())] for port in op.inputs}
+    tensor = _spec(inputs)
+    statistics, stats = _gathered(op, checked, {port: values for port, values in full.items() if values}, tensor)
+    counts = {port: len(values) for port, values in full.items()}
+    return Application(op, checked, full, tensor, op.bind_tensor(checked, stats, BLOCK, counts), statistics)
+
+
+def _spec(inputs: Inputs) -> TensorSpec:
+    tensors = [value for values in inputs.values() for value in values]
+    shown = next((one for one in tensors if one.is_floating_point()), tensors[0])
+    dtype = str(shown.dtype).removeprefix("torch.") if shown.is_floating_point() else "float32"
+    return TensorSpec("t", dtype, tuple(shown.shape))
+
+
+def _gathered(
+    op: AnyOp, params: Any, inputs: Inputs, tensor: TensorSpec
+) -> tuple[dict[AnyStatistic, Any], dict[str, Any]]:
+    ids = {port: tuple(f"{port}{number}" for number in range(len(values))) for port, values in inputs.items()}
+    values = {step: value for port, steps in ids.items() for step, value in zip(steps, inputs[port], strict=True)}
+    found: dict[AnyStatistic, Any] = {}
+    stats: dict[str, Any] = {}
+    for name, statistic in op.statistics(params, ids, "self").items():
+        if not statistic.optional:
+            found[statistic] = stats[name] = swept(statistic, [values[step] for step in statistic.of], tensor, found)
+    return found, stats
+
+
+def swept(
+    statistic: AnyStatistic, values: Sequence[torch.Tensor], tensor: TensorSpec, found: Mapping[AnyStatistic, Any]
+) -> Any:
+    """Return a statistic's result over one tensor that is a single block; ``found`` has what it needs."""
+    numels, needs = {tensor.name: tensor.numel}, [found[need] for need in statistic.needs]
+    state = statistic.prepare({}, numels) if statistic.sampled else None
+    for _ in range(_MAX_SWEEPS):
+        partial = statistic.partial(*statistic.observe(values, tensor, needs, state))
+        result = statistic.combine({tensor.name: [partial]}, numels, state)
+        if not isinstance(result, Retry):
+            return result
+        state = result.state
+    raise AssertionError(f"{type(statistic).__name__} asks for another sweep after {_MAX_SWEEPS}")

@@ -1,0 +1,77 @@
+"""Carries out the ops that have a driver: they judge models, and find what takes a step's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from lines_pipeline.core.events import Event
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.evaluation.evaluator import Evaluator
+from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.ops.base import Variant
+
+
+@dataclass
+class Drivers:
+    """Replaces the steps that are carried out by a driver by what that finds."""
+
+    evaluator: Evaluator
+
+    def resolve(self, graph: Graph) -> Graph:
+        """The graph with every driver's work done, in topological order."""
+        for step_id in graph.steps:
+            step = graph.steps[step_id]
+            driver = step.op.driver_of(step.params)
+            if driver is not None:
+                found = driver(step.inputs, _StepContext(self.evaluator, graph, step))
+                graph = _with_step(graph, _as(step, found, step.id, step.gives))
+        return graph
+
+
+@dataclass
+class _StepContext:
+    """What the driver of one step may ask (``DriverContext``)."""
+
+    _evaluator: Evaluator
+    _graph: Graph
+    _step: Step
+
+    @property
+    def step(self) -> str:
+        """The id of the step that is carried out."""
+        return self._step.id
+
+    @property
+    def node(self) -> str:
+        """Its node."""
+        return self._step.node
+
+    def evaluate(self, models: Mapping[str, Variant], judge: Callable[[str], Variant]) -> dict[str, dict[str, float]]:
+        """The metrics of each of ``models``, which are made for it and go again."""
+        trial, names, step = self._graph, {}, self._step
+        for index, (name, variant) in enumerate(models.items()):
+            model = _as(step, variant, f"{step.id}.trial{index}", step.gives)
+            evaluation = _as(step, judge(model.id), f"{model.id}.judge", EdgeType.METRICS)
+            evaluation = replace(evaluation, item=None, include=(), exclude=())
+            trial = _with_step(_with_step(trial, model), evaluation)
+            names[evaluation.id] = name
+        found = self._evaluator.compare([self._evaluator.prepare(trial, list(names))])[0]
+        return {names[step_id]: metrics for step_id, metrics in found.items()}
+
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether the suite that the step names declares so; of what it does not declare, more is better."""
+        return self._evaluator.directions(self._graph, self._step.id).get(metric, "higher") == "higher"
+
+    def emit(self, event: Event) -> None:
+        """Tell the sinks."""
+        self._evaluator.session.emit(event)
+
+
+def _as(step: Step, variant: Variant, step_id: str, gives: EdgeType) -> Step:
+    return replace(step, id=step_id, op=variant.op, params=variant.params, inputs=variant.inputs, gives=gives)
+
+
+def _with_step(graph: Graph, step: Step) -> Graph:
+    """The graph with a step replaced, or added after all others."""
+    return replace(graph, steps={**graph.steps, step.id: step})

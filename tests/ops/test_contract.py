@@ -1,0 +1,250 @@
+"""The op contract is all that the layers above ask: ops with other names and ports give the same results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import model_weights
+from peft_adapters import write_adapter
+from safetensors.torch import load_file, save_file
+from toy_suite import above, below, write_model, write_suite
+
+import lines_pipeline
+from lines_pipeline.core.errors import RecipeError
+from lines_pipeline.core.events import Event, TableComputed
+from lines_pipeline.ops import registry
+from lines_pipeline.ops.base import AnyOp, Op, Variant
+from lines_pipeline.ops.roles import Mistake
+
+PREFIX = "of_"
+ATTRIBUTES = (
+    "formula",
+    "former_fields",
+    "gives",
+    "granularity",
+    "identified_by_content",
+    "is_output",
+    "is_source",
+    "needs_include",
+    "Params",
+    "source",
+    "untuned",
+    "version",
+)
+
+
+def inner(by_port: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of the copy's ports, said of the ports of the op that it copies."""
+    return {port.removeprefix(PREFIX): value for port, value in by_port.items()}
+
+
+class Renamed(Op[Any, Any]):
+    """A copy of an op that has another name, and other names for its ports, in another order."""
+
+    def __init__(self, op: AnyOp) -> None:
+        self.op, self.name = op, f"my-{op.name}"
+        self.inputs = {PREFIX + port: what for port, what in reversed(op.inputs.items())}
+        self.per_item = {name: PREFIX + port for name, port in op.per_item.items()}
+        for attribute in ATTRIBUTES:
+            setattr(self, attribute, getattr(op, attribute))
+
+    def gives_for(self, written):
+        return self.op.gives_for(written)
+
+    def check(self, params, counts):
+        return self.op.check(params, inner(counts))
+
+    def mistakes(self, params, inputs, gives):
+        for one in self.op.mistakes(params, inner(inputs), gives):
+            field = str(one.path[0])
+            yield Mistake((PREFIX + field if field in self.op.inputs else field, *one.path[1:]), one.message)
+
+    def source_of(self, params):
+        return self.op.source_of(params)
+
+    def file_of(self, params, inputs):
+        return self.op.file_of(params, inner(inputs))
+
+    def suite_of(self, params, inputs):
+        return self.op.suite_of(params, inner(inputs))
+
+    def driver_of(self, params):
+        driver = self.op.driver_of(params)
+        return driver and (lambda inputs, context: self.renamed(driver(inner(inputs), context)))
+
+    def renamed(self, found: Variant) -> Variant:
+        return Variant(self, found.params, {PREFIX + port: ids for port, ids in found.inputs.items()})
+
+    def schema(self, params, inputs, context):
+        return self.op.schema(params, inner(inputs), context)
+
+    def statistics(self, params, inputs, step):
+        return self.op.statistics(params, inner(inputs), step)
+
+    def layer_pattern(self, params):
+        return self.op.layer_pattern(params)
+
+    def is_sum_of(self, params):
+        port = self.op.is_sum_of(params)
+        return port and PREFIX + port
+
+    def bind_tensor(self, params, stats, place, counts):
+        return self.op.bind_tensor(params, stats, place, inner(counts))
+
+    def wants_whole(self, params, tensor):
+        return self.op.wants_whole(params, tensor)
+
+    def working_bytes(self, params, tensor, counts):
+        return self.op.working_bytes(params, tensor, inner(counts))
+
+    def apply(self, params, inputs, tensor, stats):
+        return self.op.apply(params, inner(inputs), tensor, stats)
+
+    def summary(self, params, stats, numels, counts):
+        return self.op.summary(params, stats, numels, inner(counts))
+
+    def explain(self, params, value, stats):
+        return self.op.explain(params, replace(value, counts=inner(value.counts)), stats)
+
+
+NODES: Mapping[str, Mapping[str, Any]] = {
+    "base": {"op": "load", "path": "folder"},
+    "experts": {"op": "load", "path": "{e}.safetensors", "for_each": {"e": ["a", "b", "c"]}},
+    "updates": {"op": "task-vector", "model": "experts", "base": "base"},
+    "sum": {"op": "task-arithmetic", "deltas": "updates"},
+    "scaled": {"op": "lines-scale", "delta": "ties", "deltas": "updates", "alpha": "auto", "beta": 0.5},
+    "ties": {"op": "ties", "deltas": "updates", "density": 0.3, "exclude": ["visual.proj"]},
+    "doubled": {"op": "lines-scale", "delta": "sum", "deltas": "updates", "alpha": "auto"},
+    "masks": {"op": "tall-mask", "deltas": "updates", "merged": "sum", "threshold": [0.4, 0.3, 0.5]},
+    "agreed": {"op": "consensus", "deltas": "updates", "merged": "sum", "threshold": 0.4},
+    "own": {"op": "magnitude-mask", "delta": "sum", "density": 0.5},
+    "trimmed": {"op": "trim", "delta": "sum", "density": 0.7},
+    "kept": {"op": "mask", "delta": "trimmed", "mask": "own"},
+    "flat": {"op": "iso-c", "deltas": "updates"},
+    "turned": {"op": "tsv-m", "deltas": "updates"},
+    "adapted": {"op": "adapter", "path": "adapter", "base": "base"},
+    "free": {"op": "adapter", "path": "adapter", "scale": 0.5},
+    "less": {"op": "scale", "delta": "adapted", "by": 0.25},
+    "all": {
+        "op": "task-arithmetic",
+        "deltas": ["scaled", "doubled", "agreed", "kept", "flat", "turned", "less", "free"],
+        "reduce": "mean",
+    },
+    "model": {"op": "apply", "base": "base", "delta": "all"},
+    "headed": {"op": "graft", "model": "model", "donor": "experts[b]", "include": ["logit_scale"]},
+    "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
+    "folder": {"op": "save", "model": "headed", "path": "merged/"},
+    "like": {"op": "save", "model": "experts[a]", "path": "again/", "like": "base"},
+    "delta": {"op": "save", "model": "all", "path": "delta.safetensors"},
+    "mask": {"op": "save", "model": "own", "path": "mask.safetensors", "packed": True},
+    "toys": {"op": "load", "path": "{m}.safetensors", "for_each": {"m": ["low", "high", "middle"]}},
+    "soup": {"op": "soup", "models": "toys", "kind": "greedy", "suite": "suite.yaml"},
+    "mixed": {"op": "interpolate", "models": ["toys[low]", "soup"], "t": 0.0},
+    "val": {"op": "evaluate", "model": "mixed", "suite": "suite.yaml", "split": "val"},
+    "eaten": {"op": "save", "model": "mixed", "path": "soup.safetensors"},
+}
+TUNE = {"parameters": {"mixed.t": {"values": [0.0, 0.5, 1.0]}}, "objective": "val.mean_accuracy"}
+
+
+@pytest.fixture
+def folder(toy: Path) -> Path:
+    """Whatever ``NODES`` name."""
+    base = model_weights(0)
+    (toy / "folder").mkdir()
+    save_file(base, toy / "folder" / "model.safetensors")
+    (toy / "folder" / "config.json").write_text('{"model_type": "toy"}')
+    for seed, name in enumerate("abc", start=1):
+        update = model_weights(seed, scale=0.004)
+        moved = {key: value + update[key] if value.is_floating_point() else value for key, value in base.items()}
+        save_file(moved, toy / f"{name}.safetensors")
+    module = "visual.transformer.resblocks.0.mlp.c_fc"
+    factors = {f"{module}.lora_A.weight": torch.full((1, 8), 0.5), f"{module}.lora_B.weight": torch.full((32, 1), 0.25)}
+    write_adapter(toy / "adapter", factors)
+    for name, total in {"low": -0.625, "middle": 0.3125, "high": 0.9375}.items():
+        write_model(toy / f"{name}.safetensors", total)
+    tasks = {"rise": above(1 / 8, 2 / 8, 3 / 8), "fall": below(5 / 8, 6 / 8, 7 / 8)}
+    write_suite(toy, {task: {"val": images} for task, images in tasks.items()})
+    return toy
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> dict[str, AnyOp]:
+    """A renamed copy of every op, which recipes may name."""
+    found: dict[str, AnyOp] = {name: Renamed(op) for name, op in registry().items()}
+    for copy in found.values():
+        monkeypatch.setitem(registry(), copy.name, copy)
+    return found
+
+
+def written(folder: Path, nodes: Mapping[str, Any], **top: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"name": "tested", "nodes": dict(nodes), **top}, sort_keys=False))
+    return path
+
+
+def renamed(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The nodes with copies in place of the ops."""
+    ports = {name: registry()[node["op"]].inputs for name, node in nodes.items()}
+    return {
+        name: {PREFIX + key if key in ports[name] else key: value for key, value in node.items()}
+        | {"op": f"my-{node['op']}"}
+        for name, node in nodes.items()
+    }
+
+
+def bits(value: torch.Tensor) -> tuple[Any, ...]:
+    return value.dtype, value.shape, value.view(-1).view(torch.uint8).tolist()
+
+
+def outcome(recipe: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """All that a plan says and a run gives, but for what names the recipe."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    events: list[Event] = []
+    plan = lines_pipeline.plan(recipe, out="out").render()
+    done = lines_pipeline.run(recipe, out=cache / "out", tracking=False, sinks=[events.append])
+    tensors = {path.relative_to(done.out): load_file(path) for path in done.files if path.suffix == ".safetensors"}
+    return {
+        "plan": plan,
+        "values": {str(path): {name: bits(value) for name, value in found.items()} for path, found in tensors.items()},
+        "config": [path.read_bytes() for path in done.files if path.name == "config.json"],
+        "metrics": done.metrics,
+        "facts": done.facts,
+        "chosen": done.chosen,
+        "tables": [event for event in events if isinstance(event, TableComputed)],
+        "order": [type(event).__name__ for event in events],
+    }
+
+
+def test_renamed_copies_of_all_ops_give_the_same_bytes(
+    folder: Path, copies: Mapping[str, AnyOp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {node["op"] for node in NODES.values()} == set(copies), "every op has a node here"
+    original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
+    assert len(original["values"]) == 6 and len(original["config"]) == 2 and original["chosen"] == {"mixed.t": 1.0}
+    assert outcome(written(folder, renamed(NODES), tune=TUNE), folder / "two", monkeypatch) == original
+
+
+@pytest.mark.parametrize(
+    ("node", "fields", "words"),
+    [
+        ("delta", {"path": "delta/"}, "'path': a model folder holds weights, but 'all' gives delta"),
+        ("saved", {"of_like": "base"}, "'of_like': 'like' is for model folders"),
+        ("doubled", {"blocks": r"resblocks\.\d+"}, "expected a group for the block's index"),
+        ("base", {"rename": [{"from": "(", "to": ""}]}, "'rename'"),
+        ("base", {"exclude": ["x"]}, "'exclude' on 'load' is gone"),
+        ("saved", {"path": "mask.safetensors"}, "both write 'mask.safetensors'"),
+    ],
+)
+def test_mistakes_in_copies_are_told_as_those_in_the_originals(
+    node: str, fields: dict[str, Any], words: str, folder: Path, copies: Mapping[str, AnyOp]
+) -> None:
+    nodes = renamed(NODES)
+    with pytest.raises(RecipeError) as error:
+        lines_pipeline.validate(written(folder, {**nodes, node: {**nodes[node], **fields}}))
+    assert words in str(error.value) and f"node '{node}'" in str(error.value)

@@ -1,0 +1,3 @@
+"""Stands before the package of this name where a process is to have no compiler."""
+
+raise ModuleNotFoundError("No module named 'numba'", name="numba")
