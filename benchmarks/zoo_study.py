@@ -66,8 +66,8 @@ def _measurements(seeds: Iterable[int], coarse: bool) -> Iterable[tuple[str, Cal
 def _references(seed: int) -> dict[str, float]:
     suite = GlyphSuite(seed)
     return {
-        "zero-shot": mean(suite.pretrained_accuracy(task, "test") for task in TASKS),
-        "experts": mean(suite.expert_accuracies(list(TASKS), "test").values()),
+        name: mean(one["accuracy"] for one in suite.baselines(role, list(TASKS), "test").values())
+        for name, role in (("zero-shot", "pretrained"), ("experts", "expert"))
     }
 
 

@@ -30,6 +30,8 @@ class RunResult:
     seconds: float
     notes: tuple[str, ...] = ()
     """What the run told of its inputs and results, as ``note: ...`` and ``warning: ...``."""
+    units: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Of the metrics, by node: ``share`` (0..1), ``nats``, ``score`` ..."""
     secrets: Secrets = field(default=NO_SECRETS, repr=False)
     """What the recipe took from the environment: paths, names and the URI above have it by value."""
 
@@ -40,6 +42,7 @@ class RunResult:
             "run_id": self.run_id,
             "tracking_uri": self.tracking_uri,
             "metrics": {node: dict(found) for node, found in self.metrics.items()},
+            "units": {node: dict(found) for node, found in self.units.items()},
             "files": [str(file) for file in (*self.files, *self.urls)],
             "facts": {node: dict(found) for node, found in self.facts.items()},
             "chosen": dict(self.chosen),

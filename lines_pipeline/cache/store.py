@@ -76,7 +76,7 @@ class NodeCache:
         return path in self._sound
 
     def get(self, kind: str, key: str | None) -> Any:
-        """A remembered result (``stats``, ``accuracies``, ``files``), or None."""
+        """A remembered result (``stats``, ``scores``, ``files``), or None."""
         found = None if key is None or not self._reading else read_entry(self._path(kind, key))
         if key is not None:
             LOG.debug("cache: %s of %s: %s", kind, key, "not there" if found is None else "found")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lines_pipeline.core.printable import printable, printable_message
+from lines_pipeline.core.units import figure_text, interval_text
 
 if TYPE_CHECKING:
     from lines_pipeline.cache.report import CacheReport
@@ -45,7 +46,7 @@ def show_result(result: RunResult) -> None:
 
     console, shown = _console(), result.to_dict()
     if result.metrics:
-        console.print(_metrics_table(shown["metrics"]))
+        console.print(_metrics_table(shown["metrics"], shown["units"]))
     for name, value in shown["chosen"].items():
         console.print(f"chosen   {name} = {value}")
     for file in shown["files"]:
@@ -57,14 +58,31 @@ def show_result(result: RunResult) -> None:
         console.print(f"compare  {result.secrets.hide(ui_command(result.tracking_uri))}")
 
 
-def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
-    table = _table("metric", right=metrics, title="metrics (%)")
-    names = list(dict.fromkeys(name for found in metrics.values() for name in found))
-    names = [n for n in names if not n.startswith("normalized_accuracy/")]
+def _metrics_table(metrics: Mapping[str, Mapping[str, float]], units: Mapping[str, Mapping[str, str]]) -> Table:
+    """Means, then tasks one by one by what each suite declares first; intervals stand beside their figures."""
+    table = _table("metric", right=metrics, title="metrics")
+    shown = {node: _shown_metrics(found) for node, found in metrics.items()}
+    names = list(dict.fromkeys(name for found in shown.values() for name in found))
     for name in sorted(names, key=lambda name: "/" in name):
-        values = [found.get(name) for found in metrics.values()]
-        table.add_row(name, *("" if value is None else f"{100 * value:.1f}" for value in values))
+        table.add_row(name, *(_metric_cell(name, metrics[node], units[node]) for node in metrics))
     return table
+
+
+def _shown_metrics(found: Mapping[str, float]) -> list[str]:
+    """The metrics of a node that a table has room for: others are in ``--json`` and in the record of the run."""
+    first = next(iter(found), "").partition("/")[0]
+    ends = ("/low", "/high")
+    return [n for n in found if not n.endswith(ends) and ("/" not in n or n.partition("/")[0] == first)]
+
+
+def _metric_cell(name: str, found: Mapping[str, float], units: Mapping[str, str]) -> str:
+    if name not in found:
+        return ""
+    unit = units.get(name, "")
+    low, high = found.get(f"{name}/low"), found.get(f"{name}/high")
+    if low is None or high is None:
+        return figure_text(found[name], unit)
+    return f"{figure_text(found[name], unit)} ({interval_text(low, high, unit)})"
 
 
 def show_ops(ops: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:

@@ -107,6 +107,20 @@ class MetricsComputed(Event):
     step: str
     metrics: Mapping[str, float]
     cached: bool
+    units: Mapping[str, str] = field(default_factory=dict)
+    """``share``, ``nats``, ``score`` ... by metric."""
+    declared: Mapping[str, str] = field(default_factory=dict)
+    """What the suite says of its own metrics, the most important first: ``loss`` to ``nats, lower is better``."""
+
+
+@dataclass(frozen=True)
+class SamplesJudged(Event):
+    """What an evaluation found of every sample; ``data`` is equal where the samples are the same ones."""
+
+    step: str
+    data: str
+    samples: Mapping[str, Any]
+    """By task, packed as ``suites.samples`` packs them."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Judges models: makes a step's weights, has them evaluated on a suite, and remembers accuracies by content."""
+"""Judges models: makes a step's weights, has them evaluated on a suite, and remembers scores by content."""
 
 from __future__ import annotations
 
@@ -6,28 +6,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lines_pipeline.core.events import MetricsComputed
+from lines_pipeline.core.events import MetricsComputed, SamplesJudged
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.logs import LOG
+from lines_pipeline.evaluation import remembered
 from lines_pipeline.evaluation.worker import Evaluation, evaluate_all
 from lines_pipeline.executor.materialising import OutputRequest, existing, materialise
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.ops.roles import SuiteUse
-from lines_pipeline.suites.base import Suite, chosen_tasks, open_suite
-from lines_pipeline.suites.metrics import metrics
+from lines_pipeline.suites.base import Metric, Scores, Suite
+from lines_pipeline.suites.metrics import described, node_metrics
+from lines_pipeline.suites.normalizing import Known, baselines_of, judges_behind
+from lines_pipeline.suites.opening import chosen_tasks, open_suite
 
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """``evaluate`` steps of a graph whose models are made: accuracies that are remembered, and files for the rest."""
+    """``evaluate`` steps of a graph whose models are made: scores that are remembered, and files for the rest."""
 
     graph: Graph
-    accuracies: Mapping[str, dict[str, float] | None]
-    """By step; None for those to evaluate."""
+    steps: tuple[str, ...]
+    """Those that were asked for."""
+    scores: Mapping[str, Scores | None]
+    """By step, also of those that normalize; None for those to evaluate."""
     files: Mapping[str, Path]
     """By the step whose weights they hold."""
     made: tuple[Path, ...]
@@ -41,39 +46,51 @@ class Evaluator:
     session: Session
     folder: Path
     cached: list[str] = field(default_factory=list)
-    """Steps whose accuracies were remembered."""
+    """Steps whose scores were remembered."""
+    units: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By step and metric, of those that were evaluated."""
     _suites: dict[str, Suite] = field(default_factory=dict)
+    _normalizing: dict[str, Scores] = field(default_factory=dict)
+    """By key: what trials normalize by is judged once a run, also where the cache is not read."""
 
     def evaluate(self, graph: Graph, steps: Sequence[str]) -> dict[str, dict[str, float]]:
         """Metrics by step, as sinks are told them too. All models that are needed are made in one go, and kept."""
         case = self.prepare(graph, steps)
-        judged = self._judged([case])[0]
-        self.cached += [step for step, accuracies in case.accuracies.items() if accuracies is not None]
-        for step, values in judged.items():
-            self.session.emit(MetricsComputed(step, values, step in self.cached))
-        return judged
+        scores = self._scores([case])[0]
+        self.cached += [step for step in case.steps if case.scores[step] is not None]
+        found = self._metrics(case, scores)
+        for step, values in found.items():
+            metrics = self._described(graph.steps[step])
+            self.units[step] = {name: metrics[name].unit for name in values}
+            self.session.emit(
+                MetricsComputed(step, values, step in self.cached, self.units[step], self._declared(graph.steps[step]))
+            )
+            if scores[step].samples:
+                self.session.emit(self._samples_judged(graph.steps[step], scores[step]))
+        return found
 
     def compare(self, cases: Sequence[EvaluationBatch]) -> list[dict[str, dict[str, float]]]:
         """Metrics by step of every case, measured side by side where the scheduler can; models made for it go."""
         try:
-            return self._judged(cases)
+            found = self._scores(cases)
+            return [self._metrics(case, scores) for case, scores in zip(cases, found, strict=True)]
         finally:
             for path in (path for case in cases for path in case.made):
                 self.session.cache.discard(path)
 
     def prepare(self, graph: Graph, steps: Sequence[str]) -> EvaluationBatch:
-        """Make the models that ``steps`` evaluate, as far as their accuracies are not remembered."""
-        found = self._remembered_by_step(graph, steps)
+        """Make the models that ``steps``, and those that normalize them, judge, as far as scores are not remembered."""
+        found = self._remembered_by_step(graph, judges_behind(graph, steps))
         models = _unjudged(graph, found)
         requests = [OutputRequest(model) for model in models]
         there = {value for r in requests if (value := existing(self.session, graph, r)) is not None}
         values, _ = materialise(self.session, graph, requests) if requests else ([], {})
         paths = [value.path for value in values]
         made = tuple(value.path for value in values if value not in there)
-        return EvaluationBatch(graph, found, dict(zip(models, paths, strict=True)), made)
+        return EvaluationBatch(graph, tuple(steps), found, dict(zip(models, paths, strict=True)), made)
 
     def unjudged_models(self, graph: Graph, steps: Sequence[str]) -> list[str]:
-        """Steps whose weights have to be made for the ``evaluate`` steps, because no accuracies are remembered."""
+        """Steps whose weights have to be made for the ``evaluate`` steps, because no scores are remembered."""
         return _unjudged(graph, self._remembered_by_step(graph, steps))
 
     def models(self, graph: Graph, steps: Sequence[str]) -> list[str]:
@@ -87,70 +104,98 @@ class Evaluator:
             self._suites[uri] = open_suite(uri, self.folder, lambda event: self.session.emit(event))
         return self._suites[uri]
 
-    def _judged(self, cases: Sequence[EvaluationBatch]) -> list[dict[str, dict[str, float]]]:
-        found = [dict(case.accuracies) for case in cases]
-        wanted = [
-            (number, step) for number, one in enumerate(found) for step, accuracies in one.items() if accuracies is None
-        ]
-        evaluations = [self._evaluation(cases[number], step) for number, step in wanted]
-        for (number, step), accuracies in zip(wanted, evaluate_all(self.session.scheduler, evaluations), strict=True):
-            found[number][step] = accuracies
-            graph = cases[number].graph
-            self._remember(graph.steps[step], self._key(graph, graph.steps[step]), accuracies)
+    def directions(self, graph: Graph, step_id: str) -> dict[str, str]:
+        """``higher`` or ``lower`` is better, by the full name of every metric that a step may have, or choose by."""
+        return {name: metric.direction for name, metric in self._described(graph.steps[step_id]).items()}
+
+    def _scores(self, cases: Sequence[EvaluationBatch]) -> list[dict[str, Scores]]:
+        """The scores of all steps of every case; what is not remembered is measured, equal things once."""
+        wanted: dict[str, tuple[EvaluationBatch, Step]] = {}
+        for number, case in enumerate(cases):
+            for step_id, scores in case.scores.items():
+                if scores is None:
+                    step = case.graph.steps[step_id]
+                    wanted.setdefault(self._key(case.graph, step) or f"{number}/{step_id}", (case, step))
+        evaluations = [self._evaluation(case, step) for case, step in wanted.values()]
+        results = dict(zip(wanted, evaluate_all(self.session.scheduler, evaluations), strict=True))
+        for key, scores in results.items():
+            case, step = wanted[key]
+            self._remember(case.graph, step, scores, normalizes=step.id not in case.steps)
         return [
-            {step: self._metrics(case.graph.steps[step], accuracies or {}) for step, accuracies in one.items()}
-            for case, one in zip(cases, found, strict=True)
+            {
+                step_id: scores or results[self._key(case.graph, case.graph.steps[step_id]) or f"{number}/{step_id}"]
+                for step_id, scores in case.scores.items()
+            }
+            for number, case in enumerate(cases)
         ]
 
-    def _evaluation(self, case: EvaluationBatch, step_id: str) -> Evaluation:
-        step, params = case.graph.steps[step_id], _params(case.graph.steps[step_id])
+    def _evaluation(self, case: EvaluationBatch, step: Step) -> Evaluation:
+        params, model = _params(step), _model(case.graph, step.id)
+        followed = self.session.checkpoints.get(case.graph.followed(model))
         return Evaluation(
             node=step.node,
-            model=SourceFile.of(case.files[_model(case.graph, step_id)].absolute()),
+            model=SourceFile.of(case.files[model].absolute()),
             suite=params.suite,
             folder=self.folder.absolute(),
             digest=self.suite(params.suite).digest(params.split),
             tasks=self._tasks(params),
             split=params.split,
             device=self.session.settings.device,
+            followed=Path(followed.files[0].path) if followed is not None and followed.files else None,
         )
 
     def _tasks(self, params: SuiteUse) -> tuple[str, ...]:
-        return chosen_tasks(params.suite, self.folder, params.tasks, params.target)
+        return chosen_tasks(self.suite(params.suite), params.suite, params.tasks, params.target)
 
     def _key(self, graph: Graph, step: Step) -> str | None:
         params, model = _params(step), self.session.keys(graph).step(_model(graph, step.id))
         if model is None:
             return None
         digest = self.suite(params.suite).digest(params.split)
-        return content_key([EVALUATION_VERSION, model, digest, self._tasks(params)])
+        return content_key([remembered.KIND, EVALUATION_VERSION, model, digest, self._tasks(params)])
 
-    def _remembered_by_step(self, graph: Graph, steps: Sequence[str]) -> dict[str, dict[str, float] | None]:
-        keys = {step: self._key(graph, graph.steps[step]) for step in steps}
-        return {step: self._remembered(graph.steps[step], key) for step, key in keys.items()}
+    def _remembered_by_step(self, graph: Graph, steps: Sequence[str]) -> dict[str, Scores | None]:
+        return {step: self._remembered(graph, graph.steps[step]) for step in steps}
 
-    def _remember(self, step: Step, key: str | None, accuracies: Mapping[str, float]) -> None:
-        """Keep accuracies in the order of the tasks, whose names may come from the environment."""
-        self.session.cache.put("accuracies", key, [accuracies[task] for task in self._tasks(_params(step))])
+    def _remember(self, graph: Graph, step: Step, scores: Scores, *, normalizes: bool) -> None:
+        key = self._key(graph, step)
+        if key is not None and normalizes:
+            self._normalizing[key] = scores
+        self.session.cache.put(remembered.KIND, key, remembered.packed(scores, self._tasks(_params(step))))
 
-    def _remembered(self, step: Step, key: str | None) -> dict[str, float] | None:
-        found, tasks = self.session.cache.get("accuracies", key), self._tasks(_params(step))
-        return dict(zip(tasks, found, strict=True)) if isinstance(found, list) and len(found) == len(tasks) else None
+    def _remembered(self, graph: Graph, step: Step) -> Scores | None:
+        key = self._key(graph, step)
+        if key in self._normalizing:
+            return self._normalizing[str(key)]
+        return remembered.unpacked(self.session.cache.get(remembered.KIND, key), self._tasks(_params(step)))
 
-    def _metrics(self, step: Step, accuracies: Mapping[str, float]) -> dict[str, float]:
+    def _metrics(self, case: EvaluationBatch, scores: Mapping[str, Scores]) -> dict[str, dict[str, float]]:
+        known = Known(case.graph, scores)
+        found = {}
+        for step_id in case.steps:
+            step = case.graph.steps[step_id]
+            params, suite = _params(step), self.suite(_params(step).suite)
+            baselines = baselines_of(params, suite, list(scores[step_id].values), known)
+            found[step_id] = node_metrics(suite.metrics, scores[step_id], baselines, params.target)
+        return found
+
+    def _described(self, step: Step) -> dict[str, Metric]:
         params = _params(step)
-        suite = self.suite(params.suite)
-        return metrics(
-            accuracies,
-            suite.expert_accuracies(list(accuracies), params.split).get,
-            lambda task: suite.pretrained_accuracy(task, params.split),
-            params.target,
-        )
+        return described(self.suite(params.suite).metrics, self._tasks(params), params.target)
+
+    def _declared(self, step: Step) -> dict[str, str]:
+        metrics = self.suite(_params(step).suite).metrics
+        return {metric.name: f"{metric.unit}, {metric.direction} is better" for metric in metrics}
+
+    def _samples_judged(self, step: Step, scores: Scores) -> SamplesJudged:
+        params = _params(step)
+        data = content_key([self.suite(params.suite).digest(params.split), params.split])
+        return SamplesJudged(step.id, data, remembered.packed_samples(scores))
 
 
-def _unjudged(graph: Graph, accuracies: Mapping[str, dict[str, float] | None]) -> list[str]:
-    """The models of steps without accuracies, each once."""
-    return list(dict.fromkeys(_model(graph, step) for step, found in accuracies.items() if found is None))
+def _unjudged(graph: Graph, scores: Mapping[str, Scores | None]) -> list[str]:
+    """The models of steps without scores, each once."""
+    return list(dict.fromkeys(_model(graph, step) for step, found in scores.items() if found is None))
 
 
 def _model(graph: Graph, step: str) -> str:

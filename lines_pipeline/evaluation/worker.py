@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.executor.devices import resolve_device
 from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.dask_worker import require_same_files
 from lines_pipeline.io.checkpoint import SourceFile
-from lines_pipeline.io.opening import open_checkpoint
-from lines_pipeline.io.reading import read_tensors
-from lines_pipeline.suites.base import open_suite
+from lines_pipeline.suites.base import Scores
+from lines_pipeline.suites.models import StoredModel
+from lines_pipeline.suites.opening import open_suite
 
 
 @dataclass(frozen=True)
@@ -30,17 +28,19 @@ class Evaluation:
     tasks: tuple[str, ...]
     split: str
     device: str
+    followed: Path | None = None
+    """A file of the checkpoint whose configuration and tokenizer the model follows."""
 
 
-def evaluate_all(scheduler: Scheduler, evaluations: Sequence[Evaluation]) -> list[dict[str, float]]:
-    """Accuracies by task. Where there are more workers than evaluations, each is dealt out by its tasks."""
+def evaluate_all(scheduler: Scheduler, evaluations: Sequence[Evaluation]) -> list[Scores]:
+    """Scores by task. Where there are more workers than evaluations, each is dealt out by its tasks."""
     parts = max(scheduler.calls_at_once // max(len(evaluations), 1), 1)
     dealt = [(number, part) for number, one in enumerate(evaluations) for part in _dealt(one, parts)]
     results = scheduler.call(evaluate, [part for _, part in dealt])
-    found: list[dict[str, float]] = [{} for _ in evaluations]
-    for (number, _), accuracies in zip(dealt, results, strict=True):
-        found[number] |= accuracies
-    return [{task: got[task] for task in one.tasks} for one, got in zip(evaluations, found, strict=True)]
+    found = [Scores({}) for _ in evaluations]
+    for (number, _), scores in zip(dealt, results, strict=True):
+        found[number] = found[number].joined(scores)
+    return [scores.picked(one.tasks) for one, scores in zip(evaluations, found, strict=True)]
 
 
 def _dealt(evaluation: Evaluation, parts: int) -> list[Evaluation]:
@@ -48,8 +48,8 @@ def _dealt(evaluation: Evaluation, parts: int) -> list[Evaluation]:
     return [replace(evaluation, tasks=evaluation.tasks[start::count]) for start in range(count)]
 
 
-def evaluate(evaluation: Evaluation) -> dict[str, float]:
-    """Accuracy by task, measured in this process. Raises ``EvalError`` naming the node."""
+def evaluate(evaluation: Evaluation) -> Scores:
+    """Scores by task, measured in this process. Raises ``EvalError`` naming the node."""
     require_same_files([evaluation.model])
     device = resolve_device(evaluation.device)
     try:
@@ -59,15 +59,7 @@ def evaluate(evaluation: Evaluation) -> dict[str, float]:
                 f"{evaluation.folder / evaluation.suite}: not the suite that the driver has; its data or heads differ "
                 "in size or time: put them on a file system that every worker mounts at the same place"
             )
-        return suite.accuracies(
-            read_state(Path(evaluation.model.path)), evaluation.tasks, evaluation.split, device=device
-        )
+        model = StoredModel(Path(evaluation.model.path), evaluation.followed)
+        return suite.evaluate(model, evaluation.tasks, evaluation.split, device=device)
     except EvalError as error:
         raise EvalError(f"node '{evaluation.node}': {error}") from error
-
-
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """A whole checkpoint in memory, tied tensors under all their names."""
-    checkpoint = open_checkpoint(path)
-    state = read_tensors(checkpoint)
-    return state | {alias: state[name] for alias, name in checkpoint.aliases.items()}

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lines_pipeline.cache.eviction import prune, size_limit
 from lines_pipeline.cache.store import NodeCache
 from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.events import Event, Note, Sink
 from lines_pipeline.core.logs import LOG
+from lines_pipeline.executor.placing import each
 from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.local import DRIVER
 from lines_pipeline.executor.session import Session
+from lines_pipeline.executor.suite_checks import SuiteChecks
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.io.adapter_updates import Base
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.io.folders import require_cache
 from lines_pipeline.io.locations import local_path, locate
-from lines_pipeline.ops.roles import ReadContext, Source, SuiteUse
+from lines_pipeline.ops.roles import ReadContext, Source
 from lines_pipeline.planner.memory import EngineSettings
 from lines_pipeline.planner.schemas import infer_schemas, left_out_names
 from lines_pipeline.planner.stages import ancestors
 from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.suites.base import chosen_tasks, missing_files, suite_runs, suite_tasks
 from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder, is_sound
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
-
-Found = TypeVar("Found")
 
 
 @dataclass
@@ -70,8 +69,9 @@ def open_recipe(
     """
     if build:
         recipe.plugins.require_trust()
-    missing = _missing_files(recipe, graph)
-    code = _suites_code(recipe, graph, trust=trust, build=build)
+    suites = SuiteChecks(recipe, graph)
+    missing = suites.missing_files()
+    code = suites.code(trust=trust, build=build)
     if missing and build:
         raise EvalError("\n".join(missing))
     with closing(NodeCache(cache_folder() / "nodes", reading=cache, secrets=recipe.secrets)) as nodes:
@@ -91,7 +91,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
     sources = {s.id: source for s in graph.steps.values() if s.id in live and (source := s.op.source_of(s.params))}
     loads = {step: source for step, source in sources.items() if not graph.steps[step].op.inputs}
     updates = {step: source for step, source in sources.items() if step not in loads}
-    located = _each(recipe, graph, "path", loads, lambda step: locate_checkpoint(loads[step].path, recipe.folder))
+    located = each(recipe, graph, "path", loads, lambda step: locate_checkpoint(loads[step].path, recipe.folder))
     if build:
         _build_zoo([entry.uri for entry in located.values() if isinstance(entry, ZooEntry)], context)
 
@@ -99,7 +99,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
         path = _local_path(located[step], context, step, build=build)
         return None if path is None else loads[step].read(path.absolute(), ReadContext(session.cache.spool, build))
 
-    found = _each(recipe, graph, "path", loads, opened)
+    found = each(recipe, graph, "path", loads, opened)
     checkpoints = {step: checkpoint for step, checkpoint in found.items() if checkpoint is not None}
     checkpoints |= _open_updates(context, updates, checkpoints, build=build)
     context.notes += [f"node '{step}': {note}" for step, checkpoint in checkpoints.items() for note in checkpoint.notes]
@@ -108,7 +108,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
         known = "content known" if step in context.session.digests else "content not known yet"
         LOG.info("'%s': opened '%s', %d tensors, %s", step, one.uri, len(one.tensors), known)
     expected = {step: source.digest for step, source in sources.items() if step in checkpoints and source.digest}
-    _each(recipe, graph, "digest", expected, lambda step: _check_digest(context, step, expected[step], read=build))
+    each(recipe, graph, "digest", expected, lambda step: _check_digest(context, step, expected[step], read=build))
 
 
 def _check_digest(context: OpenedRecipe, step: str, expected: str, *, read: bool) -> None:
@@ -129,7 +129,7 @@ def _open_updates(
 ) -> dict[str, Checkpoint]:
     """What sources read for a base, for the tensors of that; those whose base is not on this machine yet wait."""
     recipe, graph, spool = context.recipe, context.graph, context.session.cache.spool
-    located = _each(recipe, graph, "path", updates, lambda s: locate_checkpoint(updates[s].path, recipe.folder))
+    located = each(recipe, graph, "path", updates, lambda s: locate_checkpoint(updates[s].path, recipe.folder))
     found: dict[str, Checkpoint] = {}
 
     def opened(step: str) -> None:
@@ -148,7 +148,7 @@ def _open_updates(
         left_out = partial(left_out_names, graph.steps[step])
         found[step] = updates[step].read(path.absolute(), ReadContext(spool, build, base, left_out))
 
-    _each(recipe, graph, "path", updates, opened)
+    each(recipe, graph, "path", updates, opened)
     return found
 
 
@@ -157,34 +157,6 @@ def _base(graph: Graph, step: str, checkpoints: Mapping[str, Checkpoint]) -> Bas
     layout, read = infer_schemas(graph, ancestors(graph, [step]), checkpoints)[step], checkpoints.get(step)
     where = (read.tensors, read.files) if read else (None, ())
     return Base(layout.origin, layout.tensors, layout.aliases, *where)
-
-
-def _each(
-    recipe: Recipe,
-    graph: Graph,
-    field: str | Callable[[str], str],
-    steps: Iterable[str],
-    find: Callable[[str], Found],
-) -> dict[str, Found]:
-    """What is found for every step; all that is wrong is told as one error, by the places of the nodes' ``field``.
-
-    A callable ``field`` is asked which one is wrong of a step.
-    """
-    found: dict[str, Found] = {}
-    errors: dict[str, CheckpointError | EvalError] = {}
-    for step in steps:
-        try:
-            found[step] = find(step)
-        except (CheckpointError, EvalError) as error:
-            wrong = field if isinstance(field, str) else field(step)
-            errors.setdefault(_placed(recipe, graph.steps[step].node, wrong, str(error)), error)
-    if errors:
-        raise type(next(iter(errors.values())))("\n".join(errors))
-    return found
-
-
-def _placed(recipe: Recipe, node: str, field: str, message: str) -> str:
-    return str(recipe.document.source_map.value(("nodes", node, field)).diagnostic(message, node))
 
 
 def locate_checkpoint(path: str, folder: Path) -> Any:
@@ -221,50 +193,3 @@ def _local_path(located: Any, context: OpenedRecipe, step: str, *, build: bool) 
 
 def _unbuilt(expert: ZooEntry) -> str:
     return "damaged" if expert.path.exists() else "not built yet"
-
-
-def _suite_uses(graph: Graph) -> dict[str, SuiteUse]:
-    """The suites that steps have models judged by, by step."""
-    return {step.id: use for step in graph.steps.values() if (use := step.op.suite_of(step.params, step.inputs))}
-
-
-def _suites_code(recipe: Recipe, graph: Graph, *, trust: bool, build: bool) -> list[str]:
-    """Notes of the Python that suites name; nothing is imported. ``EvalError`` where a run may not run it."""
-    judges = _suite_uses(graph)
-    suites = {step: use.suite for step, use in judges.items()}
-
-    def runs(step: str) -> str:
-        found = suite_runs(suites[step], recipe.folder)
-        if found is None:
-            return ""
-        refused = "" if trust else found.untrusted
-        if refused and build:
-            raise EvalError(f"the suite {suites[step]} runs Python, {found.what}, but {refused}")
-        return f"the suite {suites[step]} runs Python: {found.what}" + (f"; {refused}" if refused else "")
-
-    notes = _each(recipe, graph, "suite", suites, runs)
-    return [] if build else list(dict.fromkeys(note for note in notes.values() if note))
-
-
-def _missing_files(recipe: Recipe, graph: Graph) -> list[str]:
-    """What the suites lack, by place; ``EvalError`` for what is no suite, and tasks and splits that one has not got."""
-    judges = _suite_uses(graph)
-    suites = {step: use.suite for step, use in judges.items()}
-
-    def named(step: str) -> tuple[Sequence[str], str | None]:
-        return judges[step].tasks or (), judges[step].target
-
-    def chosen(step: str) -> tuple[str, ...]:
-        return chosen_tasks(suites[step], recipe.folder, *named(step))
-
-    def unknown(step: str) -> str:
-        return "target" if set(named(step)[0]) <= set(suite_tasks(suites[step], recipe.folder)) else "tasks"
-
-    def missing(step: str) -> tuple[str, ...]:
-        return missing_files(suites[step], recipe.folder, tasks[step], judges[step].split)
-
-    _each(recipe, graph, "suite", suites, lambda step: suite_tasks(suites[step], recipe.folder))
-    tasks = _each(recipe, graph, unknown, suites, chosen)
-    lacking = _each(recipe, graph, "split", suites, missing)
-    told = [_placed(recipe, graph.steps[step].node, "suite", file) for step, files in lacking.items() for file in files]
-    return list(dict.fromkeys(told))

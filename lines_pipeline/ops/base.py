@@ -111,6 +111,9 @@ class DriverContext(Protocol):
     def evaluate(self, models: Mapping[str, Variant], judge: Callable[[str], Variant]) -> dict[str, dict[str, float]]:
         """The metrics of each of ``models``, by name; ``judge`` makes the evaluation of the step that it is given."""
 
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether a model is better where the metric, of the suite that the step names, is higher."""
+
     def emit(self, event: Event) -> None:
         """Tell the sinks."""
 

@@ -1,7 +1,8 @@
-"""``evaluate``: the accuracy of a model on the tasks of a suite."""
+"""``evaluate``: how good a model is on the tasks of a suite."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -10,25 +11,32 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
 from lines_pipeline.ops.roles import SuiteUse
 
+_BASELINE_PORTS: Mapping[str, str] = {"expert": "baselines.expert", "pretrained": "baselines.pretrained"}
+"""The ports of the metrics that normalize, by role; a recipe writes ``baselines: {expert: ..., pretrained: ...}``."""
+
 
 class EvaluateParams(OpParams):
     suite: str = Field(description="zoo://glyphs, or a suite file.", min_length=1)
-    split: Literal["train", "val", "test"] = Field("test", description="Which images.")
+    split: Literal["train", "val", "test"] = Field("test", description="Which data.")
     tasks: tuple[str, ...] | None = Field(None, description="Some of the suite's tasks; default all.", strict=False)
     target: str | None = Field(None, description="The task a single model was tuned for; the others are its control.")
 
 
 class Evaluate(Op[EvaluateParams]):
-    """Normalized accuracy is over the task's own expert, as the suite records it."""
+    """Gives the metrics that the suite declares; ``baselines`` normalize them, or else what the suite records."""
 
     name = "evaluate"
-    formula = "accuracy/<task>, mean_accuracy, normalized_accuracy/<task>, mean_normalized_accuracy"
+    formula = "<metric>/<task>, mean_<metric>, worst_<metric>, normalized_<metric>/<task>, mean_normalized_<metric>"
     source = "wang-kee/LiNeS, src/eval/eval.py"
     gives = EdgeType.METRICS
     is_output = True
-    inputs = {"model": Port(EdgeType.WEIGHTS, followed=True)}
+    inputs = {
+        "model": Port(EdgeType.WEIGHTS, followed=True),
+        **{port: Port(EdgeType.METRICS, many=True, optional=True) for port in _BASELINE_PORTS.values()},
+    }
     granularity = Granularity.MODEL
     Params = EvaluateParams
 
     def suite_of(self, params: EvaluateParams, inputs: Ids) -> SuiteUse:
-        return SuiteUse(params.suite, params.split, params.tasks, params.target, inputs["model"][0])
+        baselines = {role: inputs[port] for role, port in _BASELINE_PORTS.items() if port in inputs}
+        return SuiteUse(params.suite, params.split, params.tasks, params.target, inputs["model"][0], baselines)

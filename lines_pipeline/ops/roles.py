@@ -95,6 +95,10 @@ class SuiteUse:
     """The task a single model was tuned for."""
     model: str | None = None
     """The step whose model is judged; None where the step judges models of its own."""
+    baselines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The steps whose metrics normalize, by role; what is not named the suite records."""
+    objective: str | None = None
+    """The metric by which the step chooses."""
 
 
 class StepRoles(Generic[P]):

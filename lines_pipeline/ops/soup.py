@@ -22,7 +22,7 @@ class SoupParams(OpParams):
     suite: str | None = Field(None, description="greedy: the suite that judges.")
     split: Literal["train", "val", "test"] = Field("val", description="greedy: the split that judges.")
     tasks: tuple[str, ...] | None = Field(None, description="greedy: the tasks that judge; default all.", strict=False)
-    objective: str = Field("mean_accuracy", description="greedy: the metric that must not fall.")
+    objective: str = Field("mean_accuracy", description="greedy: the metric that must not get worse.")
 
 
 class Soup(Op[SoupParams]):
@@ -44,7 +44,9 @@ class Soup(Op[SoupParams]):
         return None
 
     def suite_of(self, params: SoupParams, inputs: Ids) -> SuiteUse | None:
-        return None if params.suite is None else SuiteUse(params.suite, params.split, params.tasks)
+        if params.suite is None:
+            return None
+        return SuiteUse(params.suite, params.split, params.tasks, objective=params.objective)
 
     def driver_of(self, params: SoupParams) -> Driver | None:
         if params.kind == "uniform":
@@ -58,14 +60,15 @@ class Soup(Op[SoupParams]):
         return Variant(self, SoupParams(), {"models": models})
 
     def _choose(self, params: SoupParams, models: tuple[str, ...], context: DriverContext) -> tuple[str, ...]:
-        """Sort by the held-out metric, then keep each candidate that does not lower the soup's."""
+        """Sort by the held-out metric, then keep each candidate that does not make the soup's worse."""
         scores = self._scores(params, {model: (model,) for model in models}, context)
-        order = sorted(models, key=lambda model: -scores[model])
+        sign = 1 if context.higher_is_better(params.objective) else -1
+        order = sorted(models, key=lambda model: -sign * scores[model])
         kept, best = order[:1], scores[order[0]]
         rows = [{"model": order[0], "alone": best, "soup": best, "kept": True}]
         for candidate in order[1:]:
             score = self._scores(params, {candidate: (*kept, candidate)}, context)[candidate]
-            if score >= best:
+            if sign * score >= sign * best:
                 kept, best = [*kept, candidate], score
             rows.append({"model": candidate, "alone": scores[candidate], "soup": score, "kept": candidate in kept})
         context.emit(TableComputed(f"greedy_soup/{context.step}", tuple(rows)))

@@ -133,7 +133,9 @@ class Tune(_Section):
 
     parameters: dict[str, Space] = Field(min_length=1, description="node.parameter: {low, high, step} or {values}.")
     objective: str = Field(min_length=1, description="node.metric, or a linear expression of such.")
-    direction: Literal["maximize", "minimize"] = "maximize"
+    direction: Literal["maximize", "minimize"] | None = Field(
+        None, description="Default: what is better of the objective's metrics."
+    )
     sampler: Literal["grid", "random", "tpe", "cmaes"] = "grid"
     trials: int | None = Field(None, ge=1, le=100_000, description="How many; the grid tries all.")
 

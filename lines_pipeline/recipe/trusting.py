@@ -13,7 +13,7 @@ from typing import Any
 from lines_pipeline.core.errors import Diagnostic, RecipeError
 from lines_pipeline.core.trust import remedy, why_untrusted
 from lines_pipeline.graph.graph import Graph
-from lines_pipeline.recipe.building import build_graph
+from lines_pipeline.recipe.building import Declared, build_graph
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import stock_folder
 from lines_pipeline.recipe.syntax.interpolation import environment_names
@@ -32,11 +32,14 @@ def require_trusted(recipe: Recipe, *, trust: bool = False) -> None:
             _require([*_addresses(recipe), *_urls(recipe)], recipe)
 
 
-def trusted_graph(recipe: Recipe, *, trust: bool = False) -> Graph:
-    """The recipe's graph; RecipeError where it or its recipe does what only a trusted folder's recipe may."""
+def trusted_graph(recipe: Recipe, *, trust: bool = False, declared: Declared = lambda step, folder: None) -> Graph:
+    """Build the recipe's graph; RecipeError where it or its recipe does what only a trusted folder's recipe may.
+
+    Objectives are checked against what suites have ``declared``.
+    """
     require_trusted(recipe, trust=trust)
     with recipe.secrets.hiding():
-        graph = build_graph(recipe)
+        graph = build_graph(recipe, declared)
         if not trust:
             _require_harmless_items(recipe, graph)
     return graph

@@ -59,6 +59,10 @@ class _StepContext:
         found = self._evaluator.compare([self._evaluator.prepare(trial, list(names))])[0]
         return {names[step_id]: metrics for step_id, metrics in found.items()}
 
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether the suite that the step names declares so; of what it does not declare, more is better."""
+        return self._evaluator.directions(self._graph, self._step.id).get(metric, "higher") == "higher"
+
     def emit(self, event: Event) -> None:
         """Tell the sinks."""
         self._evaluator.session.emit(event)

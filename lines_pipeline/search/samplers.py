@@ -28,9 +28,9 @@ class Sampler(Protocol):
         """How the trials did that were asked for last."""
 
 
-def open_sampler(settings: Tune, seed: int) -> Sampler:
-    """What ``settings.sampler`` names; ``EvalError`` where its package is missing."""
-    return Grid(settings) if settings.sampler == "grid" else Study(settings, seed)
+def open_sampler(settings: Tune, seed: int, direction: str) -> Sampler:
+    """What ``settings.sampler`` names, to ``maximize`` or ``minimize``; ``EvalError`` where its package is missing."""
+    return Grid(settings) if settings.sampler == "grid" else Study(settings, seed, direction)
 
 
 class Grid:
@@ -51,7 +51,7 @@ class Grid:
 class Study:
     """Random, TPE or CMA-ES by Optuna; deterministic by the recipe's seed."""
 
-    def __init__(self, settings: Tune, seed: int) -> None:
+    def __init__(self, settings: Tune, seed: int, direction: str) -> None:
         try:
             import optuna
         except ImportError as error:
@@ -65,7 +65,7 @@ class Study:
             "cmaes": optuna.samplers.CmaEsSampler,
         }
         sampler = samplers[settings.sampler](seed=seed)
-        self._study = optuna.create_study(direction=settings.direction, sampler=sampler)
+        self._study = optuna.create_study(direction=direction, sampler=sampler)
         self._settings, self._left = settings, int(min(settings.trials or 0, combinations(settings)))
         self._asked: list[Any] = []
         self._tried: dict[tuple[Any, ...], float | None] = {}
@@ -80,7 +80,7 @@ class Study:
     def tell(self, objectives: Sequence[float]) -> None:
         """In the order of the trials."""
         for trial, objective in zip(self._asked, objectives, strict=True):
-            self._study.tell(trial, objective)
+            self._study.tell(trial, None if math.isnan(objective) else objective, state=_failed(objective))
             self._tried[_point(trial)] = objective
 
     def _propose(self) -> Values:
@@ -91,7 +91,8 @@ class Study:
             if _point(trial) not in self._tried:
                 break
             known = self._tried[_point(trial)]
-            self._study.tell(trial, known, state=_pruned() if known is None else None)
+            unknown = known is None or math.isnan(known)
+            self._study.tell(trial, None if unknown else known, state=_pruned() if unknown else None)
         else:
             trial, values = self._first_untried()
         self._asked.append(trial)
@@ -121,6 +122,13 @@ def combinations(settings: Tune) -> float:
 
 def _point(trial: Any) -> tuple[Any, ...]:
     return tuple(trial.params.values())
+
+
+def _failed(objective: float) -> Any:
+    """How a trial ended; None where it has an objective. One that is no number teaches nothing."""
+    from optuna.trial import TrialState
+
+    return TrialState.FAIL if math.isnan(objective) else None
 
 
 def _pruned() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from lines_pipeline.executor.materialising import OutputRequest, materialise
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.planner.stages import ancestors
-from lines_pipeline.recipe.binding.objective import Objective, parse_objective
+from lines_pipeline.recipe.binding.objective import Objective, default_direction, parse_objective
 from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.schema import Tune
@@ -42,18 +43,32 @@ def tune(recipe: Recipe, evaluator: Evaluator, prepare: Prepare) -> Chosen:
     """
     assert recipe.tune is not None
     trials = _Trials(recipe, evaluator, prepare, parse_objective(recipe.tune.objective), trial_count(recipe.tune))
-    _keep_common_parts(build_graph(recipe), recipe.tune, trials.objective, evaluator)
-    sampler, sign = open_sampler(recipe.tune, recipe.seed), 1 if recipe.tune.direction == "maximize" else -1
+    graph = build_graph(recipe)
+    _keep_common_parts(graph, recipe.tune, trials.objective, evaluator)
+    direction = recipe.tune.direction or default_direction(
+        trials.objective, lambda step: evaluator.directions(graph, step)
+    )
+    assert direction is not None  # binding has refused objectives that have none
+    sampler, sign = open_sampler(recipe.tune, recipe.seed, direction), 1 if direction == "maximize" else -1
     best: Chosen | None = None
     while batch := sampler.ask(evaluator.session.scheduler.calls_at_once):
         objectives = trials.run(batch)
         sampler.tell(objectives)
         for values, objective in zip(batch, objectives, strict=True):
-            if best is None or sign * objective > sign * best.objective:
+            if (
+                best is None
+                or sign * objective > sign * best.objective
+                or math.isnan(best.objective) > math.isnan(objective)
+            ):
                 best = Chosen(values, objective, trials.total)
     assert best is not None
     evaluator.session.emit(ParamsChosen(best.values, best.objective))
     return best
+
+
+def _is_better(objective: float, best: float) -> bool:
+    """Whether an objective is greater than the best so far; any number is better than none."""
+    return objective > best or (math.isnan(best) and not math.isnan(objective))
 
 
 def trial_count(settings: Tune) -> int:

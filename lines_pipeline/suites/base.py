@@ -1,117 +1,130 @@
-"""Opens the suite that a recipe names: the embedded one, or a file of the user's own."""
+"""What every suite is to the rest of the house: tasks, declared metrics, and the scores that it gives models."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from lines_pipeline.core.errors import EvalError, did_you_mean
-from lines_pipeline.core.events import Sink
-from lines_pipeline.zoo.catalogue import TASKS, parse
+from lines_pipeline.core.units import SCORE
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
+    from lines_pipeline.core.user_code.files import Code
+    from lines_pipeline.suites.models import Model
+    from lines_pipeline.suites.samples import Samples
 
-class Suite(Protocol):
-    """Tasks with data and heads."""
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Names of all tasks."""
-
-    def digest(self, split: str) -> str:
-        """Content identity of a split's data and heads."""
-
-    def accuracies(
-        self, state: Mapping[str, torch.Tensor], tasks: Sequence[str], split: str, *, device: str = "cpu"
-    ) -> dict[str, float]:
-        """Accuracy (0..1) by task of a state dict; ``EvalError`` where it does not fit the suite's model."""
-
-    def expert_accuracies(self, tasks: Sequence[str], split: str) -> Mapping[str, float | None]:
-        """Accuracy of each task's own expert by task; None where the suite does not record it."""
-
-    def pretrained_accuracy(self, task: str, split: str) -> float | None:
-        """Accuracy of the pretrained model, where the suite records it."""
-
-
-def open_suite(uri: str, folder: Path, emit: Sink = lambda event: None) -> Suite:
-    """The suite at ``uri``; relative paths start from ``folder``, the recipe's. ``emit`` is told of what it builds."""
-    if uri.startswith("zoo://"):
-        from lines_pipeline.suites.glyphs import GlyphSuite
-
-        return GlyphSuite(_seed(uri), emit)
-    from lines_pipeline.suites.classification import ClassificationSuite
-
-    return ClassificationSuite.read(suite_path(uri, folder))
-
-
-def suite_path(uri: str, folder: Path) -> Path:
-    """The file of a suite of the user's own."""
-    try:
-        return folder / Path(uri).expanduser()
-    except RuntimeError as error:
-        raise EvalError(f"{uri}: {error}; write the whole path") from error
-
-
-def suite_tasks(uri: str, folder: Path) -> tuple[str, ...]:
-    """The task names of a suite, without building, downloading or loading anything."""
-    if uri.startswith("zoo://"):
-        _seed(uri)
-        return tuple(TASKS)
-    from lines_pipeline.suites.suite_files import read_suite_file
-
-    return tuple(read_suite_file(suite_path(uri, folder))[0].tasks)
-
-
-def chosen_tasks(uri: str, folder: Path, tasks: Sequence[str] | None, target: str | None) -> tuple[str, ...]:
-    """The tasks to evaluate; ``EvalError`` for names that the suite does not have."""
-    known = suite_tasks(uri, folder)
-    for task in (*(tasks or ()), *([target] if target else ())):
-        if task not in known:
-            raise EvalError(f"{uri}: no task '{task}'{did_you_mean(task, known)}; it has: {', '.join(known)}")
-    chosen = tuple(tasks) if tasks else known
-    return chosen if target is None or target in chosen else (*chosen, target)
-
-
-def missing_files(uri: str, folder: Path, tasks: Sequence[str], split: str) -> tuple[str, ...]:
-    """What is said of each file that the suite lacks for a split; ``EvalError`` for a split that ``tasks`` lack."""
-    if not uri.startswith("zoo://"):
-        from lines_pipeline.suites.classification import ClassificationSuite
-
-        return ClassificationSuite.read(suite_path(uri, folder)).missing_files(tasks, split)
-    if split == "train":
-        raise EvalError(f"{uri}: split 'train' is for training, expected val or test")
-    return ()
+Direction = Literal["higher", "lower"]
+Averaging = Literal["mean", "geometric", "none"]
+Role = Literal["expert", "pretrained"]
+ROLES: tuple[Role, ...] = ("expert", "pretrained")
+"""Whose figures normalize: each task's own expert, and the model that all experts were tuned from."""
 
 
 @dataclass(frozen=True)
-class Runs:
+class Metric:
+    """A figure that a suite gives for each task: its unit, which direction is better, how tasks are averaged."""
+
+    name: str
+    unit: str = SCORE
+    """``share`` (0..1, shown in %), ``percent`` (0..100), ``nats``, ``score``, or any other word."""
+    direction: Direction = "higher"
+    averaging: Averaging = "mean"
+    """``geometric`` for what multiplies (perplexity), ``none`` for what has no mean."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures by task and metric, and per-sample results of the tasks that have them."""
+
+    values: Mapping[str, Mapping[str, float]]
+    samples: Mapping[str, Samples] = field(default_factory=dict)
+
+    def joined(self, other: Scores) -> Scores:
+        """These scores and those of further tasks."""
+        return Scores({**self.values, **other.values}, {**self.samples, **other.samples})
+
+    def picked(self, tasks: Sequence[str]) -> Scores:
+        """The scores of some tasks, in their order."""
+        return Scores(
+            {task: self.values[task] for task in tasks},
+            {task: self.samples[task] for task in tasks if task in self.samples},
+        )
+
+
+@dataclass(frozen=True)
+class Head:
+    """A frozen classifier over a model's features: ``logits = scale * weight * features + bias``."""
+
+    weight: torch.Tensor
+    """[classes, features]."""
+    bias: torch.Tensor | None = None
+    """[classes]."""
+    scale: float = 1.0
+    normalize: bool = False
+    """Whether features are scaled to unit length first."""
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits [n, classes] of features [n, features]."""
+        from torch.nn import functional
+
+        features = functional.normalize(features, dim=-1) if self.normalize else features
+        found = features @ self.weight.T
+        found = found if self.scale == 1.0 else self.scale * found
+        return found if self.bias is None else found + self.bias
+
+
+class Suite(Protocol):
+    """Tasks with data, and the metrics that a model is judged by on them."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of all tasks; nothing is built, downloaded or loaded for them."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What a task may be given, the most important first; declared before anything is loaded."""
+
+    def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
+        """Judge a model on some tasks; ``EvalError`` where it does not fit the suite.
+
+        A declared metric may be absent where it means nothing (the top five of three classes).
+        """
+
+    def baselines(self, role: Role, tasks: Sequence[str], split: str) -> Mapping[str, Mapping[str, float]]:
+        """Figures of each task's own expert, or of the pretrained model, by task and metric, as far as known."""
+
+    def model(self) -> nn.Module:
+        """A module that states of this suite's models fit; ``EvalError`` where the suite has none."""
+
+    def batches(self, task: str, split: str) -> Iterator[tuple[Any, torch.Tensor]]:
+        """Inputs as the model takes them, and their labels."""
+
+    def heads(self) -> Mapping[str, Head]:
+        """Heads by task where they are frozen and outside the model; none where they are part of it."""
+
+    def digest(self, split: str) -> str:
+        """Content identity of all that scores on a split depend on but for the model."""
+
+    def code(self) -> tuple[Code, ...]:
+        """The Python of the user's that judging runs; imports none of it. ``EvalError`` where it is not there."""
+
+    def foreign_code(self) -> ForeignCode | None:
+        """What judging runs that may do anything; None where it runs nothing of its own."""
+
+    def check(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
+        """Everything that can be told without loading weights or data: what is said of each file that is missing.
+
+        Raises ``EvalError`` for what no file could mend, such as a split that a task does not have.
+        """
+
+
+@dataclass(frozen=True)
+class ForeignCode:
     """What a suite runs beside this package: Python of the user's own, or what could unpickle files."""
 
     what: str
     untrusted: str
     """Why it may not run here and what to do, an empty text where it may."""
-
-
-def suite_runs(uri: str, folder: Path) -> Runs | None:
-    """What a suite would run; None where it runs nothing of its own. ``EvalError`` where that is not there.
-
-    Imports nothing.
-    """
-    if uri.startswith("zoo://"):
-        return None
-    from lines_pipeline.suites.classification import ClassificationSuite
-
-    suite = ClassificationSuite.read(suite_path(uri, folder))
-    what = suite.wants_trust()
-    return Runs(what, suite.untrusted()) if what else None
-
-
-def _seed(uri: str) -> int:
-    seed, name = parse(uri)
-    if name:
-        raise EvalError(f"{uri}: a suite is zoo://glyphs, without '/{name}'")
-    return seed

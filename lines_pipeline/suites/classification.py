@@ -1,4 +1,4 @@
-"""A suite of the user's own: a YAML file that names a model factory, and for each task a head and data."""
+"""The kind ``classification``: a model from images, or other tensors, to features; a head and data a task."""
 
 from __future__ import annotations
 
@@ -11,44 +11,56 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.fingerprints import content_key
-from lines_pipeline.core.printable import shortened
-from lines_pipeline.core.trust import remedy, why_untrusted
 from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.io.locations import local_path, locate
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
-from lines_pipeline.recipe.syntax.source_map import SourceMap
-from lines_pipeline.suites.factories import HARMLESS_ARGUMENTS, find_code, shipped_kind
-from lines_pipeline.suites.suite_files import SuiteFile, read_suite_file
-from lines_pipeline.suites.user_code import call_factory, told_as_users
+from lines_pipeline.suites.base import ForeignCode, Head, Metric, Role, Scores
+from lines_pipeline.suites.classification_file import ClassificationFile
+from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, Judged, judge, task_scores
+from lines_pipeline.suites.labelled_tensors import LabelledTensors, hub_batches
+from lines_pipeline.suites.model_factory import factory_code, foreign_code, loaded, make_model
+from lines_pipeline.suites.models import Model
+from lines_pipeline.suites.samples import Array
+from lines_pipeline.suites.suite_files import SuiteDocument
+from lines_pipeline.suites.user_code import told_as_users
 from lines_pipeline.zoo.catalogue import cache_folder
 
 BATCH_SIZE = 128
+_DATASETS = "hf://datasets/"
 
 
 @dataclass(frozen=True)
 class ClassificationSuite:
     """A suite file that has been read."""
 
-    path: Path
-    content: SuiteFile
-    source_map: SourceMap = field(compare=False, repr=False)
+    document: SuiteDocument
+    content: ClassificationFile = field(compare=False, repr=False)
 
     @classmethod
-    def read(cls, path: Path) -> ClassificationSuite:
+    def read(cls, document: SuiteDocument) -> ClassificationSuite:
         """From a file."""
-        return cls(path, *read_suite_file(path))
+        return cls(document, document.read_as(ClassificationFile))
+
+    @property
+    def path(self) -> Path:
+        """The suite's file."""
+        return self.document.path
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of all tasks."""
         return tuple(self.content.tasks)
 
-    def missing_files(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Accuracy first; the top five where a task has more than five classes."""
+        return CLASSIFICATION_METRICS
+
+    def check(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
         """What is said of each local file that is not there; ``EvalError`` where a task has no data for the split."""
         named = [(task, file) for task in tasks for file in (self.content.tasks[task].head, self._source(task, split))]
         return tuple(
@@ -59,208 +71,156 @@ class ClassificationSuite:
 
     def digest(self, split: str) -> str:
         """Identity of the file's content, and of the local data, heads and Python that it names."""
-        files = [
-            self._identity(source) for t in self.content.tasks.values() for source in (t.head, t.data.get(split, ""))
-        ]
-        code = self.code()
-        return content_key([self.content.model_dump(mode="json"), split, files, *([code.digest()] if code else ())])
+        tasks = self.content.tasks.values()
+        files = [self._identity(source) for one in tasks for source in (one.head, one.data.get(split, ""))]
+        content = self.content.model_dump(mode="json")
+        return content_key([content, split, files, *(one.digest() for one in self.code())])
 
-    def expert_accuracies(self, tasks: Sequence[str], split: str) -> dict[str, float | None]:
+    def baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
         """As the file records them."""
-        return {task: self.content.tasks[task].expert_accuracy.get(split) for task in tasks}
-
-    def pretrained_accuracy(self, task: str, split: str) -> float | None:
-        """As the file records it."""
-        return self.content.tasks[task].pretrained_accuracy.get(split)
+        return {task: self.content.tasks[task].baseline(role, split) for task in tasks}
 
     @torch.inference_mode()
-    def accuracies(
-        self, state: Mapping[str, torch.Tensor], tasks: Sequence[str], split: str, *, device: str = "cpu"
-    ) -> dict[str, float]:
-        """Accuracy by task: largest product of feature and head row."""
-        model, transform = self._model()
-        try:
-            model.load_state_dict({name: value.float() for name, value in state.items()})
-        except RuntimeError as error:
-            raise EvalError(f"{self.path}: the model does not fit {self.content.model.factory}: {error}") from error
-        with told_as_users(self.path, f"model factory {self.content.model.factory}: the model", self.code()):
-            model = model.eval().to(device)
-        return {task: self._accuracy(model, transform, task, split, device) for task in tasks}
+    def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
+        """Judge the answers of largest logit; ``EvalError`` where the model does not fit."""
+        made, transform = self._made
+        module = loaded(self.path, self.content.model.factory, made, model, self._code, device)
+        found, samples = dict[str, dict[str, float]](), {}
+        for task in tasks:
+            source = self._data(task, split)
+            clusters = source.clusters if isinstance(source, LabelledTensors) else None
+            found[task], samples[task] = self._judged(module, task, self._batches(source, transform), device, clusters)
+        return Scores(found, samples)
 
-    def _accuracy(self, model: nn.Module, transform: Any, task: str, split: str, device: str) -> float:
-        head = self._head(task).to(device)
-        right = total = 0
-        for images, labels in self._batches(task, split, transform):
-            features = functional.normalize(self._features(model, images.to(device), task).float(), dim=-1)
-            if features.shape != (len(images), head.shape[1]) or len(labels) != len(images):
+    def model(self) -> nn.Module:
+        """A new module, with whatever weights its factory gives it."""
+        return make_model(self.path, self.content.model, self._code)[0]
+
+    def batches(self, task: str, split: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images and labels, in the file's order."""
+        source = self._data(task, split)
+        return self._batches(source, None if isinstance(source, LabelledTensors) else self._made[1])
+
+    def heads(self) -> dict[str, Head]:
+        """The frozen heads of all tasks."""
+        return {task: self._head(task) for task in self.tasks}
+
+    def code(self) -> tuple[Code, ...]:
+        """The Python of the user's that makes the model, if there is any."""
+        return () if self._code is None else (self._code,)
+
+    def foreign_code(self) -> ForeignCode | None:
+        """The user's Python, or a model of open_clip with arguments that may open files of pickles."""
+        return foreign_code(self.path, self.code(), self.content.model)
+
+    @cached_property
+    def _code(self) -> Code | None:
+        return factory_code(self.document, self.content.model)
+
+    @property
+    def _made(self) -> tuple[nn.Module, Any]:
+        return make_model(self.path, self.content.model, self._code)
+
+    def _judged(
+        self,
+        module: nn.Module,
+        task: str,
+        batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+        device: str,
+        clusters: Array | None,
+    ) -> tuple[dict[str, float], Any]:
+        head = self._head(task, device)
+        judged: list[Judged] = []
+        for images, labels in batches:
+            features = self._features(module, images.to(device), task)
+            if features.shape != (len(images), head.weight.shape[1]) or len(labels) != len(images):
                 raise EvalError(
                     f"{self.path}: task '{task}': {len(images)} images and {len(labels)} labels gave features of shape "
-                    f"{tuple(features.shape)} for a head of shape {tuple(head.shape)}; expected one label an image and "
-                    f"features [{len(images)}, {head.shape[1]}]"
+                    f"{tuple(features.shape)} for a head of shape {tuple(head.weight.shape)}; expected one label an "
+                    f"image and features [{len(images)}, {head.weight.shape[1]}]"
                 )
-            right += int(((features @ head.T).argmax(1).cpu() == labels).sum())
-            total += len(labels)
-        if not total:
-            raise EvalError(f"{self.path}: task '{task}' has no images in split '{split}'")
-        return right / total
+            judged.append(judge(head.logits(features), self._checked(labels, task, len(head.weight))))
+        if not judged:
+            raise EvalError(f"{self.path}: task '{task}' has no images to judge")
+        return task_scores(judged, clusters)
 
     def _features(self, model: nn.Module, images: torch.Tensor, task: str) -> torch.Tensor:
         found = f"images of shape {tuple(images.shape)}, {images.dtype}"
-        with told_as_users(self.path, f"task '{task}': the model does not take {found}: it", self.code()):
+        with told_as_users(self.path, f"task '{task}': the model does not take {found}: it", self._code):
             features = model(images)
         if not isinstance(features, torch.Tensor):
             kind = type(features).__name__
             raise EvalError(f"{self.path}: task '{task}': the model gave a {kind}, expected a tensor of features")
-        return features
+        return features.float()
 
-    def code(self) -> Code | None:
-        """The Python of the user's that judging runs; None where it runs none. Imports nothing.
-
-        Raises ``EvalError`` where it is not there.
-        """
-        return self._code
-
-    @cached_property
-    def _code(self) -> Code | None:
-        model = self.content.model
-        if shipped_kind(model.factory):
-            return None
-        try:
-            return find_code(model.factory, self.path.parent)
-        except EvalError as error:
-            raise EvalError(str(self.source_map.value(("model", "factory")).diagnostic(str(error)))) from error
-
-    def wants_trust(self) -> str:
-        """What the suite would run that may do anything (its Python, or what could unpickle files), or nothing."""
-        code = self.code()
-        if code is not None:
-            return code.shown
-        odd = sorted(set(self.content.model.arguments) - HARMLESS_ARGUMENTS)
-        return f"{self.content.model.factory} with {', '.join(map(shortened, odd[:5]))}" if odd else ""
-
-    def untrusted(self) -> str:
-        """Why this suite's code may not run here; an empty text where it may, or where there is none."""
-        if not self.wants_trust():
-            return ""
-        code = self.code()
-        files = [self.path, self.path.resolve(), *([code.file.resolve()] if code and code.root and code.file else ())]
-        folders = dict.fromkeys(file.parent for file in files)
-        reasons = [(reason, folder) for folder in folders if (reason := why_untrusted(folder))]
-        return f"{reasons[0][0]}; {remedy(reasons[0][1])}" if reasons else ""
-
-    def _model(self) -> tuple[nn.Module, Any]:
-        factory, arguments = self.content.model.factory, self.content.model.arguments
-        code, transform = self.code(), None
-        if code is None:
-            model, transform = self._open_clip(factory.partition(":")[2], arguments)
-        else:
-            model = call_factory(code, arguments, self.path)
-        if not isinstance(model, nn.Module):
-            found = type(model).__name__
-            raise EvalError(f"{self.path}: model factory {factory} gave a {found}, expected a torch module")
-        return model, transform
-
-    def _open_clip(self, name: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, Any]:
-        try:
-            import open_clip
-        except ImportError as error:
+    def _checked(self, labels: torch.Tensor, task: str, classes: int) -> torch.Tensor:
+        """The labels as int64, each one of the head's classes."""
+        if labels.is_floating_point() or labels.is_complex():
+            raise EvalError(f"{self.path}: task '{task}': labels are {labels.dtype}, expected integers")
+        labels = labels.long()
+        if not ((labels >= 0) & (labels < classes)).all():
             raise EvalError(
-                f"{self.path}: model factory: open_clip cannot be imported (pip install 'lines-pipeline[clip]')"
-            ) from error
-        with told_as_users(self.path, f"model factory open_clip:{name}", None):
-            model, _, transform = open_clip.create_model_and_transforms(name, **arguments)
-        return _ImageTower(model), transform
+                f"{self.path}: task '{task}': labels from {int(labels.min())} to {int(labels.max())}, the head has "
+                f"{classes} classes; expected labels from 0 to {classes - 1}"
+            )
+        return labels
 
-    def _head(self, task: str) -> torch.Tensor:
-        tensors = _tensors(self._local(self.content.tasks[task].head))
+    def _head(self, task: str, device: str = "cpu") -> Head:
+        tensors = self._tensors(self.content.tasks[task].head)
+        bias = tensors.pop("bias", None)
         matrices = [value for value in tensors.values() if value.dim() == 2]
         if len(matrices) != 1:
             raise EvalError(f"{self.path}: head of '{task}': expected one 2-D tensor, found {len(matrices)}")
-        return matrices[0].float()
+        if bias is not None and bias.shape != matrices[0].shape[:1]:
+            found, rows = tuple(bias.shape), len(matrices[0])
+            raise EvalError(f"{self.path}: head of '{task}': 'bias' has shape {found}, expected [{rows}], one a class")
+        return Head(
+            matrices[0].float().to(device),
+            None if bias is None else bias.float().to(device),
+            self.content.logit_scale,
+            self.content.normalize_features,
+        )
 
-    def _batches(self, task: str, split: str, transform: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _data(self, task: str, split: str) -> LabelledTensors | str:
         source = self._source(task, split)
-        if source.startswith("hf://datasets/"):
-            yield from _hub_batches(source, transform)
-            return
-        tensors = _tensors(self._local(source))
-        if set(tensors) != {"images", "labels"}:
-            raise EvalError(f"{source}: expected tensors 'images' and 'labels', found {', '.join(tensors)}")
-        images, labels = tensors["images"], tensors["labels"]
-        if labels.dim() != 1 or images.dim() == 0 or len(images) != len(labels):
-            raise EvalError(
-                f"{self.path}: task '{task}': {source} has images of shape {tuple(images.shape)} and labels of shape "
-                f"{tuple(labels.shape)}, expected one label an image"
-            )
-        for start in range(0, len(labels), BATCH_SIZE):
-            rows = slice(start, start + BATCH_SIZE)
-            yield images[rows], labels[rows]
+        if source.startswith(_DATASETS):
+            return source
+        return LabelledTensors.of(self._tensors(source), source, f"{self.path}: task '{task}'")
+
+    @staticmethod
+    def _batches(source: LabelledTensors | str, transform: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if isinstance(source, LabelledTensors):
+            return source.batches(BATCH_SIZE)
+        return hub_batches(source, transform, BATCH_SIZE)
+
+    def _tensors(self, source: str) -> dict[str, torch.Tensor]:
+        downloads = cache_folder() / "downloads"
+        path = local_path(locate(source, self.path.parent, downloads), downloads)
+        try:
+            return read_tensors(open_checkpoint(path, spool=cache_folder() / "spool"))
+        except CheckpointError as error:
+            raise EvalError(str(error)) from error
 
     def _source(self, task: str, split: str) -> str:
-        data = self.content.tasks[task].data
+        data: Mapping[str, str] = self.content.tasks[task].data
         if split not in data:
             known = ", ".join(data) or "none"
             raise EvalError(f"{self.path}: task '{task}' has no data for split '{split}'; it has: {known}")
         return data[split]
 
-    def _local(self, source: str) -> Path:
-        downloads = cache_folder() / "downloads"
-        return local_path(locate(source, self.path.parent, downloads), downloads)
-
     def _identity(self, source: str) -> Any:
-        if not source or "://" in source:
-            return source
-        try:
-            found = (self.path.parent / source).stat()
-        except (OSError, ValueError):
-            return None
-        return [source, found.st_size, found.st_mtime_ns] if not stat.S_ISFIFO(found.st_mode) else None
+        return file_identity(self.path.parent, source)
 
 
-class _ImageTower(nn.Module):
-    """An open_clip model, from images to features; the tensors of its text tower may be absent."""
+def file_identity(folder: Path, source: str) -> Any:
+    """What tells a local file's content apart from another's: its size and time; None where it is not there.
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.model.encode_image(images)  # type: ignore[operator]
-        return features
-
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        found = self.model.load_state_dict(state, strict=False, assign=assign)
-        missing = [name for name in found.missing_keys if name.startswith("visual.")]
-        if missing or found.unexpected_keys:
-            raise RuntimeError(f"missing tensors {missing[:3]}, unexpected ones {found.unexpected_keys[:3]}")
-        return found
-
-
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    A URL is its own identity.
+    """
+    if not source or "://" in source:
+        return source
     try:
-        return read_tensors(open_checkpoint(path, spool=cache_folder() / "spool"))
-    except CheckpointError as error:
-        raise EvalError(str(error)) from error
-
-
-def _hub_batches(source: str, transform: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise EvalError(f"{source}: needs the extra 'clip': pip install 'lines-pipeline[clip]'") from error
-    name, _, split = source.removeprefix("hf://datasets/").partition("#")
-    organisation, dataset, *configuration = name.split("/", 2)
-    data = load_dataset(f"{organisation}/{dataset}", *configuration, split=split or "test")
-    image_column = _column(source, data.column_names, ("image", "img", "jpg"))
-    label_column = _column(source, data.column_names, ("label", "cls"))
-    for start in range(0, len(data), BATCH_SIZE):
-        rows = data[start : start + BATCH_SIZE]
-        images = torch.stack([transform(image.convert("RGB")) for image in rows[image_column]])
-        yield images, torch.tensor(rows[label_column])
-
-
-def _column(source: str, columns: Sequence[str], names: Sequence[str]) -> str:
-    for name in names:
-        if name in columns:
-            return name
-    raise EvalError(f"{source}: no column {' or '.join(names)}; it has: {', '.join(columns)}")
+        found = (folder / source).stat()
+    except (OSError, ValueError):
+        return None
+    return [source, found.st_size, found.st_mtime_ns] if not stat.S_ISFIFO(found.st_mode) else None

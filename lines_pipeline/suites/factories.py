@@ -1,4 +1,4 @@
-"""What a suite names as its model: a factory that comes with this package, or Python of the user's own.
+"""What a suite names as its model or metric: a factory that comes with this package, or Python of the user's own.
 
 Everything here is found by looking at files; nothing of the user's is imported.
 """
@@ -45,42 +45,49 @@ def check_factory(text: str) -> None:
         raise ValueError(f"{EXPECTED}, found '{printable(text)}'")
 
 
-def find_code(text: str, folder: Path) -> Code:
-    """Where the Python of a factory lies: in ``folder``, else on the Python path. Imports nothing.
+def check_function(text: str) -> None:
+    """Raise ValueError for what does not name a callable of the user's."""
+    if not (_FILE.fullmatch(text) or _MODULE.fullmatch(text)):
+        raise ValueError(f"expected package.module:callable or file.py:callable, found '{printable(text)}'")
+
+
+def find_code(text: str, folder: Path, what: str = "model factory") -> Code:
+    """Where the Python that a suite names lies: in ``folder``, else on the Python path. Imports nothing.
 
     Raises ``EvalError`` where there is no such file or module, or it plainly has no such name.
     """
     match = _FILE.fullmatch(text)
     if match:
-        code = _in_file(text, match, folder)
+        code = _in_file(text, match, folder, what)
     else:
         match = _MODULE.fullmatch(text)
         assert match is not None
-        code = _in_module(text, match, folder)
+        code = _in_module(text, match, folder, what)
     if code.file is not None and code.file.suffix == ".py":
         _require_name(code)
     return code
 
 
-def _in_file(text: str, match: re.Match[str], folder: Path) -> Code:
+def _in_file(text: str, match: re.Match[str], folder: Path, what: str) -> Code:
     file = folder / match["file"]
     if not file.is_file():
-        raise EvalError(f"model factory {text}: no such file as {file}")
-    return Code(text, match["name"], "", file.absolute(), file.absolute().parent)
+        raise EvalError(f"{what} {text}: no such file as {file}")
+    return Code(text, match["name"], "", file.absolute(), file.absolute().parent, what)
 
 
-def _in_module(text: str, match: re.Match[str], folder: Path) -> Code:
+def _in_module(text: str, match: re.Match[str], folder: Path, what: str) -> Code:
     module = match["module"]
     beside = own_file(folder.absolute(), module)
     if beside is not None:
-        return Code(text, match["name"], module, beside, folder.absolute())
+        return Code(text, match["name"], module, beside, folder.absolute(), what)
     spec = _spec_of(module)
     if spec is None:
         raise EvalError(
-            f"model factory {text}: there is no module {module}, neither in {folder.absolute()} nor on the Python path "
+            f"{what} {text}: there is no module {module}, neither in {folder.absolute()} nor on the Python path "
             "(PYTHONPATH)"
         )
-    return Code(text, match["name"], module, Path(spec.origin) if spec.has_location and spec.origin else None, None)
+    origin = Path(spec.origin) if spec.has_location and spec.origin else None
+    return Code(text, match["name"], module, origin, None, what)
 
 
 def _spec_of(module: str) -> importlib.machinery.ModuleSpec | None:
@@ -104,7 +111,7 @@ def _require_name(code: Code) -> None:
     try:
         names, open_end = names_made_by(code)
     except UserCodeError as error:
-        raise EvalError(f"model factory {code.text}: {error}") from error
+        raise EvalError(f"{code.what} {code.text}: {error}") from error
     name = code.name.partition(".")[0]
     if name not in names and not open_end:
-        raise EvalError(f"model factory {code.text}: {code.file} has no '{name}'{did_you_mean(name, names)}")
+        raise EvalError(f"{code.what} {code.text}: {code.file} has no '{name}'{did_you_mean(name, names)}")

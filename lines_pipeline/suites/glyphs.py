@@ -2,75 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import Sink
 from lines_pipeline.core.fingerprints import content_key
+from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.io.entries import read_entry, write_entry
 from lines_pipeline.io.opening import open_checkpoint
-from lines_pipeline.zoo import accuracy
+from lines_pipeline.suites.base import ForeignCode, Head, Metric, Role, Scores
+from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, judge, task_scores
+from lines_pipeline.suites.models import Model, state_of
 from lines_pipeline.zoo.build import build
 from lines_pipeline.zoo.catalogue import HEADS, PRETRAINED, TASKS, ZOO_VERSION, ZooEntry, experts_folder, locate
+from lines_pipeline.zoo.model import LOGIT_SCALE, GlyphEncoder, class_scores
+from lines_pipeline.zoo.splits import SPLIT_IMAGES, SPLIT_SEEDS, split_glyphs, split_images
+
+BATCH_SIZE = 125
+_BASELINES_VERSION = 1
 
 
 @dataclass
 class GlyphSuite:
-    """``seed`` tells whose experts normalize the accuracies."""
+    """``seed`` tells whose experts normalize."""
 
     seed: int = 0
     emit: Sink = lambda event: None
-    _remembered: dict[str, float] = field(default_factory=dict)
+    _remembered: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of all tasks."""
         return tuple(TASKS)
 
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those of every classifier."""
+        return CLASSIFICATION_METRICS
+
+    def check(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
+        """Nothing is missing; ``EvalError`` for the training split, whose images are drawn at random."""
+        if split not in SPLIT_SEEDS:
+            raise EvalError(f"zoo://glyphs@seed{self.seed}: split '{split}' is for training, expected val or test")
+        return ()
+
     def digest(self, split: str) -> str:
         """Identity of the data and heads of a split."""
-        return content_key(["glyphs", ZOO_VERSION, split, accuracy.SPLIT_IMAGES, HEADS.stat().st_size])
+        return content_key(["glyphs", ZOO_VERSION, split, SPLIT_IMAGES, HEADS.stat().st_size])
 
-    def accuracies(
-        self, state: Mapping[str, torch.Tensor], tasks: Sequence[str], split: str, *, device: str = "cpu"
-    ) -> dict[str, float]:
-        """Accuracy by task of a state dict with the zoo's tensors; ``EvalError`` where they do not fit."""
-        if split not in accuracy.SPLIT_SEEDS:
-            raise EvalError(f"zoo://glyphs: split '{split}' is for training, expected val or test")
+    @torch.inference_mode()
+    def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
+        """Judge a model with the zoo's tensors; ``EvalError`` where they do not fit. A glyph's images are a cluster."""
+        self.check(tasks, split)
+        module = model if isinstance(model, nn.Module) else self._loaded(state_of(model))
+        module = module.eval().to(device)
+        heads = load_file(HEADS)
+        found, samples = {}, {}
+        for task in tasks:
+            images, labels = split_images(task, split)
+            features = torch.cat([module(part.to(device)) for part in torch.split(images, BATCH_SIZE)]).cpu()
+            judged = judge(class_scores(features, heads[task]), labels)
+            found[task], samples[task] = task_scores([judged], split_glyphs(task, split).int().numpy())
+        return Scores(found, samples)
+
+    def model(self) -> nn.Module:
+        """An encoder with random weights."""
+        return GlyphEncoder()
+
+    def batches(self, task: str, split: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images and labels of the validation or test split."""
+        self.check([task], split)
+        images, labels = split_images(task, split)
+        return zip(torch.split(images, BATCH_SIZE), torch.split(labels, BATCH_SIZE), strict=True)
+
+    def heads(self) -> dict[str, Head]:
+        """The frozen class vectors, at unit length."""
+        return {
+            task: Head(functional.normalize(head, dim=-1), scale=LOGIT_SCALE) for task, head in load_file(HEADS).items()
+        }
+
+    def code(self) -> tuple[Code, ...]:
+        """None."""
+        return ()
+
+    def foreign_code(self) -> ForeignCode | None:
+        """None."""
+        return None
+
+    def baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
+        """Figures of each task's own expert, built first if need be, or of the pretrained model; measured once."""
+        names = {task: task if role == "expert" else "pretrained" for task in tasks}
+        uris = {task: f"zoo://glyphs@seed{self.seed}/{name}" for task, name in names.items()}
+        if role == "expert":
+            build(list(uris.values()), self.emit)
+        return {task: self._measured(locate(uri), task, split) for task, uri in uris.items()}
+
+    @staticmethod
+    def _loaded(state: Mapping[str, torch.Tensor]) -> nn.Module:
         expected = {name: stored.spec.shape for name, stored in open_checkpoint(PRETRAINED).tensors.items()}
         for name in sorted(set(expected) | set(state)):
             shape = tuple(state[name].shape) if name in state else None
             if shape != expected.get(name):
                 raise EvalError(f"zoo://glyphs: tensor '{name}' has shape {shape}, expected {expected.get(name)}")
-        return accuracy.accuracies(state, tasks, split, device=device)
+        module = GlyphEncoder()
+        module.load_state_dict(state)
+        return module
 
-    def expert_accuracies(self, tasks: Sequence[str], split: str) -> dict[str, float]:
-        """Accuracy of each task's own expert; those are built first if need be, and measured once."""
-        uris = {task: f"zoo://glyphs@seed{self.seed}/{task}" for task in tasks}
-        build(list(uris.values()), self.emit)
-        return {task: self._measured(locate(uri), task, split) for task, uri in uris.items()}
+    def _measured(self, entry: ZooEntry, task: str, split: str) -> dict[str, float]:
+        status = entry.path.stat()
 
-    def pretrained_accuracy(self, task: str, split: str) -> float:
-        """Accuracy of the pretrained model: zero-shot."""
-        return self._measured(locate(f"zoo://glyphs@seed{self.seed}/pretrained"), task, split)
+        def key(task: str) -> str:
+            parts = [_BASELINES_VERSION, entry.path.name, status.st_size, status.st_mtime_ns, task, self.digest(split)]
+            return content_key(parts)
 
-    def _measured(self, entry: ZooEntry, task: str, split: str) -> float:
-        stat = entry.path.stat()
-        key = content_key([entry.path.name, stat.st_size, stat.st_mtime_ns, task, self.digest(split)])
         if not self._remembered:
             self._remembered.update(read_entry(self._file()) or {})
-        if key not in self._remembered:
+        if key(task) not in self._remembered:
             tasks = list(TASKS) if entry.task is None else [task]
-            for name, value in accuracy.accuracies(load_file(entry.path), tasks, split).items():
-                parts = [entry.path.name, stat.st_size, stat.st_mtime_ns, name, self.digest(split)]
-                self._remembered[content_key(parts)] = value
+            for name, values in self.evaluate(load_file(entry.path), tasks, split).values.items():
+                self._remembered[key(name)] = dict(values)
             write_entry(self._file(), self._remembered)
-        return self._remembered[key]
+        return self._remembered[key(task)]
 
     def _file(self) -> Path:
-        return experts_folder(self.seed) / "accuracies.json"
+        return experts_folder(self.seed) / "baselines.json"

@@ -1,50 +1,129 @@
-"""From accuracies to the metrics of a node: means, normalized by experts, target against control."""
+"""From scores to the metrics of a node: means and worst tasks, normalized figures, target and control, intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from lines_pipeline.core.errors import EvalError
+from lines_pipeline.core.units import SHARE
+from lines_pipeline.suites.base import Metric, Role, Scores
+from lines_pipeline.suites.intervals import intervals
 
-Reference = Callable[[str], float | None]
-"""The accuracy that a suite records for a task, if it does."""
+Figures = Mapping[str, Mapping[str, float]]
+"""By task and metric."""
 
 
-def metrics(
-    accuracies: Mapping[str, float], expert: Reference, pretrained: Reference, target: str | None = None
-) -> dict[str, float]:
-    """``accuracy/<task>``, ``normalized_accuracy/<task>``, their means, and with ``target`` the four figures of a
-    forgetting study. Accuracies are shares in 0..1; normalized ones over the task's own expert (control tasks: over the
-    pretrained model). Metrics whose reference the suite does not record are absent.
-    """
-    found = {f"accuracy/{task}": value for task, value in accuracies.items()}
-    found["mean_accuracy"] = fmean(accuracies.values())
-    normalized = _normalized(accuracies, expert)
-    found |= {f"normalized_accuracy/{task}": value for task, value in normalized.items()}
-    if normalized.keys() == accuracies.keys():
-        found["mean_normalized_accuracy"] = fmean(normalized.values())
-    if target is not None:
-        found |= _target_metrics(accuracies, expert, pretrained, target)
+@dataclass(frozen=True)
+class Baselines:
+    """The figures that normalize; what is not known is absent."""
+
+    expert: Figures = field(default_factory=dict)
+    pretrained: Figures = field(default_factory=dict)
+
+
+def described(declared: Sequence[Metric], tasks: Sequence[str], target: str | None = None) -> dict[str, Metric]:
+    """Every metric that a node may have, by its full name, as a metric with that name: unit and direction."""
+    found: dict[str, Metric] = {}
+    for metric in declared:
+        normalized = replace(metric, unit=SHARE, direction="higher")
+        names = {f"{metric.name}/{task}": metric for task in tasks}
+        means = {f"mean_{metric.name}": metric} if metric.averaging != "none" else {}
+        names |= {**means, f"worst_{metric.name}": metric}
+        names |= {f"normalized_{metric.name}/{task}": normalized for task in tasks}
+        names[f"mean_normalized_{metric.name}"] = normalized
+        if target is not None:
+            names |= {f"{part}_{metric.name}": metric for part in ("target", "control")}
+            names |= {f"{part}_normalized_{metric.name}": normalized for part in ("target", "control")}
+        names |= {f"{metric.name}/{task}/{end}": metric for task in tasks for end in ("low", "high")}
+        found |= {name: replace(one, name=name) for name, one in names.items()}
     return found
 
 
-def _target_metrics(
-    accuracies: Mapping[str, float], expert: Reference, pretrained: Reference, target: str
+def spoken(declared: Sequence[Metric], *, target: bool) -> str:
+    """As ``described``, for messages: ``<metric>/<task>, ... of accuracy, loss``."""
+    names = described([Metric("<metric>")], ["<task>"], "" if target else None)
+    plain = [name for name in names if not name.endswith(("/low", "/high"))]
+    return f"{', '.join(plain)} of {', '.join(metric.name for metric in declared)}"
+
+
+def node_metrics(
+    declared: Sequence[Metric], scores: Scores, baselines: Baselines, target: str | None = None
 ) -> dict[str, float]:
-    control = {task: value for task, value in accuracies.items() if task != target}
+    """All metrics of a node, metric by metric; those whose scores or baselines are not known are absent.
+
+    ``normalized_<metric>/<task>`` is the figure over that of the task's own expert where higher is better, the expert's
+    over the figure where lower is; there is none for a baseline or a figure that is zero or negative.
+    """
+    found: dict[str, float] = {}
+    for metric in declared:
+        values = {task: figures[metric.name] for task, figures in scores.values.items() if metric.name in figures}
+        if values:
+            found |= _figures(metric, values, whole=len(values) == len(scores.values))
+            found |= _normalized_figures(metric, values, baselines, whole=len(values) == len(scores.values))
+            if target is not None:
+                found |= _target_figures(metric, values, baselines, target)
+    for task, samples in scores.samples.items():
+        for name, (low, high) in intervals(samples).items():
+            found |= {f"{name}/{task}/low": low, f"{name}/{task}/high": high}
+    return found
+
+
+def _figures(metric: Metric, values: Mapping[str, float], *, whole: bool) -> dict[str, float]:
+    found = {f"{metric.name}/{task}": value for task, value in values.items()}
+    if not whole:
+        return found
+    if metric.averaging != "none":
+        found[f"mean_{metric.name}"] = _mean(metric, list(values.values()))
+    worst = min if metric.direction == "higher" else max
+    return found | {f"worst_{metric.name}": worst(values.values())}
+
+
+def _mean(metric: Metric, values: Sequence[float]) -> float:
+    if metric.averaging == "geometric":
+        return math.exp(fmean(map(math.log, values))) if min(values) > 0 else math.nan
+    return fmean(values)
+
+
+def _normalized_figures(
+    metric: Metric, values: Mapping[str, float], baselines: Baselines, *, whole: bool
+) -> dict[str, float]:
+    normalized = _normalized(metric, values, baselines.expert)
+    found = {f"normalized_{metric.name}/{task}": value for task, value in normalized.items()}
+    if whole and normalized.keys() == values.keys():
+        found[f"mean_normalized_{metric.name}"] = fmean(normalized.values())
+    return found
+
+
+def _target_figures(metric: Metric, values: Mapping[str, float], baselines: Baselines, target: str) -> dict[str, float]:
+    control = {task: value for task, value in values.items() if task != target}
     if not control:
         raise EvalError(f"target '{target}' leaves no control task: evaluate more than one task")
-    found = {"target_accuracy": accuracies[target], "control_accuracy": fmean(control.values())}
-    own, others = _normalized({target: accuracies[target]}, expert), _normalized(control, pretrained)
-    if own:
-        found["target_normalized_accuracy"] = own[target]
+    found: dict[str, float] = {}
+    if target in values:
+        found[f"target_{metric.name}"] = values[target]
+        own = _normalized(metric, {target: values[target]}, baselines.expert)
+        found |= {f"target_normalized_{metric.name}": value for value in own.values()}
+    if metric.averaging != "none":
+        found[f"control_{metric.name}"] = _mean(metric, list(control.values()))
+    others = _normalized(metric, control, baselines.pretrained)
     if others.keys() == control.keys():
-        found["control_normalized_accuracy"] = fmean(others.values())
+        found[f"control_normalized_{metric.name}"] = fmean(others.values())
     return found
 
 
-def _normalized(accuracies: Mapping[str, float], reference: Reference) -> dict[str, float]:
-    """Shares of the references; tasks without one, or with one of 0, are absent."""
-    found = {task: reference(task) for task in accuracies}
-    return {task: accuracies[task] / value for task, value in found.items() if value}
+def _normalized(metric: Metric, values: Mapping[str, float], baselines: Figures) -> dict[str, float]:
+    known = {task: baselines.get(task, {}).get(metric.name) for task in values}
+    higher = metric.direction == "higher"
+    return {
+        task: values[task] / baseline if higher else baseline / values[task]
+        for task, baseline in known.items()
+        if baseline is not None and baseline > 0 and (values[task] >= 0 if higher else values[task] > 0)
+    }
+
+
+def roles_needed(target: str | None) -> tuple[Role, ...]:
+    """Whose baselines the metrics of a node are made with."""
+    return ("expert",) if target is None else ("expert", "pretrained")

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from lines_pipeline.core.errors import Diagnostic, EvalError, RecipeError
+from lines_pipeline.core.errors import Diagnostic, EvalError, RecipeError, did_you_mean
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.scalars import unspelled
 from lines_pipeline.recipe.binding.validation import Complaint, validated
+from lines_pipeline.recipe.syntax.source_map import Path as FieldPath
 from lines_pipeline.recipe.syntax.source_map import SourceMap, spoken
 from lines_pipeline.recipe.syntax.yaml_source import parse_yaml, read_text
 from lines_pipeline.suites.factories import check_factory
+from lines_pipeline.suites.kinds import DEFAULT, suite_kinds
 
 SPLITS = ("train", "val", "test")
 _NAME = re.compile(r"[^\[\]{}\x00-\x1f\x7f]{1,200}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Base of every part of a suite file: frozen, strict, no unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -33,18 +38,29 @@ def _plain_path(value: str) -> str:
     return value
 
 
-def _by_split(value: dict[str, Any]) -> dict[str, Any]:
+def by_split(value: dict[str, Any]) -> dict[str, Any]:
+    """The map; ValueError for a key that is no split."""
     for split in value:
         if split not in SPLITS:
             raise ValueError(f"unknown split '{shortened(split)}', expected train, val or test")
     return value
 
 
+def named_tasks(value: Any) -> Any:
+    """The tasks, a map or a list; ValueError for a name that metrics and members cannot have."""
+    for name in value:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"expected a name without brackets, found '{shortened(name)}'")
+    return value
+
+
 FilePath = Annotated[str, AfterValidator(_plain_path)]
-Shares = Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], AfterValidator(_by_split)]
+Shares = Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], AfterValidator(by_split)]
+Figures = Annotated[dict[str, dict[str, float]], AfterValidator(by_split)]
+"""Split, then metric, to a figure that normalizes."""
 
 
-class ModelFactory(_Section):
+class ModelFactory(Section):
     """``open_clip:ViT-B-32``, or Python of the user's (``package.module:callable``, ``file.py:callable``)."""
 
     factory: str
@@ -57,34 +73,39 @@ class ModelFactory(_Section):
         return value
 
 
-class TaskFile(_Section):
-    """Where a task's head and data lie, and the accuracies that normalize."""
-
-    head: FilePath
-    """A checkpoint with one 2-D tensor [classes, features]; rows are used as they are."""
-    data: Annotated[dict[str, FilePath], AfterValidator(_by_split)]
-    """Split to a safetensors file (``images`` [n, c, h, w] as the model takes them, ``labels`` [n]), or
-    ``hf://datasets/org/name[/configuration]#split`` (columns ``image`` and ``label``)."""
-    expert_accuracy: Shares = {}
-    pretrained_accuracy: Shares = {}
+Content = TypeVar("Content", bound=BaseModel)
 
 
-class SuiteFile(_Section):
-    """The whole file."""
+@dataclass(frozen=True)
+class SuiteDocument:
+    """A suite file as YAML: what it says, and where."""
 
-    model: ModelFactory
-    tasks: dict[str, TaskFile] = Field(min_length=1)
+    path: Path
+    kind: str
+    data: Mapping[str, Any] = field(repr=False, compare=False)
+    """Without ``kind``."""
+    source_map: SourceMap = field(repr=False, compare=False)
+    _validated: dict[type[BaseModel], BaseModel] = field(default_factory=dict, repr=False, compare=False)
 
-    @field_validator("tasks")
-    @classmethod
-    def _named(cls, value: dict[str, TaskFile]) -> dict[str, TaskFile]:
-        for name in value:
-            if not _NAME.fullmatch(name):
-                raise ValueError(f"expected a name without brackets, found '{shortened(name)}'")
-        return value
+    def read_as(self, model: type[Content]) -> Content:
+        """The content, checked against a pydantic model; ``EvalError`` with every mistake and its place."""
+        if model not in self._validated:
+            content, complaints = validated(model, self.data, self.data)
+            if content is None:
+                diagnostics = sorted({_diagnostic(self.source_map, complaint) for complaint in complaints})
+                raise EvalError("\n".join(str(diagnostic) for diagnostic in diagnostics))
+            self._validated[model] = content
+        found = self._validated[model]
+        assert isinstance(found, model)
+        return found
+
+    def error(self, field: FieldPath, message: str, *, at_key: bool = False) -> EvalError:
+        """An error at a field of the file."""
+        location = self.source_map.key(field) if at_key else self.source_map.value(field)
+        return EvalError(str(location.diagnostic(message)))
 
 
-def read_suite_file(path: Path) -> tuple[SuiteFile, SourceMap]:
+def read_document(path: Path) -> SuiteDocument:
     """The content of a suite file, and where it stands; ``EvalError`` with every mistake and its place."""
     try:
         found = path.stat()
@@ -95,8 +116,8 @@ def read_suite_file(path: Path) -> tuple[SuiteFile, SourceMap]:
 
 
 @lru_cache(maxsize=16)
-def _read(path: Path, signature: tuple[int, ...]) -> tuple[SuiteFile, SourceMap]:
-    """As ``read_suite_file``; a file that has not changed is read once."""
+def _read(path: Path, signature: tuple[int, ...]) -> SuiteDocument:
+    """As ``read_document``; a file that has not changed is read once."""
     try:
         data, source_map = parse_yaml(read_text(path, what="suite"), str(path), "suite")
     except RecipeError as error:
@@ -104,11 +125,12 @@ def _read(path: Path, signature: tuple[int, ...]) -> tuple[SuiteFile, SourceMap]
     if not isinstance(data, Mapping):
         raise EvalError(str(source_map.value(()).diagnostic("expected a suite, a map with 'model' and 'tasks'")))
     data = unspelled(data)
-    content, complaints = validated(SuiteFile, data, data)
-    if content is None:
-        diagnostics = sorted({_diagnostic(source_map, complaint) for complaint in complaints})
-        raise EvalError("\n".join(str(diagnostic) for diagnostic in diagnostics))
-    return content, source_map
+    kind = data.get("kind", DEFAULT)
+    if kind not in (kinds := suite_kinds()):
+        near = did_you_mean(str(kind), kinds)
+        message = f"unknown kind of suite '{shortened(str(kind))}'{near}; expected one of: {', '.join(kinds)}"
+        raise EvalError(str(source_map.value(("kind",)).diagnostic(message)))
+    return SuiteDocument(path, kind, {key: value for key, value in data.items() if key != "kind"}, source_map)
 
 
 def _diagnostic(source_map: SourceMap, complaint: Complaint) -> Diagnostic:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,16 @@ from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.core.user_code.running import at_home, module_of, to_stderr, what_was_raised
 
 
-def call_factory(code: Code, arguments: Mapping[str, Any], suite: Path) -> Any:
-    """What a factory gives. Raises ``EvalError`` where it, or what it imports, raises anything."""
-    with told_as_users(suite, f"model factory {code.text}", code), at_home(code):
-        made: Any = module_of(code)
+def call(code: Code, suite: Path, where: str = "", /, *values: Any, **arguments: Any) -> Any:
+    """What the user's callable gives. Raises ``EvalError`` where it, or what it imports, raises anything.
+
+    ``where`` leads the error's message: for which task it was called.
+    """
+    with told_as_users(suite, f"{where}{code.what} {code.text}", code), at_home(code):
+        found: Any = module_of(code)
         for part in code.name.split("."):
-            made = getattr(made, part)
-        return made(**arguments)
+            found = getattr(found, part)
+        return found(*values, **arguments)
 
 
 @contextlib.contextmanager

@@ -16,24 +16,11 @@ from lines_pipeline.core.errors import UnknownRunError
 from lines_pipeline.tracking.describing import RECIPE_TAG
 from lines_pipeline.tracking.mlflow import INPUTS_FILE
 from lines_pipeline.tracking.names import means_first
+from lines_pipeline.tracking.pairs import Row, paired_rows, samples_of
 from lines_pipeline.tracking.stores import connect, database, shown
 
 _HASHES = ("recipe_hash", "mlflow.source.git.commit", "git.dirty")
 _SHORTEST_ID = 4
-
-
-@dataclass(frozen=True)
-class Row:
-    """One parameter, metric, hash or input of all runs; None where a run lacks it."""
-
-    kind: str
-    name: str
-    values: tuple[Any, ...]
-
-    @property
-    def differs(self) -> bool:
-        """Whether the runs have different values."""
-        return len({str(value) for value in self.values}) > 1
 
 
 @dataclass(frozen=True)
@@ -74,6 +61,7 @@ def compare(runs: Sequence[str], uri: str) -> Comparison:
         )
     ]
     rows.sort(key=lambda row: not row.differs)
+    rows = [*paired_rows([samples_of(client, run) for run in found]), *rows]
     names = tuple(run.info.run_name for run in found)
     return Comparison(names, tuple(run.info.run_id for run in found), tuple(rows), tuple(notes))
 

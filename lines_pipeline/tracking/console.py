@@ -28,6 +28,7 @@ from lines_pipeline.core.events import (
 )
 from lines_pipeline.core.logs import LOG
 from lines_pipeline.core.printable import printable_message
+from lines_pipeline.core.units import figure_text
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -167,11 +168,22 @@ class LogSink:
                 return f"{self._trial}objective {objective:g}"
             case ParamsChosen():
                 self._trial = ""
-            case MetricsComputed(step):
-                return f"{step}: evaluated"
+            case MetricsComputed():
+                return f"{event.step}: {_means(event)}"
             case _:
                 pass
         return ""
+
+
+def _means(event: MetricsComputed) -> str:
+    """The means of what a suite declares, with their units."""
+    means = {name: event.metrics.get(f"mean_{name}") for name in event.declared}
+    told = [
+        f"{name} {figure_text(value, event.units.get(f'mean_{name}', ''))}"
+        for name, value in means.items()
+        if value is not None
+    ]
+    return ", ".join(told) or "evaluated"
 
 
 def _print_note(console: Console, note: Note) -> None:

@@ -18,6 +18,7 @@ from lines_pipeline.core.events import (
     ParamsChosen,
     RunFinished,
     RunStarted,
+    SamplesJudged,
     StageFinished,
     SummaryComputed,
     TableComputed,
@@ -39,6 +40,9 @@ RECORD_TAG = "lines_pipeline.record"
 """By this tag a run is found again when its record is sent later."""
 INPUTS_FILE = "inputs.json"
 """The artifact with the content digests of what a run read."""
+
+SAMPLES_FOLDER = "samples"
+"""The folder of artifacts with what was found of every sample, one a step that judged."""
 
 FILES_FILE = "files.json"
 """The artifact with every file that a run wrote."""
@@ -185,8 +189,13 @@ class MlflowSink:
 
     def _on_MetricsComputed(self, event: MetricsComputed) -> None:  # noqa: N802
         self._log({f"{event.step}/{name}": value for name, value in event.metrics.items()})
+        self._tags |= {f"metric.{name}": what for name, what in event.declared.items()}
         if event.cached:
             self._tags[f"cached.{event.step}"] = "true"
+
+    def _on_SamplesJudged(self, event: SamplesJudged) -> None:  # noqa: N802
+        content = {"step": event.step, "data": event.data, "samples": dict(event.samples)}
+        self._sending().json(self.run_id, content, f"{SAMPLES_FOLDER}/{mlflow_name(step_path(event.step))}.json")
 
     def _on_ParamsChosen(self, event: ParamsChosen) -> None:  # noqa: N802
         self._chosen = dict(event.params)

@@ -77,6 +77,7 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
         chosen=chosen,
         cached=(*sorted(made.before), *evaluator.cached),
         seconds=0.0,
+        units=evaluator.units,
     )
 
 

@@ -19,6 +19,7 @@ from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import find_recipe
 from lines_pipeline.recipe.trusting import trusted_graph
+from lines_pipeline.suites.declaring import declared_metrics
 from lines_pipeline.workflow.options import RunOptions
 
 
@@ -70,6 +71,6 @@ def ready_recipe(recipe: str | Path | Recipe, options: RunOptions) -> Iterator[R
     """Read and check a recipe, and yield it; meanwhile errors and logs show its secrets by name only."""
     found = read_recipe(recipe, options.sets, trust=options.trust)
     with hiding(found.secrets):
-        graph = trusted_graph(found, trust=options.trust)
+        graph = trusted_graph(found, trust=options.trust, declared=declared_metrics)
         settings = engine_settings(found, options.scheduler, options.workers, options.memory, options.device)
         yield ReadyRecipe(found, graph, settings, outputs.place(found, options.out), options)

@@ -9,6 +9,7 @@ from torch.nn import functional
 from lines_pipeline.zoo.domains import IMAGE_SIZE
 
 WIDTH, BLOCKS, HEADS, EMBEDDING = 64, 8, 2, 64
+LOGIT_SCALE = 16.0
 
 
 class Attention(nn.Module):
@@ -101,4 +102,4 @@ class GlyphEncoder(nn.Module):
 
 def class_scores(features: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
     """Cosine of features [n, EMBEDDING] with class vectors [classes, EMBEDDING], as logits."""
-    return 16.0 * features @ functional.normalize(head, dim=-1).T
+    return LOGIT_SCALE * features @ functional.normalize(head, dim=-1).T

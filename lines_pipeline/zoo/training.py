@@ -61,9 +61,14 @@ def fit(
 def task_batch(task: str, split: str, size: int, generator: torch.Generator) -> Batch:
     """Random images of one task in its own visual domain, labels 0..CLASSES-1."""
     canvas, labels = glyphs(task, split)
-    chosen = torch.randint(len(canvas), (size,), generator=generator)
+    chosen = chosen_glyphs(task, split, size, generator)
     images = place(canvas[chosen], generator)
     return render_domain(images, list(TASKS).index(task), generator), labels[chosen]
+
+
+def chosen_glyphs(task: str, split: str, size: int, generator: torch.Generator) -> torch.Tensor:
+    """Which glyphs ``task_batch`` shows, given a generator in the same state."""
+    return torch.randint(len(glyphs(task, split)[1]), (size,), generator=generator)
 
 
 def pretraining_batch(size: int, generator: torch.Generator) -> Batch:

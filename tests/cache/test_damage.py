@@ -72,7 +72,7 @@ def need_all() -> None:
     """Take away what keeps a run from looking at values and statistics."""
     shutil.rmtree(OUT, ignore_errors=True)
     for entry in api.cache_list().entries:
-        if entry.kind == "accuracies":
+        if entry.kind == "scores":
             entry.path.unlink()
 
 
@@ -80,7 +80,7 @@ def need_all() -> None:
 def test_a_bit_that_flips_in_any_file_changes_nothing(before: Callable[[], None], recipe: Path) -> None:
     expected, generator = told(recipe), random.Random(0)
     assert expected[1]["merged"]["trim_thresholds"] and expected[1]["scaled"]["alpha"]
-    assert {path.parent.name for path in files()} == {"accuracies", "digests", "files", "stats", "values"}
+    assert {path.parent.name for path in files()} == {"scores", "digests", "files", "stats", "values"}
     for path in files():
         before()
         if path.exists():

@@ -69,7 +69,7 @@ def test_what_is_in_it_is_listed_oldest_use_first(judged: Path) -> None:
     assert api.cache_list().entries == ()
     sweeps(judged)
     report = api.cache_list()
-    assert sorted(set(kinds())) == ["accuracies", "digests", "values"]
+    assert sorted(set(kinds())) == ["digests", "scores", "values"]
     assert [entry.used for entry in report.entries] == sorted(entry.used for entry in report.entries)
     assert report.nbytes == sum(entry.nbytes for entry in report.entries)
     told = json.loads(CliRunner().invoke(app, ["cache", "list", "--json"]).stdout)
@@ -100,7 +100,7 @@ def test_a_damaged_value_is_made_again(damage: str, judged: Path) -> None:
     content[-1 if damage == "a value" else 12] ^= 0x40
     path.write_bytes(whole[:-3] if damage == "cut short" else content)
     for entry in api.cache_list().entries:
-        if entry.kind == "accuracies":
+        if entry.kind == "scores":
             entry.path.unlink()
     result, count = sweeps(judged)
     assert result.metrics == expected.metrics and count == 1
@@ -110,7 +110,7 @@ def test_a_damaged_value_is_made_again(damage: str, judged: Path) -> None:
 def test_a_sound_value_is_used_again(judged: Path) -> None:
     sweeps(judged)
     for entry in api.cache_list().entries:
-        if entry.kind == "accuracies":
+        if entry.kind == "scores":
             entry.path.unlink()
     assert sweeps(judged)[1] == 0
 
@@ -199,7 +199,7 @@ def test_reading_marks_what_is_used(judged: Path) -> None:
     before = time.time() - 5
     sweeps(judged)
     used = {entry.kind for entry in api.cache_list().entries if entry.used > before}
-    assert used >= {"digests", "accuracies"}
+    assert used >= {"digests", "scores"}
 
 
 @pytest.mark.slow

@@ -73,6 +73,7 @@ def test_run_as_json(write_recipe: Recipe) -> None:
     found = parsed("run", write_recipe(TIES_LINES), "--out", "out")
     assert set(found) == {
         "name", "run_id", "tracking_uri", "metrics", "files", "facts", "chosen", "cached", "seconds", "notes",
+        "units",
     }  # fmt: skip
     assert found["name"] == "tested" and found["metrics"] == {} and found["chosen"] == {} and found["cached"] == []
     assert found["files"] == [str(Path("out/model.safetensors").resolve())] and Path(found["files"][0]).is_file()
@@ -133,9 +134,13 @@ def test_plans_and_validations_say_more_or_less(write_recipe: Recipe, judged: Pa
 
 
 def test_metrics_as_json_and_as_a_table(judged: Path) -> None:
-    assert parsed("run", judged)["metrics"] == {"val": {"accuracy/rise": 0.5, "mean_accuracy": 0.5}}
-    lines = called("run", judged).stdout.splitlines()
-    assert any(line.split("│")[1:3] == [" accuracy/rise ", " 50.0 "] for line in lines if "│" in line), lines
+    found = parsed("run", judged)
+    assert found["metrics"]["val"]["accuracy/rise"] == found["metrics"]["val"]["mean_accuracy"] == 0.5
+    assert found["units"]["val"]["accuracy/rise"] == "share" and found["units"]["val"]["mean_loss"] == "nats"
+    cells = [[cell.strip() for cell in line.split("│")[1:3]] for line in called("run", judged).stdout.splitlines()]
+    assert ["accuracy/rise", "50.0 % (0.0 to 100.0)"] in cells and ["mean_accuracy", "50.0 %"] in cells
+    assert ["mean_loss", f"{found['metrics']['val']['mean_loss']:.4g} nats"] in cells
+    assert not [cell for cell in cells if "loss/rise" in cell]
 
 
 def test_run_ends_with_files_the_run_and_how_to_look_at_it(shared_store: str, write_recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from lines_pipeline.core.errors import EngineError, EvalError
 from lines_pipeline.evaluation.worker import Evaluation, evaluate, evaluate_all
 from lines_pipeline.executor.schedulers.local import Serial
 from lines_pipeline.io.checkpoint import SourceFile
-from lines_pipeline.suites.base import open_suite
+from lines_pipeline.suites.opening import open_suite
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def evaluation(toy: Path) -> Evaluation:
 @pytest.mark.parametrize(("workers", "sizes"), [(1, [3, 3]), (3, [3, 3]), (4, [2, 1, 2, 1]), (20, [1] * 6)])
 def test_tasks_are_dealt_to_workers_that_would_be_idle(workers: int, sizes: list[int], evaluation: Evaluation) -> None:
     found = evaluate_all(Workers(calls_at_once=workers, sizes=sizes), [evaluation, evaluation])
-    assert [list(one.items()) for one in found] == [[("half", 0.5), ("all", 1.0), ("none", 0.0)]] * 2
+    values = [[(task, figures["accuracy"]) for task, figures in one.values.items()] for one in found]
+    assert values == [[("half", 0.5), ("all", 1.0), ("none", 0.0)]] * 2
 
 
 def test_nothing_to_evaluate() -> None:

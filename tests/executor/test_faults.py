@@ -361,7 +361,7 @@ def judged_soup(folder: Path) -> Path:
     return path
 
 
-CACHE_WRITES = [(kind, number) for kind in ("stats", "digests", "values", "accuracies", "files") for number in (1, 2)]
+CACHE_WRITES = [(kind, number) for kind in ("stats", "digests", "values", "scores", "files") for number in (1, 2)]
 
 
 @pytest.mark.parametrize(("kind", "moment"), CACHE_WRITES, ids=lambda value: str(value))

@@ -13,6 +13,7 @@ from lines_pipeline.core.errors import LinesError, RecipeError
 from lines_pipeline.ops import registry
 from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
+from lines_pipeline.suites.declaring import declared_metrics
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "errors"
 
@@ -241,7 +242,7 @@ def told(folder: Path, text: str, sets: dict[str, Any]) -> str:
     path = folder / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
     try:
-        build_graph(load_recipe(path, sets))
+        build_graph(load_recipe(path, sets), declared_metrics)
     except RecipeError as error:
         return str(error).replace(f"{folder}/", "").replace(", ".join(registry()), "<ops>")
     return "nothing"

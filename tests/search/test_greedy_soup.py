@@ -137,12 +137,25 @@ def test_a_greedy_soup_needs_a_suite(recipe: Recipe) -> None:
         lines_pipeline.validate(recipe([LOW, HIGH], suite=None))
 
 
-@pytest.mark.parametrize("objective", ["mean_acuracy", "mean_normalized_accuracy", "accuracy/birds"])
-def test_an_objective_that_the_suite_does_not_give(objective: str, recipe: Recipe) -> None:
-    known = "accuracy/rise, accuracy/fall, mean_accuracy"
-    with pytest.raises(EvalError, match=f"node 'soup': no metric '{objective}'.*; the suite gives: {known}"):
-        lines_pipeline.run(recipe([LOW, HIGH], objective=objective), out="out")
+@pytest.mark.parametrize("objective", ["mean_acuracy", "accuracy/birds"])
+def test_an_objective_that_the_suite_does_not_declare(objective: str, recipe: Recipe) -> None:
+    known = "<metric>/<task>, mean_<metric>"
+    with pytest.raises(RecipeError, match=f"node 'soup': .*no metric '{objective}'.*; it gives: {known}"):
+        lines_pipeline.validate(recipe([LOW, HIGH], objective=objective))
+
+
+def test_an_objective_that_the_suite_cannot_give(recipe: Recipe) -> None:
+    with pytest.raises(EvalError, match="node 'soup': no metric 'mean_normalized_accuracy'; the suite gives"):
+        lines_pipeline.run(recipe([LOW, HIGH], objective="mean_normalized_accuracy"), out="out")
     assert not Path("out/soup.safetensors").exists()
+
+
+def test_where_lower_is_better_a_model_that_lowers_it_is_kept(recipe: Recipe) -> None:
+    _, rows, _ = cooked(recipe([LOW, HIGH, MIDDLE], objective="mean_loss"))
+    alone = [row["alone"] for row in rows]
+    assert alone == sorted(alone) and rows[0]["kept"]
+    soups = [row["soup"] for row in rows if row["kept"]]
+    assert soups == sorted(soups, reverse=True)
 
 
 def test_some_tasks_may_judge(recipe: Recipe) -> None:

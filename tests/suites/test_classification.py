@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
-from toy_suite import above, below, write_images, write_model, write_suite
+from safetensors.torch import load_file, save_file
+from toy_suite import ENCODER, above, below, write_images, write_model, write_suite
 
 import lines_pipeline
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import Event, MetricsComputed, StageStarted
-from lines_pipeline.suites.base import open_suite
+from lines_pipeline.suites.opening import open_suite
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 
@@ -57,17 +58,23 @@ def recipe(toy: Path) -> Callable[..., Path]:
 Recipe = Callable[..., Path]
 
 
+def accuracies(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are accuracies, without their intervals."""
+    return {
+        n: v for n, v in metrics.items() if "accuracy" in n and not n.endswith(("/low", "/high")) and "top5" not in n
+    }
+
+
 def test_a_recipe_is_judged_as_worked_out_by_hand(toy: Path, recipe: Recipe) -> None:
     write_suite(toy, TASKS, **RECORDED)
-    assert lines_pipeline.run(recipe()).metrics == {
-        "val": {
-            "accuracy/rise": 0.75,
-            "accuracy/fall": 0.5,
-            "mean_accuracy": 0.625,
-            "normalized_accuracy/rise": 0.75,
-            "normalized_accuracy/fall": 0.5 / 0.75,
-            "mean_normalized_accuracy": (0.75 + 0.5 / 0.75) / 2,
-        }
+    assert accuracies(lines_pipeline.run(recipe()).metrics["val"]) == {
+        "accuracy/rise": 0.75,
+        "accuracy/fall": 0.5,
+        "mean_accuracy": 0.625,
+        "worst_accuracy": 0.5,
+        "normalized_accuracy/rise": 0.75,
+        "normalized_accuracy/fall": 0.5 / 0.75,
+        "mean_normalized_accuracy": (0.75 + 0.5 / 0.75) / 2,
     }
 
 
@@ -83,12 +90,14 @@ def test_a_target_adds_what_was_learnt_and_what_was_kept(toy: Path, recipe: Reci
 def test_a_split_without_references_has_accuracies_only(toy: Path, recipe: Recipe) -> None:
     write_suite(toy, TASKS, **RECORDED)
     found = lines_pipeline.run(recipe(split="test")).metrics["val"]
-    assert found == {"accuracy/rise": 0.5, "accuracy/fall": 0.5, "mean_accuracy": 0.5}
+    expected = {"accuracy/rise": 0.5, "accuracy/fall": 0.5, "mean_accuracy": 0.5, "worst_accuracy": 0.5}
+    assert accuracies(found) == expected
 
 
 def test_some_tasks_of_a_suite(toy: Path, recipe: Recipe) -> None:
     write_suite(toy, TASKS)
-    assert lines_pipeline.run(recipe(tasks=["rise"])).metrics["val"] == {"accuracy/rise": 0.75, "mean_accuracy": 0.75}
+    found = accuracies(lines_pipeline.run(recipe(tasks=["rise"])).metrics["val"])
+    assert found == {"accuracy/rise": 0.75, "mean_accuracy": 0.75, "worst_accuracy": 0.75}
 
 
 def test_a_run_that_only_judges_needs_no_folder_to_write_to(toy: Path, recipe: Recipe) -> None:
@@ -115,13 +124,85 @@ def test_more_images_than_fit_in_a_batch(toy: Path) -> None:
     assert suite.tasks == ("many",)
     for right in (0, 128, 300, 512):
         state = {"blocks.0.weight": torch.tensor([[right / 512]])}
-        assert suite.accuracies(state, ["many"], "val") == {"many": right / 512}
+        assert suite.evaluate(state, ["many"], "val").values["many"]["accuracy"] == right / 512
+
+
+def test_a_bias_and_a_scale_of_the_logits(toy: Path, recipe: Recipe) -> None:
+    """The sum is 0.75; unit features of the image x are (x, 0.75) / length."""
+    path = write_suite(toy, TASKS)
+    save_file({"weight": torch.eye(2), "bias": torch.tensor([0.25, 0.0])}, toy / "head.safetensors")
+    content = yaml.safe_load(path.read_text()) | {"normalize_features": False, "logit_scale": 2.0}
+    path.write_text(yaml.safe_dump(content))
+    found = lines_pipeline.run(recipe()).metrics["val"]
+    assert (found["accuracy/rise"], found["accuracy/fall"]) == (0.5, 0.5)  # 2 * 0.75 > 2 * x + 0.25
+    losses = [math.log(1 + math.exp(2 * image + 0.25 - 1.5)) for image, _ in TASKS["rise"]["val"]]
+    assert found["loss/rise"] == pytest.approx(sum(losses) / 4, rel=1e-5)
+    sure, unsure = 1 / (1 + math.exp(-1.0)), 1 / (1 + math.exp(-0.5))  # right; one right and one wrong; at 0.5 wrong
+    bins = [1 - sure, 1 - 2 * unsure, -0.5]
+    assert found["calibration_error/rise"] == pytest.approx(sum(map(abs, bins)) / 4, rel=1e-5)
+
+
+def test_features_are_scaled_to_unit_length_unless_told_otherwise(toy: Path, recipe: Recipe) -> None:
+    write_suite(toy, TASKS)
+    found = lines_pipeline.run(recipe()).metrics["val"]
+    logits = [[x / math.hypot(image, 0.75) for x in (image, 0.75)] for image, _ in TASKS["rise"]["val"]]
+    assert found["loss/rise"] == pytest.approx(sum(math.log(1 + math.exp(a - b)) for a, b in logits) / 4, rel=1e-5)
+
+
+def test_the_top_five_where_there_are_more_than_five_classes(toy: Path, recipe: Recipe) -> None:
+    path = write_suite(toy, {"rise": {"val": [(1.0, 0), (1.0, 4), (1.0, 5), (1.0, 6)]}})
+    head = torch.tensor([[-float(row), 0.0] for row in range(7)])
+    save_file({"weight": head}, toy / "head.safetensors")
+    path.write_text(path.read_text() + "normalize_features: false\n")
+    found = lines_pipeline.run(recipe()).metrics["val"]
+    assert (found["accuracy/rise"], found["top5_accuracy/rise"], found["mean_top5_accuracy"]) == (0.25, 0.5, 0.5)
+    write_suite(toy, TASKS)
+    assert not [name for name in lines_pipeline.run(recipe()).metrics["val"] if "top5" in name]
+
+
+def test_images_that_belong_together_are_resampled_together(toy: Path, recipe: Recipe) -> None:
+    write_suite(toy, {"rise": {"val": above(*([0.5] * 10), *([1.0] * 10))}})
+    assert lines_pipeline.run(recipe()).metrics["val"]["accuracy/rise/low"] > 0.2
+    data = load_file(toy / "rise_val.safetensors")
+    save_file({**data, "clusters": torch.arange(20) // 10}, toy / "rise_val.safetensors")
+    found = lines_pipeline.run(recipe()).metrics["val"]
+    assert (found["accuracy/rise/low"], found["accuracy/rise"], found["accuracy/rise/high"]) == (0.0, 0.5, 1.0)
+
+
+def test_any_metric_of_the_suite_may_be_tuned(toy: Path, recipe: Recipe) -> None:
+    write_suite(toy, TASKS)
+    content = yaml.safe_load(recipe().read_text())
+    tune = {"parameters": {"model.scale": {"values": [0.25, 1.0, 4.0]}}, "objective": "val.loss/rise"}
+    (toy / "recipe.yaml").write_text(yaml.safe_dump({**content, "tune": tune}))
+    events: list[Event] = []
+    result = lines_pipeline.run(toy / "recipe.yaml", sinks=[events.append])
+    assert result.chosen == {"model.scale": 4.0}
+    assert judged(events) == [True]
+
+
+def test_logits_without_a_number_are_no_reason_to_fail(toy: Path, recipe: Recipe) -> None:
+    write_suite(toy, TASKS)
+    (toy / "python" / "toy_encoder.py").write_text(ENCODER.replace("total = sum", "total = float('nan') * sum"))
+    first, again = (lines_pipeline.run(recipe()) for _ in range(2))
+    assert math.isnan(first.metrics["val"]["mean_loss"]) and math.isnan(again.metrics["val"]["mean_loss"])
+    assert again.cached == ("val",) and "loss/rise/low" not in first.metrics["val"]
+
+
+def test_a_suite_gives_what_trains_and_measures_need(toy: Path) -> None:
+    write_suite(toy, TASKS)
+    suite = open_suite("suite.yaml", toy)
+    images, labels = next(iter(suite.batches("rise", "val")))
+    model = suite.model()
+    model.load_state_dict({"blocks.0.weight": torch.tensor([[0.75]])})
+    answers = suite.heads()["rise"].logits(model(images)).argmax(1)
+    found = suite.evaluate(model, ["rise"], "val").values["rise"]["accuracy"]
+    assert float((answers == labels).float().mean()) == found == 0.75
 
 
 def test_stored_types_are_widened_for_judging(toy: Path) -> None:
     write_suite(toy, {"rise": {"val": above(0.125, 0.375)}})
     state = {"blocks.0.weight": torch.tensor([[0.25]], dtype=torch.bfloat16)}
-    assert open_suite("suite.yaml", toy).accuracies(state, ["rise"], "val") == {"rise": 0.5}
+    assert open_suite("suite.yaml", toy).evaluate(state, ["rise"], "val").values["rise"]["accuracy"] == 0.5
 
 
 def judged(events: list[Event]) -> list[bool]:
@@ -214,6 +295,14 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "features of another width": (
         lambda f: save(f, "rise_val", images=IMAGES.expand(4, 3, 1, 1).clone(), labels=LABELS),
         r"features of shape \(4, 6\)",
+    ),
+    "a bias of another size": (
+        lambda f: save(f, "head", weight=torch.eye(2), bias=torch.zeros(3)),
+        r"head of 'rise': 'bias' has shape \(3,\), expected \[2\], one a class",
+    ),
+    "labels of another head": (
+        lambda f: save(f, "rise_val", images=IMAGES, labels=LABELS + 2),
+        "task 'rise': labels from 2 to 2, the head has 2 classes; expected labels from 0 to 1",
     ),
     "another model": (
         lambda f: edit(f, "blocks: 1", "blocks: 2"),

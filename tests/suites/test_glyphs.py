@@ -5,11 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.events import Event, ZooProgress
-from lines_pipeline.zoo.catalogue import experts_folder
+from lines_pipeline.zoo.catalogue import PRETRAINED, experts_folder
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_store")
+def test_the_embedded_model_is_tuned_by_a_loss_and_judged_once(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pretrained = load_file(PRETRAINED)
+    noisy = {name: value + 0.2 * torch.randn(value.shape, generator=generator) for name, value in pretrained.items()}
+    save_file(noisy, tmp_path / "noisy.safetensors")
+    judge = {"op": "evaluate", "suite": "zoo://glyphs", "tasks": ["digits"], "split": "val"}
+    nodes = {
+        "base": {"op": "load", "path": "zoo://glyphs/pretrained"},
+        "noisy": {"op": "load", "path": "noisy.safetensors"},
+        "update": {"op": "task-vector", "model": "noisy", "base": "base"},
+        "model": {"op": "apply", "base": "base", "delta": "update"},
+        "val": {**judge, "model": "model"},
+    }
+    tune = {"parameters": {"model.scale": {"values": [1.0, 0.0, 0.5]}}, "objective": "val.mean_loss"}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"name": "judged", "nodes": nodes, "tune": tune}))
+    result = lines_pipeline.run(recipe, out="out")
+    found = result.metrics["val"]
+    assert result.chosen == {"model.scale": 0.0} and result.cached == ("val",)
+    assert found["accuracy/digits"] < found["top5_accuracy/digits"] <= 1 and 0 < found["calibration_error/digits"] < 1
+    assert found["accuracy/digits/low"] < found["accuracy/digits"] < found["accuracy/digits/high"]
+    assert found["normalized_loss/digits"] < 1 and result.units["val"]["normalized_loss/digits"] == "share"
+    width = found["accuracy/digits/high"] - found["accuracy/digits/low"]
+    binomial = 2 * 1.96 * (found["accuracy/digits"] * (1 - found["accuracy/digits"]) / 250) ** 0.5
+    assert width > 1.3 * binomial  # images of one glyph are right or wrong together
 
 
 @pytest.mark.slow
@@ -27,7 +58,7 @@ def test_an_evaluation_builds_the_experts_of_its_tasks_alone(tmp_path: Path) -> 
     assert [path.name for path in experts_folder(0).glob("*.safetensors")] == ["digits.safetensors"]
     assert 0 < first["normalized_accuracy/digits"] < 1
 
-    remembered = experts_folder(0) / "accuracies.json"
+    remembered = experts_folder(0) / "baselines.json"
     content = remembered.read_text()
     digit = next(index for index, letter in enumerate(content) if letter == "." and content[index - 1] == "0") + 1
     remembered.write_text(content[:digit] + ("1" if content[digit] != "1" else "2") + content[digit + 1 :])

@@ -168,9 +168,11 @@ def test_a_pipe_is_told_of_trials_and_their_sweeps() -> None:
 
 
 def test_a_pipe_is_told_of_the_zoo_and_of_evaluations() -> None:
-    evaluated = MetricsComputed("val", {"mean_accuracy": 0.5}, False)
+    declared = {"accuracy": "share, higher is better", "loss": "nats, lower is better"}
+    units = {"mean_accuracy": "share", "mean_loss": "nats"}
+    evaluated = MetricsComputed("val", {"mean_accuracy": 0.5, "mean_loss": 1.25}, False, units, declared)
     lines = logged((6, ZooProgress(100, 400, "zoo://glyphs/greek")), (6, evaluated))
-    assert lines == ["fine-tuning zoo://glyphs/greek: 100 of 400 steps", "val: evaluated"]
+    assert lines == ["fine-tuning zoo://glyphs/greek: 100 of 400 steps", "val: accuracy 50.0 %, loss 1.25 nats"]
 
 
 def test_a_pipe_is_told_nothing_of_what_is_quick_and_a_line_every_few_seconds_of_the_rest() -> None:

@@ -17,7 +17,7 @@ from lines_pipeline import api
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.events import Event, Note, ZooProgress
 from lines_pipeline.io.write_once import written_once
-from lines_pipeline.zoo.accuracy import accuracies
+from lines_pipeline.suites.glyphs import GlyphSuite
 from lines_pipeline.zoo.build import build
 from lines_pipeline.zoo.catalogue import PRETRAINED, locate
 from lines_pipeline.zoo.training import FINE_TUNING
@@ -42,6 +42,12 @@ def put(content: bytes, path: Path) -> None:
     path.write_bytes(content)
 
 
+def accuracies(path: Path, tasks: list[str]) -> dict[str, float]:
+    """Shares of right answers on validation images."""
+    scores = GlyphSuite().evaluate(load_file(path), tasks, "val")
+    return {task: figures["accuracy"] for task, figures in scores.values.items()}
+
+
 @pytest.mark.slow
 def test_an_expert_is_alike_whoever_builds_it_and_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = [builder(), builder()]
@@ -57,7 +63,7 @@ def test_an_expert_is_alike_whoever_builds_it_and_forgets(tmp_path: Path, monkey
     assert seen[-1] == ZooProgress(FINE_TUNING.steps, FINE_TUNING.steps, DIGITS)
 
     tasks = ["digits", "greek", "arrows", "symbols"]
-    before, after = (accuracies(load_file(path), tasks, "val") for path in (PRETRAINED, first))
+    before, after = (accuracies(path, tasks) for path in (PRETRAINED, first))
     assert after["digits"] > 0.85 > 0.7 > before["digits"]
     assert sum(after[task] for task in tasks[1:]) < 0.9 * sum(before[task] for task in tasks[1:])
 

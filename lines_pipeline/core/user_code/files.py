@@ -29,6 +29,8 @@ class Code:
     module: str
     file: Path | None
     root: Path | None
+    what: str = "Python"
+    """What it is for, as messages say it: ``model factory``."""
 
     @property
     def shown(self) -> str:

@@ -15,7 +15,7 @@ from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.recipe.binding.items import Item, Items, fill_items
-from lines_pipeline.recipe.binding.nodes import Reference, UnboundNode
+from lines_pipeline.recipe.binding.nodes import Reference, UnboundNode, port_path
 from lines_pipeline.recipe.binding.parameters import InputBinding, step_params
 from lines_pipeline.recipe.binding.rows import member_rows
 from lines_pipeline.recipe.binding.validation import Complaint, listed
@@ -222,7 +222,9 @@ class Binder:
                 return None
             rows[item.key] = found[0]
             if found[1] and not port.many:
-                complaints[Complaint((port_name,), f"'{port_name}' takes one value an item, found a collection")] = None
+                complaints[
+                    Complaint(port_path(port_name), f"'{port_name}' takes one value an item, found a collection")
+                ] = None
         return InputBinding.picked(
             port.many, {key: tuple((one.step, _label(one)) for one in row) for key, row in rows.items()}
         )
@@ -296,12 +298,14 @@ def _binding_of(
     rows = tuple((one.step, _label(one)) for one in members)
     if port.many:
         if len(rows) < port.min_count:
-            complaints[Complaint((name,), f"'{name}' takes at least {port.min_count}, found {len(rows)}")] = None
+            complaints[Complaint(port_path(name), f"'{name}' takes at least {port.min_count}, found {len(rows)}")] = (
+                None
+            )
         return InputBinding.all_of(rows)
     if not collection and not port.each:
         return InputBinding.one(rows[0])
     labels = [label for _, label in rows]
     twice = sorted(label for label, count in Counter(labels).items() if count > 1)
     if twice:
-        complaints[Complaint((name,), f"found '{twice[0]}' twice, expected each once")] = None
+        complaints[Complaint(port_path(name), f"found '{twice[0]}' twice, expected each once")] = None
     return InputBinding.mapping(rows, {_label(one): one.names for one in members})

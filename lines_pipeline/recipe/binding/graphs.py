@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lines_pipeline.core.errors import Diagnostic, RecipeError
-from lines_pipeline.graph.graph import Graph
+from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.recipe.binding.binder import Binder, circles, node_order
 from lines_pipeline.recipe.binding.nodes import UnboundNode, unbound_node
+from lines_pipeline.recipe.binding.objective import MetricsOf
 from lines_pipeline.recipe.binding.step_checks import step_complaints
-from lines_pipeline.recipe.binding.tuning import tune_complaints
+from lines_pipeline.recipe.binding.tuning import metric_message, tune_complaints
 from lines_pipeline.recipe.binding.validation import Complaint
 from lines_pipeline.recipe.plugins import Plugins
 from lines_pipeline.recipe.schema import Tune
@@ -18,9 +19,16 @@ from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation
 
 
 def checked_graph(
-    document: Document, recorded: Mapping[str, Any], tune: Tune | None, plugins: Plugins
+    document: Document,
+    recorded: Mapping[str, Any],
+    tune: Tune | None,
+    plugins: Plugins,
+    metrics_of: MetricsOf = lambda step: None,
 ) -> tuple[Graph, list[Diagnostic]]:
-    """The graph of a filled document, and all problems of its nodes and its ``tune``; ``recorded`` hides secrets."""
+    """The graph of a filled document, and all problems of its nodes and its ``tune``; ``recorded`` hides secrets.
+
+    ``metrics_of`` tells what objectives may name; without it only nodes are checked.
+    """
     try:
         ops = plugins.ops
     except RecipeError as error:  # without them, most nodes would be told to have unknown ops
@@ -44,15 +52,27 @@ def checked_graph(
             binder.steps = steps_before
             binder.poison(name)
     graph = _graph(binder, unbound_nodes, recorded["nodes"])
-    for name, complaint in step_complaints(graph.steps.values()):
+    for name, complaint in (*step_complaints(graph.steps.values()), *_objectives(graph.steps.values(), metrics_of)):
         diagnostics += node_diagnostics(document, name, [complaint])
     if not any(unbound.op.is_output for unbound in unbound_nodes.values()) and len(unbound_nodes) == len(nodes):
         message = "the recipe has no 'save' or 'evaluate' node: nothing would run; add one"
         diagnostics.append(document.source_map.key(("nodes",)).diagnostic(message))
     if tune is not None:
-        for one in tune_complaints(tune, unbound_nodes, binder, graph):
+        for one in tune_complaints(tune, unbound_nodes, binder, graph, metrics_of):
             diagnostics.append(_place(document, one).diagnostic(one.message))
     return graph, diagnostics
+
+
+def _objectives(steps: Iterable[Step], metrics_of: MetricsOf) -> Iterator[tuple[str, Complaint]]:
+    """Node and complaint for every step that chooses by a metric which its suite does not declare."""
+    told = set()
+    for step in steps:
+        use = step.op.suite_of(step.params, step.inputs)
+        metric = None if use is None else use.objective
+        message = None if metric is None else metric_message(step.node, metric, metrics_of(step))
+        if message is not None and step.node not in told:
+            told.add(step.node)
+            yield step.node, Complaint(("objective",), message)
 
 
 def node_diagnostics(document: Document, name: str, complaints: Iterable[Complaint]) -> list[Diagnostic]:
@@ -64,7 +84,8 @@ def node_diagnostics(document: Document, name: str, complaints: Iterable[Complai
 def _named(complaint: Complaint) -> str:
     """The message, led by the field it is about where the message does not name it."""
     field = complaint.path[2] if len(complaint.path) > 2 else ""
-    led = field and not complaint.at_key and f"'{field}'" not in complaint.message and field != "op"
+    named = any(f"'{field}{end}" in complaint.message for end in ("'", "."))
+    led = field and not complaint.at_key and not named and field != "op"
     return f"'{field}': {complaint.message}" if led else complaint.message
 
 

@@ -126,7 +126,7 @@ def _node(op: AnyOp, definitions: dict[str, Any]) -> dict[str, Any]:
     given = schema.get("properties", {})
     params = {name: _parameter(op, name, given[name]) for name in parameter_names(op)}
     globs = {key: {"$ref": "#/$defs/globs"} for key in ("include", "exclude") if takes_globs(op)}
-    ports = {name: _port(port) for name, port in op.inputs.items()}
+    ports = _ports(op.inputs)
     return {
         "type": "object",
         "description": f"{' '.join((op.__doc__ or '').split())} {op.formula}",
@@ -154,6 +154,19 @@ def _completeness(op: AnyOp) -> dict[str, Any]:
     params = [field.alias or name for name, field in op.Params.model_fields.items() if field.is_required()]
     globs = ["include"] if op.needs_include else []
     return {"if": {"properties": {"op": _op_name(op)}}, "then": {"required": [*ports, *params, *globs]}}
+
+
+def _ports(inputs: Mapping[str, Port]) -> dict[str, Any]:
+    """The ports by field; those such as ``baselines.expert`` are the properties of one map."""
+    found: dict[str, Any] = {}
+    for name, port in inputs.items():
+        field, _, key = name.partition(".")
+        if key:
+            one = found.setdefault(field, {"type": "object", "properties": {}, "additionalProperties": False})
+            one["properties"][key] = _port(port)
+        else:
+            found[field] = _port(port)
+    return found
 
 
 def _port(port: Port) -> dict[str, Any]:

@@ -50,10 +50,10 @@ class UnboundNode:
 
     def references(self, port: str, names: Mapping[str, Any]) -> tuple[Reference, ...]:
         """What ``port`` names, with ``{item}`` filled from ``names``."""
-        written = fill_items(self.inputs[port], names)
-        entries: list[tuple[Any, Path]] = [(written, (port,))]
+        written, path = fill_items(self.inputs[port], names), port_path(port)
+        entries: list[tuple[Any, Path]] = [(written, path)]
         if isinstance(written, list):
-            entries = [(entry, (port, index)) for index, entry in enumerate(written)]
+            entries = [(entry, (*path, index)) for index, entry in enumerate(written)]
         found = [(_REFERENCE.fullmatch(str(text).strip()), path) for text, path in entries]
         return tuple(Reference(match[1].strip(), match[2], path) for match, path in found if match)
 
@@ -69,6 +69,11 @@ def parameter_names(op: AnyOp) -> list[str]:
     return [field.alias or name for name, field in op.Params.model_fields.items()]
 
 
+def port_path(port: str) -> Path:
+    """Where a recipe writes a port, from the node on: one such as ``baselines.expert`` lies in a map."""
+    return tuple(port.split("."))
+
+
 def takes_globs(op: AnyOp) -> bool:
     """Whether ``include`` and ``exclude`` make sense: the op makes weights, a delta or a mask of others."""
     return bool(op.inputs) and op.gives in (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK)
@@ -77,7 +82,8 @@ def takes_globs(op: AnyOp) -> bool:
 def fields_of(op: AnyOp) -> list[str]:
     """Every key that a node of this op may have."""
     globs = ["include", "exclude"] if takes_globs(op) else []
-    return ["op", "for_each", *op.inputs, *parameter_names(op), *globs]
+    inputs = dict.fromkeys(str(port_path(port)[0]) for port in op.inputs)
+    return ["op", "for_each", *inputs, *parameter_names(op), *globs]
 
 
 def unbound_node(
@@ -148,26 +154,51 @@ def _find_op(fields: Mapping[str, Any], ops: OpRegistry, unseen: str) -> tuple[A
 
 def _inputs(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[str]], list[Complaint]]:
     inputs: dict[str, str | list[str]] = {}
-    complaints = []
+    given, complaints = _given_ports(op, fields)
     for port_name, port in op.inputs.items():
         takes = "name of a node or a list of such" if port.many or port.each else "name of a node"
-        if port_name not in fields:
+        if port_name not in given:
             if not port.optional:
                 complaints.append(Complaint((), f"'{port_name}' is missing, expected the {takes}", at_key=True))
             continue
-        found = list(_input_complaints(port_name, fields[port_name], takes, port.many or port.each))
+        found = list(_input_complaints(port_path(port_name), given[port_name], takes, port.many or port.each))
         complaints += found
         if not found:
-            inputs[port_name] = fields[port_name]
+            inputs[port_name] = given[port_name]
     return inputs, complaints
 
 
-def _input_complaints(port: str, value: Any, takes: str, lists: bool) -> list[Complaint]:
+def _given_ports(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[Complaint]]:
+    """What a node gives its ports: by field, and by the keys of fields that are maps of ports."""
+    given: dict[str, Any] = {}
+    complaints: list[Complaint] = []
+    keys: dict[str, list[str]] = {}
+    for port in op.inputs:
+        field, _, key = port.partition(".")
+        keys.setdefault(field, []).extend([key] if key else [])
+    for field, known in keys.items():
+        if field not in fields:
+            continue
+        value = fields[field]
+        if not known:
+            given[field] = value
+        elif not isinstance(value, Mapping) or not value:
+            message = f"expected a map from {' or '.join(known)} to nodes, found {described(value)}"
+            complaints.append(Complaint((field,), message))
+        else:
+            complaints += [
+                Complaint((field, key), unknown_key(key, known), at_key=True) for key in value if key not in known
+            ]
+            given |= {f"{field}.{key}": value[key] for key in known if key in value}
+    return given, complaints
+
+
+def _input_complaints(path: Path, value: Any, takes: str, lists: bool) -> list[Complaint]:
     if isinstance(value, list) and lists and value:
-        return [one for index, entry in enumerate(value) for one in _name_complaint((port, index), entry, takes)]
+        return [one for index, entry in enumerate(value) for one in _name_complaint((*path, index), entry, takes)]
     if isinstance(value, list) and lists:
-        return [Complaint((port,), f"expected the {takes}, found an empty list")]
-    return _name_complaint((port,), value, takes)
+        return [Complaint(path, f"expected the {takes}, found an empty list")]
+    return _name_complaint(path, value, takes)
 
 
 def _name_complaint(path: Path, value: Any, takes: str) -> list[Complaint]:

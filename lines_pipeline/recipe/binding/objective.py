@@ -5,8 +5,12 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from lines_pipeline.graph.graph import Step
 
 MAX_LENGTH = 2_000
 
@@ -19,6 +23,20 @@ _Linear = dict[str, float]
 
 class _NotLinearError(ValueError):
     """An expression that is no sum of numbers times metrics."""
+
+
+@dataclass(frozen=True)
+class DeclaredMetrics:
+    """What a step may give: ``higher`` or ``lower`` is better by full name, and how messages list the names."""
+
+    directions: Mapping[str, str]
+    shown: str
+    with_target: frozenset[str] = frozenset()
+    """What it would give too, if its node named a target task."""
+
+
+MetricsOf = Callable[["Step"], DeclaredMetrics | None]
+"""The metrics of a step; None where they are not known. Binding is handed it: it knows no suites."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +54,27 @@ class Objective:
                 raise KeyError(f"{node}.{metric}")
             total += coefficient * metrics[node][metric]
         return total
+
+
+def default_direction(
+    objective: Objective, directions: Callable[[str], Mapping[str, str]]
+) -> Literal["maximize", "minimize"] | None:
+    """Whether to maximize or minimize, by what is better of each metric (``directions`` of a step, by name).
+
+    A metric that is subtracted counts the other way round. Where the terms disagree, what is better of all metrics
+    decides (``val.accuracy/a - val.accuracy/b``); None where they disagree on that too. Metrics of which nothing is
+    known are better higher.
+    """
+    terms = [
+        (directions(node).get(metric, "higher") == "higher", coefficient > 0)
+        for coefficient, node, metric in objective.terms
+        if coefficient
+    ]
+    wanted, better = {higher == added for higher, added in terms}, {higher for higher, _ in terms}
+    decided = wanted if len(wanted) == 1 else better
+    if len(decided) > 1:
+        return None
+    return "minimize" if decided == {False} else "maximize"
 
 
 def parse_objective(text: str) -> Objective:

@@ -14,17 +14,24 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.recipe.binding.binder import Binder
 from lines_pipeline.recipe.binding.nodes import UnboundNode, parameter_names
-from lines_pipeline.recipe.binding.objective import Objective, parse_objective
+from lines_pipeline.recipe.binding.objective import (
+    DeclaredMetrics,
+    MetricsOf,
+    Objective,
+    default_direction,
+    parse_objective,
+)
 from lines_pipeline.recipe.binding.validation import Complaint, described
 from lines_pipeline.recipe.schema import MAX_GRID, Space, Tune
 from lines_pipeline.recipe.syntax.source_map import Path
 
-_METRICS = ("accuracy/", "mean_accuracy", "normalized_accuracy/", "mean_normalized_accuracy")
-_TARGET_METRICS = ("target_accuracy", "control_accuracy", "target_normalized_accuracy", "control_normalized_accuracy")
-
 
 def tune_complaints(
-    tune: Tune, unbound_nodes: Mapping[str, UnboundNode], binder: Binder, graph: Graph
+    tune: Tune,
+    unbound_nodes: Mapping[str, UnboundNode],
+    binder: Binder,
+    graph: Graph,
+    metrics_of: MetricsOf = lambda step: None,
 ) -> list[Complaint]:
     """Everything that is wrong with ``tune``, by path from the top of the recipe."""
     complaints = _sampler_complaints(tune)
@@ -32,7 +39,8 @@ def tune_complaints(
     complaints += found
     judged: set[str] = set()
     if objective is not None:
-        complaints += _objective_complaints(objective, unbound_nodes, graph)
+        complaints += _objective_complaints(objective, unbound_nodes, graph, metrics_of)
+        complaints += _direction_complaints(tune, objective, graph, metrics_of)
         judged = {step.partition("[")[0] for _, step, _ in objective.terms}
     upstream = _upstream(unbound_nodes, judged) if judged <= unbound_nodes.keys() else set()
     for name, space in tune.parameters.items():
@@ -69,14 +77,26 @@ def _read_objective(tune: Tune) -> tuple[Objective | None, list[Complaint]]:
         return None, [Complaint(("tune", "objective"), str(error))]
 
 
+def _direction_complaints(tune: Tune, objective: Objective, graph: Graph, metrics_of: MetricsOf) -> list[Complaint]:
+    def directions(step_id: str) -> Mapping[str, str]:
+        declared = metrics_of(graph.steps[step_id]) if step_id in graph.steps else None
+        return declared.directions if declared is not None else {}
+
+    if tune.direction is not None or default_direction(objective, directions) is not None:
+        return []
+    message = "of some metrics in the objective more is better, of others less: say 'direction: maximize' or 'minimize'"
+    return [Complaint(("tune", "objective"), message)]
+
+
 def _objective_complaints(
-    objective: Objective, unbound_nodes: Mapping[str, UnboundNode], graph: Graph
+    objective: Objective, unbound_nodes: Mapping[str, UnboundNode], graph: Graph, metrics_of: MetricsOf
 ) -> list[Complaint]:
     messages = []
     for _, step_id, metric in objective.terms:
         message = _node_message(step_id, unbound_nodes, graph)
         if message is None and step_id in graph.steps:
-            message = _metric_message(step_id, metric, graph) or _test_message(step_id, graph)
+            declared = metrics_of(graph.steps[step_id])
+            message = metric_message(step_id, metric, declared) or _test_message(step_id, graph)
         messages += [message] if message else []
     return [Complaint(("tune", "objective"), message) for message in dict.fromkeys(messages)]
 
@@ -96,19 +116,14 @@ def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph:
     return f"the objective names the unknown member '{step_id}'{did_you_mean(step_id, members)}"
 
 
-def _metric_message(step_id: str, metric: str, graph: Graph) -> str | None:
-    step = graph.steps[step_id]
-    judged_by = step.op.suite_of(step.params, step.inputs)
-    has_target = judged_by is not None and judged_by.target is not None
-    known = [*_METRICS, *(_TARGET_METRICS if has_target else ())]
-    if metric in known and not metric.endswith("/"):
+def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) -> str | None:
+    """What is wrong with the name of a metric; None where a step gives it, or where that is not known."""
+    if declared is None or metric in declared.directions:
         return None
-    if any(metric.startswith(name) and len(metric) > len(name) for name in known if name.endswith("/")):
-        return None
-    if metric in _TARGET_METRICS:
+    if metric in declared.with_target:
         return f"'{step_id}' gives '{metric}' only with a 'target'; name the target task there"
-    plain = [name + "<task>" if name.endswith("/") else name for name in known]
-    return f"'{step_id}' has no metric '{metric}'{did_you_mean(metric, known)}; it gives: {', '.join(plain)}"
+    near = did_you_mean(metric, declared.directions)
+    return f"'{step_id}' has no metric '{metric}'{near}; it gives: {declared.shown}"
 
 
 def _test_message(step_id: str, graph: Graph) -> str | None:

@@ -1,0 +1,44 @@
+"""Scores as the cache keeps them: in the order of the tasks, whose names may come from the environment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from lines_pipeline.suites.base import Scores
+from lines_pipeline.suites.samples import Samples
+
+KIND = "scores"
+"""The kind of the cache's entries; those of earlier versions were ``accuracies``."""
+
+
+def packed(scores: Scores, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """Scores and per-sample results as JSON can hold them."""
+    return [
+        {
+            "values": {name: _plain(value) for name, value in scores.values[task].items()},
+            "samples": scores.samples[task].packed() if task in scores.samples else None,
+        }
+        for task in tasks
+    ]
+
+
+def unpacked(found: Any, tasks: Sequence[str]) -> Scores | None:
+    """From what ``packed`` gave; None where an entry is something else."""
+    with suppress(TypeError, KeyError, ValueError, AttributeError):
+        pairs = list(zip(tasks, found, strict=True))
+        values = {task: {name: float(value) for name, value in one["values"].items()} for task, one in pairs}
+        return Scores(values, {task: Samples.unpacked(one["samples"]) for task, one in pairs if one["samples"]})
+    return None
+
+
+def packed_samples(scores: Scores) -> Mapping[str, Any]:
+    """Per-sample results by task, for the record of a run."""
+    return {task: samples.packed() for task, samples in scores.samples.items()}
+
+
+def _plain(value: float) -> float | str:
+    """A figure; as a text where JSON has no number for it."""
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,41 @@
+"""Finds something for every step, and tells all that is wrong as one error, by the places in the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from lines_pipeline.core.errors import CheckpointError, EvalError
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.recipe.recipe import Recipe
+
+Found = TypeVar("Found")
+
+
+def each(
+    recipe: Recipe,
+    graph: Graph,
+    field: str | Callable[[str], str],
+    steps: Iterable[str],
+    find: Callable[[str], Found],
+) -> dict[str, Found]:
+    """What is found for every step; all that is wrong is told as one error, by the places of the nodes' ``field``.
+
+    A callable ``field`` is asked which one is wrong of a step.
+    """
+    found: dict[str, Found] = {}
+    errors: dict[str, CheckpointError | EvalError] = {}
+    for step in steps:
+        try:
+            found[step] = find(step)
+        except (CheckpointError, EvalError) as error:
+            wrong = field if isinstance(field, str) else field(step)
+            errors.setdefault(placed(recipe, graph.steps[step].node, wrong, str(error)), error)
+    if errors:
+        raise type(next(iter(errors.values())))("\n".join(errors))
+    return found
+
+
+def placed(recipe: Recipe, node: str, field: str, message: str) -> str:
+    """A message with the place of a node's field."""
+    return str(recipe.document.source_map.value(("nodes", node, field)).diagnostic(message, node))

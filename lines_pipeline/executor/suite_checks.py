@@ -1,0 +1,84 @@
+"""What can be told of the suites that a recipe names before anything is read: tasks, splits, files, Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from lines_pipeline.core.errors import EvalError
+from lines_pipeline.executor.placing import each, placed
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.ops.roles import SuiteUse
+from lines_pipeline.recipe.recipe import Recipe
+from lines_pipeline.suites.base import Suite
+from lines_pipeline.suites.normalizing import judges_by_task
+from lines_pipeline.suites.opening import chosen_tasks, open_suite
+
+
+@dataclass
+class SuiteChecks:
+    """The checks of one recipe's suites, each opened once."""
+
+    recipe: Recipe
+    graph: Graph
+    _opened: dict[str, Suite] = field(default_factory=dict)
+
+    def missing_files(self) -> list[str]:
+        """What the suites lack, by place.
+
+        Raises ``EvalError`` for what is no suite, for tasks and splits that one has not got, and for baselines without
+        a member for a task.
+        """
+        recipe, graph, judges = self.recipe, self.graph, self._judges
+        each(recipe, graph, "suite", judges, self._suite)
+        tasks = each(recipe, graph, self._unknown, judges, self._chosen)
+        missing = each(
+            recipe, graph, "split", judges, lambda step: self._suite(step).check(tasks[step], judges[step].split)
+        )
+        each(recipe, graph, "baselines", judges, lambda step: self._check_baselines(step, tasks[step]))
+        told = [(graph.steps[step].node, file) for step, files in missing.items() for file in files]
+        return list(dict.fromkeys(placed(recipe, node, "suite", file) for node, file in told))
+
+    def code(self, *, trust: bool, build: bool) -> list[str]:
+        """Notes of the Python that suites name; nothing is imported. ``EvalError`` where a run may not run it."""
+
+        def runs(step: str) -> str:
+            uri, found = self._judges[step].suite, self._suite(step).foreign_code()
+            if found is None:
+                return ""
+            refused = "" if trust else found.untrusted
+            if refused and build:
+                raise EvalError(f"the suite {uri} runs Python, {found.what}, but {refused}")
+            return f"the suite {uri} runs Python: {found.what}" + (f"; {refused}" if refused else "")
+
+        notes = each(self.recipe, self.graph, "suite", self._judges, runs)
+        return [] if build else list(dict.fromkeys(note for note in notes.values() if note))
+
+    @cached_property
+    def _judges(self) -> dict[str, SuiteUse]:
+        """What models are judged by, by step."""
+        steps = self.graph.steps.values()
+        return {step.id: use for step in steps if (use := step.op.suite_of(step.params, step.inputs)) is not None}
+
+    def _suite(self, step: str) -> Suite:
+        uri = self._judges[step].suite
+        if uri not in self._opened:
+            self._opened[uri] = open_suite(uri, self.recipe.folder)
+        return self._opened[uri]
+
+    def _chosen(self, step: str) -> tuple[str, ...]:
+        use = self._judges[step]
+        return chosen_tasks(self._suite(step), use.suite, use.tasks, use.target)
+
+    def _unknown(self, step: str) -> str:
+        return "target" if set(self._judges[step].tasks or ()) <= set(self._suite(step).tasks) else "tasks"
+
+    def _check_baselines(self, step: str, tasks: Sequence[str]) -> None:
+        """Raise ``EvalError`` where a task has no baseline: no member with its key, or one that does not judge it."""
+        for named in self._judges[step].baselines.values():
+            for task, judge in judges_by_task(self.graph, named, tasks).items():
+                if judge not in self._judges:
+                    raise EvalError(f"'{judge}' is no 'evaluate' node, expected one that judges '{task}'")
+                if task not in (known := self._chosen(judge)):
+                    raise EvalError(f"'{judge}' does not judge the task '{task}', only: {', '.join(known)}")

@@ -1,0 +1,30 @@
+"""What binding must know of suites: the metrics that a step may give, without loading anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lines_pipeline.core.errors import LinesError
+from lines_pipeline.graph.graph import Step
+from lines_pipeline.recipe.binding.objective import DeclaredMetrics
+from lines_pipeline.suites.metrics import described, spoken
+from lines_pipeline.suites.opening import chosen_tasks, open_suite
+
+
+def declared_metrics(step: Step, folder: Path) -> DeclaredMetrics | None:
+    """The metrics of a step that names a suite; None where it names none, or one that is told of elsewhere.
+
+    ``folder`` is the recipe's.
+    """
+    use = step.op.suite_of(step.params, step.inputs)
+    if use is None:
+        return None
+    target = use.target
+    try:
+        suite = open_suite(use.suite, folder)
+        tasks = chosen_tasks(suite, use.suite, use.tasks, target)
+    except LinesError:  # where suites are opened, with the place in the recipe
+        return None
+    found = {name: metric.direction for name, metric in described(suite.metrics, tasks, target).items()}
+    with_target = frozenset(described(suite.metrics, tasks, tasks[0])) - found.keys()
+    return DeclaredMetrics(found, spoken(suite.metrics, target=target is not None), with_target)

@@ -1,0 +1,64 @@
+"""From logits to accuracy, top five, calibration and loss: of every sample, and of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from lines_pipeline.core.units import SHARE
+from lines_pipeline.suites.base import Metric
+from lines_pipeline.suites.samples import Array, Samples
+
+CLASSIFICATION_METRICS = (
+    Metric("accuracy", SHARE),
+    Metric("top5_accuracy", SHARE),
+    Metric("calibration_error", SHARE, "lower"),
+    Metric("loss", "nats", "lower"),
+)
+CALIBRATION_BINS = 15
+"""Of equal width in confidence, as Guo et al. (2017) take them."""
+_TOP = 5
+
+Judged = Mapping[str, torch.Tensor]
+"""Of one batch, by name: values [n] on the CPU."""
+
+
+def judge(logits: torch.Tensor, labels: torch.Tensor) -> Judged:
+    """Judge each of a batch: logits [n, classes], labels [n] in 0..classes-1. With five classes or less, no top five.
+
+    Equal logits go to the first class.
+    """
+    logits, labels = logits.float(), labels.to(logits.device)
+    confidence, answers = functional.softmax(logits, dim=1).max(1)[0], logits.argmax(1)
+    found = {
+        "accuracy": answers == labels,
+        "loss": functional.cross_entropy(logits, labels, reduction="none"),
+        "confidence": confidence,
+    }
+    if logits.shape[1] > _TOP:
+        found["top5_accuracy"] = (logits.topk(_TOP, dim=1)[1] == labels[:, None]).any(1)
+    return {name: value.cpu() for name, value in found.items()}
+
+
+def task_scores(batches: Iterable[Judged], clusters: Array | None = None) -> tuple[dict[str, float], Samples]:
+    """The figures of a task, in the order in which they are declared, and those of its samples."""
+    parts = list(batches)
+    of_samples = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+    confidence = of_samples.pop("confidence")
+    found = {name: float(np.mean(values, dtype=np.float64)) for name, values in of_samples.items()}
+    found["calibration_error"] = calibration_error(confidence, of_samples["accuracy"])
+    ordered = {metric.name: found[metric.name] for metric in CLASSIFICATION_METRICS if metric.name in found}
+    return ordered, Samples(of_samples, clusters)
+
+
+def calibration_error(confidence: Array, right: Array) -> float:
+    """The expected calibration error: the mean distance of accuracy and confidence over bins of confidence."""
+    confidence = confidence.astype(np.float64)
+    if not np.isfinite(confidence).all():
+        return float("nan")
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    surplus = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
+    return float(np.abs(surplus).sum() / len(confidence))

@@ -1,0 +1,68 @@
+"""Inputs and labels of a task: tensors of a file, or a dataset of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lines_pipeline.core.errors import EvalError
+from lines_pipeline.suites.samples import Array
+
+_NEEDED, _ALLOWED = {"images", "labels"}, {"images", "labels", "clusters"}
+
+
+@dataclass(frozen=True)
+class LabelledTensors:
+    """``images`` [n, whatever the model takes], ``labels`` [n], and which images belong together."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    clusters: Array | None
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor], source: str, where: str) -> LabelledTensors:
+        """The data in a file; ``EvalError`` where it has other tensors, or not one label an image."""
+        if not _NEEDED <= set(tensors) <= _ALLOWED:
+            raise EvalError(f"{source}: expected tensors 'images' and 'labels', found {', '.join(tensors)}")
+        images, labels, clusters = tensors["images"], tensors["labels"], tensors.get("clusters")
+        if labels.dim() != 1 or images.dim() == 0 or len(images) != len(labels):
+            raise EvalError(
+                f"{where}: {source} has images of shape {tuple(images.shape)} and labels of shape "
+                f"{tuple(labels.shape)}, expected one label an image"
+            )
+        if clusters is not None and (clusters.shape != labels.shape or clusters.is_floating_point()):
+            found = f"{clusters.dtype} of shape {tuple(clusters.shape)}"
+            raise EvalError(f"{where}: {source} has clusters that are {found}, expected one whole number an image")
+        return cls(images, labels, None if clusters is None else clusters.int().numpy())
+
+    def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images and labels, so many at a time, in order."""
+        for start in range(0, len(self.labels), size):
+            yield self.images[start : start + size], self.labels[start : start + size]
+
+
+def hub_batches(source: str, transform: Any, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Images of ``hf://datasets/org/name[/configuration]#split``, as the model's transform makes them, and labels."""
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise EvalError(f"{source}: needs the extra 'clip': pip install 'lines-pipeline[clip]'") from error
+    name, _, split = source.removeprefix("hf://datasets/").partition("#")
+    organisation, dataset, *configuration = name.split("/", 2)
+    data = load_dataset(f"{organisation}/{dataset}", *configuration, split=split or "test")
+    image_column = _column(source, data.column_names, ("image", "img", "jpg"))
+    label_column = _column(source, data.column_names, ("label", "cls"))
+    for start in range(0, len(data), size):
+        rows = data[start : start + size]
+        images = torch.stack([transform(image.convert("RGB")) for image in rows[image_column]])
+        yield images, torch.tensor(rows[label_column])
+
+
+def _column(source: str, columns: Sequence[str], names: Sequence[str]) -> str:
+    for name in names:
+        if name in columns:
+            return name
+    raise EvalError(f"{source}: no column {' or '.join(names)}; it has: {', '.join(columns)}")

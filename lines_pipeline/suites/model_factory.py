@@ -1,0 +1,108 @@
+"""Makes the module that a suite file names, and tells what of it may run only where the user trusts the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lines_pipeline.core.errors import EvalError
+from lines_pipeline.core.printable import shortened
+from lines_pipeline.core.trust import remedy, why_untrusted
+from lines_pipeline.core.user_code.files import Code
+from lines_pipeline.suites.base import ForeignCode
+from lines_pipeline.suites.factories import HARMLESS_ARGUMENTS, find_code, shipped_kind
+from lines_pipeline.suites.models import Model, state_of
+from lines_pipeline.suites.suite_files import ModelFactory, SuiteDocument
+from lines_pipeline.suites.user_code import call, told_as_users
+
+
+def factory_code(document: SuiteDocument, model: ModelFactory) -> Code | None:
+    """The Python of the user's that makes the model; None for a factory that ships. Imports nothing.
+
+    Raises ``EvalError``, with the place in the file, where it is not there.
+    """
+    if shipped_kind(model.factory):
+        return None
+    return found_code(document, ("model", "factory"), model.factory, "model factory")
+
+
+def found_code(document: SuiteDocument, field: tuple[str, ...], text: str, what: str) -> Code:
+    """The Python that a field of the file names; ``EvalError`` with its place where it is not there."""
+    try:
+        return find_code(text, document.path.parent, what)
+    except EvalError as error:
+        raise document.error(field, str(error)) from error
+
+
+def foreign_code(path: Path, code: Iterable[Code], model: ModelFactory | None) -> ForeignCode | None:
+    """What a suite file makes run that may do anything: the user's Python, or what could unpickle files."""
+    code = list(code)
+    told = [one.shown for one in code]
+    if model is not None and shipped_kind(model.factory):
+        odd = sorted(set(model.arguments) - HARMLESS_ARGUMENTS)
+        told += [f"{model.factory} with {', '.join(map(shortened, odd[:5]))}"] if odd else []
+    if not told:
+        return None
+    own = [one.file.resolve() for one in code if one.root and one.file]
+    folders = dict.fromkeys(file.parent for file in (path, path.resolve(), *own))
+    reasons = [(reason, folder) for folder in folders if (reason := why_untrusted(folder))]
+    return ForeignCode(", ".join(told), f"{reasons[0][0]}; {remedy(reasons[0][1])}" if reasons else "")
+
+
+def make_model(path: Path, model: ModelFactory, code: Code | None) -> tuple[nn.Module, Any]:
+    """The module, and the image transform that comes with it, if any."""
+    if code is None:
+        return _open_clip(path, model.factory.partition(":")[2], model.arguments)
+    made = call(code, path, **model.arguments)
+    if not isinstance(made, nn.Module):
+        found = type(made).__name__
+        raise EvalError(f"{path}: model factory {model.factory} gave a {found}, expected a torch module")
+    return made, None
+
+
+def loaded(path: Path, what: str, made: nn.Module, model: Model, code: Code | None, device: str) -> nn.Module:
+    """The module with the weights of a model, to be judged on a device; a model that is a module is taken itself."""
+    if isinstance(model, nn.Module):
+        made = model
+    else:
+        try:
+            made.load_state_dict(state_of(model))
+        except RuntimeError as error:
+            raise EvalError(f"{path}: the model does not fit {what}: {error}") from error
+    with told_as_users(path, f"model factory {what}: the model", code):
+        return made.eval().to(device)
+
+
+def _open_clip(path: Path, name: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, Any]:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise EvalError(
+            f"{path}: model factory: open_clip cannot be imported (pip install 'lines-pipeline[clip]')"
+        ) from error
+    with told_as_users(path, f"model factory open_clip:{name}", None):
+        model, _, transform = open_clip.create_model_and_transforms(name, **arguments)
+    return _ImageTower(model), transform
+
+
+class _ImageTower(nn.Module):
+    """An open_clip model, from images to features; the tensors of its text tower may be absent."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.model.encode_image(images)  # type: ignore[operator]
+        return features
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        found = self.model.load_state_dict(state, strict=False, assign=assign)
+        missing = [name for name in found.missing_keys if name.startswith("visual.")]
+        if missing or found.unexpected_keys:
+            raise RuntimeError(f"missing tensors {missing[:3]}, unexpected ones {found.unexpected_keys[:3]}")
+        return found

@@ -1,0 +1,60 @@
+"""What the metrics of a node are normalized by: other nodes of the recipe, and what the suite records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lines_pipeline.core.errors import EvalError, did_you_mean
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.ops.roles import SuiteUse
+from lines_pipeline.suites.base import ROLES, Role, Scores, Suite
+from lines_pipeline.suites.metrics import Baselines, roles_needed
+
+
+@dataclass(frozen=True)
+class Known:
+    """Scores by step of a graph."""
+
+    graph: Graph
+    scores: Mapping[str, Scores]
+
+
+def judges_behind(graph: Graph, steps: Iterable[str]) -> list[str]:
+    """``evaluate`` steps, and those that normalize them, directly: each once, in order."""
+    found: dict[str, None] = {}
+    for step_id in steps:
+        step = graph.steps[step_id]
+        use = step.op.suite_of(step.params, step.inputs)
+        for named in use.baselines.values() if use is not None else ():
+            found.update(dict.fromkeys(named))
+        found[step_id] = None
+    return list(found)
+
+
+def baselines_of(use: SuiteUse, suite: Suite, tasks: Sequence[str], known: Known) -> Baselines:
+    """The figures that normalize what a suite is used for: of the nodes that it names, beside them of the suite."""
+    found: dict[Role, dict[str, dict[str, float]]] = {role: {} for role in ROLES}
+    for role in ROLES:
+        named = use.baselines.get(role, ())
+        if role in roles_needed(use.target) and not named:
+            found[role] = {task: dict(one) for task, one in suite.baselines(role, tasks, use.split).items()}
+        if named:
+            judges = judges_by_task(known.graph, named, tasks)
+            found[role] = {task: dict(known.scores[judges[task]].values.get(task, {})) for task in tasks}
+    return Baselines(found["expert"], found["pretrained"])
+
+
+def judges_by_task(graph: Graph, named: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
+    """The step that normalizes each task: the one that there is, or the member of a collection with the task's key.
+
+    Raises ``EvalError`` for a task that is no key.
+    """
+    if len(named) == 1 and graph.steps[named[0]].item is None:
+        return dict.fromkeys(tasks, named[0])
+    by_key = {str(graph.steps[step].item): step for step in named}
+    if missing := [task for task in tasks if task not in by_key]:
+        near = did_you_mean(missing[0], by_key)
+        node = graph.steps[named[0]].node
+        raise EvalError(f"'{node}' has no member for the task '{missing[0]}'{near}; it has: {', '.join(by_key)}")
+    return {task: by_key[task] for task in tasks}

@@ -1,0 +1,67 @@
+"""Opens the suite that a recipe names: the embedded one, or a file of the user's own of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from lines_pipeline.core.errors import EvalError, PluginError, did_you_mean
+from lines_pipeline.core.events import Sink
+from lines_pipeline.suites.base import Suite
+from lines_pipeline.suites.kinds import suite_kinds
+from lines_pipeline.suites.suite_files import SuiteDocument, read_document
+from lines_pipeline.zoo.catalogue import parse
+
+
+class SuiteKind(Protocol):
+    """What an entry point names: usually a class that is a ``Suite``."""
+
+    def read(self, document: SuiteDocument) -> Suite:
+        """The suite in a file; ``EvalError`` with every mistake and its place. Loads nothing that the file names."""
+
+
+def open_suite(uri: str, folder: Path, emit: Sink = lambda event: None) -> Suite:
+    """The suite at ``uri``; relative paths start from ``folder``, the recipe's. ``emit`` is told of what it builds.
+
+    Nothing is built, downloaded or loaded, and no Python of the user's imported.
+    """
+    if uri.startswith("zoo://"):
+        from lines_pipeline.suites.glyphs import GlyphSuite
+
+        return GlyphSuite(_seed(uri), emit)
+    document = read_document(suite_path(uri, folder))
+    return load_kind(document.kind).read(document)
+
+
+def suite_path(uri: str, folder: Path) -> Path:
+    """The file of a suite of the user's own."""
+    try:
+        return folder / Path(uri).expanduser()
+    except RuntimeError as error:
+        raise EvalError(f"{uri}: {error}; write the whole path") from error
+
+
+def chosen_tasks(suite: Suite, uri: str, tasks: Sequence[str] | None, target: str | None) -> tuple[str, ...]:
+    """The tasks to evaluate; ``EvalError`` for names that the suite does not have."""
+    known = suite.tasks
+    for task in (*(tasks or ()), *([target] if target else ())):
+        if task not in known:
+            raise EvalError(f"{uri}: no task '{task}'{did_you_mean(task, known)}; it has: {', '.join(known)}")
+    chosen = tuple(dict.fromkeys(tasks)) if tasks else known
+    return chosen if target is None or target in chosen else (*chosen, target)
+
+
+def load_kind(name: str) -> SuiteKind:
+    """A kind, imported. Raises ``EvalError`` where a package that adds it cannot be."""
+    try:
+        return cast(SuiteKind, suite_kinds()[name].load())
+    except PluginError as error:
+        raise EvalError(f"suite kind '{name}': {error}") from error
+
+
+def _seed(uri: str) -> int:
+    seed, name = parse(uri)
+    if name:
+        raise EvalError(f"{uri}: a suite is zoo://glyphs, without '/{name}'")
+    return seed

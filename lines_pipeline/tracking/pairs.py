@@ -1,0 +1,98 @@
+"""Runs that judged the same samples, sample by sample: differences of their metrics, with intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lines_pipeline.suites.intervals import paired_means, percentile_interval
+from lines_pipeline.suites.samples import Array, Samples
+from lines_pipeline.tracking.mlflow import SAMPLES_FOLDER
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter, metric, hash or input of all runs; None where a run lacks it."""
+
+    kind: str
+    name: str
+    values: tuple[Any, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the runs disagree."""
+        return len({str(value) for value in self.values}) > 1
+
+
+@dataclass(frozen=True)
+class JudgedSamples:
+    """What one step of a run found, task by task; ``data`` is equal where the samples are the same ones."""
+
+    step: str
+    data: str
+    tasks: Mapping[str, Samples]
+
+
+def samples_of(client: Any, run: Any) -> dict[str, JudgedSamples]:
+    """By step; none for runs of versions that did not record them."""
+    found: dict[str, JudgedSamples] = {}
+    with suppress(Exception), TemporaryDirectory() as folder:  # whatever a store raises for what is not there
+        for artifact in client.list_artifacts(run.info.run_id, SAMPLES_FOLDER):
+            path = client.download_artifacts(run.info.run_id, artifact.path, folder)
+            content = json.loads(Path(path).read_bytes())
+            tasks = {task: Samples.unpacked(packed) for task, packed in content["samples"].items()}
+            found[content["step"]] = JudgedSamples(content["step"], content["data"], tasks)
+    return found
+
+
+def paired_rows(runs: Sequence[Mapping[str, JudgedSamples]]) -> list[Row]:
+    """How much each run is above the first on the same samples: a row a step and mean metric, and one a task.
+
+    The first run has no value. A run that judged other samples has none either.
+    """
+    rows: dict[str, list[str | None]] = {}
+    for number, run in enumerate(runs):
+        for step, judged in run.items():
+            first = runs[0].get(step)
+            if number and first is not None and first.data == judged.data:
+                for name, text in _differences(first, judged).items():
+                    rows.setdefault(f"{step}/{name}", [None] * len(runs))[number] = text
+    return [Row("paired", f"{name} - first", tuple(values)) for name, values in sorted(rows.items(), key=_means_first)]
+
+
+def _means_first(row: tuple[str, Any]) -> tuple[int, str]:
+    return row[0].count("/"), row[0]
+
+
+def _differences(first: JudgedSamples, second: JudgedSamples) -> dict[str, str]:
+    """By ``mean_<metric>`` and ``<metric>/<task>``."""
+    found: dict[str, str] = {}
+    means: dict[str, list[tuple[float, Array]]] = {}
+    for task in (task for task in first.tasks if task in second.tasks):
+        for name, drawn in paired_means(first.tasks[task], second.tasks[task]).items():
+            values = [one.tasks[task].values[name].mean(dtype="float64") for one in (first, second)]
+            difference = float(values[1] - values[0])
+            found[f"{name}/{task}"] = _text(difference, drawn)
+            means.setdefault(name, []).append((difference, drawn))
+    for name, tasks in means.items():
+        count = len(tasks)
+        # tasks have samples of their own: the draws of each are put in an order of its own
+        drawn = sum(_shuffled(values, number) for number, (_, values) in enumerate(tasks)) / count
+        found[f"mean_{name}"] = _text(sum(difference for difference, _ in tasks) / count, drawn)
+    return found
+
+
+def _shuffled(values: Array, seed: int) -> Any:
+    import numpy as np
+
+    return np.random.default_rng(seed).permutation(values)
+
+
+def _text(difference: float, drawn: Array) -> str:
+    low, high = percentile_interval(drawn)
+    return f"{difference:+.4f} ({low:+.4f} to {high:+.4f})"
