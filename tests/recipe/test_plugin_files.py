@@ -199,6 +199,9 @@ STATISTIC = textwrap.dedent("""
         def observe(self, values, tensor, needs, state):
             return (total(values[0].abs()),)
 
+        def partial(self, *reduced):
+            return reduced[0]
+
         def combine(self, partials, numels, state):
             return sum(sum(found) for found in partials.values())
 """)
