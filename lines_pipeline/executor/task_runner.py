@@ -149,8 +149,8 @@ class _TaskRunner:
                 value[position[1] : position[2]] = block.input_value(source, spec)
             return value
 
-        inputs = {port: WholeValues(ids, assemble) for port, ids in step.value_inputs.items()}
-        merged = step.op.apply(step.params, inputs, spec, self._index.stats(step, tensor, ACTUAL)).cpu()
+        inputs = {port: WholeValues(step.value_inputs.get(port, ()), assemble) for port in step.op.inputs}
+        merged = step.op.apply_at(step.params, inputs, spec, self._index.stats(step, tensor, ACTUAL), 0).cpu()
         for position in positions:
             found = resolved.get(position)
             value = _restored(merged[position[1] : position[2]], found)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,6 +20,14 @@ Values = Mapping[str, Sequence[Value]]
 
 Partials = Mapping[str, list[Any]]
 """What ``observe`` gave for each block, by tensor name, in block order."""
+
+
+class Place(NamedTuple):
+    """Where a tensor is: in which block (from 0) of how many, and in which tower (from 0)."""
+
+    block: int
+    depth: int
+    tower: int = 0
 
 
 class Granularity(StrEnum):
@@ -50,6 +58,10 @@ class Port:
     optional: bool = False
     each: bool = False
     """Takes a list or a collection and maps over it, one step an entry (``tall-mask``)."""
+    with_all: bool = False
+    """With ``each``: every step gets its own entry, and then all of them (``emr``)."""
+    is_path: bool = False
+    """Names a file, not a node: a step that loads it is made for it (``uniforms`` of ``dare``)."""
     min_count: int = 1
     statistics_only: bool = False
     """Only measures read it, or only its names and shapes are asked for: the result is computed without its values
@@ -93,6 +105,12 @@ class Statistic(ABC):
     @abstractmethod
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
         """Reductions (``ops.blocks``) of one block: 1-D, compute type, at most ``BLOCK_NUMEL`` values."""
+
+    def observe_at(
+        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any, position: int
+    ) -> tuple[Any, ...]:
+        """``observe`` of the block that begins at entry ``position``, for what depends on where entries are."""
+        return self.observe(values, tensor, needs, state)
 
     def partial(self, *reduced: Any) -> Any:
         """What is kept of a block, from its reductions as numbers and arrays: something small and picklable."""
@@ -155,6 +173,10 @@ class Op(ABC):
         """What is wrong with this combination of parameters and numbers of inputs by port, or nothing."""
         return None
 
+    def settled(self, params: Any, labels: Mapping[str, Sequence[str]], seed: int) -> Any:
+        """Return the parameters of a step, completed from the recipe: the items or nodes at its ports, and its seed."""
+        return params
+
     def statistics(self, params: Any, inputs: Mapping[str, tuple[str, ...]], step: str) -> Mapping[str, Statistic]:
         """The statistics ``apply`` needs (its ``stats``), by name; ``inputs`` and ``step`` are step ids."""
         return {}
@@ -163,15 +185,27 @@ class Op(ABC):
         """``auto``, or regexes (one a tower), where results depend on the block of a tensor; None where they do not."""
         return None
 
+    def check_depths(self, params: Any, depths: Mapping[str, int]) -> str | None:
+        """What is wrong with the parameters for towers of so many blocks, or nothing."""
+        return None
+
+    def places_outside(self, params: Any) -> bool:
+        """Whether tensors outside the blocks count as in the first or the last one, whichever they are nearer to."""
+        return False
+
     def is_sum_of(self, params: Any) -> str | None:
         """The port of which the result is the plain sum, if it is."""
         return None
 
     def bind_tensor(
-        self, params: Any, stats: Mapping[str, Any], place: tuple[int, int] | None, counts: Mapping[str, int]
+        self, params: Any, stats: Mapping[str, Any], place: Place | None, counts: Mapping[str, int]
     ) -> Mapping[str, Any]:
-        """The ``stats`` of one tensor, in block ``place[0]`` (from 0) of ``place[1]``, or outside the blocks (None)."""
+        """The ``stats`` of one tensor, in the block at ``place``, or outside the blocks (None)."""
         return stats
+
+    def breaks_pipeline(self, params: Any) -> bool:
+        """Return whether the value is made by passes of its own, because of tensors that are taken whole."""
+        return self.granularity is Granularity.TENSOR
 
     def wants_whole(self, params: Any, tensor: TensorSpec) -> bool:
         """Return whether ``apply`` takes this floating-point tensor whole; all others come in blocks.
@@ -191,6 +225,12 @@ class Op(ABC):
         by itself.
         """
         raise NotImplementedError(f"{self.name} is carried out by a driver")
+
+    def apply_at(
+        self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any], position: int
+    ) -> Value:
+        """``apply`` on the block that begins at entry ``position``, for what depends on where entries are."""
+        return self.apply(params, inputs, tensor, stats)
 
     def facts(
         self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]

@@ -66,7 +66,7 @@ def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> lis
     """Return the memory that each whole tensor of a pass takes, largest first: one input, and what the op needs."""
     found: dict[str, int] = {}
     for step in (graph.steps[sink] for sink in one.sinks):
-        counts = {port: len(ids) for port, ids in step.inputs.items()}
+        counts = {port: len(step.inputs.get(port, ())) for port in step.op.inputs}
         for name, spec in schemas[step.id].tensors.items():
             if spec.is_floating and step.op.wants_whole(step.params, spec):
                 own = spec.numel * ITEM_BYTES[spec.compute_dtype] + step.op.working_bytes(step.params, spec, counts)

@@ -171,7 +171,7 @@ def _derived(step: Step, inputs: Inputs) -> Schema:
         return grafted(step, inputs["model"][0], inputs["donor"][0])
     if step.op.name == "apply":
         return _applied(step, inputs["base"][0], inputs["delta"][0])
-    return _averaged(step, inputs["models"]) if step.gives is EdgeType.WEIGHTS else _combined(step, inputs)
+    return _averaged(step, inputs) if step.gives is EdgeType.WEIGHTS else _combined(step, inputs)
 
 
 def _difference(step: Step, params: TaskVectorParams, model: Schema, base: Schema) -> Schema:
@@ -255,12 +255,15 @@ def _unmatched(step: Step, *schemas: Schema) -> tuple[str, ...]:
     return unmatched(globs, names) if globs else ()
 
 
-def _averaged(step: Step, models: Sequence[Schema]) -> Schema:
-    """``interpolate`` and ``soup``: the tensors of the first model."""
+def _averaged(step: Step, inputs: Inputs) -> Schema:
+    """Means of models, such as ``interpolate`` and ``soup``: the tensors of the base, or else of the first model."""
+    ports = [port for port in ("base", "models") if port in inputs]
+    models = [schema for port in ports for schema in inputs[port]]
+    ids = [source for port in ports for source in step.inputs[port]]
     first, views, told, bounds = models[0], dict[str, Mapping[str, str]](), list[Told](), (step.include, step.exclude)
     floating = {name for name, spec in first.tensors.items() if spec.is_floating}
     kept = {name for name in floating if chooses(bounds, first.all_names(name))} if any(bounds) else floating
-    for other, source in zip(models[1:], step.inputs["models"][1:], strict=True):
+    for other, source in zip(models[1:], ids[1:], strict=True):
         found = compare(step, other, first)
         refuse_extra(step, other, first, found)
         refuse_missing(step, other, first, found, _LEAVE_OUT)
@@ -271,7 +274,7 @@ def _averaged(step: Step, models: Sequence[Schema]) -> Schema:
         told += _told(step, found, other, first)
     return replace(
         first,
-        copied=dict.fromkeys(sorted(floating - kept), step.inputs["models"][0]),
+        copied=dict.fromkeys(sorted(floating - kept), ids[0]),
         regions={},
         views=views,
         drops_extra=False,
@@ -323,8 +326,12 @@ def _combined(step: Step, inputs: Inputs) -> Schema:
     bounds = step.include, step.exclude
     if any(bounds):
         tensors = {name: spec for name, spec in tensors.items() if chooses(bounds, main[0].all_names(name))}
-    for schema in (schema for schemas in inputs.values() for schema in schemas):
-        _require_same_model(step, schema, main[0], tensors)
+    for port, schemas in inputs.items():
+        for schema in schemas:
+            if step.op.inputs[port].is_path:
+                _require_all(step, port, schema, tensors)
+            else:
+                _require_same_model(step, schema, main[0], tensors)
     names = main[0].names
     if any(schema.names != names for schema in main):
         names = tuple(sorted({name for schema in main for name in schema.names}))
@@ -357,6 +364,16 @@ def _regions(
         if region != tensors[name].shape:
             found[name] = region
     return found
+
+
+def _require_all(step: Step, port: str, schema: Schema, tensors: Mapping[str, TensorSpec]) -> None:
+    """Raise ``CheckpointError`` where a file lacks one of ``tensors``, or has it in another shape."""
+    odd = [n for n, s in tensors.items() if n not in schema.tensors or schema.tensors[n].shape != s.shape]
+    if odd:
+        raise CheckpointError(
+            f"node '{step.node}': {schema.origin}, named by '{port}', lacks tensors of the task vector or has other "
+            f"shapes: {quoted(odd)}"
+        )
 
 
 def _require_same_model(step: Step, schema: Schema, first: Schema, tensors: Mapping[str, TensorSpec]) -> None:
