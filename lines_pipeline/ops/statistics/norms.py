@@ -12,6 +12,9 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.base import Partials, Statistic
 from lines_pipeline.ops.kernels import Value, nonzero_count, running_sum, total
 
+NO_NORM = 1e-7
+"""L1 norms below this are not restored."""
+
 
 def exact_total(partials: Mapping[str, list[float]]) -> float:
     """Correctly rounded sum of all partials: it depends on neither their order nor their grouping.
@@ -25,6 +28,17 @@ def exact_total(partials: Mapping[str, list[float]]) -> float:
                 "norm of the update is not finite; look for a damaged checkpoint with 'lines-pipeline inspect'"
             )
     return math.fsum(value for values in partials.values() for value in values)
+
+
+def tensor_totals(partials: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+    """Correctly rounded sums by tensor, of partials that hold several numbers each."""
+    return {name: [math.fsum(column) for column in zip(*blocks, strict=True)] for name, blocks in partials.items()}
+
+
+def restoring(norms: Sequence[float]) -> float:
+    """What gives a tensor its L1 norm back, from that before and after: 1 where there is none."""
+    before, after = norms
+    return 1.0 if before < NO_NORM or after < NO_NORM else before / after
 
 
 @dataclass(frozen=True)
