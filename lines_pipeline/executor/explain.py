@@ -10,6 +10,7 @@ from lines_pipeline.executor.materialising import OutputRequest, existing, sizes
 from lines_pipeline.executor.session import Prepared, Session
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.io.writing import Shortage, space_shortages
+from lines_pipeline.ops.base import Place
 from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
 from lines_pipeline.planner.explain import Explanation, describe_stage, scale_steps, scales_of
 from lines_pipeline.planner.layer_maps import layers_of
@@ -141,12 +142,10 @@ def block_scales(graph: Graph, session: Session, facts: Mapping[str, Mapping[str
         assert isinstance(step.params, LinesScaleParams) and isinstance(step.op, LinesScale)
         layers = layers_of(step, schemas[step.id])
         assert layers is not None
-        fixed = step.params.model_copy(
-            update={"alpha": facts[step.id]["alpha"], "gamma": None, "beta": step.params.slope}
-        )
+        alpha = facts[step.id]["alpha"]
         scales = {
-            tower: tuple(step.op.bind_tensor(fixed, {}, (i, depth), {"deltas": 1})["scale"] for i in range(depth))
-            for tower, depth in layers.depths.items()
+            tower: tuple(step.params.scale(alpha, Place(i, depth, number)) for i in range(depth))
+            for number, (tower, depth) in enumerate(layers.depths.items())
         }
         found.append(BlockScales(step.id, scales))
     return found

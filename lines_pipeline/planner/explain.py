@@ -10,7 +10,8 @@ from lines_pipeline.core.fingerprints import canonical_json
 from lines_pipeline.core.printable import printable
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.layers import LayerMap
-from lines_pipeline.ops.lines_scale import LinesScale, LinesScaleParams
+from lines_pipeline.ops.base import Place
+from lines_pipeline.ops.lines_scale import SCHEDULES, LinesScale, LinesScaleParams
 from lines_pipeline.planner.layer_maps import layers_of, outside_notes
 from lines_pipeline.planner.schemas import Schema
 from lines_pipeline.planner.stages import Stage
@@ -135,17 +136,22 @@ def scales_of(step: Step, schema: Schema, stats: Mapping[str, Any] | None) -> Sc
     assert layers is not None
     alpha = None if stats is None else op.alpha(params, stats, len(step.inputs.get("deltas", ())))
     factors = {
-        tower: tuple(_factor(alpha, params.slope, index, depth) for index in range(depth))
-        for tower, depth in layers.depths.items()
+        tower: tuple(_factor(alpha, params, Place(index, depth, number)) for index in range(depth))
+        for number, (tower, depth) in enumerate(layers.depths.items())
     }
     warnings = tuple(outside_notes(step.node, layers, schema))
-    return Scales(step.id, layers, factors, "auto" if alpha is None else f"{alpha:.6g}", warnings)
+    outside = "auto" if alpha is None else f"{alpha:.6g}"
+    outside = "as the nearest block" if op.places_outside(params) else outside
+    return Scales(step.id, layers, factors, outside, warnings)
 
 
-def _factor(alpha: float | None, beta: float, index: int, depth: int) -> str:
-    if alpha is None:
-        return f"auto + {beta:g} * {index}/{depth - 1}"
-    return f"{alpha + beta * index / (depth - 1):.6g}"
+def _factor(alpha: float | None, params: LinesScaleParams, place: Place) -> str:
+    if alpha is not None or params.schedule == "table":
+        return f"{params.scale(alpha or 0.0, place):.6g}"
+    share = f"{place.block}/{place.depth - 1}"
+    if params.schedule != "linear":
+        share = f"{SCHEDULES[params.schedule](place.block / (place.depth - 1)):.6g}"
+    return f"auto + {params.slope:g} * {share}"
 
 
 def describe_layers(report: Explanation) -> str:
