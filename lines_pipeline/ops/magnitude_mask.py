@@ -9,7 +9,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, Port, Statistic, Values
 from lines_pipeline.ops.kernels import Value, all_set
-from lines_pipeline.ops.trim import TrimParams, trim_statistics, trim_summary
+from lines_pipeline.ops.trimming import DensityParams, trim_statistics, trim_summary
 
 
 class MagnitudeMask(Op):
@@ -20,12 +20,14 @@ class MagnitudeMask(Op):
     source = "wang-kee/LiNeS, src/eval/aggregation.py (mag_masking)"
     gives = EdgeType.MASK
     inputs = {"delta": Port(EdgeType.DELTA)}
-    Params = TrimParams
+    Params = DensityParams
 
-    def statistics(self, params: TrimParams, inputs: Mapping[str, tuple[str, ...]], step: str) -> dict[str, Statistic]:
-        return trim_statistics(params.density, params.scope, inputs["delta"])
+    def statistics(
+        self, params: DensityParams, inputs: Mapping[str, tuple[str, ...]], step: str
+    ) -> dict[str, Statistic]:
+        return trim_statistics([params.density], params.scope, inputs["delta"])
 
-    def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+    def apply(self, params: DensityParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         delta = inputs["delta"][0]
         if "threshold0" not in stats:
             return all_set(delta)
@@ -33,10 +35,10 @@ class MagnitudeMask(Op):
         return delta.abs() >= cut
 
     def facts(
-        self, params: TrimParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
+        self, params: DensityParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
     ) -> dict[str, Any]:
         total = sum(numels.values())
-        found = trim_summary(params.density, params.scope, stats, total, 1)
+        found = trim_summary([params.density], params.scope, stats, total)
         if "kept_per_expert" in found and total:
             found["mask_density"] = [kept / total for kept in found["kept_per_expert"]]
         return found
