@@ -2,59 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
+from applying import applied, tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops import registry
-from lines_pipeline.ops.base import Retry, Statistic
-
-SPEC = TensorSpec("t", "float32", (4,))
-
-
-def tensor(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32)
-
-
-def statistics_only(statistic: Statistic, values: list[torch.Tensor], found: Mapping[Statistic, Any]) -> Any:
-    """A measure's result over one tensor that is a single block."""
-    numels = {"t": values[0].numel()}
-    state = statistic.prepare({}, numels) if statistic.sampled else None
-    needs = [found[need] for need in statistic.needs]
-    result = statistic.combine(
-        {"t": [statistic.partial(*statistic.observe(values, SPEC, needs, state))]}, numels, state
-    )
-    assert not isinstance(result, Retry)
-    return result
-
-
-def applied(op_name: str, inputs: Mapping[str, list[torch.Tensor]], **params: Any) -> torch.Tensor:
-    """An op's result, its statistics taken over the same values, its inputs untouched."""
-    op = registry()[op_name]
-    for name, port in op.per_item.items():
-        default = op.Params.model_fields[name].default
-        params[name] = tuple(params.get(name, default * len(inputs.get(port, []))))
-    checked = op.Params(**params)
-    ids = {port: tuple(f"{port}{i}" for i in range(len(values))) for port, values in inputs.items()}
-    values = {step: value for port, steps in ids.items() for step, value in zip(steps, inputs[port], strict=True)}
-    found: dict[Statistic, Any] = {}
-    stats: dict[str, Any] = {}
-    for name, statistic in op.statistics(checked, ids, "self").items():
-        if not statistic.optional:
-            found[statistic] = stats[name] = statistics_only(statistic, [values[step] for step in statistic.of], found)
-    copies = {port: tuple(value.clone() for value in found) for port, found in inputs.items()}
-    full = {port: copies.get(port, ()) for port in op.inputs}
-    counts = {port: len(full[port]) for port in op.inputs}
-    result = op.apply(checked, full, SPEC, op.bind_tensor(checked, stats, (1, 3), counts))
-    for port, originals in inputs.items():
-        assert all(torch.equal(one, other) for one, other in zip(originals, copies[port], strict=True))
-    return result
-
 
 ONE, TWO, THREE = tensor(1, -4, 0, 2), tensor(3, 1, 0, -2), tensor(-1, -1, 0, 0)
 
