@@ -161,7 +161,7 @@ class BlockEvaluator:
         if all(regions):  # beyond the regions there is nothing to count
             counted = self._inside(values[0], spec, tuple(max(sizes) for sizes in zip(*regions, strict=True)))
             values = [value[counted] for value in values]
-        return observation.statistic.observe(values, spec, observation.needs, observation.state)
+        return observation.statistic.observe_at(values, spec, observation.needs, observation.state, self._start)
 
     def written(self, number: int) -> Block:
         """The value of a write."""
@@ -184,7 +184,7 @@ class BlockEvaluator:
             port: tuple(self.input_value(i, spec, assumption) for i in taken.get(port, ())) for port in step.op.inputs
         }
         stats = self._index.stats(step, self._tensor, assumption if step.id in assumption.steps else ACTUAL)
-        value: Block = step.op.apply(step.params, inputs, spec, stats)
+        value: Block = step.op.apply_at(step.params, inputs, spec, stats, self._start)
         region = schema.regions.get(self._tensor)
         if region is None:
             return value

@@ -29,7 +29,7 @@ def each(
         try:
             found[step] = find(step)
         except (CheckpointError, EvalError) as error:
-            wrong = field if isinstance(field, str) else field(step)
+            wrong = graph.steps[step].port or (field if isinstance(field, str) else field(step))
             errors.setdefault(placed(recipe, graph.steps[step].node, wrong, str(error)), error)
     if errors:
         raise type(next(iter(errors.values())))("\n".join(errors))

@@ -162,8 +162,8 @@ class _TaskRunner:
                 value[position[1] : position[2]] = block.input_value(source, spec)
             return value
 
-        inputs = {port: WholeValues(ids, assemble) for port, ids in step.value_inputs.items()}
-        result: Block = step.op.apply(step.params, inputs, spec, self._index.stats(step, tensor, ACTUAL))
+        inputs = {port: WholeValues(step.value_inputs.get(port, ()), assemble) for port in step.op.inputs}
+        result: Block = step.op.apply_at(step.params, inputs, spec, self._index.stats(step, tensor, ACTUAL), 0)
         merged = result.cpu()
         for position in positions:
             found = resolved.get(position)

@@ -30,6 +30,8 @@ class Step:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     gives: EdgeType
+    port: str = ""
+    """Of a step that loads a file which a port of the node names: the port."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -102,7 +104,7 @@ class Graph:
         drawn.add_nodes_from(self.members)
         for step in self.steps.values():
             for port, sources in step.inputs.items():
-                for source in sources:
+                for source in (source for source in sources if not self.steps[source].port):
                     self._connect(drawn, self.steps[source], step, port)
         return drawn
 

@@ -18,13 +18,14 @@ from lines_pipeline.core.events import Event
 from lines_pipeline.core.plugins import Origin
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.depth import Place
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
-from lines_pipeline.ops.roles import Ids, OpParams, P, StepRoles
+from lines_pipeline.ops.roles import Ids, OpParams, P, StepContext, StepRoles
 from lines_pipeline.ops.schemas.difference import difference
 from lines_pipeline.ops.schemas.like_base import like_base
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
-from lines_pipeline.ops.schemas.union import union
+from lines_pipeline.ops.schemas.union import require_all, union
 from lines_pipeline.ops.statistics.contract import AnyStatistic, Retry, Statistic
 
 __all__ = [
@@ -36,9 +37,11 @@ __all__ = [
     "Ids",
     "Op",
     "OpParams",
+    "Place",
     "Port",
     "Retry",
     "Statistic",
+    "StepContext",
     "Summary",
     "Values",
     "Variant",
@@ -76,6 +79,10 @@ class Port:
     optional: bool = False
     each: bool = False
     """Takes a list or a collection and maps over it, one step an entry (``tall-mask``)."""
+    with_all: bool = False
+    """With ``each``: every step gets its own entry, and then all of them (``emr``)."""
+    is_path: bool = False
+    """Names a file, not a node: a step that loads it is made for it (``uniforms`` of ``dare``)."""
     min_count: int = 1
     followed: bool = False
     """The result has the tensors of this port's values, where it does not have those of all ports of its type: the
@@ -155,7 +162,8 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         followed port's values, or else of all deltas; of two models alone, a delta is what differs between them.
         """
         ports = sorted(inputs, key=lambda port: not self.inputs[port].followed)
-        read = [port for port in ports if not self.inputs[port].statistics_only]
+        files = [port for port in ports if self.inputs[port].is_path]
+        read = [port for port in ports if not self.inputs[port].statistics_only and port not in files]
         of = {kind: [s for port in read if self.inputs[port].type is kind for s in inputs[port]] for kind in EdgeType}
         models, deltas = of[EdgeType.WEIGHTS], of[EdgeType.DELTA]
         if context.gives is EdgeType.WEIGHTS:
@@ -164,15 +172,18 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
             return difference(context, *models)
         merged = [port for port in read if self.inputs[port].followed]
         merged = merged or [port for port in read if self.inputs[port].type is EdgeType.DELTA] or read
-        others = [port for port in ports if port not in merged]
-        return union(
+        others = [port for port in ports if port not in merged and port not in files]
+        result = union(
             context,
             [schema for port in merged for schema in inputs[port]],
             others=[schema for port in others for schema in inputs[port]],
         )
+        for port in files:
+            require_all(context, port, inputs[port][0], result.tensors)
+        return result
 
-    def completed(self, params: P, mapped: int) -> P:
-        """The parameters of one member of a node that maps over ``mapped`` inputs: defaults may depend on that."""
+    def completed(self, params: P, context: StepContext) -> P:
+        """The parameters of a step, completed from the recipe: defaults may depend on what it says around it."""
         return params
 
     def statistics(self, params: P, inputs: Ids, step: str) -> Mapping[str, Statistic[Any, S, Any]]:
@@ -183,15 +194,27 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         """``auto``, or regexes (one a tower), where results depend on the block of a tensor; None where they do not."""
         return None
 
+    def check_depths(self, params: P, depths: Mapping[str, int]) -> str | None:
+        """What is wrong with the parameters for towers of so many blocks, or nothing."""
+        return None
+
+    def places_outside(self, params: P) -> bool:
+        """Whether tensors outside the blocks count as in the first or the last one, whichever they are nearer to."""
+        return False
+
     def is_sum_of(self, params: P) -> str | None:
         """The port of which the result is the plain sum, if it is."""
         return None
 
     def bind_tensor(
-        self, params: P, stats: Mapping[str, S], place: tuple[int, int] | None, counts: Mapping[str, int]
+        self, params: P, stats: Mapping[str, S], place: Place | None, counts: Mapping[str, int]
     ) -> Mapping[str, S]:
-        """The ``stats`` of one tensor, in block ``place[0]`` (from 0) of ``place[1]``, or outside the blocks (None)."""
+        """The ``stats`` of one tensor, in the block at ``place``, or outside the blocks (None)."""
         return stats
+
+    def breaks_pipeline(self, params: P) -> bool:
+        """Return whether the value is made by passes of its own, because of tensors that are taken whole."""
+        return self.granularity is Granularity.TENSOR
 
     def wants_whole(self, params: P, tensor: TensorSpec) -> bool:
         """Return whether ``apply`` takes this floating-point tensor whole; all others come in blocks.
@@ -211,6 +234,10 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         by itself.
         """
         raise NotImplementedError(f"{self.name} is carried out by a driver")
+
+    def apply_at(self, params: P, inputs: Values, tensor: TensorSpec, stats: Mapping[str, S], position: int) -> Value:
+        """``apply`` on the block that begins at entry ``position``, for what depends on where entries are."""
+        return self.apply(params, inputs, tensor, stats)
 
     def summary(
         self, params: P, stats: Mapping[str, S], numels: Mapping[str, int], counts: Mapping[str, int]

@@ -5,7 +5,16 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from lines_pipeline.ops import registry
+from lines_pipeline.ops.base import AnyOp
+
+
+def _default(op: AnyOp, name: str, field: FieldInfo) -> Any:
+    """A parameter's default; of one that takes a number by item, the number."""
+    value = field.get_default(call_default_factory=True)
+    return value[0] if name in op.per_item and isinstance(value, tuple) and len(value) == 1 else value
 
 
 def describe_ops() -> list[dict[str, Any]]:
@@ -20,7 +29,7 @@ def describe_ops() -> list[dict[str, Any]]:
             "gives": op.gives.value if op.gives else "the same",
             "inputs": {
                 port: {
-                    "type": what.type.value if what.type else "weights, delta or mask",
+                    "type": "path" if what.is_path else what.type.value if what.type else "weights, delta or mask",
                     "many": what.many or what.each,
                     "optional": what.optional,
                 }
@@ -29,7 +38,7 @@ def describe_ops() -> list[dict[str, Any]]:
             "params": [
                 {
                     "name": field.alias or key,
-                    "default": None if field.is_required() else field.get_default(call_default_factory=True),
+                    "default": None if field.is_required() else _default(op, key, field),
                     "required": field.is_required(),
                     "description": field.description or "",
                 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from lines_pipeline.core.patterns import Pattern, PatternError
 from lines_pipeline.core.printable import printable, shortened
@@ -10,8 +11,13 @@ from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.ops.explanations import OpExplanation
 from lines_pipeline.ops.roles import Mistake
 
-Position = tuple[int, int]
-"""A block's index in its tower, from 0, and the tower's depth."""
+
+class Place(NamedTuple):
+    """Where a tensor is: in which block (from 0) of how many, and in which tower (from 0)."""
+
+    block: int
+    depth: int
+    tower: int = 0
 
 
 def pattern_mistakes(blocks: str | tuple[str, ...], field: str) -> Iterator[Mistake]:
@@ -35,7 +41,7 @@ def _mistakes(text: str, path: tuple[str | int, ...]) -> Iterator[Mistake]:
 
 
 def explain_blocks(
-    layers: LayerMap, outside: str, said: Callable[[Position], str], scale: Callable[[Position], float] | None
+    layers: LayerMap, outside: str, said: Callable[[Place], str], scale: Callable[[Place], float] | None
 ) -> OpExplanation:
     """The layer map and every block's factor: ``said`` in a line each, ``scale`` in numbers once it is known."""
     shares, paths = layers.shares(), layers.paths
@@ -43,7 +49,10 @@ def explain_blocks(
         f"{tower}: {depth} blocks, {shares[tower]:.1%} of the parameters, {printable(paths[tower])}"
         for tower, depth in layers.depths.items()
     )
-    places = {tower: [(index, depth) for index in range(depth)] for tower, depth in layers.depths.items()}
+    places = {
+        tower: [Place(index, depth, number) for index in range(depth)]
+        for number, (tower, depth) in enumerate(layers.depths.items())
+    }
     texts = {tower: [said(place) for place in found] for tower, found in places.items()}
     below = [f"{tower} block {index}: {text}" for tower, found in texts.items() for index, text in enumerate(found)]
     return OpExplanation(

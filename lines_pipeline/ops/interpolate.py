@@ -14,12 +14,13 @@ from lines_pipeline.ops.kernels import Value, running_sum
 
 
 class InterpolateParams(OpParams):
-    weights: tuple[float, ...] = Field((), description="Factor of each model, used as given.")
+    weights: tuple[float, ...] = Field((), description="Factor of each model.")
+    normalize: bool = Field(False, description="Divide the weights by their sum, in place of using them as given.")
     t: float | None = Field(None, description="For two models: (1 - t) * first + t * second.")
 
 
 class Interpolate(Op[InterpolateParams]):
-    """WiSE-FT, linear mode connectivity and rewarded soups are sweeps of it."""
+    """WiSE-FT, linear mode connectivity and rewarded soups are sweeps of it; ``normalize`` is mergekit's ``linear``."""
 
     name = "interpolate"
     formula = "sum_i w_i theta_i,  or (1 - t) theta_1 + t theta_2"
@@ -32,10 +33,13 @@ class Interpolate(Op[InterpolateParams]):
     def check(self, params: InterpolateParams, counts: Mapping[str, int]) -> str | None:
         if (params.t is None) == (not params.weights):
             return "needs exactly one of 'weights' and 't'"
+        if params.normalize and not sum(params.weights):
+            return "'normalize' needs 'weights' whose sum is not 0"
         if params.t is not None and counts["models"] != 2:
             return f"'t' is for two models, got {counts['models']}: give 'weights'"
         return None
 
     def apply(self, params: InterpolateParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         weights = params.weights if params.t is None else (1.0 - params.t, params.t)
-        return running_sum(inputs["models"], weights)
+        whole = running_sum(inputs["models"], weights)
+        return whole / sum(weights) if params.normalize else whole

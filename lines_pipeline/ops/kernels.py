@@ -63,6 +63,16 @@ def larger(one: Block, other: Block) -> Value:
     return torch.where(one > other, one, other)
 
 
+def exceeds(value: Value, number: float) -> Value:
+    """Return where ``value`` is strictly larger than a number."""
+    return value >= above(number, value.dtype)
+
+
+def at_most(value: Value, number: float) -> Value:
+    """Return ``value``, or ``number`` where that is smaller."""
+    return (value * -1.0).clamp(min=-number) * -1.0
+
+
 def keep_from(value: Block, threshold: float) -> Value:
     """Return ``value`` with entries of smaller magnitude than ``threshold`` set to zero; all of it where that is 0."""
     if threshold == 0.0:
@@ -144,6 +154,12 @@ def whole(value: Block, tensor: TensorSpec) -> torch.Tensor:
 
 def _weighted(kept: torch.Tensor, weight: float) -> torch.Tensor:
     return kept if weight == 1.0 else kept * weight
+
+
+def above(number: float, dtype: torch.dtype) -> float:
+    """The next larger number of a type."""
+    exact = np.float64(number) if dtype == torch.float64 else np.float32(number)
+    return float(np.nextafter(exact, type(exact)(np.inf)))
 
 
 def _below(threshold: float, dtype: torch.dtype) -> float:

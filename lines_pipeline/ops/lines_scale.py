@@ -1,8 +1,9 @@
-"""``lines-scale``: scale the update of each block linearly with its depth."""
+"""``lines-scale``: scale the update of each block by its depth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,11 +11,23 @@ from pydantic import Field
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Summary, Values
-from lines_pipeline.ops.depth import Position, explain_blocks, pattern_mistakes
+from lines_pipeline.ops.depth import Place, explain_blocks, pattern_mistakes
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
 from lines_pipeline.ops.roles import Mistake
 from lines_pipeline.ops.statistics.norms import SumNorm
+
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "linear": lambda x: x,
+    "quadratic": lambda x: x * x,
+    "sqrt": math.sqrt,
+    "cosine": lambda x: (1.0 - math.cos(math.pi * x)) / 2.0,
+    "step": lambda x: float(x >= 0.5),
+    "deep-down": lambda x: 1.0 - x,
+}
+"""The share of beta that a block has on top of alpha, by its depth from 0 (the first one) to 1."""
+
+Table = Annotated[tuple[float, ...], Field(strict=False, min_length=2)]
 
 
 class LinesScaleParams(OpParams):
@@ -24,22 +37,49 @@ class LinesScaleParams(OpParams):
     blocks: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
         "auto", description="Layer map: auto, or a regex with a group for the block's index, or a list, one a tower."
     )
-    schedule: Literal["linear"] = Field("linear", description="How the scale grows from block to block.")
+    schedule: Literal["linear", "quadratic", "sqrt", "cosine", "step", "deep-down", "table"] = Field(
+        "linear", description="How the scale grows from block to block."
+    )
+    table: Table | Annotated[tuple[Table, ...], Field(strict=False, min_length=1)] | None = Field(
+        None, description="For 'schedule: table': the scale of each block, or a list of such tables, one a tower."
+    )
+    outside: Literal["alpha", "by-position"] = Field(
+        "alpha",
+        description="Scale of what is in no block: alpha, or by-position: before the blocks that of the first one, "
+        "else that of the last one.",
+    )
 
     @property
     def slope(self) -> float:
         """Beta, or what ``gamma`` makes of it."""
         return self.beta if self.gamma is None else 1.0 - self.gamma
 
+    @property
+    def tables(self) -> tuple[tuple[float, ...], ...]:
+        """The tables, one a tower; one alone is for all of them."""
+        nested = tuple(row for row in self.table or () if isinstance(row, tuple))
+        flat = tuple(number for number in self.table or () if isinstance(number, float))
+        return nested or ((flat,) if flat else ())
+
+    def scale(self, alpha: float, place: Place) -> float:
+        """Return the scale of a block."""
+        if self.schedule == "table":
+            return self.tables[place.tower if len(self.tables) > 1 else 0][place.block]
+        return alpha + self.slope * SCHEDULES[self.schedule](place.block / (place.depth - 1))
+
 
 class LinesScale(Op[LinesScaleParams, float]):
     """``alpha: auto`` is norm1(sum of ``deltas``) / norm1(``delta``) / N, and 1/N where the merged norm is 0.
 
-    It is 1/N too where ``delta`` is that sum itself: then no norm has to be known before the result.
+    It is 1/N too where ``delta`` is that sum itself: then no norm has to be known before the result. All schedules but
+    ``linear`` are ours; ``deep-down`` is the paper's forgetting study, of which no code is published.
     """
 
     name = "lines-scale"
-    formula = "lambda(l) * tau,  lambda(l) = alpha + beta * l / (L - 1),  l = 0..L-1;  alpha outside the blocks"
+    formula = (
+        "lambda(l) * tau,  lambda(l) = alpha + beta * s(x),  x = l / (L - 1),  l = 0..L-1;  alpha outside the blocks;  "
+        "s: linear x, quadratic x^2, sqrt, cosine (1 - cos(pi x)) / 2, step [x >= 1/2], deep-down 1 - x"
+    )
     source = "Wang et al., arXiv 2410.17146; wang-kee/LiNeS, src/eval/eval.py (LiNeS_scaling)"
     gives = EdgeType.DELTA
     inputs = {
@@ -49,9 +89,17 @@ class LinesScale(Op[LinesScaleParams, float]):
     Params = LinesScaleParams
 
     def check(self, params: LinesScaleParams, counts: Mapping[str, int]) -> str | None:
+        if (params.schedule == "table") != (params.table is not None):
+            return "'table' and 'schedule: table' go together"
+        if params.table is not None and (params.gamma is not None or params.beta != 0.0):
+            return "a table holds the scales themselves: it takes neither 'beta' nor 'gamma'"
+        if params.table is not None and params.alpha is None and params.outside == "by-position":
+            return None
         if params.gamma is not None:
             clash = params.alpha is not None or params.beta != 0.0
             return "give either 'gamma' or 'alpha' and 'beta', not both" if clash else None
+        if params.alpha is None and params.table is not None:
+            return "needs 'alpha', the scale outside the blocks, or 'outside: by-position'"
         if params.alpha is None:
             return "needs 'alpha' (a number or auto) and 'beta', or 'gamma'"
         if params.alpha == "auto" and not counts["deltas"]:
@@ -71,15 +119,28 @@ class LinesScale(Op[LinesScaleParams, float]):
     def layer_pattern(self, params: LinesScaleParams) -> str | tuple[str, ...]:
         return params.blocks
 
+    def check_depths(self, params: LinesScaleParams, depths: Mapping[str, int]) -> str | None:
+        tables = params.tables
+        if not tables:
+            return None
+        if len(tables) not in (1, len(depths)):
+            return f"'table' has {len(tables)} tables, expected one, or one for each tower: {_told(depths)}"
+        rows = tables if len(tables) > 1 else tables * len(depths)
+        wrong = [(name, len(row)) for row, (name, depth) in zip(rows, depths.items(), strict=True) if len(row) != depth]
+        return (
+            f"'table' has {wrong[0][1]} numbers for '{wrong[0][0]}', expected one a block: {_told(depths)}"
+            if wrong
+            else None
+        )
+
+    def places_outside(self, params: LinesScaleParams) -> bool:
+        return params.outside == "by-position"
+
     def bind_tensor(
-        self,
-        params: LinesScaleParams,
-        stats: Mapping[str, float],
-        place: Position | None,
-        counts: Mapping[str, int],
+        self, params: LinesScaleParams, stats: Mapping[str, float], place: Place | None, counts: Mapping[str, int]
     ) -> dict[str, float]:
         alpha = _alpha(params, stats, counts["deltas"])
-        return {"scale": alpha if place is None else _scale(alpha, params, place)}
+        return {"scale": alpha if place is None else params.scale(alpha, place)}
 
     def apply(self, params: LinesScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, float]) -> Value:
         return inputs["delta"][0] * stats["scale"]
@@ -94,16 +155,27 @@ class LinesScale(Op[LinesScaleParams, float]):
         self, params: LinesScaleParams, value: PlannedValue, stats: Mapping[str, float] | None
     ) -> OpExplanation | None:
         assert value.layers is not None
-        if stats is None:
-            return explain_blocks(
-                value.layers, "auto", lambda place: f"auto + {params.slope:g} * {place[0]}/{place[1] - 1}", None
-            )
-        alpha = _alpha(params, stats, value.counts["deltas"])
+        alpha = None if stats is None else _alpha(params, stats, value.counts["deltas"])
+        outside = "auto" if alpha is None else f"{alpha:.6g}"
+        outside = "as the nearest block" if self.places_outside(params) else outside
 
-        def scale(place: Position) -> float:
-            return _scale(alpha, params, place)
+        def said(place: Place) -> str:
+            return _said(params, alpha, place)
 
-        return explain_blocks(value.layers, f"{alpha:.6g}", lambda place: f"{scale(place):.6g}", scale)
+        def scale(place: Place) -> float:
+            return params.scale(alpha or 0.0, place)
+
+        return explain_blocks(value.layers, outside, said, None if alpha is None else scale)
+
+
+def _said(params: LinesScaleParams, alpha: float | None, place: Place) -> str:
+    """The scale of a block; as a sum where alpha is not known."""
+    if alpha is not None or params.schedule == "table":
+        return f"{params.scale(alpha or 0.0, place):.6g}"
+    share = f"{place.block}/{place.depth - 1}"
+    if params.schedule != "linear":
+        share = f"{SCHEDULES[params.schedule](place.block / (place.depth - 1)):.6g}"
+    return f"auto + {params.slope:g} * {share}"
 
 
 def _alpha(params: LinesScaleParams, stats: Mapping[str, float], experts: int) -> float:
@@ -116,6 +188,5 @@ def _alpha(params: LinesScaleParams, stats: Mapping[str, float], experts: int) -
     return 1.0 / experts if not merged or summed is None or merged == summed else summed / merged / experts
 
 
-def _scale(alpha: float, params: LinesScaleParams, place: Position) -> float:
-    """The scale of a block."""
-    return alpha + params.slope * place[0] / (place[1] - 1)
+def _told(depths: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} has {depth} blocks" for name, depth in depths.items())

@@ -36,6 +36,18 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class StepContext:
+    """What a recipe says around a step: it may complete the step's parameters."""
+
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By port: the items, or nodes, that it is given."""
+    seed: int = 0
+    """The recipe's."""
+    mapped: int = 0
+    """How many inputs the node maps over; 0 where it does not."""
+
+
+@dataclass(frozen=True)
 class ReadContext:
     """What a source may use when it opens its file."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Never
 
 from pydantic import Field
@@ -12,28 +12,63 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, OpParams, Port, Values
 from lines_pipeline.ops.kernels import Value, running_sum
 
+NO_WEIGHT = 1e-8
+"""Sums of weights below this are not divided by."""
+
 
 class TaskArithmeticParams(OpParams):
     weights: tuple[float, ...] = Field((1.0,), description="Factor of each task vector: number, list or map by item.")
     reduce: Literal["sum", "mean"] = Field("sum", description="mean divides the weighted sum by the number of vectors.")
+    sign: Literal["none", "sum"] = Field(
+        "none",
+        description="sum leaves out weighted entries of another sign than their sum, which counts as positive at 0.",
+    )
+    normalize: bool = Field(
+        False,
+        description="Divide by the sum of the weights; with 'sign: sum' by that of the entries kept; by 1 where 0.",
+    )
 
 
 class TaskArithmetic(Op[TaskArithmeticParams]):
-    """Adds task vectors; negative weights forget, and combinations make analogies."""
+    """Adds task vectors; negative weights forget, and combinations make analogies.
+
+    With ``sign: sum``, or ``normalize: true``, it is mergekit's generalised task arithmetic.
+    """
 
     name = "task-arithmetic"
-    formula = "sum_t w_t tau_t   (mean: divided by N)"
-    source = "Ilharco et al., arXiv 2212.04089; wang-kee/LiNeS, src/eval/aggregation.py"
+    formula = "sum_t w_t tau_t   (mean: divided by N; normalize: by sum_t w_t)"
+    source = (
+        "Ilharco et al., arXiv 2212.04089; wang-kee/LiNeS, src/eval/aggregation.py; arcee-ai/mergekit, "
+        "mergekit/merge_methods/generalized_task_arithmetic.py"
+    )
     gives = EdgeType.DELTA
     inputs = {"deltas": Port(EdgeType.DELTA, many=True)}
     per_item = {"weights": "deltas"}
     Params = TaskArithmeticParams
 
     def is_sum_of(self, params: TaskArithmeticParams) -> str | None:
-        return "deltas" if params.reduce == "sum" and set(params.weights) == {1.0} else None
+        plain = params.reduce == "sum" and params.sign == "none" and not params.normalize
+        return "deltas" if plain and set(params.weights) == {1.0} else None
+
+    def check(self, params: TaskArithmeticParams, counts: Mapping[str, int]) -> str | None:
+        return "give 'reduce: mean' or 'normalize', not both" if params.normalize and params.reduce == "mean" else None
 
     def apply(
         self, params: TaskArithmeticParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]
     ) -> Value:
         total = running_sum(inputs["deltas"], params.weights)
+        whole = sum(params.weights)
+        divisor: Value | float = whole if abs(whole) >= NO_WEIGHT else 1.0
+        if params.sign == "sum":
+            total, divisor = _agreeing(inputs["deltas"], params.weights, total)
+        if params.normalize:
+            return total / divisor
         return total / len(inputs["deltas"]) if params.reduce == "mean" else total
+
+
+def _agreeing(deltas: Sequence[Value], weights: Sequence[float], whole: Value) -> tuple[Value, Value]:
+    """Sum of the weighted entries whose sign is that of the whole sum, and of their weights, or 1 where that is 0."""
+    sign = (whole.sign() * 2.0 + 1.0).sign()
+    kept = [(delta * weight * sign).clamp(min=0.0) for delta, weight in zip(deltas, weights, strict=True)]
+    taken = running_sum([one.sign() for one in kept], weights)
+    return running_sum(kept) * sign + 0.0, taken + (taken.abs().sign() * -1.0 + 1.0)

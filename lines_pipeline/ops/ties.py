@@ -3,85 +3,117 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Ids, Op, Port, Statistic, Summary, Values
-from lines_pipeline.ops.kernels import Value, add_agreeing, add_kept, keep_from, larger, zeros_like
-from lines_pipeline.ops.statistics.sign_election import Election, SignMajority
-from lines_pipeline.ops.statistics.thresholds import Thresholds
-from lines_pipeline.ops.trim import TrimParams, threshold_of, trim_statistics, trim_summary
+from lines_pipeline.ops.base import AnyStatistic, Ids, Op, OpParams, Port, Summary, Values
+from lines_pipeline.ops.kernels import Value, add_agreeing, keep_from, larger, zeros_like
+from lines_pipeline.ops.statistics.ranks import trimmed
+from lines_pipeline.ops.statistics.sign_election import Electing, Kept, KeptSquares, SignMajority, by_sign
+from lines_pipeline.ops.trimming import SCOPE, Scope, trim_statistics, trim_summary
 
 
-class TiesParams(TrimParams):
-    density: float = Field(0.2, description="Share of each task vector to keep, in (0, 1].", gt=0, le=1)
+class TiesParams(OpParams):
+    density: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.2,), description="Share of each task vector to keep, in (0, 1]: number, list or map by item."
+    )
+    scope: Scope = Field("global", description=SCOPE)
+    exact: bool = Field(False, description="Keep max(1, int(density * n)) entries of n, also among equal magnitudes.")
     aggregate: Literal["mean", "sum", "max"] = Field("mean", description="How agreeing entries are merged.")
     weights: tuple[float, ...] = Field(
         (1.0,), description="Factor of each vector, after its trim, before the election."
     )
+    normalize: bool = Field(
+        False, description="With 'aggregate: sum': divide by the sum of the agreeing weights, by 1 where that is 0."
+    )
+    zero_sign: Literal["majority", "positive"] = Field(
+        "majority", description="Sign of entries that elect none: that of most others in the model, or positive."
+    )
+    sign: Electing = Field(
+        "mass",
+        description="What elects: the sum, the sum of shares of each vector's squared norm, or the largest such share.",
+    )
 
 
-Found = Thresholds | Election
-"""What the statistics come out as."""
-
-
-class Ties(Op[TiesParams, Found]):
+class Ties(Op[TiesParams, Any]):
     """The election is by mass. An entry whose sum is exactly 0 takes the majority sign of the whole model; where that
-    is 0 too it counts as negative (its ``max`` is 0). Exact zeros never count in the mean."""
+    is 0 too it counts as negative (its ``max`` is 0). Exact zeros never count in the mean.
+
+    ``sign_from`` gives the signs in place of an election. mergekit's ``ties`` is ``scope: tensor, exact: true,
+    zero_sign: positive, aggregate: sum, normalize: true``.
+    """
 
     name = "ties"
     version = 2
     formula = "s = sgn(sum_t trim(tau_t));  mean | sum | s * max|.|  of the trimmed entries with sign s"
-    source = "Yadav et al., arXiv 2306.01708; wang-kee/LiNeS, src/utils/ties_utils.py (ties_merging)"
+    source = (
+        "Yadav et al., arXiv 2306.01708; wang-kee/LiNeS, src/utils/ties_utils.py (ties_merging); "
+        "prateeky2806/ties-merging, src/utils/merge_utils.py (merge_methods)"
+    )
     gives = EdgeType.DELTA
-    inputs = {"deltas": Port(EdgeType.DELTA, many=True)}
-    per_item = {"weights": "deltas"}
+    inputs = {
+        "deltas": Port(EdgeType.DELTA, many=True, followed=True),
+        "sign_from": Port(EdgeType.DELTA, optional=True),
+    }
+    per_item = {"weights": "deltas", "density": "deltas"}
     Params = TiesParams
 
-    def statistics(self, params: TiesParams, inputs: Ids, step: str) -> Mapping[str, Statistic[Any, Found, Any]]:
-        trims = trim_statistics(params.density, params.scope, inputs["deltas"])
-        needs, max_like = tuple(trims.values()), params.aggregate == "max"
-        return {**trims, "election": SignMajority(inputs["deltas"], params.weights, max_like, needs=needs)}
+    def check(self, params: TiesParams, counts: Mapping[str, int]) -> str | None:
+        if params.normalize and params.aggregate != "sum":
+            return "'normalize' is for 'aggregate: sum'"
+        return "give 'sign_from' or 'sign', not both" if counts["sign_from"] and params.sign != "mass" else None
 
-    def apply(self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Found]) -> Value:
-        kept = [(delta, threshold_of(stats, tensor, i), params.weights[i]) for i, delta in enumerate(inputs["deltas"])]
-        total = count = zeros_like(inputs["deltas"][0])
-        for delta, threshold, weight in kept:
-            total, count = add_kept(total, count, delta, threshold, weight)
-        majority = _election(stats).majority
+    def statistics(self, params: TiesParams, inputs: Ids, step: str) -> dict[str, AnyStatistic]:
+        deltas, given = inputs["deltas"], inputs.get("sign_from", ())
+        trims = trim_statistics(params.density, params.scope, deltas, exact=params.exact)
+        found, needs = dict[str, AnyStatistic](trims), tuple(trims.values())
+        if params.sign != "mass":
+            own = [(found[name],) if (name := f"threshold{i}") in found else () for i in range(len(deltas))]
+            found |= {f"square{i}": KeptSquares((delta,), needs=own[i]) for i, delta in enumerate(deltas)}
+        if params.zero_sign == "positive":
+            return found
+        election = SignMajority(
+            (*given, *deltas),
+            params.weights,
+            params.aggregate == "max",
+            tuple(density < 1.0 for density in params.density),
+            params.sign,
+            bool(given),
+            needs=(*needs, *(one for name, one in found.items() if name.startswith("square"))),
+        )
+        return found | {"election": election}
+
+    def apply(self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+        return self.apply_at(params, inputs, tensor, stats, 0)
+
+    def apply_at(
+        self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any], position: int
+    ) -> Value:
+        pairs = (
+            trimmed(delta, stats.get(f"threshold{i}"), tensor, position) for i, delta in enumerate(inputs["deltas"])
+        )
+        kept = [(*pair, weight) for pair, weight in zip(pairs, params.weights, strict=True)]
+        squares = [stats[f"square{i}"] for i in range(len(kept))] if params.sign != "mass" else []
+        total, _ = by_sign(kept, squares, params.sign, next(iter(inputs["sign_from"]), None))
+        majority = stats["election"].majority if params.zero_sign == "majority" else 1
         sign = (total.sign() * 2.0 + majority).sign()  # an entry of sum 0 takes the majority sign
         direction = sign if majority else (sign * 2.0 + -1.0).sign()  # and counts as negative where that is 0
-        signed = _AGGREGATES[params.aggregate](kept, direction) * (sign if params.aggregate == "max" else direction)
+        merged = _normalized(kept, direction) if params.normalize else _AGGREGATES[params.aggregate](kept, direction)
+        signed = merged * (sign if params.aggregate == "max" else direction)
         return signed + 0.0  # where nothing is kept, 0 and not -0, whatever the majority
 
     def summary(
-        self,
-        params: TiesParams,
-        stats: Mapping[str, Found],
-        numels: Mapping[str, int],
-        counts: Mapping[str, int],
+        self, params: TiesParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
     ) -> Summary:
-        count = counts["deltas"]
-        found = trim_summary(params.density, params.scope, stats, sum(numels.values()), count)
-        election = _election(stats)
-        return found | {
-            "num_experts": count,
-            "sign_majority": election.majority,
-            "zero_sign_entries": election.zero_entries,
-        }
-
-
-def _election(stats: Mapping[str, Found]) -> Election:
-    election = stats["election"]
-    assert isinstance(election, Election)
-    return election
-
-
-Kept = list[tuple[Value, float, float]]
-"""Task vectors, each with its threshold and weight."""
+        found = trim_summary(params.density, params.scope, stats, sum(numels.values()))
+        found |= {"num_experts": counts["deltas"]}
+        if params.zero_sign == "positive":
+            return found
+        election = stats["election"]
+        return found | {"sign_majority": election.majority, "zero_sign_entries": election.zero_entries}
 
 
 def _sums(kept: Kept, direction: Value) -> tuple[Value, Value]:
@@ -106,6 +138,15 @@ def _max(kept: Kept, direction: Value) -> Value:
     for delta, threshold, weight in kept:
         largest = larger(largest, keep_from(delta, threshold) * weight * direction)
     return largest
+
+
+def _normalized(kept: Kept, direction: Value) -> Value:
+    """Sum of the magnitudes that agree with the direction, over the sum of their weights, or over 1 where that is 0."""
+    total = taken = zeros_like(direction)
+    for delta, threshold, weight in kept:
+        agreeing = (keep_from(delta, threshold) * weight * direction).clamp(min=0.0)
+        total, taken = total + agreeing, taken + agreeing.sign() * weight
+    return total / (taken + (taken.abs().sign() * -1.0 + 1.0))
 
 
 _AGGREGATES = {"mean": _mean, "sum": _sum, "max": _max}

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Granularity, Op, Port, Values
+from lines_pipeline.ops.base import Granularity, Op, Port, StepContext, Values
 from lines_pipeline.ops.decompositions import decomposition_bytes, leading_triplets, vectors_bytes
 from lines_pipeline.ops.kernels import Block, Value
 from lines_pipeline.ops.spectral import MatrixParams
@@ -35,8 +35,8 @@ class TsvC(Op[TsvCParams]):
     granularity = Granularity.TENSOR
     Params = TsvCParams
 
-    def completed(self, params: TsvCParams, mapped: int) -> TsvCParams:
-        return params if params.rank else params.model_copy(update={"rank": 1 / mapped})
+    def completed(self, params: TsvCParams, context: StepContext) -> TsvCParams:
+        return params if params.rank else params.model_copy(update={"rank": 1 / context.mapped})
 
     def wants_whole(self, params: TsvCParams, tensor: TensorSpec) -> bool:
         return params.decomposes(tensor)

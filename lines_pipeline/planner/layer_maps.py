@@ -19,6 +19,9 @@ def layers_of(step: Step, schema: Schema) -> LayerMap | None:
     try:
         layers = find_layers(schema.sizes, patterns)
         require_coverage(layers, schema.tensors)
+        wrong = step.op.check_depths(step.params, layers.depths)
+        if wrong:
+            raise PlanError(wrong)
     except PlanError as error:
         raise PlanError(f"node '{step.node}': {error}") from error
     return layers

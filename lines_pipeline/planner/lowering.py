@@ -8,7 +8,7 @@ from typing import Any
 
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import Checkpoint
-from lines_pipeline.ops.base import AnyStatistic
+from lines_pipeline.ops.base import AnyStatistic, Place
 from lines_pipeline.planner.layer_maps import layers_of
 from lines_pipeline.planner.population import population
 from lines_pipeline.planner.schemas import Schema
@@ -117,10 +117,17 @@ def _partial_writes(
     return [Write(partial_output.step, positions, speculation=partial_output.speculation, is_draft=True)]
 
 
-def positions_of(step: Step, schema: Schema) -> dict[str, tuple[int, int]]:
-    """Block and depth by tensor, for a step whose op depends on depth; nothing for others."""
+def positions_of(step: Step, schema: Schema) -> dict[str, Place]:
+    """Where each tensor is, for a step whose op depends on depth; nothing for others."""
     layers = layers_of(step, schema)
     if layers is None:
         return {}
-    found = {name: layers.place(name) for name in schema.tensors}
-    return {name: position for name, position in found.items() if position is not None}
+    towers = {tower: number for number, tower in enumerate(layers.depths)}
+    found: dict[str, Place] = {}
+    for name in schema.tensors:
+        block = layers.blocks.get(name)
+        if block is None and step.op.places_outside(step.params):
+            block = layers.nearest_end(name)
+        if block is not None:
+            found[name] = Place(block[1], layers.depths[block[0]], towers[block[0]])
+    return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.ops.base import AnyStatistic, Granularity
+from lines_pipeline.ops.base import AnyStatistic
 
 Results = Mapping[AnyStatistic, Any]
 """Results of measures that are already known."""
@@ -207,7 +207,7 @@ def whole_tensor_steps(graph: Graph, targets: Iterable[str], available: Iterable
 
 
 def _breaks(graph: Graph, step: str) -> bool:
-    return graph.steps[step].op.granularity is Granularity.TENSOR
+    return graph.steps[step].op.breaks_pipeline(graph.steps[step].params)
 
 
 def _needed(graph: Graph, sinks: Iterable[str], known: Results, available: frozenset[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES, TensorSpec
 from lines_pipeline.core.types import CompileMode
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
-from lines_pipeline.ops.base import AnyStatistic, Granularity
+from lines_pipeline.ops.base import AnyStatistic, Place
 from lines_pipeline.planner.schemas import Schema
 
 SAMPLE_RUN_NUMEL = 1024
@@ -64,8 +64,8 @@ class StagePlan:
     """Known statistics by step, under the names its op gave them."""
     guessed: Mapping[str, Mapping[str, AnyStatistic]]
     """Statistics by step that are guessed in this pass: name to measure."""
-    positions: Mapping[str, Mapping[str, tuple[int, int]]]
-    """By step whose op depends on depth: tensor name to block and depth."""
+    positions: Mapping[str, Mapping[str, Place]]
+    """By step whose op depends on depth: where each tensor is."""
     sources: Mapping[str, Mapping[str, StoredTensor]]
     """Stored tensors by step that is read from files."""
     files: tuple[SourceFile, ...]
@@ -90,7 +90,7 @@ class StagePlan:
         return frozenset(
             key
             for step in self.steps
-            if step.op.granularity is Granularity.TENSOR and step.id not in self.sources
+            if step.op.breaks_pipeline(step.params) and step.id not in self.sources
             for key, spec in self.schemas[step.id].tensors.items()
             if spec.is_floating and step.op.wants_whole(step.params, spec)
         )

@@ -124,7 +124,8 @@ class Recipe:
         fields = self.document.data["nodes"][step.node]
         items = read_items(fields["for_each"])[0] if "for_each" in fields else ()
         names = next((item.names for item in items if item.key == step.item), {})
-        return str(fill_items(self.recorded["nodes"][step.node]["path"], self.secrets.hidden(names)))
+        written = self.recorded["nodes"][step.node][step.port or "path"]
+        return str(fill_items(written, self.secrets.hidden(names)))
 
     def with_values(self, values: Mapping[str, Any]) -> Recipe:
         """The recipe with other parameter values (``{"scaled.beta": 0.4}``); KeyError for an unknown node."""

@@ -84,8 +84,8 @@ class Renamed(Op[Any, Any]):
     def schema(self, params, inputs, context):
         return self.op.schema(params, inner(inputs), context)
 
-    def completed(self, params, mapped):
-        return self.op.completed(params, mapped)
+    def completed(self, params, context):
+        return self.op.completed(params, replace(context, labels=inner(context.labels)))
 
     def statistics(self, params, inputs, step):
         return self.op.statistics(params, inner(inputs), step)
@@ -93,12 +93,21 @@ class Renamed(Op[Any, Any]):
     def layer_pattern(self, params):
         return self.op.layer_pattern(params)
 
+    def check_depths(self, params, depths):
+        return self.op.check_depths(params, depths)
+
+    def places_outside(self, params):
+        return self.op.places_outside(params)
+
     def is_sum_of(self, params):
         port = self.op.is_sum_of(params)
         return port and PREFIX + port
 
     def bind_tensor(self, params, stats, place, counts):
         return self.op.bind_tensor(params, stats, place, inner(counts))
+
+    def breaks_pipeline(self, params):
+        return self.op.breaks_pipeline(params)
 
     def wants_whole(self, params, tensor):
         return self.op.wants_whole(params, tensor)
@@ -109,6 +118,9 @@ class Renamed(Op[Any, Any]):
     def apply(self, params, inputs, tensor, stats):
         return self.op.apply(params, inner(inputs), tensor, stats)
 
+    def apply_at(self, params, inputs, tensor, stats, position):
+        return self.op.apply_at(params, inner(inputs), tensor, stats, position)
+
     def summary(self, params, stats, numels, counts):
         return self.op.summary(params, stats, numels, inner(counts))
 
@@ -116,6 +128,9 @@ class Renamed(Op[Any, Any]):
         return self.op.explain(params, replace(value, counts=inner(value.counts)), stats)
 
 
+PICKED = ("larger", "several", "enlarged", "varied", "balanced", "tasks", "dropped", "given", "ranked", "banded")
+SPHERES = ("arc", "arcs", "tangents", "mean", "stock", "rows", "near", "fused")
+TABLE = [0.25, 0.5]
 SPECTRAL = ("shared", "beyond", "stepped", "solved", "calmed", "leading")
 
 NODES: Mapping[str, Mapping[str, Any]] = {
@@ -139,12 +154,34 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "solved": {"op": "wudi-closed", "deltas": "updates"},
     "calmed": {"op": "svc", "delta": "flat", "deltas": "updates"},
     "leading": {"op": "tsv-c", "deltas": "updates"},
+    "larger": {"op": "magmax", "deltas": "updates"},
+    "several": {"op": "ram", "deltas": "updates", "epsilon": 0.001},
+    "enlarged": {"op": "ramplus-tl", "deltas": "updates", "epsilon": 0.002},
+    "varied": {"op": "sce", "deltas": "updates", "density": 0.5},
+    "balanced": {"op": "pcb", "deltas": "updates"},
+    "tasks": {"op": "emr", "deltas": "updates"},
+    "dropped": {"op": "dare", "delta": "updates[a]", "density": 0.4, "rescale": "l1"},
+    "given": {"op": "dare", "delta": "updates[b]", "density": 0.4, "uniforms": "uniforms.safetensors"},
+    "ranked": {"op": "della", "delta": "updates[c]", "density": 0.5},
+    "banded": {"op": "breadcrumbs", "delta": "updates[a]", "density": 0.6, "gamma": 0.05},
+    "placed": {"op": "lines-scale", "delta": "sum", "schedule": "cosine", "gamma": 0.3, "outside": "by-position"},
+    "tabled": {"op": "lines-scale", "delta": "sum", "schedule": "table", "table": TABLE, "alpha": 0.5},
+    "arc": {"op": "slerp", "models": ["experts[a]", "experts[b]"], "t": 0.3},
+    "arcs": {"op": "nuslerp", "models": ["experts[a]", "experts[b]"], "base": "base"},
+    "tangents": {"op": "multislerp", "models": "experts", "base": "base"},
+    "mean": {"op": "karcher", "models": "experts"},
+    "stock": {"op": "model-stock", "models": "experts", "base": "base"},
+    "rows": {"op": "model-stock", "models": "experts", "base": "base", "filter_wise": True},
+    "near": {"op": "nearswap", "models": ["experts[a]"], "base": "base", "t": 0.003},
+    "fused": {"op": "arcee-fusion", "models": ["experts[a]"], "base": "base"},
+    "round": {"op": "interpolate", "models": [*SPHERES], "weights": [1.0] * len(SPHERES), "normalize": True},
+    "rounded": {"op": "save", "model": "round", "path": "round.safetensors"},
     "adapted": {"op": "adapter", "path": "adapter", "base": "base"},
     "free": {"op": "adapter", "path": "adapter", "scale": 0.5},
     "less": {"op": "scale", "delta": "adapted", "by": 0.25},
     "all": {
         "op": "task-arithmetic",
-        "deltas": ["scaled", "doubled", "agreed", "kept", "flat", "turned", "less", "free", *SPECTRAL],
+        "deltas": ["scaled", "doubled", "agreed", "kept", "flat", "turned", "less", "free", "placed", "tabled", *SPECTRAL, *PICKED],
         "reduce": "mean",
     },
     "model": {"op": "apply", "base": "base", "delta": "all"},
@@ -174,6 +211,7 @@ def folder(toy: Path) -> Path:
         update = model_weights(seed, scale=0.004)
         moved = {key: value + update[key] if value.is_floating_point() else value for key, value in base.items()}
         save_file(moved, toy / f"{name}.safetensors")
+    save_file({key: value.abs() % 1 for key, value in base.items()}, toy / "uniforms.safetensors")
     module = "visual.transformer.resblocks.0.mlp.c_fc"
     factors = {f"{module}.lora_A.weight": torch.full((1, 8), 0.5), f"{module}.lora_B.weight": torch.full((32, 1), 0.25)}
     write_adapter(toy / "adapter", factors)
@@ -237,7 +275,7 @@ def test_renamed_copies_of_all_ops_give_the_same_bytes(
 ) -> None:
     assert {node["op"] for node in NODES.values()} == set(copies), "every op has a node here"
     original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
-    assert len(original["values"]) == 6 and len(original["config"]) == 2 and original["chosen"] == {"mixed.t": 1.0}
+    assert len(original["values"]) == 7 and len(original["config"]) == 2 and original["chosen"] == {"mixed.t": 1.0}
     assert outcome(written(folder, renamed(NODES), tune=TUNE), folder / "two", monkeypatch) == original
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import tensor
 
 from lines_pipeline.ops import registry
 from lines_pipeline.ops.testing import (
@@ -20,11 +21,6 @@ from lines_pipeline.ops.testing import (
     check_pickles,
     check_pure,
 )
-
-
-def tensor(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32)
-
 
 ONE, TWO, THREE = tensor(1, -4, 0, 2), tensor(3, 1, 0, -2), tensor(-1, -1, 0, 0)
 

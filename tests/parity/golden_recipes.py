@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -15,10 +16,32 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import safe_open
 
 import lines_pipeline
 
 METHODS = (
+    "pcb",
+    "mergekit_sce",
+    "ties_original",
+    "mergekit_ties",
+    "mergekit_linear",
+    "mergekit_breadcrumbs",
+    "mergekit_breadcrumbs_ties",
+    "mergekit_task_arithmetic",
+    "lines_schedule",
+    "dare",
+    "della",
+    "emr",
+    "magmax",
+    "mergekit_slerp",
+    "mergekit_nuslerp",
+    "mergekit_multislerp",
+    "mergekit_karcher",
+    "mergekit_model_stock",
+    "mergekit_nearswap",
+    "mergekit_arcee_fusion",
+    "mergekit_ram",
     "task_arithmetic",
     "average",
     "single_task",
@@ -41,15 +64,17 @@ METHODS = (
     "wudi",
     "svc",
 )
-"""Methods with a recipe; ``ties_original`` only with the merge function that TIES is."""
+"""Methods with a recipe."""
+
+HALVES = {"F16", "BF16"}
+"""Types that mergekit merges in float32 where they meet."""
 
 Node = dict[str, Any]
 
 
 def supported(case: dict[str, Any]) -> bool:
     """Whether the case's method is one that recipes offer."""
-    ties = case["method"] == "ties_original"
-    return case["method"] in METHODS or (ties and case["params"]["merge_function"] == "topk20_mass_dis-mean")
+    return case["method"] in METHODS
 
 
 def run_case(case_path: Path, out: Path, workspace: Path, **options: Any) -> dict[str, Any]:
@@ -75,7 +100,7 @@ def run_case(case_path: Path, out: Path, workspace: Path, **options: Any) -> dic
     scalars: dict[str, Any] = {}
     for node, facts in result.facts.items():
         for name, value in facts.items():
-            joined = node.startswith(("trimmed", "mask")) and isinstance(value, list)
+            joined = node.startswith(("trimmed", "mask", "tasks")) and isinstance(value, list)
             scalars[name] = scalars.get(name, []) + value if joined else value
     (target / "scalars.json").write_text(json.dumps(scalars))
     return scalars
@@ -86,14 +111,25 @@ def _nodes(case: dict[str, Any], folder: Path) -> dict[str, Node]:
     items = [str(index) for index in range(len(paths))]
     nodes: dict[str, Node] = {f"expert{i}": {"op": "load", "path": path} for i, path in zip(items, paths, strict=True)}
     experts = list(nodes)
-    if case["inputs"]["base"] is None:
-        nodes["model"] = {"op": "soup", "models": experts}
-        return nodes | _save()
-    nodes["base"] = {"op": "load", "path": str((folder / case["inputs"]["base"]).resolve())}
+    if case["inputs"]["base"] is not None:
+        nodes["base"] = {"op": "load", "path": str((folder / case["inputs"]["base"]).resolve())}
+    if case["method"] in _OF_MODELS:
+        return nodes | _OF_MODELS[case["method"]](case["params"], experts, "base" in nodes)
     for item in items:
         nodes[f"delta{item}"] = {"op": "task-vector", "model": f"expert{item}", "base": "base"}
     deltas = [f"delta{item}" for item in items]
-    return nodes | _BUILDERS[case["method"]](case["params"], deltas)
+    params = case["params"]
+    if {dtype for path in paths for dtype in _types(path)} >= HALVES:
+        params = {**params, "promoted": "float32"}
+    if "uniforms" in case["inputs"]:
+        params = {**params, "uniforms": [str((folder / path).resolve()) for path in case["inputs"]["uniforms"]]}
+    return nodes | _BUILDERS[case["method"]](params, deltas)
+
+
+def _types(path: str) -> set[str]:
+    """The types of the tensors in a file, as safetensors names them."""
+    with safe_open(path, "numpy") as file:
+        return {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
 
 
 def _save(source: str = "model") -> dict[str, Node]:
@@ -152,7 +188,24 @@ def _ties(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
 
 
 def _ties_original(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
-    nodes = {"merged": _ties_node(deltas, 20, "mean")}
+    reset, sign, merge = params["merge_function"].split("_")
+    nodes: dict[str, Node] = {}
+    share = float(re.sub("[a-z]", "", reset) or 0)
+    kinds = {"topk": ("density", share / 100 if share >= 1 else share), "nf": ("norm_fraction", share)}
+    kinds |= {"std": ("deviations", share)}
+    name, value = kinds.get(re.sub("[0-9.]", "", reset), ("", 0.0))
+    vectors = deltas
+    if name:
+        nodes = {f"trimmed_{delta}": {"op": "trim", "delta": delta, name: value} for delta in deltas}
+        vectors = list(nodes)
+    if merge.startswith("dis-"):
+        signs = {"mass": "mass", "normfrac": "norm-fraction", "normmass": "norm-mass"}
+        own = {"density": 1.0, "aggregate": merge.removeprefix("dis-"), "sign": signs[sign]}
+        nodes["merged"] = {"op": "ties", "deltas": vectors, **own}
+    elif merge == "magnitude":
+        nodes["merged"] = {"op": "magmax", "deltas": vectors}
+    else:
+        nodes["merged"] = {"op": "task-arithmetic", "deltas": vectors, "reduce": "mean"}
     return _finished(nodes, "merged", deltas, {"scaling_coef": params["lambda"]})
 
 
@@ -231,7 +284,181 @@ def _weighted(weights: list[float]) -> Any:
     return build
 
 
-def _spectral(op: str, **names: str) -> Callable[[dict[str, Any], list[str]], dict[str, Node]]:
+def _mergekit_save(params: dict[str, Any]) -> dict[str, Node]:
+    """``out_dtype``, else ``dtype``, else the type that all inputs have."""
+    kind = params["config"].get("out_dtype") or params["config"].get("dtype") or params.get("promoted")
+    saved = _save()
+    return {"saved": {**saved["saved"], "dtype": kind}} if kind else saved
+
+
+def _parameter(params: dict[str, Any], name: str, default: Any = None) -> Any:
+    return params["config"].get("parameters", {}).get(name, default)
+
+
+def _by_model(params: dict[str, Any], name: str, default: Any = None) -> list[Any]:
+    """A parameter of every model of a mergekit configuration, in order."""
+    return [(one.get("parameters") or {}).get(name, default) for one in params["config"]["models"]]
+
+
+def _soup(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
+    return {"model": {"op": "soup", "models": experts}} | _save()
+
+
+def _linear(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
+    node = {"op": "interpolate", "models": experts, "normalize": _parameter(params, "normalize", True)}
+    weights = _by_model(params, "weight")
+    filters = next((one for one in weights if isinstance(one, list)), [{"value": None}])
+    nodes: dict[str, Node] = {}
+    whole = ""
+    for part in reversed(filters):  # the last one is for all tensors, those before it for what they name
+        own = [part["value"] if isinstance(weight, list) else weight for weight in weights]
+        name = f"merged_{part.get('filter', 'all')}"
+        nodes[name] = {**node, "weights": own}
+        if whole:
+            nodes[f"grafted_{name}"] = {
+                "op": "graft",
+                "model": whole,
+                "donor": name,
+                "include": [f"*{part['filter']}*"],
+            }
+            name = f"grafted_{name}"
+        whole = name
+    return nodes | _save(whole) | {"saved": {**_mergekit_save(params)["saved"], "model": whole}}
+
+
+def _slerp(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
+    node = {"op": "slerp", "models": ["base", *experts], "t": _parameter(params, "t")}
+    return {"model": node} | _mergekit_save(params)
+
+
+def _nuslerp(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
+    node = {"op": "nuslerp", "models": experts, "weights": _by_model(params, "weight")}
+    node |= {"base": "base"} if has_base else {}
+    for name in ("flatten", "row_wise"):
+        given = _parameter(params, f"nuslerp_{name}")
+        node |= {} if given is None else {name: given}
+    return {"model": node} | _mergekit_save(params)
+
+
+def _multislerp(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
+    node = {"op": "multislerp", "models": experts, "weights": _by_model(params, "weight")}
+    node |= {"base": "base"} if has_base else {}
+    return {"model": node} | _mergekit_save(params)
+
+
+def _karcher(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
+    return {"model": {"op": "karcher", "models": experts}} | _mergekit_save(params)
+
+
+def _model_stock(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
+    node = {"op": "model-stock", "base": "base", "models": experts}
+    return {"model": {**node, "filter_wise": _parameter(params, "filter_wise", False)}} | _mergekit_save(params)
+
+
+def _nearswap(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
+    node = {"op": "nearswap", "base": "base", "models": experts, "t": _parameter(params, "t")}
+    return {"model": node} | _mergekit_save(params)
+
+
+def _arcee_fusion(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
+    return {"model": {"op": "arcee-fusion", "base": "base", "models": experts}} | _mergekit_save(params)
+
+
+_OF_MODELS: dict[str, Callable[[dict[str, Any], list[str], bool], dict[str, Node]]] = {
+    "uniform_soup": _soup,
+    "mergekit_linear": _linear,
+    "mergekit_slerp": _slerp,
+    "mergekit_nuslerp": _nuslerp,
+    "mergekit_multislerp": _multislerp,
+    "mergekit_karcher": _karcher,
+    "mergekit_model_stock": _model_stock,
+    "mergekit_nearswap": _nearswap,
+    "mergekit_arcee_fusion": _arcee_fusion,
+}
+"""Methods that merge weights, not task vectors."""
+
+
+def _mergekit(merged: dict[str, Node], params: dict[str, Any]) -> dict[str, Node]:
+    """The update ``merged`` times lambda, added to the base and saved in the type that mergekit writes."""
+    scale = _parameter(params, "lambda", 1.0)
+    return (
+        merged | {"model": {"op": "apply", "base": "base", "delta": "merged", "scale": scale}} | _mergekit_save(params)
+    )
+
+
+def _drawn(op: str) -> Callable[[dict[str, Any], list[str]], dict[str, Node]]:
+    """``dare`` and ``della``: each task vector with the random numbers that the case gives, then their sum."""
+
+    def build(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+        own = {"density": params["density"], "rescale": params["rescale"] or "none"}
+        own |= {"epsilon": params["epsilon"]} if "epsilon" in params else {}
+        nodes: dict[str, Node] = {
+            f"dropped_{delta}": {"op": op, "delta": delta, "uniforms": path, **own}
+            for delta, path in zip(deltas, params["uniforms"], strict=True)
+        }
+        merged: Node = {"op": "task-arithmetic", "deltas": list(nodes), "weights": params["weights"]}
+        merged |= {"sign": params["sign"]} if params["sign"] else {}
+        merged |= {"normalize": True} if params["normalize"] else {}
+        nodes["merged"] = merged
+        return _finished(nodes, "merged", deltas, {"scaling_coef": params["lambda"]})
+
+    return build
+
+
+def _emr(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    nodes: dict[str, Node] = {"tasks": {"op": "emr", "deltas": deltas}}
+    for i, delta in enumerate(deltas):
+        nodes[f"model{i}"] = {"op": "apply", "base": "base", "delta": f"tasks[{delta}]"}
+        nodes[f"save{i}"] = {"op": "save", "model": f"model{i}", "path": f"{i}.safetensors"}
+    return nodes
+
+
+def _lines_schedule(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    scaled: Node = {"op": "lines-scale", "delta": "merged", "schedule": params["schedule"], "alpha": params["alpha"]}
+    scaled |= {"table": params["table"]} if "table" in params else {"beta": params["beta"]}
+    nodes = {"merged": {"op": "task-arithmetic", "deltas": deltas, "reduce": params["merge"]}, "scaled": scaled}
+    return _finished(nodes, "scaled", deltas, {})
+
+
+def _mergekit_sum(sign: str) -> Callable[[dict[str, Any], list[str]], dict[str, Node]]:
+    """mergekit's generalised task arithmetic, of task vectors of which its ``breadcrumbs`` may keep less."""
+
+    def build(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+        nodes: dict[str, Node] = {}
+        if "breadcrumbs" in params["config"]["merge_method"]:
+            for i, (density, gamma) in enumerate(
+                zip(_by_model(params, "density"), _by_model(params, "gamma"), strict=True)
+            ):
+                nodes[f"kept{i}"] = {"op": "breadcrumbs", "delta": deltas[i], "density": density, "gamma": gamma}
+        merged = {"op": "task-arithmetic", "deltas": list(nodes) or deltas, "weights": _by_model(params, "weight")}
+        merged |= {"sign": sign, "normalize": _parameter(params, "normalize", False)}
+        return _mergekit({**nodes, "merged": merged}, params)
+
+    return build
+
+
+def _mergekit_ties(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    own = {"scope": "tensor", "exact": True, "zero_sign": "positive", "aggregate": "sum"}
+    own |= {"density": _by_model(params, "density"), "weights": _by_model(params, "weight")}
+    own["normalize"] = _parameter(params, "normalize", True)
+    return _mergekit({"merged": {"op": "ties", "deltas": deltas, **own}}, params)
+
+
+def _sce(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    density = _parameter(params, "select_topk", 1.0)
+    return _mergekit({"merged": {"op": "sce", "deltas": deltas, "density": density}}, params)
+
+
+def _pcb(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    nodes: dict[str, Node] = {"merged": {"op": "pcb", "deltas": deltas, "density": params["density"]}}
+    return _finished(nodes, "merged", deltas, {"scaling_coef": params["lambda"]})
+
+
+def _ram(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+    return _mergekit({"merged": {"op": "ram", "deltas": deltas, "epsilon": _parameter(params, "epsilon")}}, params)
+
+
+def _by_op(op: str, **names: str) -> Callable[[dict[str, Any], list[str]], dict[str, Node]]:
     """The op with the case's parameters ``names``, each under the name that the op gives it."""
 
     def nodes(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
@@ -279,13 +506,25 @@ def _svc(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
 
 
 _BUILDERS = {
-    "iso_c": _spectral("iso-c"),
-    "iso_cts": _spectral("iso-cts", common_space_fraction="common_fraction"),
-    "tsv_m": _spectral("tsv-m"),
+    "iso_c": _by_op("iso-c"),
+    "iso_cts": _by_op("iso-cts", common_space_fraction="common_fraction"),
+    "tsv_m": _by_op("tsv-m"),
     "tsv_c": _tsv_c,
     "cart": _cart,
     "wudi": _wudi,
     "svc": _svc,
+    "mergekit_sce": _sce,
+    "pcb": _pcb,
+    "mergekit_ties": _mergekit_ties,
+    "mergekit_breadcrumbs": _mergekit_sum("none"),
+    "mergekit_breadcrumbs_ties": _mergekit_sum("sum"),
+    "mergekit_task_arithmetic": _mergekit_sum("none"),
+    "lines_schedule": _lines_schedule,
+    "dare": _drawn("dare"),
+    "della": _drawn("della"),
+    "emr": _emr,
+    "magmax": _by_op("magmax"),
+    "mergekit_ram": _ram,
     "task_arithmetic": _sum,
     "average": _sum,
     "single_task": _single,

@@ -161,7 +161,7 @@ NODES = {
     "blocks_no_group": with_node("scaled: {op: lines-scale, delta: merged, gamma: 0.5, blocks: 'layers'}"),
     "rename_no_regex": instead("path: base.pt", "path: base.pt, rename: [{from: '*', to: b}]"),
     "rename_no_group": instead("path: base.pt", "path: base.pt, rename: [{from: a, to: 'b\\1'}]"),
-    "op_of_another_tool": instead("op: ties", "op: slerp"),
+    "op_of_another_tool": instead("op: ties", "op: passthrough"),
     "mergekit": "merge_method: slerp\nmodels: [{model: a}, {model: b}]\nbase_model: a\nparameters: {t: 0.5}\n",
     "mergekit_slices": "slices:\n  - sources: [{model: a, layer_range: [0, 4]}]\nmerge_method: passthrough\n",
     "rename_typo": instead("path: base.pt", "path: base.pt, rename: [{form: a, to: b}]"),

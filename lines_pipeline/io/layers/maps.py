@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lines_pipeline.io.layers.ends import is_before_blocks, nearest_tower
 from lines_pipeline.io.layers.words import Role
 
 SHOWN_SHARE = 0.01
@@ -57,6 +58,11 @@ class LayerMap:
             return None
         tower, index = self.blocks[name]
         return index, self.depths[tower]
+
+    def nearest_end(self, name: str) -> tuple[str, int]:
+        """Return the tower that a tensor outside the blocks belongs to, and its first or last block."""
+        tower = nearest_tower(name, {tower: self.paths.get(tower, "") for tower in self.depths})
+        return tower, 0 if is_before_blocks(name) else self.depths[tower] - 1
 
     def outside(self, scaled: Container[str] | None = None) -> tuple[tuple[OutsideStack, float], ...]:
         """Return the stacks outside every tower that hold 1 % of the parameters or more, each with its share.

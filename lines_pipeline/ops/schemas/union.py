@@ -45,6 +45,16 @@ def union(
     )
 
 
+def require_all(context: SchemaContext, port: str, schema: Schema, tensors: Mapping[str, TensorSpec]) -> None:
+    """Raise ``CheckpointError`` where the file that ``port`` names lacks one of ``tensors``, or has another shape."""
+    odd = [n for n, spec in tensors.items() if n not in schema.tensors or schema.tensors[n].shape != spec.shape]
+    if odd:
+        raise CheckpointError(
+            f"node '{context.node}': {schema.origin}, named by '{port}', lacks tensors of the task vector or has other "
+            f"shapes: {quoted(odd)}"
+        )
+
+
 def _regions(
     inputs: Sequence[Schema], merged: Sequence[Schema], tensors: Mapping[str, TensorSpec], within: Schema | None
 ) -> dict[str, tuple[int, ...]]:

@@ -68,6 +68,12 @@ class Statistic(ABC, Generic[Partial, Result, State]):
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: State) -> Reductions:
         """Reductions of one block (1-D, compute type, at most ``BLOCK_NUMEL`` values); ``needs`` are results."""
 
+    def observe_at(
+        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: State, position: int
+    ) -> Reductions:
+        """``observe`` of the block that begins at entry ``position``, for what depends on where entries are."""
+        return self.observe(values, tensor, needs, state)
+
     @abstractmethod
     def partial(self, *reduced: Any) -> Partial:
         """What is kept of a block, from its reductions as numbers and arrays."""

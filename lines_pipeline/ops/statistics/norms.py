@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.kernels import Value, nonzero_count, running_sum, total
 from lines_pipeline.ops.statistics.contract import Reductions, Statistic
+
+NO_NORM = 1e-7
+"""L1 norms below this are not restored."""
 
 
 def exact_total(partials: Mapping[str, list[float]]) -> float:
@@ -24,6 +28,21 @@ def exact_total(partials: Mapping[str, list[float]]) -> float:
                 "norm of the update is not finite; look for a damaged checkpoint with 'lines-pipeline inspect'"
             )
     return math.fsum(value for values in partials.values() for value in values)
+
+
+def tensor_totals(partials: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+    """Correctly rounded sums by tensor, of partials that hold several numbers each."""
+    return {name: [math.fsum(column) for column in zip(*blocks, strict=True)] for name, blocks in partials.items()}
+
+
+def restoring(norms: Sequence[float]) -> float:
+    """What gives a tensor its L1 norm back, from that before and after: 1 where there is none."""
+    before, after = norms
+    return 1.0 if before < NO_NORM or after < NO_NORM else before / after
+
+
+Norms = Mapping[str, list[float]]
+"""By tensor name: the L1 norm before entries are dropped, and after."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,21 @@
-"""The sign election of TIES over a whole model: which sign an entry takes whose trimmed sum is exactly zero."""
+"""The sign election of TIES: which sign each entry takes, and which one where that does not tell."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.kernels import Value, add_kept, nonzero_count, total, zeros_like
+from lines_pipeline.ops.kernels import Value, add_kept, keep_from, larger, nonzero_count, total, zeros_like
 from lines_pipeline.ops.statistics.contract import Reductions, Statistic
-from lines_pipeline.ops.statistics.thresholds import Thresholds
+from lines_pipeline.ops.statistics.norms import exact_total
+from lines_pipeline.ops.statistics.ranks import trimmed
+
+Kept = Sequence[tuple[Value, float, float]]
+"""Task vectors, each with the magnitude from which on it is kept, and its weight."""
+Electing = Literal["mass", "norm-mass", "norm-fraction"]
 
 
 @dataclass(frozen=True)
@@ -26,19 +31,74 @@ Ballots = tuple[int, int, bool]
 
 
 @dataclass(frozen=True)
+class KeptSquares(Statistic[float, float]):
+    """Squared norm of a task vector over the whole model, trimmed by the threshold that is in ``needs``, if one is."""
+
+    def observe_at(
+        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None, position: int
+    ) -> Reductions:
+        kept = keep_from(*trimmed(values[0], needs[0] if needs else None, tensor, position))
+        return (total(kept * kept),)
+
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
+        return self.observe_at(values, tensor, needs, state, 0)
+
+    def partial(self, *reduced: float) -> float:
+        return reduced[0]
+
+    def combine(self, partials: Mapping[str, list[float]], numels: Mapping[str, int], state: None) -> float:
+        return exact_total(partials)
+
+
+def elected(kept: Kept, squares: Sequence[float]) -> tuple[Value, Value]:
+    """Numbers with the elected signs, and how many task vectors have an entry; ``squares`` are empty for mass.
+
+    Where they are given, each vector counts by the share that an entry has of its squared norm.
+    """
+    sums = count = zeros_like(kept[0][0])
+    if not squares:
+        for value, threshold, weight in kept:
+            sums, count = add_kept(sums, count, value, threshold, weight)
+        return sums, count
+    for (value, threshold, weight), square in zip(kept, squares, strict=True):
+        entries = keep_from(value, threshold)
+        sums = sums + entries * entries.abs() * (math.copysign(1.0, weight) / square if square and weight else 0.0)
+        count = count + entries.abs().sign()
+    return sums, count
+
+
+def elected_by_largest(kept: Kept, squares: Sequence[float]) -> tuple[Value, Value]:
+    """The sign of the entry with the largest share of its vector's squared norm, the first of equals; and counts."""
+    signs = count = best = zeros_like(kept[0][0])
+    for (value, threshold, weight), square in zip(kept, squares, strict=True):
+        entries = keep_from(value, threshold)
+        share = entries * entries * (1.0 / square if square and weight else 0.0)
+        wins = share > best
+        signs = signs - signs * wins + entries.sign() * wins * math.copysign(1.0, weight)
+        best, count = larger(share, best), count + entries.abs().sign()
+    return signs, count
+
+
+@dataclass(frozen=True)
 class SignMajority(Statistic[Ballots, Election]):
-    """Observes the task vectors; ``needs`` holds their trim thresholds (empty where nothing is trimmed)."""
+    """Observes the task vectors; ``needs`` holds the thresholds of those that are trimmed, then the squared norms.
+
+    With ``is_given`` the first value gives the signs, and the task vectors after it are what takes them.
+    """
 
     weights: tuple[float, ...]
     zero_differs: bool
     """Whether a majority of 0 gives another result than -1 (aggregation by ``max``)."""
+    trims: tuple[bool, ...] = ()
+    """Which of the task vectors are trimmed; empty for none."""
+    electing: Electing = "mass"
+    is_given: bool = False
 
     @property
     def outcomes(self) -> tuple[Election, ...]:
         return tuple(Election(sign) for sign in ((1, -1, 0) if self.zero_differs else (1, -1)))
 
-    def outcome(self, result: object) -> int:
-        assert isinstance(result, Election)
+    def outcome(self, result: Any) -> int:
         if result.majority == 1:
             return 0
         return 2 if self.zero_differs and result.majority == 0 else 1
@@ -49,20 +109,42 @@ class SignMajority(Statistic[Ballots, Election]):
     def affects(self, partial: Ballots) -> bool:
         return partial[2]
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
-        thresholds = [need.of(tensor) for need in needs if isinstance(need, Thresholds)] or [0.0] * len(values)
-        sums = entries = zeros_like(values[0])
-        for value, threshold, weight in zip(values, thresholds, self.weights, strict=True):
-            sums, entries = add_kept(sums, entries, value, threshold, weight)
+    def observe_at(
+        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None, position: int
+    ) -> Reductions:
+        given, deltas = (values[0], values[1:]) if self.is_given else (None, values)
+        kept, squares = self._kept(deltas, tensor, needs, position)
+        sums, entries = by_sign(kept, squares, self.electing, given)
         signs = sums.sign()
-        return total(signs), nonzero_count(signs), nonzero_count(entries)
+        undecided = nonzero_count(entries) if given is None else nonzero_count(entries * (signs.abs() * -1.0 + 1.0))
+        return total(signs), nonzero_count(signs), undecided
+
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
+        return self.observe_at(values, tensor, needs, state, 0)
+
+    def _kept(
+        self, deltas: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int
+    ) -> tuple[Kept, Sequence[float]]:
+        """The task vectors with their thresholds and weights, and the squared norms."""
+        rest = iter(needs)
+        thresholds = [next(rest) if trims else None for trims in self.trims or [False] * len(deltas)]
+        pairs = [trimmed(delta, found, tensor, position) for delta, found in zip(deltas, thresholds, strict=True)]
+        return [(*pair, weight) for pair, weight in zip(pairs, self.weights, strict=True)], list(rest)
 
     def partial(self, *reduced: Any) -> Ballots:
-        signs, elected, marked = reduced
-        total = int(signs) if math.isfinite(signs) else 0  # where sums overflow, the result is refused
-        return total, elected, elected < marked
+        signs, decided, marked = reduced
+        whole = int(signs) if math.isfinite(signs) else 0  # where sums overflow, the result is refused
+        return whole, decided, marked > 0 if self.is_given else decided < marked
 
     def combine(self, partials: Mapping[str, list[Ballots]], numels: Mapping[str, int], state: None) -> Election:
         blocks = [block for found in partials.values() for block in found]
-        signs, elected = sum(block[0] for block in blocks), sum(block[1] for block in blocks)
-        return Election((signs > 0) - (signs < 0), sum(numels.values()) - elected)
+        signs, decided = sum(block[0] for block in blocks), sum(block[1] for block in blocks)
+        return Election((signs > 0) - (signs < 0), sum(numels.values()) - decided)
+
+
+def by_sign(kept: Kept, squares: Sequence[float], electing: Electing, given: Value | None) -> tuple[Value, Value]:
+    """Numbers with the elected (or given) signs, and how many task vectors have an entry."""
+    if electing == "norm-fraction":
+        return elected_by_largest(kept, squares)
+    sums, count = elected(kept, squares)
+    return sums if given is None else given, count

@@ -90,7 +90,7 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
 
     def prepare(self, sample: Sample, numels: Mapping[str, int]) -> Brackets:
         found: dict[str, Bracket] = {}
-        for group, names in _groups(self.scope, numels).items():
+        for group, names in groups(self.scope, numels).items():
             rank, total = self._rank(names, numels)
             runs = [run for name in names for run in sample.get(name, [])] if total > self._small(numels) else []
             found[group] = _bracket(runs, rank, total, self._max_margin(sum(numels.values())))
@@ -111,7 +111,7 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
         found: dict[str, float] = {}
         kept = 0
         moved: dict[str, Bracket] = {}
-        for group, names in _groups(self.scope, numels).items():
+        for group, names in groups(self.scope, numels).items():
             counts = [block for name in names for block in partials.get(name, [])]
             rank, total = self._rank(names, numels)
             value = _select(counts, rank, state[group]) if total else 0.0  # of nothing, everything is kept
@@ -135,7 +135,7 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
         """How many magnitudes a sweep keeps at most, of values of this many entries by tensor."""
         whole = sum(numels.values())
         share = 2.0 * self._max_margin(whole) if self.sample_runs(numels) else 1.0
-        totals = [self._rank(names, numels)[1] for names in _groups(self.scope, numels).values()]
+        totals = [self._rank(names, numels)[1] for names in groups(self.scope, numels).values()]
         return sum(total if total <= self._small(numels) else int(share * total) for total in totals)
 
     def _small(self, numels: Mapping[str, int]) -> int:
@@ -158,7 +158,8 @@ def _require_finite(threshold: float, names: Sequence[str]) -> None:
         )
 
 
-def _groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:
+def groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:
+    """The tensors that each threshold is for, in order: all of them (``""``), or one by one."""
     names = [name for name in sorted(numels) if numels[name]]
     return {"": names} if scope == "global" else {name: [name] for name in names}
 

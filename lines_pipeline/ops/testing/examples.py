@@ -11,13 +11,13 @@ import torch
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops import registry
-from lines_pipeline.ops.base import AnyOp, AnyStatistic, Retry
+from lines_pipeline.ops.base import AnyOp, AnyStatistic, Place, Retry, StepContext
 from lines_pipeline.ops.kernels import Block
 
 Inputs = Mapping[str, Sequence[torch.Tensor]]
 """Tensors by port, all of one shape."""
 
-BLOCK = (1, 3)
+BLOCK = Place(1, 3)
 """The tensor lies in the second of three blocks."""
 _MAX_SWEEPS = 12
 
@@ -37,7 +37,7 @@ class Application:
 
     def result(self) -> torch.Tensor:
         """Return the op's value, flat."""
-        value: Block = self.op.apply(self.params, self.inputs, self.tensor, self.stats)
+        value: Block = self.op.apply_at(self.params, self.inputs, self.tensor, self.stats, 0)
         assert isinstance(value, torch.Tensor)
         return value
 
@@ -67,22 +67,36 @@ def example_inputs(op: AnyOp | str, *, shape: Sequence[int] = (6, 8), count: int
         values = torch.randint(-8, 9, tuple(shape), generator=generator) / 8
         return values > 0 if kind is EdgeType.MASK else values
 
-    ports = {name: port for name, port in find_op(op).inputs.items() if not port.optional}
-    return {name: [made(port.type) for _ in range(count if port.many else 1)] for name, port in ports.items()}
+    found: dict[str, list[torch.Tensor]] = {}
+    for name, port in find_op(op).inputs.items():
+        if not port.optional:
+            values = [made(port.type) for _ in range(count if port.many or port.with_all else 1)]
+            found[name] = [values[0], *values] if port.with_all else values
+    return found
 
 
 def bind(op: AnyOp | str, inputs: Inputs, **params: Any) -> Application:
     """Check parameters, gather statistics, and bind the op to them."""
     op = find_op(op)
     for name, port in op.per_item.items():
-        default = op.Params.model_fields[name].default
-        params[name] = tuple(params.get(name, default * len(inputs.get(port, ()))))
-    checked = op.Params(**params)
-    full = {port: [value.reshape(-1) for value in inputs.get(port, ())] for port in op.inputs}
+        params |= _spread(op, name, params, len(inputs.get(port, ())))
+    labels = {port: [f"{port}{number}" for number in range(len(values))] for port, values in inputs.items()}
+    checked = op.completed(op.Params(**params), StepContext(labels))
+    flat = {id(value): value.reshape(-1) for values in inputs.values() for value in values}
+    full = {port: [flat[id(value)] for value in inputs.get(port, ())] for port in op.inputs}
     tensor = _spec(inputs)
     statistics, stats = _gathered(op, checked, {port: values for port, values in full.items() if values}, tensor)
     counts = {port: len(values) for port, values in full.items()}
     return Application(op, checked, full, tensor, op.bind_tensor(checked, stats, BLOCK, counts), statistics)
+
+
+def _spread(op: AnyOp, name: str, params: Mapping[str, Any], count: int) -> dict[str, tuple[float, ...]]:
+    """A parameter that has a number for each input; one alone, or the default, is for all. Nothing where it lacks."""
+    if name in params:
+        given = params[name]
+        return {name: (given,) * count if isinstance(given, int | float) else tuple(given)}
+    field = op.Params.model_fields[name]
+    return {} if field.is_required() else {name: field.default * count}
 
 
 def _spec(inputs: Inputs) -> TensorSpec:
@@ -95,14 +109,29 @@ def _spec(inputs: Inputs) -> TensorSpec:
 def _gathered(
     op: AnyOp, params: Any, inputs: Inputs, tensor: TensorSpec
 ) -> tuple[dict[AnyStatistic, Any], dict[str, Any]]:
-    ids = {port: tuple(f"{port}{number}" for number in range(len(values))) for port, values in inputs.items()}
+    names: dict[int, str] = {}  # a tensor that is given twice is the value of one step
+    for port, given in inputs.items():
+        for number, value in enumerate(given):
+            names.setdefault(id(value), f"{port}{number}")
+    ids = {port: tuple(names[id(value)] for value in given) for port, given in inputs.items()}
     values = {step: value for port, steps in ids.items() for step, value in zip(steps, inputs[port], strict=True)}
     found: dict[AnyStatistic, Any] = {}
     stats: dict[str, Any] = {}
     for name, statistic in op.statistics(params, ids, "self").items():
         if not statistic.optional:
-            found[statistic] = stats[name] = swept(statistic, [values[step] for step in statistic.of], tensor, found)
+            stats[name] = _known(statistic, values, tensor, found)
     return found, stats
+
+
+def _known(
+    statistic: AnyStatistic, values: Mapping[str, torch.Tensor], tensor: TensorSpec, found: dict[AnyStatistic, Any]
+) -> Any:
+    """A statistic's result, with those that it needs in ``found``."""
+    if statistic not in found:
+        for need in statistic.needs:
+            _known(need, values, tensor, found)
+        found[statistic] = swept(statistic, [values[step] for step in statistic.of], tensor, found)
+    return found[statistic]
 
 
 def swept(
@@ -112,7 +141,7 @@ def swept(
     numels, needs = {tensor.name: tensor.numel}, [found[need] for need in statistic.needs]
     state = statistic.prepare({}, numels) if statistic.sampled else None
     for _ in range(_MAX_SWEEPS):
-        partial = statistic.partial(*statistic.observe(values, tensor, needs, state))
+        partial = statistic.partial(*statistic.observe_at(values, tensor, needs, state, 0))
         result = statistic.combine({tensor.name: [partial]}, numels, state)
         if not isinstance(result, Retry):
             return result

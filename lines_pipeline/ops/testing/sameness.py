@@ -37,7 +37,7 @@ def check_blocks(
     whole = bound.result()
     for size in block_sizes:
         pieces: list[Block] = [
-            bound.op.apply(bound.params, _part(bound.inputs, start, size), bound.tensor, bound.stats)
+            bound.op.apply_at(bound.params, _part(bound.inputs, start, size), bound.tensor, bound.stats, start)
             for start in range(0, bound.tensor.numel, size)
         ]
         assert torch.equal(torch.cat(pieces), whole), (
@@ -64,7 +64,7 @@ def check_compiled(op: AnyOp | str, inputs: Inputs | None = None, **params: Any)
     from lines_pipeline.jit.testing import bits, compiled, interpreted
 
     def applied(*given: Any) -> Any:
-        return bound.op.apply(bound.params, _regrouped(bound, given), bound.tensor, bound.stats)
+        return bound.op.apply_at(bound.params, _regrouped(bound, given), bound.tensor, bound.stats, 0)
 
     try:
         found = compiled(applied, values)
@@ -86,7 +86,7 @@ def check_gpu(op: AnyOp | str, inputs: Inputs | None = None, **params: Any) -> b
     given = example_inputs(op) if inputs is None else inputs
     bound = bind(op, given, **params)
     moved = {port: [value.cuda() for value in values] for port, values in bound.inputs.items()}
-    found: Block = bound.op.apply(bound.params, moved, bound.tensor, bound.stats)
+    found: Block = bound.op.apply_at(bound.params, moved, bound.tensor, bound.stats, 0)
     assert found.is_cuda, f"'{bound.op.name}' gives a tensor of the processor for tensors of the GPU"
     torch.testing.assert_close(found.cpu(), bound.result())
     return True

@@ -104,8 +104,8 @@ def _dependencies(unbound_nodes: Mapping[str, UnboundNode]) -> networkx.DiGraph[
 class Binder:
     """Spreads one draft after another, in topological order; ``broken`` are the names of nodes with mistakes."""
 
-    def __init__(self, names: Iterable[str], gives: Mapping[str, EdgeType | None]) -> None:
-        self.names = sorted(names)
+    def __init__(self, names: Iterable[str], gives: Mapping[str, EdgeType | None], seed: int = 0) -> None:
+        self.names, self._seed = sorted(names), seed
         self.spread = {name: BoundNode(kind, None) for name, kind in gives.items()}
         self.steps: dict[str, Step] = {}
         self.edges = 0
@@ -126,7 +126,7 @@ class Binder:
         self, unbound: UnboundNode, written: Mapping[str, Any]
     ) -> tuple[list[Step], BoundNode, list[Complaint]]:
         """What ``add`` would do."""
-        complaints = [one for port in unbound.inputs for one in self._type_complaints(unbound, port)]
+        complaints = [one for port in unbound.connected for one in self._type_complaints(unbound, port)]
         gives = unbound.gives or self._input_type(unbound)
         bindings, found = self._bindings(unbound)
         complaints += found
@@ -161,7 +161,7 @@ class Binder:
         complaints: dict[Any, Complaint] = {}
         items = Items(rows)
         for row in rows:
-            read = step_params(unbound, row if collection else None, bindings, written, items)
+            read = step_params(unbound, row if collection else None, bindings, written, items, self._seed)
             for one in read.complaints:
                 complaints.setdefault((one.path, one.at_key), one)
             if read.params is not None:
@@ -169,7 +169,8 @@ class Binder:
         if complaints:
             return [], BoundNode(gives, None), list(complaints.values())
         members = tuple(Member(step.id, step.item, row.names) for step, row in zip(steps, rows, strict=True))
-        return steps, BoundNode(gives, members, collection), []
+        loads = [load for step, row in zip(steps, rows, strict=True) for load in _loads(unbound, step, row)]
+        return [*loads, *steps], BoundNode(gives, members, collection), []
 
     def _type_complaints(self, unbound: UnboundNode, port_name: str) -> list[Complaint]:
         port = unbound.op.inputs[port_name]
@@ -191,7 +192,7 @@ class Binder:
 
     def _input_type(self, unbound: UnboundNode) -> EdgeType | None:
         """The type of the followed input, or else the first, for an op that gives what it takes."""
-        for port in sorted(unbound.inputs, key=lambda name: not unbound.op.inputs[name].followed):
+        for port in sorted(unbound.connected, key=lambda name: not unbound.op.inputs[name].followed):
             for reference in self._all_references(unbound, port):
                 return self.spread[reference.node].gives if reference.node in self.spread else None
         return None
@@ -200,7 +201,7 @@ class Binder:
         bindings: dict[str, InputBinding] = {}
         complaints: dict[Complaint, None] = {}
         unknown = False
-        for port_name in (name for name in unbound.op.inputs if name in unbound.inputs):
+        for port_name in (name for name in unbound.op.inputs if name in unbound.connected):
             binding = self._binding(unbound, port_name, complaints)
             unknown = unknown or binding is None
             if binding is not None:
@@ -281,11 +282,41 @@ def _step(
         item=item,
         op=unbound.op,
         params=params,
-        inputs={port: binding.at(row) for port, binding in bindings.items()},
+        inputs={port: binding.at(row) for port, binding in bindings.items()}
+        | {port: (_load_id(unbound, item, port),) for port in unbound.inputs if port not in unbound.connected},
         include=tuple(str(fill_items(glob, row.names)) for glob in unbound.include),
         exclude=tuple(str(fill_items(glob, row.names)) for glob in unbound.exclude),
         gives=gives,
     )
+
+
+def _loads(unbound: UnboundNode, step: Step, row: Item) -> list[Step]:
+    """Steps that load the files which a step's ports name."""
+    from lines_pipeline.ops.reading import reader_of
+
+    found = []
+    for port in (port for port in unbound.inputs if port not in unbound.connected):
+        path = str(fill_items(unbound.inputs[port], row.names))
+        read = reader_of(path)
+        load = Step(
+            id=_load_id(unbound, step.item, port),
+            node=unbound.name,
+            item=step.item,
+            op=read.op,
+            params=read.params,
+            inputs={},
+            include=(),
+            exclude=(),
+            gives=EdgeType.WEIGHTS,
+            port=port,
+        )
+        found.append(load)
+    return found
+
+
+def _load_id(unbound: UnboundNode, item: str | None, port: str) -> str:
+    """Name the step that loads a port's file, as no step of a node can be named."""
+    return f"{unbound.name}.{port}" if item is None else f"{unbound.name}.{port}[{item}]"
 
 
 def _label(member: Member) -> str:
@@ -308,4 +339,5 @@ def _binding_of(
     twice = sorted(label for label, count in Counter(labels).items() if count > 1)
     if twice:
         complaints[Complaint(port_path(name), f"found '{twice[0]}' twice, expected each once")] = None
-    return InputBinding.mapping(rows, {_label(one): one.names for one in members})
+    names = {_label(one): one.names for one in members}
+    return InputBinding.mapping(rows, names, with_all=port.with_all)

@@ -44,7 +44,9 @@ def checked_graph(
         if unbound is not None:
             unbound_nodes[name] = unbound
     diagnostics += _circle_diagnostics(document, unbound_nodes)
-    binder = Binder(document.data["nodes"], {name: unbound.gives for name, unbound in unbound_nodes.items()})
+    seed = document.data.get("seed")
+    gives = {name: unbound.gives for name, unbound in unbound_nodes.items()}
+    binder = Binder(document.data["nodes"], gives, seed if isinstance(seed, int) else 0)
     for name in node_order(unbound_nodes):
         steps_before = dict(binder.steps)
         diagnostics += node_diagnostics(document, name, binder.add(unbound_nodes[name], recorded["nodes"][name]))
@@ -112,7 +114,8 @@ def _graph(
 ) -> Graph:
     found: dict[str, list[str]] = {}
     for step in binder.steps.values():
-        found.setdefault(step.node, []).append(step.id)
+        if not step.port:
+            found.setdefault(step.node, []).append(step.id)
     members = {node: tuple(steps) for node, steps in found.items()}
     written = {name: {param: recorded[name][param] for param in unbound_nodes[name].params} for name in members}
     return Graph(binder.steps, members, written)

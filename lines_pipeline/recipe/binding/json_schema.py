@@ -171,6 +171,8 @@ def _ports(inputs: Mapping[str, Port]) -> dict[str, Any]:
 
 def _port(port: Port) -> dict[str, Any]:
     kind = f"Takes {port.type or 'weights, delta or mask'}."
+    if port.is_path:
+        return {"description": "Names a file.", "type": "string", "minLength": 1}
     if not (port.many or port.each):
         return {**_NAME_OF_NODE, "description": kind}
     several = {"type": "array", "minItems": 1, "items": _NAME_OF_NODE}
@@ -184,6 +186,7 @@ def _parameter(op: AnyOp, name: str, schema: dict[str, Any]) -> dict[str, Any]:
     inner = {key: inside for key, inside in filled.items() if key not in ("description", "default")}
     choices = inner.get("anyOf", [inner])
     if name in op.per_item:
-        one = {"anyOf": [{"type": "number"}, _FILLED]}
-        choices = [{"type": "number"}, {"type": "array", "items": one}, _FILLED]
+        number = next((choice["items"] for choice in choices if "items" in choice), {"type": "number"})
+        one = {"anyOf": [number, _FILLED]}
+        choices = [number, {"type": "array", "items": one}, _FILLED]
     return {**described, "anyOf": [*choices, {"type": "object", "minProperties": 1}]}

@@ -57,10 +57,15 @@ class UnboundNode:
         found = [(_REFERENCE.fullmatch(str(text).strip()), path) for text, path in entries]
         return tuple(Reference(match[1].strip(), match[2], path) for match, path in found if match)
 
+    @property
+    def connected(self) -> tuple[str, ...]:
+        """The ports that name nodes, of those that are given; the others name files."""
+        return tuple(port for port in self.inputs if not self.op.inputs[port].is_path)
+
     def named(self) -> dict[str, Reference]:
         """Every node that an input names, for any item, and where."""
         rows = [item.names for item in self.items] or [{}]
-        found = [one for port in self.inputs for names in rows for one in self.references(port, names)]
+        found = [one for port in self.connected for names in rows for one in self.references(port, names)]
         return {one.node: one for one in reversed(found)}
 
 
@@ -157,6 +162,7 @@ def _inputs(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[
     given, complaints = _given_ports(op, fields)
     for port_name, port in op.inputs.items():
         takes = "name of a node or a list of such" if port.many or port.each else "name of a node"
+        takes = "path of a file" if port.is_path else takes
         if port_name not in given:
             if not port.optional:
                 complaints.append(Complaint((), f"'{port_name}' is missing, expected the {takes}", at_key=True))
@@ -202,7 +208,7 @@ def _input_complaints(path: Path, value: Any, takes: str, lists: bool) -> list[C
 
 
 def _name_complaint(path: Path, value: Any, takes: str) -> list[Complaint]:
-    if isinstance(value, str) and _REFERENCE.fullmatch(value.strip()):
+    if isinstance(value, str) and (_REFERENCE.fullmatch(value.strip()) or (takes.startswith("path") and value)):
         return []
     return [Complaint(path, f"expected the {takes}, found {described(value)}")]
 

@@ -37,9 +37,12 @@ class InputBinding:
         return cls(shared=entries, many=True)
 
     @classmethod
-    def mapping(cls, entries: tuple[tuple[str, str], ...], names: Mapping[str, Mapping[str, Any]]) -> InputBinding:
-        """One value an item: the node maps over them."""
-        return cls(rows={label: ((step, label),) for step, label in entries}, mapped=True, names=names)
+    def mapping(
+        cls, entries: tuple[tuple[str, str], ...], names: Mapping[str, Mapping[str, Any]], *, with_all: bool = False
+    ) -> InputBinding:
+        """One value an item, followed by all of them where the port wants that: the node maps over them."""
+        rest = entries if with_all else ()
+        return cls(rows={label: ((step, label), *rest) for step, label in entries}, mapped=True, names=names)
 
     @classmethod
     def picked(cls, many: bool, rows: Mapping[str, tuple[tuple[str, str], ...]]) -> InputBinding:
@@ -82,6 +85,7 @@ def step_params(
     bindings: Mapping[str, InputBinding],
     written: Mapping[str, Any],
     items: Items,
+    seed: int = 0,
 ) -> ReadParams:
     """The parameters of the step for ``row`` (None: the node is no collection) among the node's ``items``.
 
@@ -97,12 +101,15 @@ def step_params(
             values[name] = _chosen(name, value, row, items, complaints)
     params, found = _filled_and_validated(unbound, values, row.names if row else {}, written)
     complaints += [one for one in found if not any(known.path[:1] == one.path[:1] for known in complaints)]
-    if params is not None and not complaints and bindings.keys() >= unbound.inputs.keys():
+    if params is not None and not complaints and bindings.keys() >= set(unbound.connected):
         counts = {port: len(bindings[port].at(row)) if port in bindings else 0 for port in unbound.op.inputs}
         message = unbound.op.check(params, counts)
         complaints += [Complaint((), message, at_key=True)] if message else []
-    if params is not None and any(binding.mapped for binding in bindings.values()):
-        params = unbound.op.completed(params, len(items.mapped))
+        labels = {port: binding.labels(row) for port, binding in bindings.items()}
+        mapped = len(items.mapped) if any(binding.mapped for binding in bindings.values()) else 0
+        from lines_pipeline.ops.roles import StepContext
+
+        params = unbound.op.completed(params, StepContext(labels, seed, mapped))
     return ReadParams(params, tuple(complaints))
 
 

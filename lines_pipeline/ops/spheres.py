@@ -1,0 +1,61 @@
+"""What methods on spheres have in common: vectors written as coefficients of the models, with known inner products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Generic
+
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.base import Ids, Op, Port
+from lines_pipeline.ops.kernels import Value, running_sum
+from lines_pipeline.ops.roles import P
+from lines_pipeline.ops.statistics.gram import Gram, Grams, TensorGrams
+
+Coefficients = list[float]
+"""A vector as a combination of the models (or task vectors) of a tensor."""
+
+
+def inner(one: Sequence[float], other: Sequence[float], gram: Gram) -> float:
+    """Inner product of two combinations."""
+    return math.fsum(a * b * gram[i][j] for i, a in enumerate(one) if a for j, b in enumerate(other) if b)
+
+
+def length(one: Sequence[float], gram: Gram) -> float:
+    """Euclidean norm of a combination."""
+    return math.sqrt(max(inner(one, one, gram), 0.0))
+
+
+def combination(parts: Sequence[tuple[float, Sequence[float]]]) -> Coefficients:
+    """Sum of combinations, each with its factor."""
+    return [math.fsum(factor * one[i] for factor, one in parts) for i in range(len(parts[0][1]))]
+
+
+def units(gram: Gram, floor: float = 0.0) -> list[Coefficients]:
+    """Every vector divided by its norm plus ``floor``; a vector of norm 0 stays as it is."""
+    found = []
+    for i in range(len(gram)):
+        size = math.sqrt(gram[i][i])
+        found.append([1.0 / (size + floor) if i == j and size else float(i == j) for j in range(len(gram))])
+    return found
+
+
+class SphereOp(Op[P, Grams], Generic[P]):
+    """A method that combines models with factors that depend on the angles between them, tensor by tensor.
+
+    With a ``base`` the angles are those between task vectors.
+    """
+
+    gives = EdgeType.WEIGHTS
+    inputs = {"base": Port(EdgeType.WEIGHTS, optional=True), "models": Port(EdgeType.WEIGHTS, many=True)}
+
+    def statistics(self, params: P, inputs: Ids, step: str) -> dict[str, TensorGrams]:
+        base = inputs.get("base", ())
+        return {"grams": TensorGrams((*base, *inputs["models"]), from_base=bool(base))}
+
+
+def combined(base: Sequence[Value], models: Sequence[Value], factors: Sequence[float]) -> Value:
+    """The combination of models, or of their differences from a base that is then added."""
+    if not base:
+        return running_sum(models, factors)
+    return base[0] + running_sum([model - base[0] for model in models], factors)

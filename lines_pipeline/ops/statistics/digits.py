@@ -1,0 +1,162 @@
+"""Finds one value among all of a tensor, or model, in a few sweeps: digit after digit of how it is stored.
+
+It takes values that are computed of several models, of any sign, and ranks that are known only after a first sweep.
+``thresholds`` finds magnitudes of a single value in one sweep.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.ops.kernels import Block, Value
+from lines_pipeline.ops.statistics.contract import Reductions, Retry, Statistic
+from lines_pipeline.ops.statistics.thresholds import groups
+
+SHIFTS = (52, 44, 36, 28, 20, 12, 4, 0)
+"""Where the digits of a float64 begin: sign and exponent, then 8 bits each, so that what blocks count stays small."""
+FEW_VALUES = 2**18
+"""So many values of all tensors together are kept, in place of another digit."""
+_SIGN = np.uint64(2**63)
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What is known of the wanted value: its leading digits, and what is left to count among values that have them."""
+
+    digits: int = 0
+    level: int = 0
+    """How many digits are known."""
+    left: float = 0.0
+    """Rank (from 1), or weight, among the values with these digits, from the side where the search begins."""
+    keeps: bool = False
+    """Whether the values with these digits are few, and kept."""
+    found: float | None = None
+    """The value, where it is known."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Of one block: values by digit with their number and weight; or all values with the prefix (``kept``)."""
+
+    digits: Array
+    counts: Array
+    weights: Array
+    marked: int
+    """Values that are not zero."""
+    kept: Array | None = None
+
+
+@dataclass(frozen=True)
+class FoundValue(Statistic[Counted, Any, Any]):
+    """A value of a derived quantity by tensor (or ``""``), at a rank or where weights add up to a share."""
+
+    scope: str
+    descending = False
+    """Whether the search begins at the largest value."""
+
+    @abstractmethod
+    def derived(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any]) -> Block:
+        """Return the quantity, of one block."""
+
+    @abstractmethod
+    def goal(self, count: int, marked: int, weight: float) -> float:
+        """Return what to count up to: a rank or weight, of so many values, not zero, and their weight. 0 is nothing."""
+
+    def weigh(self, values: Array) -> Array | None:
+        """Return weights of values; None where each counts 1."""
+        return None
+
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Reductions:
+        numbers = np.asarray(self.derived(values, tensor, needs).numpy(force=True), np.float64).reshape(-1)
+        prefix = (state or {}).get("" if self.scope == "global" else tensor.name, Prefix())
+        keys = _keys(numbers)
+        if prefix.level:
+            chosen = (keys >> np.uint64(SHIFTS[prefix.level - 1])) == np.uint64(prefix.digits)
+            keys, numbers = keys[chosen], numbers[chosen]
+        marked = int(np.count_nonzero(numbers))
+        weights = self.weigh(numbers)
+        if prefix.keeps or prefix.found is not None:
+            return (Counted(_NOTHING, _NOTHING, _NOTHING, marked, numbers if prefix.keeps else None),)
+        digits, places, counts = np.unique(
+            keys >> np.uint64(SHIFTS[prefix.level]), return_inverse=True, return_counts=True
+        )
+        sums = counts.astype(float) if weights is None else np.bincount(places, weights, len(digits))
+        return (Counted(digits, counts, sums, marked),)
+
+    def partial(self, *reduced: Any) -> Counted:
+        counted: Counted = reduced[0]
+        return counted
+
+    def combine(self, partials: Mapping[str, list[Counted]], numels: Mapping[str, int], state: Any) -> Any:
+        known: dict[str, Prefix] = {}
+        tensors = groups(self.scope, numels)
+        few = FEW_VALUES // max(len(tensors), 1)
+        for group, names in tensors.items():
+            blocks = [block for name in names for block in partials.get(name, [])]
+            prefix = (state or {}).get(group)
+            if prefix is None or prefix.found is None:
+                prefix = self._advanced(prefix, blocks, few) if blocks else Prefix(found=NOTHING)
+            known[group] = prefix
+        if any(prefix.found is None for prefix in known.values()):
+            return Retry(known)
+        return {group: prefix.found for group, prefix in known.items()}
+
+    def _advanced(self, prefix: Prefix | None, blocks: Sequence[Counted], few: int) -> Prefix:
+        """What is known after another sweep; up to ``few`` values are kept."""
+        if prefix is not None and prefix.keeps:
+            return replace(prefix, keeps=False, found=self._among(prefix, blocks))
+        merged = _merged(blocks)
+        if prefix is None:
+            goal = self.goal(int(merged.counts.sum()), merged.marked, float(merged.weights.sum()))
+            if not goal:
+                return Prefix(found=NOTHING)
+            prefix = Prefix(left=goal)
+        order = slice(None, None, -1) if self.descending else slice(None)
+        reached = np.cumsum(merged.weights[order])
+        place = min(int(np.searchsorted(reached, prefix.left)), len(reached) - 1)
+        digit, count = int(merged.digits[order][place]), int(merged.counts[order][place])
+        left = prefix.left - (float(reached[place - 1]) if place else 0.0)
+        level = prefix.level + 1
+        if level == len(SHIFTS):
+            return Prefix(digit, level, left, found=_value(digit))
+        return Prefix(digit, level, left, keeps=count <= few)
+
+    def _among(self, prefix: Prefix, blocks: Sequence[Counted]) -> float:
+        """The wanted value among those kept."""
+        numbers = np.sort(np.concatenate([block.kept for block in blocks if block.kept is not None]))
+        numbers = numbers[::-1] if self.descending else numbers
+        weights = self.weigh(numbers)
+        reached = np.arange(1, len(numbers) + 1) if weights is None else np.cumsum(weights)
+        return float(numbers[min(int(np.searchsorted(reached, prefix.left)), len(numbers) - 1)])
+
+
+NOTHING = -1e300
+"""Stands for a value that is not there: below all others, or above them where the search begins there."""
+_NOTHING = np.empty(0)
+
+
+def _keys(numbers: Array) -> Array:
+    """Integers that are ordered as the numbers are; -0 is 0."""
+    bits = (numbers + 0.0).view(np.uint64)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+
+
+def _value(key: int) -> float:
+    """The number of an ordered integer."""
+    bits = np.uint64(key) ^ _SIGN if key & 2**63 else ~np.uint64(key)
+    return float(np.array([bits], np.uint64).view(np.float64)[0])
+
+
+def _merged(blocks: Sequence[Counted]) -> Counted:
+    """The counts of all blocks."""
+    digits, places = np.unique(np.concatenate([block.digits for block in blocks]), return_inverse=True)
+    counts = np.bincount(places, np.concatenate([block.counts for block in blocks]), len(digits)).astype(np.int64)
+    weights = np.bincount(places, np.concatenate([block.weights for block in blocks]), len(digits))
+    return Counted(digits, counts, weights, sum(block.marked for block in blocks))

@@ -1,0 +1,53 @@
+"""The magnitude from which on entries hold a share of the squared norm, of a tensor or of a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.ops.kernels import Block, Value, keep_from
+from lines_pipeline.ops.statistics.contract import Retry
+from lines_pipeline.ops.statistics.digits import NOTHING, Array, Counted, FoundValue
+from lines_pipeline.ops.statistics.thresholds import groups
+
+
+@dataclass(frozen=True)
+class NormFraction(FoundValue):
+    """By tensor (or ``""``): the magnitude, 0 where there is no norm, and the tensor and position of the last entry."""
+
+    fraction: float
+    descending = True
+
+    def derived(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any]) -> Block:
+        return values[0].abs()
+
+    def weigh(self, values: Array) -> Array:
+        return values * values
+
+    def goal(self, count: int, marked: int, weight: float) -> float:
+        return self.fraction * weight
+
+    def combine(self, partials: Mapping[str, list[Counted]], numels: Mapping[str, int], state: Any) -> Any:
+        found = super().combine(partials, numels, state)
+        if isinstance(found, Retry):
+            return found
+        last = {group: names[-1] for group, names in groups(self.scope, numels).items() if names}
+        return {
+            group: [0.0 if cut == NOTHING else cut, last[group], numels[last[group]] - 1]
+            for group, cut in found.items()
+            if group in last
+        }
+
+
+def keep_fraction(value: Block, found: Mapping[str, Sequence[Any]], tensor: TensorSpec, position: int) -> Block:
+    """``value`` with zeros below the magnitude that was found, but for the last entry of all."""
+    cut, name, last = found["" if "" in found else tensor.name]
+    kept: Block = keep_from(value, cut)
+    if name != tensor.name or not 0 <= last - position < tensor.numel:
+        return kept
+    positions = torch.arange(position, position + value.numel(), device=value.device)
+    return torch.where(positions == last, value, kept)
