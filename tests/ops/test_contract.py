@@ -93,10 +93,10 @@ class Renamed(Op[Any, Any]):
     def layer_pattern(self, params):
         return self.op.layer_pattern(params)
 
-    def check_depths(self, params, depths):
+    def check_depths(self, params: Any, depths: Any) -> Any:
         return self.op.check_depths(params, depths)
 
-    def places_outside(self, params):
+    def places_outside(self, params: Any) -> Any:
         return self.op.places_outside(params)
 
     def is_sum_of(self, params):
@@ -106,7 +106,7 @@ class Renamed(Op[Any, Any]):
     def bind_tensor(self, params, stats, place, counts):
         return self.op.bind_tensor(params, stats, place, inner(counts))
 
-    def breaks_pipeline(self, params):
+    def breaks_pipeline(self, params: Any) -> Any:
         return self.op.breaks_pipeline(params)
 
     def wants_whole(self, params, tensor):
@@ -118,7 +118,7 @@ class Renamed(Op[Any, Any]):
     def apply(self, params, inputs, tensor, stats):
         return self.op.apply(params, inner(inputs), tensor, stats)
 
-    def apply_at(self, params, inputs, tensor, stats, position):
+    def apply_at(self, params: Any, inputs: Any, tensor: Any, stats: Any, position: Any) -> Any:
         return self.op.apply_at(params, inner(inputs), tensor, stats, position)
 
     def summary(self, params, stats, numels, counts):
@@ -128,9 +128,13 @@ class Renamed(Op[Any, Any]):
         return self.op.explain(params, replace(value, counts=inner(value.counts)), stats)
 
 
+MERGED = (
+    *("scaled", "doubled", "agreed", "kept", "flat", "turned"),
+    *("less", "free", "placed", "tabled", "signed", "level"),
+)
 PICKED = ("larger", "several", "enlarged", "varied", "balanced", "tasks", "dropped", "given", "ranked", "banded")
 SPHERES = ("arc", "arcs", "tangents", "mean", "stock", "rows", "near", "fused")
-TABLE = [0.25, 0.5]
+TABLE = [0.25, 0.5, 0.75, 1.0]
 SPECTRAL = ("shared", "beyond", "stepped", "solved", "calmed", "leading")
 
 NODES: Mapping[str, Mapping[str, Any]] = {
@@ -154,6 +158,8 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "solved": {"op": "wudi-closed", "deltas": "updates"},
     "calmed": {"op": "svc", "delta": "flat", "deltas": "updates"},
     "leading": {"op": "tsv-c", "deltas": "updates"},
+    "signed": {"op": "ties", "deltas": "updates", "sign_from": "sum", "density": [0.3, 0.5, 1], "exact": True},
+    "level": {"op": "scale", "delta": "ties", "by": "auto", "like": "scaled"},
     "larger": {"op": "magmax", "deltas": "updates"},
     "several": {"op": "ram", "deltas": "updates", "epsilon": 0.001},
     "enlarged": {"op": "ramplus-tl", "deltas": "updates", "epsilon": 0.002},
@@ -181,7 +187,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "less": {"op": "scale", "delta": "adapted", "by": 0.25},
     "all": {
         "op": "task-arithmetic",
-        "deltas": ["scaled", "doubled", "agreed", "kept", "flat", "turned", "less", "free", "placed", "tabled", *SPECTRAL, *PICKED],
+        "deltas": [*MERGED, *SPECTRAL, *PICKED],
         "reduce": "mean",
     },
     "model": {"op": "apply", "base": "base", "delta": "all"},

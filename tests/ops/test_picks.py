@@ -90,8 +90,8 @@ def test_emr_compares_means_of_tensors_or_all_entries(models: Path, write_recipe
             deltas = {key: expert[key] - base[key] for key in merged}
             own = [deltas[key].abs() for key in merged]
             masked = [merged[key].abs() / rescaler for key in merged]
-            size = (lambda one: one.mean()) if rescale == "tensor-mean" else (lambda one: one.sum())
-            ratio = sum(float(size(one)) for one in own) / sum(float(size(one)) for one in masked)
+            size = torch.mean if rescale == "tensor-mean" else torch.sum
+            ratio = sum(size(one).item() for one in own) / sum(size(one).item() for one in masked)
             assert ratio == pytest.approx(rescaler, rel=1e-4)
     assert found["tensor-mean"] != found["entries"]
 

@@ -33,7 +33,10 @@ SPHERES: dict[str, dict[str, Any]] = {
 
 def merged(recipe: Recipe, node: dict[str, Any], out: str, **options: Any) -> dict[str, torch.Tensor]:
     path = recipe({"model": node, "saved": {"op": "save", "model": "model", "path": "model.safetensors"}})
-    return load_file(lines_pipeline.run(path, out=out, cache=False, tracking=False, **options).files[0])
+    found: dict[str, torch.Tensor] = load_file(
+        lines_pipeline.run(path, out=out, cache=False, tracking=False, **options).files[0]
+    )
+    return found
 
 
 @pytest.fixture
