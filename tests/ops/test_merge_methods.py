@@ -18,8 +18,10 @@ from lines_pipeline.ops.testing import (
     check_example,
     check_gpu,
     check_laws,
+    check_op,
     check_pickles,
     check_pure,
+    example_inputs,
 )
 
 ONE, TWO, THREE = tensor(1, -4, 0, 2), tensor(3, 1, 0, -2), tensor(-1, -1, 0, 0)
@@ -71,6 +73,22 @@ def test_however_it_is_run_it_gives_the_same(
 ) -> None:
     for check in (check_pure, check_blocks, check_compiled, check_gpu, check_pickles):
         check(op, inputs, **params)
+
+
+@pytest.mark.parametrize(
+    ("op", "models", "params"),
+    [
+        *((op, 3, {}) for op in ("magmax", "ram", "ramplus-tl", "sce", "pcb", "emr", "multislerp", "karcher")),
+        *((op, 2, {"density": 0.5}) for op in ("dare", "della", "breadcrumbs")),
+        ("slerp", 2, {"t": 0.3}),
+        ("nuslerp", 2, {}),
+        ("model-stock", 3, {}),
+        ("nearswap", 1, {"t": 0.2}),
+        ("arcee-fusion", 1, {}),
+    ],
+)
+def test_later_methods_give_the_same_however_they_are_run(op: str, models: int, params: dict[str, Any]) -> None:
+    check_op(op, example_inputs(op, count=models), **params)
 
 
 @pytest.mark.parametrize("op", ["task-vector", "task-arithmetic", "scale", "apply", "soup"])

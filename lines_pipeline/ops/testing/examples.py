@@ -82,8 +82,7 @@ def bind(op: AnyOp | str, inputs: Inputs, **params: Any) -> Application:
         params |= _spread(op, name, params, len(inputs.get(port, ())))
     labels = {port: [f"{port}{number}" for number in range(len(values))] for port, values in inputs.items()}
     checked = op.completed(op.Params(**params), StepContext(labels))
-    flat = {id(value): value.reshape(-1) for values in inputs.values() for value in values}
-    full = {port: [flat[id(value)] for value in inputs.get(port, ())] for port in op.inputs}
+    full = {port: [value.reshape(-1) for value in inputs.get(port, ())] for port in op.inputs}
     tensor = _spec(inputs)
     statistics, stats = _gathered(op, checked, {port: values for port, values in full.items() if values}, tensor)
     counts = {port: len(values) for port, values in full.items()}
@@ -109,11 +108,7 @@ def _spec(inputs: Inputs) -> TensorSpec:
 def _gathered(
     op: AnyOp, params: Any, inputs: Inputs, tensor: TensorSpec
 ) -> tuple[dict[AnyStatistic, Any], dict[str, Any]]:
-    names: dict[int, str] = {}  # a tensor that is given twice is the value of one step
-    for port, given in inputs.items():
-        for number, value in enumerate(given):
-            names.setdefault(id(value), f"{port}{number}")
-    ids = {port: tuple(names[id(value)] for value in given) for port, given in inputs.items()}
+    ids = {port: _steps(port, values, op.inputs[port].with_all) for port, values in inputs.items()}
     values = {step: value for port, steps in ids.items() for step, value in zip(steps, inputs[port], strict=True)}
     found: dict[AnyStatistic, Any] = {}
     stats: dict[str, Any] = {}
@@ -121,6 +116,16 @@ def _gathered(
         if not statistic.optional:
             stats[name] = _known(statistic, values, tensor, found)
     return found, stats
+
+
+def _steps(port: str, values: Sequence[torch.Tensor], with_all: bool) -> tuple[str, ...]:
+    """Names of the steps that tensors are values of; the first one is also among the others of a port ``with_all``."""
+    names = [f"{port}{number}" for number in range(len(values))]
+    if with_all:
+        names[0] = next(
+            name for name, value in zip(names[1:], values[1:], strict=True) if torch.equal(value, values[0])
+        )
+    return tuple(names)
 
 
 def _known(
