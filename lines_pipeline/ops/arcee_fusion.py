@@ -27,7 +27,7 @@ class ArceeFusion(Op[OpParams]):
     formula = "theta_0 + (theta - theta_0) [s >= median(s) + 1.5 (q3(s) - q1(s))],  s = |theta - theta_0| KL(row)"
     source = "arcee-ai/mergekit, mergekit/merge_methods/arcee_fusion.py"
     gives = EdgeType.WEIGHTS
-    inputs = {"base": Port(EdgeType.WEIGHTS), "models": Port(EdgeType.WEIGHTS, many=True)}
+    inputs = {"base": Port(EdgeType.WEIGHTS, followed=True), "models": Port(EdgeType.WEIGHTS, many=True)}
     granularity = Granularity.TENSOR
     Params = OpParams
 

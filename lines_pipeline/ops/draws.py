@@ -48,7 +48,10 @@ class DrawingOp(Op[Drawn, S], Generic[Drawn, S]):
     """An op that drops entries of a task vector at random."""
 
     gives = EdgeType.DELTA
-    inputs = {"delta": Port(EdgeType.DELTA), "uniforms": Port(EdgeType.WEIGHTS, optional=True, is_path=True)}
+    inputs = {
+        "delta": Port(EdgeType.DELTA, followed=True),
+        "uniforms": Port(EdgeType.WEIGHTS, optional=True, is_path=True),
+    }
     per_item = {"density": "delta"}
 
     def completed(self, params: Drawn, context: StepContext) -> Drawn:

@@ -37,7 +37,7 @@ class ModelStock(SphereOp[ModelStockParams]):
     name = "model-stock"
     formula = "theta_0 + t mean_i(theta_i - theta_0),  t = N c / (1 + (N - 1) c), c the mean cosine of pairs"
     source = "Jang et al., arXiv 2403.19522; arcee-ai/mergekit, mergekit/merge_methods/model_stock.py"
-    inputs = {"base": Port(EdgeType.WEIGHTS), "models": Port(EdgeType.WEIGHTS, many=True, min_count=2)}
+    inputs = {"base": Port(EdgeType.WEIGHTS, followed=True), "models": Port(EdgeType.WEIGHTS, many=True, min_count=2)}
     granularity = Granularity.TENSOR
     Params = ModelStockParams
 

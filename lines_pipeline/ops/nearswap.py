@@ -27,7 +27,7 @@ class Nearswap(Op[NearswapParams]):
     formula = "theta_0 + w (theta - theta_0),  w = clip(t / max(|theta - theta_0|, 1e-6), 0, 1)"
     source = "arcee-ai/mergekit, mergekit/merge_methods/nearswap.py"
     gives = EdgeType.WEIGHTS
-    inputs = {"base": Port(EdgeType.WEIGHTS), "models": Port(EdgeType.WEIGHTS, many=True)}
+    inputs = {"base": Port(EdgeType.WEIGHTS, followed=True), "models": Port(EdgeType.WEIGHTS, many=True)}
     Params = NearswapParams
 
     def check(self, params: NearswapParams, counts: Mapping[str, int]) -> str | None:

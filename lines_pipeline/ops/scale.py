@@ -27,7 +27,10 @@ class Scale(Op[ScaleParams, float]):
     formula = "by * tau;  auto: norm1(like) / norm1(tau) * tau"
     source = "Ilharco et al., arXiv 2212.04089"
     gives = EdgeType.DELTA
-    inputs = {"delta": Port(EdgeType.DELTA), "like": Port(EdgeType.DELTA, optional=True, statistics_only=True)}
+    inputs = {
+        "delta": Port(EdgeType.DELTA, followed=True),
+        "like": Port(EdgeType.DELTA, optional=True, statistics_only=True),
+    }
     Params = ScaleParams
 
     def check(self, params: ScaleParams, counts: Mapping[str, int]) -> str | None:

@@ -47,7 +47,7 @@ class SphereOp(Op[P, Grams], Generic[P]):
     """
 
     gives = EdgeType.WEIGHTS
-    inputs = {"base": Port(EdgeType.WEIGHTS, optional=True), "models": Port(EdgeType.WEIGHTS, many=True)}
+    inputs = {"base": Port(EdgeType.WEIGHTS, optional=True, followed=True), "models": Port(EdgeType.WEIGHTS, many=True)}
 
     def statistics(self, params: P, inputs: Ids, step: str) -> dict[str, TensorGrams]:
         base = inputs.get("base", ())

@@ -182,6 +182,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "fused": {"op": "arcee-fusion", "models": ["experts[a]"], "base": "base"},
     "round": {"op": "interpolate", "models": [*SPHERES], "weights": [1.0] * len(SPHERES), "normalize": True},
     "rounded": {"op": "save", "model": "round", "path": "round.safetensors"},
+    "arced": {"op": "save", "model": "arcs", "path": "arcs/"},
     "adapted": {"op": "adapter", "path": "adapter", "base": "base"},
     "free": {"op": "adapter", "path": "adapter", "scale": 0.5},
     "less": {"op": "scale", "delta": "adapted", "by": 0.25},
@@ -281,7 +282,7 @@ def test_renamed_copies_of_all_ops_give_the_same_bytes(
 ) -> None:
     assert {node["op"] for node in NODES.values()} == set(copies), "every op has a node here"
     original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
-    assert len(original["values"]) == 7 and len(original["config"]) == 2 and original["chosen"] == {"mixed.t": 1.0}
+    assert len(original["values"]) == 8 and len(original["config"]) == 3 and original["chosen"] == {"mixed.t": 1.0}
     assert outcome(written(folder, renamed(NODES), tune=TUNE), folder / "two", monkeypatch) == original
 
 
