@@ -79,7 +79,7 @@ def test_however_it_is_run_it_gives_the_same(
 
 @pytest.mark.parametrize("op", ["task-vector", "task-arithmetic", "scale", "apply", "soup"])
 def test_elementwise_methods_compile(op: str) -> None:
-    params = {"by": 0.3} if op == "scale" else {}
+    params: dict[str, Any] = {"by": 0.3} if op == "scale" else {}
     assert check_compiled(op, **params)
 
 
