@@ -81,7 +81,7 @@ class Recipe:
 
     @property
     def tracking(self) -> Tracking:
-        """Where to record it."""
+        """Where runs of the recipe are recorded."""
         return self.settings.tracking
 
     @property
@@ -91,12 +91,12 @@ class Recipe:
 
     @property
     def nodes(self) -> Mapping[str, Mapping[str, Any]]:
-        """The nodes' fields, filled."""
+        """Return the nodes' fields, filled."""
         nodes: Mapping[str, Mapping[str, Any]] = self.document.data["nodes"]
         return nodes
 
     def canonical(self) -> str:
-        """JSON that is equal for equal recipes, whatever the order of their keys and how they are run or recorded.
+        """Return JSON, equal for equal recipes whatever the order of their keys and how they are run or recorded.
 
         Plug-ins are in it with the digest of their content.
         """
@@ -107,27 +107,27 @@ class Recipe:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of ``canonical``, in hex."""
+        """Return the SHA-256 of ``canonical``, in hex."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
     def resolved(self) -> str:
-        """The recipe as YAML that stands alone: one file, no ``vars``, the environment by name."""
+        """Return the recipe as YAML that stands alone: one file, no ``vars``, the environment by name."""
         kept = {key: value for key, value in self.recorded.items() if key not in ("vars", "extends")}
         return _yaml(kept)
 
     def published(self) -> str:
-        """As ``resolved``, without what only says how it is run or recorded."""
+        """Return YAML as ``resolved`` does, without what only says how the recipe is run or recorded."""
         return _yaml({key: value for key, value in self.recorded.items() if key not in _NOT_IN_HASH})
 
     def recorded_path(self, step: Step) -> str:
-        """The path that a step's node names, with its item filled in and the environment by name."""
+        """Return the path that a step's node names, with its item filled in and the environment by name."""
         fields = self.document.data["nodes"][step.node]
         items = read_items(fields["for_each"])[0] if "for_each" in fields else ()
         names = next((item.names for item in items if item.key == step.item), {})
         return str(fill_items(self.recorded["nodes"][step.node]["path"], self.secrets.hidden(names)))
 
     def with_values(self, values: Mapping[str, Any]) -> Recipe:
-        """The recipe with other parameter values (``{"scaled.beta": 0.4}``); KeyError for an unknown node."""
+        """Return the recipe with other parameter values (``{"scaled.beta": 0.4}``); KeyError for an unknown node."""
         data, recorded, source_map = self.document.data, self.recorded, self.document.source_map
         kept, keys = dict(source_map.values), dict(source_map.keys)
         for name, value in values.items():
@@ -150,7 +150,7 @@ def _canonical_node(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_spellings(value: Any) -> Any:
-    """Items as pairs of value and spelling, where that is not Python's: it names members and files."""
+    """Return items as pairs of value and spelling, where that is not Python's: it names members and files."""
     if isinstance(value, Mapping):
         return {key: _with_spellings(inside) for key, inside in value.items()}
     if isinstance(value, list):
@@ -160,7 +160,7 @@ def _with_spellings(value: Any) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Short values on one line, no anchors, text quoted wherever a YAML 1.1 or 1.2 reader could take it otherwise."""
+    """Dumps short values on one line, without anchors; quotes text that a YAML 1.1 or 1.2 reader could misread."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -177,7 +177,7 @@ def _yaml(data: Mapping[str, Any]) -> str:
 
 
 def _line(data: Mapping[str, Any]) -> str:
-    """One block-style key with a flow-style value."""
+    """Return one block-style key with a flow-style value."""
     (key, value), *_ = data.items()
     text = io.StringIO()
     yaml.dump(_quoted(value), text, Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=10**6)
@@ -186,11 +186,11 @@ def _line(data: Mapping[str, Any]) -> str:
 
 
 class _Quoted(str):
-    """Text to be written in quotes."""
+    """Marks text to be written in quotes."""
 
 
 class _Spelled(str):
-    """A number or truth value, as it was written."""
+    """Marks a number or truth value to be written with its spelling."""
 
 
 def _spelled(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

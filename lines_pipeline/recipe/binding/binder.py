@@ -1,4 +1,4 @@
-"""Connects drafted nodes: finds circles, spreads collections into steps, checks types and parameters."""
+"""Binds unbound nodes: finds circles, spreads collections into steps, checks types and parameters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 20_000
 MAX_EDGES = 500_000
-"""Inputs of all steps together."""
+"""The most inputs that all steps together may have."""
 
 _ADVICE = {
     (EdgeType.WEIGHTS, EdgeType.DELTA): "; make weights of it with 'apply'",
@@ -36,7 +36,7 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Member:
-    """One step of a node that is already spread, as its dependants see it."""
+    """Holds one step of a bound node, as its dependants see it."""
 
     step: str
     item: str | None
@@ -53,12 +53,12 @@ class BoundNode:
 
     @cached_property
     def by_item(self) -> Mapping[str | None, Member]:
-        """The members by item."""
+        """Return the members by item."""
         return {member.item: member for member in self.members or ()}
 
 
 def circles(unbound_nodes: Mapping[str, UnboundNode]) -> list[list[str]]:
-    """Nodes that depend on themselves, each circle as names from the first in the alphabet back to it."""
+    """Return the nodes that depend on themselves, each circle as names from the first in the alphabet back to it."""
     graph = _dependencies(unbound_nodes)
     found = []
     for group in networkx.strongly_connected_components(graph):
@@ -72,7 +72,7 @@ def circles(unbound_nodes: Mapping[str, UnboundNode]) -> list[list[str]]:
 
 
 def _way_round(graph: networkx.DiGraph[str], start: str) -> list[str]:
-    """The shortest way from a node back to it, the first in the alphabet of several."""
+    """Return the shortest way from a node back to it, the first in the alphabet of several."""
     steps_left = dict(networkx.single_target_shortest_path_length(graph, start))
     way = [start]
     while len(way) == 1 or way[-1] != start:
@@ -81,7 +81,7 @@ def _way_round(graph: networkx.DiGraph[str], start: str) -> list[str]:
 
 
 def node_order(unbound_nodes: Mapping[str, UnboundNode]) -> list[str]:
-    """Names in topological order, ties by name; what is in a circle or behind one is left out."""
+    """Return the names in topological order, ties by name; what is in a circle or behind one is left out."""
     graph = _dependencies(unbound_nodes)
     for group in list(networkx.strongly_connected_components(graph)):
         if len(group) > 1 or graph.has_edge(*(list(group) * 2)):
@@ -102,7 +102,7 @@ def _dependencies(unbound_nodes: Mapping[str, UnboundNode]) -> networkx.DiGraph[
 
 
 class Binder:
-    """Spreads one draft after another, in topological order; ``broken`` are the names of nodes with mistakes."""
+    """Binds one unbound node after another, in topological order."""
 
     def __init__(self, names: Iterable[str], gives: Mapping[str, EdgeType | None]) -> None:
         self.names = sorted(names)
@@ -111,7 +111,7 @@ class Binder:
         self.edges = 0
 
     def add(self, unbound: UnboundNode, written: Mapping[str, Any]) -> list[Complaint]:
-        """Spreads a draft into steps and keeps them; ``written`` is the node with secrets by name."""
+        """Bind a node, keep its steps, and return complaints; ``written`` is the node with secrets by name."""
         steps, spread, complaints = self.dry_bind(unbound, written)
         self.spread[unbound.name] = spread
         self.steps |= {step.id: step for step in steps}
@@ -119,13 +119,13 @@ class Binder:
         return complaints
 
     def poison(self, name: str) -> None:
-        """Treats a node as unknown to its dependants, but for its type: it has mistakes of its own."""
+        """Make a node with mistakes of its own unknown to its dependants, but for its type."""
         self.spread[name] = BoundNode(self.spread[name].gives, None)
 
     def dry_bind(
         self, unbound: UnboundNode, written: Mapping[str, Any]
     ) -> tuple[list[Step], BoundNode, list[Complaint]]:
-        """What ``add`` would do."""
+        """Return the steps, the bound node and the complaints that ``add`` would give; keep nothing."""
         complaints = [one for port in unbound.inputs for one in self._type_complaints(unbound, port)]
         gives = unbound.gives or self._input_type(unbound)
         bindings, found = self._bindings(unbound)
@@ -190,7 +190,7 @@ class Binder:
         return list(dict.fromkeys(one for names in rows for one in unbound.references(port, names)))
 
     def _input_type(self, unbound: UnboundNode) -> EdgeType | None:
-        """The type of the followed input, or else the first, for an op that gives what it takes."""
+        """Return the type of the followed input, or else the first, for an op that gives what it takes."""
         for port in sorted(unbound.inputs, key=lambda name: not unbound.op.inputs[name].followed):
             for reference in self._all_references(unbound, port):
                 return self.spread[reference.node].gives if reference.node in self.spread else None
@@ -232,7 +232,7 @@ class Binder:
     def _members(
         self, references: Iterable[Reference], complaints: dict[Complaint, None]
     ) -> tuple[tuple[Member, ...], bool] | None:
-        """The members that references name, and whether they are a collection or a list; None where unknown."""
+        """Return the members that references name, and whether they are a collection or a list; None where unknown."""
         members: list[Member] = []
         references = tuple(references)
         collection = len(references) > 1 or len(references[0].path) > 1

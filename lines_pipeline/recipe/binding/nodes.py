@@ -1,4 +1,4 @@
-"""One node of a recipe, sorted into op, inputs and parameters; not yet connected."""
+"""Reads one node of a recipe into op, inputs and parameters, without binding it to other nodes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REFERENCE = re.compile(r"([^\[\]]+)(?:\[([^\[\]]+)\])?")
 
 @dataclass(frozen=True)
 class Reference:
-    """A node named at an input, or one member of it (``experts[digits]``); ``path`` leads from the node to the text."""
+    """Names a node at an input, or one member of it (``experts[digits]``); ``path`` leads from the node to the text."""
 
     node: str
     item: str | None
@@ -45,11 +45,11 @@ class UnboundNode:
 
     @property
     def gives(self) -> EdgeType | None:
-        """The type of the node's value; None where it is that of its input."""
+        """Return the type of the node's value; None where it is that of its input."""
         return self.op.gives_for(self.params)
 
     def references(self, port: str, names: Mapping[str, Any]) -> tuple[Reference, ...]:
-        """What ``port`` names, with ``{item}`` filled from ``names``."""
+        """Return the references at ``port``, with ``{item}`` filled from ``names``."""
         written, path = fill_items(self.inputs[port], names), port_path(port)
         entries: list[tuple[Any, Path]] = [(written, path)]
         if isinstance(written, list):
@@ -58,29 +58,29 @@ class UnboundNode:
         return tuple(Reference(match[1].strip(), match[2], path) for match, path in found if match)
 
     def named(self) -> dict[str, Reference]:
-        """Every node that an input names, for any item, and where."""
+        """Return every node that an input names, for any item, and where."""
         rows = [item.names for item in self.items] or [{}]
         found = [one for port in self.inputs for names in rows for one in self.references(port, names)]
         return {one.node: one for one in reversed(found)}
 
 
 def parameter_names(op: AnyOp) -> list[str]:
-    """The names of an op's parameters, as a recipe writes them."""
+    """Return the names of an op's parameters, as a recipe writes them."""
     return [field.alias or name for name, field in op.Params.model_fields.items()]
 
 
 def port_path(port: str) -> Path:
-    """Where a recipe writes a port, from the node on: one such as ``baselines.expert`` lies in a map."""
+    """Return the path, from the node on, at which a recipe writes a port: ``baselines.expert`` lies in a map."""
     return tuple(port.split("."))
 
 
 def takes_globs(op: AnyOp) -> bool:
-    """Whether ``include`` and ``exclude`` make sense: the op makes weights, a delta or a mask of others."""
+    """Return whether a node may have ``include`` and ``exclude``: its op makes weights, a delta or a mask of others."""
     return bool(op.inputs) and op.gives in (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK)
 
 
 def fields_of(op: AnyOp) -> list[str]:
-    """Every key that a node of this op may have."""
+    """Return every key that a node of this op may have."""
     globs = ["include", "exclude"] if takes_globs(op) else []
     inputs = dict.fromkeys(str(port_path(port)[0]) for port in op.inputs)
     return ["op", "for_each", *inputs, *parameter_names(op), *globs]
@@ -89,7 +89,7 @@ def fields_of(op: AnyOp) -> list[str]:
 def unbound_node(
     name: str, fields: Mapping[str, Any], ops: OpRegistry, unseen: str = ""
 ) -> tuple[UnboundNode | None, list[Complaint]]:
-    """The node, or None where its op is unknown; complaints by path from the node on.
+    """Return the node, or None where its op is unknown; complaints by path from the node on.
 
     ``unseen`` says why the recipe's plug-ins, which may have more ops, were not run.
     """
@@ -169,7 +169,7 @@ def _inputs(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[
 
 
 def _given_ports(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[Complaint]]:
-    """What a node gives its ports: by field, and by the keys of fields that are maps of ports."""
+    """Return what a node gives its ports: by field, and by the keys of fields that are maps of ports."""
     given: dict[str, Any] = {}
     complaints: list[Complaint] = []
     keys: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The parameters of one step: items filled in, maps by item resolved, checked against the op."""
+"""Reads the parameters of one step: fills in items, resolves maps by item, and checks them against the op."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputBinding:
-    """What a port is given: for all steps of the node, or by item; each entry is a step id and its label."""
+    """Binds a port to steps: for all steps of the node, or by item; each entry is a step id and its label."""
 
     shared: tuple[tuple[str, str], ...] = ()
     rows: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
@@ -28,35 +28,35 @@ class InputBinding:
 
     @classmethod
     def one(cls, entry: tuple[str, str]) -> InputBinding:
-        """The same single value for every step."""
+        """Bind every step to the same single value."""
         return cls(shared=(entry,))
 
     @classmethod
     def all_of(cls, entries: tuple[tuple[str, str], ...]) -> InputBinding:
-        """The same list for every step."""
+        """Bind every step to the same list."""
         return cls(shared=entries, many=True)
 
     @classmethod
     def mapping(cls, entries: tuple[tuple[str, str], ...], names: Mapping[str, Mapping[str, Any]]) -> InputBinding:
-        """One value an item: the node maps over them."""
+        """Bind each item to one value: the node maps over them."""
         return cls(rows={label: ((step, label),) for step, label in entries}, mapped=True, names=names)
 
     @classmethod
     def picked(cls, many: bool, rows: Mapping[str, tuple[tuple[str, str], ...]]) -> InputBinding:
-        """What the node's own items pick, one list an item."""
+        """Bind each of the node's own items to the list that it picks."""
         return cls(rows=rows, many=many)
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The items, in order."""
+        """Return the items, in order."""
         return tuple(self.rows)
 
     def at(self, row: Item | None) -> tuple[str, ...]:
-        """Step ids for one item."""
+        """Return the step ids for one item."""
         return tuple(step for step, _ in self._entries(row))
 
     def labels(self, row: Item | None) -> list[str]:
-        """How a map by item names the entries: by item or node, by step id where those are not unique."""
+        """Return the names that a map by item has for the entries: item or node, step id where those are not unique."""
         entries = self._entries(row)
         labels = [label for _, label in entries]
         return labels if len(set(labels)) == len(labels) else [step for step, _ in entries]
@@ -70,7 +70,7 @@ class InputBinding:
 
 @dataclass(frozen=True)
 class ReadParams:
-    """The parameters of a step, or what is wrong with them (paths from the node on)."""
+    """Holds the parameters of a step, or complaints about them (paths from the node on)."""
 
     params: OpParams | None
     complaints: tuple[Complaint, ...]
@@ -83,7 +83,7 @@ def step_params(
     written: Mapping[str, Any],
     items: Items,
 ) -> ReadParams:
-    """The parameters of the step for ``row`` (None: the node is no collection) among the node's ``items``.
+    """Return the parameters of the step for ``row`` (None: the node is no collection) among the node's ``items``.
 
     Without ``bindings`` (the inputs have mistakes) only what does not depend on them is checked.
     """
@@ -109,7 +109,7 @@ def step_params(
 def _filled_and_validated(
     unbound: UnboundNode, values: Mapping[str, Any], names: Mapping[str, Any], written: Mapping[str, Any]
 ) -> tuple[OpParams | None, list[Complaint]]:
-    """The op's parameters with items filled in; a number among the items is text where the op wants text."""
+    """Return the op's parameters with items filled in; a number among the items is text where the op wants text."""
     shown = {name: written.get(name) for name in unbound.params}
     typed = {name: fill_items(value, names) for name, value in values.items()}
     params, found = validated(unbound.op.Params, typed, shown)
@@ -123,14 +123,14 @@ def _filled_and_validated(
 
 
 def _defaults(unbound: UnboundNode) -> dict[str, Any]:
-    """Defaults of one number that have to be spread over the inputs."""
+    """Return the defaults of one number that have to be spread over the inputs."""
     fields = unbound.op.Params.model_fields
     found = {name: fields[name].default for name in unbound.op.per_item if unbound.op.per_item[name] in unbound.inputs}
     return {name: value[0] for name, value in found.items() if isinstance(value, tuple) and len(value) == 1}
 
 
 def _chosen(name: str, value: Any, row: Item | None, items: Items, complaints: list[Complaint]) -> Any:
-    """``value``, or this item's share of it where it is a map by item."""
+    """Return ``value``, or this item's share of it where it is a map by item."""
     found = items.chosen(name, value) if row is not None and isinstance(value, Mapping) else None
     if row is None or found is None:
         return value
@@ -140,7 +140,7 @@ def _chosen(name: str, value: Any, row: Item | None, items: Items, complaints: l
 
 
 def _not_numbers(name: str, by_key: Mapping[str, Any]) -> list[Complaint]:
-    """Values of a map by item that are neither numbers nor texts that an item may fill."""
+    """Return the values of a map by item that are neither numbers nor texts that an item may fill."""
     return [
         Complaint((name, key), f"'{name}': expected a number, found {described(value)}")
         for key, value in by_key.items()
@@ -157,7 +157,7 @@ def _spread(
     items: Items,
     complaints: list[Complaint],
 ) -> Any:
-    """A tuple of numbers, one an entry of the port, from a number, a list or a map by item."""
+    """Return a tuple of numbers, one an entry of the port, from a number, a list or a map by item."""
     binding = bindings.get(unbound.op.per_item[name])
     if binding is None:
         return value if isinstance(value, list) else list(value.values()) if isinstance(value, Mapping) else [value]
@@ -180,7 +180,7 @@ def _spread(
 
 
 def _mapped(name: str, value: Any, row: Item, items: Items, complaints: list[Complaint]) -> Any:
-    """The number of the one entry that a step has of a port that the node maps over."""
+    """Return the index of the one entry that a step has of a port that the node maps over."""
     if isinstance(value, list):
         if len(value) != len(items.mapped):
             found = f"expected {len(items.mapped)} numbers, one an input, found {len(value)}"

@@ -33,7 +33,7 @@ def tune_complaints(
     graph: Graph,
     metrics_of: MetricsOf = lambda step: None,
 ) -> list[Complaint]:
-    """Everything that is wrong with ``tune``, by path from the top of the recipe."""
+    """Return all complaints about ``tune``, by path from the top of the recipe."""
     complaints = _sampler_complaints(tune)
     objective, found = _read_objective(tune)
     complaints += found
@@ -117,7 +117,7 @@ def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph:
 
 
 def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) -> str | None:
-    """What is wrong with the name of a metric; None where a step gives it, or where that is not known."""
+    """Return the complaint about the name of a metric; None where a step gives it, or where that is not known."""
     if declared is None or metric in declared.directions:
         return None
     if metric in declared.with_target:
@@ -166,7 +166,7 @@ def _parameter_complaints(
 def _value_complaints(
     path: Path, name: str, space: Space, unbound_nodes: Mapping[str, UnboundNode], binder: Binder
 ) -> list[Complaint]:
-    """What is wrong with the node when the parameter has the values to be tried, where it is right as written."""
+    """Return complaints about a node, right as written, once the parameter has the values to be tried."""
     node, _, parameter = name.partition(".")
     if binder.spread[node].members is None:
         return []
