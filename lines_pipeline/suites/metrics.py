@@ -1,4 +1,4 @@
-"""From scores to the metrics of a node: means and worst tasks, normalized figures, target and control, intervals."""
+"""Makes the metrics of a node from scores: means and worst tasks, normalized figures, target and control, intervals."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Figures = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Baselines:
-    """The figures that normalize; what is not known is absent."""
+    """Holds the figures that normalize; a figure that is not known is absent."""
 
     expert: Figures = field(default_factory=dict)
     pretrained: Figures = field(default_factory=dict)
 
 
 def described(declared: Sequence[Metric], tasks: Sequence[str], target: str | None = None) -> dict[str, Metric]:
-    """Every metric that a node may have, by its full name, as a metric with that name: unit and direction."""
+    """Return every metric that a node may have, by its full name, with that name, its unit and direction."""
     found: dict[str, Metric] = {}
     for metric in declared:
         normalized = replace(metric, unit=SHARE, direction="higher")
@@ -43,7 +43,7 @@ def described(declared: Sequence[Metric], tasks: Sequence[str], target: str | No
 
 
 def spoken(declared: Sequence[Metric], *, target: bool) -> str:
-    """As ``described``, for messages: ``<metric>/<task>, ... of accuracy, loss``."""
+    """Return the metrics of ``described`` as messages list them: ``<metric>/<task>, ... of accuracy, loss``."""
     names = described([Metric("<metric>")], ["<task>"], "" if target else None)
     plain = [name for name in names if not name.endswith(("/low", "/high"))]
     return f"{', '.join(plain)} of {', '.join(metric.name for metric in declared)}"
@@ -52,7 +52,7 @@ def spoken(declared: Sequence[Metric], *, target: bool) -> str:
 def node_metrics(
     declared: Sequence[Metric], scores: Scores, baselines: Baselines, target: str | None = None
 ) -> dict[str, float]:
-    """All metrics of a node, metric by metric; those whose scores or baselines are not known are absent.
+    """Return all metrics of a node, metric by metric; those whose scores or baselines are not known are absent.
 
     ``normalized_<metric>/<task>`` is the figure over that of the task's own expert where higher is better, the expert's
     over the figure where lower is; there is none for a baseline or a figure that is zero or negative.
@@ -125,5 +125,5 @@ def _normalized(metric: Metric, values: Mapping[str, float], baselines: Figures)
 
 
 def roles_needed(target: str | None) -> tuple[Role, ...]:
-    """Whose baselines the metrics of a node are made with."""
+    """Return the roles whose baselines the metrics of a node are made with."""
     return ("expert",) if target is None else ("expert", "pretrained")

@@ -1,4 +1,4 @@
-"""The kind ``python``: a function of the user's own gives the figures, and the file declares them."""
+"""Evaluates the kind ``python``: a function of the user's own gives the figures that the file declares."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CLUSTERS = "clusters"
 
 
 class MetricFile(Section):
-    """One declared metric."""
+    """Declares the fields of one metric."""
 
     unit: str = Field(SCORE, max_length=40)
     direction: Direction = "higher"
@@ -43,21 +43,21 @@ class MetricFile(Section):
 
 
 class TaskFile(Section):
-    """Figures that normalize, by split and metric."""
+    """Declares the fields of a task: figures that normalize, by split and metric."""
 
     expert: Figures = {}
     pretrained: Figures = {}
 
 
 class FunctionFile(Section):
-    """The whole file."""
+    """Declares the top level of the file."""
 
     function: str
     metrics: dict[str, MetricFile] = Field(min_length=1)
     tasks: Annotated[list[str] | dict[str, TaskFile], AfterValidator(named_tasks)] = Field(min_length=1)
     model: ModelFactory | None = None
     files: list[FilePath] = []
-    """What the function reads: scores are made again where these change."""
+    """The files that the function reads: scores are made again where these change."""
 
     @field_validator("function")
     @classmethod
@@ -79,46 +79,46 @@ class FunctionFile(Section):
 
 @dataclass(frozen=True)
 class FunctionSuite:
-    """A suite file that has been read."""
+    """Evaluates models by a suite file that has been read."""
 
     document: SuiteDocument
     content: FunctionFile = field(compare=False, repr=False)
 
     @classmethod
     def read(cls, document: SuiteDocument) -> FunctionSuite:
-        """From a file."""
+        """Return the suite in a file."""
         suite = cls(document, document.read_as(FunctionFile))
         suite._require_declared()
         return suite
 
     @property
     def path(self) -> Path:
-        """The suite's file."""
+        """Return the suite's file."""
         return self.document.path
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of all tasks."""
+        """Return the names of all tasks."""
         return tuple(self.content.tasks)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """As the file declares them."""
+        """Return the metrics that the file declares."""
         return tuple(Metric(name, one.unit, one.direction, one.averaging) for name, one in self.content.metrics.items())
 
     def check(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
-        """What is said of each of ``files`` that is not there."""
+        """Return a message for each of ``files`` that is not there."""
         missing = [one for one in self.content.files if "://" not in one and self._identity(one) is None]
         return tuple(f"{self.path}: {one}: no such file" for one in missing)
 
     def digest(self, split: str) -> str:
-        """Identity of the file's content, of the Python that it names, and of ``files``."""
+        """Return the digest of the file's content, of the Python that it names, and of ``files``."""
         content = self.content.model_dump(mode="json")
         files = [self._identity(one) for one in self.content.files]
         return content_key([content, split, files, *(one.digest() for one in self.code())])
 
     def baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
-        """As the file records them."""
+        """Return the figures that the file records."""
         known = self.content.tasks
         if not isinstance(known, dict):
             return {}
@@ -139,25 +139,25 @@ class FunctionSuite:
         return Scores(values, samples)
 
     def model(self) -> nn.Module:
-        """A new module of the file's factory."""
+        """Return a new module of the file's factory."""
         if self.content.model is None:
             raise EvalError(f"{self.path}: names no model factory, so there is no module to take")
         return make_model(self.path, self.content.model, self._factory)[0]
 
     def batches(self, task: str, split: str) -> Iterator[tuple[Any, torch.Tensor]]:
-        """None: only the function knows the data."""
+        """Return None: only the function knows the data."""
         raise EvalError(f"{self.path}: a suite of the kind 'python' has no batches: only its function knows the data")
 
     def heads(self) -> Mapping[str, Head]:
-        """None that this package knows of."""
+        """Return no heads: this package knows of none."""
         return {}
 
     def code(self) -> tuple[Code, ...]:
-        """The function, and the model's factory where that is the user's own."""
+        """Return the function, and the model's factory where that is the user's own."""
         return (self._function,) if self._factory is None else (self._function, self._factory)
 
     def foreign_code(self) -> ForeignCode | None:
-        """The user's Python."""
+        """Return the user's Python."""
         return foreign_code(self.path, self.code(), self.content.model)
 
     @cached_property
@@ -184,7 +184,7 @@ class FunctionSuite:
                             raise self.document.error(place, f"'{name}' is not declared in 'metrics'{near}")
 
     def _given(self, model: Model, device: str, stack: ExitStack) -> Any:
-        """What the function is called with."""
+        """Return what the function is called with."""
         if isinstance(model, nn.Module):
             return model.eval().to(device)
         if self.content.model is not None:
@@ -195,7 +195,7 @@ class FunctionSuite:
         raise EvalError(f"{self.path}: names no model factory, and the model is not in a file")
 
     def _read(self, found: Any, where: str) -> tuple[dict[str, float], Samples]:
-        """The figures that a function gave: a number, an array of one figure a sample, or a dict of such."""
+        """Return the figures that a function gave: a number, an array of one figure a sample, or a dict of such."""
         declared = self.content.metrics
         if not isinstance(found, Mapping):
             if len(declared) > 1:
@@ -218,7 +218,7 @@ class FunctionSuite:
 
 
 def _array(value: Any, where: str) -> Array:
-    """One figure (an array without dimensions), or one a sample."""
+    """Return one figure (an array without dimensions), or one a sample."""
     found = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
     if found.dtype.kind not in "bifu" or found.ndim > 1 or found.size == 0:
         shape = f"an array of {found.dtype} with shape {found.shape}" if found.ndim else f"a {type(value).__name__}"
