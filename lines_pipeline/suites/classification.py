@@ -141,7 +141,7 @@ class ClassificationSuite:
                 )
             judged.append(judge(head.logits(features), self._checked(labels, task, len(head.weight))))
         if not judged:
-            raise EvalError(f"{self.path}: task '{task}' has no images to judge")
+            raise EvalError(f"{self.path}: task '{task}' has no images to evaluate on")
         return task_scores(judged, clusters)
 
     def _features(self, model: nn.Module, images: torch.Tensor, task: str) -> torch.Tensor:

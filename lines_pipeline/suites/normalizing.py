@@ -40,8 +40,8 @@ def baselines_of(use: SuiteUse, suite: Suite, tasks: Sequence[str], known: Known
         if role in roles_needed(use.target) and not named:
             found[role] = {task: dict(one) for task, one in suite.baselines(role, tasks, use.split).items()}
         if named:
-            judges = judges_by_task(known.graph, named, tasks)
-            found[role] = {task: dict(known.scores[judges[task]].values.get(task, {})) for task in tasks}
+            evaluations = judges_by_task(known.graph, named, tasks)
+            found[role] = {task: dict(known.scores[evaluations[task]].values.get(task, {})) for task in tasks}
     return Baselines(found["expert"], found["pretrained"])
 
 
