@@ -1,4 +1,4 @@
-"""Runs that judged the same samples, sample by sample: differences of their metrics, with intervals."""
+"""Compares runs that evaluated on the same samples: differences of their metrics, with intervals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lines_pipeline.tracking.mlflow import SAMPLES_FOLDER
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter, metric, hash or input of all runs; None where a run lacks it."""
+    """Holds one parameter, metric, hash or input of all runs; None where a run lacks it."""
 
     kind: str
     name: str
@@ -25,13 +25,13 @@ class Row:
 
     @property
     def differs(self) -> bool:
-        """Whether the runs disagree."""
+        """Return whether the runs disagree."""
         return len({str(value) for value in self.values}) > 1
 
 
 @dataclass(frozen=True)
 class JudgedSamples:
-    """What one step of a run found, task by task; ``data`` is equal where the samples are the same ones."""
+    """Holds per-sample results of one step of a run, by task; ``data`` is equal where the samples are the same ones."""
 
     step: str
     data: str
@@ -39,7 +39,7 @@ class JudgedSamples:
 
 
 def samples_of(client: Any, run: Any) -> dict[str, JudgedSamples]:
-    """By step; none for runs of versions that did not record them."""
+    """Return per-sample results by step; none for runs of versions that did not record them."""
     found: dict[str, JudgedSamples] = {}
     with suppress(Exception), TemporaryDirectory() as folder:  # whatever a store raises for what is not there
         for artifact in client.list_artifacts(run.info.run_id, SAMPLES_FOLDER):
@@ -51,9 +51,9 @@ def samples_of(client: Any, run: Any) -> dict[str, JudgedSamples]:
 
 
 def paired_rows(runs: Sequence[Mapping[str, JudgedSamples]]) -> list[Row]:
-    """How much each run is above the first on the same samples: a row a step and mean metric, and one a task.
+    """Return how much each run is above the first on the same samples: a row a step and mean metric, and one a task.
 
-    The first run has no value. A run that judged other samples has none either.
+    The first run has no value. A run that evaluated on other samples has none either.
     """
     rows: dict[str, list[str | None]] = {}
     for number, run in enumerate(runs):
@@ -70,7 +70,7 @@ def _means_first(row: tuple[str, Any]) -> tuple[int, str]:
 
 
 def _differences(first: JudgedSamples, second: JudgedSamples) -> dict[str, str]:
-    """By ``mean_<metric>`` and ``<metric>/<task>``."""
+    """Return differences by ``mean_<metric>`` and ``<metric>/<task>``."""
     found: dict[str, str] = {}
     means: dict[str, list[tuple[float, Array]]] = {}
     for task in (task for task in first.tasks if task in second.tasks):
