@@ -60,15 +60,15 @@ class BoundNode:
 def circles(unbound_nodes: Mapping[str, UnboundNode]) -> list[list[str]]:
     """Return the nodes that depend on themselves, each circle as names from the first in the alphabet back to it."""
     graph = _dependencies(unbound_nodes)
-    found = []
+    ways = []
     for group in networkx.strongly_connected_components(graph):
         start = min(group)
         inside = graph.subgraph(group)
         if inside.has_edge(start, start):
-            found.append([start, start])
+            ways.append([start, start])
         elif len(group) > 1:
-            found.append(_way_round(inside, start))
-    return sorted(found)
+            ways.append(_way_round(inside, start))
+    return sorted(ways)
 
 
 def _way_round(graph: networkx.DiGraph[str], start: str) -> list[str]:
@@ -126,16 +126,20 @@ class Binder:
         self, unbound: UnboundNode, written: Mapping[str, Any]
     ) -> tuple[list[Step], BoundNode, list[Complaint]]:
         """Return the steps, the bound node and the complaints that ``add`` would give; keep nothing."""
-        complaints = [one for port in unbound.inputs for one in self._type_complaints(unbound, port)]
+        complaints = [complaint for port in unbound.inputs for complaint in self._type_complaints(unbound, port)]
         gives = unbound.gives or self._input_type(unbound)
-        bindings, found = self._bindings(unbound)
-        complaints += found
+        bindings, of_inputs = self._bindings(unbound)
+        complaints += of_inputs
         if bindings is not None:
-            rows, found = member_rows(unbound, bindings)
-            complaints += found
+            rows, of_rows = member_rows(unbound, bindings)
+            complaints += of_rows
         if complaints or bindings is None or gives is None:
             loose = step_params(unbound, unbound.items[0] if unbound.items else None, {}, written, Items(unbound.items))
-            return [], BoundNode(gives, None), complaints + [one for one in loose.complaints if one.path]
+            return (
+                [],
+                BoundNode(gives, None),
+                complaints + [complaint for complaint in loose.complaints if complaint.path],
+            )
         return self._steps(unbound, bindings, rows, gives, written)
 
     def _steps(
@@ -162,8 +166,8 @@ class Binder:
         items = Items(rows)
         for row in rows:
             read = step_params(unbound, row if collection else None, bindings, written, items)
-            for one in read.complaints:
-                complaints.setdefault((one.path, one.at_key), one)
+            for complaint in read.complaints:
+                complaints.setdefault((complaint.path, complaint.at_key), complaint)
             if read.params is not None:
                 steps.append(_step(unbound, row.key if collection else None, row, bindings, read.params, gives))
         if complaints:
@@ -187,7 +191,7 @@ class Binder:
     @staticmethod
     def _all_references(unbound: UnboundNode, port: str) -> list[Reference]:
         rows = [item.names for item in unbound.items] or [{}]
-        return list(dict.fromkeys(one for names in rows for one in unbound.references(port, names)))
+        return list(dict.fromkeys(reference for names in rows for reference in unbound.references(port, names)))
 
     def _input_type(self, unbound: UnboundNode) -> EdgeType | None:
         """Return the type of the followed input, or else the first, for an op that gives what it takes."""
@@ -217,16 +221,16 @@ class Binder:
             return None if members is None else _binding_of(port, *members, port_name, complaints)
         rows: dict[str, tuple[Member, ...]] = {}
         for item in unbound.items:
-            found = self._members(unbound.references(port_name, item.names), complaints)
-            if found is None:
+            picked = self._members(unbound.references(port_name, item.names), complaints)
+            if picked is None:
                 return None
-            rows[item.key] = found[0]
-            if found[1] and not port.many:
+            rows[item.key], collection = picked
+            if collection and not port.many:
                 complaints[
                     Complaint(port_path(port_name), f"'{port_name}' takes one value an item, found a collection")
                 ] = None
         return InputBinding.picked(
-            port.many, {key: tuple((one.step, _label(one)) for one in row) for key, row in rows.items()}
+            port.many, {key: tuple((member.step, _label(member)) for member in row) for key, row in rows.items()}
         )
 
     def _members(
@@ -240,10 +244,10 @@ class Binder:
             spread = self._looked_up(reference, complaints)
             if spread is None or spread.members is None:
                 return None
-            found = self._picked(reference, spread, complaints) if reference.item is not None else spread.members
-            if found is None:
+            named = self._picked(reference, spread, complaints) if reference.item is not None else spread.members
+            if named is None:
                 return None
-            members += found
+            members += named
             collection = collection or (spread.collection and reference.item is None)
         return tuple(members), collection
 
@@ -257,10 +261,10 @@ class Binder:
     def _picked(
         reference: Reference, spread: BoundNode, complaints: dict[Complaint, None]
     ) -> tuple[Member, ...] | None:
-        found = spread.by_item.get(reference.item)
-        if found is not None:
-            return (found,)
-        known = [one.item for one in spread.members or () if one.item is not None]
+        member = spread.by_item.get(reference.item)
+        if member is not None:
+            return (member,)
+        known = [other.item for other in spread.members or () if other.item is not None]
         what = f"has no item '{reference.item}'{did_you_mean(str(reference.item), known)}" if known else ""
         message = f"'{reference.node}' {what or 'is not a collection: name it without [...]'}"
         complaints[Complaint(reference.path, message)] = None
@@ -295,7 +299,7 @@ def _label(member: Member) -> str:
 def _binding_of(
     port: Port, members: tuple[Member, ...], collection: bool, name: str, complaints: dict[Complaint, None]
 ) -> InputBinding:
-    rows = tuple((one.step, _label(one)) for one in members)
+    rows = tuple((member.step, _label(member)) for member in members)
     if port.many:
         if len(rows) < port.min_count:
             complaints[Complaint(port_path(name), f"'{name}' takes at least {port.min_count}, found {len(rows)}")] = (
@@ -308,4 +312,4 @@ def _binding_of(
     twice = sorted(label for label, count in Counter(labels).items() if count > 1)
     if twice:
         complaints[Complaint(port_path(name), f"found '{twice[0]}' twice, expected each once")] = None
-    return InputBinding.mapping(rows, {_label(one): one.names for one in members})
+    return InputBinding.mapping(rows, {_label(member): member.names for member in members})

@@ -54,14 +54,14 @@ class UnboundNode:
         entries: list[tuple[Any, Path]] = [(written, path)]
         if isinstance(written, list):
             entries = [(entry, (*path, index)) for index, entry in enumerate(written)]
-        found = [(_REFERENCE.fullmatch(str(text).strip()), path) for text, path in entries]
-        return tuple(Reference(match[1].strip(), match[2], path) for match, path in found if match)
+        matches = [(_REFERENCE.fullmatch(str(text).strip()), path) for text, path in entries]
+        return tuple(Reference(match[1].strip(), match[2], path) for match, path in matches if match)
 
     def named(self) -> dict[str, Reference]:
         """Return every node that an input names, for any item, and where."""
         rows = [item.names for item in self.items] or [{}]
-        found = [one for port in self.inputs for names in rows for one in self.references(port, names)]
-        return {one.node: one for one in reversed(found)}
+        references = [named for port in self.inputs for names in rows for named in self.references(port, names)]
+        return {reference.node: reference for reference in reversed(references)}
 
 
 def parameter_names(op: AnyOp) -> list[str]:
@@ -96,23 +96,23 @@ def unbound_node(
     complaints = _name_complaints(name)
     items: tuple[Item, ...] = ()
     if "for_each" in fields:
-        items, found = read_items(fields["for_each"])
-        complaints += [Complaint(("for_each", *one.path), one.message, one.at_key) for one in found]
-    op, found = _find_op(fields, ops, unseen)
-    complaints += found
+        items, of_items = read_items(fields["for_each"])
+        complaints += [Complaint(("for_each", *inner.path), inner.message, inner.at_key) for inner in of_items]
+    op, of_op = _find_op(fields, ops, unseen)
+    complaints += of_op
     if op is None:
         return None, complaints
     known = fields_of(op)
     unknown = [key for key in fields if key not in known]
     complaints += [_unknown(op, key, known, ops) for key in unknown[:MAX_COMPLAINTS]]
-    inputs, found = _inputs(op, fields)
+    inputs, of_inputs = _inputs(op, fields)
     globs = {key: _globs(fields.get(key, []), key, complaints) for key in ("include", "exclude") if takes_globs(op)}
     params = {key: fields[key] for key in parameter_names(op) if key in fields}
     if op.needs_include and not fields.get("include"):
         message = f"'include' is missing: the patterns of the tensors that '{op.name}' takes"
         complaints.append(Complaint((), message, at_key=True))
     unbound = UnboundNode(name, op, inputs, params, items, globs.get("include", ()), globs.get("exclude", ()))
-    return unbound, complaints + found
+    return unbound, complaints + of_inputs
 
 
 def _name_complaints(name: str) -> list[Complaint]:
@@ -161,9 +161,9 @@ def _inputs(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[
             if not port.optional:
                 complaints.append(Complaint((), f"'{port_name}' is missing, expected the {takes}", at_key=True))
             continue
-        found = list(_input_complaints(port_path(port_name), given[port_name], takes, port.many or port.each))
-        complaints += found
-        if not found:
+        of_port = list(_input_complaints(port_path(port_name), given[port_name], takes, port.many or port.each))
+        complaints += of_port
+        if not of_port:
             inputs[port_name] = given[port_name]
     return inputs, complaints
 

@@ -95,8 +95,8 @@ def step_params(
             values[name] = _spread(unbound, name, value, row, bindings, items, complaints)
         else:
             values[name] = _chosen(name, value, row, items, complaints)
-    params, found = _filled_and_validated(unbound, values, row.names if row else {}, written)
-    complaints += [one for one in found if not any(known.path[:1] == one.path[:1] for known in complaints)]
+    params, new = _filled_and_validated(unbound, values, row.names if row else {}, written)
+    complaints += [one for one in new if not any(known.path[:1] == one.path[:1] for known in complaints)]
     if params is not None and not complaints and bindings.keys() >= unbound.inputs.keys():
         counts = {port: len(bindings[port].at(row)) if port in bindings else 0 for port in unbound.op.inputs}
         message = unbound.op.check(params, counts)
@@ -112,29 +112,31 @@ def _filled_and_validated(
     """Return the op's parameters with items filled in; a number among the items is text where the op wants text."""
     shown = {name: written.get(name) for name in unbound.params}
     typed = {name: fill_items(value, names) for name, value in values.items()}
-    params, found = validated(unbound.op.Params, typed, shown)
-    refused = {one.path[0] for one in found if one.path}
+    params, complaints = validated(unbound.op.Params, typed, shown)
+    refused = {complaint.path[0] for complaint in complaints if complaint.path}
     if not refused or all(isinstance(value, str) for value in names.values()):
-        return params, found
+        return params, complaints
     texts = {name: scalar_text(value) for name, value in names.items()}
     typed |= {name: fill_items(values[name], texts) for name in values if name in refused}
     params, _ = validated(unbound.op.Params, typed, shown)
-    return params, [] if params is not None else found
+    return params, [] if params is not None else complaints
 
 
 def _defaults(unbound: UnboundNode) -> dict[str, Any]:
     """Return the defaults of one number that have to be spread over the inputs."""
     fields = unbound.op.Params.model_fields
-    found = {name: fields[name].default for name in unbound.op.per_item if unbound.op.per_item[name] in unbound.inputs}
-    return {name: value[0] for name, value in found.items() if isinstance(value, tuple) and len(value) == 1}
+    defaults = {
+        name: fields[name].default for name in unbound.op.per_item if unbound.op.per_item[name] in unbound.inputs
+    }
+    return {name: value[0] for name, value in defaults.items() if isinstance(value, tuple) and len(value) == 1}
 
 
 def _chosen(name: str, value: Any, row: Item | None, items: Items, complaints: list[Complaint]) -> Any:
     """Return ``value``, or this item's share of it where it is a map by item."""
-    found = items.chosen(name, value) if row is not None and isinstance(value, Mapping) else None
-    if row is None or found is None:
+    chosen = items.chosen(name, value) if row is not None and isinstance(value, Mapping) else None
+    if row is None or chosen is None:
         return value
-    side, by_key, wrong = found
+    side, by_key, wrong = chosen
     complaints += wrong
     return by_key.get(getattr(row, side), value)
 
@@ -170,8 +172,8 @@ def _spread(
     if not isinstance(value, Mapping | list):
         return [value] * len(labels)
     if isinstance(value, Mapping):
-        listed, found = by_item(value, labels, (name,))
-        complaints += found or _not_numbers(name, value)
+        listed, of_items = by_item(value, labels, (name,))
+        complaints += of_items or _not_numbers(name, value)
     else:
         listed = value
         if len(value) != len(labels):
@@ -183,8 +185,8 @@ def _mapped(name: str, value: Any, row: Item, items: Items, complaints: list[Com
     """Return the index of the one entry that a step has of a port that the node maps over."""
     if isinstance(value, list):
         if len(value) != len(items.mapped):
-            found = f"expected {len(items.mapped)} numbers, one an input, found {len(value)}"
-            complaints.append(Complaint((name,), found))
+            message = f"expected {len(items.mapped)} numbers, one an input, found {len(value)}"
+            complaints.append(Complaint((name,), message))
             return 0.0
         return value[items.mapped[row.mapped]]
     if not isinstance(value, Mapping):
