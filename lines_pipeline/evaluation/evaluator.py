@@ -58,8 +58,8 @@ class Evaluator:
         batch = self.prepare(graph, steps)
         scores = self._scores([batch])[0]
         self.cached += [step for step in batch.steps if batch.scores[step] is not None]
-        found = self._metrics(batch, scores)
-        for step, values in found.items():
+        by_step = self._metrics(batch, scores)
+        for step, values in by_step.items():
             metrics = self._described(graph.steps[step])
             self.units[step] = {name: metrics[name].unit for name in values}
             self.session.emit(
@@ -67,27 +67,27 @@ class Evaluator:
             )
             if scores[step].samples:
                 self.session.emit(self._samples_judged(graph.steps[step], scores[step]))
-        return found
+        return by_step
 
     def compare(self, batches: Sequence[EvaluationBatch]) -> list[dict[str, dict[str, float]]]:
         """Return metrics by step of every batch, side by side where the scheduler can; drop models made for it."""
         try:
-            found = self._scores(batches)
-            return [self._metrics(batch, scores) for batch, scores in zip(batches, found, strict=True)]
+            scored = zip(batches, self._scores(batches), strict=True)
+            return [self._metrics(batch, scores) for batch, scores in scored]
         finally:
             for path in (path for batch in batches for path in batch.made):
                 self.session.cache.discard(path)
 
     def prepare(self, graph: Graph, steps: Sequence[str]) -> EvaluationBatch:
         """Make the models of ``steps``, and of those that normalize them, where no scores are remembered."""
-        found = self._remembered_by_step(graph, judges_behind(graph, steps))
-        models = _unscored(graph, found)
+        remembered = self._remembered_by_step(graph, judges_behind(graph, steps))
+        models = _unscored(graph, remembered)
         requests = [OutputRequest(model) for model in models]
         there = {value for r in requests if (value := existing(self.session, graph, r)) is not None}
         values, _ = materialise(self.session, graph, requests) if requests else ([], {})
         paths = [value.path for value in values]
         made = tuple(value.path for value in values if value not in there)
-        return EvaluationBatch(graph, tuple(steps), found, dict(zip(models, paths, strict=True)), made)
+        return EvaluationBatch(graph, tuple(steps), remembered, dict(zip(models, paths, strict=True)), made)
 
     def unscored_models(self, graph: Graph, steps: Sequence[str]) -> list[str]:
         """Return the steps whose weights have to be made for ``evaluate`` steps without remembered scores."""
@@ -171,13 +171,13 @@ class Evaluator:
 
     def _metrics(self, batch: EvaluationBatch, scores: Mapping[str, Scores]) -> dict[str, dict[str, float]]:
         known = Known(batch.graph, scores)
-        found = {}
+        by_step = {}
         for step_id in batch.steps:
             step = batch.graph.steps[step_id]
             params, suite = _params(step), self.suite(_params(step).suite)
             baselines = baselines_of(params, suite, list(scores[step_id].values), known)
-            found[step_id] = node_metrics(suite.metrics, scores[step_id], baselines, params.target)
-        return found
+            by_step[step_id] = node_metrics(suite.metrics, scores[step_id], baselines, params.target)
+        return by_step
 
     def _described(self, step: Step) -> dict[str, Metric]:
         params = _params(step)
@@ -195,7 +195,7 @@ class Evaluator:
 
 def _unscored(graph: Graph, scores: Mapping[str, Scores | None]) -> list[str]:
     """Return the models of steps without scores, each once."""
-    return list(dict.fromkeys(_model(graph, step) for step, found in scores.items() if found is None))
+    return list(dict.fromkeys(_model(graph, step) for step, known in scores.items() if known is None))
 
 
 def _model(graph: Graph, step: str) -> str:

@@ -26,7 +26,7 @@ class Baselines:
 
 def described(declared: Sequence[Metric], tasks: Sequence[str], target: str | None = None) -> dict[str, Metric]:
     """Return every metric that a node may have, by its full name, with that name, its unit and direction."""
-    found: dict[str, Metric] = {}
+    by_name: dict[str, Metric] = {}
     for metric in declared:
         normalized = replace(metric, unit=SHARE, direction="higher")
         names = {f"{metric.name}/{task}": metric for task in tasks}
@@ -38,8 +38,8 @@ def described(declared: Sequence[Metric], tasks: Sequence[str], target: str | No
             names |= {f"{part}_{metric.name}": metric for part in ("target", "control")}
             names |= {f"{part}_normalized_{metric.name}": normalized for part in ("target", "control")}
         names |= {f"{metric.name}/{task}/{end}": metric for task in tasks for end in ("low", "high")}
-        found |= {name: replace(one, name=name) for name, one in names.items()}
-    return found
+        by_name |= {name: replace(metric, name=name) for name, metric in names.items()}
+    return by_name
 
 
 def spoken(declared: Sequence[Metric], *, target: bool) -> str:
@@ -57,28 +57,28 @@ def node_metrics(
     ``normalized_<metric>/<task>`` is the figure over that of the task's own expert where higher is better, the expert's
     over the figure where lower is; there is none for a baseline or a figure that is zero or negative.
     """
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for metric in declared:
         values = {task: figures[metric.name] for task, figures in scores.values.items() if metric.name in figures}
         if values:
-            found |= _figures(metric, values, whole=len(values) == len(scores.values))
-            found |= _normalized_figures(metric, values, baselines, whole=len(values) == len(scores.values))
+            metrics |= _figures(metric, values, whole=len(values) == len(scores.values))
+            metrics |= _normalized_figures(metric, values, baselines, whole=len(values) == len(scores.values))
             if target is not None:
-                found |= _target_figures(metric, values, baselines, target)
+                metrics |= _target_figures(metric, values, baselines, target)
     for task, samples in scores.samples.items():
         for name, (low, high) in intervals(samples).items():
-            found |= {f"{name}/{task}/low": low, f"{name}/{task}/high": high}
-    return found
+            metrics |= {f"{name}/{task}/low": low, f"{name}/{task}/high": high}
+    return metrics
 
 
 def _figures(metric: Metric, values: Mapping[str, float], *, whole: bool) -> dict[str, float]:
-    found = {f"{metric.name}/{task}": value for task, value in values.items()}
+    metrics = {f"{metric.name}/{task}": value for task, value in values.items()}
     if not whole:
-        return found
+        return metrics
     if metric.averaging != "none":
-        found[f"mean_{metric.name}"] = _mean(metric, list(values.values()))
+        metrics[f"mean_{metric.name}"] = _mean(metric, list(values.values()))
     worst = min if metric.direction == "higher" else max
-    return found | {f"worst_{metric.name}": worst(values.values())}
+    return metrics | {f"worst_{metric.name}": worst(values.values())}
 
 
 def _mean(metric: Metric, values: Sequence[float]) -> float:
@@ -91,27 +91,27 @@ def _normalized_figures(
     metric: Metric, values: Mapping[str, float], baselines: Baselines, *, whole: bool
 ) -> dict[str, float]:
     normalized = _normalized(metric, values, baselines.expert)
-    found = {f"normalized_{metric.name}/{task}": value for task, value in normalized.items()}
+    metrics = {f"normalized_{metric.name}/{task}": value for task, value in normalized.items()}
     if whole and normalized.keys() == values.keys():
-        found[f"mean_normalized_{metric.name}"] = fmean(normalized.values())
-    return found
+        metrics[f"mean_normalized_{metric.name}"] = fmean(normalized.values())
+    return metrics
 
 
 def _target_figures(metric: Metric, values: Mapping[str, float], baselines: Baselines, target: str) -> dict[str, float]:
     control = {task: value for task, value in values.items() if task != target}
     if not control:
         raise EvalError(f"target '{target}' leaves no control task: evaluate more than one task")
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     if target in values:
-        found[f"target_{metric.name}"] = values[target]
+        metrics[f"target_{metric.name}"] = values[target]
         own = _normalized(metric, {target: values[target]}, baselines.expert)
-        found |= {f"target_normalized_{metric.name}": value for value in own.values()}
+        metrics |= {f"target_normalized_{metric.name}": value for value in own.values()}
     if metric.averaging != "none":
-        found[f"control_{metric.name}"] = _mean(metric, list(control.values()))
+        metrics[f"control_{metric.name}"] = _mean(metric, list(control.values()))
     others = _normalized(metric, control, baselines.pretrained)
     if others.keys() == control.keys():
-        found[f"control_normalized_{metric.name}"] = fmean(others.values())
-    return found
+        metrics[f"control_normalized_{metric.name}"] = fmean(others.values())
+    return metrics
 
 
 def _normalized(metric: Metric, values: Mapping[str, float], baselines: Figures) -> dict[str, float]:

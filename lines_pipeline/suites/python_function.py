@@ -104,26 +104,26 @@ class FunctionSuite:
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """Return the metrics that the file declares."""
-        return tuple(Metric(name, one.unit, one.direction, one.averaging) for name, one in self.content.metrics.items())
+        return tuple(Metric(name, m.unit, m.direction, m.averaging) for name, m in self.content.metrics.items())
 
     def check(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
         """Return a message for each of ``files`` that is not there."""
-        missing = [one for one in self.content.files if "://" not in one and self._identity(one) is None]
-        return tuple(f"{self.path}: {one}: no such file" for one in missing)
+        missing = [file for file in self.content.files if "://" not in file and self._identity(file) is None]
+        return tuple(f"{self.path}: {file}: no such file" for file in missing)
 
     def digest(self, split: str) -> str:
         """Return the digest of the file's content, of the Python that it names, and of ``files``."""
         content = self.content.model_dump(mode="json")
-        files = [self._identity(one) for one in self.content.files]
-        return content_key([content, split, files, *(one.digest() for one in self.code())])
+        files = [self._identity(file) for file in self.content.files]
+        return content_key([content, split, files, *(code.digest() for code in self.code())])
 
     def baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
         """Return the figures that the file records."""
         known = self.content.tasks
         if not isinstance(known, dict):
             return {}
-        found = {task: known[task].expert if role == "expert" else known[task].pretrained for task in tasks}
-        return {task: figures.get(split, {}) for task, figures in found.items()}
+        by_task = {task: known[task].expert if role == "expert" else known[task].pretrained for task in tasks}
+        return {task: figures.get(split, {}) for task, figures in by_task.items()}
 
     @torch.no_grad()
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
@@ -132,8 +132,8 @@ class FunctionSuite:
         with ExitStack() as stack:
             given = self._given(model, device, stack)
             for task in tasks:
-                found = call(code, self.path, f"task '{task}': ", given, task, split)
-                values[task], per_sample = self._read(found, f"{self.path}: task '{task}': {code.what} {code.text}")
+                result = call(code, self.path, f"task '{task}': ", given, task, split)
+                values[task], per_sample = self._read(result, f"{self.path}: task '{task}': {code.what} {code.text}")
                 if per_sample.values:
                     samples[task] = per_sample
         return Scores(values, samples)
@@ -145,7 +145,7 @@ class FunctionSuite:
         return make_model(self.path, self.content.model, self._factory)[0]
 
     def batches(self, task: str, split: str) -> Iterator[tuple[Any, torch.Tensor]]:
-        """Return None: only the function knows the data."""
+        """Raise ``EvalError``: only the function knows the data."""
         raise EvalError(f"{self.path}: a suite of the kind 'python' has no batches: only its function knows the data")
 
     def heads(self) -> Mapping[str, Head]:
@@ -174,8 +174,8 @@ class FunctionSuite:
     def _require_declared(self) -> None:
         """Raise ``EvalError`` where the file records figures of metrics that it does not declare."""
         known = self.content.tasks
-        for task, one in known.items() if isinstance(known, dict) else ():
-            for role, splits in (("expert", one.expert), ("pretrained", one.pretrained)):
+        for task, recorded in known.items() if isinstance(known, dict) else ():
+            for role, splits in (("expert", recorded.expert), ("pretrained", recorded.pretrained)):
                 for split, figures in splits.items():
                     for name in figures:
                         if name not in self.content.metrics:
@@ -194,20 +194,20 @@ class FunctionSuite:
             return stack.enter_context(model.folder())
         raise EvalError(f"{self.path}: names no model factory, and the model is not in a file")
 
-    def _read(self, found: Any, where: str) -> tuple[dict[str, float], Samples]:
+    def _read(self, result: Any, where: str) -> tuple[dict[str, float], Samples]:
         """Return the figures that a function gave: a number, an array of one figure a sample, or a dict of such."""
         declared = self.content.metrics
-        if not isinstance(found, Mapping):
+        if not isinstance(result, Mapping):
             if len(declared) > 1:
-                raise EvalError(f"{where} gave a {type(found).__name__}, expected a dict with {', '.join(declared)}")
-            found = {next(iter(declared)): found}
-        clusters = found.get(CLUSTERS)
-        for name in found:
+                raise EvalError(f"{where} gave a {type(result).__name__}, expected a dict with {', '.join(declared)}")
+            result = {next(iter(declared)): result}
+        clusters = result.get(CLUSTERS)
+        for name in result:
             if name != CLUSTERS and name not in declared:
                 raise EvalError(f"{where} gave '{name}', which the file does not declare{did_you_mean(name, declared)}")
-        if missing := [name for name in declared if name not in found]:
+        if missing := [name for name in declared if name not in result]:
             raise EvalError(f"{where} gave no '{missing[0]}', which the file declares")
-        arrays = {name: _array(found[name], f"{where}: '{name}'") for name in declared}
+        arrays = {name: _array(result[name], f"{where}: '{name}'") for name in declared}
         values = {name: float(np.mean(array, dtype=np.float64)) for name, array in arrays.items()}
         samples = {name: array for name, array in arrays.items() if array.ndim == 1}
         if len({len(array) for array in samples.values()}) > 1:
@@ -219,19 +219,19 @@ class FunctionSuite:
 
 def _array(value: Any, where: str) -> Array:
     """Return one figure (an array without dimensions), or one a sample."""
-    found = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
-    if found.dtype.kind not in "bifu" or found.ndim > 1 or found.size == 0:
-        shape = f"an array of {found.dtype} with shape {found.shape}" if found.ndim else f"a {type(value).__name__}"
+    array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+    if array.dtype.kind not in "bifu" or array.ndim > 1 or array.size == 0:
+        shape = f"an array of {array.dtype} with shape {array.shape}" if array.ndim else f"a {type(value).__name__}"
         raise EvalError(f"{where} is {shape}, expected a number, or one a sample")
-    return found if found.dtype.kind == "b" else found.astype(np.float64 if found.ndim == 0 else np.float32)
+    return array if array.dtype.kind == "b" else array.astype(np.float64 if array.ndim == 0 else np.float32)
 
 
 def _clusters(value: Any, samples: Mapping[str, Array], where: str) -> Array | None:
     if value is None:
         return None
-    found = np.asarray(value.cpu() if isinstance(value, torch.Tensor) else value)
-    if found.dtype.kind not in "iu" or found.shape != next(iter(samples.values())).shape:
+    clusters = np.asarray(value.cpu() if isinstance(value, torch.Tensor) else value)
+    if clusters.dtype.kind not in "iu" or clusters.shape != next(iter(samples.values())).shape:
         raise EvalError(
-            f"{where} gave clusters of {found.dtype} with shape {found.shape}, expected one number a sample"
+            f"{where} gave clusters of {clusters.dtype} with shape {clusters.shape}, expected one number a sample"
         )
-    return found.astype(np.int32)
+    return clusters.astype(np.int32)
