@@ -26,7 +26,7 @@ def require_output(folder: Path) -> None:
 
 
 def require_cache(folder: Path) -> None:
-    """As ``require_output``, for a folder of the cache; a full disk will do, as long as nothing has to be kept."""
+    """Make a folder of the cache, as ``require_output`` does; a full disk will do where nothing has to be kept."""
     with suppress(_FullError):
         _require_writable(folder, "the cache cannot be written", "set XDG_CACHE_HOME to a folder that can be written")
 

@@ -1,4 +1,4 @@
-"""A recipe that has been read: settings, nodes, and the texts it is known by."""
+"""Holds a recipe that has been read: settings, nodes, and the texts it is known by."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NOT_IN_HASH = ("engine", "tracking", "description", "vars", "extends")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe with ``extends`` merged, ``--set`` applied and every reference filled.
+    """Holds a recipe with ``extends`` merged, ``--set`` applied and every reference filled.
 
     ``document`` holds the values to run with, ``recorded`` the same with the environment left by name
     (``${env:NAME}``): only that may be written down. ``source`` is the recipe file's text, ``sets`` what
@@ -71,17 +71,17 @@ class Recipe:
 
     @property
     def tune(self) -> Tune | None:
-        """What to search, if anything."""
+        """Return what to search, if anything."""
         return self.settings.tune
 
     @property
     def engine(self) -> Engine:
-        """How to run it."""
+        """Return how to run it."""
         return self.settings.engine
 
     @property
     def tracking(self) -> Tracking:
-        """Where runs of the recipe are recorded."""
+        """Return where runs of the recipe are recorded."""
         return self.settings.tracking
 
     @property

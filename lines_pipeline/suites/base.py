@@ -56,7 +56,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Head:
-    """A frozen classifier over a model's features: ``logits = scale * weight * features + bias``."""
+    """Holds a frozen classifier over a model's features: ``logits = scale * weight * features + bias``."""
 
     weight: torch.Tensor
     """[classes, features]."""

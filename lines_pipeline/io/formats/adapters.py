@@ -40,7 +40,7 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True)
 class Factors:
-    """Two matrices whose scaled product is the update of one module's weight; ``a`` has the rank as its first axis."""
+    """Holds two matrices whose scaled product is the update of one module's weight; ``a`` is [rank, ...]."""
 
     a: StoredTensor
     b: StoredTensor
@@ -52,7 +52,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A PEFT adapter as its folder has it, by the names of the tensors that it changes (in the adapter's spelling)."""
+    """Holds a PEFT adapter as its folder has it, by the adapter's names of the tensors that it changes."""
 
     uri: str
     files: tuple[SourceFile, ...]

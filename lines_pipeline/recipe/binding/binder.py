@@ -45,7 +45,7 @@ class Member:
 
 @dataclass(frozen=True)
 class BoundNode:
-    """A node as its dependants see it; ``members`` is None where mistakes keep it from being known."""
+    """Holds a node as its dependants see it; ``members`` is None where mistakes keep it from being known."""
 
     gives: EdgeType | None
     members: tuple[Member, ...] | None

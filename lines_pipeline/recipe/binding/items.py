@@ -22,7 +22,7 @@ _KEY = re.compile(r"[^\[\]{}\x00-\x1f]{1,200}")
 
 @dataclass(frozen=True)
 class Item:
-    """One member of a collection: its key, and what each declared name stands for in it.
+    """Holds one member of a collection: its key, and what each declared name stands for in it.
 
     In a product, ``mapped`` and ``own`` are its keys in the collections that the node maps over, and in the node's own
     ``for_each``; elsewhere both are the key.
@@ -45,7 +45,7 @@ class Item:
 
 
 class Items:
-    """All members of a node, and which of them, or of a product's two sides, a map by item names."""
+    """Holds all members of a node, and which of them, or of a product's two sides, a map by item names."""
 
     def __init__(self, rows: Iterable[Item]) -> None:
         self.rows = tuple(rows)
@@ -56,7 +56,7 @@ class Items:
         self._chosen: dict[str, tuple[str, Mapping[str, Any], list[Complaint]] | None] = {}
 
     def chosen(self, name: str, value: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[Complaint]] | None:
-        """The side (a field of ``Item``) that a parameter's map goes by, the value by key of it, and what is wrong.
+        """Return the side (a field of ``Item``) that a parameter's map goes by, values by key, and complaints.
 
         None where the map names no item: it is then a value like any other. Worked out once a parameter.
         """

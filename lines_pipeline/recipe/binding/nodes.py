@@ -33,7 +33,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class UnboundNode:
-    """A node as written: ``inputs`` are names by port, ``params`` raw values, ``items`` of its own ``for_each``."""
+    """Holds a node as written: ``inputs`` names by port, ``params`` raw values, ``items`` of its own ``for_each``."""
 
     name: str
     op: AnyOp
