@@ -18,6 +18,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import lines_pipeline
+from lines_pipeline.suites.base import Role
 from lines_pipeline.suites.glyphs import GlyphSuite
 from lines_pipeline.zoo.catalogue import TASKS
 
@@ -65,9 +66,10 @@ def _measurements(seeds: Iterable[int], coarse: bool) -> Iterable[tuple[str, Cal
 
 def _references(seed: int) -> dict[str, float]:
     suite = GlyphSuite(seed)
+    roles: dict[str, Role] = {"zero-shot": "pretrained", "experts": "expert"}
     return {
         name: mean(one["accuracy"] for one in suite.baselines(role, list(TASKS), "test").values())
-        for name, role in (("zero-shot", "pretrained"), ("experts", "expert"))
+        for name, role in roles.items()
     }
 
 

@@ -129,7 +129,8 @@ def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def run(recipe: Path, **options: Any) -> dict[str, torch.Tensor]:
     result = lines_pipeline.run(recipe, tracking=False, out="out", **options)
-    return load_file(result.files[0])
+    tensors: dict[str, torch.Tensor] = load_file(result.files[0])
+    return tensors
 
 
 @pytest.mark.usefixtures("installed")

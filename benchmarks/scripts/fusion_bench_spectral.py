@@ -22,7 +22,7 @@ from fusion_bench_merge import as_module
 from safetensors.torch import load_file, save_file
 
 
-class CheckpointPool(BaseModelPool):
+class CheckpointPool(BaseModelPool):  # type: ignore[misc]  # FusionBench is not installed where types are checked
     """Models named by their files; each is read when the algorithm asks for it."""
 
     def load_model(self, model_name_or_config: str, *args: Any, **kwargs: Any) -> torch.nn.Module:

@@ -30,7 +30,8 @@ def main() -> None:
 def iso_c(updates: list[torch.Tensor]) -> torch.Tensor:
     """The polar factor of the sum, times the mean singular value."""
     left, values, right = torch.linalg.svd(torch.stack(updates).sum(0), full_matrices=False)
-    return values.mean() * (left @ right)
+    merged: torch.Tensor = values.mean() * (left @ right)
+    return merged
 
 
 def tsv_m(updates: list[torch.Tensor]) -> torch.Tensor:
@@ -46,7 +47,8 @@ def tsv_m(updates: list[torch.Tensor]) -> torch.Tensor:
 def polar(matrix: torch.Tensor) -> torch.Tensor:
     """The orthogonal polar factor."""
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    return left @ right
+    factor: torch.Tensor = left @ right
+    return factor
 
 
 if __name__ == "__main__":

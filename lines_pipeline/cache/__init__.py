@@ -1,1 +1,1 @@
-"""The node cache: values, statistics and scores by content, kept within a size."""
+"""Keeps values, statistics and scores by content, within a size."""

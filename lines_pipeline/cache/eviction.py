@@ -1,4 +1,4 @@
-"""Keeps the node cache within its size: what is in it, what goes first, and whether it is whole."""
+"""Keeps the node cache within its size: lists, removes and verifies its entries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEFAULT_LIMIT = "50GB"
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry: its kind and key, its file, bytes on disk, and when it was last used (seconds since 1970)."""
+    """Describes one entry: its kind and key, its file, bytes on disk, and its last use (seconds since 1970)."""
 
     kind: str
     key: str
@@ -35,7 +35,7 @@ class Entry:
 
 
 def size_limit() -> int:
-    """Bytes that the cache may take. Raises ``PlanError`` where the environment asks for what is no size."""
+    """Return the bytes that the cache may take. Raises ``PlanError`` where the environment asks for what is no size."""
     text = os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
     try:
         return parse_bytes(text)
@@ -44,7 +44,7 @@ def size_limit() -> int:
 
 
 def entries(folder: Path) -> list[Entry]:
-    """Everything in the cache, the least recently used first."""
+    """Return all entries of the cache, the least recently used first."""
     found = [entry for kind in KINDS for entry in _entries(folder, kind)]
     return sorted(found, key=lambda entry: (entry.used, entry.kind, entry.key))
 
@@ -82,7 +82,7 @@ def prune(folder: Path, limit: int) -> list[Entry]:
 
 
 def verify(folder: Path) -> tuple[int, list[Entry]]:
-    """Check every entry against its digest: how many there are, and those that were damaged and are gone now."""
+    """Check every entry against its digest; return how many there are, and those that were damaged and are gone."""
     present = entries(folder)
     return len(present), [entry for entry in present if not _is_sound(entry) and remove(entry.path, held=True)]
 
@@ -94,7 +94,7 @@ def _is_sound(entry: Entry) -> bool:
 
 
 def remove(path: Path, *, held: bool = False) -> bool:
-    """Whether an entry's file is gone now; one that a run holds only goes where that is asked for."""
+    """Remove an entry's file, one that a run holds only where that is asked for; return whether it is gone."""
     lock = path.with_suffix(".lock")
     try:
         if path.parent.name not in (VALUES, SPOOL):
@@ -112,7 +112,7 @@ def remove(path: Path, *, held: bool = False) -> bool:
 
 
 def hold(path: Path) -> BinaryIO | None:
-    """An open file that keeps a value or a spooled file from being removed until it is closed.
+    """Return an open file that keeps a value or a spooled file from being removed until it is closed.
 
     None where the cache's folder is not there. On file systems without locks nothing is kept, and nothing removed.
     """
@@ -130,7 +130,7 @@ def hold(path: Path) -> BinaryIO | None:
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file is still the one with that name, and not one that was removed meanwhile."""
+    """Return whether an open file still has its name, and was not removed meanwhile."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The node cache as users see it: what is in it, making room, and checking that it is whole."""
+"""Reports on the node cache for users: lists it, makes room in it, and verifies it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lines_pipeline.zoo.catalogue import cache_folder
 
 @dataclass(frozen=True)
 class CacheReport:
-    """What a command found in the cache or removed from it; ``nbytes`` is what is left, ``limit`` what it may take."""
+    """Tells which entries a command found or removed; ``nbytes`` is what is left, ``limit`` what it may take."""
 
     folder: Path
     nbytes: int
@@ -25,7 +25,7 @@ class CacheReport:
     entries: tuple[Entry, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Return the report as ``--json`` prints it."""
         told = [
             {"kind": e.kind, "key": e.key, "path": str(e.path), "bytes": e.nbytes, "used": _moment(e.used)}
             for e in self.entries
@@ -35,7 +35,7 @@ class CacheReport:
 
 
 def cache_list() -> CacheReport:
-    """All entries, the least recently used first."""
+    """List all entries, the least recently used first."""
     return _report(entries(_folder()))
 
 

@@ -1,4 +1,4 @@
-"""The node cache: step values, statistics and metrics by content key, shared by runs, recipes and processes."""
+"""Keeps step values, statistics and metrics by content key, for all runs, recipes and processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ FILES = "files"
 
 
 class NodeCache:
-    """Entries are whole or absent; damaged ones count as absent. With ``reading`` off, only digests are looked up.
+    """Reads and writes entries, which are whole or absent; damaged ones count as absent.
+
+    With ``reading`` off, only digests are looked up.
 
     A value that a run has found or made stays until the run ends, whatever other runs make room for. Small results that
     cannot be written, because the disk is full, say, are not kept: ``unwritten`` then tells why.
@@ -45,11 +47,11 @@ class NodeCache:
             self._held.popitem()[1].close()
 
     def value_path(self, key: str) -> Path:
-        """Where the value of a step with this key lies, or would lie."""
+        """Return where the value of a step with this key lies, or would lie."""
         return self.folder / VALUES / f"{key}.safetensors"
 
     def has_value(self, key: str | None) -> bool:
-        """Whether a step's value is there, as large as it was made; its content is not looked at (see ``is_sound``)."""
+        """Return whether a step's value is there, as large as it was made; does not read it (see ``is_sound``)."""
         path = self.value_path(str(key))
         looked_up = self._reading or path in self._sound  # what this run made may be read in any case
         if key is None or not looked_up or path in self._damaged or not path.is_file() or not self.hold(path):
@@ -58,7 +60,7 @@ class NodeCache:
         return path.is_file() and notes is not None and notes["bytes"] == path.stat().st_size
 
     def open_value(self, key: str) -> Checkpoint | None:
-        """A value as a checkpoint; None where its header is damaged, and no value from then on."""
+        """Return a value as a checkpoint; None where its header is damaged, and no value from then on."""
         try:
             return open_checkpoint(self.value_path(key))
         except CheckpointError:
@@ -66,7 +68,7 @@ class NodeCache:
             return None
 
     def is_sound(self, path: Path) -> bool:
-        """Whether a value has the size and digest noted when it was made; a damaged one is no value from then on.
+        """Return whether a value has the size and digest of its making; a damaged one is no value from then on.
 
         Reads all of it, once a run.
         """
@@ -76,7 +78,7 @@ class NodeCache:
         return path in self._sound
 
     def get(self, kind: str, key: str | None) -> Any:
-        """A remembered result (``stats``, ``scores``, ``files``), or None."""
+        """Return a remembered result (``stats``, ``scores``, ``files``), or None."""
         found = None if key is None or not self._reading else read_entry(self._path(kind, key))
         if key is not None:
             LOG.debug("cache: %s of %s: %s", kind, key, "not there" if found is None else "found")
@@ -90,7 +92,7 @@ class NodeCache:
                 write_entry(self._path(kind, key), _mapped(self.secrets.by_name, plain) if kind == FILES else plain)
 
     def digest(self, checkpoint: Checkpoint) -> Known | None:
-        """What an earlier run learnt of a checkpoint's content."""
+        """Return what an earlier run learnt of a checkpoint's content."""
         return self._digests.get(checkpoint)
 
     def put_digest(self, checkpoint: Checkpoint, known: Known) -> None:
@@ -125,7 +127,7 @@ class NodeCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all entries."""
+        """Return the bytes of all entries."""
         return sum(entry.nbytes for entry in entries(self.folder))
 
     def make_room(self, nbytes: int) -> None:
@@ -133,7 +135,7 @@ class NodeCache:
         prune(self.folder, max(self.nbytes - nbytes, 0))
 
     def hold(self, path: Path) -> bool:
-        """Keep a file of the cache from being removed while this run lasts; whether it could be."""
+        """Keep a file of the cache from being removed while this run lasts; return whether that could be done."""
         if path not in self._held:
             held = hold(path)
             if held is None:
@@ -153,15 +155,15 @@ class NodeCache:
 
 
 def cache_full(folder: Path, error: OSError) -> str:
-    """The message for a value that the cache has no place for."""
+    """Return the message for a value that the cache has no place for."""
     return (
-        f"{folder}: the cache cannot be written ({error.strerror}): models that are judged are kept there. Free some "
+        f"{folder}: the cache cannot be written ({error.strerror}): evaluated models are kept there. Free some "
         "space ('lines-pipeline cache prune --to 0' empties it), or set XDG_CACHE_HOME to a folder with more room"
     )
 
 
 def _mapped(change: Callable[[str], str], value: Any) -> Any:
-    """A result with every text in it changed; keys stay."""
+    """Return a result with every text in it changed; keys stay."""
     if isinstance(value, dict):
         return {key: _mapped(change, inside) for key, inside in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Judges models: makes a step's weights, has them evaluated on a suite, and remembers scores by content."""
+"""Evaluates models: makes a step's weights, has a suite evaluate them, and remembers scores by content."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ EVALUATION_VERSION = 3
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """``evaluate`` steps of a graph whose models are made: scores that are remembered, and files for the rest."""
+    """Holds ``evaluate`` steps whose models are made: scores that are remembered, and files for the rest."""
 
     graph: Graph
     steps: tuple[str, ...]
-    """Those that were asked for."""
+    """The steps that were asked for."""
     scores: Mapping[str, Scores | None]
-    """By step, also of those that normalize; None for those to evaluate."""
+    """Scores by step, also of steps that normalize; None for steps to evaluate."""
     files: Mapping[str, Path]
-    """By the step whose weights they hold."""
+    """Files by the step whose weights they hold."""
     made: tuple[Path, ...]
     """The files that were not there before."""
 
@@ -48,18 +48,18 @@ class Evaluator:
     cached: list[str] = field(default_factory=list)
     """Steps whose scores were remembered."""
     units: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By step and metric, of those that were evaluated."""
+    """Units by step and metric, of steps that were evaluated."""
     _suites: dict[str, Suite] = field(default_factory=dict)
     _normalizing: dict[str, Scores] = field(default_factory=dict)
-    """By key: what trials normalize by is judged once a run, also where the cache is not read."""
+    """Scores that normalize, by key: evaluated once a run, also where the cache is not read."""
 
     def evaluate(self, graph: Graph, steps: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Metrics by step, as sinks are told them too. All models that are needed are made in one go, and kept."""
-        case = self.prepare(graph, steps)
-        scores = self._scores([case])[0]
-        self.cached += [step for step in case.steps if case.scores[step] is not None]
-        found = self._metrics(case, scores)
-        for step, values in found.items():
+        """Return metrics by step, which sinks are told too. All models that are needed are made in one go, and kept."""
+        batch = self.prepare(graph, steps)
+        scores = self._scores([batch])[0]
+        self.cached += [step for step in batch.steps if batch.scores[step] is not None]
+        by_step = self._metrics(batch, scores)
+        for step, values in by_step.items():
             metrics = self._described(graph.steps[step])
             self.units[step] = {name: metrics[name].unit for name in values}
             self.session.emit(
@@ -67,74 +67,74 @@ class Evaluator:
             )
             if scores[step].samples:
                 self.session.emit(self._samples_judged(graph.steps[step], scores[step]))
-        return found
+        return by_step
 
-    def compare(self, cases: Sequence[EvaluationBatch]) -> list[dict[str, dict[str, float]]]:
-        """Metrics by step of every case, measured side by side where the scheduler can; models made for it go."""
+    def compare(self, batches: Sequence[EvaluationBatch]) -> list[dict[str, dict[str, float]]]:
+        """Return metrics by step of every batch, side by side where the scheduler can; drop models made for it."""
         try:
-            found = self._scores(cases)
-            return [self._metrics(case, scores) for case, scores in zip(cases, found, strict=True)]
+            scored = zip(batches, self._scores(batches), strict=True)
+            return [self._metrics(batch, scores) for batch, scores in scored]
         finally:
-            for path in (path for case in cases for path in case.made):
+            for path in (path for batch in batches for path in batch.made):
                 self.session.cache.discard(path)
 
     def prepare(self, graph: Graph, steps: Sequence[str]) -> EvaluationBatch:
-        """Make the models that ``steps``, and those that normalize them, judge, as far as scores are not remembered."""
-        found = self._remembered_by_step(graph, judges_behind(graph, steps))
-        models = _unjudged(graph, found)
+        """Make the models of ``steps``, and of those that normalize them, where no scores are remembered."""
+        remembered = self._remembered_by_step(graph, judges_behind(graph, steps))
+        models = _unscored(graph, remembered)
         requests = [OutputRequest(model) for model in models]
         there = {value for r in requests if (value := existing(self.session, graph, r)) is not None}
         values, _ = materialise(self.session, graph, requests) if requests else ([], {})
         paths = [value.path for value in values]
         made = tuple(value.path for value in values if value not in there)
-        return EvaluationBatch(graph, tuple(steps), found, dict(zip(models, paths, strict=True)), made)
+        return EvaluationBatch(graph, tuple(steps), remembered, dict(zip(models, paths, strict=True)), made)
 
-    def unjudged_models(self, graph: Graph, steps: Sequence[str]) -> list[str]:
-        """Steps whose weights have to be made for the ``evaluate`` steps, because no scores are remembered."""
-        return _unjudged(graph, self._remembered_by_step(graph, steps))
+    def unscored_models(self, graph: Graph, steps: Sequence[str]) -> list[str]:
+        """Return the steps whose weights have to be made for ``evaluate`` steps without remembered scores."""
+        return _unscored(graph, self._remembered_by_step(graph, steps))
 
     def models(self, graph: Graph, steps: Sequence[str]) -> list[str]:
-        """The steps whose weights ``evaluate`` steps judge, each once."""
+        """Return the steps whose weights ``evaluate`` steps evaluate, each once."""
         return list(dict.fromkeys(_model(graph, step) for step in steps))
 
     def suite(self, uri: str) -> Suite:
-        """An opened suite, opened once."""
+        """Return a suite, which is opened once."""
         if uri not in self._suites:
             LOG.info("opening the suite '%s'", uri)
             self._suites[uri] = open_suite(uri, self.folder, lambda event: self.session.emit(event))
         return self._suites[uri]
 
     def directions(self, graph: Graph, step_id: str) -> dict[str, str]:
-        """``higher`` or ``lower`` is better, by the full name of every metric that a step may have, or choose by."""
+        """Return which of ``higher`` and ``lower`` is better, by full name of a metric of a step or its objective."""
         return {name: metric.direction for name, metric in self._described(graph.steps[step_id]).items()}
 
-    def _scores(self, cases: Sequence[EvaluationBatch]) -> list[dict[str, Scores]]:
-        """The scores of all steps of every case; what is not remembered is measured, equal things once."""
+    def _scores(self, batches: Sequence[EvaluationBatch]) -> list[dict[str, Scores]]:
+        """Return the scores of all steps of every batch; evaluate what is not remembered, equal models once."""
         wanted: dict[str, tuple[EvaluationBatch, Step]] = {}
-        for number, case in enumerate(cases):
-            for step_id, scores in case.scores.items():
+        for number, batch in enumerate(batches):
+            for step_id, scores in batch.scores.items():
                 if scores is None:
-                    step = case.graph.steps[step_id]
-                    wanted.setdefault(self._key(case.graph, step) or f"{number}/{step_id}", (case, step))
-        evaluations = [self._evaluation(case, step) for case, step in wanted.values()]
+                    step = batch.graph.steps[step_id]
+                    wanted.setdefault(self._key(batch.graph, step) or f"{number}/{step_id}", (batch, step))
+        evaluations = [self._evaluation(batch, step) for batch, step in wanted.values()]
         results = dict(zip(wanted, evaluate_all(self.session.scheduler, evaluations), strict=True))
         for key, scores in results.items():
-            case, step = wanted[key]
-            self._remember(case.graph, step, scores, normalizes=step.id not in case.steps)
+            batch, step = wanted[key]
+            self._remember(batch.graph, step, scores, normalizes=step.id not in batch.steps)
         return [
             {
-                step_id: scores or results[self._key(case.graph, case.graph.steps[step_id]) or f"{number}/{step_id}"]
-                for step_id, scores in case.scores.items()
+                step_id: scores or results[self._key(batch.graph, batch.graph.steps[step_id]) or f"{number}/{step_id}"]
+                for step_id, scores in batch.scores.items()
             }
-            for number, case in enumerate(cases)
+            for number, batch in enumerate(batches)
         ]
 
-    def _evaluation(self, case: EvaluationBatch, step: Step) -> Evaluation:
-        params, model = _params(step), _model(case.graph, step.id)
-        followed = self.session.checkpoints.get(case.graph.followed(model))
+    def _evaluation(self, batch: EvaluationBatch, step: Step) -> Evaluation:
+        params, model = _params(step), _model(batch.graph, step.id)
+        followed = self.session.checkpoints.get(batch.graph.followed(model))
         return Evaluation(
             node=step.node,
-            model=SourceFile.of(case.files[model].absolute()),
+            model=SourceFile.of(batch.files[model].absolute()),
             suite=params.suite,
             folder=self.folder.absolute(),
             digest=self.suite(params.suite).digest(params.split),
@@ -169,15 +169,15 @@ class Evaluator:
             return self._normalizing[str(key)]
         return remembered.unpacked(self.session.cache.get(remembered.KIND, key), self._tasks(_params(step)))
 
-    def _metrics(self, case: EvaluationBatch, scores: Mapping[str, Scores]) -> dict[str, dict[str, float]]:
-        known = Known(case.graph, scores)
-        found = {}
-        for step_id in case.steps:
-            step = case.graph.steps[step_id]
+    def _metrics(self, batch: EvaluationBatch, scores: Mapping[str, Scores]) -> dict[str, dict[str, float]]:
+        known = Known(batch.graph, scores)
+        by_step = {}
+        for step_id in batch.steps:
+            step = batch.graph.steps[step_id]
             params, suite = _params(step), self.suite(_params(step).suite)
             baselines = baselines_of(params, suite, list(scores[step_id].values), known)
-            found[step_id] = node_metrics(suite.metrics, scores[step_id], baselines, params.target)
-        return found
+            by_step[step_id] = node_metrics(suite.metrics, scores[step_id], baselines, params.target)
+        return by_step
 
     def _described(self, step: Step) -> dict[str, Metric]:
         params = _params(step)
@@ -193,9 +193,9 @@ class Evaluator:
         return SamplesJudged(step.id, data, remembered.packed_samples(scores))
 
 
-def _unjudged(graph: Graph, scores: Mapping[str, Scores | None]) -> list[str]:
-    """The models of steps without scores, each once."""
-    return list(dict.fromkeys(_model(graph, step) for step, found in scores.items() if found is None))
+def _unscored(graph: Graph, scores: Mapping[str, Scores | None]) -> list[str]:
+    """Return the models of steps without scores, each once."""
+    return list(dict.fromkeys(_model(graph, step) for step, known in scores.items() if known is None))
 
 
 def _model(graph: Graph, step: str) -> str:
@@ -205,7 +205,7 @@ def _model(graph: Graph, step: str) -> str:
 
 
 def _params(step: Step) -> SuiteUse:
-    """What the step has its model judged by."""
+    """Return the suite, split and tasks that the step evaluates its model by."""
     use = step.op.suite_of(step.params, step.inputs)
     assert use is not None
     return use

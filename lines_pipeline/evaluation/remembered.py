@@ -1,4 +1,4 @@
-"""Scores as the cache keeps them: in the order of the tasks, whose names may come from the environment."""
+"""Packs scores for the cache: in the order of the tasks, whose names may come from the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KIND = "scores"
 
 
 def packed(scores: Scores, tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """Scores and per-sample results as JSON can hold them."""
+    """Return scores and per-sample results in a form that JSON can hold."""
     return [
         {
             "values": {name: _plain(value) for name, value in scores.values[task].items()},
@@ -26,7 +26,7 @@ def packed(scores: Scores, tasks: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def unpacked(found: Any, tasks: Sequence[str]) -> Scores | None:
-    """From what ``packed`` gave; None where an entry is something else."""
+    """Return the scores that ``packed`` packed; None where an entry holds something else."""
     with suppress(TypeError, KeyError, ValueError, AttributeError):
         pairs = list(zip(tasks, found, strict=True))
         values = {task: {name: float(value) for name, value in one["values"].items()} for task, one in pairs}
@@ -35,10 +35,10 @@ def unpacked(found: Any, tasks: Sequence[str]) -> Scores | None:
 
 
 def packed_samples(scores: Scores) -> Mapping[str, Any]:
-    """Per-sample results by task, for the record of a run."""
+    """Return per-sample results by task, for the record of a run."""
     return {task: samples.packed() for task, samples in scores.samples.items()}
 
 
 def _plain(value: float) -> float | str:
-    """A figure; as a text where JSON has no number for it."""
+    """Return a figure, as a text where JSON has no number for it."""
     return value if math.isfinite(value) else str(value)

@@ -1,4 +1,4 @@
-"""What it takes to measure a model on a suite, as something to send: a worker reads the files itself."""
+"""Evaluates models on workers: sends names of files and suites, and a worker reads the files itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lines_pipeline.suites.opening import open_suite
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's file, and the suite to measure it on: its URI from ``folder``, and the digest it has for the driver."""
+    """Names a model's file and the suite to evaluate it on: its URI from ``folder``, and its digest for the driver."""
 
     node: str
     model: SourceFile
@@ -33,7 +33,7 @@ class Evaluation:
 
 
 def evaluate_all(scheduler: Scheduler, evaluations: Sequence[Evaluation]) -> list[Scores]:
-    """Scores by task. Where there are more workers than evaluations, each is dealt out by its tasks."""
+    """Return scores by task. Where there are more workers than evaluations, each is dealt out by its tasks."""
     parts = max(scheduler.calls_at_once // max(len(evaluations), 1), 1)
     dealt = [(number, part) for number, one in enumerate(evaluations) for part in _dealt(one, parts)]
     results = scheduler.call(evaluate, [part for _, part in dealt])
@@ -49,7 +49,7 @@ def _dealt(evaluation: Evaluation, parts: int) -> list[Evaluation]:
 
 
 def evaluate(evaluation: Evaluation) -> Scores:
-    """Scores by task, measured in this process. Raises ``EvalError`` naming the node."""
+    """Evaluate in this process; return scores by task. Raises ``EvalError`` naming the node."""
     require_same_files([evaluation.model])
     device = resolve_device(evaluation.device)
     try:

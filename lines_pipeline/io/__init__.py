@@ -1,1 +1,1 @@
-"""Checkpoints as bytes at offsets: headers, readers, positional writers, digests, layer maps, locations."""
+"""Reads and writes checkpoints as bytes at offsets: headers, readers, writers, digests, layer maps, locations."""

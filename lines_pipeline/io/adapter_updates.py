@@ -21,13 +21,13 @@ from lines_pipeline.io.spool import spool_path, spooled
 VERSION = 1
 """Raise it when updates change: those that earlier versions made are then not used."""
 ROWS_NUMEL = 2**22
-"""Values of an update that are computed at once."""
+"""The number of values of an update that are computed at once."""
 _MAX_PREFIXES = 100
 
 
 @dataclass(frozen=True)
 class Base:
-    """The model that an adapter is for: its tensors, and where their values are, if it is read from files."""
+    """Describes the model that an adapter is for: its tensors, and where their values are, if it is read from files."""
 
     origin: str
     specs: Mapping[str, TensorSpec]
@@ -38,7 +38,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Update:
-    """How one tensor changes: by ``factors`` or an added ``bias``, or by taking the values of ``whole``."""
+    """Describes how one tensor changes: by ``factors`` or an added ``bias``, or by taking the values of ``whole``."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,7 +51,7 @@ class Update:
 
     @property
     def needs_base(self) -> bool:
-        """Whether the update is a difference from the base's values."""
+        """Return whether the update is a difference from the base's values."""
         return self.whole is not None or (self.factors is not None and self.factors.magnitude is not None)
 
 
@@ -64,7 +64,7 @@ def update_checkpoint(
     spool: Path,
     build: bool,
 ) -> Checkpoint:
-    """The update of an adapter as float32 tensors, computed once into the folder ``spool``.
+    """Return the update of an adapter as float32 tensors, computed once into the folder ``spool``.
 
     Where it is not to ``build``, only the header is told, at offset -1, and how much is still to be written. With a
     ``base`` the tensors are the base's floating-point ones, else those alone that the adapter names; ``left_out`` says
@@ -86,7 +86,7 @@ def update_checkpoint(
 
 
 def _all_names(names: Sequence[str], base: Base | None) -> dict[str, list[str]]:
-    """All names of each tensor, which has several where the base ties it."""
+    """Return all names of each tensor, which has several where the base ties it."""
     found = {name: [name] for name in names}
     for alias, name in base.aliases.items() if base else ():
         if name in found:
@@ -103,7 +103,7 @@ def _stored(
     *,
     build: bool,
 ) -> Checkpoint:
-    """The update with the places of its tensors, if it is built: all that are zero share one."""
+    """Return the update with the places of its tensors, if it is built: all that are zero share one."""
     identity = [list(astuple(file)) for file in checkpoint.files]
     told = [[u.name, u.shape, u.transposed, _scaling(u), _places(u)] for u in updates.values()]
     zeros = max((spec.numel for name, spec in specs.items() if name not in updates), default=0)
@@ -124,7 +124,7 @@ def _scaling(update: Update) -> list[float]:
 
 
 def _places(update: Update) -> list[list[object]]:
-    """Where everything lies that an update is computed from."""
+    """Return the places of all that an update is computed from."""
     factors = update.factors
     parts = [factors.a, factors.b, factors.magnitude] if factors else []
     parts += [update.bias[0] if update.bias else None, update.whole, update.base if update.needs_base else None]
@@ -132,7 +132,7 @@ def _places(update: Update) -> list[list[object]]:
 
 
 def _bound(adapter: Adapter, base: Base | None) -> dict[str, Update]:
-    """Updates by the base's names, in their order."""
+    """Return updates by the base's names, in their order."""
     wanted = list(dict.fromkeys([*adapter.factors, *adapter.biases, *adapter.whole]))
     if not wanted:
         raise CheckpointError(f"{adapter.uri}: the adapter changes no tensor")
@@ -152,7 +152,7 @@ def _bound(adapter: Adapter, base: Base | None) -> dict[str, Update]:
 
 
 def _shaped(adapter: Adapter, update: Update, spec: TensorSpec | None) -> Update:
-    """The update with the shape that its parts give, checked against the base's tensor."""
+    """Return the update with the shape that its parts give, checked against the base's tensor."""
     expected = spec.shape if spec else None
     if spec is not None and not spec.is_floating:
         raise CheckpointError(
@@ -203,7 +203,7 @@ def _require_values(adapter: Adapter, base: Base | None, update: Update) -> None
 
 
 def _base_names(adapter: Adapter, base: Base) -> dict[str, str]:
-    """The base's name of each tensor that the adapter changes: the same, or with one prefix more or less for all."""
+    """Return the base's name of each tensor that the adapter changes: the same, or with one prefix for all."""
     known = {**{name: name for name in base.specs}, **base.aliases}
     needed = [*adapter.factors, *adapter.biases] or list(adapter.whole)
     counts = {way: sum(_renamed(name, way) in known for name in needed) for way in _prefixes(needed, known)}
@@ -227,7 +227,7 @@ def _base_names(adapter: Adapter, base: Base) -> dict[str, str]:
 
 
 def _prefixes(needed: list[str], known: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Ways to rename (prefix to strip, prefix to add) under which the longest name is one of the base's."""
+    """Return ways to rename (prefix to strip, prefix to add) under which the longest name is one of the base's."""
     longest = max(needed, key=lambda name: (name.count("."), len(name), name))
     added = [("", name.removesuffix(longest)) for name in known if name.endswith(f".{longest}")]
     dots = [index + 1 for index, sign in enumerate(longest) if sign == "."]
@@ -241,7 +241,7 @@ def _renamed(name: str, way: tuple[str, str]) -> str:
 
 
 def _values(updates: Iterable[Update], scale: float) -> Iterable[torch.Tensor]:
-    """The values of every update, row by row in chunks: 1-D float32, computed on one thread."""
+    """Yield the values of every update, row by row in chunks: 1-D float32, computed on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     reader = BlockReader()
@@ -270,7 +270,7 @@ def _chunks(reader: BlockReader, update: Update, scale: float) -> Iterable[torch
 
 
 def _difference(reader: BlockReader, update: Update, change: torch.Tensor, start: int) -> torch.Tensor:
-    """What the new rows differ by from the base's, with lengths set as DoRA has them."""
+    """Return the difference of the new rows from the base's, with lengths set as DoRA has them."""
     assert update.base is not None
     stop, columns = start + change.shape[0], change.shape[1]
     base = _rows(reader, update.base, start, stop, columns)
@@ -283,7 +283,7 @@ def _difference(reader: BlockReader, update: Update, change: torch.Tensor, start
 
 
 def _matrices(reader: BlockReader, update: Update) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two factors, float32, whose product has the rows of the updated tensor."""
+    """Return the two factors, float32, whose product has the rows of the updated tensor."""
     assert update.factors is not None
     rank = update.factors.a.spec.shape[0]
     a, b = (reader.block(t, 0, t.spec.numel).float() for t in (update.factors.a, update.factors.b))

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint once it is opened: every tensor is contiguous bytes at an offset of a file."""
+"""Describes an opened checkpoint: every tensor is contiguous bytes at an offset of a file."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _IRREGULAR = {
 
 
 def irregular(mode: int) -> str | None:
-    """What something with this mode (as ``os.stat`` has it) is, if it is no file: reading it might never end."""
+    """Return what has this mode of ``os.stat``, if it is no file: reading it might never end."""
     return None if stat.S_ISREG(mode) else _IRREGULAR.get(stat.S_IFMT(mode), "something else")
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor's place: ``spec.nbytes`` bytes of ``path`` from ``offset``, unless it is stored otherwise."""
+    """Describes a tensor's place: ``spec.nbytes`` bytes of ``path`` from ``offset``, unless it is stored otherwise."""
 
     spec: TensorSpec
     path: str
@@ -43,13 +43,13 @@ class StoredTensor:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the file has just these values, one after the other."""
+        """Return whether the file has just these values, one after the other."""
         return self.stored_shape is None and not self.packed
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file as it was when opened: size in bytes, modification time in nanoseconds, inode.
+    """Describes a file as it was when opened: size in bytes, modification time in nanoseconds, inode.
 
     ``changed_ns`` is when the system last noted any change, also of its names. Nobody can set it back, so what is
     remembered of a file's content goes by it too; two looks at it during a run do not, for a new name is no change.
@@ -63,7 +63,7 @@ class SourceFile:
 
     @classmethod
     def of(cls, path: Path) -> SourceFile:
-        """The file as it is now; ``CheckpointError`` when it cannot be looked at, or is a pipe, device or socket."""
+        """Describe the file as it is now; ``CheckpointError`` when it is unreachable, a pipe, a device or a socket."""
         try:
             found = os.stat(path)
         except (OSError, ValueError) as error:
@@ -76,7 +76,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: ``tensors`` sorted by name, ``aliases`` from second names of tied tensors to first ones."""
+    """Describes an opened checkpoint: ``tensors`` sorted by name, ``aliases`` from second to first names."""
 
     uri: str
     files: tuple[SourceFile, ...]
@@ -84,21 +84,21 @@ class Checkpoint:
     aliases: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """What the user should be told of how it was read: entries left out, which of several files was taken."""
+    """Messages on how it was read: entries left out, which of several files was taken."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Further tensors that cannot be read, and why, as in "tensor x ...": refused, or dropped by choice."""
     part: str = ""
-    """Which state dict of the files it is, where they nest several."""
+    """The key of the state dict in the files, where they nest several."""
     stored_names: Mapping[str, str] = field(default_factory=dict)
     """The names that renamed tensors and aliases have in the files."""
     left_out: tuple[str, ...] = ()
     """Further tensors that are left out by choice."""
     pending_bytes: int = 0
-    """What a run will write of it into the cache before it can read it."""
+    """The bytes that a run will write into the cache before it can read it."""
 
 
 def require_readable(checkpoint: Checkpoint, is_dropped: Callable[[str], bool] = lambda name: False) -> Checkpoint:
-    """The checkpoint; ``CheckpointError`` for tensors that cannot be read, but those that the recipe drops."""
+    """Return the checkpoint; ``CheckpointError`` for tensors that cannot be read, but those that the recipe drops."""
     left = [name for name in checkpoint.unreadable if not is_dropped(name)]
     if not left:
         told = [f"'{printable(name)}' {why}" for name, why in checkpoint.unreadable.items()]
@@ -115,7 +115,7 @@ def require_readable(checkpoint: Checkpoint, is_dropped: Callable[[str], bool] =
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything at a path; ``CheckpointError`` for what cannot be a path here."""
+    """Return whether there is anything at a path; ``CheckpointError`` for what cannot be a path here."""
     try:
         return path.exists()
     except (OSError, ValueError) as error:
@@ -124,6 +124,6 @@ def exists(path: Path) -> bool:
 
 
 def missing_file(path: Path) -> str:
-    """The message for a path that does not exist, with the nearest name in its folder."""
+    """Return the message for a path that does not exist, with the nearest name in its folder."""
     near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     return f"{path}: no such file or folder{did_you_mean(path.name, near)}"

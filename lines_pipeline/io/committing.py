@@ -44,7 +44,7 @@ def commit_files(layout: OutputLayout, metadata: Mapping[str, str]) -> None:
 def commit_folder(
     layout: OutputLayout, metadata: Mapping[str, str], folder: Path, companions: Mapping[str, Path | bytes]
 ) -> None:
-    """As ``commit_files``, for the weights of a model folder and the other files there: contents, or files to copy.
+    """Commit, as ``commit_files`` does, the weights and other files of a model folder: contents, or files to copy.
 
     Files that an earlier run wrote into the folder and this one does not go as well.
     """
@@ -67,7 +67,7 @@ def commit_folder(
 
 
 def shard_pattern(path: Path) -> re.Pattern[str]:
-    """Matches the names that shards of a checkpoint at ``path`` have."""
+    """Return a pattern of the names that shards of a checkpoint at ``path`` have."""
     return re.compile(re.escape(path.stem) + _SHARD_NUMBERS.pattern + re.escape(path.suffix))
 
 
@@ -77,7 +77,7 @@ def earlier_files(folder: Path) -> list[Path]:
 
 
 def index_path(path: Path) -> Path:
-    """Where the index of a sharded checkpoint at ``path`` lies."""
+    """Return the path of the index of a sharded checkpoint at ``path``."""
     return path.with_name(f"{path.name}.index.json")
 
 
@@ -115,7 +115,7 @@ def _leftovers(layout: OutputLayout) -> list[Path]:
 
 
 def is_ours(read: Callable[[int, int], bytes]) -> bool:
-    """Whether a run wrote the safetensors file of which ``read`` gives the bytes from one offset to another."""
+    """Return whether a run wrote the safetensors file of which ``read`` gives the bytes from one offset to another."""
     try:
         length = int.from_bytes(read(0, 8), "little")
         header = json.loads(read(8, 8 + length)) if length <= MAX_HEADER_BYTES else {}
@@ -131,7 +131,7 @@ def _read(path: Path, start: int, end: int) -> bytes:
 
 
 def _indexed(index: Path) -> set[str]:
-    """The shards that an index names; its own name where it is none."""
+    """Return the shards that an index names; its own name where it is none."""
     content = read_json_or_none(index)
     named = content.get("weight_map") if isinstance(content, dict) else None
     return {str(name) for name in named.values()} if isinstance(named, dict) else {index.name}
@@ -157,7 +157,7 @@ def _rename(layout: OutputLayout) -> None:
 
 
 def _copied(target: Path, content: Path | bytes, cleanup: ExitStack) -> Path:
-    """A complete and durable temporary file beside its target."""
+    """Return a complete and durable temporary file beside its target."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(target)
     cleanup.callback(temporary.unlink, missing_ok=True)
@@ -170,14 +170,14 @@ def _copied(target: Path, content: Path | bytes, cleanup: ExitStack) -> Path:
 
 
 def _listed(folder: Path) -> list[str]:
-    """The files of a model folder that an earlier run wrote, as far as they lie in it."""
+    """Return the files of a model folder that an earlier run wrote, as far as they lie in it."""
     manifest, root = folder / MANIFEST, folder.resolve()
     names = listed_files(manifest.read_bytes()) if manifest.is_file() else []
     return [name for name in names if (root / name).parent.resolve().is_relative_to(root)]
 
 
 def listed_files(manifest: bytes) -> list[str]:
-    """The names in the list of a model folder's files, without such as would lie elsewhere."""
+    """Return the names in the list of a model folder's files, without such as would lie elsewhere."""
     try:
         names = json.loads(manifest)["files"]
         paths = [PurePosixPath(name) for name in names if isinstance(name, str) and "\0" not in name]

@@ -1,4 +1,4 @@
-"""Which files of a model folder belong beside merged weights: configuration, tokenizer, processors, modules."""
+"""Finds the files of a model folder that belong beside merged weights: configuration, tokenizer, modules."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _STEMS = re.compile(r"(diffusion_pytorch_model|open_clip_model)[.-]")
 
 @dataclass(frozen=True)
 class Companion:
-    """A file for a model folder: its place there (relative, with ``/``), and where it is copied from."""
+    """Describes a file for a model folder: its place there (relative, with ``/``), and where it is copied from."""
 
     name: str
     source: Path
@@ -42,7 +42,7 @@ class Companion:
 
 @dataclass(frozen=True)
 class Companions:
-    """What a model folder gets beside its weights, which go to ``weights`` (relative) in it."""
+    """Lists the files that a model folder gets beside its weights, which go to ``weights`` (relative) in it."""
 
     weights: str
     files: tuple[Companion, ...] = ()
@@ -52,12 +52,12 @@ class Companions:
 
     @property
     def config(self) -> str:
-        """Where the configuration of the weights lies, if there is one."""
+        """Return the place of the weights' configuration, if there is one."""
         return str(PurePosixPath(self.weights).with_name("config.json"))
 
     @property
     def library(self) -> str:
-        """The library that loads such a folder, as the Hugging Face hub names it; empty where that is not known."""
+        """Return the library that loads such a folder, as the Hugging Face hub names it; empty where unknown."""
         names = {file.name for file in self.files}
         if "modules.json" in names:
             return "sentence-transformers"
@@ -65,7 +65,7 @@ class Companions:
 
 
 def find_companions(checkpoint: Path) -> Companions:
-    """The companions of a checkpoint's file, from its folder. Follows no link out of it, and reads no weights."""
+    """Return the companions of a checkpoint's file, from its folder; follow no link out of it, read no weights."""
     folder = _folder_of(checkpoint)
     stem = _STEMS.match(checkpoint.name)
     weights = f"{stem[1] if stem else 'model'}.safetensors"
@@ -92,12 +92,12 @@ def config_beside(checkpoint: Path) -> Path | None:
 
 
 def model_root(checkpoint: Path) -> Path:
-    """The model folder that a checkpoint's file belongs to."""
+    """Return the model folder that a checkpoint's file belongs to."""
     return _root_of(_folder_of(checkpoint))[0]
 
 
 def _folder_of(checkpoint: Path) -> Path:
-    """The folder with the checkpoint's configuration: its own, or that of the file it is a link to."""
+    """Return the folder with the checkpoint's configuration: its own, or that of the file it is a link to."""
     place = checkpoint
     for _ in range(_MAX_LINKS):
         if any((place.parent / name).is_file() for name in _CONFIGURATIONS) or not place.is_symlink():
@@ -107,7 +107,7 @@ def _folder_of(checkpoint: Path) -> Path:
 
 
 def _root_of(folder: Path) -> tuple[Path, str, tuple[str, ...]]:
-    """The model's folder, where in it the weights lie, and its other modules (sentence-transformers)."""
+    """Return the model's folder, where in it the weights lie, and its other modules (sentence-transformers)."""
     above = folder.parent
     if folder.name in (names := read_modules(above)):
         return above, folder.name, names
@@ -115,7 +115,7 @@ def _root_of(folder: Path) -> tuple[Path, str, tuple[str, ...]]:
 
 
 class _Gathered:
-    """Files found so far, by their place, and what is to be told of those that were left out."""
+    """Collects files by their place, and messages on those that were left out."""
 
     def __init__(self, root: Path) -> None:
         self.files: dict[str, Path] = {}
@@ -144,7 +144,7 @@ class _Gathered:
                 self._add(entry, name, with_weights=with_weights)
 
     def notes(self, weights: str) -> Iterator[str]:
-        """What the user should know of what was copied and what was not."""
+        """Return messages on the files that were copied and those that were not."""
         if self._code:
             yield f"code is never copied into a model folder, {', '.join(self._code)} left out: copy what you trust"
         if self._links:

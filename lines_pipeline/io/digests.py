@@ -1,4 +1,4 @@
-"""Content digests of checkpoints, the same whatever the format and sharding, and the memory of them."""
+"""Digests the content of checkpoints, equal for all formats and shardings, and remembers the digests."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lines_pipeline.io.reading import BlockReader, as_bytes
 
 
 def block_digest(stored: memoryview) -> int:
-    """XXH3 (64 bits) of one block as stored: sees every accident, but does not stand up to forgery."""
+    """Return XXH3 (64 bits) of one block as stored: it shows every accident, but does not stand up to forgery."""
     return xxhash.xxh3_64_intdigest(stored)
 
 
 def checkpoint_digest(
     specs: Sequence[TensorSpec], blocks: Mapping[str, Sequence[int]], aliases: Mapping[str, str], shapes: str = ""
 ) -> str:
-    """Digest (hex) of names, data types, shapes and values; ``blocks`` by tensor, in block order.
+    """Return the digest (hex) of names, data types, shapes and values; ``blocks`` by tensor, in block order.
 
     ``shapes`` is what the files say of the shapes of packed tensors.
     """
@@ -41,7 +41,7 @@ def checkpoint_digest(
 
 @dataclass(frozen=True)
 class Known:
-    """What a reading of a whole checkpoint found out: the content digest, and the tensors that hold NaN or Inf.
+    """Holds what a reading of a whole checkpoint found: the content digest, and the tensors that hold NaN or Inf.
 
     The digest is that of the files' content: it does not change with the names that a recipe gives the tensors.
     """
@@ -53,7 +53,7 @@ class Known:
 def identify(
     checkpoint: Checkpoint, hashed: Mapping[str, Sequence[int]] | None = None, nonfinite: Iterable[str] = ()
 ) -> Known:
-    """Find out what there is to know; reads the tensors whose blocks are not in ``hashed``, in order, already.
+    """Find the content digest and the tensors with NaN or Inf; read tensors whose blocks are not yet in ``hashed``.
 
     The digest is of the files' content as it is stored, packed masks in their bytes, under the names that files have.
     """
@@ -75,14 +75,14 @@ def identify(
 
 
 def _as_stored(stored: StoredTensor) -> StoredTensor:
-    """A tensor as its file has it: a packed mask as bytes."""
+    """Return a tensor as its file has it: a packed mask as bytes."""
     if not stored.packed:
         return stored
     return replace(stored, spec=TensorSpec(stored.spec.name, "uint8", (-(-stored.spec.numel // 8),)), packed=False)
 
 
 def _names_in_files(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, str]]:
-    """The first name that the files have of each tensor, whichever of several a recipe keeps, and their aliases."""
+    """Return the files' first name of each tensor, whichever of several a recipe keeps, and their aliases."""
     kept = checkpoint.stored_names
     names = {name: kept.get(name, name) for name in checkpoint.tensors}
     tied: dict[str, list[str]] = {}
@@ -98,7 +98,7 @@ def _names_in_files(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, s
 
 
 def _hash(reader: BlockReader, stored: StoredTensor) -> tuple[list[int], bool]:
-    """Digests of a tensor's blocks, and whether all values are finite."""
+    """Return digests of a tensor's blocks, and whether all values are finite."""
     digests: list[int] = []
     is_finite = True
     for start in range(0, stored.spec.numel, BLOCK_NUMEL):
@@ -117,7 +117,7 @@ class DigestStore:
         self._folder = folder
 
     def get(self, checkpoint: Checkpoint) -> Known | None:
-        """What is known of the checkpoint as its files are now; damaged entries count as unknown."""
+        """Return what is known of the checkpoint as its files are now; damaged entries count as unknown."""
         entry = read_entry(self._path(checkpoint))
         if entry is None:
             return None
@@ -125,7 +125,7 @@ class DigestStore:
         return Known(entry["digest"], tuple(sorted(names.get(stored, stored) for stored in entry["nonfinite"])))
 
     def put(self, checkpoint: Checkpoint, known: Known) -> None:
-        """Remember."""
+        """Remember what is known of the checkpoint as its files are now."""
         names = _names_in_files(checkpoint)[0]
         nonfinite = sorted(names[name] for name in known.nonfinite)
         entry = {"digest": known.digest, "nonfinite": nonfinite}  # no path: there may be secrets in it

@@ -1,4 +1,4 @@
-"""Fetches what a recipe names by URL, once: checked when it arrives, and against its digest before every use."""
+"""Fetches files that a recipe names by URL, once: checks them on arrival, and their digests before every use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Noted = Mapping[str, Any]
 
 
 def download_path(uri: str, downloads: Path) -> Path:
-    """A place by the URL's hash: names and queries may hold secrets. What an earlier version downloaded is found."""
+    """Return a path by the URL's hash: names and queries may hold secrets. Finds downloads of earlier versions."""
     folder = downloads / hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     last = uri.rsplit("/", 1)[-1]
     earlier = folder / re.sub(r"[^\w.-]", "_", last)[-_MAX_NAME:]
@@ -34,7 +34,7 @@ def download_path(uri: str, downloads: Path) -> Path:
 
 
 def is_downloaded(path: Path) -> bool:
-    """Whether a download is there, and the note of its digests; what it holds is checked by ``download``."""
+    """Return whether a download and the note of its digests are there; ``download`` checks its content."""
     return path.exists() and _notes(path).is_file()
 
 
@@ -81,7 +81,7 @@ def _noted(path: Path) -> Noted:
 
 
 def _names(path: Path) -> Iterable[str]:
-    """The files of a download that may be read."""
+    """Return the files of a download that may be read."""
     if not path.is_dir():
         return [""]
     return hub.needed_files(file.relative_to(path).as_posix() for file in sorted(path.rglob("*")) if file.is_file())
@@ -130,7 +130,7 @@ def _fetch(uri: str, target: Path) -> Path:
 
 
 def _differences(described: Mapping[str, Any], size: int, md5: str) -> str:
-    """How a file is other than the store says; empty where it is not, or the store says nothing of it."""
+    """Return how a file is other than the store says; empty where it is not, or the store says nothing of it."""
     expected = described.get("size")
     if expected is not None and expected != size:
         return f"{size:,} bytes, expected {expected:,}"
@@ -140,7 +140,7 @@ def _differences(described: Mapping[str, Any], size: int, md5: str) -> str:
 
 
 def _etag(uri: str, described: Mapping[str, Any]) -> str | None:
-    """The ETag where it may be an MD5: in S3, of what was sent in one piece and is not encrypted with keys of KMS.
+    """Return the ETag where it may be an MD5: in S3, of what was sent in one piece and is not encrypted by KMS.
 
     Nothing tells of the latter: of a file that has another MD5, two downloads are compared.
     """

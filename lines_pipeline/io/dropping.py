@@ -9,7 +9,7 @@ from lines_pipeline.io.checkpoint import Checkpoint
 
 
 def keep_ties(checkpoint: Checkpoint, is_dropped: Callable[[str], bool]) -> Checkpoint:
-    """The checkpoint with the first name that stays as the name of every tied tensor of which another is dropped."""
+    """Return the checkpoint in which each tied tensor that loses a name goes by its first name that stays."""
     heirs: dict[str, str] = {}
     for alias, name in sorted(checkpoint.aliases.items()):
         if is_dropped(name) and not is_dropped(alias):

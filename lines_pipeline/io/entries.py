@@ -1,4 +1,4 @@
-"""Small files that are whole or absent, and results in them that are checked when they are read back."""
+"""Writes small files that are whole or absent, and checks results in them when they are read back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_entry(path: Path, result: Any) -> None:
 
 
 def read_entry(path: Path, *, mark_used: bool = True) -> Any:
-    """The result; None where there is none. One that is damaged is removed, another is marked as used now.
+    """Return the result; None where there is none. One that is damaged is removed, another is marked as used now.
 
     Where nothing can be removed or marked, as in another user's cache, things stay as they are.
     """
@@ -41,7 +41,7 @@ def read_entry(path: Path, *, mark_used: bool = True) -> Any:
 
 
 def file_digest(path: Path) -> str:
-    """BLAKE3 of a file, in hex."""
+    """Return BLAKE3 of a file, in hex."""
     digest = blake3.blake3(max_threads=blake3.blake3.AUTO)
     digest.update_mmap(path)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Folders to write to: refused where that cannot be done, and taken away again where nothing came to lie in them."""
+"""Makes folders to write to: refuses what cannot be written, and removes what stayed empty."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Made = TypeVar("Made")
 
 
 class _FullError(PlanError):
-    """A folder could be written if its disk were not full."""
+    """Says that a folder could be written if its disk were not full."""
 
 
 def require_output(folder: Path) -> None:
@@ -26,7 +26,7 @@ def require_output(folder: Path) -> None:
 
 
 def require_cache(folder: Path) -> None:
-    """As ``require_output``, for a folder of the cache; a full disk will do, as long as nothing has to be kept."""
+    """Make a folder of the cache, as ``require_output`` does; a full disk will do where nothing has to be kept."""
     with suppress(_FullError):
         _require_writable(folder, "the cache cannot be written", "set XDG_CACHE_HOME to a folder that can be written")
 
@@ -40,7 +40,7 @@ def _require_writable(folder: Path, complaint: str, remedy: str) -> None:
 
 
 def make_inside(folder: Path, make: Callable[[], Made]) -> Made:
-    """What ``make`` makes in a folder, which is made where there is none.
+    """Return what ``make`` makes in a folder, which is made where there is none.
 
     Once more where the folder vanishes before anything is in it: ``removed_if_empty`` of a run beside this one.
     """
@@ -53,7 +53,7 @@ def make_inside(folder: Path, make: Callable[[], Made]) -> Made:
 
 @contextmanager
 def removed_if_empty(folder: Path) -> Iterator[None]:
-    """Of a folder and its parents, those that are made meanwhile go again if they are empty in the end."""
+    """Remove a folder and its parents in the end where they are new and empty."""
     missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files and folders of the Hugging Face hub: what its cache holds already, and what of a model folder is needed."""
+"""Fetches files and folders of the Hugging Face hub: finds what its cache holds, and what a model folder needs."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from lines_pipeline.io.model_folders import is_complete
 from lines_pipeline.io.weight_files import choose_weights, list_weights
 
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".json")
-"""Endings of what is a file of a repository; anything else is a folder of it."""
+"""Endings of files of a repository; any other path is a folder of it."""
 _SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.md", "*.yaml", "LICENSE*", "NOTICE*")
-"""What belongs to a model folder besides weights: configuration, tokenizer, templates, module settings, licences."""
+"""Files that belong to a model folder besides weights: configuration, tokenizer, templates, modules, licences."""
 _OTHER_RUNTIMES = ("onnx", "openvino", "coreml", "flax", "tf", "gguf")
 _CHECKSUMS = {64: "sha256", 40: "sha1"}
-"""By the number of hex digits in a name of the Hugging Face cache."""
+"""Hashes by the number of hex digits in a name of the Hugging Face cache."""
 _PIECE_BYTES = 2**20
 _MODULE = re.compile(r"\d+_\w+", re.ASCII)
-"""A folder of a sentence-transformers module."""
+"""Matches a folder of a sentence-transformers module."""
 
 
 @dataclass(frozen=True)
 class HubPath:
-    """A file, a folder or (``path`` empty) the whole of a repository."""
+    """Names a file, a folder or (``path`` empty) the whole of a repository."""
 
     uri: str
     kind: str
@@ -39,12 +39,12 @@ class HubPath:
 
     @property
     def is_file(self) -> bool:
-        """Whether the path is one file."""
+        """Return whether the path is one file."""
         return self.path.endswith(_FILES)
 
 
 def parse(uri: str) -> HubPath:
-    """The parts of ``hf://[datasets/]org/repo[@revision][/path]``; ``CheckpointError`` for anything else."""
+    """Parse ``hf://[datasets/]org/repo[@revision][/path]``; ``CheckpointError`` for anything else."""
     match = re.fullmatch(
         r"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:@(refs/pr/\d+|[^/]+))?(?:/(.+?))?/?", uri, re.IGNORECASE
     )
@@ -56,7 +56,7 @@ def parse(uri: str) -> HubPath:
 
 
 def cached(place: HubPath) -> Path | None:
-    """Where the Hugging Face cache holds it whole; None where it does not, or there is no such cache. No network."""
+    """Return where the Hugging Face cache holds a place whole, without the network; None where it does not."""
     try:
         from huggingface_hub import snapshot_download, try_to_load_from_cache
     except ImportError:
@@ -89,7 +89,7 @@ def fetch(place: HubPath) -> Path:
 
 
 def has_checksum_of_name(path: Path) -> bool:
-    """Whether a file of the Hugging Face cache is as the hub has it; True for one that the cache has no checksum of.
+    """Return whether a file of the Hugging Face cache is as the hub has it; True where the cache has no checksum.
 
     The cache names contents by it: SHA-256 of large files, and the SHA-1 that git gives of small ones.
     """
@@ -114,7 +114,7 @@ def forget(files: Iterable[Path]) -> None:
 
 
 def needed_files(names: Iterable[str], folder: str = "") -> list[str]:
-    """Of a repository's files, those of a model folder: the weights that are read of it, and all small files."""
+    """Return those of a repository's files that a model folder needs: the weights to read, and all small files."""
     prefix = f"{folder}/" if folder else ""
     inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     wanted = {name for name in inside if _is_setting(name)}
@@ -125,7 +125,7 @@ def needed_files(names: Iterable[str], folder: str = "") -> list[str]:
 
 
 def _weights(names: list[str]) -> list[str]:
-    """The weights of a folder that are read: a file, or an index and what may be its shards."""
+    """Return the weights of a folder that are read: a file, or an index and what may be its shards."""
     try:
         chosen = choose_weights(names)
     except CheckpointError:  # which opening the folder tells
@@ -150,5 +150,5 @@ def _inside(folder: str, name: str) -> str:
 
 
 def _literal(name: str) -> str:
-    """A pattern that matches this name alone."""
+    """Return a pattern that matches this name alone."""
     return re.sub(r"([*?[])", r"[\1]", name)

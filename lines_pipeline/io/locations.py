@@ -1,4 +1,4 @@
-"""From the path a recipe names to a local file: relative paths and URLs; and outputs that stay in their folder."""
+"""Resolves paths and URLs of a recipe to local files, and outputs to files that stay in their folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REMOTE_SCHEMES = ("hf", "s3", "gs", "https")
 
 @dataclass(frozen=True)
 class Location:
-    """Where a checkpoint lies; ``path`` is None while a remote one has not been downloaded."""
+    """Names where a checkpoint lies; ``path`` is None while a remote one has not been downloaded."""
 
     uri: str
     path: Path | None
@@ -46,14 +46,14 @@ def locate(uri: str, folder: Path, downloads: Path) -> Location:
 
 
 def local_path(location: Location, downloads: Path, tell: Callable[[str], object] = lambda text: None) -> Path:
-    """Where a checkpoint lies, fetched first if need be; see ``download``."""
+    """Return where a checkpoint lies, fetched first if need be; see ``download``."""
     if location.path is None or location.path == download_path(location.uri, downloads):
         return download(location.uri, downloads, tell)
     return location.path
 
 
 def _expanded(path: str) -> Path:
-    """A path with ``~`` and ``~user`` filled in."""
+    """Return a path with ``~`` and ``~user`` filled in."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -70,7 +70,7 @@ def _scheme(uri: str) -> str | None:
 
 
 def resolve_output(folder: Path, path: str) -> Path:
-    """A file inside the output folder; ``PlanError`` for a path that leaves it."""
+    """Return a file inside the output folder; ``PlanError`` for a path that leaves it."""
     root = folder.resolve()
     target = (root / path).resolve()
     if Path(path).is_absolute() or not target.is_relative_to(root) or target == root:

@@ -1,4 +1,4 @@
-"""Masks in files: one boolean tensor each, or packed, 8 values in a byte."""
+"""Reads and writes masks in files: one boolean tensor each, or packed, 8 values in a byte."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SHAPES = "packed"
 
 
 def packed_shapes(specs: Sequence[TensorSpec]) -> str:
-    """The header's entry for packed tensors of these shapes."""
+    """Return the header's entry for packed tensors of these shapes."""
     return canonical_json({spec.name: list(spec.shape) for spec in specs})
 
 
 def unpacked(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint whose packed tensors have the shapes that they were saved with."""
+    """Return a checkpoint whose packed tensors have the shapes that they were saved with."""
     if SHAPES not in checkpoint.metadata:
         return checkpoint
     shapes = _shapes(checkpoint)

@@ -17,7 +17,7 @@ _FRONT_BYTES, _LICENSE_CHARACTERS = 64_000, 200
 
 @dataclass(frozen=True)
 class CardInput:
-    """A checkpoint that went into the model: its step, its path as recorded, and the license its own card states."""
+    """Describes a checkpoint that went into the model: its step, its path as recorded, the license of its card."""
 
     step: str
     path: str
@@ -26,7 +26,7 @@ class CardInput:
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card tells, but for digests and metrics, which a run learns on its way."""
+    """Holds what a model card tells, but for digests and metrics, which a run learns on its way."""
 
     name: str
     version: str
@@ -37,7 +37,7 @@ class Card:
     library: str = ""
 
     def render(self, digests: Mapping[str, str], metrics: Mapping[str, Mapping[str, float]] = {}) -> str:
-        """The card as Markdown; ``digests`` by step of an input, ``metrics`` by step that judged the model."""
+        """Return the card as Markdown; ``digests`` by step of an input, ``metrics`` by step that gave them."""
         parts = [
             f"---\n{_yaml(self._front_matter())}---\n",
             f"# {_plain(self.name)}\n",
@@ -65,7 +65,7 @@ class Card:
 
 
 def stated_license(folder: Path) -> str:
-    """The license that the model card in a folder states; empty where it states none."""
+    """Return the license that the model card in a folder states; empty where it states none."""
     card = folder / "README.md"
     try:
         if not card.is_file():
@@ -82,7 +82,7 @@ def stated_license(folder: Path) -> str:
 
 
 def _model_name(path: str) -> str:
-    """A model as the Hugging Face hub calls it, where it comes from there; else its path."""
+    """Return a model's name as the Hugging Face hub calls it, where it comes from there; else its path."""
     hub = _HUB.match(path)
     return hub[1] if hub else path
 
@@ -97,7 +97,7 @@ def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]
 
 
 def _plain(text: str) -> str:
-    """A text that stays within its cell."""
+    """Return a text that stays within its cell."""
     return re.sub(r"([|<>`*\\])", r"\\\1", re.sub(r"[\x00-\x1f\x7f]+", " ", text))
 
 

@@ -24,7 +24,7 @@ _DEFAULT_LABELS = 2
 
 
 def settled_config(content: bytes, specs: Sequence[TensorSpec], where: str) -> bytes:
-    """A configuration with data type and vocabulary of ``specs``, and without a quantization; the same bytes where
+    """Return a configuration with data type and vocabulary of ``specs``, without a quantization; the same bytes where
     nothing differs. Raises ``PlanError`` naming ``where`` for what is no JSON object.
     """
     try:
@@ -78,7 +78,7 @@ def _object(content: bytes | None) -> dict[str, Any] | None:
 
 
 def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The configuration and those of its parts (``text_config``, ``encoder``)."""
+    """Return the configuration and those of its parts (``text_config``, ``encoder``)."""
     yield config
     for value in config.values():
         if isinstance(value, dict) and not {"model_type", "vocab_size", *_DTYPE_KEYS}.isdisjoint(value):
@@ -86,7 +86,7 @@ def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _settle_dtypes(config: dict[str, Any], specs: Sequence[TensorSpec]) -> bool:
-    """A data type that no tensor has becomes the one that most values have."""
+    """Replace a data type that no tensor has by the one that most values have."""
     counts: Counter[str] = Counter()
     for spec in specs:
         counts[spec.dtype] += spec.numel
@@ -104,7 +104,7 @@ def _settle_dtypes(config: dict[str, Any], specs: Sequence[TensorSpec]) -> bool:
 
 
 def _settle_vocabulary(config: dict[str, Any], specs: Sequence[TensorSpec]) -> bool:
-    """A vocabulary that no embedding has becomes the one that an embedding has and no part of the configuration."""
+    """Replace a vocabulary that no embedding has by the one that an embedding has, and no part of the configuration."""
     parts = [part for part in _parts(config) if type(part.get("vocab_size")) is int]
     tables = [s for s in specs if len(s.shape) == 2 and _EMBEDDING.search(s.name)]
     tables = tables or [s for s in specs if len(s.shape) == 2 and _HEAD.search(s.name)]
@@ -119,7 +119,7 @@ def _settle_vocabulary(config: dict[str, Any], specs: Sequence[TensorSpec]) -> b
 
 
 def _drop_quantization(config: dict[str, Any]) -> bool:
-    """Merged weights are plain."""
+    """Drop what says that weights are quantised: merged weights are plain."""
     holders = [part for part in _parts(config) if "quantization_config" in part]
     for part in holders:
         del part["quantization_config"]

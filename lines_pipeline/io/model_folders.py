@@ -38,7 +38,7 @@ def open_folder(folder: Path, open_file: OpenFile) -> Checkpoint:
 
 
 def weights_in(folder: Path) -> Choice | None:
-    """The weights of a folder that are read, told by the names of its files."""
+    """Return the weights of a folder that are read, told by the names of its files."""
     try:
         return choose_weights(path.name for path in _entries(folder) if path.exists() and not path.is_dir())
     except CheckpointError as error:
@@ -46,7 +46,7 @@ def weights_in(folder: Path) -> Choice | None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether every file of a folder's weights is there."""
+    """Return whether every file of a folder's weights is there."""
     try:
         chosen = weights_in(folder)
         if chosen is None:
@@ -72,12 +72,12 @@ def _weight_files(folder: Path, chosen: Choice) -> Iterator[Path]:
 
 
 def _modules(folder: Path) -> list[Path]:
-    """Folders of a sentence-transformers folder's modules, the transformer first; none where it is no such folder."""
+    """Return the folders of a sentence-transformers folder's modules, the transformer first; none for others."""
     return [folder / name for name in read_modules(folder) if (folder / name).is_dir()]
 
 
 def declared_quantization(path: Path) -> str:
-    """The scheme that ``config.json`` beside the weights says they are quantised with; empty where it says none."""
+    """Return the quantisation scheme that ``config.json`` beside the weights names; empty where it names none."""
     config = (path if path.is_dir() else path.parent) / "config.json"
     content = read_json_or_none(config)
     settings = content.get("quantization_config", content.get("quantization")) if isinstance(content, Mapping) else None
@@ -87,7 +87,7 @@ def declared_quantization(path: Path) -> str:
 
 
 def _pipeline(folder: Path) -> str:
-    """What to name of a diffusers pipeline."""
+    """Return the message for a diffusers pipeline: the folders to name instead."""
     inner = _weight_folders(folder)
     listed = ", ".join(inner) or "none is there"
     return f"a diffusers pipeline of several models; name the folder of one of them: {listed}"
@@ -98,7 +98,7 @@ def _weight_folders(folder: Path) -> list[str]:
 
 
 def _why_nothing(folder: Path) -> str:
-    """What a folder without weights is, and what to do."""
+    """Return what a folder without weights is, and what to do."""
     entries, inner = _entries(folder), _weight_folders(folder)
     if inner:
         return f"the folder holds no checkpoint; name one of the folders in it that do: {', '.join(inner)}"
@@ -107,7 +107,7 @@ def _why_nothing(folder: Path) -> str:
 
 
 def _inside(entries: Iterable[Path]) -> Iterator[Path]:
-    """Files one folder down."""
+    """Return the files one folder down."""
     for path in entries:
         if path.is_dir() and not path.name.startswith("."):
             yield from _entries(path)
@@ -134,7 +134,7 @@ def _open_chosen(folder: Path, chosen: Choice, open_file: OpenFile) -> Checkpoin
 
 
 def _open_indexed(index: Path, open_file: OpenFile) -> Checkpoint:
-    """Shards as an index names their tensors; what it does not name is left out, and told."""
+    """Open shards as an index names their tensors; leave out, and tell, what it does not name."""
     weight_map = _weight_map(index)
     paths = {name: _shard(index, name) for name in sorted(set(weight_map.values()))}
     shards = {name: open_file(path) for name, path in paths.items()}
@@ -149,7 +149,7 @@ def _open_indexed(index: Path, open_file: OpenFile) -> Checkpoint:
 
 
 def _index_notes(index: Path, weight_map: Mapping[str, str], shards: Mapping[str, Checkpoint]) -> list[str]:
-    """What the shards hold besides that which the index says."""
+    """Return messages on what the shards hold and the index does not name."""
     held = {shard: (*checkpoint.tensors, *checkpoint.aliases) for shard, checkpoint in shards.items()}
     unnamed = [name for names in held.values() for name in names if name not in weight_map]
     doubled = [(name, shard) for shard, names in held.items() for name in names if weight_map.get(name, shard) != shard]
@@ -172,7 +172,7 @@ def _tensors_are(names: list[str]) -> str:
 
 
 def _open_shards(folder: Path, names: Iterable[str], open_file: OpenFile) -> Checkpoint:
-    """A complete set of shards without an index: all that is in them."""
+    """Open a complete set of shards without an index: all tensors in them."""
     shards = {name: open_file(folder / name) for name in names}
     owners: dict[str, str] = {}
     for shard, checkpoint in shards.items():
@@ -188,7 +188,7 @@ def _open_shards(folder: Path, names: Iterable[str], open_file: OpenFile) -> Che
 
 
 def _selected(shard: Checkpoint, names: Collection[str]) -> Checkpoint:
-    """The tensors of a shard that go by ``names``; those that it ties stay one tensor."""
+    """Return the tensors of a shard that go by ``names``; those that it ties stay one tensor."""
     tensors: dict[str, StoredTensor] = {}
     aliases: dict[str, str] = {}
     kept: dict[str, str] = {}
@@ -206,7 +206,7 @@ def _selected(shard: Checkpoint, names: Collection[str]) -> Checkpoint:
 
 
 def _joined(folder: Path, parts: Iterable[Checkpoint], files: Iterable[SourceFile], notes: Iterable[str]) -> Checkpoint:
-    """One checkpoint of several whose names differ."""
+    """Return one checkpoint of several whose names differ."""
     parts = list(parts)
     tensors = {name: stored for part in parts for name, stored in part.tensors.items()}
     aliases = {alias: name for part in parts for alias, name in part.aliases.items()}
@@ -224,7 +224,7 @@ def _joined(folder: Path, parts: Iterable[Checkpoint], files: Iterable[SourceFil
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Shards by tensor, as an index has them."""
+    """Return the shards by tensor, as an index has them."""
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, Mapping) else None
     if not isinstance(weight_map, Mapping) or not weight_map:
@@ -237,7 +237,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _shard(index: Path, name: str) -> Path:
-    """The path of a shard that an index names; it lies beside the index."""
+    """Return the path of a shard that an index names; it lies beside the index."""
     if not is_plain_name(name):
         raise CheckpointError(f"{index}: shard '{printable(name)}' lies outside the folder, or is no name of a file")
     path = index.parent / name

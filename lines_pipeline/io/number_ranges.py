@@ -1,4 +1,4 @@
-"""The range of numbers that the data types of tensors hold."""
+"""Computes the range of numbers that the data types of tensors hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs in object stores: complete local files are sent up, indices last, so that what lies there is whole."""
+"""Uploads complete local files to object stores, indices last, so that checkpoints there are whole."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHARD, _SUFFIX, _INDEX = re.compile(r"-\d{5}-of-\d{5}\.safetensors$"), ".safete
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """A place that fsspec can write to: ``path`` on ``filesystem``; there is no writing at an offset there."""
+    """Names a place that fsspec can write to: ``path`` on ``filesystem``; there is no writing at an offset there."""
 
     url: str
     filesystem: Any
@@ -71,13 +71,13 @@ class ObjectStore:
             raise EngineError(f"{self.url}: cannot be written ({type(error).__name__}: {error})") from error
 
     def location(self, file: Path, folder: Path) -> str:
-        """The URL of a file or folder in ``folder``."""
+        """Return the URL of a file or folder in ``folder``."""
         return f"{self.url}/{file.relative_to(folder).as_posix()}"
 
     def _leftovers(
         self, files: Sequence[str], indices: Sequence[str], singles: Sequence[str]
     ) -> tuple[list[str], list[str]]:
-        """What an earlier upload left of the same checkpoints: to be removed before the new files come, and after."""
+        """Return files that an earlier upload left of the same checkpoints: to remove before the upload, and after."""
         first: list[str] = []
         last: list[str] = []
         for manifest in (file for file in files if PurePosixPath(file).name == MANIFEST):
@@ -94,7 +94,7 @@ class ObjectStore:
         return list(dict.fromkeys(first)), list(dict.fromkeys(last))
 
     def _shards(self, checkpoint: str, files: Sequence[str]) -> list[str]:
-        """The shards of a checkpoint that lie there: those that a run wrote, or that will be replaced."""
+        """Return the shards of a checkpoint that lie there: those that a run wrote, or that will be replaced."""
         path = PurePosixPath(checkpoint)
         folder = f"{self.path}/{path.parent}" if path.parent.parts else self.path
         try:
@@ -109,7 +109,7 @@ class ObjectStore:
         return bytes(self.filesystem.cat_file(f"{self.path}/{file}", start=start, end=end))
 
     def _listed(self, manifest: str) -> list[str]:
-        """The files that the list of an earlier model folder names, by their paths in this store."""
+        """Return the files that the list of an earlier model folder names, by their paths in this store."""
         if not self.filesystem.exists(f"{self.path}/{manifest}"):
             return []
         content = self.filesystem.cat_file(f"{self.path}/{manifest}")
@@ -123,12 +123,12 @@ class ObjectStore:
 
 
 def is_url(place: object) -> bool:
-    """Whether a place to write to is in an object store; paths are not, nor are ``file://`` URLs."""
+    """Return whether a place to write to is in an object store; paths are not, nor are ``file://`` URLs."""
     return isinstance(place, str) and "://" in place and not place.startswith("file://")
 
 
 def open_store(url: str) -> ObjectStore:
-    """The object store at a URL; sends nothing. Raises ``PlanError`` for one that fsspec does not know."""
+    """Return the object store at a URL; send nothing. Raises ``PlanError`` for one that fsspec does not know."""
     try:
         import fsspec
     except ImportError as error:

@@ -26,7 +26,7 @@ def open_checkpoint(path: Path, *, uri: str | None = None, spool: Path | None = 
 
 
 def open_leniently(path: Path, *, uri: str | None = None, spool: Path | None = None, key: str = "") -> Checkpoint:
-    """As ``open_checkpoint``, but tensors that cannot be read are told in ``unreadable``: see ``require_readable``."""
+    """Open as ``open_checkpoint`` does; tell unreadable tensors in ``unreadable`` (see ``require_readable``)."""
     uri = uri or str(path)
     if os.path.isdir(path):  # unlike that of pathlib, it also says no to names that are too long
         refuse_foreign_folder(path)

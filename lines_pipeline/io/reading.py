@@ -17,13 +17,13 @@ from lines_pipeline.io.regions import inside, translated
 
 
 class BlockReader:
-    """Reads for one job; keeps its files open."""
+    """Reads blocks for one task; keeps its files open."""
 
     def __init__(self) -> None:
         self._descriptors: dict[str, int] = {}
 
     def block(self, stored: StoredTensor, start: int, stop: int, *, pinned: bool = False) -> torch.Tensor:
-        """Values ``start`` to ``stop`` of the flattened tensor, 1-D, in the stored data type; ``pinned``: for a GPU."""
+        """Return values ``start`` to ``stop`` of a flattened tensor, in the stored data type; ``pinned``: for a GPU."""
         if not stored.is_plain:
             found = self._unpacked(stored, start, stop) if stored.packed else self._region(stored, start, stop)
             return found.pin_memory() if pinned else found
@@ -33,14 +33,14 @@ class BlockReader:
         return value
 
     def _unpacked(self, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-        """Values of a mask that is stored with 8 of them in a byte."""
+        """Return values of a mask that is stored with 8 of them in a byte."""
         first = start // 8
         packed = StoredTensor(TensorSpec(stored.spec.name, "uint8", ()), stored.path, stored.offset)
         found = np.unpackbits(self.block(packed, first, -(-stop // 8)).numpy(), bitorder="little")
         return torch.from_numpy(found[start - 8 * first : stop - 8 * first].copy()).bool()
 
     def _region(self, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-        """Values of a tensor's leading region in another shape: zero where the file has none."""
+        """Return values of a tensor's leading region in another shape: zero where the file has none."""
         assert stored.stored_shape is not None
         shape, other = stored.spec.shape, stored.stored_shape
         places = np.arange(start, stop)
@@ -75,7 +75,7 @@ class BlockReader:
             view, offset = view[count:], offset + count
 
     def descriptor(self, path: str) -> int:
-        """A file opened for reading."""
+        """Return the descriptor of a file opened for reading."""
         if path not in self._descriptors:
             try:
                 self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -94,12 +94,12 @@ def _unreadable(path: str, error: OSError) -> CheckpointError:
 
 
 def as_bytes(value: torch.Tensor) -> memoryview:
-    """The memory of a tensor of any type."""
+    """Return the memory of a tensor of any type."""
     return memoryview(value.view(torch.uint8).numpy().data)
 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint in memory, in their stored types; tied ones under their first names alone."""
+    """Return all tensors of a checkpoint in memory, in their stored types; tied ones under their first names alone."""
     reader = BlockReader()
     try:
         stored = checkpoint.tensors.items()

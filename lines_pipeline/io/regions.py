@@ -1,4 +1,4 @@
-"""Where the entries of one tensor's leading region lie in a tensor of another shape."""
+"""Finds the entries of one tensor's leading region in a tensor of another shape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SourceMap = np.ndarray[Any, Any]
 
 
 def inside(places: SourceMap, shape: tuple[int, ...], region: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Whether entries of a tensor of ``shape`` lie in its leading ``region``: boolean, one an entry."""
+    """Return whether entries of a tensor of ``shape`` lie in its leading ``region``: boolean, one an entry."""
     found = np.ones(len(places), bool)
     for index, end, size in zip(np.unravel_index(places, shape), region, shape, strict=True):
         if end < size:
@@ -20,5 +20,5 @@ def inside(places: SourceMap, shape: tuple[int, ...], region: tuple[int, ...]) -
 
 
 def translated(places: SourceMap, shape: tuple[int, ...], other: tuple[int, ...]) -> SourceMap:
-    """The entries of a tensor of shape ``other`` at the same indices: all of them have to be inside it."""
+    """Return the entries of a tensor of shape ``other`` at the same indices: all of them have to be inside it."""
     return np.ravel_multi_index(np.unravel_index(places, shape), other).astype(np.int64)

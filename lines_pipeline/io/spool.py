@@ -19,14 +19,14 @@ Place = tuple[Path, dict[str, int], int]
 
 
 def spool_path(folder: Path, key: str) -> Path:
-    """Where the tensors with this key lie, or would lie."""
+    """Return where the tensors with this key lie, or would lie."""
     return folder / f"{key[:32]}.safetensors"
 
 
 def spooled(
     folder: Path, key: str, specs: Sequence[TensorSpec], zeros: int, values: Callable[[], Iterable[torch.Tensor]]
 ) -> Place:
-    """The safetensors file of ``specs`` (float32), made of ``values`` in their order where no sound one is there yet.
+    """Return the safetensors file of ``specs`` (float32), made of ``values`` in order where no sound one is there.
 
     Gives its path, the offsets of the tensors by name, and the offset of ``zeros`` zeros, which take no room on most
     disks. Raises ``EngineError`` where the cache cannot be written.
@@ -40,7 +40,7 @@ def spooled(
 
 
 def _laid_out(specs: Sequence[TensorSpec], zeros: int) -> tuple[bytes, dict[str, int], int]:
-    """The header, and where each tensor and the zeros begin in the file."""
+    """Return the header, and where each tensor and the zeros begin in the file."""
     entries: dict[str, object] = {}
     offset = 0
     for spec in (*specs, TensorSpec(ZEROS, "float32", (zeros,))):

@@ -1,4 +1,4 @@
-"""Names of files that are not complete yet. They tell who writes them, so that what killed processes left can go."""
+"""Names files that are not complete yet by their writer, so that those of killed processes can go."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside ``path``, for this process alone, that ``sweep_temporaries`` knows."""
+    """Return a name beside ``path``, for this process alone, that ``sweep_temporaries`` knows."""
     return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.{os.urandom(4).hex()}.tmp")
 
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """A folder for this user alone with such a name, which goes in the end with all that is in it."""
+    """Yield a folder for this user alone with such a name, which goes in the end with all that is in it."""
     folder = temporary_path(path)
     folder.mkdir(0o700)
     try:
@@ -46,7 +46,7 @@ def sweep_temporaries(folder: Path) -> None:
 
 @cache
 def _machine() -> str:
-    """Where process numbers mean what they mean here: host, boot and namespace."""
+    """Return a name for host, boot and namespace, within which process numbers are unique."""
     told = [socket.gethostname()]
     with suppress(OSError):  # not on every system
         told.append(Path("/proc/sys/kernel/random/boot_id").read_text())

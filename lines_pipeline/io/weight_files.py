@@ -30,7 +30,7 @@ _ADAPTER = "adapter_model"
 
 @dataclass(frozen=True, order=True)
 class Weights:
-    """One way to read a folder: a file, an index with its shards, or shards without an index."""
+    """Describes one way to read a folder: a file, an index with its shards, or shards without an index."""
 
     order: int
     """0 for a file, 1 for an index, 2 for shards without one."""
@@ -47,19 +47,19 @@ class Weights:
 
     @property
     def model(self) -> str:
-        """What it holds: weights of one model in several formats share this name."""
+        """Return the model's name, which its weights share in all formats."""
         return _SAME_MODEL.get(self.stem, self.stem)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The weights of a folder that are read, and what lies beside them."""
+    """Holds the weights of a folder that are read, and what lies beside them."""
 
     taken: Weights
     others: tuple[Weights, ...]
 
     def note(self, read: Collection[str] = ()) -> str:
-        """What the user should be told; nothing where there was no choice. ``read`` are files that an index names."""
+        """Return a message for the user; nothing where there was no choice. ``read`` are files that an index names."""
         others = [other.name for other in self.others if other.name not in read]
         if not others:
             return ""
@@ -70,7 +70,7 @@ class Choice:
 
 
 def choose_weights(names: Iterable[str]) -> Choice | None:
-    """The weights to read of a folder that holds ``names``; None where there are none.
+    """Return the weights to read of a folder that holds ``names``; None where there are none.
 
     Raises ``CheckpointError`` (without the folder) where several models or sets of shards could be meant, and where
     shards without an index are not complete.
@@ -88,7 +88,7 @@ def choose_weights(names: Iterable[str]) -> Choice | None:
 
 
 def _only_model(found: Sequence[Weights]) -> Weights | None:
-    """The one model that the folder holds, in the format that is preferred."""
+    """Return the one model that the folder holds, in the format that is preferred."""
     models = [weights for weights in found if weights.stem != _ADAPTER] or list(found)
     preferred = [weights for weights in models if weights.suffix == "safetensors"] or models
     if not preferred:
@@ -105,7 +105,7 @@ def _only_model(found: Sequence[Weights]) -> Weights | None:
 
 
 def list_weights(names: Iterable[str]) -> list[Weights]:
-    """Every way to read a folder that holds ``names``, sorted; files of a training's state are left out."""
+    """Return every way to read a folder that holds ``names``, sorted; files of a training's state are left out."""
     found: list[Weights] = []
     shards: list[tuple[tuple[str, str, int], int, str]] = []
     for name in sorted(names):

@@ -1,4 +1,4 @@
-"""Files of the cache that are written once: whole or absent, with a note of their digest, checked before every use."""
+"""Writes files of the cache once: whole or absent, with a note of the digest, checked before every use."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lines_pipeline.io.temporaries import temporary_path
 
 
 def notes_path(path: Path) -> Path:
-    """The entry beside a file that tells its size and digest."""
+    """Return the entry beside a file that tells its size and digest."""
     return path.with_suffix(".json")
 
 
 def noted(path: Path) -> dict[str, Any] | None:
-    """What the entry beside a file should say; None where the file cannot be read, as when it is gone."""
+    """Return the size and digest of a file for the entry beside it; None where it cannot be read."""
     try:
         return {"bytes": path.stat().st_size, "digest": file_digest(path)}
     except OSError:
@@ -29,13 +29,13 @@ def noted(path: Path) -> dict[str, Any] | None:
 
 
 def is_sound(path: Path, *, mark_used: bool = True) -> bool:
-    """Whether a file is there, and as it was written; reads all of it, and notes that it was used."""
+    """Return whether a file is there, and as it was written; reads all of it, and notes that it was used."""
     notes = read_entry(notes_path(path), mark_used=mark_used)
     return notes is not None and notes == noted(path)
 
 
 def noted_once(path: Path) -> dict[str, Any] | None:
-    """As ``noted``, but a file that has not changed since is read once a process."""
+    """Return what ``noted`` does, but read a file that has not changed once a process."""
     try:
         found = path.stat()
     except OSError:
@@ -49,7 +49,7 @@ def _noted_once(path: Path, *identity: int) -> dict[str, Any] | None:
 
 
 def written_once(path: Path, write: Callable[[Path], None], *, what: str) -> Path:
-    """The file at ``path``, which ``write`` makes (given another path) where no sound one is there yet.
+    """Return the file at ``path``, which ``write`` makes (given another path) where no sound one is there yet.
 
     Of runs that do so at once the first one's file stays, for a run notices when what it reads is replaced. Raises
     ``EngineError`` where the cache cannot be written; ``what`` says what was to be.

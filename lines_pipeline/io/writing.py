@@ -25,7 +25,7 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One file to write: its tensors, and how much room its header has."""
+    """Describes one file to write: its tensors, and how much room its header has."""
 
     path: Path
     temporary: Path
@@ -34,16 +34,16 @@ class OutputFile:
 
     @property
     def start(self) -> int:
-        """Where the payload begins."""
+        """Return the offset at which the payload begins."""
         return 8 + self.header_bytes
 
     @property
     def size(self) -> int:
-        """Bytes of the whole file."""
+        """Return the bytes of the whole file."""
         return self.start + sum(spec.nbytes for spec in self.specs)
 
     def offsets(self) -> dict[str, int]:
-        """Absolute offset of every tensor."""
+        """Return the absolute offset of every tensor."""
         found, offset = {}, self.start
         for spec in self.specs:
             found[spec.name] = offset
@@ -53,7 +53,7 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """The files of one checkpoint to write, and its index where there are several."""
+    """Describes the files of one checkpoint to write, and its index where there are several."""
 
     path: Path
     files: tuple[OutputFile, ...]
@@ -61,17 +61,17 @@ class OutputLayout:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that have to fit on the disk."""
+        """Return the bytes that have to fit on the disk."""
         return sum(file.size for file in self.files)
 
     @property
     def specs(self) -> tuple[TensorSpec, ...]:
-        """The tensors of all files."""
+        """Return the tensors of all files."""
         return tuple(spec for file in self.files for spec in file.specs)
 
     @property
     def written(self) -> tuple[Path, ...]:
-        """The files that there will be: shards come before their index."""
+        """Return the files that there will be: shards come before their index."""
         return tuple(file.path for file in self.files) + ((self.index,) if self.index else ())
 
 
@@ -95,7 +95,7 @@ def lay_out_files(
 
 
 def _alignment(spec: TensorSpec) -> int:
-    """Wide types first, so that every tensor starts at a multiple of its item size."""
+    """Return a key that sorts wide types first, so that every tensor starts at a multiple of its item size."""
     return spec.nbytes // spec.numel if spec.numel else 8
 
 
@@ -130,7 +130,7 @@ def _cannot_write(path: Path, error: OSError, nbytes: int | None = None) -> str:
 
 @dataclass(frozen=True)
 class Shortage:
-    """A disk that has not got room for the files that are to be written there; its text tells users so."""
+    """Names a disk that has not got room for the files that are to be written there; its text tells users so."""
 
     paths: tuple[Path, ...]
     nbytes: int
@@ -138,7 +138,7 @@ class Shortage:
 
     @property
     def missing_bytes(self) -> int:
-        """What the disk lacks."""
+        """Return the bytes that the disk lacks."""
         return self.nbytes - self.free_bytes
 
     def __str__(self) -> str:
@@ -151,7 +151,7 @@ class Shortage:
 
 
 def space_shortages(sizes: Mapping[Path, int]) -> list[Shortage]:
-    """The disks that have not got room for files of these sizes, by their paths."""
+    """Return the disks that have not got room for files of these sizes, by their paths."""
     disks: dict[int, list[Path]] = {}
     folders = {path: next(parent for parent in path.absolute().parents if parent.is_dir()) for path in sizes}
     for path, folder in folders.items():
@@ -192,12 +192,12 @@ def complete_files(layout: OutputLayout, metadata: Mapping[str, str]) -> None:
 
 
 def cannot_write(layout: OutputLayout, error: OSError) -> EngineError:
-    """The error for a checkpoint that the disk does not take."""
+    """Return the error for a checkpoint that the disk does not take."""
     return EngineError(_cannot_write(layout.path, error, layout.nbytes))
 
 
 def index_content(layout: OutputLayout) -> bytes:
-    """The index of a sharded checkpoint, as transformers writes it."""
+    """Return the index of a sharded checkpoint, as transformers writes it."""
     weight_map = {spec.name: file.path.name for file in layout.files for spec in file.specs}
     total = sum(spec.nbytes for file in layout.files for spec in file.specs)
     content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

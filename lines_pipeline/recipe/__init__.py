@@ -1,1 +1,1 @@
-"""The recipe language: from a file to a typed graph of nodes."""
+"""Reads the recipe language: a file becomes a typed graph of nodes."""

@@ -12,7 +12,7 @@ from lines_pipeline.recipe.binding.objective import DeclaredMetrics
 from lines_pipeline.recipe.recipe import Recipe
 
 Declared = Callable[[Step, Path], DeclaredMetrics | None]
-"""The metrics that the suite of a step declares, given the recipe's folder; None where they are not known."""
+"""Gives the metrics that the suite of a step declares, given the recipe's folder; None where they are not known."""
 
 
 def build_graph(recipe: Recipe, declared: Declared = lambda step, folder: None) -> Graph:

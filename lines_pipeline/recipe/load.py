@@ -25,7 +25,7 @@ _MAY_BE_EMPTY = ("description", "seed", "vars", "tune", "engine", "tracking", "p
 
 
 def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}, *, trust: bool = False) -> Recipe:
-    """The recipe at ``path`` with the values of ``sets`` (``{"nodes.scaled.beta": 0.4}``) in place of its own.
+    """Return the recipe at ``path`` with the values of ``sets`` (``{"nodes.scaled.beta": 0.4}``) in place of its own.
 
     RecipeError tells every mistake at once; where the top level has some, those of the nodes are told as well.
     Relative paths in the recipe are relative to its folder. Python that it names is found, but not run; ``trust`` lets
@@ -56,7 +56,7 @@ def _checked(
 
 
 def _without_empty(document: Document) -> Document:
-    """Sections that are written but hold nothing count as not written."""
+    """Drop sections that are written but hold nothing: they count as not written."""
     kept = {key: value for key, value in document.data.items() if value is not None or key not in _MAY_BE_EMPTY}
     return Document(kept, document.source_map)
 
@@ -72,7 +72,7 @@ def _filled(document: Document) -> tuple[Document, Mapping[str, Any], list[Diagn
 
 
 def _settled(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Names and tags that were written as numbers are texts; elsewhere only items keep how they were written."""
+    """Turn names and tags that were written as numbers into texts; elsewhere only items keep their spelling."""
     plain = {key: inside if key == "vars" else _without_spelled_truth(inside) for key, inside in data.items()}
     nodes = data.get("nodes")
     if isinstance(nodes, Mapping):
@@ -123,7 +123,7 @@ def _diagnostic(document: Document, complaint: Complaint) -> Diagnostic:
 def _node_problems(
     document: Document, recorded: Mapping[str, Any], settings: Settings | None, plugins: Plugins | None
 ) -> list[Diagnostic]:
-    """The problems of the nodes; none where their ops are not known, for want of ``plugins``."""
+    """Return the problems of the nodes; none where their ops are not known, for want of ``plugins``."""
     from lines_pipeline.recipe.binding.graphs import checked_graph
 
     nodes = document.data.get("nodes")
@@ -133,6 +133,6 @@ def _node_problems(
 
 
 def _first_of_each_place(known: list[Diagnostic], more: list[Diagnostic]) -> list[Diagnostic]:
-    """``known``, and those of ``more`` elsewhere: what follows from a mistake is not told as a second one."""
+    """Return ``known``, and those of ``more`` elsewhere: what follows from a mistake is not told as a second one."""
     taken = {(one.file, one.line, one.column) for one in known}
     return known + [one for one in more if (one.file, one.line, one.column) not in taken]

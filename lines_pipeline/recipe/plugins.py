@@ -1,4 +1,4 @@
-"""The Python files that a recipe names as plug-ins: found and hashed at once, run only where that is allowed."""
+"""Finds and hashes the Python files that a recipe names as plug-ins; runs them only where that is allowed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PluginFile:
-    """One file that a recipe names."""
+    """Describes one plug-in file that a recipe names."""
 
     name: str
-    """As the recipe says it."""
+    """The file's name as the recipe writes it."""
     location: SourceLocation
     origin: FileOrigin
     untrusted: str
@@ -34,23 +34,23 @@ class PluginFile:
 
 @dataclass(frozen=True)
 class Plugins:
-    """All plug-ins of a recipe and of those that it extends, the innermost first."""
+    """Holds all plug-ins of a recipe and of those that it extends, the innermost first."""
 
     files: tuple[PluginFile, ...] = ()
 
     @property
     def untrusted(self) -> str:
-        """Why they may not run and what to do; an empty text where they may."""
+        """Return why the files may not run and what to do; an empty text where they may."""
         return next((file.untrusted for file in self.files if file.untrusted), "")
 
     @property
     def digests(self) -> dict[str, str]:
-        """Digest of the content by name."""
+        """Return the digest of each file's content by name."""
         return {file.name: file.origin.digest for file in self.files}
 
     @cached_property
     def ops(self) -> OpRegistry:
-        """All ops of the recipe. Runs the files, where they may run; ``RecipeError`` where one cannot be used."""
+        """Return all ops of the recipe. Runs the files, where they may run; ``RecipeError`` for one that fails."""
         from lines_pipeline.ops import registry
 
         ops = registry()
@@ -73,7 +73,7 @@ class Plugins:
             )
 
     def notes(self) -> list[str]:
-        """Tell what runs, and which ops it adds."""
+        """Tell which files run, and which ops they add."""
         return [self._note(file) for file in self.files]
 
     def _note(self, file: PluginFile) -> str:
@@ -84,14 +84,14 @@ class Plugins:
         return f"{told}, with the ops {', '.join(added)}" if added else told
 
     def texts(self) -> dict[str, str]:
-        """The files' own texts by name, for the record of a run."""
+        """Return the files' own texts by name, for the record of a run."""
         return {file.name: file.origin.file.read_text(encoding="utf-8", errors="replace") for file in self.files}
 
 
 def find_plugins(
     document: Document, path: FilePath, chain: Sequence[FilePath], *, trust: bool
 ) -> tuple[Plugins, list[Diagnostic]]:
-    """The plug-ins that a filled document names, each beside the recipe file that names it. Runs nothing.
+    """Return the plug-ins that a filled document names, each beside the recipe file that names it. Runs nothing.
 
     ``path`` is the recipe, ``chain`` the real paths of it and of all that it extends: each may change what the others
     say, so that all have to lie in trusted folders, unless ``trust`` is given.

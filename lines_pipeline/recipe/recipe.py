@@ -1,4 +1,4 @@
-"""A recipe that has been read: settings, nodes, and the texts it is known by."""
+"""Holds a recipe that has been read: settings, nodes, and the texts it is known by."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NOT_IN_HASH = ("engine", "tracking", "description", "vars", "extends")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe with ``extends`` merged, ``--set`` applied and every reference filled.
+    """Holds a recipe with ``extends`` merged, ``--set`` applied and every reference filled.
 
     ``document`` holds the values to run with, ``recorded`` the same with the environment left by name
     (``${env:NAME}``): only that may be written down. ``source`` is the recipe file's text, ``sets`` what
@@ -71,17 +71,17 @@ class Recipe:
 
     @property
     def tune(self) -> Tune | None:
-        """What to search, if anything."""
+        """Return what to search, if anything."""
         return self.settings.tune
 
     @property
     def engine(self) -> Engine:
-        """How to run it."""
+        """Return how to run it."""
         return self.settings.engine
 
     @property
     def tracking(self) -> Tracking:
-        """Where to record it."""
+        """Return where runs of the recipe are recorded."""
         return self.settings.tracking
 
     @property
@@ -91,12 +91,12 @@ class Recipe:
 
     @property
     def nodes(self) -> Mapping[str, Mapping[str, Any]]:
-        """The nodes' fields, filled."""
+        """Return the nodes' fields, filled."""
         nodes: Mapping[str, Mapping[str, Any]] = self.document.data["nodes"]
         return nodes
 
     def canonical(self) -> str:
-        """JSON that is equal for equal recipes, whatever the order of their keys and how they are run or recorded.
+        """Return JSON, equal for equal recipes whatever the order of their keys and how they are run or recorded.
 
         Plug-ins are in it with the digest of their content.
         """
@@ -107,20 +107,20 @@ class Recipe:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of ``canonical``, in hex."""
+        """Return the SHA-256 of ``canonical``, in hex."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
     def resolved(self) -> str:
-        """The recipe as YAML that stands alone: one file, no ``vars``, the environment by name."""
+        """Return the recipe as YAML that stands alone: one file, no ``vars``, the environment by name."""
         kept = {key: value for key, value in self.recorded.items() if key not in ("vars", "extends")}
         return _yaml(kept)
 
     def published(self) -> str:
-        """As ``resolved``, without what only says how it is run or recorded."""
+        """Return YAML as ``resolved`` does, without what only says how the recipe is run or recorded."""
         return _yaml({key: value for key, value in self.recorded.items() if key not in _NOT_IN_HASH})
 
     def recorded_path(self, step: Step) -> str:
-        """The path that a step's node names, with its item filled in and the environment by name."""
+        """Return the path that a step's node names, with its item filled in and the environment by name."""
         fields = self.document.data["nodes"][step.node]
         items = read_items(fields["for_each"])[0] if "for_each" in fields else ()
         names = next((item.names for item in items if item.key == step.item), {})
@@ -128,7 +128,7 @@ class Recipe:
         return str(fill_items(written, self.secrets.hidden(names)))
 
     def with_values(self, values: Mapping[str, Any]) -> Recipe:
-        """The recipe with other parameter values (``{"scaled.beta": 0.4}``); KeyError for an unknown node."""
+        """Return the recipe with other parameter values (``{"scaled.beta": 0.4}``); KeyError for an unknown node."""
         data, recorded, source_map = self.document.data, self.recorded, self.document.source_map
         kept, keys = dict(source_map.values), dict(source_map.keys)
         for name, value in values.items():
@@ -151,7 +151,7 @@ def _canonical_node(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_spellings(value: Any) -> Any:
-    """Items as pairs of value and spelling, where that is not Python's: it names members and files."""
+    """Return items as pairs of value and spelling, where that is not Python's: it names members and files."""
     if isinstance(value, Mapping):
         return {key: _with_spellings(inside) for key, inside in value.items()}
     if isinstance(value, list):
@@ -161,7 +161,7 @@ def _with_spellings(value: Any) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Short values on one line, no anchors, text quoted wherever a YAML 1.1 or 1.2 reader could take it otherwise."""
+    """Dumps short values on one line, without anchors; quotes text that a YAML 1.1 or 1.2 reader could misread."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -178,7 +178,7 @@ def _yaml(data: Mapping[str, Any]) -> str:
 
 
 def _line(data: Mapping[str, Any]) -> str:
-    """One block-style key with a flow-style value."""
+    """Return one block-style key with a flow-style value."""
     (key, value), *_ = data.items()
     text = io.StringIO()
     yaml.dump(_quoted(value), text, Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=10**6)
@@ -187,11 +187,11 @@ def _line(data: Mapping[str, Any]) -> str:
 
 
 class _Quoted(str):
-    """Text to be written in quotes."""
+    """Marks text to be written in quotes."""
 
 
 class _Spelled(str):
-    """A number or truth value, as it was written."""
+    """Marks a number or truth value to be written with its spelling."""
 
 
 def _spelled(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -1,4 +1,4 @@
-"""What a recipe may say above its nodes: names, settings, tuning."""
+"""Declares the fields that a recipe may have beside its nodes: names, settings, tuning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lines_pipeline.core.types import CompileMode
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
 NODE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}", re.ASCII)
 MAX_GRID = 10_000
-"""Values that one parameter, and trials that a whole grid, may have."""
+"""The most values that one parameter, and trials that a whole grid, may have."""
 
 Number = Annotated[int | float, Field(allow_inf_nan=False)]
 
@@ -58,7 +58,7 @@ class Engine(_Section):
 
     @property
     def memory_bytes(self) -> int | None:
-        """``memory`` in bytes."""
+        """Return ``memory`` in bytes."""
         return None if self.memory is None else parse_bytes(self.memory)
 
 
@@ -110,7 +110,7 @@ class Space(_Section):
             raise ValueError(f"steps of {self.step} from {low} do not reach {high}; set 'high' to {last}")
 
     def choices(self) -> tuple[Any, ...] | None:
-        """All values, in order; None for a range without steps. Whole numbers stay so where all of the range are."""
+        """Return all values, in order; None for a range without steps. Whole numbers stay so where all are whole."""
         if self.values is not None or self.step is None or self.low is None or self.high is None:
             return self.values
         low, step = exact(self.low), exact(self.step)
@@ -119,12 +119,12 @@ class Space(_Section):
         return tuple((int if whole else float)(low + index * step) for index in range(count))
 
     def samples(self) -> tuple[Any, ...]:
-        """Values that stand for all: the ends of a range, every entry of a list."""
+        """Return values that stand for all: the ends of a range, every entry of a list."""
         return self.values if self.values is not None else tuple(dict.fromkeys((self.low, self.high)))
 
 
 def exact(number: float) -> Decimal:
-    """The shortest decimal that reads back as the number: what was written."""
+    """Return the shortest decimal that reads back as the number: what was written."""
     return Decimal(repr(number))
 
 

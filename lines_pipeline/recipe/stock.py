@@ -1,4 +1,4 @@
-"""The recipes that come with this package: found by name, copied with all that they need."""
+"""Finds the recipes that come with this package by name, and copies them with all files that they need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class StockRecipe:
-    """A recipe of the package."""
+    """Describes a recipe of the package."""
 
     name: str
     description: str
@@ -24,13 +24,13 @@ class StockRecipe:
 
 
 def stock_folder() -> Path:
-    """Where they lie: in the package, or beside it in a checkout of its sources."""
+    """Return the folder of stock recipes: in the package, or beside it in a checkout of its sources."""
     inside = PACKAGE / "stock_recipes"
     return inside if inside.is_dir() else PACKAGE.parent / "recipes"
 
 
 def stock_recipes() -> list[StockRecipe]:
-    """All of them, by name."""
+    """Return all stock recipes, by name."""
     found = []
     for path in sorted(stock_folder().glob("*.yaml")):
         document, *_ = read_chain(path)
@@ -39,7 +39,7 @@ def stock_recipes() -> list[StockRecipe]:
 
 
 def find_recipe(recipe: str | Path) -> Path:
-    """The file of a recipe: the one at that path, or else the stock recipe of that name."""
+    """Return the file of a recipe: the one at that path, or else the stock recipe of that name."""
     path = Path(recipe)
     if os.path.lexists(path) or path.parent not in (Path(), Path("recipes")):
         return path
@@ -85,7 +85,7 @@ def _stem(name: str) -> str:
 
 
 def _needed(recipe: Path) -> Iterable[Path]:
-    """The files of a recipe's chain, and of the suites that it names with the scripts beside them."""
+    """Return the files of a recipe's chain, and of the suites that it names with the scripts beside them."""
     document, _, files = read_chain(recipe)
     yield from files
     named = {value for value in _texts(document.data) if value.startswith("suites/")}

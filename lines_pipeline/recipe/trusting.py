@@ -1,4 +1,4 @@
-"""What a recipe may not do unless its folder is trusted: send work, records or the environment somewhere.
+"""Refuses what a recipe may not do unless its folder is trusted: send work, records or the environment somewhere.
 
 Python that suites and the recipe itself name is guarded where it is opened.
 """
@@ -23,7 +23,7 @@ _LOCAL_SCHEDULERS = ("threads", "serial")
 
 
 def require_trusted(recipe: Recipe, *, trust: bool = False) -> None:
-    """RecipeError for what only a trusted folder's recipe may set (``--set`` always may); not with ``trust``.
+    """Raise RecipeError for what only a trusted folder's recipe may set (``--set`` always may); not with ``trust``.
 
     All files of a chain of ``extends`` have to lie in trusted folders: any of them may change what another one says.
     """
@@ -46,7 +46,7 @@ def trusted_graph(recipe: Recipe, *, trust: bool = False, declared: Declared = l
 
 
 def _require_harmless_items(recipe: Recipe, graph: Graph) -> None:
-    """RecipeError where items that the environment gave end up in a URL, and the recipe's folder is not trusted."""
+    """Raise RecipeError where items from the environment end up in a URL, and the recipe's folder is not trusted."""
     names = {name for fields in recipe.recorded["nodes"].values() for name in environment_names(fields.get("for_each"))}
     values = {environ[name] for name in names if environ.get(name)}
     found = []
@@ -73,7 +73,7 @@ def _diagnostic(recipe: Recipe, path: Path, what: str, reason: str, folder: File
 
 
 def _addresses(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Settings that name other machines."""
+    """Yield settings that name other machines."""
     if recipe.engine.scheduler not in _LOCAL_SCHEDULERS:
         yield ("engine", "scheduler"), "sets the address of a scheduler"
     if recipe.tracking.uri is not None:
@@ -81,7 +81,7 @@ def _addresses(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _urls(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """URLs that hold values of the environment."""
+    """Yield URLs that hold values of the environment."""
     used = {key: value for key, value in recipe.recorded.items() if key not in ("vars", "description")}
     for path, text in _texts(used, ()):
         if environment_names(text):

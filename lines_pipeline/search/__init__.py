@@ -1,1 +1,1 @@
-"""Drivers above the engine: they choose (values, soups), the engine merges, suites judge."""
+"""Drivers above the engine: they choose (values, soups), the engine merges, suites evaluate."""

@@ -1,4 +1,4 @@
-"""Carries out the ops that have a driver: they judge models, and find what takes a step's place."""
+"""Carries out the ops that have a driver, which evaluates models and finds what takes a step's place."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lines_pipeline.ops.base import Variant
 
 @dataclass
 class Drivers:
-    """Replaces the steps that are carried out by a driver by what that finds."""
+    """Replaces steps that have a driver by what the driver finds."""
 
     evaluator: Evaluator
 
     def resolve(self, graph: Graph) -> Graph:
-        """The graph with every driver's work done, in topological order."""
+        """Return the graph with every driver's work done, in topological order."""
         for step_id in graph.steps:
             step = graph.steps[step_id]
             driver = step.op.driver_of(step.params)
@@ -31,7 +31,7 @@ class Drivers:
 
 @dataclass
 class _StepContext:
-    """What the driver of one step may ask (``DriverContext``)."""
+    """Answers the driver of one step (``DriverContext``)."""
 
     _evaluator: Evaluator
     _graph: Graph
@@ -39,16 +39,16 @@ class _StepContext:
 
     @property
     def step(self) -> str:
-        """The id of the step that is carried out."""
+        """Return the id of the step that is carried out."""
         return self._step.id
 
     @property
     def node(self) -> str:
-        """Its node."""
+        """Return its node."""
         return self._step.node
 
     def evaluate(self, models: Mapping[str, Variant], judge: Callable[[str], Variant]) -> dict[str, dict[str, float]]:
-        """The metrics of each of ``models``, which are made for it and go again."""
+        """Return the metrics of each of ``models``, which are made for it and dropped again."""
         trial, names, step = self._graph, {}, self._step
         for index, (name, variant) in enumerate(models.items()):
             model = _as(step, variant, f"{step.id}.trial{index}", step.gives)
@@ -60,7 +60,7 @@ class _StepContext:
         return {names[step_id]: metrics for step_id, metrics in found.items()}
 
     def higher_is_better(self, metric: str) -> bool:
-        """Whether the suite that the step names declares so; of what it does not declare, more is better."""
+        """Return what the suite of the step declares of the metric; True where it declares nothing."""
         return self._evaluator.directions(self._graph, self._step.id).get(metric, "higher") == "higher"
 
     def emit(self, event: Event) -> None:
@@ -73,5 +73,5 @@ def _as(step: Step, variant: Variant, step_id: str, gives: EdgeType) -> Step:
 
 
 def _with_step(graph: Graph, step: Step) -> Graph:
-    """The graph with a step replaced, or added after all others."""
+    """Return the graph with a step replaced, or added after all others."""
     return replace(graph, steps={**graph.steps, step.id: step})

@@ -1,4 +1,4 @@
-"""Which values ``tune`` tries: a grid, or what Optuna proposes. Asked for as many at a time as can be tried at once."""
+"""Proposes the values that ``tune`` tries, from a grid or by Optuna: as many at a time as can be tried at once."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from lines_pipeline.core.errors import EvalError
 from lines_pipeline.recipe.schema import Space, Tune
 
 Values = Mapping[str, Any]
-"""A trial: values by parameter."""
+"""The values of a trial, by parameter."""
 
 
 _MAX_REPEATS = 20
-"""Proposals in a row that were tried before, after which the grid decides."""
+"""The most proposals in a row that were tried before, after which the grid decides."""
 
 
 class Sampler(Protocol):
     """Proposes trials, the same ones however many it is asked for at a time."""
 
     def ask(self, count: int) -> list[Values]:
-        """The next trials: up to ``count``, one where later ones depend on how it does, none at the end."""
+        """Return the next trials: up to ``count``, one where later ones depend on how it does, none at the end."""
 
     def tell(self, objectives: Sequence[float]) -> None:
-        """How the trials did that were asked for last."""
+        """Take the objectives of the trials that were asked for last."""
 
 
 def open_sampler(settings: Tune, seed: int, direction: str) -> Sampler:
-    """What ``settings.sampler`` names, to ``maximize`` or ``minimize``; ``EvalError`` where its package is missing."""
+    """Return the sampler that ``settings.sampler`` names, for a direction; ``EvalError`` without its package."""
     return Grid(settings) if settings.sampler == "grid" else Study(settings, seed, direction)
 
 
 class Grid:
-    """All combinations; the last parameter changes first."""
+    """Proposes all combinations; the last parameter changes first."""
 
     def __init__(self, settings: Tune) -> None:
         self._names = list(settings.parameters)
         self._left = itertools.product(*(space.choices() or () for space in settings.parameters.values()))
 
     def ask(self, count: int) -> list[Values]:
-        """The next combinations."""
+        """Return the next combinations."""
         return [dict(zip(self._names, values, strict=True)) for values in itertools.islice(self._left, count)]
 
     def tell(self, objectives: Sequence[float]) -> None:
-        """Makes no difference."""
+        """Ignore the objectives: a grid does not depend on them."""
 
 
 class Study:
-    """Random, TPE or CMA-ES by Optuna; deterministic by the recipe's seed."""
+    """Proposes by random search, TPE or CMA-ES of Optuna; deterministic by the recipe's seed."""
 
     def __init__(self, settings: Tune, seed: int, direction: str) -> None:
         try:
@@ -71,20 +71,20 @@ class Study:
         self._tried: dict[tuple[Any, ...], float | None] = {}
 
     def ask(self, count: int) -> list[Values]:
-        """The next proposals; TPE and CMA-ES learn from each."""
+        """Return the next proposals; TPE and CMA-ES learn from each."""
         count = min(count if self._settings.sampler == "random" else 1, self._left)
         self._left -= count
         self._asked.clear()
         return [self._propose() for _ in range(count)]
 
     def tell(self, objectives: Sequence[float]) -> None:
-        """In the order of the trials."""
+        """Tell Optuna the objectives, in the order of the trials."""
         for trial, objective in zip(self._asked, objectives, strict=True):
             self._study.tell(trial, None if math.isnan(objective) else objective, state=_failed(objective))
             self._tried[_point(trial)] = objective
 
     def _propose(self) -> Values:
-        """Values that were not tried before: a repeat is answered from memory, and after some the grid decides."""
+        """Return values that were not tried before: repeats are answered from memory; after some the grid decides."""
         for _ in range(_MAX_REPEATS):
             trial = self._study.ask()
             values = self._suggested(trial)
@@ -100,7 +100,7 @@ class Study:
         return values
 
     def _first_untried(self) -> tuple[Any, Values]:
-        """The first combination of the grid that no trial has had."""
+        """Return the first combination of the grid that no trial has had."""
         names = list(self._settings.parameters)
         counts = [len(space.choices() or ()) for space in self._settings.parameters.values()]
         for indices in itertools.product(*map(range, counts)):
@@ -115,7 +115,7 @@ class Study:
 
 
 def combinations(settings: Tune) -> float:
-    """How many there are; infinite where a parameter has no steps."""
+    """Return the number of combinations; infinite where a parameter has no steps."""
     counts = [space.choices() for space in settings.parameters.values()]
     return math.inf if None in counts else math.prod(len(choices or ()) for choices in counts)
 
@@ -125,7 +125,7 @@ def _point(trial: Any) -> tuple[Any, ...]:
 
 
 def _failed(objective: float) -> Any:
-    """How a trial ended; None where it has an objective. One that is no number teaches nothing."""
+    """Return the state of a trial that failed: its objective is no number; None for any other."""
     from optuna.trial import TrialState
 
     return TrialState.FAIL if math.isnan(objective) else None

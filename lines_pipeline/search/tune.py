@@ -1,4 +1,4 @@
-"""``tune``: tries parameter values, judges each by the objective, and keeps the first of the best."""
+"""``tune``: tries parameter values, evaluates the objective of each, and keeps the first of the best."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lines_pipeline.recipe.schema import Tune
 from lines_pipeline.search.samplers import Values, combinations, open_sampler
 
 Prepare = Callable[[Graph], Graph]
-"""What has to be settled in a trial's graph before it can be merged (greedy soups)."""
+"""Resolves what a trial's graph leaves open before it can be merged (greedy soups)."""
 
 COSTLY_READS = 3
 """A step that reads this many times the bytes it makes is worth keeping between trials."""
@@ -29,7 +29,7 @@ COSTLY_READS = 3
 
 @dataclass(frozen=True)
 class Chosen:
-    """The best values, their objective, and how many trials it took."""
+    """Holds the best values, their objective, and the number of trials."""
 
     values: Values
     objective: float
@@ -39,7 +39,7 @@ class Chosen:
 def tune(recipe: Recipe, evaluator: Evaluator, prepare: Prepare) -> Chosen:
     """Run the trials of ``recipe.tune``; each makes only what the objective needs.
 
-    On a cluster, as many trials as there are workers are judged side by side, if they do not depend on each other.
+    On a cluster, as many trials as there are workers are evaluated side by side, if they do not depend on each other.
     """
     assert recipe.tune is not None
     trials = _Trials(recipe, evaluator, prepare, parse_objective(recipe.tune.objective), trial_count(recipe.tune))
@@ -67,12 +67,12 @@ def tune(recipe: Recipe, evaluator: Evaluator, prepare: Prepare) -> Chosen:
 
 
 def _is_better(objective: float, best: float) -> bool:
-    """Whether an objective is greater than the best so far; any number is better than none."""
+    """Return whether an objective is greater than the best so far; any number is better than none."""
     return objective > best or (math.isnan(best) and not math.isnan(objective))
 
 
 def trial_count(settings: Tune) -> int:
-    """How many trials there will be."""
+    """Return the number of trials that there will be."""
     found = combinations(settings)
     return int(found) if settings.sampler == "grid" else int(min(settings.trials or 0, found))
 
@@ -89,42 +89,42 @@ class _Trials:
     done: int = 0
 
     def run(self, batch: Sequence[Values]) -> list[float]:
-        """The objective of each: models are made one after the other, and judged together.
+        """Return the objective of each: models are made one after the other, and evaluated together.
 
         Events come as if each trial had begun when the one before had ended.
         """
         emit = self.evaluator.session.emit
-        cases: list[EvaluationBatch] = []
+        evaluations: list[EvaluationBatch] = []
         held: list[list[Event]] = []
         for values in batch:
-            with _events(self.evaluator.session, hold=bool(cases)) as events:
+            with _events(self.evaluator.session, hold=bool(evaluations)) as events:
                 held.append(events)
-                self.evaluator.session.emit(TrialStarted(self.done + len(cases), self.total, values))
-                cases.append(self._case(values))
+                self.evaluator.session.emit(TrialStarted(self.done + len(evaluations), self.total, values))
+                evaluations.append(self._evaluation(values))
         objectives = []
-        for events, judged in zip(held, self.evaluator.compare(cases), strict=True):
+        for events, by_step in zip(held, self.evaluator.compare(evaluations), strict=True):
             for event in events:
                 emit(event)
-            objectives.append(self._value(judged))
-            metrics = {f"{step}/{name}": figure for step, found in judged.items() for name, figure in found.items()}
+            objectives.append(self._objective(by_step))
+            metrics = {f"{step}/{name}": figure for step, given in by_step.items() for name, figure in given.items()}
             emit(TrialFinished(self.done, objectives[-1], metrics))
             self.done += 1
         return objectives
 
-    def _case(self, values: Values) -> EvaluationBatch:
+    def _evaluation(self, values: Values) -> EvaluationBatch:
         graph = self.prepare(build_graph(self.recipe.with_values(values)))
         return self.evaluator.prepare(graph, list(dict.fromkeys(node for _, node, _ in self.objective.terms)))
 
-    def _value(self, judged: Mapping[str, Mapping[str, float]]) -> float:
+    def _objective(self, metrics: Mapping[str, Mapping[str, float]]) -> float:
         try:
-            return self.objective.value(judged)
+            return self.objective.value(metrics)
         except KeyError as error:
             raise EvalError(f"tune: the suite gives no metric {error.args[0]} for the objective") from error
 
 
 @contextmanager
 def _events(session: Session, *, hold: bool) -> Iterator[list[Event]]:
-    """The events that are held back meanwhile; none where they go out at once."""
+    """Yield a list that, with ``hold``, collects the events in place of the sinks."""
     emit, held = session.emit, list[Event]()
     session.emit = held.append if hold else emit
     try:

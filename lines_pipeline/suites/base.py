@@ -1,4 +1,4 @@
-"""What every suite is to the rest of the house: tasks, declared metrics, and the scores that it gives models."""
+"""Declares what a suite gives to the layers above: tasks, declared metrics, and scores of models."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Direction = Literal["higher", "lower"]
 Averaging = Literal["mean", "geometric", "none"]
 Role = Literal["expert", "pretrained"]
 ROLES: tuple[Role, ...] = ("expert", "pretrained")
-"""Whose figures normalize: each task's own expert, and the model that all experts were tuned from."""
+"""The models whose figures normalize: each task's own expert, and the model that all experts were tuned from."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure that a suite gives for each task: its unit, which direction is better, how tasks are averaged."""
+    """Declares a figure that a suite gives for each task: its unit, the better direction, the mean of tasks."""
 
     name: str
     unit: str = SCORE
@@ -37,17 +37,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures by task and metric, and per-sample results of the tasks that have them."""
+    """Holds figures by task and metric, and per-sample results of the tasks that have them."""
 
     values: Mapping[str, Mapping[str, float]]
     samples: Mapping[str, Samples] = field(default_factory=dict)
 
     def joined(self, other: Scores) -> Scores:
-        """These scores and those of further tasks."""
+        """Return these scores and those of further tasks."""
         return Scores({**self.values, **other.values}, {**self.samples, **other.samples})
 
     def picked(self, tasks: Sequence[str]) -> Scores:
-        """The scores of some tasks, in their order."""
+        """Return the scores of some tasks, in their order."""
         return Scores(
             {task: self.values[task] for task in tasks},
             {task: self.samples[task] for task in tasks if task in self.samples},
@@ -56,7 +56,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Head:
-    """A frozen classifier over a model's features: ``logits = scale * weight * features + bias``."""
+    """Holds a frozen classifier over a model's features: ``logits = scale * weight * features + bias``."""
 
     weight: torch.Tensor
     """[classes, features]."""
@@ -77,45 +77,45 @@ class Head:
 
 
 class Suite(Protocol):
-    """Tasks with data, and the metrics that a model is judged by on them."""
+    """Evaluates models: has tasks with data, and declares the metrics that it gives a model on them."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of all tasks; nothing is built, downloaded or loaded for them."""
+        """Return the names of all tasks; nothing is built, downloaded or loaded for them."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What a task may be given, the most important first; declared before anything is loaded."""
+        """Return the metrics that a task may have, the most important first, before anything is loaded."""
 
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
-        """Judge a model on some tasks; ``EvalError`` where it does not fit the suite.
+        """Evaluate a model on some tasks; ``EvalError`` where it does not fit the suite.
 
         A declared metric may be absent where it means nothing (the top five of three classes).
         """
 
     def baselines(self, role: Role, tasks: Sequence[str], split: str) -> Mapping[str, Mapping[str, float]]:
-        """Figures of each task's own expert, or of the pretrained model, by task and metric, as far as known."""
+        """Return figures of each task's own expert, or of the pretrained model, by task and metric, as far as known."""
 
     def model(self) -> nn.Module:
-        """A module that states of this suite's models fit; ``EvalError`` where the suite has none."""
+        """Return a module that states of this suite's models fit; ``EvalError`` where the suite has none."""
 
     def batches(self, task: str, split: str) -> Iterator[tuple[Any, torch.Tensor]]:
-        """Inputs as the model takes them, and their labels."""
+        """Yield inputs as the model takes them, and their labels."""
 
     def heads(self) -> Mapping[str, Head]:
-        """Heads by task where they are frozen and outside the model; none where they are part of it."""
+        """Return the heads by task where they are frozen and outside the model; none where they are part of it."""
 
     def digest(self, split: str) -> str:
-        """Content identity of all that scores on a split depend on but for the model."""
+        """Return the digest of all that scores on a split depend on, but for the model."""
 
     def code(self) -> tuple[Code, ...]:
-        """The Python of the user's that judging runs; imports none of it. ``EvalError`` where it is not there."""
+        """Return the user's Python that an evaluation runs; imports none of it. ``EvalError`` where it is missing."""
 
     def foreign_code(self) -> ForeignCode | None:
-        """What judging runs that may do anything; None where it runs nothing of its own."""
+        """Return the code that an evaluation runs and that may do anything; None where there is none."""
 
     def check(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
-        """Everything that can be told without loading weights or data: what is said of each file that is missing.
+        """Check all that needs neither weights nor data; return a message for each file that is missing.
 
         Raises ``EvalError`` for what no file could mend, such as a split that a task does not have.
         """
@@ -123,7 +123,7 @@ class Suite(Protocol):
 
 @dataclass(frozen=True)
 class ForeignCode:
-    """What a suite runs beside this package: Python of the user's own, or what could unpickle files."""
+    """Describes what a suite runs beside this package: Python of the user's own, or what could unpickle files."""
 
     what: str
     untrusted: str

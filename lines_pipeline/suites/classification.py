@@ -1,4 +1,4 @@
-"""The kind ``classification``: a model from images, or other tensors, to features; a head and data a task."""
+"""Evaluates the kind ``classification``: a model makes features of tensors; each task has a head and data."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ _DATASETS = "hf://datasets/"
 
 @dataclass(frozen=True)
 class ClassificationSuite:
-    """A suite file that has been read."""
+    """Evaluates models by a suite file that has been read."""
 
     document: SuiteDocument
     content: ClassificationFile = field(compare=False, repr=False)
 
     @classmethod
     def read(cls, document: SuiteDocument) -> ClassificationSuite:
-        """From a file."""
+        """Return the suite in a file."""
         return cls(document, document.read_as(ClassificationFile))
 
     @property
     def path(self) -> Path:
-        """The suite's file."""
+        """Return the suite's file."""
         return self.document.path
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of all tasks."""
+        """Return the names of all tasks."""
         return tuple(self.content.tasks)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Accuracy first; the top five where a task has more than five classes."""
+        """Return the metrics, accuracy first; the top five where a task has more than five classes."""
         return CLASSIFICATION_METRICS
 
     def check(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
-        """What is said of each local file that is not there; ``EvalError`` where a task has no data for the split."""
+        """Return a message for each missing local file; ``EvalError`` where a task has no data for the split."""
         named = [(task, file) for task in tasks for file in (self.content.tasks[task].head, self._source(task, split))]
         return tuple(
             f"{self.path}: task '{task}': {file}: no such file"
@@ -70,19 +70,19 @@ class ClassificationSuite:
         )
 
     def digest(self, split: str) -> str:
-        """Identity of the file's content, and of the local data, heads and Python that it names."""
+        """Return the digest of the file's content, and of the local data, heads and Python that it names."""
         tasks = self.content.tasks.values()
         files = [self._identity(source) for one in tasks for source in (one.head, one.data.get(split, ""))]
         content = self.content.model_dump(mode="json")
         return content_key([content, split, files, *(one.digest() for one in self.code())])
 
     def baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
-        """As the file records them."""
+        """Return the figures that the file records."""
         return {task: self.content.tasks[task].baseline(role, split) for task in tasks}
 
     @torch.inference_mode()
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
-        """Judge the answers of largest logit; ``EvalError`` where the model does not fit."""
+        """Evaluate the answers of largest logit; ``EvalError`` where the model does not fit."""
         made, transform = self._made
         module = loaded(self.path, self.content.model.factory, made, model, self._code, device)
         found, samples = dict[str, dict[str, float]](), {}
@@ -93,24 +93,24 @@ class ClassificationSuite:
         return Scores(found, samples)
 
     def model(self) -> nn.Module:
-        """A new module, with whatever weights its factory gives it."""
+        """Return a new module, with the weights that its factory gives it."""
         return make_model(self.path, self.content.model, self._code)[0]
 
     def batches(self, task: str, split: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images and labels, in the file's order."""
+        """Yield images and labels, in the file's order."""
         source = self._data(task, split)
         return self._batches(source, None if isinstance(source, LabelledTensors) else self._made[1])
 
     def heads(self) -> dict[str, Head]:
-        """The frozen heads of all tasks."""
+        """Return the frozen heads of all tasks."""
         return {task: self._head(task) for task in self.tasks}
 
     def code(self) -> tuple[Code, ...]:
-        """The Python of the user's that makes the model, if there is any."""
+        """Return the Python of the user's that makes the model, if there is any."""
         return () if self._code is None else (self._code,)
 
     def foreign_code(self) -> ForeignCode | None:
-        """The user's Python, or a model of open_clip with arguments that may open files of pickles."""
+        """Return the user's Python, or a model of open_clip with arguments that may open files of pickles."""
         return foreign_code(self.path, self.code(), self.content.model)
 
     @cached_property
@@ -141,7 +141,7 @@ class ClassificationSuite:
                 )
             judged.append(judge(head.logits(features), self._checked(labels, task, len(head.weight))))
         if not judged:
-            raise EvalError(f"{self.path}: task '{task}' has no images to judge")
+            raise EvalError(f"{self.path}: task '{task}' has no images to evaluate on")
         return task_scores(judged, clusters)
 
     def _features(self, model: nn.Module, images: torch.Tensor, task: str) -> torch.Tensor:
@@ -154,7 +154,7 @@ class ClassificationSuite:
         return features.float()
 
     def _checked(self, labels: torch.Tensor, task: str, classes: int) -> torch.Tensor:
-        """The labels as int64, each one of the head's classes."""
+        """Return the labels as int64, each one of the head's classes."""
         if labels.is_floating_point() or labels.is_complex():
             raise EvalError(f"{self.path}: task '{task}': labels are {labels.dtype}, expected integers")
         labels = labels.long()
@@ -213,7 +213,7 @@ class ClassificationSuite:
 
 
 def file_identity(folder: Path, source: str) -> Any:
-    """What tells a local file's content apart from another's: its size and time; None where it is not there.
+    """Return size and time of a local file, which tell its content from another; None where it is missing.
 
     A URL is its own identity.
     """

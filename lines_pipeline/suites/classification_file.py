@@ -1,4 +1,4 @@
-"""What a suite file of the kind ``classification`` says."""
+"""Declares the fields of a suite file of the kind ``classification``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _known_metrics(value: dict[str, dict[str, float]]) -> dict[str, dict[str, fl
 
 
 class TaskFile(Section):
-    """Where a task's head and data lie, and the figures that normalize."""
+    """Tells where a task's head and data lie, and the figures that normalize."""
 
     head: FilePath
     """A checkpoint with one 2-D tensor [classes, features], whose rows are used as they are, and maybe a 1-D ``bias``
@@ -35,7 +35,7 @@ class TaskFile(Section):
     pretrained_accuracy: Shares = {}
 
     def baseline(self, role: Literal["expert", "pretrained"], split: str) -> dict[str, float]:
-        """What the file records of a role on a split, by metric."""
+        """Return the figures that the file records of a role on a split, by metric."""
         figures, accuracy = (
             (self.expert, self.expert_accuracy) if role == "expert" else (self.pretrained, self.pretrained_accuracy)
         )
@@ -44,7 +44,7 @@ class TaskFile(Section):
 
 
 class ClassificationFile(Section):
-    """The whole file."""
+    """Declares the top level of the file."""
 
     model: ModelFactory
     normalize_features: bool = True

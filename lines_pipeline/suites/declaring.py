@@ -1,4 +1,4 @@
-"""What binding must know of suites: the metrics that a step may give, without loading anything."""
+"""Tells the binder which metrics a step may give, without loading anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lines_pipeline.suites.opening import chosen_tasks, open_suite
 
 
 def declared_metrics(step: Step, folder: Path) -> DeclaredMetrics | None:
-    """The metrics of a step that names a suite; None where it names none, or one that is told of elsewhere.
+    """Return the metrics of a step that names a suite; None where it names none, or one that is told of elsewhere.
 
     ``folder`` is the recipe's.
     """

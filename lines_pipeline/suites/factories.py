@@ -1,4 +1,4 @@
-"""What a suite names as its model or metric: a factory that comes with this package, or Python of the user's own.
+"""Finds what a suite names as its model or metric: a factory that comes with this package, or Python of the user's own.
 
 Everything here is found by looking at files; nothing of the user's is imported.
 """
@@ -31,7 +31,7 @@ EXPECTED = "expected open_clip:NAME, package.module:callable or file.py:callable
 
 
 def shipped_kind(text: str) -> str:
-    """The kind of model that needs no Python of the user's (``open_clip``); an empty text for others."""
+    """Return the kind of model that needs no Python of the user's (``open_clip``); an empty text for others."""
     kind, _, name = text.partition(":")
     return kind if kind in SHIPPED and _SHIPPED.fullmatch(name) else ""
 
@@ -52,7 +52,7 @@ def check_function(text: str) -> None:
 
 
 def find_code(text: str, folder: Path, what: str = "model factory") -> Code:
-    """Where the Python that a suite names lies: in ``folder``, else on the Python path. Imports nothing.
+    """Return where the Python that a suite names lies: in ``folder``, else on the Python path. Imports nothing.
 
     Raises ``EvalError`` where there is no such file or module, or it plainly has no such name.
     """
@@ -91,7 +91,7 @@ def _in_module(text: str, match: re.Match[str], folder: Path, what: str) -> Code
 
 
 def _spec_of(module: str) -> importlib.machinery.ModuleSpec | None:
-    """The spec of a module on the Python path; packages above it are not imported."""
+    """Return the spec of a module on the Python path; packages above it are not imported."""
     importlib.invalidate_caches()
     top, *rest = module.split(".")
     try:

@@ -1,4 +1,4 @@
-"""The embedded suite ``zoo://glyphs``: 20 glyph-recognition tasks, judged with frozen heads."""
+"""Evaluates the embedded suite ``zoo://glyphs``: 20 glyph-recognition tasks with frozen heads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BASELINES_VERSION = 1
 
 @dataclass
 class GlyphSuite:
-    """``seed`` tells whose experts normalize."""
+    """Evaluates models on glyphs; ``seed`` names the experts whose figures normalize."""
 
     seed: int = 0
     emit: Sink = lambda event: None
@@ -39,27 +39,27 @@ class GlyphSuite:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of all tasks."""
+        """Return the names of all tasks."""
         return tuple(TASKS)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Those of every classifier."""
+        """Return the metrics of every classifier."""
         return CLASSIFICATION_METRICS
 
     def check(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
-        """Nothing is missing; ``EvalError`` for the training split, whose images are drawn at random."""
+        """Return no message; ``EvalError`` for the training split, whose images are drawn at random."""
         if split not in SPLIT_SEEDS:
             raise EvalError(f"zoo://glyphs@seed{self.seed}: split '{split}' is for training, expected val or test")
         return ()
 
     def digest(self, split: str) -> str:
-        """Identity of the data and heads of a split."""
+        """Return the digest of the data and heads of a split."""
         return content_key(["glyphs", ZOO_VERSION, split, SPLIT_IMAGES, HEADS.stat().st_size])
 
     @torch.inference_mode()
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
-        """Judge a model with the zoo's tensors; ``EvalError`` where they do not fit. A glyph's images are a cluster."""
+        """Evaluate a model of the zoo's tensors; ``EvalError`` for others. A glyph's images are a cluster."""
         self.check(tasks, split)
         module = model if isinstance(model, nn.Module) else self._loaded(state_of(model))
         module = module.eval().to(device)
@@ -73,17 +73,17 @@ class GlyphSuite:
         return Scores(found, samples)
 
     def model(self) -> nn.Module:
-        """An encoder with random weights."""
+        """Return an encoder with random weights."""
         return GlyphEncoder()
 
     def batches(self, task: str, split: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images and labels of the validation or test split."""
+        """Yield images and labels of the validation or test split."""
         self.check([task], split)
         images, labels = split_images(task, split)
         return zip(torch.split(images, BATCH_SIZE), torch.split(labels, BATCH_SIZE), strict=True)
 
     def heads(self) -> dict[str, Head]:
-        """The frozen class vectors, at unit length."""
+        """Return the frozen class vectors, at unit length."""
         return {
             task: Head(functional.normalize(head, dim=-1), scale=LOGIT_SCALE) for task, head in load_file(HEADS).items()
         }
@@ -97,7 +97,7 @@ class GlyphSuite:
         return None
 
     def baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
-        """Figures of each task's own expert, built first if need be, or of the pretrained model; measured once."""
+        """Return figures of each task's own expert, built if need be, or of the pretrained model."""
         names = {task: task if role == "expert" else "pretrained" for task in tasks}
         uris = {task: f"zoo://glyphs@seed{self.seed}/{name}" for task, name in names.items()}
         if role == "expert":

@@ -1,4 +1,4 @@
-"""Confidence intervals of means, from what a suite found of every sample: bootstrap over clusters, seeded."""
+"""Makes confidence intervals of means from per-sample results: a seeded bootstrap over clusters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Interval = tuple[float, float]
 
 
 def intervals(samples: Samples) -> dict[str, Interval]:
-    """The 95 % interval of every metric that is a mean over samples: percentiles over resampled clusters.
+    """Return the 95 % interval of every metric that is a mean over samples: percentiles over resampled clusters.
 
     A metric with values that are not finite has none, nor has one of a single cluster.
     """
@@ -26,7 +26,7 @@ def intervals(samples: Samples) -> dict[str, Interval]:
 
 
 def paired_means(first: Samples, second: Samples) -> dict[str, Array]:
-    """Resampled means [RESAMPLES] of the differences second - first, by metric that both have, sample by sample."""
+    """Return resampled means [RESAMPLES] of the differences second - first, by metric of both, sample by sample."""
     clusters = [one.clusters for one in (first, second) if one.clusters is not None]
     same = not clusters or (len(clusters) == 2 and np.array_equal(clusters[0], clusters[1]))
     names = [name for name in first.values if name in second.values]
@@ -39,14 +39,14 @@ def paired_means(first: Samples, second: Samples) -> dict[str, Array]:
 
 
 def percentile_interval(means: Array) -> Interval:
-    """The middle 95 % of resampled means."""
+    """Return the middle 95 % of resampled means."""
     outside = (1 - COVERAGE) / 2
     low, high = np.quantile(means, (outside, 1 - outside))
     return float(low), float(high)
 
 
 def resampled_means(values: Mapping[str, Array], clusters: Array | None) -> dict[str, Array]:
-    """Means [RESAMPLES] by metric, each over as many clusters as there are, drawn with replacement."""
+    """Return means [RESAMPLES] by metric, each over as many clusters as there are, drawn with replacement."""
     finite = {name: value.astype(np.float64) for name, value in values.items() if np.isfinite(value).all()}
     if not finite:
         return {}
@@ -63,7 +63,7 @@ def resampled_means(values: Mapping[str, Array], clusters: Array | None) -> dict
 
 
 def _draws(count: int) -> Iterator[Array]:
-    """How often each cluster is drawn, [some, count] at a time: RESAMPLES rows in all."""
+    """Yield how often each cluster is drawn, [rows, count] at a time: RESAMPLES rows in all."""
     generator = np.random.default_rng(_SEED)
     rows = max(min(_DRAWS_AT_ONCE // count, RESAMPLES), 1)
     for start in range(0, RESAMPLES, rows):

@@ -1,4 +1,4 @@
-"""From logits to accuracy, top five, calibration and loss: of every sample, and of a task."""
+"""Makes accuracy, top five, calibration and loss of logits: of every sample, and of a task."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CLASSIFICATION_METRICS = (
     Metric("loss", "nats", "lower"),
 )
 CALIBRATION_BINS = 15
-"""Of equal width in confidence, as Guo et al. (2017) take them."""
+"""The number of bins, of equal width in confidence, as Guo et al. (2017) take them."""
 _TOP = 5
 
 Judged = Mapping[str, torch.Tensor]
-"""Of one batch, by name: values [n] on the CPU."""
+"""Results of one batch, by name: values [n] on the CPU."""
 
 
 def judge(logits: torch.Tensor, labels: torch.Tensor) -> Judged:
@@ -44,7 +44,7 @@ def judge(logits: torch.Tensor, labels: torch.Tensor) -> Judged:
 
 
 def task_scores(batches: Iterable[Judged], clusters: Array | None = None) -> tuple[dict[str, float], Samples]:
-    """The figures of a task, in the order in which they are declared, and those of its samples."""
+    """Return the figures of a task, in the order in which they are declared, and those of its samples."""
     parts = list(batches)
     of_samples = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
     confidence = of_samples.pop("confidence")
@@ -55,7 +55,7 @@ def task_scores(batches: Iterable[Judged], clusters: Array | None = None) -> tup
 
 
 def calibration_error(confidence: Array, right: Array) -> float:
-    """The expected calibration error: the mean distance of accuracy and confidence over bins of confidence."""
+    """Return the expected calibration error: the mean distance of accuracy and confidence over bins of confidence."""
     confidence = confidence.astype(np.float64)
     if not np.isfinite(confidence).all():
         return float("nan")

@@ -1,4 +1,4 @@
-"""The kinds of suite files: those of this package, and those that other installed packages add."""
+"""Lists the kinds of suite files: those of this package, and those that other installed packages add."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ _OWN = {
 
 
 def suite_kinds() -> Mapping[str, PluginEntry]:
-    """Every kind by its name in ``kind:``, sorted; those of this package cannot be replaced. Imports nothing."""
+    """Return every kind by its name in ``kind:``, sorted; those of this package cannot be replaced. Imports nothing."""
     own = {name: PluginEntry(SUITES, name, (EntryPoint(name, value, SUITES),)) for name, value in _OWN.items()}
     return dict(sorted({**entry_points_of(SUITES), **own}.items()))

@@ -1,4 +1,4 @@
-"""Inputs and labels of a task: tensors of a file, or a dataset of the Hugging Face hub."""
+"""Reads inputs and labels of a task: tensors of a file, or a dataset of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEEDED, _ALLOWED = {"images", "labels"}, {"images", "labels", "clusters"}
 
 @dataclass(frozen=True)
 class LabelledTensors:
-    """``images`` [n, whatever the model takes], ``labels`` [n], and which images belong together."""
+    """Holds ``images`` [n, ...] as the model takes them, ``labels`` [n], and which images belong together."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -24,7 +24,7 @@ class LabelledTensors:
 
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor], source: str, where: str) -> LabelledTensors:
-        """The data in a file; ``EvalError`` where it has other tensors, or not one label an image."""
+        """Return the data in a file; ``EvalError`` where it has other tensors, or not one label an image."""
         if not _NEEDED <= set(tensors) <= _ALLOWED:
             raise EvalError(f"{source}: expected tensors 'images' and 'labels', found {', '.join(tensors)}")
         images, labels, clusters = tensors["images"], tensors["labels"], tensors.get("clusters")
@@ -39,13 +39,13 @@ class LabelledTensors:
         return cls(images, labels, None if clusters is None else clusters.int().numpy())
 
     def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images and labels, so many at a time, in order."""
+        """Yield images and labels in order, one batch at a time."""
         for start in range(0, len(self.labels), size):
             yield self.images[start : start + size], self.labels[start : start + size]
 
 
 def hub_batches(source: str, transform: Any, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Images of ``hf://datasets/org/name[/configuration]#split``, as the model's transform makes them, and labels."""
+    """Yield images of ``hf://datasets/org/name[/configuration]#split``, transformed for the model, and labels."""
     try:
         from datasets import load_dataset
     except ImportError as error:

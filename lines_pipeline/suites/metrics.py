@@ -1,4 +1,4 @@
-"""From scores to the metrics of a node: means and worst tasks, normalized figures, target and control, intervals."""
+"""Makes the metrics of a node from scores: means and worst tasks, normalized figures, target and control, intervals."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Figures = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Baselines:
-    """The figures that normalize; what is not known is absent."""
+    """Holds the figures that normalize; a figure that is not known is absent."""
 
     expert: Figures = field(default_factory=dict)
     pretrained: Figures = field(default_factory=dict)
 
 
 def described(declared: Sequence[Metric], tasks: Sequence[str], target: str | None = None) -> dict[str, Metric]:
-    """Every metric that a node may have, by its full name, as a metric with that name: unit and direction."""
-    found: dict[str, Metric] = {}
+    """Return every metric that a node may have, by its full name, with that name, its unit and direction."""
+    by_name: dict[str, Metric] = {}
     for metric in declared:
         normalized = replace(metric, unit=SHARE, direction="higher")
         names = {f"{metric.name}/{task}": metric for task in tasks}
@@ -38,12 +38,12 @@ def described(declared: Sequence[Metric], tasks: Sequence[str], target: str | No
             names |= {f"{part}_{metric.name}": metric for part in ("target", "control")}
             names |= {f"{part}_normalized_{metric.name}": normalized for part in ("target", "control")}
         names |= {f"{metric.name}/{task}/{end}": metric for task in tasks for end in ("low", "high")}
-        found |= {name: replace(one, name=name) for name, one in names.items()}
-    return found
+        by_name |= {name: replace(metric, name=name) for name, metric in names.items()}
+    return by_name
 
 
 def spoken(declared: Sequence[Metric], *, target: bool) -> str:
-    """As ``described``, for messages: ``<metric>/<task>, ... of accuracy, loss``."""
+    """Return the metrics of ``described`` as messages list them: ``<metric>/<task>, ... of accuracy, loss``."""
     names = described([Metric("<metric>")], ["<task>"], "" if target else None)
     plain = [name for name in names if not name.endswith(("/low", "/high"))]
     return f"{', '.join(plain)} of {', '.join(metric.name for metric in declared)}"
@@ -52,33 +52,33 @@ def spoken(declared: Sequence[Metric], *, target: bool) -> str:
 def node_metrics(
     declared: Sequence[Metric], scores: Scores, baselines: Baselines, target: str | None = None
 ) -> dict[str, float]:
-    """All metrics of a node, metric by metric; those whose scores or baselines are not known are absent.
+    """Return all metrics of a node, metric by metric; those whose scores or baselines are not known are absent.
 
     ``normalized_<metric>/<task>`` is the figure over that of the task's own expert where higher is better, the expert's
     over the figure where lower is; there is none for a baseline or a figure that is zero or negative.
     """
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for metric in declared:
         values = {task: figures[metric.name] for task, figures in scores.values.items() if metric.name in figures}
         if values:
-            found |= _figures(metric, values, whole=len(values) == len(scores.values))
-            found |= _normalized_figures(metric, values, baselines, whole=len(values) == len(scores.values))
+            metrics |= _figures(metric, values, whole=len(values) == len(scores.values))
+            metrics |= _normalized_figures(metric, values, baselines, whole=len(values) == len(scores.values))
             if target is not None:
-                found |= _target_figures(metric, values, baselines, target)
+                metrics |= _target_figures(metric, values, baselines, target)
     for task, samples in scores.samples.items():
         for name, (low, high) in intervals(samples).items():
-            found |= {f"{name}/{task}/low": low, f"{name}/{task}/high": high}
-    return found
+            metrics |= {f"{name}/{task}/low": low, f"{name}/{task}/high": high}
+    return metrics
 
 
 def _figures(metric: Metric, values: Mapping[str, float], *, whole: bool) -> dict[str, float]:
-    found = {f"{metric.name}/{task}": value for task, value in values.items()}
+    metrics = {f"{metric.name}/{task}": value for task, value in values.items()}
     if not whole:
-        return found
+        return metrics
     if metric.averaging != "none":
-        found[f"mean_{metric.name}"] = _mean(metric, list(values.values()))
+        metrics[f"mean_{metric.name}"] = _mean(metric, list(values.values()))
     worst = min if metric.direction == "higher" else max
-    return found | {f"worst_{metric.name}": worst(values.values())}
+    return metrics | {f"worst_{metric.name}": worst(values.values())}
 
 
 def _mean(metric: Metric, values: Sequence[float]) -> float:
@@ -91,27 +91,27 @@ def _normalized_figures(
     metric: Metric, values: Mapping[str, float], baselines: Baselines, *, whole: bool
 ) -> dict[str, float]:
     normalized = _normalized(metric, values, baselines.expert)
-    found = {f"normalized_{metric.name}/{task}": value for task, value in normalized.items()}
+    metrics = {f"normalized_{metric.name}/{task}": value for task, value in normalized.items()}
     if whole and normalized.keys() == values.keys():
-        found[f"mean_normalized_{metric.name}"] = fmean(normalized.values())
-    return found
+        metrics[f"mean_normalized_{metric.name}"] = fmean(normalized.values())
+    return metrics
 
 
 def _target_figures(metric: Metric, values: Mapping[str, float], baselines: Baselines, target: str) -> dict[str, float]:
     control = {task: value for task, value in values.items() if task != target}
     if not control:
         raise EvalError(f"target '{target}' leaves no control task: evaluate more than one task")
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     if target in values:
-        found[f"target_{metric.name}"] = values[target]
+        metrics[f"target_{metric.name}"] = values[target]
         own = _normalized(metric, {target: values[target]}, baselines.expert)
-        found |= {f"target_normalized_{metric.name}": value for value in own.values()}
+        metrics |= {f"target_normalized_{metric.name}": value for value in own.values()}
     if metric.averaging != "none":
-        found[f"control_{metric.name}"] = _mean(metric, list(control.values()))
+        metrics[f"control_{metric.name}"] = _mean(metric, list(control.values()))
     others = _normalized(metric, control, baselines.pretrained)
     if others.keys() == control.keys():
-        found[f"control_normalized_{metric.name}"] = fmean(others.values())
-    return found
+        metrics[f"control_normalized_{metric.name}"] = fmean(others.values())
+    return metrics
 
 
 def _normalized(metric: Metric, values: Mapping[str, float], baselines: Figures) -> dict[str, float]:
@@ -125,5 +125,5 @@ def _normalized(metric: Metric, values: Mapping[str, float], baselines: Figures)
 
 
 def roles_needed(target: str | None) -> tuple[Role, ...]:
-    """Whose baselines the metrics of a node are made with."""
+    """Return the roles whose baselines the metrics of a node are made with."""
     return ("expert",) if target is None else ("expert", "pretrained")

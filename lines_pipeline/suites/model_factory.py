@@ -21,7 +21,7 @@ from lines_pipeline.suites.user_code import call, told_as_users
 
 
 def factory_code(document: SuiteDocument, model: ModelFactory) -> Code | None:
-    """The Python of the user's that makes the model; None for a factory that ships. Imports nothing.
+    """Return the Python of the user's that makes the model; None for a factory that ships. Imports nothing.
 
     Raises ``EvalError``, with the place in the file, where it is not there.
     """
@@ -31,7 +31,7 @@ def factory_code(document: SuiteDocument, model: ModelFactory) -> Code | None:
 
 
 def found_code(document: SuiteDocument, field: tuple[str, ...], text: str, what: str) -> Code:
-    """The Python that a field of the file names; ``EvalError`` with its place where it is not there."""
+    """Return the Python that a field of the file names; ``EvalError`` with its place where it is not there."""
     try:
         return find_code(text, document.path.parent, what)
     except EvalError as error:
@@ -39,7 +39,7 @@ def found_code(document: SuiteDocument, field: tuple[str, ...], text: str, what:
 
 
 def foreign_code(path: Path, code: Iterable[Code], model: ModelFactory | None) -> ForeignCode | None:
-    """What a suite file makes run that may do anything: the user's Python, or what could unpickle files."""
+    """Return the code of a suite file that may do anything: the user's Python, or what could unpickle files."""
     code = list(code)
     told = [one.shown for one in code]
     if model is not None and shipped_kind(model.factory):
@@ -54,7 +54,7 @@ def foreign_code(path: Path, code: Iterable[Code], model: ModelFactory | None) -
 
 
 def make_model(path: Path, model: ModelFactory, code: Code | None) -> tuple[nn.Module, Any]:
-    """The module, and the image transform that comes with it, if any."""
+    """Return the module, and the image transform that comes with it, if any."""
     if code is None:
         return _open_clip(path, model.factory.partition(":")[2], model.arguments)
     made = call(code, path, **model.arguments)
@@ -65,7 +65,7 @@ def make_model(path: Path, model: ModelFactory, code: Code | None) -> tuple[nn.M
 
 
 def loaded(path: Path, what: str, made: nn.Module, model: Model, code: Code | None, device: str) -> nn.Module:
-    """The module with the weights of a model, to be judged on a device; a model that is a module is taken itself."""
+    """Return the module with the weights of a model, on a device; a model that is a module is taken itself."""
     if isinstance(model, nn.Module):
         made = model
     else:
@@ -90,7 +90,7 @@ def _open_clip(path: Path, name: str, arguments: Mapping[str, Any]) -> tuple[nn.
 
 
 class _ImageTower(nn.Module):
-    """An open_clip model, from images to features; the tensors of its text tower may be absent."""
+    """Wraps an open_clip model, from images to features; the tensors of its text tower may be absent."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

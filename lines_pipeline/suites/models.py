@@ -1,4 +1,4 @@
-"""A model as it is given to a suite: a module, a state dict, or a file that was just made."""
+"""Declares the forms in which a suite is given a model: a module, a state dict, or a file that was just made."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from lines_pipeline.io.reading import read_tensors
 
 @dataclass(frozen=True)
 class StoredModel:
-    """Weights in a file, and a file of the checkpoint whose folder (configuration, tokenizer) the model follows."""
+    """Names weights in a file, and a file of the checkpoint whose folder it follows for configuration and tokenizer."""
 
     weights: Path
     followed: Path | None = None
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All tensors in memory, tied ones under all their names."""
+        """Return all tensors in memory, tied ones under all their names."""
         checkpoint = open_checkpoint(self.weights)
         state = read_tensors(checkpoint)
         return state | {alias: state[name] for alias, name in checkpoint.aliases.items()}
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """A model folder for as long as it is used: links to the weights, and to what lies beside the followed file."""
+        """Yield a model folder that goes afterwards: links to the weights and to files beside the followed file."""
         companions = Companions("model.safetensors") if self.followed is None else find_companions(self.followed)
         with TemporaryDirectory(prefix="lines-pipeline-model-") as name:
             folder = Path(name)
@@ -47,6 +47,6 @@ Model = nn.Module | Mapping[str, torch.Tensor] | StoredModel
 
 
 def state_of(model: Mapping[str, torch.Tensor] | StoredModel) -> dict[str, torch.Tensor]:
-    """The tensors of a model, floating-point ones as float32."""
+    """Return the tensors of a model, floating-point ones as float32."""
     state = model.state() if isinstance(model, StoredModel) else model
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}

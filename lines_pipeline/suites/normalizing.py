@@ -1,4 +1,4 @@
-"""What the metrics of a node are normalized by: other nodes of the recipe, and what the suite records."""
+"""Finds the baselines of a node's metrics: scores of other nodes of the recipe, and figures that the suite records."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lines_pipeline.suites.metrics import Baselines, roles_needed
 
 @dataclass(frozen=True)
 class Known:
-    """Scores by step of a graph."""
+    """Holds the scores that are known, by step of a graph."""
 
     graph: Graph
     scores: Mapping[str, Scores]
 
 
 def judges_behind(graph: Graph, steps: Iterable[str]) -> list[str]:
-    """``evaluate`` steps, and those that normalize them, directly: each once, in order."""
+    """Return ``evaluate`` steps and those that normalize them directly, each once, in order."""
     found: dict[str, None] = {}
     for step_id in steps:
         step = graph.steps[step_id]
@@ -33,20 +33,20 @@ def judges_behind(graph: Graph, steps: Iterable[str]) -> list[str]:
 
 
 def baselines_of(use: SuiteUse, suite: Suite, tasks: Sequence[str], known: Known) -> Baselines:
-    """The figures that normalize what a suite is used for: of the nodes that it names, beside them of the suite."""
+    """Return the baselines for one use of a suite: of the nodes that it names, and for the rest of the suite."""
     found: dict[Role, dict[str, dict[str, float]]] = {role: {} for role in ROLES}
     for role in ROLES:
         named = use.baselines.get(role, ())
         if role in roles_needed(use.target) and not named:
             found[role] = {task: dict(one) for task, one in suite.baselines(role, tasks, use.split).items()}
         if named:
-            judges = judges_by_task(known.graph, named, tasks)
-            found[role] = {task: dict(known.scores[judges[task]].values.get(task, {})) for task in tasks}
+            evaluations = judges_by_task(known.graph, named, tasks)
+            found[role] = {task: dict(known.scores[evaluations[task]].values.get(task, {})) for task in tasks}
     return Baselines(found["expert"], found["pretrained"])
 
 
 def judges_by_task(graph: Graph, named: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
-    """The step that normalizes each task: the one that there is, or the member of a collection with the task's key.
+    """Return the step that normalizes each task: the only one, or the member of a collection with the task's key.
 
     Raises ``EvalError`` for a task that is no key.
     """

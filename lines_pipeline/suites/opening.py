@@ -15,14 +15,14 @@ from lines_pipeline.zoo.catalogue import parse
 
 
 class SuiteKind(Protocol):
-    """What an entry point names: usually a class that is a ``Suite``."""
+    """Declares what an entry point names: usually a class that is a ``Suite``."""
 
     def read(self, document: SuiteDocument) -> Suite:
-        """The suite in a file; ``EvalError`` with every mistake and its place. Loads nothing that the file names."""
+        """Return the suite in a file; ``EvalError`` with every mistake. Loads nothing that the file names."""
 
 
 def open_suite(uri: str, folder: Path, emit: Sink = lambda event: None) -> Suite:
-    """The suite at ``uri``; relative paths start from ``folder``, the recipe's. ``emit`` is told of what it builds.
+    """Return the suite at ``uri``; relative paths start from ``folder``, the recipe's. ``emit`` hears what it builds.
 
     Nothing is built, downloaded or loaded, and no Python of the user's imported.
     """
@@ -35,7 +35,7 @@ def open_suite(uri: str, folder: Path, emit: Sink = lambda event: None) -> Suite
 
 
 def suite_path(uri: str, folder: Path) -> Path:
-    """The file of a suite of the user's own."""
+    """Return the file of a suite of the user's own."""
     try:
         return folder / Path(uri).expanduser()
     except RuntimeError as error:
@@ -43,7 +43,7 @@ def suite_path(uri: str, folder: Path) -> Path:
 
 
 def chosen_tasks(suite: Suite, uri: str, tasks: Sequence[str] | None, target: str | None) -> tuple[str, ...]:
-    """The tasks to evaluate; ``EvalError`` for names that the suite does not have."""
+    """Return the tasks to evaluate; ``EvalError`` for names that the suite does not have."""
     known = suite.tasks
     for task in (*(tasks or ()), *([target] if target else ())):
         if task not in known:
@@ -53,7 +53,7 @@ def chosen_tasks(suite: Suite, uri: str, tasks: Sequence[str] | None, target: st
 
 
 def load_kind(name: str) -> SuiteKind:
-    """A kind, imported. Raises ``EvalError`` where a package that adds it cannot be."""
+    """Import a kind of suite. Raises ``EvalError`` where a package that adds it cannot be."""
     try:
         return cast(SuiteKind, suite_kinds()[name].load())
     except PluginError as error:

@@ -1,4 +1,4 @@
-"""The kind ``python``: a function of the user's own gives the figures, and the file declares them."""
+"""Evaluates the kind ``python``: a function of the user's own gives the figures that the file declares."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CLUSTERS = "clusters"
 
 
 class MetricFile(Section):
-    """One declared metric."""
+    """Declares the fields of one metric."""
 
     unit: str = Field(SCORE, max_length=40)
     direction: Direction = "higher"
@@ -43,21 +43,21 @@ class MetricFile(Section):
 
 
 class TaskFile(Section):
-    """Figures that normalize, by split and metric."""
+    """Declares the fields of a task: figures that normalize, by split and metric."""
 
     expert: Figures = {}
     pretrained: Figures = {}
 
 
 class FunctionFile(Section):
-    """The whole file."""
+    """Declares the top level of the file."""
 
     function: str
     metrics: dict[str, MetricFile] = Field(min_length=1)
     tasks: Annotated[list[str] | dict[str, TaskFile], AfterValidator(named_tasks)] = Field(min_length=1)
     model: ModelFactory | None = None
     files: list[FilePath] = []
-    """What the function reads: scores are made again where these change."""
+    """The files that the function reads: scores are made again where these change."""
 
     @field_validator("function")
     @classmethod
@@ -79,51 +79,51 @@ class FunctionFile(Section):
 
 @dataclass(frozen=True)
 class FunctionSuite:
-    """A suite file that has been read."""
+    """Evaluates models by a suite file that has been read."""
 
     document: SuiteDocument
     content: FunctionFile = field(compare=False, repr=False)
 
     @classmethod
     def read(cls, document: SuiteDocument) -> FunctionSuite:
-        """From a file."""
+        """Return the suite in a file."""
         suite = cls(document, document.read_as(FunctionFile))
         suite._require_declared()
         return suite
 
     @property
     def path(self) -> Path:
-        """The suite's file."""
+        """Return the suite's file."""
         return self.document.path
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of all tasks."""
+        """Return the names of all tasks."""
         return tuple(self.content.tasks)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """As the file declares them."""
-        return tuple(Metric(name, one.unit, one.direction, one.averaging) for name, one in self.content.metrics.items())
+        """Return the metrics that the file declares."""
+        return tuple(Metric(name, m.unit, m.direction, m.averaging) for name, m in self.content.metrics.items())
 
     def check(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
-        """What is said of each of ``files`` that is not there."""
-        missing = [one for one in self.content.files if "://" not in one and self._identity(one) is None]
-        return tuple(f"{self.path}: {one}: no such file" for one in missing)
+        """Return a message for each of ``files`` that is not there."""
+        missing = [file for file in self.content.files if "://" not in file and self._identity(file) is None]
+        return tuple(f"{self.path}: {file}: no such file" for file in missing)
 
     def digest(self, split: str) -> str:
-        """Identity of the file's content, of the Python that it names, and of ``files``."""
+        """Return the digest of the file's content, of the Python that it names, and of ``files``."""
         content = self.content.model_dump(mode="json")
-        files = [self._identity(one) for one in self.content.files]
-        return content_key([content, split, files, *(one.digest() for one in self.code())])
+        files = [self._identity(file) for file in self.content.files]
+        return content_key([content, split, files, *(code.digest() for code in self.code())])
 
     def baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
-        """As the file records them."""
+        """Return the figures that the file records."""
         known = self.content.tasks
         if not isinstance(known, dict):
             return {}
-        found = {task: known[task].expert if role == "expert" else known[task].pretrained for task in tasks}
-        return {task: figures.get(split, {}) for task, figures in found.items()}
+        by_task = {task: known[task].expert if role == "expert" else known[task].pretrained for task in tasks}
+        return {task: figures.get(split, {}) for task, figures in by_task.items()}
 
     @torch.no_grad()
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
@@ -132,32 +132,32 @@ class FunctionSuite:
         with ExitStack() as stack:
             given = self._given(model, device, stack)
             for task in tasks:
-                found = call(code, self.path, f"task '{task}': ", given, task, split)
-                values[task], per_sample = self._read(found, f"{self.path}: task '{task}': {code.what} {code.text}")
+                result = call(code, self.path, f"task '{task}': ", given, task, split)
+                values[task], per_sample = self._read(result, f"{self.path}: task '{task}': {code.what} {code.text}")
                 if per_sample.values:
                     samples[task] = per_sample
         return Scores(values, samples)
 
     def model(self) -> nn.Module:
-        """A new module of the file's factory."""
+        """Return a new module of the file's factory."""
         if self.content.model is None:
             raise EvalError(f"{self.path}: names no model factory, so there is no module to take")
         return make_model(self.path, self.content.model, self._factory)[0]
 
     def batches(self, task: str, split: str) -> Iterator[tuple[Any, torch.Tensor]]:
-        """None: only the function knows the data."""
+        """Raise ``EvalError``: only the function knows the data."""
         raise EvalError(f"{self.path}: a suite of the kind 'python' has no batches: only its function knows the data")
 
     def heads(self) -> Mapping[str, Head]:
-        """None that this package knows of."""
+        """Return no heads: this package knows of none."""
         return {}
 
     def code(self) -> tuple[Code, ...]:
-        """The function, and the model's factory where that is the user's own."""
+        """Return the function, and the model's factory where that is the user's own."""
         return (self._function,) if self._factory is None else (self._function, self._factory)
 
     def foreign_code(self) -> ForeignCode | None:
-        """The user's Python."""
+        """Return the user's Python."""
         return foreign_code(self.path, self.code(), self.content.model)
 
     @cached_property
@@ -174,8 +174,8 @@ class FunctionSuite:
     def _require_declared(self) -> None:
         """Raise ``EvalError`` where the file records figures of metrics that it does not declare."""
         known = self.content.tasks
-        for task, one in known.items() if isinstance(known, dict) else ():
-            for role, splits in (("expert", one.expert), ("pretrained", one.pretrained)):
+        for task, recorded in known.items() if isinstance(known, dict) else ():
+            for role, splits in (("expert", recorded.expert), ("pretrained", recorded.pretrained)):
                 for split, figures in splits.items():
                     for name in figures:
                         if name not in self.content.metrics:
@@ -184,7 +184,7 @@ class FunctionSuite:
                             raise self.document.error(place, f"'{name}' is not declared in 'metrics'{near}")
 
     def _given(self, model: Model, device: str, stack: ExitStack) -> Any:
-        """What the function is called with."""
+        """Return what the function is called with."""
         if isinstance(model, nn.Module):
             return model.eval().to(device)
         if self.content.model is not None:
@@ -194,20 +194,20 @@ class FunctionSuite:
             return stack.enter_context(model.folder())
         raise EvalError(f"{self.path}: names no model factory, and the model is not in a file")
 
-    def _read(self, found: Any, where: str) -> tuple[dict[str, float], Samples]:
-        """The figures that a function gave: a number, an array of one figure a sample, or a dict of such."""
+    def _read(self, result: Any, where: str) -> tuple[dict[str, float], Samples]:
+        """Return the figures that a function gave: a number, an array of one figure a sample, or a dict of such."""
         declared = self.content.metrics
-        if not isinstance(found, Mapping):
+        if not isinstance(result, Mapping):
             if len(declared) > 1:
-                raise EvalError(f"{where} gave a {type(found).__name__}, expected a dict with {', '.join(declared)}")
-            found = {next(iter(declared)): found}
-        clusters = found.get(CLUSTERS)
-        for name in found:
+                raise EvalError(f"{where} gave a {type(result).__name__}, expected a dict with {', '.join(declared)}")
+            result = {next(iter(declared)): result}
+        clusters = result.get(CLUSTERS)
+        for name in result:
             if name != CLUSTERS and name not in declared:
                 raise EvalError(f"{where} gave '{name}', which the file does not declare{did_you_mean(name, declared)}")
-        if missing := [name for name in declared if name not in found]:
+        if missing := [name for name in declared if name not in result]:
             raise EvalError(f"{where} gave no '{missing[0]}', which the file declares")
-        arrays = {name: _array(found[name], f"{where}: '{name}'") for name in declared}
+        arrays = {name: _array(result[name], f"{where}: '{name}'") for name in declared}
         values = {name: float(np.mean(array, dtype=np.float64)) for name, array in arrays.items()}
         samples = {name: array for name, array in arrays.items() if array.ndim == 1}
         if len({len(array) for array in samples.values()}) > 1:
@@ -218,20 +218,20 @@ class FunctionSuite:
 
 
 def _array(value: Any, where: str) -> Array:
-    """One figure (an array without dimensions), or one a sample."""
-    found = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
-    if found.dtype.kind not in "bifu" or found.ndim > 1 or found.size == 0:
-        shape = f"an array of {found.dtype} with shape {found.shape}" if found.ndim else f"a {type(value).__name__}"
+    """Return one figure (an array without dimensions), or one a sample."""
+    array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+    if array.dtype.kind not in "bifu" or array.ndim > 1 or array.size == 0:
+        shape = f"an array of {array.dtype} with shape {array.shape}" if array.ndim else f"a {type(value).__name__}"
         raise EvalError(f"{where} is {shape}, expected a number, or one a sample")
-    return found if found.dtype.kind == "b" else found.astype(np.float64 if found.ndim == 0 else np.float32)
+    return array if array.dtype.kind == "b" else array.astype(np.float64 if array.ndim == 0 else np.float32)
 
 
 def _clusters(value: Any, samples: Mapping[str, Array], where: str) -> Array | None:
     if value is None:
         return None
-    found = np.asarray(value.cpu() if isinstance(value, torch.Tensor) else value)
-    if found.dtype.kind not in "iu" or found.shape != next(iter(samples.values())).shape:
+    clusters = np.asarray(value.cpu() if isinstance(value, torch.Tensor) else value)
+    if clusters.dtype.kind not in "iu" or clusters.shape != next(iter(samples.values())).shape:
         raise EvalError(
-            f"{where} gave clusters of {found.dtype} with shape {found.shape}, expected one number a sample"
+            f"{where} gave clusters of {clusters.dtype} with shape {clusters.shape}, expected one number a sample"
         )
-    return found.astype(np.int32)
+    return clusters.astype(np.int32)

@@ -1,4 +1,4 @@
-"""What a suite found of every sample, in a form that is small enough to keep: intervals and pairs are made of it."""
+"""Packs per-sample results into a form that is small enough to keep: intervals and pairs are made of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TYPES: Mapping[str, np.dtype[Any]] = {"bits": np.dtype("uint8"), "f4": np.dtype
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Values of the samples of one task, in the order of its data, by the metric that is their mean.
+    """Holds values of the samples of one task, in the order of its data, by the metric that is their mean.
 
     ``clusters`` numbers what belongs together (images of one glyph), one number a sample; None: each stands alone.
     """
@@ -28,20 +28,20 @@ class Samples:
     """int32 [n]."""
 
     def packed(self) -> dict[str, Any]:
-        """As JSON can hold it: bits for truth values, compressed 4-byte numbers for all else."""
+        """Return what JSON can hold: bits for truth values, compressed 4-byte numbers for all else."""
         packed: dict[str, Any] = {"values": {name: _packed(value) for name, value in self.values.items()}}
         return packed if self.clusters is None else {**packed, "clusters": _packed(self.clusters)}
 
     @classmethod
     def unpacked(cls, packed: Mapping[str, Any]) -> Samples:
-        """From what ``packed`` gave."""
+        """Return the samples that ``packed`` packed."""
         clusters = packed.get("clusters")
         values = {name: _unpacked(value) for name, value in packed["values"].items()}
         return cls(values, None if clusters is None else _unpacked(clusters))
 
 
 def _packed(array: Array) -> list[Any]:
-    """Type, number of entries, and the bytes."""
+    """Return type, number of entries, and the bytes."""
     if array.dtype == np.bool_:
         kind, content = "bits", np.packbits(array).tobytes()
     else:

@@ -27,7 +27,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Section(BaseModel):
-    """Base of every part of a suite file: frozen, strict, no unknown keys."""
+    """Declares a part of a suite file: frozen, strict, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -39,7 +39,7 @@ def _plain_path(value: str) -> str:
 
 
 def by_split(value: dict[str, Any]) -> dict[str, Any]:
-    """The map; ValueError for a key that is no split."""
+    """Return the map; ValueError for a key that is no split."""
     for split in value:
         if split not in SPLITS:
             raise ValueError(f"unknown split '{shortened(split)}', expected train, val or test")
@@ -47,7 +47,7 @@ def by_split(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def named_tasks(value: Any) -> Any:
-    """The tasks, a map or a list; ValueError for a name that metrics and members cannot have."""
+    """Return the tasks, a map or a list; ValueError for a name that metrics and members cannot have."""
     for name in value:
         if not _NAME.fullmatch(name):
             raise ValueError(f"expected a name without brackets, found '{shortened(name)}'")
@@ -78,7 +78,7 @@ Content = TypeVar("Content", bound=BaseModel)
 
 @dataclass(frozen=True)
 class SuiteDocument:
-    """A suite file as YAML: what it says, and where."""
+    """Holds the values of a suite file, and their spots."""
 
     path: Path
     kind: str
@@ -88,7 +88,7 @@ class SuiteDocument:
     _validated: dict[type[BaseModel], BaseModel] = field(default_factory=dict, repr=False, compare=False)
 
     def read_as(self, model: type[Content]) -> Content:
-        """The content, checked against a pydantic model; ``EvalError`` with every mistake and its place."""
+        """Return the content, checked against a pydantic model; ``EvalError`` with every mistake and its place."""
         if model not in self._validated:
             content, complaints = validated(model, self.data, self.data)
             if content is None:
@@ -100,13 +100,13 @@ class SuiteDocument:
         return found
 
     def error(self, field: FieldPath, message: str, *, at_key: bool = False) -> EvalError:
-        """An error at a field of the file."""
+        """Return an error at a field of the file."""
         location = self.source_map.key(field) if at_key else self.source_map.value(field)
         return EvalError(str(location.diagnostic(message)))
 
 
 def read_document(path: Path) -> SuiteDocument:
-    """The content of a suite file, and where it stands; ``EvalError`` with every mistake and its place."""
+    """Return the content of a suite file, and its spots; ``EvalError`` with every mistake and its place."""
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
@@ -117,7 +117,7 @@ def read_document(path: Path) -> SuiteDocument:
 
 @lru_cache(maxsize=16)
 def _read(path: Path, signature: tuple[int, ...]) -> SuiteDocument:
-    """As ``read_document``; a file that has not changed is read once."""
+    """Read a document as ``read_document`` does; a file that has not changed is read once."""
     try:
         data, source_map = parse_yaml(read_text(path, what="suite"), str(path), "suite")
     except RecipeError as error:

@@ -13,7 +13,7 @@ from lines_pipeline.core.user_code.running import at_home, module_of, to_stderr,
 
 
 def call(code: Code, suite: Path, where: str = "", /, *values: Any, **arguments: Any) -> Any:
-    """What the user's callable gives. Raises ``EvalError`` where it, or what it imports, raises anything.
+    """Return what the user's callable gives. Raises ``EvalError`` where it, or what it imports, raises anything.
 
     ``where`` leads the error's message: for which task it was called.
     """
@@ -26,7 +26,7 @@ def call(code: Code, suite: Path, where: str = "", /, *values: Any, **arguments:
 
 @contextlib.contextmanager
 def told_as_users(suite: Path, what: str, code: Code | None) -> Iterator[None]:
-    """Errors of the user's code become ``EvalError``; what it prints goes to stderr, where it spoils no output."""
+    """Turn errors of the user's code into ``EvalError``, and send what it prints to stderr."""
     try:
         with to_stderr():
             yield

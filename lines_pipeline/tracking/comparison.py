@@ -1,4 +1,4 @@
-"""Parameters, metrics, hashes and inputs of MLflow runs side by side, what differs first."""
+"""Compares parameters, metrics, hashes and inputs of MLflow runs side by side, what differs first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHORTEST_ID = 4
 
 @dataclass(frozen=True)
 class Comparison:
-    """The runs' names and ids, and their rows; ``notes`` say which run a name was taken for, where it has several."""
+    """Holds the runs' names and ids, and their rows; ``notes`` say which of several runs a name was taken for."""
 
     names: tuple[str, ...]
     run_ids: tuple[str, ...]
@@ -33,7 +33,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Return the comparison as ``--json`` prints it."""
         rows = [{"kind": row.kind, "name": row.name, "values": row.values} for row in self.rows]
         return {"runs": self.run_ids, "names": self.names, "rows": rows}
 
@@ -118,7 +118,7 @@ def _figures(client: Any, run: Any) -> dict[str, Mapping[str, Any]]:
 
 
 def _inputs(client: Any, run: Any) -> Mapping[str, str]:
-    """Digests of what a run read, by step; those of the first version are tags."""
+    """Return the digests of what a run read, by step; those of the first version are tags."""
     with suppress(Exception), TemporaryDirectory() as folder:  # whatever a store raises for what is not there
         if any(artifact.path == INPUTS_FILE for artifact in client.list_artifacts(run.info.run_id)):
             path = client.download_artifacts(run.info.run_id, INPUTS_FILE, folder)

@@ -1,4 +1,4 @@
-"""Progress on the console: bars by bytes for sweeps, by steps for the zoo, by trials for a search; lines in a log."""
+"""Shows progress on the console: bars by bytes of sweeps, steps of the zoo, trials of a search; lines in a log."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class LogSink:
 
 
 def _means(event: MetricsComputed) -> str:
-    """The means of what a suite declares, with their units."""
+    """Return the means of the metrics that a suite declares, with their units."""
     means = {name: event.metrics.get(f"mean_{name}") for name in event.declared}
     told = [
         f"{name} {figure_text(value, event.units.get(f'mean_{name}', ''))}"
@@ -191,7 +191,7 @@ def _print_note(console: Console, note: Note) -> None:
 
 
 def _values(chosen: Mapping[str, Any]) -> str:
-    """Parameters with their values, rounded for reading."""
+    """Return parameters with their values, rounded for reading."""
     return ", ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in chosen.items()
     )

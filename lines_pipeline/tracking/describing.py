@@ -56,7 +56,7 @@ def run_params(recipe: Recipe, graph: Graph) -> dict[str, str]:
 
 
 def _defaults(op: AnyOp) -> dict[str, Any]:
-    """Defaults as a recipe would write them; a tuple of one stands for a number that is spread over the inputs."""
+    """Return defaults as a recipe would write them; a tuple of one stands for a number that all inputs get."""
     found = {}
     for name, field in op.Params.model_fields.items():
         default = field.get_default(call_default_factory=True)
@@ -71,7 +71,7 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _value(value: Any) -> str:
-    """A value in one line: scalars as a recipe writes them, lists and maps as JSON."""
+    """Return a value in one line: scalars as a recipe writes them, lists and maps as JSON."""
     if isinstance(value, Mapping | list | tuple):
         return json.dumps(value, ensure_ascii=False, default=str)
     return scalar_text(value)
@@ -95,7 +95,7 @@ def run_tags(recipe: Recipe) -> dict[str, str]:
 
 
 def plugin_tags(recipe: Recipe, graph: Graph) -> dict[str, str]:
-    """The digests of the recipe's own files, and the versions of the packages that its ops come from."""
+    """Return the digests of the recipe's own files, and the versions of the packages that its ops come from."""
     files = {f"plugin.{name}": digest for name, digest in recipe.plugins.digests.items()}
     packages = [origin.distribution for origin in graph.plugins if isinstance(origin, PackageOrigin)]
     return files | {f"version.{name}": version for name, _, version in (one.rpartition(" ") for one in packages)}

@@ -1,4 +1,4 @@
-"""The experiment that a run belongs to: which one, found or made, also by several runs at once."""
+"""Finds or makes the experiment that a run belongs to, also where several runs do so at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_EXPERIMENT = "lines-pipeline"
 
 @dataclass(frozen=True)
 class Target:
-    """Where a run goes: an experiment by its name or id, or a run that is there (``MLFLOW_RUN_ID``)."""
+    """Names where a run goes: an experiment by its name or id, or a run that is there (``MLFLOW_RUN_ID``)."""
 
     experiment: str = DEFAULT_EXPERIMENT
     experiment_id: str = ""
@@ -29,7 +29,7 @@ USUAL = Target()
 
 
 def resolve_target(tracking: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Target:
-    """``MLFLOW_RUN_ID``; else the recipe's experiment, as recorded; else ``MLFLOW_EXPERIMENT_NAME`` or ``_ID``."""
+    """Return ``MLFLOW_RUN_ID``, the recipe's experiment as recorded, or ``MLFLOW_EXPERIMENT_NAME`` or ``_ID``."""
     run, written = environ.get("MLFLOW_RUN_ID", ""), tracking.get("experiment")
     if written:
         return Target(str(written), run_id=run)
@@ -38,7 +38,7 @@ def resolve_target(tracking: Mapping[str, Any], environ: Mapping[str, str] = os.
 
 
 def deleted(name: str, number: str) -> TrackingError:
-    """The error for an experiment that was deleted."""
+    """Return the error for an experiment that was deleted."""
     restore = f"mlflow experiments restore --experiment-id {number}"
     return TrackingError(
         f"the experiment '{name}' was deleted; bring it back with '{restore}', or name another one "
@@ -47,7 +47,7 @@ def deleted(name: str, number: str) -> TrackingError:
 
 
 def experiment_id(client: MlflowClient, target: Target, artifacts: str | None) -> str:
-    """The id of an experiment, made where there is none; ``TrackingError`` for one that was deleted or is not there.
+    """Return the id of an experiment, made where there is none; ``TrackingError`` for a deleted or missing one.
 
     Where another run makes it meanwhile, that one is taken.
     """

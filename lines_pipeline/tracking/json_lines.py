@@ -1,4 +1,4 @@
-"""Events as JSON lines, for other programs."""
+"""Writes events as JSON lines, for other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How MLflow is loaded: quiet, with short time-outs, and without what is for models where runs are only recorded."""
+"""Loads MLflow quietly, with short time-outs, and without its parts for models where runs are only recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _FOR_MODELS = ("pandas", "numpy", "pyarrow", "scipy")
-"""What ``mlflow-skinny``, which records runs as well as ``mlflow`` does, is installed without."""
+"""The modules that ``mlflow-skinny``, which records runs as well as ``mlflow`` does, is installed without."""
 
 
 OWN_SETTINGS = {
@@ -50,7 +50,7 @@ def load_skinny_mlflow() -> None:
 
 
 def _has_plugins() -> bool:
-    """Whether packages other than MLflow add to it. Told by their modules: to read whose they are takes 20 ms more."""
+    """Return whether packages other than MLflow add to it. Told by modules: to read their packages takes 20 ms more."""
     from importlib.metadata import entry_points  # not for the run, which imports this module early
 
     found = entry_points()
@@ -60,7 +60,7 @@ def _has_plugins() -> bool:
 
 @contextmanager
 def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
-    """Packages cannot be imported meanwhile: Python takes None in ``sys.modules`` for that."""
+    """Keep packages from being imported meanwhile: Python takes None in ``sys.modules`` for that."""
     hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:

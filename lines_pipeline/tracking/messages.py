@@ -1,4 +1,4 @@
-"""What a run and the process that records it tell each other."""
+"""Declares the messages between a run and the process that records it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lines_pipeline.tracking.records import Entry, Head
 
 @dataclass(frozen=True)
 class Expect:
-    """A run will begin soon, unless a mistake is found before."""
+    """Says that a run will begin soon, unless a mistake is found before."""
 
     uri: str
 
 
 @dataclass(frozen=True)
 class Open:
-    """A run begins: where its record goes, and what MLflow reads from the environment.
+    """Says that a run begins, where its record goes, and what MLflow reads from the environment.
 
     The process that records is older than the run, whose environment may have changed since: ``cache`` is the folder
     of records that holds now.
@@ -37,7 +37,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Send:
-    """An event of a run; ``RunFinished`` is the last."""
+    """Sends an event of a run; ``RunFinished`` is the last."""
 
     run: int
     entry: Entry
@@ -45,7 +45,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Reply:
-    """An event has been dealt with (``complete``: the last one), or what went wrong.
+    """Says that an event has been dealt with (``complete``: the last one), or what went wrong.
 
     ``kept`` is the file with the record of a run that the store could not take.
     """
@@ -58,5 +58,5 @@ class Reply:
 
 
 def kept_words(path: str) -> str:
-    """What users are told of a record that waits."""
+    """Return what users are told of a record that waits."""
     return f"the record of this run is kept in {path}; 'lines-pipeline sync' sends it"

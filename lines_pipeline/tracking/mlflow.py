@@ -1,4 +1,4 @@
-"""Every run as an MLflow run: parameters, metrics, artifacts, tags; trials as nested child runs."""
+"""Records every run as an MLflow run: parameters, metrics, artifacts, tags; trials as nested child runs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ INPUTS_FILE = "inputs.json"
 """The artifact with the content digests of what a run read."""
 
 SAMPLES_FOLDER = "samples"
-"""The folder of artifacts with what was found of every sample, one a step that judged."""
+"""The folder of artifacts with per-sample results, one for each evaluation step."""
 
 FILES_FILE = "files.json"
 """The artifact with every file that a run wrote."""
@@ -89,7 +89,7 @@ class MlflowSink:
         self._guarded(lambda: self._place(target))
 
     def complaints(self) -> list[str]:
-        """What the store would not take since the last time, and why."""
+        """Return what the store would not take since the last time, and why."""
         found: list[str] = []
         if self._sender is not None:
             found, self._sender.complaints = self._sender.complaints, found
@@ -112,7 +112,7 @@ class MlflowSink:
         return self._sender
 
     def _place(self, target: Target) -> Any:
-        """The run to go on with, if there is one; else None, with the experiment for a new one."""
+        """Return the run to go on with, if there is one; else None, with the experiment for a new one."""
         client = self._sending().client
         if target.run_id:
             found = client.get_run(target.run_id)
@@ -264,7 +264,7 @@ class MlflowSink:
 
 
 def _rows(event: FileWritten) -> list[dict[str, Any]]:
-    """What is recorded of each file; ``opened_by`` is the model folder or the index that it is a part of."""
+    """Return what is recorded of each file; ``opened_by`` is the model folder or the index that it is a part of."""
     rows, files = [], event.files or (event.path,)
     for file in files:
         nbytes, digest = _measured(str(file))
@@ -276,9 +276,9 @@ def _rows(event: FileWritten) -> list[dict[str, Any]]:
 
 
 def _measured(file: str) -> tuple[int | None, str]:
-    """Size and digest of a file; neither where it is elsewhere or cannot be read: that is no failure of the store.
+    """Return size and digest of a file; neither where it is elsewhere or unreadable: that is no failure of the store.
 
-    A model card has no digest: it is written again once its model is judged.
+    A model card has no digest: it is written again once its model is evaluated.
     """
     path = Path(file)
     try:

@@ -1,4 +1,4 @@
-"""Names as MLflow can hold them: those that it takes stay as they are, and no two become one."""
+"""Turns names into such as MLflow can hold: those that it takes stay as they are, and no two become one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DOTS = re.compile(r"(?:(?<=/)|^)\.+(?=/|$)|^\.\.")
 
 
 def mlflow_name(name: str) -> str:
-    """A name with ``_x40_`` in place of ``@``, and so on. Different names give different ones.
+    """Return a name with ``_x40_`` in place of ``@``, and so on. Different names give different ones.
 
     The step that it begins with is written as a path: ``val[digits]/accuracy`` becomes ``val/digits/accuracy``.
     """
@@ -32,7 +32,7 @@ def mlflow_name(name: str) -> str:
 
 
 def step_path(name: str) -> str:
-    """``val/digits`` for the step ``val[digits]``, with whatever comes after it."""
+    """Return ``val/digits...`` for ``val[digits]...``: the step as a path, with what comes after it."""
     step = _STEP.match(name)
     return f"{step[1]}/{step[2]}{name[step.end() :]}" if step else name
 
@@ -42,6 +42,6 @@ def _escape(letter: str) -> str:
 
 
 def means_first(name: str) -> tuple[int, str]:
-    """A key to sort metrics by: those of all tasks (``val/mean_accuracy``), those of one, and times, which vary."""
+    """Return a key to sort metrics by: of all tasks (``val/mean_accuracy``), of one, and times, which vary."""
     first, last = name.partition("/")[0], name.rpartition("/")[2]
     return 2 if first in ("pass", "run") else int(name.count("/") > 1 and not last.startswith("mean_")), name

@@ -1,4 +1,4 @@
-"""New databases: made by MLflow's own migrations in memory, where they wait for no disk, and put in place whole."""
+"""Makes new databases by MLflow's own migrations in memory, where they wait for no disk; puts them in place whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lines_pipeline.tracking.loading import load_mlflow
 
 
 def new_database() -> bytes | None:
-    """The content of a database without runs; None where this MLflow or this SQLite cannot make one in memory.
+    """Return the content of a database without runs; None where this MLflow or this SQLite cannot make one in memory.
 
     On a disk, each of some hundred steps is a transaction that waits until it is written: seconds on a busy machine.
     """

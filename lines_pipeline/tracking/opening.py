@@ -20,7 +20,7 @@ from lines_pipeline.tracking.stores import check_reachable, resolve_uri
 
 @dataclass(frozen=True)
 class OpenRecord:
-    """A run's record in the store at ``uri``."""
+    """Holds a run's record in the store at ``uri``."""
 
     uri: str
     target: Target
@@ -29,7 +29,7 @@ class OpenRecord:
 
     @property
     def run_id(self) -> str:
-        """The run's id in the store; empty while it has none."""
+        """Return the run's id in the store; empty while it has none."""
         return self.recording.run_id
 
     def beside(self, sink: Sink) -> Sink:

@@ -1,4 +1,4 @@
-"""Runs that judged the same samples, sample by sample: differences of their metrics, with intervals."""
+"""Compares runs that evaluated on the same samples: differences of their metrics, with intervals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lines_pipeline.tracking.mlflow import SAMPLES_FOLDER
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter, metric, hash or input of all runs; None where a run lacks it."""
+    """Holds one parameter, metric, hash or input of all runs; None where a run lacks it."""
 
     kind: str
     name: str
@@ -25,42 +25,42 @@ class Row:
 
     @property
     def differs(self) -> bool:
-        """Whether the runs disagree."""
+        """Return whether the runs disagree."""
         return len({str(value) for value in self.values}) > 1
 
 
 @dataclass(frozen=True)
-class JudgedSamples:
-    """What one step of a run found, task by task; ``data`` is equal where the samples are the same ones."""
+class StepSamples:
+    """Holds per-sample results of one step of a run, by task; ``data`` is equal where the samples are the same ones."""
 
     step: str
     data: str
     tasks: Mapping[str, Samples]
 
 
-def samples_of(client: Any, run: Any) -> dict[str, JudgedSamples]:
-    """By step; none for runs of versions that did not record them."""
-    found: dict[str, JudgedSamples] = {}
+def samples_of(client: Any, run: Any) -> dict[str, StepSamples]:
+    """Return per-sample results by step; none for runs of versions that did not record them."""
+    found: dict[str, StepSamples] = {}
     with suppress(Exception), TemporaryDirectory() as folder:  # whatever a store raises for what is not there
         for artifact in client.list_artifacts(run.info.run_id, SAMPLES_FOLDER):
             path = client.download_artifacts(run.info.run_id, artifact.path, folder)
             content = json.loads(Path(path).read_bytes())
             tasks = {task: Samples.unpacked(packed) for task, packed in content["samples"].items()}
-            found[content["step"]] = JudgedSamples(content["step"], content["data"], tasks)
+            found[content["step"]] = StepSamples(content["step"], content["data"], tasks)
     return found
 
 
-def paired_rows(runs: Sequence[Mapping[str, JudgedSamples]]) -> list[Row]:
-    """How much each run is above the first on the same samples: a row a step and mean metric, and one a task.
+def paired_rows(runs: Sequence[Mapping[str, StepSamples]]) -> list[Row]:
+    """Return how much each run is above the first on the same samples: a row a step and mean metric, and one a task.
 
-    The first run has no value. A run that judged other samples has none either.
+    The first run has no value. A run that evaluated on other samples has none either.
     """
     rows: dict[str, list[str | None]] = {}
     for number, run in enumerate(runs):
-        for step, judged in run.items():
+        for step, own in run.items():
             first = runs[0].get(step)
-            if number and first is not None and first.data == judged.data:
-                for name, text in _differences(first, judged).items():
+            if number and first is not None and first.data == own.data:
+                for name, text in _differences(first, own).items():
                     rows.setdefault(f"{step}/{name}", [None] * len(runs))[number] = text
     return [Row("paired", f"{name} - first", tuple(values)) for name, values in sorted(rows.items(), key=_means_first)]
 
@@ -69,8 +69,8 @@ def _means_first(row: tuple[str, Any]) -> tuple[int, str]:
     return row[0].count("/"), row[0]
 
 
-def _differences(first: JudgedSamples, second: JudgedSamples) -> dict[str, str]:
-    """By ``mean_<metric>`` and ``<metric>/<task>``."""
+def _differences(first: StepSamples, second: StepSamples) -> dict[str, str]:
+    """Return differences by ``mean_<metric>`` and ``<metric>/<task>``."""
     found: dict[str, str] = {}
     means: dict[str, list[tuple[float, Array]]] = {}
     for task in (task for task in first.tasks if task in second.tasks):

@@ -1,4 +1,4 @@
-"""Sinks that installed packages offer: opened by name, and left alone once they fail."""
+"""Opens sinks that installed packages offer, by name; leaves them alone once they fail."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def open_sinks(sinks: Iterable[Sink | str]) -> list[Sink]:
 
 
 def warn_of_failures(sinks: Iterable[Sink], emit: Sink) -> None:
-    """Let a package's sink that fails be told of by a warning."""
+    """Make a warning of each failure of a package's sink."""
     for sink in sinks:
         if isinstance(sink, PluginSink):
             sink.on_trouble = lambda text: emit(Note(text, warning=True))

@@ -1,4 +1,4 @@
-"""Whether a store can be used, told in milliseconds and without MLflow, before a run reads anything."""
+"""Checks whether a store can be used, in milliseconds and without MLflow, before a run reads anything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lines_pipeline.tracking.experiments import Target, deleted
 SECONDS = 10
 """How long a server may take to answer."""
 _KNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""What servers say of an experiment that is still to be made."""
+"""Codes by which servers refuse an experiment that is still to be made."""
 
 
 def check_database(uri: str, path: Path, target: Target) -> None:
@@ -82,7 +82,7 @@ def _question(uri: str, target: Target) -> Request:
 
 
 def _trust() -> ssl.SSLContext | None:
-    """As MLflow trusts servers; certificates of other kinds are left to it."""
+    """Return a context that trusts servers as MLflow does; certificates of other kinds are left to it."""
     if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
         return ssl._create_unverified_context()
     authorities = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE")

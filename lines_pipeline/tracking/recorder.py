@@ -62,7 +62,7 @@ class Recorder:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is still there."""
+        """Return whether the process is still there."""
         return self._process.poll() is None
 
     def end(self) -> None:
@@ -80,7 +80,7 @@ class Recorder:
             self.send(Expect(uri))
 
     def open(self, uri: str, folder: Path, *, shown: str = "", target: Target | None = None) -> Recording:
-        """A sink for the events of one run; ``shown`` is the store by the name that may be written down.
+        """Return a sink for the events of one run; ``shown`` is the store by the name that may be written down.
 
         The record is kept in ``folder`` where the store fails. With a ``target`` the store is tried first: raises
         ``TrackingError`` where it cannot be used.
@@ -126,7 +126,7 @@ class Recorder:
 
 @dataclass
 class Recording:
-    """One run's record. ``on_trouble`` is told once where the store fails; the run goes on, and its record is kept.
+    """Sends one run's record. ``on_trouble`` is told once where the store fails; the run goes on, its record is kept.
 
     ``RunFinished`` waits until everything is recorded, or kept; ``run_id`` is known from then on. A run that never
     started has no record to wait for.

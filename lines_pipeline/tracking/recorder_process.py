@@ -1,4 +1,4 @@
-"""The process that records runs, started by ``recorder.py``: ``python -m lines_pipeline.tracking.recorder_process FD``.
+"""Records runs in a process that ``recorder.py`` starts: ``python -m lines_pipeline.tracking.recorder_process FD``.
 
 What a store cannot take it keeps in a file. It ends with the process that started it.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Taken:
-    """One run in the recording process: its sink, or the keeper of its record where the store has failed."""
+    """Holds one run in the recording process: its sink, or the keeper of its record where the store has failed."""
 
     sink: MlflowSink
     head: Head
@@ -48,9 +48,9 @@ class Records:
     connection: Connection
     taken: dict[int, _Taken] = field(default_factory=dict)
     expected: dict[str, bytes | None] = field(default_factory=dict)
-    """Stores that are prepared for the next run, with the content of databases still to be made."""
+    """The stores that are prepared for the next run, with the content of databases still to be made."""
     messages: SimpleQueue[Any] = field(default_factory=SimpleQueue)
-    """What has been asked for; None when nobody can ask any more. Read by a thread, so that runs never wait."""
+    """Messages to the process; None when nobody can ask any more. Read by a thread, so that runs never wait."""
 
     def listen(self) -> None:
         """Begin to read messages."""

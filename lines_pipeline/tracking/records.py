@@ -1,4 +1,4 @@
-"""Records of runs that a store could not take: kept in the run's own folder until ``sync`` sends them.
+"""Keeps records of runs that a store could not take: in the run's own folder until ``sync`` sends them.
 
 A record is a file of JSON lines: a head, then every event with its time. It holds no secrets: what comes from the
 environment is there by name, and its store without credentials. While a run goes on, its record is locked.
@@ -29,7 +29,7 @@ _KINDS = {kind.__name__: kind for kind in vars(events).values() if isinstance(ki
 
 @dataclass(frozen=True)
 class Entry:
-    """An event, and when it happened in milliseconds since 1970."""
+    """Holds an event, and its time in milliseconds since 1970."""
 
     at: int
     event: Event
@@ -37,7 +37,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Head:
-    """The first line of a record: its own id, the store without credentials, the run's id in it if known."""
+    """Declares the first line of a record: its own id, the store without credentials, the run's id in it if known."""
 
     record: str
     uri: str
@@ -47,7 +47,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Record:
-    """A record that has been read."""
+    """Holds a record that has been read."""
 
     path: Path
     head: Head
@@ -55,7 +55,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The name of the run."""
+        """Return the name of the run."""
         return next((one.event.name for one in self.entries if isinstance(one.event, RunStarted)), self.head.record)
 
 
@@ -98,7 +98,7 @@ class Keeper:
 
 
 def waiting(folders: Sequence[Path]) -> list[Path]:
-    """The records in ``folders``; without any, those that this user's runs left, and that are still there."""
+    """Return the records in ``folders``; without any, those that this user's runs left, and that are still there."""
     if folders:
         return sorted({path.absolute() for folder in folders for path in folder.rglob("record-*.jsonl")})
     found = []
@@ -145,7 +145,7 @@ def _entries(lines: Sequence[str]) -> Iterator[Entry]:
 
 
 def goes_on(path: Path) -> bool:
-    """Whether the run of a record is not over yet. Raises ``OSError`` where the record cannot be opened."""
+    """Return whether the run of a record is not over yet. Raises ``OSError`` where the record cannot be opened."""
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"{path}: no such file")
     with path.open("rb") as file:
@@ -159,7 +159,7 @@ def goes_on(path: Path) -> bool:
 
 
 def is_own(record: Record) -> bool:
-    """Whether a run of this user left a record where it lies."""
+    """Return whether a run of this user left a record where it lies."""
     try:
         return bool(json.loads((_index() / f"{record.head.record}.json").read_bytes()) == str(record.path.absolute()))
     except (OSError, ValueError):
@@ -173,10 +173,10 @@ def drop(record: Record) -> None:
 
 
 def records_folder() -> Path:
-    """The folder of this user's cache for records."""
+    """Return the folder of this user's cache for records."""
     return cache_folder() / "records"
 
 
 def _index(cache: Path | None = None) -> Path:
-    """The folder that notes where records lie, for ``sync`` to find them."""
+    """Return the folder that notes where records lie, for ``sync`` to find them."""
     return (cache or records_folder()) / "index"

@@ -1,4 +1,4 @@
-"""The commit of the repository that a recipe lies in, and whether that is what ran."""
+"""Finds the commit of the repository that a recipe lies in, and whether the files that ran differ from it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 _SECONDS = 10
 _HARMLESS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
-"""Git runs programs that a repository's own configuration names; a recipe may come from anywhere."""
+"""Settings with which git runs no programs that a repository's configuration names: recipes come from anywhere."""
 
 
 def commit_tags(files: Sequence[Path]) -> dict[str, str]:
-    """The commit of the repository of ``files[0]``; nothing where it is in none.
+    """Return the commit of the repository of ``files[0]``; nothing where it is in none.
 
     ``git.dirty`` says that the run cannot be told from the commit: something in the repository is changed, or one of
     the files (the recipe, what it extends) is not in it.
@@ -38,7 +38,7 @@ def _all_tracked(top: Path, files: Sequence[Path]) -> bool:
 
 
 def _changes(top: Path) -> str:
-    """What differs from the commit. Filters of the repository's own are not run: what they would change shows."""
+    """Return what differs from the commit. The repository's filters are not run: what they would change shows."""
     filters = _git(top, "config", "--local", "--includes", "--name-only", "--list").splitlines()
     settings = [word for name in filters if name.startswith("filter.") for word in ("-c", f"{name}=")]
     return _git(top, *settings, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")

@@ -17,9 +17,9 @@ Made = TypeVar("Made")
 MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6_000, 5_000
 """MLflow's own bounds on values; that on tags is 8000 in newer servers."""
 METRIC_BATCH, PARAM_BATCH, TAG_BATCH = 800, 100, 100
-"""What goes into one request: MLflow's bounds, which for all together is 1000."""
+"""The most entries of one request: MLflow's bounds, of which that on all together is 1000."""
 BATCH_CHARACTERS = 100_000
-"""Parameters of one request: as JSON, MLflow takes 1,000,000 bytes."""
+"""The most characters of parameters in one request: as JSON, MLflow takes 1,000,000 bytes."""
 LOCK_SECONDS = 30.0
 """How long a database may be in use by others."""
 _BEGINNING = 200
@@ -55,7 +55,7 @@ class Sender:
             self.complaints.append(f"{', '.join(what)}: {str(error).partition(chr(10))[0]}")
 
     def params(self, run: str, params: Mapping[str, Any]) -> list[Param]:
-        """Parameters as MLflow takes them: of values that are too long the beginning, and the whole as an artifact."""
+        """Return parameters as MLflow takes them: of long values the beginning; log the whole as an artifact."""
         from mlflow.entities import Param
 
         found = []
@@ -68,7 +68,7 @@ class Sender:
         return found
 
     def tags(self, tags: Mapping[str, str]) -> list[RunTag]:
-        """Tags as MLflow takes them."""
+        """Return tags as MLflow takes them."""
         from mlflow.entities import RunTag
 
         return [RunTag(name, text) for name, text in plain_tags(tags).items()]

@@ -27,7 +27,7 @@ _SQLITE = "sqlite:///"
 
 
 def resolve_uri(explicit: str | None) -> str:
-    """The store: what is given, else ``MLFLOW_TRACKING_URI``, else a database in the working directory.
+    """Return the store: what is given, else ``MLFLOW_TRACKING_URI``, else a database in the working directory.
 
     A database's path is made absolute: MLflow keeps connections by URI, whatever the working directory then is.
     """
@@ -74,7 +74,7 @@ def prepare(uri: str) -> bytes | None:
 
 
 def connect(uri: str, new: bytes | None = None) -> MlflowClient:
-    """A client of a store, with short time-outs; ``TrackingError`` where nothing answers.
+    """Return a client of a store, with short time-outs; ``TrackingError`` where nothing answers.
 
     A database file that is not there is made of ``new``, else by MLflow.
     """
@@ -99,7 +99,7 @@ def connect(uri: str, new: bytes | None = None) -> MlflowClient:
 
 @contextmanager
 def _alone(path: Path | None) -> Iterator[None]:
-    """While a database file may have to be made, in which two processes at once would fail: locks its folder."""
+    """Lock a folder while a database file may have to be made there, in which two processes at once would fail."""
     if path is None:
         yield
         return
@@ -112,7 +112,7 @@ def _alone(path: Path | None) -> Iterator[None]:
 
 
 def artifacts(uri: str) -> str | None:
-    """Where a database store keeps artifacts: beside the database, whatever the working directory later is."""
+    """Return where a database store keeps artifacts: beside the database, whatever the working directory later is."""
     path = database(uri)
     return None if path is None else (path.resolve().parent / "mlruns").as_uri()
 

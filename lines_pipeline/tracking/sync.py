@@ -17,7 +17,7 @@ from lines_pipeline.tracking.stores import check_reachable, resolve_uri, shown
 
 @dataclass(frozen=True)
 class Sent:
-    """A record that was sent: its run, and the run's status."""
+    """Describes a record that was sent: its run, and the run's status."""
 
     name: str
     run_id: str
@@ -27,14 +27,14 @@ class Sent:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """Records that were sent, those whose run goes on, and why others were not sent."""
+    """Lists records that were sent, those whose run goes on, and why others were not sent."""
 
     sent: tuple[Sent, ...]
     running: tuple[str, ...]
     troubles: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Return the report as ``--json`` prints it."""
         return asdict(self)
 
 
@@ -90,7 +90,7 @@ def _send(record: Record, tracking_uri: str | None) -> Sent:
 
 
 def _store(record: Record, tracking_uri: str | None) -> str:
-    """The store of a record, whose credentials and secrets are not in it: by name, or those of the environment.
+    """Return the store of a record, whose credentials and secrets are not in it: by name, or those of the environment.
 
     What a record of somebody else's says is not followed: whoever wrote it would be sent credentials.
     """

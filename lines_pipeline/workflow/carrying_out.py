@@ -115,7 +115,7 @@ def _make(
     before = {step for step, request in wanted.items() if existing(session, graph, request)}
     if before != wanted.keys():
         require_output(destination.folder)
-    models = evaluator.unjudged_models(graph, evaluated)
+    models = evaluator.unscored_models(graph, evaluated)
     told = [request.step for request in wanted.values()] + evaluator.models(graph, evaluated)
     asked = [*wanted.values(), *(OutputRequest(model) for model in models)]
     stored, facts = materialise(session, graph, asked, told)

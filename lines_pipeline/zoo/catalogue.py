@@ -1,4 +1,4 @@
-"""What the zoo holds and where: names, URLs and files, known without building anything."""
+"""Lists the checkpoints of the zoo, their URLs and files, without building anything."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PRETRAINED, HEADS = WEIGHTS / "pretrained.safetensors", WEIGHTS / "heads.safeten
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """A checkpoint of the zoo: its URL, its file, and a file that exists and has the same names and shapes.
+    """Describes a checkpoint of the zoo: its URL, its file, and a file that exists and has the same names and shapes.
 
     ``built`` is whether its file is there, and the note of its digest; see ``is_sound`` for its content.
     """
@@ -59,12 +59,12 @@ class ZooEntry:
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/lines-pipeline`` (``~/.cache/lines-pipeline``)."""
+    """Return ``$XDG_CACHE_HOME/lines-pipeline`` (``~/.cache/lines-pipeline``)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lines-pipeline"
 
 
 def parse(uri: str) -> tuple[int, str | None]:
-    """Seed and checkpoint name of ``zoo://glyphs[@seedN][/name]``; ``CheckpointError`` for anything else."""
+    """Return seed and checkpoint name of ``zoo://glyphs[@seedN][/name]``; ``CheckpointError`` for anything else."""
     match = re.fullmatch(r"zoo://([^/@]+)(?:@([^/]*))?(?:/(.*))?", uri)
     if not match or match[1] != "glyphs":
         raise CheckpointError(f"{uri}: unknown zoo, expected zoo://glyphs or zoo://glyphs/<task>")
@@ -75,7 +75,7 @@ def parse(uri: str) -> tuple[int, str | None]:
 
 
 def locate(uri: str) -> ZooEntry:
-    """Where a checkpoint of the zoo lies; builds nothing."""
+    """Return where a checkpoint of the zoo lies; build nothing."""
     seed, name = parse(uri)
     if name == "pretrained":
         return ZooEntry(uri, PRETRAINED, True, PRETRAINED, None, seed)
@@ -87,10 +87,10 @@ def locate(uri: str) -> ZooEntry:
 
 
 def is_sound(entry: ZooEntry) -> bool:
-    """Whether an expert's file is as it was built; reads all of it, once a process. What ships is taken as it is."""
+    """Return whether an expert's file is as it was built; reads all of it, once a process. What ships always is."""
     return entry.task is None or (entry.built and read_entry(notes_path(entry.path)) == noted_once(entry.path))
 
 
 def experts_folder(seed: int) -> Path:
-    """Where the experts of one seed are kept."""
+    """Return the folder with the experts of one seed."""
     return cache_folder() / "zoo" / f"glyphs-v{ZOO_VERSION}-seed{seed}"

@@ -1,4 +1,4 @@
-"""Random places and visual domains: what makes the same glyph look different from task to task."""
+"""Draws glyphs at random places and in visual domains, which make a glyph look different from task to task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DOMAINS = 20
 
 
 def place(canvas: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Glyphs [n, h, w], each turned (12 degrees), scaled (15 %) and shifted at random: images [n, 1, 20, 20]."""
+    """Turn (12 degrees), scale (15 %) and shift glyphs [n, h, w] at random; return images [n, 1, 20, 20]."""
     count = len(canvas)
     angle = _spread(count, 1, generator)[:, 0] * math.radians(12)
     zoom = 1 / (1 + _spread(count, 1, generator)[:, 0] * 0.15)
@@ -25,7 +25,7 @@ def place(canvas: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def render_domain(images: torch.Tensor, domain: int, generator: torch.Generator) -> torch.Tensor:
-    """Images [n, 1, 20, 20] in visual domain 0..19: noise, stripes, blur, occlusion or contrast; odd ones inverted."""
+    """Render images [n, 1, 20, 20] in domain 0..19: noise, stripes, blur, occlusion or contrast; odd ones inverted."""
     images = 1 - images if domain % 2 else images
     return _EFFECTS[domain % 5](images, domain, generator)
 

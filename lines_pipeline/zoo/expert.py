@@ -17,7 +17,7 @@ from lines_pipeline.zoo.training import FINE_TUNING, fit, task_batch
 
 
 def fine_tune(task: str, seed: int, report: Callable[[int, float], None] = lambda step, loss: None) -> GlyphEncoder:
-    """An expert for one task, the heads frozen; the same for the same seed on one machine and thread count."""
+    """Return an expert for one task, the heads frozen; the same for the same seed on one machine and thread count."""
     model = GlyphEncoder()
     model.load_state_dict(load_file(PRETRAINED))
     generator = torch.Generator().manual_seed(1_000 * seed + 100 + list(TASKS).index(task))

@@ -1,4 +1,4 @@
-"""The zoo's model: a pre-norm vision transformer whose tensors are named as open_clip names them."""
+"""Defines the zoo's model: a pre-norm vision transformer whose tensors are named as open_clip names them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOGIT_SCALE = 16.0
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over [batch, tokens, WIDTH]."""
+    """Applies multi-head self-attention over [batch, tokens, WIDTH]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers with a GELU between them."""
+    """Applies two layers with a GELU between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Mlp(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A pre-norm transformer block."""
+    """Applies a pre-norm transformer block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class ResidualBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The stack of blocks."""
+    """Applies the stack of blocks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Transformer(nn.Module):
 
 
 class VisualEncoder(nn.Module):
-    """Images [n, 1, 20, 20] to unit features [n, EMBEDDING]; tokens are pooled by their mean."""
+    """Maps images [n, 1, 20, 20] to unit features [n, EMBEDDING]; tokens are pooled by their mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class VisualEncoder(nn.Module):
 
 
 class GlyphEncoder(nn.Module):
-    """The zoo's checkpoint: an image encoder under the name that CLIP gives it."""
+    """Defines the zoo's checkpoint: an image encoder under the name that CLIP gives it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,5 +101,5 @@ class GlyphEncoder(nn.Module):
 
 
 def class_scores(features: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    """Cosine of features [n, EMBEDDING] with class vectors [classes, EMBEDDING], as logits."""
+    """Return the cosine of features [n, EMBEDDING] with class vectors [classes, EMBEDDING], as logits."""
     return LOGIT_SCALE * features @ functional.normalize(head, dim=-1).T

@@ -35,7 +35,7 @@ FONTS = {
 
 @cache
 def glyphs(task: str, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """All glyphs of a task in a split's fonts: float32 [n, CANVAS, CANVAS] in 0..1, and int64 labels [n]."""
+    """Return all glyphs of a task in a split's fonts: float32 [n, CANVAS, CANVAS] in 0..1, and int64 labels [n]."""
     drawn = [
         (_draw(code, font), label)
         for label, code in enumerate(codes(task))
@@ -47,7 +47,7 @@ def glyphs(task: str, split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 @cache
 def codes(task: str) -> tuple[int, ...]:
-    """The code points of a task's classes: evenly spread over those that two fonts or more of each split have."""
+    """Return the code points of a task's classes: evenly spread over those that two fonts of each split have."""
     low, high = TASKS[task]
     shared = [code for code in range(low, high + 1) if all(_covered(code, fonts) for fonts in FONTS.values())]
     return tuple(shared[round(i * (len(shared) - 1) / (CLASSES - 1))] for i in range(CLASSES))

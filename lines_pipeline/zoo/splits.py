@@ -1,4 +1,4 @@
-"""The images of the zoo's splits: rendered once, and the same for everyone."""
+"""Renders the images of the zoo's splits, once, and the same for everyone."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SPLIT_IMAGES = 250
 
 @cache
 def split_images(task: str, split: str) -> Batch:
-    """The images and labels of a task's validation or test split."""
+    """Return the images and labels of a task's validation or test split."""
     return task_batch(task, split, SPLIT_IMAGES, _generator(task, split))
 
 
 def split_glyphs(task: str, split: str) -> torch.Tensor:
-    """Which glyph (a class in a font) each image of a split shows: int64 [n]."""
+    """Return the glyph (a class in a font) that each image of a split shows: int64 [n]."""
     return chosen_glyphs(task, split, SPLIT_IMAGES, _generator(task, split))
 
 

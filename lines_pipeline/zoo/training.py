@@ -1,4 +1,4 @@
-"""One training loop for pretraining and fine-tuning, and the batches it is fed with."""
+"""Trains the zoo's models: one loop for pretraining and fine-tuning, and its batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Schedule:
-    """AdamW with a one-cycle learning rate that peaks at ``rate``."""
+    """Configures AdamW with a one-cycle learning rate that peaks at ``rate``."""
 
     steps: int
     batch_size: int
@@ -59,7 +59,7 @@ def fit(
 
 
 def task_batch(task: str, split: str, size: int, generator: torch.Generator) -> Batch:
-    """Random images of one task in its own visual domain, labels 0..CLASSES-1."""
+    """Return random images of one task in its own visual domain, labels 0..CLASSES-1."""
     canvas, labels = glyphs(task, split)
     chosen = chosen_glyphs(task, split, size, generator)
     images = place(canvas[chosen], generator)
@@ -67,12 +67,12 @@ def task_batch(task: str, split: str, size: int, generator: torch.Generator) -> 
 
 
 def chosen_glyphs(task: str, split: str, size: int, generator: torch.Generator) -> torch.Tensor:
-    """Which glyphs ``task_batch`` shows, given a generator in the same state."""
+    """Return the glyphs that ``task_batch`` shows, given a generator in the same state."""
     return torch.randint(len(glyphs(task, split)[1]), (size,), generator=generator)
 
 
 def pretraining_batch(size: int, generator: torch.Generator) -> Batch:
-    """Random images of all tasks in random domains (one in six plain), labels over all classes, half confused."""
+    """Return random images of all tasks in random domains (one in six plain), labels of all classes, half confused."""
     canvas, labels, offsets = _all_glyphs()
     chosen = torch.randint(len(canvas), (size,), generator=generator)
     images = place(canvas[chosen], generator)
@@ -87,7 +87,7 @@ def pretraining_batch(size: int, generator: torch.Generator) -> Batch:
 
 @cache
 def _all_glyphs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Training glyphs of all tasks, their labels, and the number of each task's first class."""
+    """Return the training glyphs of all tasks, their labels, and the number of each task's first class."""
     found = [(*glyphs(task, "train"), index * CLASSES) for index, task in enumerate(TASKS)]
     offsets = [torch.full_like(labels, first) for _, labels, first in found]
     return (

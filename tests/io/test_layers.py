@@ -155,6 +155,13 @@ def zeros(names: Iterable[str], **sizes: int) -> dict[str, torch.Tensor]:
     return {name: torch.zeros(sizes.get(name.split(".")[0], 4)) for name in names}
 
 
+def depths_of(recipe: Path) -> Mapping[str, int]:
+    """Return how many blocks each tower of the explained step has."""
+    layers = lines_pipeline.plan(recipe).explained[0].layers
+    assert layers is not None
+    return layers.depths
+
+
 def scales(recipe: Path) -> dict[str, float]:
     """By what every tensor was scaled in a run."""
     lines_pipeline.run(recipe, out="out")
@@ -213,7 +220,7 @@ def test_a_block_that_is_dropped_is_an_error(tmp_path: Path) -> None:
 def test_a_list_of_patterns_is_a_tower_each(tmp_path: Path) -> None:
     names = [*blocks("first.stack_", 2), *blocks("second.stack_", 3), "rest.weight"]
     recipe = merge(tmp_path, zeros(names), blocks=[r"first\.stack_(\d+)", r"stack_(\d+)"])
-    assert lines_pipeline.plan(recipe).explained[0].layers.depths == {"blocks 1": 2, "blocks 2": 3}
+    assert depths_of(recipe) == {"blocks 1": 2, "blocks 2": 3}
     found = scales(recipe)
     assert found["first.stack_1.mlp.fc1.weight"] == 1.25 and found["second.stack_1.mlp.fc1.weight"] == 0.75
     assert found["rest.weight"] == 0.25
@@ -228,8 +235,7 @@ def test_a_list_of_patterns_is_a_tower_each(tmp_path: Path) -> None:
     ],
 )
 def test_groups_of_a_pattern(tmp_path: Path, names: list[str], pattern: str, depths: dict[str, int]) -> None:
-    plan = lines_pipeline.plan(merge(tmp_path, zeros(names), blocks=pattern))
-    assert plan.explained[0].layers.depths == depths
+    assert depths_of(merge(tmp_path, zeros(names), blocks=pattern)) == depths
 
 
 SLOW = r"(?:x|xx)+$(\d)"

@@ -17,7 +17,7 @@ from lines_pipeline.io.number_ranges import largest_held
 from lines_pipeline.jit.boundary import Untraceable
 from lines_pipeline.jit.instructions import GAP_BYTES, LANES, PIECE_NUMEL, STORED, OpCode
 from lines_pipeline.jit.testing import Function, bits, compiled, interpreted, run_kernel
-from lines_pipeline.jit.tracing import TraceBuilder
+from lines_pipeline.jit.tracing import TraceBuilder, TracedValue
 from lines_pipeline.ops import kernels as forms
 
 pytest.importorskip("numba")
@@ -207,7 +207,9 @@ def test_kernels_that_differ_in_scalars_alone_share_machine_code() -> None:
     def loop(threshold: float, weight: float) -> Any:
         builder = TraceBuilder(torch.float32, 1)
         source = builder.source(0)
-        builder.store(forms.add_kept(source, forms.zeros_like(source), source, threshold, weight)[0])
+        kept, _ = forms.add_kept(source, forms.zeros_like(source), source, threshold, weight)
+        assert isinstance(kept, TracedValue)
+        builder.store(kept)
         return compiling.compile_kernel(builder.kernel(BLOCK_NUMEL))
 
     assert loop(0.5, 0.3) is loop(0.25, -2.0)

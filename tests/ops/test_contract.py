@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,15 @@ from toy_suite import above, below, write_model, write_suite
 import lines_pipeline
 from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.core.events import Event, TableComputed
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops import registry
-from lines_pipeline.ops.base import AnyOp, Op, Variant
-from lines_pipeline.ops.roles import Mistake
+from lines_pipeline.ops.base import AnyOp, AnyStatistic, Driver, Ids, Op, Summary, Values, Variant
+from lines_pipeline.ops.depth import Place
+from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
+from lines_pipeline.ops.kernels import Value
+from lines_pipeline.ops.roles import FileOutput, Mistake, Source, StepContext, SuiteUse
+from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 PREFIX = "of_"
 ATTRIBUTES = (
@@ -48,49 +54,51 @@ class Renamed(Op[Any, Any]):
     """A copy of an op that has another name, and other names for its ports, in another order."""
 
     def __init__(self, op: AnyOp) -> None:
-        self.op, self.name = op, f"my-{op.name}"
-        self.inputs = {PREFIX + port: what for port, what in reversed(op.inputs.items())}
-        self.per_item = {name: PREFIX + port for name, port in op.per_item.items()}
-        for attribute in ATTRIBUTES:
-            setattr(self, attribute, getattr(op, attribute))
+        self.op = op
+        declared = {attribute: getattr(op, attribute) for attribute in ATTRIBUTES}
+        declared["name"] = f"my-{op.name}"
+        declared["inputs"] = {PREFIX + port: op.inputs[port] for port in reversed(list(op.inputs))}
+        declared["per_item"] = {name: PREFIX + port for name, port in op.per_item.items()}
+        for attribute, value in declared.items():
+            setattr(self, attribute, value)
 
-    def gives_for(self, written):
+    def gives_for(self, written: Mapping[str, object]) -> EdgeType | None:
         return self.op.gives_for(written)
 
-    def check(self, params, counts):
+    def check(self, params: Any, counts: Mapping[str, int]) -> str | None:
         return self.op.check(params, inner(counts))
 
-    def mistakes(self, params, inputs, gives):
+    def mistakes(self, params: Any, inputs: Ids, gives: EdgeType) -> Iterator[Mistake]:
         for one in self.op.mistakes(params, inner(inputs), gives):
             field = str(one.path[0])
             yield Mistake((PREFIX + field if field in self.op.inputs else field, *one.path[1:]), one.message)
 
-    def source_of(self, params):
+    def source_of(self, params: Any) -> Source | None:
         return self.op.source_of(params)
 
-    def file_of(self, params, inputs):
+    def file_of(self, params: Any, inputs: Ids) -> FileOutput | None:
         return self.op.file_of(params, inner(inputs))
 
-    def suite_of(self, params, inputs):
+    def suite_of(self, params: Any, inputs: Ids) -> SuiteUse | None:
         return self.op.suite_of(params, inner(inputs))
 
-    def driver_of(self, params):
+    def driver_of(self, params: Any) -> Driver | None:
         driver = self.op.driver_of(params)
-        return driver and (lambda inputs, context: self.renamed(driver(inner(inputs), context)))
+        return None if driver is None else lambda inputs, context: self.renamed(driver(inner(inputs), context))
 
     def renamed(self, found: Variant) -> Variant:
         return Variant(self, found.params, {PREFIX + port: ids for port, ids in found.inputs.items()})
 
-    def schema(self, params, inputs, context):
+    def schema(self, params: Any, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
         return self.op.schema(params, inner(inputs), context)
 
-    def completed(self, params, context):
+    def completed(self, params: Any, context: StepContext) -> Any:
         return self.op.completed(params, replace(context, labels=inner(context.labels)))
 
-    def statistics(self, params, inputs, step):
+    def statistics(self, params: Any, inputs: Ids, step: str) -> Mapping[str, AnyStatistic]:
         return self.op.statistics(params, inner(inputs), step)
 
-    def layer_pattern(self, params):
+    def layer_pattern(self, params: Any) -> str | tuple[str, ...] | None:
         return self.op.layer_pattern(params)
 
     def check_depths(self, params: Any, depths: Any) -> Any:
@@ -99,32 +107,36 @@ class Renamed(Op[Any, Any]):
     def places_outside(self, params: Any) -> Any:
         return self.op.places_outside(params)
 
-    def is_sum_of(self, params):
+    def is_sum_of(self, params: Any) -> str | None:
         port = self.op.is_sum_of(params)
         return port and PREFIX + port
 
-    def bind_tensor(self, params, stats, place, counts):
+    def bind_tensor(
+        self, params: Any, stats: Mapping[str, Any], place: Place | None, counts: Mapping[str, int]
+    ) -> Mapping[str, Any]:
         return self.op.bind_tensor(params, stats, place, inner(counts))
 
     def breaks_pipeline(self, params: Any) -> Any:
         return self.op.breaks_pipeline(params)
 
-    def wants_whole(self, params, tensor):
+    def wants_whole(self, params: Any, tensor: TensorSpec) -> bool:
         return self.op.wants_whole(params, tensor)
 
-    def working_bytes(self, params, tensor, counts):
+    def working_bytes(self, params: Any, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         return self.op.working_bytes(params, tensor, inner(counts))
 
-    def apply(self, params, inputs, tensor, stats):
+    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         return self.op.apply(params, inner(inputs), tensor, stats)
 
     def apply_at(self, params: Any, inputs: Any, tensor: Any, stats: Any, position: Any) -> Any:
         return self.op.apply_at(params, inner(inputs), tensor, stats, position)
 
-    def summary(self, params, stats, numels, counts):
+    def summary(
+        self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
+    ) -> Summary:
         return self.op.summary(params, stats, numels, inner(counts))
 
-    def explain(self, params, value, stats):
+    def explain(self, params: Any, value: PlannedValue, stats: Mapping[str, Any] | None) -> OpExplanation | None:
         return self.op.explain(params, replace(value, counts=inner(value.counts)), stats)
 
 
@@ -209,7 +221,7 @@ TUNE = {"parameters": {"mixed.t": {"values": [0.0, 0.5, 1.0]}}, "objective": "va
 
 @pytest.fixture
 def folder(toy: Path) -> Path:
-    """Whatever ``NODES`` name."""
+    """Return a folder with the files that ``NODES`` name."""
     base = model_weights(0)
     (toy / "folder").mkdir()
     save_file(base, toy / "folder" / "model.safetensors")
@@ -231,7 +243,7 @@ def folder(toy: Path) -> Path:
 
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> dict[str, AnyOp]:
-    """A renamed copy of every op, which recipes may name."""
+    """Register a renamed copy of every op, which recipes may name; return the copies."""
     found: dict[str, AnyOp] = {name: Renamed(op) for name, op in registry().items()}
     for copy in found.values():
         monkeypatch.setitem(registry().own, copy.name, copy)

@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
 import torch
@@ -17,10 +17,20 @@ from lines_pipeline.core.errors import PluginError
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops import Delta, Mask, Op, Weights, op
-from lines_pipeline.ops.base import Granularity, Port
+from lines_pipeline.ops.base import Granularity, Port, Values
+from lines_pipeline.ops.function import FunctionOp
 
 SPEC = TensorSpec("t", "float32", (2, 2))
-SAID = {"formula": "max |tau_t|", "source": "a test"}
+
+
+class Said(TypedDict):
+    """What every op here says of itself."""
+
+    formula: str
+    source: str
+
+
+SAID: Said = {"formula": "max |tau_t|", "source": "a test"}
 
 
 @op(**SAID, laws=["permutation"])
@@ -48,6 +58,13 @@ def stacked(deltas: list[Delta], *, rows: int = 1) -> Mask:
     return torch.stack(deltas).sum(0) > rows
 
 
+def applied(made: FunctionOp, inputs: Values, **params: Any) -> Any:
+    """Return the numbers that an op gives for ``SPEC``."""
+    result = made.apply(made.Params.model_validate(params), inputs, SPEC, {})
+    assert isinstance(result, torch.Tensor)
+    return result.tolist()
+
+
 def test_the_signature_says_what_the_op_declares() -> None:
     assert isinstance(mag_max, Op)
     assert (mag_max.name, mag_max.formula, mag_max.gives) == ("mag-max", "max |tau_t|", EdgeType.DELTA)
@@ -55,25 +72,25 @@ def test_the_signature_says_what_the_op_declares() -> None:
     assert mag_max.laws == ("permutation",) and mag_max.__doc__ == "Keeps the largest."
     assert mag_max.Params().model_dump() == {"scale": 1.0}
     with pytest.raises(ValidationError, match="greater than 0"):
-        mag_max.Params(scale=0.0)
+        mag_max.Params.model_validate({"scale": 0.0})
     assert fill.inputs == {"model": Port(EdgeType.WEIGHTS), "kept": Port(EdgeType.MASK, optional=True)}
     assert fill.Params.model_fields["by"].is_required() and not fill.Params.model_fields["to"].is_required()
 
 
 def test_elementwise_functions_take_blocks() -> None:
     one, two = torch.tensor([1.0, -4.0]), torch.tensor([3.0, 1.0])
-    assert mag_max.apply(mag_max.Params(scale=0.5), {"deltas": (one, two)}, SPEC, {}).tolist() == [1.5, -2.0]
+    assert applied(mag_max, {"deltas": (one, two)}, scale=0.5) == [1.5, -2.0]
     assert mag_max([one, two]).tolist() == [3.0, -4.0]
-    assert fill.apply(fill.Params(by=2.0), {"model": (one,)}, SPEC, {}).tolist() == [2.0, -8.0]
+    assert applied(fill, {"model": (one,)}, by=2.0) == [2.0, -8.0]
     kept = torch.tensor([True, False])
-    assert fill.apply(fill.Params(by=2.0), {"model": (one,), "kept": (kept,)}, SPEC, {}).tolist() == [2.0, 0.0]
+    assert applied(fill, {"model": (one,), "kept": (kept,)}, by=2.0) == [2.0, 0.0]
 
 
 def test_functions_of_whole_tensors_take_them_in_their_shape() -> None:
     flat = torch.tensor([1.0, 3.0, 0.0, 4.0])
     assert centred.granularity is Granularity.TENSOR and centred.wants_whole(centred.Params(), SPEC)
-    assert centred.apply(centred.Params(), {"deltas": (flat, flat)}, SPEC, {}).tolist() == [-2.0, 2.0, -4.0, 4.0]
-    assert stacked.apply(stacked.Params(), {"deltas": (flat, flat)}, SPEC, {}).tolist() == [True, True, False, True]
+    assert applied(centred, {"deltas": (flat, flat)}) == [-2.0, 2.0, -4.0, 4.0]
+    assert applied(stacked, {"deltas": (flat, flat)}) == [True, True, False, True]
 
 
 def test_the_memory_of_whole_tensors_is_what_the_author_says_or_all_that_is_taken_at_once() -> None:
@@ -83,7 +100,7 @@ def test_the_memory_of_whole_tensors_is_what_the_author_says_or_all_that_is_take
 
 def test_ops_and_their_parameters_pickle_by_name() -> None:
     assert pickle.loads(pickle.dumps(mag_max)) is mag_max
-    params = mag_max.Params(scale=2.0)
+    params = mag_max.Params.model_validate({"scale": 2.0})
     assert pickle.loads(pickle.dumps(params)) == params
     assert mag_max.Params.__qualname__ == "mag_max.Params"
 

@@ -199,7 +199,7 @@ def test_wudi_takes_steps_of_adam(tmp_path: Path) -> None:
         for _ in range(40):
             adam.zero_grad()
             losses = ((merged - tasks) @ tasks.mT).square().sum((1, 2)) / tasks.square().sum((1, 2))
-            losses.sum().backward()
+            losses.sum().backward()  # type: ignore[no-untyped-call]
             adam.step()
         torch.testing.assert_close(found[name].double(), merged.detach(), rtol=1e-5, atol=1e-5)
 
@@ -209,7 +209,8 @@ def test_the_closed_form_is_a_minimum(tmp_path: Path) -> None:
     found = merge(tmp_path, "wudi-closed", updates, ridge=0.0)
     for name in ("wide", "tall", "square"):
         tasks = [update[name].double() for update in updates]
-        gradient = sum((found[name].double() - task) @ task.T @ task / task.square().sum() for task in tasks)
+        gradients = [(found[name].double() - task) @ task.T @ task / task.square().sum() for task in tasks]
+        gradient = torch.stack(gradients).sum(0)
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=2e-6)
 
 

@@ -67,7 +67,8 @@ SUM = {"op": "task-arithmetic", "deltas": "updates"}
 
 def best(matrix: torch.Tensor, rank: int) -> torch.Tensor:
     left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-    return ((left[:, :rank] * values[:rank]) @ right[:rank]).float()
+    nearest: torch.Tensor = (left[:, :rank] * values[:rank]) @ right[:rank]
+    return nearest.float()
 
 
 def test_each_task_vector_keeps_its_share_of_directions(tmp_path: Path) -> None:

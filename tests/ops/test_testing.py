@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 import torch
@@ -19,7 +19,15 @@ from lines_pipeline.ops.testing import (
     check_pure,
 )
 
-SAID = {"formula": "max tau_t", "source": "a test"}
+
+class Said(TypedDict):
+    """What every op here says of itself."""
+
+    formula: str
+    source: str
+
+
+SAID: Said = {"formula": "max tau_t", "source": "a test"}
 
 
 @op(**SAID, laws=["identity", "permutation", "scaling"])
@@ -34,7 +42,8 @@ def upper(deltas: list[Delta], *, scale: float = 1.0) -> Delta:
 @op(**SAID, granularity="tensor", laws=["permutation"])
 def whole(models: list[Weights], kept: Mask) -> Weights:
     """Needs whole tensors."""
-    return sum(models[1:], models[0]).cumsum(0) * kept
+    total: Weights = sum(models[1:], models[0])
+    return total.cumsum(0) * kept
 
 
 def test_an_op_that_is_right_passes_every_check() -> None:

@@ -34,7 +34,7 @@ def my_sum(deltas: list[Delta], *, by: float = 1.0) -> Delta:
     "A weighted sum."
     return sum(deltas[1:], deltas[0]) * FACTOR * by
 """
-NODES = {
+NODES: dict[str, dict[str, Any]] = {
     "merged": {"op": "my-sum", "deltas": "updates", "by": 0.25},
     "model": {"op": "apply", "base": "base", "delta": "merged"},
     "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
@@ -52,7 +52,8 @@ def recipe(models: Path, write_recipe: Write, tmp_path: Path) -> Path:
 
 def run(recipe: Path, **options: Any) -> dict[str, torch.Tensor]:
     result = lines_pipeline.run(recipe, trust=True, tracking=False, out="out", **options)
-    return load_file(next(file for file in result.files if file.suffix == ".safetensors"))
+    tensors: dict[str, torch.Tensor] = load_file(next(file for file in result.files if file.suffix == ".safetensors"))
+    return tensors
 
 
 def expected(models: Path, factor: float) -> dict[str, torch.Tensor]:
@@ -254,8 +255,7 @@ def test_a_worker_that_finds_another_file_says_so(
     cluster: str, recipe: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lines_pipeline.executor.schedulers import dask_cluster
-
-    packed = dask_cluster.packed
+    from lines_pipeline.executor.schedulers.shipping import packed
 
     def changed(*arguments: Any) -> Any:
         shipment = packed(*arguments)

@@ -195,7 +195,10 @@ def test_samples_are_kept_exactly(clusters: np.ndarray | None) -> None:
     again = Samples.unpacked(Samples(values, clusters).packed())
     assert all(np.array_equal(again.values[name], value) for name, value in values.items())
     assert again.values["accuracy"].dtype == np.bool_
-    assert again.clusters is None if clusters is None else np.array_equal(again.clusters, clusters)
+    if clusters is None:
+        assert again.clusters is None
+    else:
+        assert again.clusters is not None and np.array_equal(again.clusters, clusters)
 
 
 @pytest.mark.parametrize(

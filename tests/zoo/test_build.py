@@ -50,8 +50,10 @@ def accuracies(path: Path, tasks: list[str]) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_an_expert_is_alike_whoever_builds_it_and_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    others = [builder(), builder()]
-    assert [other.wait(300) for other in others] == [0, 0]
+    with builder() as one, builder() as other:
+        one.communicate(timeout=300)
+        other.communicate(timeout=300)
+        assert one.returncode == other.returncode == 0
     first = locate(DIGITS).path
     assert sorted(path.name for path in first.parent.iterdir()) == ["digits.json", "digits.safetensors"]
 
@@ -70,10 +72,10 @@ def test_an_expert_is_alike_whoever_builds_it_and_forgets(tmp_path: Path, monkey
 
 @pytest.mark.slow
 def test_an_interrupted_build_leaves_nothing() -> None:
-    building = builder()
-    assert building.stdout is not None and building.stdout.readline()
-    building.send_signal(signal.SIGINT)
-    assert building.wait(60) != 0
+    with builder() as building:
+        assert building.stdout is not None and building.stdout.readline()
+        building.send_signal(signal.SIGINT)
+        assert building.wait(60) != 0
     folder = locate(DIGITS).path.parent
     assert not folder.exists() or not list(folder.iterdir())
 

@@ -31,7 +31,7 @@ def refuse_adapter(uri: str, names: Iterable[str]) -> None:
 
 
 def _description(kind: str, names: list[str], factors: list[str]) -> str:
-    """What the checkpoint is, and what to do; a model that was saved with its adapters in it keeps its own weights."""
+    """Return what the checkpoint is, and what to do; a model that was saved with its adapters keeps its own weights."""
     rest = len(names) - len(factors)
     if 2 * rest >= len(factors) and any(".base_layer." in name for name in names):
         return (

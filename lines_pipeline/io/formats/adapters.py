@@ -40,7 +40,7 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True)
 class Factors:
-    """Two matrices whose scaled product is the update of one module's weight; ``a`` has the rank as its first axis."""
+    """Holds two matrices whose scaled product is the update of one module's weight; ``a`` is [rank, ...]."""
 
     a: StoredTensor
     b: StoredTensor
@@ -52,7 +52,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A PEFT adapter as its folder has it, by the names of the tensors that it changes (in the adapter's spelling)."""
+    """Holds a PEFT adapter as its folder has it, by the adapter's names of the tensors that it changes."""
 
     uri: str
     files: tuple[SourceFile, ...]
@@ -90,7 +90,7 @@ def _tied(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
 
 @dataclass(frozen=True)
 class _Config:
-    """What a LoRA's configuration says of ranks and scaling."""
+    """Holds the ranks and scalings of a LoRA's configuration."""
 
     uri: str
     rank: int
@@ -102,11 +102,11 @@ class _Config:
     dora: bool
 
     def rank_of(self, module: str) -> int:
-        """The rank of a module: that of the first pattern that its name matches, else the adapter's."""
+        """Return the rank of a module: that of the first pattern that its name matches, else the adapter's."""
         return int(self._of(module, self.ranks, self.rank))
 
     def scaling_of(self, module: str) -> float:
-        """alpha / r, with rsLoRA alpha / sqrt(r)."""
+        """Return alpha / r, with rsLoRA alpha / sqrt(r)."""
         rank, alpha = self.rank_of(module), self._of(module, self.alphas, self.alpha)
         return alpha / math.sqrt(rank) if self.rank_stabilized else alpha / rank
 
@@ -179,7 +179,7 @@ def _is_pattern(value: Any, is_value: Callable[[Any], bool]) -> bool:
 
 @dataclass
 class _Sorted:
-    """The tensors of an adapter, sorted by what they are."""
+    """Sorts the tensors of an adapter into factors, biases and whole tensors."""
 
     uri: str
     parts: dict[str, dict[str, StoredTensor]] = field(default_factory=dict)
@@ -209,7 +209,7 @@ class _Sorted:
         self.whole[plain] = stored
 
     def factors(self, config: _Config) -> tuple[dict[str, Factors], dict[str, tuple[StoredTensor, float]]]:
-        """Updates of weights and of biases by the names of what they change."""
+        """Return updates of weights and of biases by the names of the tensors that they change."""
         factors: dict[str, Factors] = {}
         biases: dict[str, tuple[StoredTensor, float]] = {}
         for module, parts in sorted(self.parts.items()):

@@ -1,4 +1,4 @@
-"""Recognises what is no checkpoint that merges read, by its first bytes or its name, and says what to do with it."""
+"""Recognises files that merges do not read, by first bytes or name, and says what to do with them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def refuse_foreign_folder(folder: Path) -> None:
 
 
 def other_format(names: Iterable[str]) -> str:
-    """What a folder without readable weights holds instead, and what to do; empty where it is nothing known."""
+    """Return what a folder without readable weights holds instead, and what to do; empty where it is nothing known."""
     listed = sorted(names)
     known = (what for ending, what in _IN_FOLDERS.items() if any(name.endswith(ending) for name in listed))
     return next(known, "")

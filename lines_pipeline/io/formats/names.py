@@ -1,4 +1,4 @@
-"""Names that files hold: of other files, and of tensors, which may have been written to do harm."""
+"""Checks names that files hold, of other files and of tensors, which may have been written to do harm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ MAX_NAME_BYTES = 255
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a text names a file or folder right here."""
+    """Return whether a text names a file or folder right here."""
     return (
         name not in ("", ".", "..")
         and name.isprintable()

@@ -1,4 +1,4 @@
-"""The stack machine that a pickle is a program for: it makes plain values only, and counts what they take."""
+"""Executes a pickle, a program for a stack machine: makes plain values only, and counts their memory."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from lines_pipeline.io.formats.pickled import Call, Entries, Name, PickleError, Reference
 
 Operations = Mapping[int, Callable[["PickleMachine"], Any]]
-"""What to do, by instruction."""
+"""The operation of each instruction."""
 
 MAX_MEMORY_BYTES = 512 * 2**20
-"""What the objects of a pickle may take; those of 200,000 tensors do not."""
+"""The most memory that the objects of a pickle may take; those of 200,000 tensors do not."""
 
 _STOP = ord(".")
 _DICTIONARIES = {"collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict"}
 
 
 class PickleMachine:
-    """The stack machine that a pickle is a program for."""
+    """Executes the instructions of a pickle on a stack."""
 
     def __init__(self, data: bytes, start: int, operations: Operations) -> None:
         self.data, self.position, self._operations = data, start, operations
@@ -43,7 +43,7 @@ class PickleMachine:
                 raise PickleError(f"its objects take more than {MAX_MEMORY_BYTES // 2**20} MB of memory")
 
     def take(self, length: int) -> bytes:
-        """The next bytes."""
+        """Return the next bytes."""
         taken = self.data[self.position : self.position + length]
         self.position += length
         if len(taken) < length:
@@ -51,7 +51,7 @@ class PickleMachine:
         return taken
 
     def line(self) -> str:
-        """A text up to the end of the line."""
+        """Return the text up to the end of the line."""
         end = self.data.find(b"\n", self.position)
         if end < 0:
             self.position = len(self.data)
@@ -62,13 +62,13 @@ class PickleMachine:
         return taken.decode()
 
     def byte(self) -> int:
-        """The next byte."""
+        """Return the next byte."""
         value = self.data[self.position]
         self.position += 1
         return value
 
     def size(self, width: int) -> int:
-        """An unsigned number."""
+        """Return the next unsigned number."""
         start = self.position
         self.position = end = start + width
         if end > len(self.data):
@@ -96,7 +96,7 @@ class PickleMachine:
         self.stack = []
 
     def unmark(self) -> list[Any]:
-        """What lies above the latest mark."""
+        """Pop and return what lies above the latest mark."""
         items, self.stack = self.stack, self.marks.pop()
         self.room -= 16 * len(items)
         return items
@@ -179,7 +179,7 @@ class PickleMachine:
         self.push(self.take(nbytes).decode("utf-8", "surrogatepass"), 60 + 4 * nbytes)
 
     def old_text(self, nbytes: int) -> None:
-        """What Python 2 had for texts: bytes, which mostly are one."""
+        """Push a text of Python 2: its bytes, decoded where they are text."""
         taken = self.take(nbytes)
         try:
             self.push(taken.decode(), 60 + 4 * nbytes)

@@ -1,4 +1,4 @@
-"""What is left of the objects of a pickle: plain containers and values, and records of what was not made."""
+"""Declares what a read pickle becomes: plain containers and values, and records of objects that were not made."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 
 class PickleError(ValueError):
-    """A pickle is damaged, too large, or of a kind that checkpoints do not have."""
+    """Says that a pickle is damaged, too large, or of a kind that checkpoints do not have."""
 
 
 class ShortPickleError(PickleError):
-    """A pickle goes on after the bytes that were given."""
+    """Says that a pickle goes on after the bytes that were given."""
 
 
 class Name:
-    """A class or function by its full name."""
+    """Names a class or function in full."""
 
     __slots__ = ("text",)
 
@@ -24,7 +24,7 @@ class Name:
 
 
 class Call:
-    """An object that is not made: its class or function, the arguments and the state that were to make it."""
+    """Records an object that is not made: its class or function, the arguments and the state that were to make it."""
 
     __slots__ = ("arguments", "name", "state")
 
@@ -33,7 +33,7 @@ class Call:
 
 
 class Reference:
-    """What lies outside the pickle, as a storage of torch does."""
+    """Refers to an object outside the pickle, such as a storage of torch."""
 
     __slots__ = ("identity",)
 
@@ -42,7 +42,7 @@ class Reference:
 
 
 class Entries(dict[str, Any]):
-    """A dictionary's entries whose keys are texts; ``unnamed`` counts the others."""
+    """Holds a dictionary's entries whose keys are texts; ``unnamed`` counts the others."""
 
     __slots__ = ("unnamed",)
 
@@ -60,7 +60,7 @@ class Entries(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Pickled:
-    """What a pickle holds, where it ends, and what it refers to outside itself, in order."""
+    """Holds the value of a pickle, where it ends, and its references to objects outside, in order."""
 
     content: Any
     end: int

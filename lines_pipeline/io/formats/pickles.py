@@ -14,7 +14,7 @@ from lines_pipeline.io.formats.pickle_machine import PickleMachine
 from lines_pipeline.io.formats.pickled import Entries, Pickled, PickleError, ShortPickleError
 
 MAX_PICKLE_BYTES = 100_000_000
-"""As long as the header of a safetensors file may be."""
+"""The most bytes of a pickle: as long as the header of a safetensors file may be."""
 
 
 def read_pickle(data: bytes, start: int = 0) -> Pickled:
@@ -32,7 +32,7 @@ def read_pickle(data: bytes, start: int = 0) -> Pickled:
 
 
 def _operations() -> dict[int, Callable[[PickleMachine], None]]:
-    """What every instruction does: protocols 0 to 5, but for extension codes and out-of-band buffers."""
+    """Return the operation of every instruction: protocols 0 to 5, but for extension codes and out-of-band buffers."""
     named: dict[bytes, Callable[[PickleMachine], Any]] = {
         b"\x80": lambda m: m.take(1),
         b"\x95": lambda m: m.take(8),

@@ -1,4 +1,4 @@
-"""Formats that installed packages offer by the ending of a file: they tell where in it the tensors lie."""
+"""Opens files by formats that installed packages offer for their endings: those tell where the tensors lie."""
 
 from __future__ import annotations
 

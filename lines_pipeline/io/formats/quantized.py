@@ -18,7 +18,7 @@ Specs = Mapping[str, TensorSpec]
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way to quantise: its name, what to do with such a checkpoint, and whether a tensor ``name`` shows it."""
+    """Describes a way to quantise: its name, what to do with such a checkpoint, and which tensor names show it."""
 
     name: str
     remedy: str
@@ -56,7 +56,7 @@ def _is(specs: Specs, name: str, dtypes: tuple[str, ...]) -> bool:
 
 
 def _beside(name: str, own: str, other: str) -> str:
-    """The name of the tensor ``other`` of the module whose tensor ``own`` has this name."""
+    """Return the name of the tensor ``other`` of the module whose tensor ``own`` has this name."""
     return name.removesuffix(own) + other
 
 
@@ -108,7 +108,7 @@ def _codebooks(specs: Specs, name: str) -> bool:
 
 
 def _scaled(specs: Specs, name: str, dtypes: tuple[str, ...]) -> bool:
-    """Whether a weight of one of ``dtypes`` has a scale beside it."""
+    """Return whether a weight of one of ``dtypes`` has a scale beside it."""
     if not _is(specs, name, dtypes) or len(specs[name].shape) < 2:
         return False
     own = "weight" if name.endswith("weight") else None

@@ -43,7 +43,7 @@ UNSUPPORTED_BITS = {
 }
 """Bits of a value in the format's data types that merges do not know."""
 MAX_HEADER_BYTES = 100_000_000
-"""The format's own bound."""
+"""The most bytes of a header: the format's own bound."""
 METADATA = "__metadata__"
 
 _SIZE_LIMIT = 2**64
@@ -56,7 +56,7 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors header tells: tensors and metadata; ``unreadable`` says why other tensors cannot be read."""
+    """Holds the tensors and metadata of a safetensors header; ``unreadable`` says why other tensors cannot be read."""
 
     tensors: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]
@@ -105,7 +105,7 @@ _CODES = {name: code for code, name in DTYPES.items()}
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], int, int]:
-    """The header's entries, where the payload begins, and the size of the file."""
+    """Return the header's entries, where the payload begins, and the size of the file."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -166,7 +166,7 @@ def _no_constant(text: str) -> NoReturn:
 
 
 def _fields(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
-    """Data type, shape and span of a tensor, checked against each other."""
+    """Return data type, shape and span of a tensor, checked against each other."""
     where = f"{path}: tensor '{printable(name)}'"
     try:
         code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
@@ -188,7 +188,7 @@ def _fields(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], tu
 
 
 def _nbytes(shape: Sequence[int], bits: int) -> int | None:
-    """Bytes of a tensor; None where the format refuses the shape: a product that overflows, a part of a byte."""
+    """Return the bytes of a tensor; None for a shape that the format refuses: an overflow, a part of a byte."""
     numel = 1
     for length in shape:
         numel *= length
@@ -198,7 +198,7 @@ def _nbytes(shape: Sequence[int], bits: int) -> int | None:
 
 
 def _check_cover(path: Path, spans: list[tuple[int, int, str]], nbytes: int) -> None:
-    """Tensors lie side by side, without holes or overlaps, to the end of the file."""
+    """Require that tensors lie side by side, without holes or overlaps, to the end of the file."""
     spans.sort()
     for (_, end, _), (begin, _, name) in pairwise([(0, 0, ""), *spans]):
         if begin != end:

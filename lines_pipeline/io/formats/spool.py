@@ -30,7 +30,7 @@ SMALL_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Scattered:
-    """A tensor whose values are not plain bytes in order: compressed, in another byte order, strided or negated."""
+    """Describes a tensor whose values are not plain bytes in order: compressed, byte-swapped, strided or negated."""
 
     view: TensorView
     record: Record
@@ -52,7 +52,7 @@ def check_growth(source: SourceFile, tensors: Mapping[str, Scattered]) -> None:
 def spooled(
     source: SourceFile, part: str, tensors: Mapping[str, Scattered], folder: Path, *, big_endian: bool
 ) -> Mapping[str, StoredTensor]:
-    """The tensors as plain bytes in a file of ``folder``: an earlier one if it is whole, else a new one."""
+    """Return the tensors as plain bytes in a file of ``folder``: an earlier one if it is whole, else a new one."""
     identity = [VERSION, list(astuple(source)), part, sorted(tensors)]
     target = folder / f"{content_key(identity)[:32]}.safetensors"
     written_once(target, lambda path: _write(source, tensors, path, big_endian=big_endian), what=source.path)
@@ -71,7 +71,7 @@ def _write(source: SourceFile, tensors: Mapping[str, Scattered], target: Path, *
 
 @contextmanager
 def _storages(path: str, target: Path) -> Iterator[Callable[[Record], np.ndarray[Any, Any]]]:
-    """Gives the bytes of a record of the file at ``path``, mapped; deflated ones lie beside ``target`` meanwhile."""
+    """Yield a function that maps the bytes of a record of ``path``; inflated ones lie beside ``target`` meanwhile."""
     inflated: dict[Record, Path] = {}
 
     def mapped(record: Record) -> np.ndarray[Any, Any]:
@@ -93,7 +93,7 @@ def _storages(path: str, target: Path) -> Iterator[Callable[[Record], np.ndarray
 def _values(
     tensor: Scattered, storages: Callable[[Record], np.ndarray[Any, Any]], *, big_endian: bool
 ) -> Iterator[memoryview]:
-    """The values of a tensor in order, in pieces."""
+    """Yield the values of a tensor in order, in pieces."""
     view, width = tensor.view, ITEM_BYTES[tensor.view.dtype]
     wide = [number for number, length in enumerate(view.shape) if length > 1]
     shape, strides = [view.shape[n] for n in wide], [view.strides[n] * width for n in wide]
@@ -107,7 +107,7 @@ def _values(
 
 
 def _pieces(values: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
-    """Parts of an array that fit into memory, in order."""
+    """Yield parts of an array that fit into memory, in order."""
     if values.nbytes <= PIECE_BYTES or not values.ndim:
         yield values
         return

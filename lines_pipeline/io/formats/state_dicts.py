@@ -19,16 +19,16 @@ AVERAGED = ("state_dict_ema", "model_ema", "params_ema", "ema_state_dict", "ema"
 """Keys of their running averages, which are taken only where there is nothing else."""
 MAX_DEPTH = 4
 MAX_WORK = 4_000_000
-"""Entries of maps and lists that are looked at."""
+"""The most entries of maps and lists that are looked at."""
 MAX_TOLD = 4
-"""Names in a message."""
+"""The most names in a message."""
 
 _NOT_WEIGHTS = ("optim", "sched", "lr_", "scaler")
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """The pickled tensors of a state dict, its dotted key (empty: the file is no more than that), and what to tell."""
+    """Holds the pickled tensors of a state dict, its dotted key (empty: the file is no more than that), and notes."""
 
     key: str
     tensors: Mapping[str, Call]
@@ -57,7 +57,7 @@ def find_state_dict(path: str, content: Any, key: str = "") -> StateDict:
 
 
 def _state_dicts(content: Any) -> Iterator[tuple[str, Entries]]:
-    """Every map that holds tensors, by dotted key; the file's own is ''."""
+    """Yield every map that holds tensors, by dotted key; the file's own is ''."""
     waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
     work = 0  # what a pickle mentions often it holds only once, so that its size bounds nothing here
     while waiting and work < MAX_WORK:
@@ -78,7 +78,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _usual(keys: Sequence[str]) -> str | None:
-    """The key that people mean; None where that is not known."""
+    """Return the key of trained weights; None where that is not known."""
     for usual in (*USUAL, "", *AVERAGED):
         if usual in keys:
             return usual
@@ -91,12 +91,12 @@ def _usual(keys: Sequence[str]) -> str | None:
 
 
 def _is_of_training(key: str) -> bool:
-    """Whether a map of tensors is an optimizer's or scheduler's."""
+    """Return whether a map of tensors is an optimizer's or scheduler's."""
     return any(part.lower().startswith(_NOT_WEIGHTS) for part in key.split("."))
 
 
 def _choice(path: str, chosen: str, others: Sequence[str]) -> list[str]:
-    """What to tell of the choice: always where there was one, and where the key is none of the usual."""
+    """Return a message on the choice where there was one, or where the key is none of the usual."""
     if not others and chosen in ("", *USUAL):
         return []
     taken = f"'{printable(chosen)}'" if chosen else "the tensors outside any key"
@@ -128,7 +128,7 @@ def _named(keys: Sequence[str]) -> str:
 
 
 def _kind(value: Any) -> str:
-    """What a value that is no tensor is, in a word or two."""
+    """Return the kind of a value that is no tensor, in a word or two."""
     if isinstance(value, Call):
         return printable(_class_of(value))
     if isinstance(value, Entries):
@@ -139,14 +139,14 @@ def _kind(value: Any) -> str:
 
 
 def _class_of(call: Call) -> str:
-    """The class of a pickled object."""
+    """Return the class of a pickled object."""
     first = call.arguments[0] if isinstance(call.arguments, tuple) and call.arguments else None
     made = call.name.endswith(("._reconstructor", ".__newobj__", "._reconstruct")) and isinstance(first, Name)
     return first.text if made and isinstance(first, Name) else call.name
 
 
 def _what_it_is(content: Any) -> str:
-    """What a file holds that has no state dict in it."""
+    """Return what a file holds that has no state dict in it."""
     if isinstance(content, Call):
         return f"holds no state dict but a pickled {printable(_class_of(content))}, which is not loaded"
     objects = [(name, value) for name, value in _parts(content) if isinstance(value, Call)]

@@ -44,7 +44,7 @@ def open_torch_file(path: Path, spool: Path | None, key: str = "") -> Checkpoint
 
 
 def _views(pickled: Mapping[str, Call]) -> tuple[dict[str, TensorView], dict[str, str], dict[str, str]]:
-    """Tensors by first name, second names of tied ones (the same values of one storage), and what cannot be read."""
+    """Return tensors by first name, second names of tied ones (the same values of one storage), and unreadable ones."""
     first: dict[Any, str] = {}
     views: dict[str, TensorView] = {}
     aliases: dict[str, str] = {}
@@ -74,7 +74,7 @@ def _check_name(name: str) -> None:
 
 
 def _record(path: Path, name: str, view: TensorView, archive: TorchArchive) -> Record:
-    """Where a tensor's storage lies; a tensor without values needs none."""
+    """Return where a tensor's storage lies; a tensor without values needs none."""
     record = archive.storage(view.storage.key) if view.numel else Record(0, 0)
     needed = view.storage.numel * view.storage.item_bytes if view.numel else 0
     if record is None or record.nbytes < needed:

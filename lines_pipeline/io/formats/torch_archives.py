@@ -1,4 +1,4 @@
-"""Where the pickle and the storages of a torch file lie: zip archives, and the format that torch had before 1.6."""
+"""Finds the pickle and the storages of a torch file: in zip archives, and the format that torch had before 1.6."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from lines_pipeline.io.formats.pickles import MAX_PICKLE_BYTES, read_pickle
 from lines_pipeline.io.formats.torch_tensors import StorageType, storage_type
 
 MAX_DIRECTORY_BYTES = 64 * 2**20
-"""Of a zip archive's table of contents: more than half a million storages have."""
+"""The most bytes of a zip archive's table of contents: more than half a million storages have."""
 PIECE_BYTES = 16 * 2**20
-"""What is inflated or copied at a time."""
+"""The bytes that are inflated or copied at a time."""
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""How every torch file before 1.6 begins."""
+"""The number with which every torch file before 1.6 begins."""
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _FIRST_PICKLE_BYTES = 2**20
@@ -32,7 +32,7 @@ _FIRST_PICKLE_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Record:
-    """A stretch of a file: ``nbytes`` of content from ``offset``, deflated to ``deflated_bytes`` where that is set."""
+    """Names a stretch of a file: ``nbytes`` of content from ``offset``, deflated to ``deflated_bytes`` if set."""
 
     offset: int
     nbytes: int
@@ -41,7 +41,7 @@ class Record:
 
 @dataclass(frozen=True)
 class TorchArchive:
-    """What a torch file holds: the pickled content, and by key where a storage lies."""
+    """Holds the parts of a torch file: the pickled content, and by key where a storage lies."""
 
     content: Any
     storage: Callable[[str], Record | None]
@@ -65,7 +65,7 @@ def opened_archive(path: Path) -> Iterator[TorchArchive]:
 
 
 def content_of(descriptor: int, path: str, record: Record) -> Iterator[bytes]:
-    """The content of a record, in pieces. Raises ``CheckpointError`` where it is shorter than the file says."""
+    """Yield the content of a record, in pieces. Raises ``CheckpointError`` where it is shorter than the file says."""
     pieces = _stored(
         descriptor, record.offset, record.nbytes if record.deflated_bytes is None else record.deflated_bytes
     )
@@ -84,7 +84,7 @@ def _stored(descriptor: int, offset: int, nbytes: int) -> Iterator[bytes]:
 
 
 def _inflated(path: str, pieces: Iterable[bytes], nbytes: int) -> Iterator[bytes]:
-    """At most ``nbytes`` of what deflated pieces hold."""
+    """Yield at most ``nbytes`` of what deflated pieces hold."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         for deflated in pieces:
@@ -97,7 +97,7 @@ def _inflated(path: str, pieces: Iterable[bytes], nbytes: int) -> Iterator[bytes
 
 
 class _BoundedFile(io.FileIO):
-    """A file of which nobody reads more than a table of contents at once."""
+    """Bounds each read of a file to the size of a table of contents."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size > MAX_DIRECTORY_BYTES:
@@ -106,7 +106,7 @@ class _BoundedFile(io.FileIO):
 
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
-    """A zip archive's table of contents."""
+    """Return a zip archive's table of contents."""
     try:
         with _BoundedFile(path) as file, zipfile.ZipFile(file) as directory:
             members = directory.filelist
@@ -174,7 +174,7 @@ def _refuse_other_archives(path: Path, members: Mapping[str, Any]) -> None:
 
 
 def _read_legacy(file: io.FileIO, size: int) -> TorchArchive:
-    """Four pickles (version, system, content, keys of storages), then each storage: its length, its values."""
+    """Read four pickles (version, system, content, keys of storages), then each storage: its length, its values."""
     available = _FIRST_PICKLE_BYTES
     while True:
         try:

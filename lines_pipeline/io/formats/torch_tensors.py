@@ -1,4 +1,4 @@
-"""What a torch file's pickle tells of a tensor: its type, and which values of which storage it has."""
+"""Reads tensors of a torch file's pickle: the type, and which values of which storage they have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lines_pipeline.core.tensor_specs import ITEM_BYTES
 from lines_pipeline.io.formats.pickled import Call, Entries, Name, Reference
 
 MAX_DIMENSIONS = 64
-"""As numpy and torch's own loops have it."""
+"""The most dimensions, as numpy and torch's own loops have it."""
 
 _STORAGES = {
     "DoubleStorage": "float64",
@@ -48,7 +48,7 @@ _PLAIN_TYPES = {
 
 @dataclass(frozen=True)
 class StorageType:
-    """A storage as a pickle refers to it: ``dtype`` is empty for untyped ones, ``numel`` counts values."""
+    """Describes a storage as a pickle refers to it: ``dtype`` is empty for untyped ones, ``numel`` counts values."""
 
     key: str
     dtype: str
@@ -59,7 +59,7 @@ class StorageType:
 
 @dataclass(frozen=True)
 class TensorView:
-    """A tensor as values of a storage; ``offset`` and ``strides`` count values, ``negated``: with the opposite sign."""
+    """Describes a tensor as values of a storage; ``offset`` and ``strides`` count values, ``negated`` flips signs."""
 
     storage: StorageType
     dtype: str
@@ -70,12 +70,12 @@ class TensorView:
 
     @property
     def numel(self) -> int:
-        """Number of values; 1 for a scalar."""
+        """Return the number of values; 1 for a scalar."""
         return math.prod(self.shape)
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether the values lie side by side, in order."""
+        """Return whether the values lie side by side, in order."""
         step = 1
         for length, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if length != 1 and stride != step:
@@ -85,16 +85,16 @@ class TensorView:
 
 
 class UnreadableTensorError(Exception):
-    """A tensor that merges cannot read; the message says why, after 'tensor x'."""
+    """Refuses a tensor that merges cannot read; the message says why, after 'tensor x'."""
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether a pickled value is a tensor of any kind."""
+    """Return whether a pickled value is a tensor of any kind."""
     return isinstance(value, Call) and value.name.startswith(_REBUILD)
 
 
 def storage_type(reference: Any) -> StorageType | None:
-    """The storage that a pickle refers to, if it does refer to one."""
+    """Return the storage that a pickle refers to, if it does refer to one."""
     identity = reference.identity if isinstance(reference, Reference) else None
     if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
         return None
@@ -111,7 +111,7 @@ def storage_type(reference: Any) -> StorageType | None:
 
 
 def tensor_view(value: Call) -> TensorView:
-    """The plain values that a pickled tensor has. Raises ``UnreadableTensorError``."""
+    """Return the plain values that a pickled tensor has. Raises ``UnreadableTensorError``."""
     function = value.name.rpartition("._rebuild_")[2]
     arguments = value.arguments if isinstance(value.arguments, tuple) else ()
     try:
@@ -137,7 +137,7 @@ def _call(value: Any) -> Call:
 
 
 def _of_type(arguments: Sequence[Any]) -> TensorView:
-    """Of a tensor with attributes, or of a subclass: only those of torch itself are known to hold plain values."""
+    """Return the view of a tensor with attributes, or of a subclass: only torch's own surely hold plain values."""
     function, kind, inner = arguments[:3]
     if not isinstance(function, Name) or not isinstance(kind, Name):
         raise TypeError
@@ -179,7 +179,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _checked(arguments: Sequence[Any], dtype: str, flags: Any) -> TensorView:
-    """A view whose values all lie in its storage."""
+    """Return a view, whose values have to lie in its storage."""
     storage = storage_type(arguments[0])
     if storage is None:
         raise TypeError
@@ -205,7 +205,7 @@ def _sizes(value: Any) -> tuple[int, ...]:
 
 
 def _is_negated(dtype: str, flags: Any) -> bool:
-    """Whether torch's negative bit is set; the conjugate bit means nothing for real values."""
+    """Return whether torch's negative bit is set; the conjugate bit means nothing for real values."""
     set_flags = {name for name, is_set in flags.items() if is_set} if isinstance(flags, Entries) else set()
     unknown = set_flags - {"neg", "conj"}
     if unknown or ("neg" in set_flags and dtype not in ("float16", "bfloat16", "float32", "float64")):

@@ -1,4 +1,4 @@
-"""Layer maps: which block of which tower each tensor is in, found from the names and sizes of all tensors."""
+"""Makes layer maps: finds each tensor's block and tower from the names and sizes of all tensors."""
 
 from lines_pipeline.io.layers.finding import find_layers, require_coverage
 from lines_pipeline.io.layers.maps import LayerMap, OutsideStack

@@ -1,4 +1,4 @@
-"""Towers by regular expressions that a user gives."""
+"""Finds towers by regular expressions that a user gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layer map holds."""
+"""Declares layer maps: towers, stacks outside them, and the block of every tensor."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ SHOWN_SHARE = 0.01
 
 @dataclass(frozen=True)
 class Tower:
-    """Blocks that a forward pass takes one after the other: the tensors of each, from the first block on."""
+    """Holds blocks that a forward pass takes one after the other: the tensors of each, from the first block on."""
 
     path: str
     """Where the blocks stand in the names, such as ``visual.transformer.resblocks.N``."""
     blocks: tuple[tuple[str, ...], ...]
     role: Role = Role.DEPTH
-    """What the name of the list says."""
+    """The role that the name of the list tells."""
 
 
 @dataclass(frozen=True)
 class OutsideStack:
-    """A repeated stack that is in no tower, or the part of it that is in none."""
+    """Describes a repeated stack that is in no tower, or the part of it that is in none."""
 
     path: str
     tensors: tuple[str, ...]
@@ -39,7 +39,7 @@ class OutsideStack:
 
 @dataclass(frozen=True)
 class LayerMap:
-    """Depth (number of blocks) by tower, and (tower, index from 0) by tensor name; other tensors are in no block."""
+    """Maps towers to depths (numbers of blocks), and tensors to (tower, index from 0); others are in no block."""
 
     family: str
     depths: Mapping[str, int]

@@ -19,7 +19,7 @@ Elements = Mapping[int, Node]
 
 @dataclass
 class Stacks:
-    """Towers, stacks outside them, and lists of single layers, by path; and what is wrong with some of them."""
+    """Collects towers, stacks outside them, and lists of single layers, by path, and mistakes in them."""
 
     towers: dict[str, Tower] = field(default_factory=dict)
     outside: dict[str, OutsideStack] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Stacks:
 
 @dataclass(frozen=True)
 class _List:
-    """A list of modules: the module it is in, its word (empty where elements are numbered), its elements."""
+    """Describes a list of modules: the module it is in, its word (empty where elements are numbered), its elements."""
 
     parent: Node
     word: str
@@ -72,7 +72,7 @@ class _List:
 
     @property
     def is_of_layers(self) -> bool:
-        """Whether the elements are single layers."""
+        """Return whether the elements are single layers."""
         return all(element.is_layer for element in self.elements.values())
 
     def path(self, index: str = "N") -> str:
@@ -146,7 +146,7 @@ def _judged(stack: _List, total: int) -> Stacks:
 
 
 def _is_tower(stack: _List, total: int) -> bool:
-    """Whether a list is of blocks: by its name, or by its elements being alike and made of several modules."""
+    """Return whether a list is of blocks: by its name, or by its elements being alike and made of several modules."""
     if len(stack.elements) < (_FEWEST_NAMED if stack.word and "layer" not in stack.word else 2) or stack.is_of_layers:
         return False
     kinds, has_gaps = kinds_of(list(stack.elements.values())), bool(_gaps(stack))
@@ -159,7 +159,7 @@ def _is_tower(stack: _List, total: int) -> bool:
 
 
 def _is_repeated(kinds: Sequence[Sequence[Node]]) -> bool:
-    """Whether at least half of some modules, by structure, have another of their kind."""
+    """Return whether at least half of some modules, by structure, have another of their kind."""
     return 2 * sum(len(kind) for kind in kinds if len(kind) > 1) >= sum(len(kind) for kind in kinds)
 
 
@@ -180,14 +180,14 @@ def _looked_into(stack: _List, total: int) -> Stacks:
 
 
 def _is_named(stack: _List) -> bool:
-    """Whether a list without towers is a stack that is told of: repeated, or one block."""
+    """Return whether a list without towers is a stack that is told of: repeated, or one block."""
     if len(stack.elements) == 1:
         return stack.role is Role.DEPTH
     return _is_repeated(kinds_of(list(stack.elements.values())))
 
 
 def _is_beside_the_point(stack: _List, inside: Stacks) -> bool:
-    """Whether the towers in a list are small parts of its elements (YOLO), not most of them (several encoders)."""
+    """Return whether the towers in a list are small parts of its elements (YOLO), not most of them (encoders)."""
     towers = (tower for tower in inside.towers.values() if tower.role is Role.DEPTH)
     held = {name for tower in towers for block in tower.blocks for name in block}
     tensors = [name for element in stack.elements.values() for name in element.tensors]

@@ -57,7 +57,7 @@ def _lists_inside(element: Node, name: str) -> Iterator[tuple[str, str, Mapping[
 
 
 def _are_blocks(stages: Sequence[Stage]) -> bool:
-    """Whether blocks are alike within the longest stage, as the parts of a T5 block are not."""
+    """Return whether blocks are alike within the longest stage, as the parts of a T5 block are not."""
     longest = max(stages, key=lambda stage: len(stage.blocks))
     blocks = list(longest.blocks.values())
     if len(blocks) == 1:
@@ -79,6 +79,6 @@ def kinds_of(modules: Sequence[Node]) -> list[list[Node]]:
 
 
 def _are_alike(first: frozenset[str], second: frozenset[str]) -> bool:
-    """Whether two modules share most of their names, or one has all of the other's (and a shortcut, in a ResNet)."""
+    """Return whether two modules share most names, or one has all of the other's (in a ResNet, and a shortcut)."""
     shared = len(first & second)
     return shared >= _ALIKE * len(first | second) or shared == max(min(len(first), len(second)), _FEWEST_NAMES)

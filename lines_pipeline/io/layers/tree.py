@@ -17,7 +17,7 @@ _SHORT = re.compile(r"[sb]\d{1,3}", re.ASCII)
 
 
 class Node:
-    """A module: its parts by name, its lists by their word, and its own tensors (full name to number of values).
+    """Describes a module: its parts by name, its lists by word, and its own tensors (full name to number of values).
 
     A list is of elements that are numbered (the word is empty), or whose names end in a number (``layer#``).
     """
@@ -70,12 +70,12 @@ class Node:
 
     @property
     def is_layer(self) -> bool:
-        """Whether it is a single layer: nothing but tensors of its own."""
+        """Return whether it is a single layer: nothing but tensors of its own."""
         return not self.parts and not self.lists
 
     @property
     def is_simple(self) -> bool:
-        """Whether it is a single layer, or a module around one."""
+        """Return whether it is a single layer, or a module around one."""
         return self.is_layer or (
             not self.lists and not self.own and len(self.parts) == 1 and next(iter(self.parts.values())).is_layer
         )

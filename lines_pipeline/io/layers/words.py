@@ -21,12 +21,12 @@ class Role(Enum):
 
     @property
     def is_aside(self) -> bool:
-        """Whether lists in a module of such a name are no depth either."""
+        """Return whether lists in a module of such a name are no depth either."""
         return self in (Role.EMBEDDINGS, Role.CONVOLUTIONS, Role.PROJECTIONS)
 
     @property
     def may_be_depth(self) -> bool:
-        """Whether leaving such a list out of the towers may be wrong."""
+        """Return whether leaving such a list out of the towers may be wrong."""
         return self in (Role.DEPTH, Role.UNKNOWN, Role.PARALLEL)
 
 
@@ -62,7 +62,7 @@ def role_of(word: str) -> Role:
 
 
 class Part(NamedTuple):
-    """A part of a tower that is made of several modules: names it goes by, and whether it is one block as a whole."""
+    """Describes a part of a tower of several modules: its names, and whether it is one block as a whole."""
 
     names: tuple[str, ...]
     one_block: bool = False
@@ -82,7 +82,7 @@ SEQUENCES = (
 
 
 class Family(NamedTuple):
-    """A family of models: how the path of its blocks ends, what the tower is called, and what the family is."""
+    """Describes a family of models: how the path of its blocks ends, and the names of tower and family."""
 
     ending: str
     tower: str

@@ -1,1 +1,1 @@
-"""From document to graph: nodes, collections, inputs and parameters, checked."""
+"""Binds a recipe's document into a graph: checks nodes, collections, inputs and parameters."""

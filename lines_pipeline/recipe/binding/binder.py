@@ -1,4 +1,4 @@
-"""Connects drafted nodes: finds circles, spreads collections into steps, checks types and parameters."""
+"""Binds unbound nodes: finds circles, spreads collections into steps, checks types and parameters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 20_000
 MAX_EDGES = 500_000
-"""Inputs of all steps together."""
+"""The most inputs that all steps together may have."""
 
 _ADVICE = {
     (EdgeType.WEIGHTS, EdgeType.DELTA): "; make weights of it with 'apply'",
@@ -36,7 +36,7 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Member:
-    """One step of a node that is already spread, as its dependants see it."""
+    """Holds one step of a bound node, as its dependants see it."""
 
     step: str
     item: str | None
@@ -45,7 +45,7 @@ class Member:
 
 @dataclass(frozen=True)
 class BoundNode:
-    """A node as its dependants see it; ``members`` is None where mistakes keep it from being known."""
+    """Holds a node as its dependants see it; ``members`` is None where mistakes keep it from being known."""
 
     gives: EdgeType | None
     members: tuple[Member, ...] | None
@@ -53,26 +53,26 @@ class BoundNode:
 
     @cached_property
     def by_item(self) -> Mapping[str | None, Member]:
-        """The members by item."""
+        """Return the members by item."""
         return {member.item: member for member in self.members or ()}
 
 
 def circles(unbound_nodes: Mapping[str, UnboundNode]) -> list[list[str]]:
-    """Nodes that depend on themselves, each circle as names from the first in the alphabet back to it."""
+    """Return the nodes that depend on themselves, each circle as names from the first in the alphabet back to it."""
     graph = _dependencies(unbound_nodes)
-    found = []
+    ways = []
     for group in networkx.strongly_connected_components(graph):
         start = min(group)
         inside = graph.subgraph(group)
         if inside.has_edge(start, start):
-            found.append([start, start])
+            ways.append([start, start])
         elif len(group) > 1:
-            found.append(_way_round(inside, start))
-    return sorted(found)
+            ways.append(_way_round(inside, start))
+    return sorted(ways)
 
 
 def _way_round(graph: networkx.DiGraph[str], start: str) -> list[str]:
-    """The shortest way from a node back to it, the first in the alphabet of several."""
+    """Return the shortest way from a node back to it, the first in the alphabet of several."""
     steps_left = dict(networkx.single_target_shortest_path_length(graph, start))
     way = [start]
     while len(way) == 1 or way[-1] != start:
@@ -81,7 +81,7 @@ def _way_round(graph: networkx.DiGraph[str], start: str) -> list[str]:
 
 
 def node_order(unbound_nodes: Mapping[str, UnboundNode]) -> list[str]:
-    """Names in topological order, ties by name; what is in a circle or behind one is left out."""
+    """Return the names in topological order, ties by name; what is in a circle or behind one is left out."""
     graph = _dependencies(unbound_nodes)
     for group in list(networkx.strongly_connected_components(graph)):
         if len(group) > 1 or graph.has_edge(*(list(group) * 2)):
@@ -102,7 +102,7 @@ def _dependencies(unbound_nodes: Mapping[str, UnboundNode]) -> networkx.DiGraph[
 
 
 class Binder:
-    """Spreads one draft after another, in topological order; ``broken`` are the names of nodes with mistakes."""
+    """Binds one unbound node after another, in topological order."""
 
     def __init__(self, names: Iterable[str], gives: Mapping[str, EdgeType | None], seed: int = 0) -> None:
         self.names, self._seed = sorted(names), seed
@@ -111,7 +111,7 @@ class Binder:
         self.edges = 0
 
     def add(self, unbound: UnboundNode, written: Mapping[str, Any]) -> list[Complaint]:
-        """Spreads a draft into steps and keeps them; ``written`` is the node with secrets by name."""
+        """Bind a node, keep its steps, and return complaints; ``written`` is the node with secrets by name."""
         steps, spread, complaints = self.dry_bind(unbound, written)
         self.spread[unbound.name] = spread
         self.steps |= {step.id: step for step in steps}
@@ -119,23 +119,27 @@ class Binder:
         return complaints
 
     def poison(self, name: str) -> None:
-        """Treats a node as unknown to its dependants, but for its type: it has mistakes of its own."""
+        """Make a node with mistakes of its own unknown to its dependants, but for its type."""
         self.spread[name] = BoundNode(self.spread[name].gives, None)
 
     def dry_bind(
         self, unbound: UnboundNode, written: Mapping[str, Any]
     ) -> tuple[list[Step], BoundNode, list[Complaint]]:
-        """What ``add`` would do."""
-        complaints = [one for port in unbound.connected for one in self._type_complaints(unbound, port)]
+        """Return the steps, the bound node and the complaints that ``add`` would give; keep nothing."""
+        complaints = [complaint for port in unbound.connected for complaint in self._type_complaints(unbound, port)]
         gives = unbound.gives or self._input_type(unbound)
-        bindings, found = self._bindings(unbound)
-        complaints += found
+        bindings, of_inputs = self._bindings(unbound)
+        complaints += of_inputs
         if bindings is not None:
-            rows, found = member_rows(unbound, bindings)
-            complaints += found
+            rows, of_rows = member_rows(unbound, bindings)
+            complaints += of_rows
         if complaints or bindings is None or gives is None:
             loose = step_params(unbound, unbound.items[0] if unbound.items else None, {}, written, Items(unbound.items))
-            return [], BoundNode(gives, None), complaints + [one for one in loose.complaints if one.path]
+            return (
+                [],
+                BoundNode(gives, None),
+                complaints + [complaint for complaint in loose.complaints if complaint.path],
+            )
         return self._steps(unbound, bindings, rows, gives, written)
 
     def _steps(
@@ -162,8 +166,8 @@ class Binder:
         items = Items(rows)
         for row in rows:
             read = step_params(unbound, row if collection else None, bindings, written, items, self._seed)
-            for one in read.complaints:
-                complaints.setdefault((one.path, one.at_key), one)
+            for complaint in read.complaints:
+                complaints.setdefault((complaint.path, complaint.at_key), complaint)
             if read.params is not None:
                 steps.append(_step(unbound, row.key if collection else None, row, bindings, read.params, gives))
         if complaints:
@@ -188,10 +192,10 @@ class Binder:
     @staticmethod
     def _all_references(unbound: UnboundNode, port: str) -> list[Reference]:
         rows = [item.names for item in unbound.items] or [{}]
-        return list(dict.fromkeys(one for names in rows for one in unbound.references(port, names)))
+        return list(dict.fromkeys(reference for names in rows for reference in unbound.references(port, names)))
 
     def _input_type(self, unbound: UnboundNode) -> EdgeType | None:
-        """The type of the followed input, or else the first, for an op that gives what it takes."""
+        """Return the type of the followed input, or else the first, for an op that gives what it takes."""
         for port in sorted(unbound.connected, key=lambda name: not unbound.op.inputs[name].followed):
             for reference in self._all_references(unbound, port):
                 return self.spread[reference.node].gives if reference.node in self.spread else None
@@ -218,22 +222,22 @@ class Binder:
             return None if members is None else _binding_of(port, *members, port_name, complaints)
         rows: dict[str, tuple[Member, ...]] = {}
         for item in unbound.items:
-            found = self._members(unbound.references(port_name, item.names), complaints)
-            if found is None:
+            picked = self._members(unbound.references(port_name, item.names), complaints)
+            if picked is None:
                 return None
-            rows[item.key] = found[0]
-            if found[1] and not port.many:
+            rows[item.key], collection = picked
+            if collection and not port.many:
                 complaints[
                     Complaint(port_path(port_name), f"'{port_name}' takes one value an item, found a collection")
                 ] = None
         return InputBinding.picked(
-            port.many, {key: tuple((one.step, _label(one)) for one in row) for key, row in rows.items()}
+            port.many, {key: tuple((member.step, _label(member)) for member in row) for key, row in rows.items()}
         )
 
     def _members(
         self, references: Iterable[Reference], complaints: dict[Complaint, None]
     ) -> tuple[tuple[Member, ...], bool] | None:
-        """The members that references name, and whether they are a collection or a list; None where unknown."""
+        """Return the members that references name, and whether they are a collection or a list; None where unknown."""
         members: list[Member] = []
         references = tuple(references)
         collection = len(references) > 1 or len(references[0].path) > 1
@@ -241,10 +245,10 @@ class Binder:
             spread = self._looked_up(reference, complaints)
             if spread is None or spread.members is None:
                 return None
-            found = self._picked(reference, spread, complaints) if reference.item is not None else spread.members
-            if found is None:
+            named = self._picked(reference, spread, complaints) if reference.item is not None else spread.members
+            if named is None:
                 return None
-            members += found
+            members += named
             collection = collection or (spread.collection and reference.item is None)
         return tuple(members), collection
 
@@ -258,10 +262,10 @@ class Binder:
     def _picked(
         reference: Reference, spread: BoundNode, complaints: dict[Complaint, None]
     ) -> tuple[Member, ...] | None:
-        found = spread.by_item.get(reference.item)
-        if found is not None:
-            return (found,)
-        known = [one.item for one in spread.members or () if one.item is not None]
+        member = spread.by_item.get(reference.item)
+        if member is not None:
+            return (member,)
+        known = [other.item for other in spread.members or () if other.item is not None]
         what = f"has no item '{reference.item}'{did_you_mean(str(reference.item), known)}" if known else ""
         message = f"'{reference.node}' {what or 'is not a collection: name it without [...]'}"
         complaints[Complaint(reference.path, message)] = None
@@ -326,7 +330,7 @@ def _label(member: Member) -> str:
 def _binding_of(
     port: Port, members: tuple[Member, ...], collection: bool, name: str, complaints: dict[Complaint, None]
 ) -> InputBinding:
-    rows = tuple((one.step, _label(one)) for one in members)
+    rows = tuple((member.step, _label(member)) for member in members)
     if port.many:
         if len(rows) < port.min_count:
             complaints[Complaint(port_path(name), f"'{name}' takes at least {port.min_count}, found {len(rows)}")] = (
@@ -339,5 +343,5 @@ def _binding_of(
     twice = sorted(label for label, count in Counter(labels).items() if count > 1)
     if twice:
         complaints[Complaint(port_path(name), f"found '{twice[0]}' twice, expected each once")] = None
-    names = {_label(one): one.names for one in members}
+    names = {_label(member): member.names for member in members}
     return InputBinding.mapping(rows, names, with_all=port.with_all)

@@ -1,4 +1,4 @@
-"""Every check of a recipe's nodes, and the graph where none of them fails."""
+"""Checks a recipe's nodes, and builds the graph where no check fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checked_graph(
     plugins: Plugins,
     metrics_of: MetricsOf = lambda step: None,
 ) -> tuple[Graph, list[Diagnostic]]:
-    """The graph of a filled document, and all problems of its nodes and its ``tune``; ``recorded`` hides secrets.
+    """Return the graph of a filled document, and all problems of nodes and ``tune``; ``recorded`` hides secrets.
 
     ``metrics_of`` tells what objectives may name; without it only nodes are checked.
     """
@@ -66,7 +66,7 @@ def checked_graph(
 
 
 def _objectives(steps: Iterable[Step], metrics_of: MetricsOf) -> Iterator[tuple[str, Complaint]]:
-    """Node and complaint for every step that chooses by a metric which its suite does not declare."""
+    """Return node and complaint for every step that chooses by a metric which its suite does not declare."""
     told = set()
     for step in steps:
         use = step.op.suite_of(step.params, step.inputs)
@@ -78,13 +78,13 @@ def _objectives(steps: Iterable[Step], metrics_of: MetricsOf) -> Iterator[tuple[
 
 
 def node_diagnostics(document: Document, name: str, complaints: Iterable[Complaint]) -> list[Diagnostic]:
-    """Complaints about a node, with their places."""
+    """Return complaints about a node as diagnostics, which have places in files."""
     rooted = [Complaint(("nodes", name, *one.path), one.message, one.at_key) for one in complaints]
     return [_place(document, one).diagnostic(_named(one), name) for one in rooted]
 
 
 def _named(complaint: Complaint) -> str:
-    """The message, led by the field it is about where the message does not name it."""
+    """Return the message, led by the field it is about where the message does not name it."""
     field = complaint.path[2] if len(complaint.path) > 2 else ""
     named = any(f"'{field}{end}" in complaint.message for end in ("'", "."))
     led = field and not complaint.at_key and not named and field != "op"

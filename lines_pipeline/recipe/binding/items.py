@@ -22,7 +22,7 @@ _KEY = re.compile(r"[^\[\]{}\x00-\x1f]{1,200}")
 
 @dataclass(frozen=True)
 class Item:
-    """One member of a collection: its key, and what each declared name stands for in it.
+    """Holds one member of a collection: its key, and what each declared name stands for in it.
 
     In a product, ``mapped`` and ``own`` are its keys in the collections that the node maps over, and in the node's own
     ``for_each``; elsewhere both are the key.
@@ -35,17 +35,17 @@ class Item:
 
     @classmethod
     def single(cls, key: str, names: Mapping[str, Any]) -> Item:
-        """A member that is no combination."""
+        """Return a member of a node that is no product."""
         return cls(key, names, key, key)
 
     @classmethod
     def combined(cls, mapped: Item, own: Item) -> Item:
-        """A member of a product."""
+        """Return a member of a product."""
         return cls(f"{mapped.key}/{own.key}", {**mapped.names, **own.names}, mapped.key, own.key)
 
 
 class Items:
-    """All members of a node, and which of them, or of a product's two sides, a map by item names."""
+    """Holds all members of a node, and which of them, or of a product's two sides, a map by item names."""
 
     def __init__(self, rows: Iterable[Item]) -> None:
         self.rows = tuple(rows)
@@ -56,7 +56,7 @@ class Items:
         self._chosen: dict[str, tuple[str, Mapping[str, Any], list[Complaint]] | None] = {}
 
     def chosen(self, name: str, value: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[Complaint]] | None:
-        """The side (a field of ``Item``) that a parameter's map goes by, the value by key of it, and what is wrong.
+        """Return the side (a field of ``Item``) that a parameter's map goes by, values by key, and complaints.
 
         None where the map names no item: it is then a value like any other. Worked out once a parameter.
         """
@@ -75,7 +75,7 @@ class Items:
 
 
 def read_items(raw: Any) -> tuple[tuple[Item, ...], list[Complaint]]:
-    """The items that ``for_each`` declares, and what is wrong with it (paths from ``for_each`` on)."""
+    """Return the items that ``for_each`` declares, and what is wrong with it (paths from ``for_each`` on)."""
     if not isinstance(raw, Mapping) or not raw:
         return (), [Complaint((), f"expected a map of one name to a list of items, found {described(raw)}")]
     complaints: list[Complaint] = []
@@ -122,7 +122,7 @@ def _twice(name: str, items: Iterable[Item]) -> list[Complaint]:
 
 
 def fill_items(value: Any, names: Mapping[str, Any]) -> Any:
-    """``value`` with ``{name}`` replaced for the given names only; a text that is wholly ``{name}`` keeps its type."""
+    """Return ``value`` with ``{name}`` replaced for the given names only; of ``{name}`` alone, the value itself."""
     if isinstance(value, Mapping):
         return {key: fill_items(inside, names) for key, inside in value.items()}
     if isinstance(value, list):
@@ -135,7 +135,7 @@ def fill_items(value: Any, names: Mapping[str, Any]) -> Any:
 
 
 def by_item(written: Mapping[str, Any], keys: Iterable[str], path: Path) -> tuple[list[Any], list[Complaint]]:
-    """The values of a map by item in the order of ``keys``: it must name every item and no other."""
+    """Return the values of a map by item in the order of ``keys``: it must name every item and no other."""
     keys = list(keys)
     missing = [key for key in keys if key not in written]
     if missing:

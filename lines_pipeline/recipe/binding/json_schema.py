@@ -1,4 +1,4 @@
-"""JSON Schema of recipes (draft 2020-12), for editors: one variant of a node for each op."""
+"""Makes the JSON Schema of recipes (draft 2020-12) for editors: one variant of a node for each op."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _DEFINITIONS: Mapping[str, Any] = {
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema; it accepts every recipe that loads, and ``${...}`` wherever a value may be filled in."""
+    """Return the schema; it accepts every recipe that loads, and ``${...}`` wherever a value may be filled in."""
     from lines_pipeline.ops import registry
 
     ops = registry()
@@ -85,7 +85,7 @@ def _section(model: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _relocated(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The schema without titles, its own definitions moved to the common ones (in lower case)."""
+    """Return the schema without titles, its own definitions moved to the common ones (in lower case)."""
     for name, inside in schema.pop("$defs", {}).items():
         definitions.setdefault(name.lower(), _section_of(inside))
     moved = _clean(schema)
@@ -111,7 +111,7 @@ def _clean(value: Any, under_properties: bool = False) -> Any:
 
 
 def _fillable(schema: Any) -> Any:
-    """The schema, or a text to be filled in."""
+    """Return a schema that also takes a text to be filled in."""
     if not isinstance(schema, dict) or (
         schema.get("type") == "string" and not {"enum", "const", "pattern"} & set(schema)
     ):
@@ -143,13 +143,13 @@ def _node(op: AnyOp, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _op_name(op: AnyOp) -> dict[str, Any]:
-    """The op's name, which editors complete, in any case."""
+    """Return the schema of the op's name, which editors complete, in any case."""
     letters = "".join(f"[{letter.upper()}{letter}]" if letter.isalpha() else letter for letter in op.name)
     return {"type": "string", "anyOf": [{"const": op.name}, {"pattern": f"^{letters}$"}]}
 
 
 def _completeness(op: AnyOp) -> dict[str, Any]:
-    """What a node must have where no other recipe can supply it."""
+    """Return the requirements of a node that no other recipe can supply."""
     ports = [name for name, port in op.inputs.items() if not port.optional]
     params = [field.alias or name for name, field in op.Params.model_fields.items() if field.is_required()]
     globs = ["include"] if op.needs_include else []
@@ -157,7 +157,7 @@ def _completeness(op: AnyOp) -> dict[str, Any]:
 
 
 def _ports(inputs: Mapping[str, Port]) -> dict[str, Any]:
-    """The ports by field; those such as ``baselines.expert`` are the properties of one map."""
+    """Return the schemas of ports by field; those such as ``baselines.expert`` are the properties of one map."""
     found: dict[str, Any] = {}
     for name, port in inputs.items():
         field, _, key = name.partition(".")
@@ -180,7 +180,7 @@ def _port(port: Port) -> dict[str, Any]:
 
 
 def _parameter(op: AnyOp, name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter's own schema, a text to be filled in, or a map by item."""
+    """Return the schema of a parameter: its own, a text to be filled in, or a map by item."""
     filled = _fillable(schema)
     described = {key: filled[key] for key in ("description",) if key in filled}
     inner = {key: inside for key, inside in filled.items() if key not in ("description", "default")}

@@ -1,4 +1,4 @@
-"""One node of a recipe, sorted into op, inputs and parameters; not yet connected."""
+"""Reads one node of a recipe into op, inputs and parameters, without binding it to other nodes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REFERENCE = re.compile(r"([^\[\]]+)(?:\[([^\[\]]+)\])?")
 
 @dataclass(frozen=True)
 class Reference:
-    """A node named at an input, or one member of it (``experts[digits]``); ``path`` leads from the node to the text."""
+    """Names a node at an input, or one member of it (``experts[digits]``); ``path`` leads from the node to the text."""
 
     node: str
     item: str | None
@@ -33,7 +33,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class UnboundNode:
-    """A node as written: ``inputs`` are names by port, ``params`` raw values, ``items`` of its own ``for_each``."""
+    """Holds a node as written: ``inputs`` names by port, ``params`` raw values, ``items`` of its own ``for_each``."""
 
     name: str
     op: AnyOp
@@ -45,17 +45,17 @@ class UnboundNode:
 
     @property
     def gives(self) -> EdgeType | None:
-        """The type of the node's value; None where it is that of its input."""
+        """Return the type of the node's value; None where it is that of its input."""
         return self.op.gives_for(self.params)
 
     def references(self, port: str, names: Mapping[str, Any]) -> tuple[Reference, ...]:
-        """What ``port`` names, with ``{item}`` filled from ``names``."""
+        """Return the references at ``port``, with ``{item}`` filled from ``names``."""
         written, path = fill_items(self.inputs[port], names), port_path(port)
         entries: list[tuple[Any, Path]] = [(written, path)]
         if isinstance(written, list):
             entries = [(entry, (*path, index)) for index, entry in enumerate(written)]
-        found = [(_REFERENCE.fullmatch(str(text).strip()), path) for text, path in entries]
-        return tuple(Reference(match[1].strip(), match[2], path) for match, path in found if match)
+        matches = [(_REFERENCE.fullmatch(str(text).strip()), path) for text, path in entries]
+        return tuple(Reference(match[1].strip(), match[2], path) for match, path in matches if match)
 
     @property
     def connected(self) -> tuple[str, ...]:
@@ -63,29 +63,29 @@ class UnboundNode:
         return tuple(port for port in self.inputs if not self.op.inputs[port].is_path)
 
     def named(self) -> dict[str, Reference]:
-        """Every node that an input names, for any item, and where."""
+        """Return every node that an input names, for any item, and where."""
         rows = [item.names for item in self.items] or [{}]
-        found = [one for port in self.connected for names in rows for one in self.references(port, names)]
-        return {one.node: one for one in reversed(found)}
+        references = [named for port in self.connected for names in rows for named in self.references(port, names)]
+        return {reference.node: reference for reference in reversed(references)}
 
 
 def parameter_names(op: AnyOp) -> list[str]:
-    """The names of an op's parameters, as a recipe writes them."""
+    """Return the names of an op's parameters, as a recipe writes them."""
     return [field.alias or name for name, field in op.Params.model_fields.items()]
 
 
 def port_path(port: str) -> Path:
-    """Where a recipe writes a port, from the node on: one such as ``baselines.expert`` lies in a map."""
+    """Return the path, from the node on, at which a recipe writes a port: ``baselines.expert`` lies in a map."""
     return tuple(port.split("."))
 
 
 def takes_globs(op: AnyOp) -> bool:
-    """Whether ``include`` and ``exclude`` make sense: the op makes weights, a delta or a mask of others."""
+    """Return whether a node may have ``include`` and ``exclude``: its op makes weights, a delta or a mask of others."""
     return bool(op.inputs) and op.gives in (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK)
 
 
 def fields_of(op: AnyOp) -> list[str]:
-    """Every key that a node of this op may have."""
+    """Return every key that a node of this op may have."""
     globs = ["include", "exclude"] if takes_globs(op) else []
     inputs = dict.fromkeys(str(port_path(port)[0]) for port in op.inputs)
     return ["op", "for_each", *inputs, *parameter_names(op), *globs]
@@ -94,30 +94,30 @@ def fields_of(op: AnyOp) -> list[str]:
 def unbound_node(
     name: str, fields: Mapping[str, Any], ops: OpRegistry, unseen: str = ""
 ) -> tuple[UnboundNode | None, list[Complaint]]:
-    """The node, or None where its op is unknown; complaints by path from the node on.
+    """Return the node, or None where its op is unknown; complaints by path from the node on.
 
     ``unseen`` says why the recipe's plug-ins, which may have more ops, were not run.
     """
     complaints = _name_complaints(name)
     items: tuple[Item, ...] = ()
     if "for_each" in fields:
-        items, found = read_items(fields["for_each"])
-        complaints += [Complaint(("for_each", *one.path), one.message, one.at_key) for one in found]
-    op, found = _find_op(fields, ops, unseen)
-    complaints += found
+        items, of_items = read_items(fields["for_each"])
+        complaints += [Complaint(("for_each", *inner.path), inner.message, inner.at_key) for inner in of_items]
+    op, of_op = _find_op(fields, ops, unseen)
+    complaints += of_op
     if op is None:
         return None, complaints
     known = fields_of(op)
     unknown = [key for key in fields if key not in known]
     complaints += [_unknown(op, key, known, ops) for key in unknown[:MAX_COMPLAINTS]]
-    inputs, found = _inputs(op, fields)
+    inputs, of_inputs = _inputs(op, fields)
     globs = {key: _globs(fields.get(key, []), key, complaints) for key in ("include", "exclude") if takes_globs(op)}
     params = {key: fields[key] for key in parameter_names(op) if key in fields}
     if op.needs_include and not fields.get("include"):
         message = f"'include' is missing: the patterns of the tensors that '{op.name}' takes"
         complaints.append(Complaint((), message, at_key=True))
     unbound = UnboundNode(name, op, inputs, params, items, globs.get("include", ()), globs.get("exclude", ()))
-    return unbound, complaints + found
+    return unbound, complaints + of_inputs
 
 
 def _name_complaints(name: str) -> list[Complaint]:
@@ -167,15 +167,15 @@ def _inputs(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[
             if not port.optional:
                 complaints.append(Complaint((), f"'{port_name}' is missing, expected the {takes}", at_key=True))
             continue
-        found = list(_input_complaints(port_path(port_name), given[port_name], takes, port.many or port.each))
-        complaints += found
-        if not found:
+        of_port = list(_input_complaints(port_path(port_name), given[port_name], takes, port.many or port.each))
+        complaints += of_port
+        if not of_port:
             inputs[port_name] = given[port_name]
     return inputs, complaints
 
 
 def _given_ports(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[Complaint]]:
-    """What a node gives its ports: by field, and by the keys of fields that are maps of ports."""
+    """Return what a node gives its ports: by field, and by the keys of fields that are maps of ports."""
     given: dict[str, Any] = {}
     complaints: list[Complaint] = []
     keys: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The objective of ``tune``: a metric, or a linear expression of metrics."""
+"""Parses the objective of ``tune``: a metric, or a linear expression of metrics."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _Linear = dict[str, float]
 
 
 class _NotLinearError(ValueError):
-    """An expression that is no sum of numbers times metrics."""
+    """Refuses an expression that is no sum of numbers times metrics."""
 
 
 @dataclass(frozen=True)
 class DeclaredMetrics:
-    """What a step may give: ``higher`` or ``lower`` is better by full name, and how messages list the names."""
+    """Tells, by full names of metrics, whether ``higher`` or ``lower`` is better, and how messages list them."""
 
     directions: Mapping[str, str]
     shown: str
     with_target: frozenset[str] = frozenset()
-    """What it would give too, if its node named a target task."""
+    """The metrics that it would give too, if its node named a target task."""
 
 
 MetricsOf = Callable[["Step"], DeclaredMetrics | None]
@@ -47,7 +47,7 @@ class Objective:
     constant: float = 0.0
 
     def value(self, metrics: Mapping[str, Mapping[str, float]]) -> float:
-        """The objective, from metrics by step and name; KeyError (``node.metric``) where one is missing."""
+        """Return the objective, from metrics by step and name; KeyError (``node.metric``) where one is missing."""
         total = self.constant
         for coefficient, node, metric in self.terms:
             if metric not in metrics.get(node, {}):
@@ -59,7 +59,7 @@ class Objective:
 def default_direction(
     objective: Objective, directions: Callable[[str], Mapping[str, str]]
 ) -> Literal["maximize", "minimize"] | None:
-    """Whether to maximize or minimize, by what is better of each metric (``directions`` of a step, by name).
+    """Return whether to maximize or minimize, by what is better of each metric (``directions`` of a step, by name).
 
     A metric that is subtracted counts the other way round. Where the terms disagree, what is better of all metrics
     decides (``val.accuracy/a - val.accuracy/b``); None where they disagree on that too. Metrics of which nothing is
@@ -78,7 +78,7 @@ def default_direction(
 
 
 def parse_objective(text: str) -> Objective:
-    """Reads ``val.a`` or ``2 * val.a + val.b`` (minus between spaces); ValueError says what is wrong."""
+    """Read ``val.a`` or ``2 * val.a + val.b`` (minus between spaces); ValueError says what is wrong."""
     if len(text) > MAX_LENGTH:
         raise ValueError(f"the objective has {len(text)} characters, expected at most {MAX_LENGTH}")
     names: dict[str, tuple[str, str]] = {}

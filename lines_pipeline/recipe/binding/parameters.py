@@ -1,4 +1,4 @@
-"""The parameters of one step: items filled in, maps by item resolved, checked against the op."""
+"""Reads the parameters of one step: fills in items, resolves maps by item, and checks them against the op."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputBinding:
-    """What a port is given: for all steps of the node, or by item; each entry is a step id and its label."""
+    """Binds a port to steps: for all steps of the node, or by item; each entry is a step id and its label."""
 
     shared: tuple[tuple[str, str], ...] = ()
     rows: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
@@ -28,38 +28,38 @@ class InputBinding:
 
     @classmethod
     def one(cls, entry: tuple[str, str]) -> InputBinding:
-        """The same single value for every step."""
+        """Bind every step to the same single value."""
         return cls(shared=(entry,))
 
     @classmethod
     def all_of(cls, entries: tuple[tuple[str, str], ...]) -> InputBinding:
-        """The same list for every step."""
+        """Bind every step to the same list."""
         return cls(shared=entries, many=True)
 
     @classmethod
     def mapping(
         cls, entries: tuple[tuple[str, str], ...], names: Mapping[str, Mapping[str, Any]], *, with_all: bool = False
     ) -> InputBinding:
-        """One value an item, followed by all of them where the port wants that: the node maps over them."""
+        """Bind each item to one value, followed by all where the port wants that: the node maps over them."""
         rest = entries if with_all else ()
         return cls(rows={label: ((step, label), *rest) for step, label in entries}, mapped=True, names=names)
 
     @classmethod
     def picked(cls, many: bool, rows: Mapping[str, tuple[tuple[str, str], ...]]) -> InputBinding:
-        """What the node's own items pick, one list an item."""
+        """Bind each of the node's own items to the list that it picks."""
         return cls(rows=rows, many=many)
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The items, in order."""
+        """Return the items, in order."""
         return tuple(self.rows)
 
     def at(self, row: Item | None) -> tuple[str, ...]:
-        """Step ids for one item."""
+        """Return the step ids for one item."""
         return tuple(step for step, _ in self._entries(row))
 
     def labels(self, row: Item | None) -> list[str]:
-        """How a map by item names the entries: by item or node, by step id where those are not unique."""
+        """Return the names that a map by item has for the entries: item or node, step id where those are not unique."""
         entries = self._entries(row)
         labels = [label for _, label in entries]
         return labels if len(set(labels)) == len(labels) else [step for step, _ in entries]
@@ -73,7 +73,7 @@ class InputBinding:
 
 @dataclass(frozen=True)
 class ReadParams:
-    """The parameters of a step, or what is wrong with them (paths from the node on)."""
+    """Holds the parameters of a step, or complaints about them (paths from the node on)."""
 
     params: OpParams | None
     complaints: tuple[Complaint, ...]
@@ -87,7 +87,7 @@ def step_params(
     items: Items,
     seed: int = 0,
 ) -> ReadParams:
-    """The parameters of the step for ``row`` (None: the node is no collection) among the node's ``items``.
+    """Return the parameters of the step for ``row`` (None: the node is no collection) among the node's ``items``.
 
     Without ``bindings`` (the inputs have mistakes) only what does not depend on them is checked.
     """
@@ -99,8 +99,8 @@ def step_params(
             values[name] = _spread(unbound, name, value, row, bindings, items, complaints)
         else:
             values[name] = _chosen(name, value, row, items, complaints)
-    params, found = _filled_and_validated(unbound, values, row.names if row else {}, written)
-    complaints += [one for one in found if not any(known.path[:1] == one.path[:1] for known in complaints)]
+    params, new = _filled_and_validated(unbound, values, row.names if row else {}, written)
+    complaints += [one for one in new if not any(known.path[:1] == one.path[:1] for known in complaints)]
     if params is not None and not complaints and bindings.keys() >= set(unbound.connected):
         counts = {port: len(bindings[port].at(row)) if port in bindings else 0 for port in unbound.op.inputs}
         message = unbound.op.check(params, counts)
@@ -116,38 +116,40 @@ def step_params(
 def _filled_and_validated(
     unbound: UnboundNode, values: Mapping[str, Any], names: Mapping[str, Any], written: Mapping[str, Any]
 ) -> tuple[OpParams | None, list[Complaint]]:
-    """The op's parameters with items filled in; a number among the items is text where the op wants text."""
+    """Return the op's parameters with items filled in; a number among the items is text where the op wants text."""
     shown = {name: written.get(name) for name in unbound.params}
     typed = {name: fill_items(value, names) for name, value in values.items()}
-    params, found = validated(unbound.op.Params, typed, shown)
-    refused = {one.path[0] for one in found if one.path}
+    params, complaints = validated(unbound.op.Params, typed, shown)
+    refused = {complaint.path[0] for complaint in complaints if complaint.path}
     if not refused or all(isinstance(value, str) for value in names.values()):
-        return params, found
+        return params, complaints
     texts = {name: scalar_text(value) for name, value in names.items()}
     typed |= {name: fill_items(values[name], texts) for name in values if name in refused}
     params, _ = validated(unbound.op.Params, typed, shown)
-    return params, [] if params is not None else found
+    return params, [] if params is not None else complaints
 
 
 def _defaults(unbound: UnboundNode) -> dict[str, Any]:
-    """Defaults of one number that have to be spread over the inputs."""
+    """Return the defaults of one number that have to be spread over the inputs."""
     fields = unbound.op.Params.model_fields
-    found = {name: fields[name].default for name in unbound.op.per_item if unbound.op.per_item[name] in unbound.inputs}
-    return {name: value[0] for name, value in found.items() if isinstance(value, tuple) and len(value) == 1}
+    defaults = {
+        name: fields[name].default for name in unbound.op.per_item if unbound.op.per_item[name] in unbound.inputs
+    }
+    return {name: value[0] for name, value in defaults.items() if isinstance(value, tuple) and len(value) == 1}
 
 
 def _chosen(name: str, value: Any, row: Item | None, items: Items, complaints: list[Complaint]) -> Any:
-    """``value``, or this item's share of it where it is a map by item."""
-    found = items.chosen(name, value) if row is not None and isinstance(value, Mapping) else None
-    if row is None or found is None:
+    """Return ``value``, or this item's share of it where it is a map by item."""
+    chosen = items.chosen(name, value) if row is not None and isinstance(value, Mapping) else None
+    if row is None or chosen is None:
         return value
-    side, by_key, wrong = found
+    side, by_key, wrong = chosen
     complaints += wrong
     return by_key.get(getattr(row, side), value)
 
 
 def _not_numbers(name: str, by_key: Mapping[str, Any]) -> list[Complaint]:
-    """Values of a map by item that are neither numbers nor texts that an item may fill."""
+    """Return the values of a map by item that are neither numbers nor texts that an item may fill."""
     return [
         Complaint((name, key), f"'{name}': expected a number, found {described(value)}")
         for key, value in by_key.items()
@@ -164,7 +166,7 @@ def _spread(
     items: Items,
     complaints: list[Complaint],
 ) -> Any:
-    """A tuple of numbers, one an entry of the port, from a number, a list or a map by item."""
+    """Return a tuple of numbers, one an entry of the port, from a number, a list or a map by item."""
     binding = bindings.get(unbound.op.per_item[name])
     if binding is None:
         return value if isinstance(value, list) else list(value.values()) if isinstance(value, Mapping) else [value]
@@ -177,8 +179,8 @@ def _spread(
     if not isinstance(value, Mapping | list):
         return [value] * len(labels)
     if isinstance(value, Mapping):
-        listed, found = by_item(value, labels, (name,))
-        complaints += found or _not_numbers(name, value)
+        listed, of_items = by_item(value, labels, (name,))
+        complaints += of_items or _not_numbers(name, value)
     else:
         listed = value
         if len(value) != len(labels):
@@ -187,11 +189,11 @@ def _spread(
 
 
 def _mapped(name: str, value: Any, row: Item, items: Items, complaints: list[Complaint]) -> Any:
-    """The number of the one entry that a step has of a port that the node maps over."""
+    """Return the index of the one entry that a step has of a port that the node maps over."""
     if isinstance(value, list):
         if len(value) != len(items.mapped):
-            found = f"expected {len(items.mapped)} numbers, one an input, found {len(value)}"
-            complaints.append(Complaint((name,), found))
+            message = f"expected {len(items.mapped)} numbers, one an input, found {len(value)}"
+            complaints.append(Complaint((name,), message))
             return 0.0
         return value[items.mapped[row.mapped]]
     if not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Ranges of items: ``{low: 0, high: 1, step: 0.1}`` stands for eleven exact decimals."""
+"""Lists the values of ranges: ``{low: 0, high: 1, step: 0.1}`` stands for eleven exact decimals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEYS = frozenset({"low", "high", "step"})
 
 
 class Range(BaseModel):
-    """Both ends are included."""
+    """Declares a range of values; both ends are included."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     low: Number
@@ -37,7 +37,7 @@ class Range(BaseModel):
 
 
 def listed_range(name: str, written: Any, complaints: list[Complaint]) -> Any:
-    """The values of a range, spelled with the decimals of its step (or of its start, where that has more).
+    """Return the values of a range, spelled with the decimals of its step (or of its start, where that has more).
 
     What is no range comes back as it is; what is a wrong one leaves ``complaints``.
     """

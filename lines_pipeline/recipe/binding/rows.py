@@ -1,4 +1,4 @@
-"""The members of a node: its own items, those of the collections that it maps over, or all pairs of both."""
+"""Finds the members of a node: its own items, those of the collections that it maps over, or all pairs of both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lines_pipeline.recipe.binding.validation import Complaint
 
 
 def member_rows(unbound: UnboundNode, bindings: Mapping[str, InputBinding]) -> tuple[list[Item], list[Complaint]]:
-    """The items of the node: its own, those of what it maps over (the same everywhere), or all pairs of both."""
+    """Return the items of the node: its own, those of what it maps over (the same everywhere), or all pairs of both."""
     mapped, complaints = _mapped_items(bindings)
     if not mapped or not unbound.items:
         return mapped or list(unbound.items) or [Item.single("", {})], complaints
@@ -31,7 +31,7 @@ def member_rows(unbound: UnboundNode, bindings: Mapping[str, InputBinding]) -> t
 
 
 def _mapped_items(bindings: Mapping[str, InputBinding]) -> tuple[list[Item], list[Complaint]]:
-    """What the node maps over, in the order of the first collection."""
+    """Return the items that the node maps over, in the order of the first collection."""
     sides = {port: binding for port, binding in bindings.items() if binding.mapped}
     if not sides:
         return [], []
@@ -51,7 +51,7 @@ def _mapped_items(bindings: Mapping[str, InputBinding]) -> tuple[list[Item], lis
 
 
 def _is_same_side(own: Iterable[Item], mapped: Iterable[Item]) -> bool:
-    """Whether a node's own items are those it maps over: by their name, or by their keys where those have none."""
+    """Return whether a node's own items are those it maps over: by name, or by keys where those have none."""
     own_names = {name for item in own for name in item.names}
     mapped_names = {name for item in mapped for name in item.names}
     return bool(own_names & mapped_names) or (

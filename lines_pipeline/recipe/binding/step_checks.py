@@ -1,4 +1,4 @@
-"""Checks of finished steps that no single op can make: the files they write, and regular expressions."""
+"""Checks bound steps for what no single op can check: the files they write, and regular expressions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lines_pipeline.graph.graph import Step
 from lines_pipeline.recipe.binding.validation import Complaint
 
 MAX_NAME_BYTES = 200
-"""What leaves room for the numbers of shards and the names of temporary files in the 255 bytes of file systems."""
+"""The longest file name: numbers of shards and temporary names still fit into the 255 bytes of file systems."""
 
 
 def step_complaints(steps: Iterable[Step]) -> Iterator[tuple[str, Complaint]]:
-    """Node and complaint (path from the node on) for every mistake."""
+    """Return node and complaint (path from the node on) for every mistake."""
     taken: dict[tuple[str, str], Step] = {}
     told = set()
     for step in steps:
@@ -29,7 +29,7 @@ def step_complaints(steps: Iterable[Step]) -> Iterator[tuple[str, Complaint]]:
 
 
 def _place(step: Step, taken: dict[tuple[str, str], Step]) -> Iterator[Complaint]:
-    """Files that would leave the output folder, have no known kind, or meet those of another step."""
+    """Complain about files that would leave the output folder, have no known kind, or meet those of another step."""
     path = _path(step)
     message = path and (_path_mistake(path) or _clash(step, path, taken))
     if message:
@@ -37,7 +37,7 @@ def _place(step: Step, taken: dict[tuple[str, str], Step]) -> Iterator[Complaint
 
 
 def _path(step: Step) -> str:
-    """The file that a step has written; empty where it writes none."""
+    """Return the file that a step has written; empty where it writes none."""
     output = step.op.file_of(step.params, step.inputs)
     return output.path if output else ""
 
@@ -56,12 +56,12 @@ def _path_mistake(text: str) -> str | None:
 
 
 def _spelling(text: str) -> str:
-    """Equal for paths that are one file, also where file systems do not tell cases and forms of letters apart."""
+    """Return one key for all paths of a file, also where file systems do not tell cases and forms of letters apart."""
     return unicodedata.normalize("NFC", str(PurePosixPath(text))).casefold()
 
 
 def _clash(step: Step, path: str, taken: dict[tuple[str, str], Step]) -> str | None:
-    """Why a step cannot write what it names beside those in ``taken``, to which it is added; None where it can."""
+    """Add a step's file to ``taken``; return why it cannot be written beside those there, None where it can."""
     own = _spelling(path)
     above = [str(parent) for parent in PurePosixPath(own).parents][:-1]
     shard = re.fullmatch(r"(.*)-\d{5}-of-\d{5}\.safetensors", own)

@@ -33,16 +33,16 @@ def tune_complaints(
     graph: Graph,
     metrics_of: MetricsOf = lambda step: None,
 ) -> list[Complaint]:
-    """Everything that is wrong with ``tune``, by path from the top of the recipe."""
+    """Return all complaints about ``tune``, by path from the top of the recipe."""
     complaints = _sampler_complaints(tune)
     objective, found = _read_objective(tune)
     complaints += found
-    judged: set[str] = set()
+    evaluated: set[str] = set()
     if objective is not None:
         complaints += _objective_complaints(objective, unbound_nodes, graph, metrics_of)
         complaints += _direction_complaints(tune, objective, graph, metrics_of)
-        judged = {step.partition("[")[0] for _, step, _ in objective.terms}
-    upstream = _upstream(unbound_nodes, judged) if judged <= unbound_nodes.keys() else set()
+        evaluated = {step.partition("[")[0] for _, step, _ in objective.terms}
+    upstream = _upstream(unbound_nodes, evaluated) if evaluated <= unbound_nodes.keys() else set()
     for name, space in tune.parameters.items():
         path = ("tune", "parameters", name)
         found = _parameter_complaints(path, name, unbound_nodes, upstream)
@@ -103,10 +103,10 @@ def _objective_complaints(
 
 def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph: Graph) -> str | None:
     node = step_id.partition("[")[0]
-    judges = [name for name, unbound in unbound_nodes.items() if unbound.op.gives == EdgeType.METRICS]
+    evaluate_nodes = [name for name, unbound in unbound_nodes.items() if unbound.op.gives == EdgeType.METRICS]
     if node not in unbound_nodes:
-        return f"the objective names the unknown node '{node}'{did_you_mean(node, judges)}"
-    if node not in judges:
+        return f"the objective names the unknown node '{node}'{did_you_mean(node, evaluate_nodes)}"
+    if node not in evaluate_nodes:
         return f"the objective names '{node}', a node of '{unbound_nodes[node].op.name}', expected an 'evaluate' node"
     members = graph.members.get(node)
     if not members or step_id in members:
@@ -117,7 +117,7 @@ def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph:
 
 
 def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) -> str | None:
-    """What is wrong with the name of a metric; None where a step gives it, or where that is not known."""
+    """Return the complaint about the name of a metric; None where a step gives it, or where that is not known."""
     if declared is None or metric in declared.directions:
         return None
     if metric in declared.with_target:
@@ -135,10 +135,10 @@ def _test_message(step_id: str, graph: Graph) -> str | None:
     return f"the objective depends on '{on_test[0]}' with 'split: test'; choose on the validation split (val)"
 
 
-def _upstream(unbound_nodes: Mapping[str, UnboundNode], judged: set[str]) -> set[str]:
+def _upstream(unbound_nodes: Mapping[str, UnboundNode], evaluated: set[str]) -> set[str]:
     graph = networkx.DiGraph([(source, name) for name, unbound in unbound_nodes.items() for source in unbound.named()])
-    inside = [node for node in judged if node in graph]
-    return set(inside).union(*(networkx.ancestors(graph, node) for node in inside)) | judged
+    inside = [node for node in evaluated if node in graph]
+    return set(inside).union(*(networkx.ancestors(graph, node) for node in inside)) | evaluated
 
 
 def _parameter_complaints(
@@ -156,7 +156,9 @@ def _parameter_complaints(
         return [Complaint(path, found, at_key=True)]
     if op.gives == EdgeType.METRICS or op.is_source or op.is_output or parameter in op.untuned:
         return [
-            Complaint(path, f"'{parameter}' of '{op.name}' is not for tuning: it changes what is judged", at_key=True)
+            Complaint(
+                path, f"'{parameter}' of '{op.name}' is not for tuning: it changes what is evaluated", at_key=True
+            )
         ]
     if upstream and node not in upstream:
         return [Complaint(path, f"the objective does not depend on '{node}': tuning it changes nothing", at_key=True)]
@@ -166,7 +168,7 @@ def _parameter_complaints(
 def _value_complaints(
     path: Path, name: str, space: Space, unbound_nodes: Mapping[str, UnboundNode], binder: Binder
 ) -> list[Complaint]:
-    """What is wrong with the node when the parameter has the values to be tried, where it is right as written."""
+    """Return complaints about a node, right as written, once the parameter has the values to be tried."""
     node, _, parameter = name.partition(".")
     if binder.spread[node].members is None:
         return []

@@ -19,7 +19,7 @@ from lines_pipeline.recipe.syntax.source_map import Path, holds
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_COMPLAINTS = 50
-"""Mistakes of one kind that are told of one place; finding the nearest name takes long."""
+"""The most mistakes of one kind that are told of one place; finding the nearest name takes long."""
 
 _KINDS = {
     "float_type": "a number",
@@ -47,7 +47,7 @@ _BOUNDS = {
 
 @dataclass(frozen=True)
 class Complaint:
-    """What is wrong with the value at ``path`` (with its key, where ``at_key``)."""
+    """Says what is wrong with the value at ``path`` (with its key, where ``at_key``)."""
 
     path: Path
     message: str
@@ -57,7 +57,7 @@ class Complaint:
 def validated(
     model: type[Model], data: Any, written: Any, extra_keys: Iterable[str] = ()
 ) -> tuple[Model | None, list[Complaint]]:
-    """``data`` as ``model``, or complaints by path.
+    """Return ``data`` as ``model``, or complaints by path.
 
     ``written`` is what to show of a value (secrets by name), ``extra_keys`` further keys that a user may write.
     """
@@ -91,7 +91,7 @@ def _missing(model: type[BaseModel], path: Path, name: str) -> str:
 
 
 def _inside(location: tuple[int | str, ...], data: Any) -> Path:
-    """The part of pydantic's location that leads through ``data``: it also names the members of unions."""
+    """Return the part of pydantic's location that leads through ``data``: it also names the members of unions."""
     path: list[int | str] = []
     for part in location:
         if not holds(data, part):
@@ -102,7 +102,7 @@ def _inside(location: tuple[int | str, ...], data: Any) -> Path:
 
 
 def _fields_at(model: type[BaseModel], path: Path) -> list[str]:
-    """Names of the fields of the model at ``path``; of ``model`` itself where it cannot be told."""
+    """Return the names of the fields of the model at ``path``; of ``model`` itself where it cannot be told."""
     current: Any = model
     for part in path:
         fields = getattr(current, "model_fields", None)
@@ -162,20 +162,20 @@ def _literals(errors: Iterable[ErrorDetails]) -> list[str]:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The message for a key that nothing reads."""
+    """Return the message for a key that nothing reads."""
     names = sorted(known)
     expected = f"; expected one of: {', '.join(names)}" if names else ""
     return f"unknown key '{shortened(key)}'{did_you_mean(key, names)}{expected}"
 
 
 def listed(words: Iterable[str]) -> str:
-    """``a, b or c``."""
+    """Return words as ``a, b or c``."""
     *most, last = words
     return f"{', '.join(most)} or {last}" if most else last
 
 
 def described(value: Any) -> str:
-    """A value as an error message shows it, in one line."""
+    """Return a value as an error message shows it, in one line."""
     if value is None:
         return "nothing"
     if isinstance(value, Mapping):

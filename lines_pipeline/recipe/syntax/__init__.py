@@ -1,1 +1,1 @@
-"""From text to document: safe YAML with source locations, extends, overrides, references."""
+"""Reads text into a document: safe YAML with source locations, extends, overrides, references."""

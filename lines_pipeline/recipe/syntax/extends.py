@@ -1,4 +1,4 @@
-"""``extends``: a recipe laid over another one, which may itself extend a third."""
+"""Merges a recipe over the one that it ``extends``, which may itself extend a third."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MERGEKIT = ("merge_method", "models", "slices", "base_model", "gate_mode", "tok
 
 
 def read_chain(path: FilePath) -> tuple[Document, str, tuple[FilePath, ...]]:
-    """The recipe at ``path`` merged over all that it extends, its own text, and the real paths of all files.
+    """Return the recipe at ``path`` merged over all that it extends, its own text, and the real paths of all files.
 
     Raises RecipeError with file and line.
     """
@@ -80,7 +80,7 @@ def _stacked(layers: list[Document]) -> Document:
 
 
 def _with_all_plugins(document: Document, layers: list[Document]) -> Document:
-    """The document with the plug-ins of all layers, the innermost first: each layer's nodes need its own."""
+    """Return the document with the plug-ins of all layers, the innermost first: each layer's nodes need its own."""
     lists = [(layer.data.get("plugins"), layer.source_map) for layer in reversed(layers)]
     named = [
         (entry, source_map.value(("plugins", index)))

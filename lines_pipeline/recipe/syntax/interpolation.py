@@ -16,7 +16,7 @@ from lines_pipeline.core.secrets import without_credentials
 from lines_pipeline.recipe.syntax.source_map import Path, SourceLocation, SourceMap
 
 MAX_WEIGHT = 200_000
-"""What all references of a recipe may bring in: one for each value, and one for every 64 characters of text."""
+"""The most that all references of a recipe may bring in, counted in values and 64 characters of text."""
 MAX_CHAIN = 50
 
 _TOKEN = re.compile(r"\$\$\{|\$\{(?P<name>[^{}]*)\}|\$\{")
@@ -24,11 +24,11 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 class _Unresolved(Exception):
-    """A reference that cannot be filled; the problem is already on the list."""
+    """Ends the filling of a reference whose problem is already on the list."""
 
 
 class Interpolation(ABC):
-    """One walk over a recipe that fills references; what it cannot fill it leaves as written and lists as a problem."""
+    """Fills references in one walk over a recipe; what it cannot fill it leaves as written and lists as a problem."""
 
     def __init__(self, variables: Mapping[str, Any], source_map: SourceMap) -> None:
         self.variables = variables
@@ -42,14 +42,14 @@ class Interpolation(ABC):
 
     @abstractmethod
     def environment(self, name: str, location: SourceLocation) -> Any:
-        """What ``${env:name}`` becomes where it is a whole string."""
+        """Return the value for ``${env:name}`` where it is a whole string."""
 
     @abstractmethod
     def escape(self) -> str:
-        """What ``$${`` becomes."""
+        """Return the text for ``$${``."""
 
     def fill(self, value: Any, path: Path) -> Any:
-        """``value``, which stands at ``path``, with all references in it filled."""
+        """Return ``value``, which stands at ``path``, with all references in it filled."""
         if isinstance(value, Mapping):
             return {key: self.fill(inside, (*path, key)) for key, inside in value.items()}
         if isinstance(value, list | tuple):
@@ -125,7 +125,7 @@ class Interpolation(ABC):
         return self._strict(value, path)
 
     def _strict(self, value: Any, path: Path) -> Any:
-        """As ``fill``, but what cannot be filled ends the reference that asked for it."""
+        """Fill as ``fill`` does, but end the reference that asked for what cannot be filled."""
         before = self._failures
         filled = self.fill(value, path)
         if self._failures > before:
@@ -150,7 +150,7 @@ class Interpolation(ABC):
 
 
 class ForRunning(Interpolation):
-    """Fills everything: what a run works with."""
+    """Fills every reference: a run works with the result."""
 
     def __init__(self, variables: Mapping[str, Any], source_map: SourceMap, environ: Mapping[str, str]) -> None:
         super().__init__(variables, source_map)
@@ -159,7 +159,7 @@ class ForRunning(Interpolation):
         """What was taken from the environment, by name."""
 
     def environment(self, name: str, location: SourceLocation) -> Any:
-        """The variable's value, read as YAML reads a number or a truth value, and as text otherwise."""
+        """Return the variable's value, read as YAML reads a number or a truth value, and as text otherwise."""
         if name not in self._environ:
             near = did_you_mean(name, self._environ)
             raise self._refused(location, f"the environment variable {name} is not set{near}; set it before running")
@@ -171,7 +171,7 @@ class ForRunning(Interpolation):
         return text if value is None else value
 
     def escape(self) -> str:
-        """A literal ``${``."""
+        """Return a literal ``${``."""
         return "${"
 
 
@@ -182,21 +182,21 @@ class ForRecording(Interpolation):
     """
 
     def fill(self, value: Any, path: Path) -> Any:
-        """As a run has it, but for secrets."""
+        """Fill as for a run, but hide secrets."""
         filled = super().fill(value, path)
         return without_credentials(filled) if isinstance(filled, str) else filled
 
     def environment(self, name: str, location: SourceLocation) -> Any:
-        """The reference itself."""
+        """Return the reference itself."""
         return f"${{env:{name}}}"
 
     def escape(self) -> str:
-        """The escape itself, so that the text reads back the same."""
+        """Return the escape itself, so that the text reads back the same."""
         return "$${"
 
 
 def recorded_names(data: Any, recorded: Any) -> dict[str, str]:
-    """How the name, items, tasks and values to try are recorded that come from the environment, by their text."""
+    """Return, by text, what records have in place of names, items, tasks and values that come from the environment."""
     pairs: list[tuple[Any, Any]] = [(_inside(data, "name"), _inside(recorded, "name"))]
     for fields, shown in _shared(_inside(data, "nodes"), _inside(recorded, "nodes")):
         for listed, names in _shared(_inside(fields, "for_each"), _inside(shown, "for_each")):
@@ -219,14 +219,14 @@ def _inside(value: Any, key: str) -> Any:
 
 
 def _shared(values: Any, others: Any) -> list[tuple[Any, Any]]:
-    """Entries of two maps or two lists that stand at the same place."""
+    """Return the pairs of entries of two maps or two lists that stand at the same place."""
     if isinstance(values, Mapping) and isinstance(others, Mapping):
         return [(values[key], others[key]) for key in values if key in others]
     return list(zip(values, others, strict=False)) if isinstance(values, list) and isinstance(others, list) else []
 
 
 def referenced(value: Any) -> set[str]:
-    """The first parts of all variable names that ``value`` refers to."""
+    """Return the first parts of all variable names that ``value`` refers to."""
     if isinstance(value, Mapping):
         return set().union(*(referenced(inside) for inside in value.values()))
     if isinstance(value, list | tuple):
@@ -238,7 +238,7 @@ def referenced(value: Any) -> set[str]:
 
 
 def environment_names(value: Any) -> set[str]:
-    """The names of all environment variables that ``value`` refers to."""
+    """Return the names of all environment variables that ``value`` refers to."""
     if isinstance(value, Mapping):
         return set().union(*(environment_names(inside) for inside in value.values()))
     if isinstance(value, list | tuple):

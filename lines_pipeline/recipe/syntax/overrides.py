@@ -1,4 +1,4 @@
-"""``--set a.b=c``: replaces values of a recipe by path."""
+"""Replaces values of a recipe by path, as ``--set a.b=c`` asks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TOP_LEVEL = ("name", "description", "seed", *_SECTIONS)
 
 
 class _Unknown(Exception):
-    """A path that leads nowhere."""
+    """Refuses a path that leads to nothing in a recipe."""
 
 
 def parse_set(text: str) -> tuple[str, Any]:
-    """Path and value of ``path=value``; the value is read as YAML. RecipeError where it is no such thing."""
+    """Return path and value of ``path=value``; the value is read as YAML. RecipeError where it is no such thing."""
     path, equals, value = text.partition("=")
     path = path.strip()
     if not equals or not path:
@@ -31,7 +31,7 @@ def parse_set(text: str) -> tuple[str, Any]:
 
 
 def apply_sets(document: Document, sets: Mapping[str, Any]) -> tuple[Document, list[Diagnostic]]:
-    """``document`` with the values of ``sets`` at their paths, and the problems of those that cannot be set."""
+    """Return ``document`` with the values of ``sets`` at their paths, and the problems of those that cannot be set."""
     diagnostics = []
     for dotted, value in sets.items():
         location = SourceLocation(f"--set {dotted}")
@@ -62,7 +62,7 @@ def _located(data: Mapping[str, Any], dotted: str) -> Path:
 
 
 def _step(inside: Any, parts: Sequence[str]) -> tuple[str | int | None, int]:
-    """The key of ``inside`` that ``parts`` begin with (keys may hold dots), and how many parts it takes."""
+    """Return the key of ``inside`` that ``parts`` begin with (keys may hold dots), and how many parts it takes."""
     if isinstance(inside, list | tuple):
         found = parts[0].isdecimal() and int(parts[0]) < len(inside)
         return (int(parts[0]), 1) if found else (None, 0)
@@ -96,7 +96,7 @@ def _where(path: Path) -> str:
 
 
 def _may_create(data: Mapping[str, Any], path: Path, full: Path) -> bool:
-    """Names that the schema or an op checks later may be new; new variables only where something refers to them."""
+    """Return whether a path may be new: a name that the schema or an op checks later, a variable in use."""
     if full[0] == "vars":
         return len(path) < 2 and len(full) == 2 and full[1] in referenced(data)
     if full[0] == "nodes":
@@ -105,7 +105,7 @@ def _may_create(data: Mapping[str, Any], path: Path, full: Path) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A Python value as YAML would have read it."""
+    """Return a Python value as YAML would have read it."""
     if value is None or isinstance(value, bool | str | SpelledBool | SpelledInt | SpelledFloat):
         return value
     if isinstance(value, Integral):

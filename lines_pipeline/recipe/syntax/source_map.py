@@ -1,4 +1,4 @@
-"""Where in which file every key and value of a recipe was written."""
+"""Maps every key and value of a recipe to the file, line and column where it was written."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class SourceLocation:
-    """A spot in a file; lines and columns count from 1, 0 where there are none (``--set``)."""
+    """Names a spot in a file; lines and columns count from 1, 0 where there are none (``--set``)."""
 
     file: str
     line: int = 0
     column: int = 0
 
     def diagnostic(self, message: str, node: str = "") -> Diagnostic:
-        """A problem at this spot."""
+        """Return a diagnostic at this spot."""
         return Diagnostic(self.file, self.line, self.column, message, node)
 
     def error(self, message: str) -> RecipeError:
-        """An error of one problem at this spot."""
+        """Return an error with one diagnostic at this spot."""
         return RecipeError([self.diagnostic(message)])
 
 
 @dataclass(frozen=True)
 class SourceMap:
-    """The spots of the values and of the keys of a recipe, by path."""
+    """Maps paths to the spots of a recipe's values and keys."""
 
     values: Mapping[Path, SourceLocation]
     keys: Mapping[Path, SourceLocation] = field(default_factory=dict)
 
     def value(self, path: Path) -> SourceLocation:
-        """Where the value at ``path`` stands, or the nearest value around it that was written."""
+        """Return the spot of the value at ``path``, or of the nearest value around it that was written."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.values:
                 return self.values[path[:length]]
         return SourceLocation("recipe")
 
     def key(self, path: Path) -> SourceLocation:
-        """Where the key that ends ``path`` stands; for a list entry, where its value does."""
+        """Return the spot of the key that ends ``path``; for a list entry, of its value."""
         return self.keys.get(path) or self.value(path)
 
     def without(self, path: Path) -> SourceMap:
-        """The same, with ``path`` and everything under it forgotten."""
+        """Return the map without ``path`` and everything under it."""
         return SourceMap(_outside(self.values, path), _outside(self.keys, path))
 
 
 @dataclass(frozen=True)
 class Document:
-    """What a recipe file says, and where."""
+    """Holds the values of a recipe file, and their spots."""
 
     data: Any
     source_map: SourceMap
@@ -65,7 +65,7 @@ def _outside(source_map: Mapping[Path, SourceLocation], path: Path) -> dict[Path
 
 
 def spoken(path: Iterable[str | int]) -> str:
-    """A path as users write it: ``nodes.merged.weights[2]``."""
+    """Return a path as users write it: ``nodes.merged.weights[2]``."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -73,7 +73,7 @@ def spoken(path: Iterable[str | int]) -> str:
 
 
 def value_at(data: Any, path: Path) -> Any:
-    """The value at ``path`` in nested mappings and lists; KeyError where there is none."""
+    """Return the value at ``path`` in nested mappings and lists; KeyError where there is none."""
     for part in path:
         if not holds(data, part):
             raise KeyError(spoken(path))
@@ -82,14 +82,14 @@ def value_at(data: Any, path: Path) -> Any:
 
 
 def holds(data: Any, part: str | int) -> bool:
-    """Whether a map has the key, or a list the index."""
+    """Return whether a map has the key, or a list the index."""
     if isinstance(data, list | tuple):
         return isinstance(part, int) and part < len(data)
     return isinstance(data, Mapping) and part in data
 
 
 def replaced(data: Any, path: Path, value: Any) -> Any:
-    """A copy of ``data`` in which ``path`` holds ``value``; mappings that are missing on the way are made."""
+    """Return a copy of ``data`` in which ``path`` holds ``value``; mappings that are missing on the way are made."""
     if not path:
         return value
     head, rest = path[0], path[1:]

@@ -23,7 +23,7 @@ from lines_pipeline.recipe.syntax.source_map import Path, SourceLocation, Source
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_VALUES = 100_000
-"""Values in a document, those that aliases repeat counted every time."""
+"""The most values in a document; those that aliases repeat count every time."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -31,7 +31,7 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class _Written:
-    """A value, where it stands, how many values it holds and how deep it goes."""
+    """Holds a value, its spot, the number of values in it and its depth."""
 
     value: Any
     location: SourceLocation
@@ -47,7 +47,7 @@ class _Pair:
 
 
 def read_text(path: FilePath, named_at: SourceLocation | None = None, what: str = "recipe") -> str:
-    """The text of a file that holds a recipe (or ``what`` else); RecipeError where it is none or too large.
+    """Return the text of a file that holds a recipe (or ``what`` else); RecipeError where it is none or too large.
 
     The error stands at ``named_at``, the place that names the file, or else at the file.
     """
@@ -84,7 +84,7 @@ def _position(before: str) -> tuple[int, int]:
 
 
 def parse_yaml(text: str, file: str, what: str = "recipe") -> tuple[Any, SourceMap]:
-    """The value of a YAML document and the places of its keys and values; RecipeError with line and column."""
+    """Return the value of a YAML document and the places of its keys and values; RecipeError with line and column."""
     _refuse_surrogates(text, file)
     try:
         written = _Reader(text, file, what).document()
@@ -96,7 +96,7 @@ def parse_yaml(text: str, file: str, what: str = "recipe") -> tuple[Any, SourceM
 
 
 def _refuse_surrogates(text: str, file: str) -> None:
-    """Halves of characters: bytes on the command line that are no UTF-8 become such, and no file could hold them."""
+    """Refuse halves of characters: bytes of the command line that are no UTF-8 become such, and no file holds them."""
     odd = _SURROGATE.search(text)
     if odd:
         found = f"found U+{ord(odd.group()):04X}, half a character, expected UTF-8 text"
@@ -104,7 +104,7 @@ def _refuse_surrogates(text: str, file: str) -> None:
 
 
 def _refuse_surrogates_of(event: Any, location: SourceLocation) -> None:
-    """Escapes (``"\\ud800"``) that some YAML parsers let through."""
+    """Refuse escapes (``"\\ud800"``) that some YAML parsers let through."""
     if _SURROGATE.search(event.value):
         raise location.error("not valid YAML: found half a character (a surrogate), expected whole ones")
 

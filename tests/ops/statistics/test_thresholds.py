@@ -10,7 +10,7 @@ import torch
 
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, TensorSpec
 from lines_pipeline.ops.base import Retry
-from lines_pipeline.ops.statistics.thresholds import Bracket, Thresholds, TrimThreshold
+from lines_pipeline.ops.statistics.thresholds import Bracket, Brackets, Thresholds, TrimThreshold
 
 NUMEL = 3 * 2**20
 SPEC = TensorSpec("t", "float32", (NUMEL,))
@@ -28,12 +28,10 @@ def values(kind: str) -> torch.Tensor:
     return found
 
 
-def swept(statistic: TrimThreshold, delta: torch.Tensor, state: dict[str, Bracket]) -> Thresholds | Retry:
+def swept(statistic: TrimThreshold, delta: torch.Tensor, state: Brackets) -> Thresholds | Retry[Brackets]:
     parts = delta.split(BLOCK_NUMEL)  # type: ignore[no-untyped-call]
     blocks = [statistic.partial(*statistic.observe([part], SPEC, [], state)) for part in parts]
-    found = statistic.combine({"t": blocks}, {"t": NUMEL}, state)
-    assert isinstance(found, Thresholds | Retry)
-    return found
+    return statistic.combine({"t": blocks}, {"t": NUMEL}, state)
 
 
 @pytest.mark.parametrize("kind", ["normal", "mostly zero", "few magnitudes", "sorted"])
