@@ -71,7 +71,7 @@ class Port:
     """An input field of a node: the edge type it takes, one value or many (``many`` consumes collections flattened)."""
 
     type: EdgeType | None
-    """``None`` takes weights, delta or mask (``save``)."""
+    """``None`` takes all that a file can hold (``save``)."""
     many: bool = False
     optional: bool = False
     each: bool = False

@@ -20,7 +20,7 @@ def describe_ops() -> list[dict[str, Any]]:
             "gives": op.gives.value if op.gives else "the same",
             "inputs": {
                 port: {
-                    "type": what.type.value if what.type else "weights, delta or mask",
+                    "type": what.type.value if what.type else "weights, delta, mask or statistics",
                     "many": what.many or what.each,
                     "optional": what.optional,
                 }

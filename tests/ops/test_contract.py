@@ -156,6 +156,9 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "mask": {"op": "save", "model": "own", "path": "mask.safetensors", "packed": True},
     "toys": {"op": "load", "path": "{m}.safetensors", "for_each": {"m": ["low", "high", "middle"]}},
     "soup": {"op": "soup", "models": "toys", "kind": "greedy", "suite": "suite.yaml"},
+    "measured": {"op": "load", "path": "{e}.safetensors", "for_each": {"e": ["a", "b", "c"]}, "type": "statistics"},
+    "informed": {"op": "fisher", "models": "experts", "statistics": "measured", "floor_on": "all"},
+    "weighed": {"op": "save", "model": "informed", "path": "weighed.safetensors"},
     "mixed": {"op": "interpolate", "models": ["toys[low]", "soup"], "t": 0.0},
     "val": {"op": "evaluate", "model": "mixed", "suite": "suite.yaml", "split": "val"},
     "eaten": {"op": "save", "model": "mixed", "path": "soup.safetensors"},
@@ -237,7 +240,7 @@ def test_renamed_copies_of_all_ops_give_the_same_bytes(
 ) -> None:
     assert {node["op"] for node in NODES.values()} == set(copies), "every op has a node here"
     original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
-    assert len(original["values"]) == 6 and len(original["config"]) == 2 and original["chosen"] == {"mixed.t": 1.0}
+    assert len(original["values"]) == 7 and len(original["config"]) == 2 and original["chosen"] == {"mixed.t": 1.0}
     assert outcome(written(folder, renamed(NODES), tune=TUNE), folder / "two", monkeypatch) == original
 
 

@@ -40,8 +40,12 @@ METHODS = (
     "cart",
     "wudi",
     "svc",
+    "fisher",
 )
 """Methods with a recipe; ``ties_original`` only with the merge function that TIES is."""
+
+_FROM_STATISTICS = {"fisher": ("fishers", ("weights", "floor", "floor_on", "floor_kind", "normalize"))}
+"""The input of a case that holds statistics, and the op's parameters, by method."""
 
 Node = dict[str, Any]
 
@@ -86,6 +90,14 @@ def _nodes(case: dict[str, Any], folder: Path) -> dict[str, Node]:
     items = [str(index) for index in range(len(paths))]
     nodes: dict[str, Node] = {f"expert{i}": {"op": "load", "path": path} for i, path in zip(items, paths, strict=True)}
     experts = list(nodes)
+    if case["method"] in _FROM_STATISTICS:
+        field, named = _FROM_STATISTICS[case["method"]]
+        for item, path in zip(items, case["inputs"][field], strict=True):
+            nodes[f"measured{item}"] = {"op": "load", "path": str((folder / path).resolve()), "type": "statistics"}
+        own = {name: case["params"][name] for name in named}
+        statistics = [f"measured{item}" for item in items]
+        nodes["model"] = {"op": case["method"], "models": experts, "statistics": statistics, **own}
+        return nodes | _save()
     if case["inputs"]["base"] is None:
         nodes["model"] = {"op": "soup", "models": experts}
         return nodes | _save()

@@ -170,7 +170,7 @@ def _ports(inputs: Mapping[str, Port]) -> dict[str, Any]:
 
 
 def _port(port: Port) -> dict[str, Any]:
-    kind = f"Takes {port.type or 'weights, delta or mask'}."
+    kind = f"Takes {port.type or 'weights, delta, mask or statistics'}."
     if not (port.many or port.each):
         return {**_NAME_OF_NODE, "description": kind}
     several = {"type": "array", "minItems": 1, "items": _NAME_OF_NODE}
