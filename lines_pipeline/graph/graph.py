@@ -30,6 +30,8 @@ class Step:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     gives: EdgeType
+    content: str = ""
+    """What the value depends on besides parameters and inputs: the data that a driver measured it on."""
 
     @property
     def sources(self) -> tuple[str, ...]:

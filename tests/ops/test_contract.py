@@ -79,7 +79,7 @@ class Renamed(Op[Any, Any]):
         return driver and (lambda inputs, context: self.renamed(driver(inner(inputs), context)))
 
     def renamed(self, found: Variant) -> Variant:
-        return Variant(self, found.params, {PREFIX + port: ids for port, ids in found.inputs.items()})
+        return replace(found, op=self, inputs={PREFIX + port: ids for port, ids in found.inputs.items()})
 
     def schema(self, params, inputs, context):
         return self.op.schema(params, inner(inputs), context)
@@ -156,8 +156,8 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "mask": {"op": "save", "model": "own", "path": "mask.safetensors", "packed": True},
     "toys": {"op": "load", "path": "{m}.safetensors", "for_each": {"m": ["low", "high", "middle"]}},
     "soup": {"op": "soup", "models": "toys", "kind": "greedy", "suite": "suite.yaml"},
-    "measured": {"op": "load", "path": "{e}.safetensors", "for_each": {"e": ["a", "b", "c"]}, "type": "statistics"},
-    "informed": {"op": "fisher", "models": "experts", "statistics": "measured", "floor_on": "all"},
+    "measured": {"op": "fisher-information", "model": "toys", "suite": "suite.yaml", "task": "rise"},
+    "informed": {"op": "fisher", "models": "toys", "statistics": "measured", "floor_on": "all"},
     "weighed": {"op": "save", "model": "informed", "path": "weighed.safetensors"},
     "mixed": {"op": "interpolate", "models": ["toys[low]", "soup"], "t": 0.0},
     "val": {"op": "evaluate", "model": "mixed", "suite": "suite.yaml", "split": "val"},
