@@ -14,7 +14,7 @@ from lines_pipeline.planner.explain import ExplainedStep, Explanation, describe_
 from lines_pipeline.planner.lowering import compile_stage
 from lines_pipeline.planner.memory import projected_peak, require_memory
 from lines_pipeline.planner.schemas import Schema, infer_schemas
-from lines_pipeline.planner.stages import Results, Stage, ancestors, statistics_of, stats_of
+from lines_pipeline.planner.stages import Results, Stage, ancestors, is_measured, statistics_of, stats_of
 from lines_pipeline.planner.tasks import Write, read_bytes
 from lines_pipeline.recipe.recipe import Recipe
 
@@ -92,7 +92,9 @@ def _planned(
         peak_bytes=peak,
         compute_dtypes=tuple(sorted({spec.compute_dtype for spec in specs if spec.is_floating})),
         stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
-        cached=tuple(dict.fromkeys([*parts[0].cached, *(r.step for r in wanted if r.step not in missing)])),
+        cached=tuple(
+            dict.fromkeys([*_there(graph, parts[0].cached), *(r.step for r in wanted if r.step not in missing)])
+        ),
         measured=tuple(step for step in steps if not known.keys().isdisjoint(statistics_of(graph, step).values())),
         explained=tuple(explained),
         trials=trials,
@@ -102,6 +104,11 @@ def _planned(
         notes=(*render(told for step in steps for told in schemas[step].told), *_pending_notes(graph, pending)),
     )
     return report, shortages
+
+
+def _there(graph: Graph, cached: Iterable[str]) -> list[str]:
+    """Steps whose values are in the cache, but for those of which a run finds that out when it measures them."""
+    return [step for step in cached if not is_measured(graph.steps[step])]
 
 
 def _pending(session: Session, steps: Iterable[str]) -> dict[str, int]:

@@ -69,10 +69,12 @@ def write_suite(folder: Path, factory: str, inputs: torch.Tensor, head: torch.Te
     (folder / "suite.yaml").write_text(yaml.safe_dump(suite))
 
 
-def write_recipe(folder: Path, **params: Any) -> Path:
+def write_recipe(folder: Path, models: int = 1, **params: Any) -> Path:
+    """A recipe that measures the sum of so many models."""
     own = {"suite": "suite.yaml", "task": "a", **params}
     nodes: dict[str, Node] = {
-        "model": {"op": "load", "path": "model.safetensors"},
+        "loaded": {"op": "load", "path": "model.safetensors", "for_each": {"n": list(range(models))}},
+        "model": {"op": "interpolate", "models": "loaded", "weights": 1.0},
         "measured": {"op": "fisher-information", "model": "model", **own},
         "saved": {"op": "save", "model": "measured", "path": "measured.safetensors"},
     }
@@ -183,8 +185,9 @@ def test_a_plan_tells_what_will_be_measured_and_measures_nothing(
     write_suite(tmp_path, "line", torch.tensor([[1.0], [2.0]]), LINE)
     save_file({"weight": torch.tensor([[0.5]])}, tmp_path / "model.safetensors")
     monkeypatch.delattr(fisher_information, "squared_gradients")
-    text = lines_pipeline.plan(write_recipe(tmp_path, rows=2), trust=True).render()
-    assert "measured on 2 samples of a (val)" in text
+    plan = lines_pipeline.plan(write_recipe(tmp_path, 3, rows=2), trust=True)
+    assert "measured on 2 samples of a (val)" in plan.render()
+    assert (plan.bytes_read, plan.bytes_written, plan.cached) == (4, 4, ()), "reads what was measured, not the models"
 
 
 @pytest.mark.parametrize(
