@@ -84,6 +84,7 @@ def _planned(
     settings, pending = session.settings, _pending(session, steps)
     pending_files = {session.cache.spool / str(number): n for number, n in enumerate(pending.values())}
     shortages = space_shortages({**sizes(session, absent, prepared), **pending_files})
+    there = [step for step in parts[0].cached if not is_measured(graph.steps[step])]  # the run finds out about those
     report = Explanation(
         name=recipe.name,
         passes=tuple(stages),
@@ -92,9 +93,7 @@ def _planned(
         peak_bytes=peak,
         compute_dtypes=tuple(sorted({spec.compute_dtype for spec in specs if spec.is_floating})),
         stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
-        cached=tuple(
-            dict.fromkeys([*_there(graph, parts[0].cached), *(r.step for r in wanted if r.step not in missing)])
-        ),
+        cached=tuple(dict.fromkeys([*there, *(r.step for r in wanted if r.step not in missing)])),
         measured=tuple(step for step in steps if not known.keys().isdisjoint(statistics_of(graph, step).values())),
         explained=tuple(explained),
         trials=trials,
@@ -104,11 +103,6 @@ def _planned(
         notes=(*render(told for step in steps for told in schemas[step].told), *_pending_notes(graph, pending)),
     )
     return report, shortages
-
-
-def _there(graph: Graph, cached: Iterable[str]) -> list[str]:
-    """Steps whose values are in the cache, but for those of which a run finds that out when it measures them."""
-    return [step for step in cached if not is_measured(graph.steps[step])]
 
 
 def _pending(session: Session, steps: Iterable[str]) -> dict[str, int]:
