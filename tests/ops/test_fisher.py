@@ -96,6 +96,22 @@ def test_a_tensor_without_information_stays_the_first_models_and_is_told(tmp_pat
     assert any("'frozen'" in note and "in no statistics" in note for note in done.notes)
 
 
+@pytest.mark.parametrize("params", [{}, {"floor": 0.0}, {"floor_on": "all", "floor_kind": "add"}])
+def test_compiled_loops_give_the_same_bits(params: dict[str, Any], tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    models = [{"w": torch.randn(300, 7, generator=generator).bfloat16()} for _ in "123"]
+    measured = [{"w": torch.rand(300, 7, generator=generator).square() * (model["w"] > 0)} for model in models]
+    nodes = nodes_for(tmp_path, models, measured, **params)
+    found = []
+    for mode in ("never", "always"):
+        path = tmp_path / f"{mode}.yaml"
+        path.write_text(yaml.safe_dump({"name": mode, "engine": {"compile": mode}, "nodes": nodes}, sort_keys=False))
+        done = lines_pipeline.run(path, out=tmp_path / mode, tracking=False, cache=False)
+        assert not any("compile" in note for note in done.notes)
+        found.append(load_file(done.files[0])["w"].view(torch.int16))
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize(
     ("measured", "params", "words"),
     [
