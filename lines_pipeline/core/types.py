@@ -18,5 +18,11 @@ class EdgeType(StrEnum):
     """A task vector: the floating-point tensors of an update, in the compute type."""
     MASK = "mask"
     """One boolean a parameter of a task vector."""
+    STATISTICS = "statistics"
+    """What was measured on data of a model's own: Fisher information by tensor, Gram matrices by module."""
     METRICS = "metrics"
     """Named figures of an evaluation."""
+
+
+FILED = (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK, EdgeType.STATISTICS)
+"""What a file can hold: what ``save`` writes and ``load`` reads."""

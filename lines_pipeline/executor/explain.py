@@ -14,7 +14,7 @@ from lines_pipeline.planner.explain import ExplainedStep, Explanation, describe_
 from lines_pipeline.planner.lowering import compile_stage
 from lines_pipeline.planner.memory import projected_peak, require_memory
 from lines_pipeline.planner.schemas import Schema, infer_schemas
-from lines_pipeline.planner.stages import Results, Stage, ancestors, statistics_of, stats_of
+from lines_pipeline.planner.stages import Results, Stage, ancestors, is_measured, statistics_of, stats_of
 from lines_pipeline.planner.tasks import Write, read_bytes
 from lines_pipeline.recipe.recipe import Recipe
 
@@ -84,6 +84,7 @@ def _planned(
     settings, pending = session.settings, _pending(session, steps)
     pending_files = {session.cache.spool / str(number): n for number, n in enumerate(pending.values())}
     shortages = space_shortages({**sizes(session, absent, prepared), **pending_files})
+    there = [step for step in parts[0].cached if not is_measured(graph.steps[step])]  # the run finds out about those
     report = Explanation(
         name=recipe.name,
         passes=tuple(stages),
@@ -92,7 +93,7 @@ def _planned(
         peak_bytes=peak,
         compute_dtypes=tuple(sorted({spec.compute_dtype for spec in specs if spec.is_floating})),
         stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
-        cached=tuple(dict.fromkeys([*parts[0].cached, *(r.step for r in wanted if r.step not in missing)])),
+        cached=tuple(dict.fromkeys([*there, *(r.step for r in wanted if r.step not in missing)])),
         measured=tuple(step for step in steps if not known.keys().isdisjoint(statistics_of(graph, step).values())),
         explained=tuple(explained),
         trials=trials,

@@ -34,6 +34,7 @@ from lines_pipeline.planner.stages import (
     Results,
     Stage,
     ancestors,
+    is_measured,
     lacking_statistics,
     plan_stages,
     statistics_of,
@@ -128,14 +129,24 @@ class Session:
         return whole_tensor_steps(graph, wanted, there)
 
     def prepare_all(self, graph: Graph, outputs: Mapping[str, str], told: Iterable[str] = ()) -> list[Prepared]:
-        """Plan as ``prepare`` does: first what breaks the pipeline, then the rest as if that were there."""
-        made: dict[str, Checkpoint] = {}
+        """Plan as ``prepare`` does: first what breaks the pipeline, then the rest as if that were there.
+
+        What drivers measure is there before the first pass.
+        """
+        made = self._measured(graph, (*outputs, *told))
         prepared = []
         for step in self.whole_tensor_steps(graph, (*outputs, *told)):
             if step not in outputs:
                 prepared.append(self.prepare(graph, {step: "keep"}, made=made))
                 made[step] = partial_output_of(prepared[-1].schemas[step], ())
         return [*prepared, self.prepare(graph, outputs, told, made)]
+
+    def _measured(self, graph: Graph, steps: Iterable[str]) -> dict[str, Checkpoint]:
+        """The values behind ``steps`` that drivers measure, as they will be read."""
+        behind = ancestors(graph, steps)
+        measured = [step for step in behind if is_measured(graph.steps[step])]
+        schemas = infer_schemas(graph, behind, self.checkpoints) if measured else {}
+        return {step: partial_output_of(schemas[step], ()) for step in measured}
 
     def prepare(
         self,

@@ -32,6 +32,8 @@ class Step:
     gives: EdgeType
     port: str = ""
     """Of a step that loads a file which a port of the node names: the port."""
+    content: str = ""
+    """What the value depends on besides parameters and inputs: the data that a driver measured it on."""
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.io.checkpoint import Checkpoint, StoredTensor
 
 VALUE_TYPE = "type"
-"""The header's entry that tells a saved task vector (``delta``) or ``mask`` from a model."""
+"""The header's entry that tells a saved task vector (``delta``), ``mask`` or ``statistics`` from a model."""
 SHAPES = "packed"
 """The header's entry with the shapes of packed tensors, by name."""
 

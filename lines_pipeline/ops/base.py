@@ -7,10 +7,10 @@ name, class or ports.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, Never, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Never, Protocol
 
 from typing_extensions import TypeVar
 
@@ -28,13 +28,19 @@ from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.schemas.union import require_all, union
 from lines_pipeline.ops.statistics.contract import AnyStatistic, Retry, Statistic
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
 __all__ = [
     "AnyOp",
     "AnyStatistic",
     "Driver",
     "DriverContext",
+    "FrozenHead",
     "Granularity",
     "Ids",
+    "Measured",
     "Op",
     "OpParams",
     "Place",
@@ -43,6 +49,7 @@ __all__ = [
     "Statistic",
     "StepContext",
     "Summary",
+    "TaskData",
     "Values",
     "Variant",
 ]
@@ -74,7 +81,7 @@ class Port:
     """An input field of a node: the edge type it takes, one value or many (``many`` consumes collections flattened)."""
 
     type: EdgeType | None
-    """``None`` takes weights, delta or mask (``save``)."""
+    """``None`` takes all that a file can hold (``save``)."""
     many: bool = False
     optional: bool = False
     each: bool = False
@@ -96,16 +103,54 @@ class Port:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A value that a driver measures: tensors by name, as its step's schema has them, in the compute type."""
+
+    content: str
+    """Identity of the data that it is measured on: the value is remembered by that, the parameters and the inputs."""
+    measure: Callable[[], Mapping[str, torch.Tensor]]
+    """Makes the tensors, all names of tied ones among them; called where no such value is remembered."""
+
+
+@dataclass(frozen=True)
 class Variant:
     """An op with parameters and inputs: what a driver puts in the place of its step, or tries there."""
 
     op: AnyOp
     params: OpParams
     inputs: Ids
+    measured: Measured | None = None
+    """The value, where the driver measures it and no ``apply`` computes it."""
+
+
+class FrozenHead(Protocol):
+    """A classifier of a task over the features that a model gives."""
+
+    def to(self, device: str) -> FrozenHead:
+        """The head on a device."""
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits [n, classes] of features [n, features]."""
+
+
+class TaskData(Protocol):
+    """What a driver may ask of a suite: a module, the data of tasks, and the heads that are outside the module."""
+
+    def digest(self, split: str) -> str:
+        """Content identity of all that is measured on a split."""
+
+    def model(self) -> nn.Module:
+        """A module that states of this suite's models fit."""
+
+    def batches(self, task: str, split: str) -> Iterator[tuple[Any, torch.Tensor]]:
+        """Inputs as the model takes them, and their labels, in the split's order."""
+
+    def heads(self) -> Mapping[str, FrozenHead]:
+        """Heads by task where they are frozen and outside the model; none where they are part of it."""
 
 
 class DriverContext(Protocol):
-    """What a driver may ask of the layers above."""
+    """What a driver may ask of the layers above; what it measures is cached for it (``Measured``)."""
 
     @property
     def step(self) -> str:
@@ -114,6 +159,16 @@ class DriverContext(Protocol):
     @property
     def node(self) -> str:
         """Its node, for messages."""
+
+    @property
+    def device(self) -> str:
+        """Where tensors are computed: ``cpu`` or ``cuda``."""
+
+    def materialise(self, step: str) -> Mapping[str, torch.Tensor]:
+        """The tensors of a step's value in memory, tied ones under all names; floating-point ones are float32."""
+
+    def suite(self, uri: str) -> TaskData:
+        """The suite that a recipe names."""
 
     def evaluate(self, models: Mapping[str, Variant], judge: Callable[[str], Variant]) -> dict[str, dict[str, float]]:
         """The metrics of each of ``models``, by name; ``judge`` makes the evaluation of the step that it is given."""

@@ -17,6 +17,10 @@ def _default(op: AnyOp, name: str, field: FieldInfo) -> Any:
     return value[0] if name in op.per_item and isinstance(value, tuple) and len(value) == 1 else value
 
 
+_ANY = "weights, delta, mask or statistics"
+"""What a port of no one type takes."""
+
+
 def describe_ops() -> list[dict[str, Any]]:
     """Name, summary, formula, inputs, parameters (with defaults) and source of every op."""
     return [
@@ -29,7 +33,11 @@ def describe_ops() -> list[dict[str, Any]]:
             "gives": op.gives.value if op.gives else "the same",
             "inputs": {
                 port: {
-                    "type": "path" if what.is_path else what.type.value if what.type else "weights, delta or mask",
+                    "type": "path"
+                    if what.is_path
+                    else what.type.value
+                    if what.type
+                    else "weights, delta, mask or statistics",
                     "many": what.many or what.each,
                     "optional": what.optional,
                 }

@@ -13,7 +13,7 @@ from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.patterns import Pattern, PatternError
 from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.core.types import EdgeType
+from lines_pipeline.core.types import FILED, EdgeType
 from lines_pipeline.io.checkpoint import Checkpoint, require_readable
 from lines_pipeline.io.dropping import keep_ties
 from lines_pipeline.io.formats.adapter_names import refuse_adapter
@@ -57,8 +57,8 @@ class LoadParams(OpParams):
         pattern="^([0-9a-f]{64})?$",
     )
     on_extra: Literal["error", "drop"] = Field("error", description="What to do with tensors that the base lacks.")
-    type: Literal["weights", "delta", "mask"] = Field(
-        "weights", description="What the file holds: a model, or a task vector or mask that 'save' wrote."
+    type: Literal["weights", "delta", "mask", "statistics"] = Field(
+        "weights", description="What the file holds: a model, or a task vector, mask or statistics."
     )
 
 
@@ -80,7 +80,7 @@ class Load(Op[LoadParams]):
     Params = LoadParams
 
     def gives_for(self, written: Mapping[str, object]) -> EdgeType:
-        kinds = {str(kind): kind for kind in (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK)}
+        kinds = {str(kind): kind for kind in FILED}
         return kinds.get(str(written.get("type", "weights")), EdgeType.WEIGHTS)
 
     def source_of(self, params: LoadParams) -> Source:
@@ -123,11 +123,15 @@ def _read(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
     return require_readable(kept, is_dropped)
 
 
+_KINDS = {"delta": "a task vector", "mask": "a mask", "statistics": "statistics of a model"}
+"""What else than a model a header may say that its file holds."""
+
+
 def _of_type(params: LoadParams, checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint as what the node says that it holds; ``CheckpointError`` where its header says otherwise."""
     said = checkpoint.metadata.get(VALUE_TYPE, EdgeType.WEIGHTS.value)
-    if said != params.type and (said in ("delta", "mask") or params.type == "mask"):
-        kind = {"delta": "a task vector", "mask": "a mask"}.get(said, "a model")
+    if said != params.type and (said in _KINDS or params.type == "mask"):
+        kind = _KINDS.get(said, "a model")
         raise CheckpointError(f"{params.path} holds {kind}: give the node that loads it 'type: {said}'")
     return unpacked(checkpoint) if said == "mask" else checkpoint
 
@@ -140,7 +144,14 @@ def _loaded(context: SchemaContext, params: LoadParams, checkpoint: Checkpoint) 
     if context.gives is EdgeType.MASK:
         tensors = {name: _masked(context, spec) for name, spec in specs.items()}
     integers = [name for name in specs if name not in tensors]
-    told = [Told(context.node, tuple(integers), "not floating-point, no part of a task vector", checkpoint.uri)]
+    told = [
+        Told(
+            context.node,
+            tuple(integers),
+            f"not floating-point, no part of {_KINDS.get(context.gives, 'a model')}",
+            checkpoint.uri,
+        )
+    ]
     return Schema(
         tensors,
         tuple(checkpoint.tensors),

@@ -1,4 +1,4 @@
-"""``save``: write a checkpoint, a task vector or a mask."""
+"""``save``: write a checkpoint, a task vector, a mask or statistics."""
 
 from __future__ import annotations
 

@@ -65,7 +65,8 @@ class Fingerprints:
         versions = {name: statistic.version for name, statistic in statistics.items()}
         bounded = ["bounded"] if any(statistic.bounds for statistic in statistics.values()) else []  # unlike in 0.1
         op = [step.op.name, step.op.version, versions, *bounded, *_plugin_identity(step.op)]
-        return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source])
+        measured_on = [step.content] if step.content else []
+        return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source, *measured_on])
 
 
 def _plugin_identity(op: AnyOp) -> list[str]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.ops.base import AnyStatistic
+from lines_pipeline.ops.base import AnyStatistic, Granularity
 
 Results = Mapping[AnyStatistic, Any]
 """Results of measures that are already known."""
@@ -204,6 +205,11 @@ def whole_tensor_steps(graph: Graph, targets: Iterable[str], available: Iterable
     """
     stop = frozenset(available)
     return tuple(step for step in ancestors(graph, targets, stop) if step not in stop and _breaks(graph, step))
+
+
+def is_measured(step: Step) -> bool:
+    """Whether a driver measures the step's value: no pass computes it."""
+    return step.op.granularity is Granularity.MODEL and step.gives is not EdgeType.METRICS
 
 
 def _breaks(graph: Graph, step: str) -> bool:

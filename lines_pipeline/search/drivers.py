@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import torch
+
+from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import Event
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.evaluation.evaluator import Evaluator
+from lines_pipeline.executor.devices import resolve_device
+from lines_pipeline.executor.keeping import keep_value
+from lines_pipeline.executor.materialising import OutputRequest, existing, materialise
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.ops.base import Variant
+from lines_pipeline.ops.base import Measured, TaskData, Variant
+from lines_pipeline.suites.models import StoredModel, state_of
 
 
 @dataclass
@@ -20,13 +27,21 @@ class Drivers:
 
     def resolve(self, graph: Graph) -> Graph:
         """Return the graph with every driver's work done, in topological order."""
-        for step_id in graph.steps:
+        for step_id in graph.needed(graph.sinks):
             step = graph.steps[step_id]
             driver = step.op.driver_of(step.params)
             if driver is not None:
                 found = driver(step.inputs, _StepContext(self.evaluator, graph, step))
                 graph = _with_step(graph, _as(step, found, step.id, step.gives))
+                if found.measured is not None:
+                    self._keep(graph, step, found.measured)
         return graph
+
+    def _keep(self, graph: Graph, step: Step, measured: Measured) -> None:
+        try:
+            keep_value(self.evaluator.session, graph, step.id, measured.measure)
+        except EvalError as error:
+            raise EvalError(f"node '{step.node}': {error}") from error
 
 
 @dataclass
@@ -46,6 +61,26 @@ class _StepContext:
     def node(self) -> str:
         """Return its node."""
         return self._step.node
+
+    @property
+    def device(self) -> str:
+        """Where tensors are computed."""
+        return resolve_device(self._evaluator.session.settings.device)
+
+    def materialise(self, step: str) -> dict[str, torch.Tensor]:
+        """The tensors of a step's value; a file that is made for it goes again."""
+        session, request = self._evaluator.session, OutputRequest(step)
+        there = existing(session, self._graph, request)
+        (stored,), _ = materialise(session, self._graph, [request])
+        try:
+            return state_of(StoredModel(stored.path))
+        finally:
+            if there is None:
+                session.cache.discard(stored.path)
+
+    def suite(self, uri: str) -> TaskData:
+        """The suite at a path from the recipe's folder on."""
+        return self._evaluator.suite(uri)
 
     def evaluate(self, models: Mapping[str, Variant], judge: Callable[[str], Variant]) -> dict[str, dict[str, float]]:
         """Return the metrics of each of ``models``, which are made for it and dropped again."""
@@ -69,7 +104,9 @@ class _StepContext:
 
 
 def _as(step: Step, variant: Variant, step_id: str, gives: EdgeType) -> Step:
-    return replace(step, id=step_id, op=variant.op, params=variant.params, inputs=variant.inputs, gives=gives)
+    content = "" if variant.measured is None else variant.measured.content
+    found = replace(step, id=step_id, op=variant.op, params=variant.params, inputs=variant.inputs)
+    return replace(found, gives=gives, content=content)
 
 
 def _with_step(graph: Graph, step: Step) -> Graph:

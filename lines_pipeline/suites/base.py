@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lines_pipeline.core.units import SCORE
@@ -65,6 +65,11 @@ class Head:
     scale: float = 1.0
     normalize: bool = False
     """Whether features are scaled to unit length first."""
+
+    def to(self, device: str) -> Head:
+        """The head on a device."""
+        bias = None if self.bias is None else self.bias.to(device)
+        return replace(self, weight=self.weight.to(device), bias=bias)
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Logits [n, classes] of features [n, features]."""

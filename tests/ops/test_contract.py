@@ -87,7 +87,7 @@ class Renamed(Op[Any, Any]):
         return None if driver is None else lambda inputs, context: self.renamed(driver(inner(inputs), context))
 
     def renamed(self, found: Variant) -> Variant:
-        return Variant(self, found.params, {PREFIX + port: ids for port, ids in found.inputs.items()})
+        return replace(found, op=self, inputs={PREFIX + port: ids for port, ids in found.inputs.items()})
 
     def schema(self, params: Any, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
         return self.op.schema(params, inner(inputs), context)
@@ -212,6 +212,9 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "mask": {"op": "save", "model": "own", "path": "mask.safetensors", "packed": True},
     "toys": {"op": "load", "path": "{m}.safetensors", "for_each": {"m": ["low", "high", "middle"]}},
     "soup": {"op": "soup", "models": "toys", "kind": "greedy", "suite": "suite.yaml"},
+    "measured": {"op": "fisher-information", "model": "toys", "suite": "suite.yaml", "task": "rise"},
+    "informed": {"op": "fisher", "models": "toys", "statistics": "measured", "floor_on": "all"},
+    "weighed": {"op": "save", "model": "informed", "path": "weighed.safetensors"},
     "mixed": {"op": "interpolate", "models": ["toys[low]", "soup"], "t": 0.0},
     "val": {"op": "evaluate", "model": "mixed", "suite": "suite.yaml", "split": "val"},
     "eaten": {"op": "save", "model": "mixed", "path": "soup.safetensors"},
@@ -294,7 +297,7 @@ def test_renamed_copies_of_all_ops_give_the_same_bytes(
 ) -> None:
     assert {node["op"] for node in NODES.values()} == set(copies), "every op has a node here"
     original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
-    assert len(original["values"]) == 8 and len(original["config"]) == 3 and original["chosen"] == {"mixed.t": 1.0}
+    assert len(original["values"]) == 9 and len(original["config"]) == 3 and original["chosen"] == {"mixed.t": 1.0}
     assert outcome(written(folder, renamed(NODES), tune=TUNE), folder / "two", monkeypatch) == original
 
 

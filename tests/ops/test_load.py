@@ -80,8 +80,10 @@ def test_the_type_is_that_of_the_edge(write_recipe: Recipe) -> None:
     nodes["model"] = {"op": "apply", "base": "x", "delta": "scaled"}
     with pytest.raises(LinesError, match="'base' takes weights, but 'x' gives delta"):
         lines_pipeline.validate(write_recipe(nodes))
-    with pytest.raises(LinesError, match="'type': expected 'weights', 'delta' or 'mask', found 'statistics'"):
-        lines_pipeline.validate(write_recipe({**TIES_LINES, "x": {"op": "load", "path": "a", "type": "statistics"}}))
+    with pytest.raises(
+        LinesError, match="'type': expected 'weights', 'delta', 'mask' or 'statistics', found 'metrics'"
+    ):
+        lines_pipeline.validate(write_recipe({**TIES_LINES, "x": {"op": "load", "path": "a", "type": "metrics"}}))
 
 
 def test_what_is_dropped_is_in_no_output_and_told(models: Path, write_recipe: Recipe) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 
@@ -63,11 +64,39 @@ METHODS = (
     "cart",
     "wudi",
     "svc",
+    "fisher",
+    "fisher_estimate",
 )
 """Methods with a recipe."""
 
 HALVES = {"F16", "BF16"}
 """Types that mergekit merges in float32 where they meet."""
+
+_FROM_STATISTICS = {"fisher": ("fishers", ("weights", "floor", "floor_on", "floor_kind", "normalize"))}
+"""The input of a case that holds statistics, and the op's parameters, by method."""
+
+NETWORK = '''
+import torch
+from torch import nn
+
+
+class Network(nn.Module):
+    """Blocks W x + b with tanh between them."""
+
+    def __init__(self, sizes):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes, sizes[1:]))
+
+    def forward(self, values):
+        for block in self.blocks[:-1]:
+            values = torch.tanh(block(values))
+        return self.blocks[-1](values)
+
+
+def build(sizes):
+    return Network(sizes)
+'''
+"""The model of cases with data of their own, as their notes describe it."""
 
 Node = dict[str, Any]
 
@@ -80,12 +109,14 @@ def supported(case: dict[str, Any]) -> bool:
 def run_case(case_path: Path, out: Path, workspace: Path, **options: Any) -> dict[str, Any]:
     """Run the case's recipe in ``workspace`` and put its files at ``out``; returns the scalars it reports."""
     case = json.loads(case_path.read_text())
-    nodes = _nodes(case, case_path.parent)
     workspace.mkdir(parents=True, exist_ok=True)
+    if "data" in case["inputs"]:
+        _write_suite(case, case_path.parent, workspace)
+    nodes = _nodes(case, case_path.parent)
     recipe = workspace / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"name": "golden", "nodes": nodes}, sort_keys=False))
     uri = f"sqlite:///{workspace / 'mlflow.db'}"
-    options = {"tracking_uri": uri, **options}
+    options = {"tracking_uri": uri, "trust": True, **options}
     result = lines_pipeline.run(recipe, out=workspace / "out", **options)
     if "expected" in case:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +137,26 @@ def run_case(case_path: Path, out: Path, workspace: Path, **options: Any) -> dic
     return scalars
 
 
+def _write_suite(case: dict[str, Any], folder: Path, workspace: Path) -> None:
+    """Write ``suite.yaml`` with one task an expert, named by its number, and all that it names, in ``workspace``."""
+    inputs = case["inputs"]
+    (workspace / "network.py").write_text(NETWORK)
+    tasks = {}
+    for number, (head, data) in enumerate(zip(inputs["heads"], inputs["data"], strict=True)):
+        found = load_file(folder / data)
+        save_file({"images": found["x"], "labels": found["y"]}, workspace / f"data_{number}.safetensors")
+        tasks[str(number)] = {"head": str((folder / head).resolve()), "data": {"val": f"data_{number}.safetensors"}}
+    layers = load_file(folder / inputs["base"])
+    widths = [layers[f"blocks.{block}.weight"].shape for block in range(len(layers) // 2)]
+    sizes = [widths[0][1], *(rows for rows, _ in widths)]
+    suite = {
+        "model": {"factory": "network.py:build", "arguments": {"sizes": sizes}},
+        "normalize_features": False,
+        "tasks": tasks,
+    }
+    (workspace / "suite.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
+
+
 def _nodes(case: dict[str, Any], folder: Path) -> dict[str, Node]:
     paths = [str((folder / path).resolve()) for path in case["inputs"]["experts"]]
     items = [str(index) for index in range(len(paths))]
@@ -115,6 +166,20 @@ def _nodes(case: dict[str, Any], folder: Path) -> dict[str, Node]:
         nodes["base"] = {"op": "load", "path": str((folder / case["inputs"]["base"]).resolve())}
     if case["method"] in _OF_MODELS:
         return nodes | _OF_MODELS[case["method"]](case["params"], experts, "base" in nodes)
+    if case["method"] == "fisher_estimate":
+        for item, expert in zip(items, experts, strict=True):
+            own = {"task": item, "rows": case["params"]["rows"]}
+            nodes[f"measured{item}"] = {"op": "fisher-information", "model": expert, "suite": "suite.yaml", **own}
+            nodes |= {f"save{item}": {"op": "save", "model": f"measured{item}", "path": f"{item}.safetensors"}}
+        return nodes
+    if case["method"] in _FROM_STATISTICS:
+        field, named = _FROM_STATISTICS[case["method"]]
+        for item, path in zip(items, case["inputs"][field], strict=True):
+            nodes[f"measured{item}"] = {"op": "load", "path": str((folder / path).resolve()), "type": "statistics"}
+        own = {name: case["params"][name] for name in named}
+        statistics = [f"measured{item}" for item in items]
+        nodes["model"] = {"op": case["method"], "models": experts, "statistics": statistics, **own}
+        return nodes | _save()
     for item in items:
         nodes[f"delta{item}"] = {"op": "task-vector", "model": f"expert{item}", "base": "base"}
     deltas = [f"delta{item}" for item in items]

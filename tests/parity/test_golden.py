@@ -36,6 +36,8 @@ def expected_names(case: dict[str, Any]) -> set[str]:
     names = (
         {"alpha", "norm_mtv", "norm_summed_tvs"} if case["params"].get("lines", {}).get("alpha") == "auto" else set()
     )
+    if case["method"] == "fisher":
+        names |= set(case["scalars"])
     if case["method"] == "ties":
         names |= {"sign_majority", "zero_sign_entries", "kept_per_expert"}
         names |= {"trim_thresholds", "trim_rank"} if case["params"]["k"] < 100 else set()
@@ -43,4 +45,4 @@ def expected_names(case: dict[str, Any]) -> set[str]:
 
 
 def test_no_case_is_left_out() -> None:
-    assert len(CASES) == 162
+    assert len(CASES) == 166

@@ -62,6 +62,20 @@ class SumNorm(Statistic[float, float]):
 
 
 @dataclass(frozen=True)
+class Norm(Statistic[float, float]):
+    """L2 norm of the observed value over the whole model."""
+
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
+        return (total(values[0] * values[0]),)
+
+    def partial(self, *reduced: float) -> float:
+        return reduced[0]
+
+    def combine(self, partials: Mapping[str, list[float]], numels: Mapping[str, int], state: None) -> float:
+        return math.sqrt(exact_total(partials))
+
+
+@dataclass(frozen=True)
 class Count(Statistic[int, int]):
     """How many of the values are set (a mask) or differ from zero."""
 

@@ -12,7 +12,7 @@ import networkx
 
 from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.printable import shortened
-from lines_pipeline.core.types import EdgeType
+from lines_pipeline.core.types import FILED, EdgeType
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.recipe.binding.items import Item, Items, fill_items
 from lines_pipeline.recipe.binding.nodes import Reference, UnboundNode, port_path
@@ -178,7 +178,7 @@ class Binder:
 
     def _type_complaints(self, unbound: UnboundNode, port_name: str) -> list[Complaint]:
         port = unbound.op.inputs[port_name]
-        accepted = (port.type,) if port.type else (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK)
+        accepted = (port.type,) if port.type else FILED
         complaints = []
         for reference in self._all_references(unbound, port_name):
             gives = self.spread[reference.node].gives if reference.node in self.spread else None

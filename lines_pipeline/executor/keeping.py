@@ -1,0 +1,57 @@
+"""Keeps the value of a step that was measured, not computed from its inputs: in the cache, by its content key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import torch
+from safetensors.torch import save_file
+
+from lines_pipeline.cache.store import cache_full
+from lines_pipeline.core.errors import EngineError
+from lines_pipeline.core.logs import LOG
+from lines_pipeline.executor.interpreter import torch_dtype
+from lines_pipeline.executor.session import Session
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.io.masks import VALUE_TYPE
+from lines_pipeline.io.temporaries import temporary_path
+from lines_pipeline.planner.schemas import Schema, infer_schemas
+from lines_pipeline.planner.stages import ancestors
+
+
+def keep_value(session: Session, graph: Graph, step: str, measure: Callable[[], Mapping[str, torch.Tensor]]) -> None:
+    """Put a step's value where the engine reads it like a computed one, unless a sound one is there.
+
+    Raises ``EngineError`` where the cache cannot be written.
+    """
+    for source in graph.needed([step]):
+        if graph.steps[source].op.is_source:
+            session.identify(source)
+    key = session.keys(graph).step(step)
+    assert key is not None
+    path = session.cache.value_path(key)
+    if session.cache.has_value(key) and session.cache.is_sound(path):
+        LOG.info("'%s': measured before: '%s'", step, path)
+        return
+    LOG.info("'%s': to be measured", step)
+    schema = infer_schemas(graph, ancestors(graph, [step]), session.checkpoints)[step]
+    tensors = _stored(measure(), schema)
+    temporary = temporary_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, {"format": "pt", VALUE_TYPE: graph.steps[step].gives.value})
+        session.cache.adopt(temporary, key)
+    except OSError as error:
+        raise EngineError(cache_full(session.cache.folder, error)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _stored(measured: Mapping[str, torch.Tensor], schema: Schema) -> dict[str, torch.Tensor]:
+    """The tensors of a schema, in the compute type, on the CPU."""
+    return {
+        name: measured[name].to("cpu", torch_dtype(spec.compute_dtype)).reshape(spec.shape).contiguous()
+        for name, spec in schema.tensors.items()
+    }
