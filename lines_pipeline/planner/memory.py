@@ -54,20 +54,17 @@ def stage_memory(graph: Graph, one: Stage, schemas: Mapping[str, Schema], settin
     As many tasks as there are workers are done side by side, or as many of them as ``--memory`` allows, but one.
     Only the workers of this process can be told to wait.
     """
+    workers = 1 if settings.scheduler == "serial" else settings.workers
+    fixed, blocks = BASE_BYTES + _kept_bytes(one, schemas), _block_bytes(one, schemas)
     whole = _whole_bytes(graph, one, schemas)
-    workers = _workers(settings)
 
-    def peak(blocks: int, tensors: int) -> int:
-        return BASE_BYTES + _pass_bytes(one, schemas, blocks) + sum(whole[:tensors])
+    def peak(at_once: int) -> int:
+        return fixed + at_once * blocks + sum(whole[:at_once])
 
-    counts = range(workers, 0, -1)
-    if settings.on_cluster:
-        sizes = [(count, peak(workers, count)) for count in counts]
-    else:
-        sizes = [(count, peak(count, count)) for count in counts]
-    fitting = (size for size in sizes if settings.memory is None or size[1] <= settings.memory)
-    at_once, nbytes = next(fitting, sizes[-1])
-    return StageMemory(at_once, nbytes, is_waiting=at_once < workers)
+    least = workers if settings.on_cluster else 1
+    fitting = (n for n in range(workers, least, -1) if settings.memory is None or peak(n) <= settings.memory)
+    at_once = next(fitting, least)
+    return StageMemory(at_once, peak(at_once), is_waiting=at_once < workers)
 
 
 def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> list[int]:
@@ -83,15 +80,20 @@ def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> lis
     return sorted(found.values(), reverse=True)
 
 
-def _workers(settings: EngineSettings) -> int:
-    return 1 if settings.scheduler == "serial" else settings.workers
-
-
-def _pass_bytes(one: Stage, schemas: Mapping[str, Schema], workers: int) -> int:
-    kept = [statistic.kept_numel(population(statistic, schemas)) for statistic in one.sampled]
-    types = {spec.compute_dtype for step in one.steps for spec in schemas[step].tensors.values()}
-    item = max((ITEM_BYTES[dtype] for dtype in types), default=0)
-    blocks = workers * (len(one.steps) + 2 * len(one.sampled) + 4) * BLOCK_NUMEL
-    runs = max((statistic.sample_runs(population(statistic, schemas)) for statistic in one.sampled), default=0)
+def _kept_bytes(one: Stage, schemas: Mapping[str, Schema]) -> int:
+    """Return the bytes of what statistics keep of a sweep or of its sample, however many tasks are done at once."""
+    counted = [(statistic, population(statistic, schemas)) for statistic in one.sampled]
+    kept = [statistic.kept_numel(numels) for statistic, numels in counted]
+    runs = max((statistic.sample_runs(numels) for statistic, numels in counted), default=0)
     samples = SAMPLE_RUN_NUMEL * runs * (len(one.sampled) + 2)
-    return item * (max(sum(kept) + 2 * max(kept, default=0), samples) + blocks)
+    return _item_bytes(one, schemas) * max(sum(kept) + 2 * max(kept, default=0), samples)
+
+
+def _block_bytes(one: Stage, schemas: Mapping[str, Schema]) -> int:
+    """Return the bytes of the blocks that one task holds."""
+    return _item_bytes(one, schemas) * (len(one.steps) + 2 * len(one.sampled) + 4) * BLOCK_NUMEL
+
+
+def _item_bytes(one: Stage, schemas: Mapping[str, Schema]) -> int:
+    types = {spec.compute_dtype for step in one.steps for spec in schemas[step].tensors.values()}
+    return max((ITEM_BYTES[dtype] for dtype in types), default=0)

@@ -149,3 +149,12 @@ def test_memory_makes_workers_wait_before_it_refuses(
     assert result.files[0].read_bytes() == free
     assert len(watched.by_sweep) == len(at_once)
     assert all(found <= allowed for found, allowed in zip(watched.by_sweep, at_once, strict=True))
+
+
+def test_workers_of_a_cluster_are_not_told_to_wait(folder: Path) -> None:
+    path = write_recipe(folder, ISO)
+    cluster: dict[str, Any] = {"scheduler": "tcp://127.0.0.1:1", "workers": WORKERS}
+    most = lines_pipeline.plan(path, **cluster).peak_bytes
+    assert lines_pipeline.plan(path, memory=most, **cluster).peak_bytes == most
+    with pytest.raises(PlanError, match=r"allow at least \d+MB, or use fewer --workers"):
+        lines_pipeline.plan(path, memory=most - 10**6, **cluster)
