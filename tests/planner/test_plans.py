@@ -16,7 +16,7 @@ from toy_suite import above, write_suite
 import lines_pipeline
 from lines_pipeline import load_recipe
 from lines_pipeline.core.errors import PlanError
-from lines_pipeline.core.events import Event, StageFinished
+from lines_pipeline.core.events import Event, RunStarted, StageFinished
 from lines_pipeline.executor.schedulers import local
 from lines_pipeline.executor.task_runner import TaskResult, run_task
 from lines_pipeline.io.opening import open_checkpoint
@@ -158,3 +158,10 @@ def test_workers_of_a_cluster_are_not_told_to_wait(folder: Path) -> None:
     assert lines_pipeline.plan(path, memory=most, **cluster).peak_bytes == most
     with pytest.raises(PlanError, match=r"allow at least \d+MB, or use fewer --workers"):
         lines_pipeline.plan(path, memory=most - 10**6, **cluster)
+
+
+def test_the_record_of_a_run_keeps_the_plan(folder: Path, shared_store: str) -> None:
+    path, events = write_recipe(folder, TIES_AUTO), list[Event]()
+    planned = lines_pipeline.plan(path, out="out")
+    lines_pipeline.run(path, out="out", sinks=[events.append])
+    assert [event.texts["plan.txt"] for event in events if isinstance(event, RunStarted)] == [planned.render()]
