@@ -17,7 +17,7 @@ from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.executor.non_finite import require_held
-from lines_pipeline.executor.session import Outcome, Prepared, Session
+from lines_pipeline.executor.session import Outcome, Session
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.io.committing import commit_files, commit_folder
@@ -29,8 +29,8 @@ from lines_pipeline.io.model_cards import Card
 from lines_pipeline.io.model_configs import find_classifier, settled_config, with_labels
 from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.io.writing import OutputLayout, complete_files, create_files, discard_files, lay_out_files
-from lines_pipeline.planner.memory import projected_peak, require_memory
 from lines_pipeline.planner.origins import tensor_origin
+from lines_pipeline.planner.plan import Plan, Wanted
 from lines_pipeline.planner.schemas import Schema, infer_schemas
 from lines_pipeline.planner.stages import ancestors, stats_of
 from lines_pipeline.planner.tasks import Write, WriteTarget
@@ -92,10 +92,6 @@ def materialise(
     Values that break the pipeline come first, each into the cache. Nothing keeps its final name unless it is complete;
     after an error no temporary file and no empty folder is left.
     """
-    kept = {request.step for request in requests if request.path is None}
-    for step in session.whole_tensor_steps(graph, [*(request.step for request in requests), *told]):
-        if step not in kept:
-            _write(session, graph, [OutputRequest(step)])
     return _write(session, graph, requests, told), _facts(session, graph, told)
 
 
@@ -104,36 +100,38 @@ def _write(session: Session, graph: Graph, requests: Sequence[OutputRequest], to
     there = {n: value for n, r in enumerate(requests) if (value := existing(session, graph, r)) is not None}
     found = {n: value for n, value in there.items() if requests[n].path or session.cache.is_sound(value.path)}
     wanted = {number: request for number, request in enumerate(requests) if number not in found}
-    prepared = session.prepare_sound(graph, stored_types(wanted.values()), told)
-    require_memory(projected_peak(graph, prepared.stages, prepared.schemas, session.settings), session.settings)
-    schemas = {n: _output_layout(session, r, graph.steps[r.step], prepared) for n, r in wanted.items()}
-    _log(requests, found, prepared)
+    planned = session.sound_plan(graph, wanted_of(wanted.values(), told))
+    if planned.before:  # one by one: what the first finds of its inputs may spare the others
+        _write(session, graph, [OutputRequest(step) for step in planned.before[0].wanted.files])
+        return _write(session, graph, requests, told)
+    schemas = {n: _output_layout(session, r, graph.steps[r.step], planned) for n, r in wanted.items()}
+    _log(requests, found, planned)
     with ExitStack() as cleanup:
         for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
             cleanup.enter_context(removed_if_empty(folder))
         for number, layout in schemas.items():
             cleanup.callback(discard_files, layout)
             _create(session, requests[number], layout)
-        outcome = session.run(prepared, _writes(wanted, schemas, prepared, graph))
+        outcome = session.run(planned, _writes(wanted, schemas, planned, graph))
         session.remember(graph, outcome.known)
-        _require_held(outcome, prepared, wanted.values())
+        _require_held(outcome, planned, wanted.values())
         for number, request in wanted.items():
-            metadata = _metadata(session, graph, request, prepared.schemas[request.step])
-            found[number] = _commit(session, graph, request, schemas[number], metadata, prepared.schemas)
+            metadata = _metadata(session, graph, request, planned.schemas[request.step])
+            found[number] = _commit(session, graph, request, schemas[number], metadata, planned.schemas)
     return [found[number] for number in range(len(requests))]
 
 
-def _log(requests: Sequence[OutputRequest], found: Mapping[int, Stored], prepared: Prepared) -> None:
+def _log(requests: Sequence[OutputRequest], found: Mapping[int, Stored], planned: Plan) -> None:
     """Log which values are there, and what is done for the others."""
     for number, request in enumerate(requests):
         if number in found:
             LOG.info("'%s': there already: '%s'", request.step, found[number].path)
         else:
             LOG.info("'%s': to be made, %s", request.step, f"at '{request.path}'" if request.path else "in the cache")
-    for one in prepared.stages:
+    for one in planned.stages:
         if not one.is_empty:
             LOG.info("pass %s: over %s", one.number, ", ".join(f"'{step}'" for step in one.steps))
-    for step, value in prepared.cached.items():
+    for step, value in planned.cached.items():
         LOG.info("'%s': from the cache: '%s'", step, value.uri)
 
 
@@ -151,18 +149,21 @@ def _create(session: Session, request: OutputRequest, layout: OutputLayout) -> N
             raise EngineError(cache_full(session.cache.folder, error.__cause__)) from error
 
 
-def _require_held(outcome: Outcome, prepared: Prepared, wanted: Iterable[OutputRequest]) -> None:
-    numels = {step: layout.numels for step, layout in prepared.schemas.items()}
+def _require_held(outcome: Outcome, planned: Plan, wanted: Iterable[OutputRequest]) -> None:
+    numels = {step: layout.numels for step, layout in planned.schemas.items()}
     saved = [request.step for request in wanted if request.path is not None]
     require_held({position: list(found.values()) for position, found in outcome.unheld.items() if found}, numels, saved)
 
 
-def stored_types(requests: Iterable[OutputRequest]) -> dict[str, str]:
-    """By requested step: the type that it is stored in, as its first request says."""
+def wanted_of(requests: Iterable[OutputRequest], told: Iterable[str]) -> Wanted:
+    """What a plan has to give for requests, each step in the type that its first request says."""
     found: dict[str, str] = {}
+    in_cache = set[str]()
     for request in requests:
         found.setdefault(request.step, "" if request.packed else request.dtype)
-    return found
+        if request.path is None:
+            in_cache.add(request.step)
+    return Wanted(found, tuple(told), frozenset(in_cache))
 
 
 def folders_of(request: OutputRequest) -> tuple[Path, ...]:
@@ -210,22 +211,22 @@ def _options(request: OutputRequest) -> list[Any]:
     return [*options, configs] if configs else options
 
 
-def sizes(session: Session, requests: Iterable[OutputRequest], prepared: Prepared) -> dict[Path, int]:
+def sizes(session: Session, requests: Iterable[OutputRequest], planned: Plan) -> dict[Path, int]:
     """Bytes that each of the requested values takes, by its path; nothing is written."""
     found: dict[Path, int] = {}
     for request in requests:
         path = request.path or session.cache.value_path(request.step)
         beside = request.folder.companions.files if request.folder else ()
-        layout = _output_layout(session, request, prepared.graph.steps[request.step], prepared)
+        layout = _output_layout(session, request, planned.graph.steps[request.step], planned)
         found[path] = layout.nbytes + sum(one.source.stat().st_size for one in beside)
     return found
 
 
-def _output_layout(session: Session, request: OutputRequest, step: Step, prepared: Prepared) -> OutputLayout:
-    layout = prepared.schemas[request.step]
+def _output_layout(session: Session, request: OutputRequest, step: Step, planned: Plan) -> OutputLayout:
+    layout = planned.schemas[request.step]
     path = request.path or temporary_path(session.cache.value_path("pending"))
     specs = [_stored_spec(name, spec, step, request) for name, spec in _all_names(layout, step).items()]
-    room = len(canonical_json(_metadata(session, prepared.graph, request, layout))) + 256
+    room = len(canonical_json(_metadata(session, planned.graph, request, layout))) + 256
     return lay_out_files(path, specs, metadata_bytes=room, max_shard_bytes=request.max_shard_bytes)
 
 
@@ -247,7 +248,7 @@ def _stored_spec(name: str, spec: TensorSpec, step: Step, request: OutputRequest
 
 
 def _writes(
-    wanted: Mapping[int, OutputRequest], schemas: Mapping[int, OutputLayout], prepared: Prepared, graph: Graph
+    wanted: Mapping[int, OutputRequest], schemas: Mapping[int, OutputLayout], planned: Plan, graph: Graph
 ) -> dict[str, tuple[Write, ...]]:
     found: dict[str, tuple[Write, ...]] = {}
     for number, request in wanted.items():
@@ -256,7 +257,7 @@ def _writes(
             for file in schemas[number].files
             for spec, offset in zip(file.specs, file.offsets().values(), strict=True)
         }
-        layout, step = prepared.schemas[request.step], graph.steps[request.step]
+        layout, step = planned.schemas[request.step], graph.steps[request.step]
         grouped: dict[str, tuple[WriteTarget, ...]] = {}
         for name in _all_names(layout, step):
             original = name if name in layout.tensors else layout.aliases[name]

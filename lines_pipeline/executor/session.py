@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from lines_pipeline.cache.store import NodeCache
@@ -25,27 +24,17 @@ from lines_pipeline.io.digests import Known, identify
 from lines_pipeline.io.reading import check_unchanged
 from lines_pipeline.ops.base import AnyStatistic, Retry
 from lines_pipeline.planner.fingerprints import Fingerprints
-from lines_pipeline.planner.lowering import Outputs, compile_stage
-from lines_pipeline.planner.memory import EngineSettings, whole_tensors_at_once
+from lines_pipeline.planner.lowering import Outputs, compile_stage, stage_sources
+from lines_pipeline.planner.memory import EngineSettings, stage_memory
+from lines_pipeline.planner.plan import Catalogue, Plan, Wanted
+from lines_pipeline.planner.planning import plan
 from lines_pipeline.planner.population import population
-from lines_pipeline.planner.rules.partial_outputs import holds_partial_outputs, partial_output_of, with_partial_outputs
-from lines_pipeline.planner.schemas import Schema, holds_exactly, infer_schemas
-from lines_pipeline.planner.stages import (
-    Results,
-    Stage,
-    ancestors,
-    is_measured,
-    lacking_statistics,
-    plan_stages,
-    statistics_of,
-    whole_tensor_steps,
-)
+from lines_pipeline.planner.stages import Results, Stage, ancestors, statistics_of
 from lines_pipeline.planner.tasks import (
     Observation,
     StagePlan,
     Task,
     TensorSlice,
-    Write,
     cut_tasks,
     group_slices,
     observed_tensors,
@@ -54,18 +43,6 @@ from lines_pipeline.planner.tasks import (
 
 MAX_SWEEPS = 12
 """Sweeps after which a bracket that keeps missing is a defect of ours."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a graph needs for some steps to be written: known statistics, cached values, layouts, passes."""
-
-    graph: Graph
-    keys: Fingerprints
-    known: Mapping[AnyStatistic, Any]
-    cached: Mapping[str, Checkpoint]
-    schemas: Mapping[str, Schema]
-    stages: Sequence[Stage]
 
 
 @dataclass
@@ -122,77 +99,26 @@ class Session:
         """Content keys as far as the inputs' contents are known."""
         return Fingerprints(graph, self.digests)
 
-    def whole_tensor_steps(self, graph: Graph, steps: Iterable[str]) -> tuple[str, ...]:
-        """Return the steps behind ``steps`` that break the pipeline and whose values are not there yet, in order."""
-        keys, wanted = self.keys(graph), tuple(steps)
-        there = [step for step in ancestors(graph, wanted) if self.cache.has_value(keys.step(step))]
-        return whole_tensor_steps(graph, wanted, there)
+    def catalogue(self, graph: Graph, steps: Iterable[str]) -> Catalogue:
+        """What is known of ``steps`` and all behind them; reads headers and small entries of the cache."""
+        behind, keys = ancestors(graph, steps), self.keys(graph)
+        computed = {step: keys.step(step) for step in behind if not graph.steps[step].op.is_source}
+        opened = {s: self.cache.open_value(str(key)) for s, key in computed.items() if self.cache.has_value(key)}
+        values = {step: value for step, value in opened.items() if value is not None}
+        return Catalogue(self.checkpoints, values, self.known(graph, behind))
 
-    def prepare_all(self, graph: Graph, outputs: Mapping[str, str], told: Iterable[str] = ()) -> list[Prepared]:
-        """Plan as ``prepare`` does: first what breaks the pipeline, then the rest as if that were there.
+    def plan(self, graph: Graph, wanted: Wanted) -> Plan:
+        """Plan what is wanted, with what this run and earlier ones have found."""
+        return plan(graph, wanted, self.catalogue(graph, (*wanted.files, *wanted.told)), self.settings)
 
-        What drivers measure is there before the first pass.
-        """
-        made = self._measured(graph, (*outputs, *told))
-        prepared = []
-        for step in self.whole_tensor_steps(graph, (*outputs, *told)):
-            if step not in outputs:
-                prepared.append(self.prepare(graph, {step: "keep"}, made=made))
-                made[step] = partial_output_of(prepared[-1].schemas[step], ())
-        return [*prepared, self.prepare(graph, outputs, told, made)]
-
-    def _measured(self, graph: Graph, steps: Iterable[str]) -> dict[str, Checkpoint]:
-        """The values behind ``steps`` that drivers measure, as they will be read."""
-        behind = ancestors(graph, steps)
-        measured = [step for step in behind if is_measured(graph.steps[step])]
-        schemas = infer_schemas(graph, behind, self.checkpoints) if measured else {}
-        return {step: partial_output_of(schemas[step], ()) for step in measured}
-
-    def prepare(
-        self,
-        graph: Graph,
-        outputs: Mapping[str, str],
-        told: Iterable[str] = (),
-        made: Mapping[str, Checkpoint] = MappingProxyType({}),
-    ) -> Prepared:
-        """Plan what it takes to write steps, by the type they are stored in (``keep``: as it is; ``""``: packed).
-
-        All statistics behind the steps ``told`` are gathered that are not known; ``made`` are values that are to come.
-        Reads headers only.
-        """
-        steps, keys = tuple(outputs), self.keys(graph)
-        computed = [step_id for step_id in ancestors(graph, steps) if not graph.steps[step_id].op.is_source]
-        schemas = infer_schemas(graph, ancestors(graph, (*steps, *told)), self.checkpoints)
-        values = {s: self.cache.open_value(str(keys.step(s))) for s in computed if self.cache.has_value(keys.step(s))}
-        exact = {s: value for s, value in values.items() if value is not None and holds_exactly(value, schemas[s])}
-        cached = {**made, **exact}
-        known = self.known(graph, (*ancestors(graph, steps, cached), *ancestors(graph, told)))
-        stages = plan_stages(graph, steps, known, cached)
-        if lacking := lacking_statistics(graph, told, known, stages):
-            stages = plan_stages(graph, steps, known, cached, lacking)
-        if self._may_leave_partial_outputs(graph, schemas) and not whole_tensor_steps(graph, steps, cached):
-            in_place = [
-                step for step, dtype in outputs.items() if holds_partial_outputs(graph.steps[step], dtype, schemas)
-            ]
-            stages = with_partial_outputs(stages, graph, known, cached, in_place)
-        return Prepared(graph, keys, known, cached, schemas, stages)
-
-    def _may_leave_partial_outputs(self, graph: Graph, schemas: Mapping[str, Schema]) -> bool:
-        """Return whether a pass may leave drafts where results go, for a later one to finish in place.
-
-        Not on a cluster: it does the jobs of a worker that died once more, and they would take finished blocks for
-        drafts. Nor where a step takes a computed value's tensors by other names than a draft holds them under.
-        """
-        computed = (step for schema in schemas.values() for step in schema.views if not graph.steps[step].op.is_source)
-        return not self.settings.on_cluster and not any(computed)
-
-    def prepare_sound(self, graph: Graph, outputs: Mapping[str, str], told: Iterable[str] = ()) -> Prepared:
-        """As ``prepare``; reads the cached values that it relies on, and plans without those that are damaged."""
-        prepared = self.prepare(graph, outputs, told)
-        used = {step for one in prepared.stages for step in one.steps} & prepared.cached.keys()
-        paths = [self.cache.value_path(str(prepared.keys.step(step))) for step in sorted(used)]
+    def sound_plan(self, graph: Graph, wanted: Wanted) -> Plan:
+        """As ``plan``; reads the cached values that it relies on, and plans without those that are damaged."""
+        planned, keys = self.plan(graph, wanted), self.keys(graph)
+        read = {step for part in planned.parts for one in part.stages for step in one.steps if step in part.cached}
+        there = sorted(read & planned.catalogue.values.keys())
+        paths = [self.cache.value_path(str(keys.step(step))) for step in there]
         sound = [self.cache.is_sound(path) for path in paths]
-        return prepared if all(sound) else self.prepare_sound(graph, outputs, told)
+        return planned if all(sound) else self.sound_plan(graph, wanted)
 
     def known(self, graph: Graph, steps: Iterable[str]) -> dict[AnyStatistic, Any]:
         """Statistics of ``steps`` that this run or an earlier one computed."""
@@ -207,18 +133,18 @@ class Session:
                     known[statistic] = self.results[key] = statistic.decode(found)
         return known
 
-    def run(self, prepared: Prepared, outputs: Outputs) -> Outcome:
+    def run(self, planned: Plan, outputs: Outputs) -> Outcome:
         """Carry out all passes; the written files are left under their temporary names."""
-        outcome = Outcome(dict(prepared.known))
-        for planned in prepared.stages:
-            one = planned if planned.otherwise is None or self._finite(prepared) else planned.otherwise
+        outcome = Outcome(dict(planned.known))
+        for stage in planned.stages:
+            one = stage if stage.otherwise is None or self._finite(planned) else stage.otherwise
             if not one.is_empty:
-                speculative = self._run_pass(prepared, one, outcome, outputs)
-                self._correct(prepared, one, outcome, outputs, speculative)
+                speculative = self._run_pass(planned, one, outcome, outputs)
+                self._correct(planned, one, outcome, outputs, speculative)
         return outcome
 
     def _correct(
-        self, prepared: Prepared, one: Stage, outcome: Outcome, outputs: Outputs, speculative: Sequence[TensorSlice]
+        self, planned: Plan, one: Stage, outcome: Outcome, outputs: Outputs, speculative: Sequence[TensorSlice]
     ) -> None:
         """Make drafts anew that were made under a wrong guess, where that makes a difference."""
         wrong = {
@@ -227,35 +153,35 @@ class Session:
             if partial_output.speculation is not None
             and partial_output.speculation.outcome(outcome.known[partial_output.speculation])
         }
-        if not wrong or not speculative or not self._finite(prepared):
+        if not wrong or not speculative or not self._finite(planned):
             return
         again = replace(one, statistics=(), guesses={}, sinks=(), partial_outputs=wrong)
-        stage_plan = self._compiled(prepared, again, outcome.known, outputs)
+        stage_plan = self._compiled(planned, again, outcome.known, outputs)
         outcome.forget(wrong, speculative)
         tasks = group_slices(stage_plan, speculative, self.scheduler.tasks_at_once)
         outcome.take(self._sweep(f"{one.number} corrected", stage_plan, tasks))
 
-    def _compiled(self, prepared: Prepared, one: Stage, known: Results, outputs: Outputs) -> StagePlan:
+    def _compiled(self, planned: Plan, one: Stage, known: Results, outputs: Outputs) -> StagePlan:
         """A pass's program, but for the states of its measures."""
-        sources = self.sources(prepared, one, outputs)
+        sources = stage_sources(planned, one, outputs)
         unhashed = frozenset(step for step in one.steps if step in self.checkpoints and step not in self.digests)
-        nonfinite = {**self.nonfinite, **self._inherited(prepared)}
+        nonfinite = {**self.nonfinite, **self._inherited(planned)}
         compiled = compile_stage(
-            one, prepared.graph, prepared.schemas, sources, known, outputs, hashed=unhashed, nonfinite=nonfinite
+            one, planned.graph, planned.schemas, sources, known, outputs, hashed=unhashed, nonfinite=nonfinite
         )
-        at_once = whole_tensors_at_once(prepared.graph, one, prepared.schemas, self.settings)
-        return replace(compiled, device=self.settings.device, most_at_once=at_once if compiled.whole else None)
+        memory = stage_memory(planned.graph, one, planned.schemas, self.settings)
+        return replace(compiled, device=self.settings.device, most_at_once=memory.at_once)
 
-    def _inherited(self, prepared: Prepared) -> dict[str, frozenset[str]]:
+    def _inherited(self, planned: Plan) -> dict[str, frozenset[str]]:
         """By step that is read from the cache: tensors in which something that it was made of has NaN or Inf."""
         return {
-            step: frozenset().union(*(self.nonfinite.get(one, ()) for one in prepared.graph.needed([step])))
-            for step in prepared.cached
+            step: frozenset().union(*(self.nonfinite.get(one, ()) for one in planned.graph.needed([step])))
+            for step in planned.cached
         }
 
-    def _finite(self, prepared: Prepared) -> bool:
+    def _finite(self, planned: Plan) -> bool:
         """Whether no input has NaN or Inf: a draft cannot tell where they were."""
-        return not any(self.nonfinite.get(step) for step in prepared.schemas)
+        return not any(self.nonfinite.get(step) for step in planned.schemas)
 
     def remember(self, graph: Graph, known: Mapping[AnyStatistic, Any]) -> None:
         """Keep statistics under their keys, which are all known after the first sweep."""
@@ -266,47 +192,29 @@ class Session:
                 self.results[key] = result
                 self.cache.put("stats", key, result)
 
-    def _run_pass(self, prepared: Prepared, one: Stage, outcome: Outcome, outputs: Outputs) -> list[TensorSlice]:
+    def _run_pass(self, planned: Plan, one: Stage, outcome: Outcome, outputs: Outputs) -> list[TensorSlice]:
         """Add to the outcome; gives the blocks of drafts that depend on what was guessed."""
-        stage_plan = self._compiled(prepared, one, outcome.known, outputs)
+        stage_plan = self._compiled(planned, one, outcome.known, outputs)
         tasks = cut_tasks(stage_plan, self.scheduler.tasks_at_once)
         stage_plan = replace(stage_plan, compile=self._compilation.mode(sum(task.nbytes for task in tasks)))
-        states = self._states(prepared, stage_plan, one)
+        states = self._states(planned, stage_plan, one)
         observations = tuple(replace(o, state=states.get(o.statistic)) for o in stage_plan.observations)
         stage_plan = replace(stage_plan, observations=observations)
-        name = f"{one.number}/{len(prepared.stages)}"
+        name = f"{one.number}/{len(planned.stages)}"
         results = self._sweep(name, stage_plan, tasks)
         self._learn_digests(stage_plan, results)
-        numels = {o.statistic: population(o.statistic, prepared.schemas) for o in observations}
+        numels = {o.statistic: population(o.statistic, planned.schemas) for o in observations}
         speculative = outcome.take(results)
         found = combine_all(observations, results, numels)
         results.clear()  # a sweep again needs the room of the magnitudes in them
         outcome.known |= self._resolve(name, stage_plan, found, numels)
         return speculative
 
-    def sources(self, prepared: Prepared, one: Stage, outputs: Outputs) -> dict[str, Checkpoint]:
-        """What a pass reads, by step; drafts lie where ``outputs`` will be."""
-        found = {step: self.checkpoints[step] for step in one.steps if step in self.checkpoints}
-        found |= {step: prepared.cached[step] for step in one.steps if step in prepared.cached}
-        written = [
-            *one.sinks,
-            *(sink for sink, partial_output in one.partial_outputs.items() if partial_output.step == sink),
-        ]
-        passthrough = {step for sink in written for step in prepared.schemas[sink].passthrough.values()}
-        found |= {step: self.checkpoints[step] for step in sorted(passthrough)}
-        partial_outputs: dict[str, list[Write]] = {}
-        for sink, partial_output in one.finishes.items():
-            if partial_output.step in one.steps:
-                partial_outputs.setdefault(partial_output.step, []).extend(outputs.get(sink, ())[:1])
-        return found | {
-            step: partial_output_of(prepared.schemas[step], writes) for step, writes in partial_outputs.items()
-        }
-
-    def _states(self, prepared: Prepared, stage_plan: StagePlan, one: Stage) -> dict[AnyStatistic, Any]:
+    def _states(self, planned: Plan, stage_plan: StagePlan, one: Stage) -> dict[AnyStatistic, Any]:
         """What sampled measures learn from a sample before the sweep."""
         if not one.sampled:
             return {}
-        numels = {m: population(m, prepared.schemas) for m in one.sampled}
+        numels = {m: population(m, planned.schemas) for m in one.sampled}
         looked_at = {o.statistic: o.tensors for o in stage_plan.observations}
         taps = tuple(Observation(_sample(m), (), None, tensors=looked_at[m]) for m in one.sampled)
         tensors = {key: spec.numel for tap in taps for key, spec in observed_tensors(stage_plan, tap).items()}

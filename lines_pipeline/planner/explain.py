@@ -11,9 +11,13 @@ from lines_pipeline.core.fingerprints import canonical_json
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
+from lines_pipeline.ops.schemas.notes import render
 from lines_pipeline.planner.layer_maps import layers_of, outside_notes
+from lines_pipeline.planner.lowering import compile_stage, stage_sources
+from lines_pipeline.planner.plan import Plan
 from lines_pipeline.planner.schemas import Schema
-from lines_pipeline.planner.stages import Stage
+from lines_pipeline.planner.stages import Stage, ancestors, is_measured, statistics_of, stats_of
+from lines_pipeline.planner.tasks import Write, read_bytes
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Explanation:
             what = [f"gathers {', '.join(one['measures'])}"] if one["measures"] else []
             what += [f"drafts {sink} as {step}" for sink, step in one["drafts"].items()]
             what += [f"writes {', '.join(one['writes'])}"] if one["writes"] else []
+            what += [_waiting(one["at_once"], self.settings["workers"])] if one["waits"] else []
             lines.append(f"  pass {one['number']}: reads {_bytes(one['bytes_read'])}; {'; '.join(what)}")
         if not self.passes:
             lines.append("  no pass over the data: everything is in the cache")
@@ -95,12 +100,50 @@ class Explanation:
         return f"<pre>{escape(self.render())}</pre>"
 
 
+def _waiting(at_once: int, workers: int) -> str:
+    return f"{at_once} of {workers} workers at a time, to keep within --memory"
+
+
 def _bytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count < 10**9 else f"{count / 1e9:,.2f} GB"
 
 
-def describe_stage(one: Stage, schemas: Mapping[str, Schema], read: int) -> dict[str, Any]:
-    """A pass in plain values; ``read`` is the bytes it reads."""
+def explain_plan(name: str, planned: Plan, trials: int = 0) -> Explanation:
+    """Tell what a plan is; ``name`` is the recipe's, ``trials`` come before."""
+    graph, schemas, catalogue = planned.graph, planned.schemas, planned.catalogue
+    steps, settings = ancestors(graph, planned.wanted.told), planned.settings
+    stages = [
+        _described(part, number) for part in planned.parts for number, one in enumerate(part.stages) if not one.is_empty
+    ]
+    stages = [{**one, "number": number} for number, one in enumerate(stages, 1)]
+    known = catalogue.statistics
+    said = (explained_step(graph.steps[step], schemas[step], stats_of(graph, step, known)) for step in steps)
+    explained = tuple(one for one in said if one is not None)
+    specs = [spec for step in planned.wanted.told for spec in schemas[step].tensors.values()]
+    written = planned.wanted.files
+    cached = (step for part in planned.parts for step in part.cached if step in catalogue.values)
+    read = [step for step in cached if not is_measured(graph.steps[step])]  # the run finds out about those
+    return Explanation(
+        name=name,
+        passes=tuple(stages),
+        bytes_read=sum(one["bytes_read"] for one in stages),
+        bytes_written=sum(one["bytes_written"] for one in stages),
+        peak_bytes=planned.peak_bytes,
+        compute_dtypes=tuple(sorted({spec.compute_dtype for spec in specs if spec.is_floating})),
+        stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
+        cached=tuple(dict.fromkeys([*read, *(step for step in planned.wanted.told if step not in written)])),
+        measured=tuple(step for step in steps if not known.keys().isdisjoint(statistics_of(graph, step).values())),
+        explained=explained,
+        trials=trials,
+        settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
+        notes=render(told for step in steps for told in schemas[step].told),
+        warnings=tuple(dict.fromkeys(warning for one in explained for warning in one.warnings)),
+    )
+
+
+def _described(planned: Plan, number: int) -> dict[str, Any]:
+    """A stage of a plan in plain values."""
+    one, schemas = planned.stages[number], planned.schemas
     kinds = sorted({type(statistic).__name__ for statistic in one.statistics if not statistic.optional})
     partial_outputs = {
         sink: partial_output.step for sink, partial_output in one.partial_outputs.items() if partial_output.step != sink
@@ -111,11 +154,21 @@ def describe_stage(one: Stage, schemas: Mapping[str, Schema], read: int) -> dict
         "measures": kinds,
         "drafts": partial_outputs,
         "writes": writes,
-        "bytes_read": read,
+        "bytes_read": _bytes_read(planned, one),
         "bytes_drafted": _nbytes(partial_outputs, schemas),
         "bytes_written": _nbytes(writes, schemas),
         "sampled": any(statistic.sampled for statistic in one.statistics),
+        "at_once": planned.memory[number].at_once,
+        "waits": planned.memory[number].is_waiting,
     }
+
+
+def _bytes_read(planned: Plan, one: Stage) -> int:
+    schemas = planned.schemas
+    unknown = {statistic: None for stage in planned.stages for statistic in stage.statistics}
+    written = {s: (Write(s, dict.fromkeys(schemas[s].tensors, ())),) for s in (*one.sinks, *one.partial_outputs)}
+    known = {**unknown, **planned.known}
+    return read_bytes(compile_stage(one, planned.graph, schemas, stage_sources(planned, one, {}), known, written))
 
 
 def _nbytes(sinks: Iterable[str], schemas: Mapping[str, Schema]) -> int:

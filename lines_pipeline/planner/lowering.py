@@ -10,7 +10,9 @@ from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.ops.base import AnyStatistic, Place
 from lines_pipeline.planner.layer_maps import layers_of
+from lines_pipeline.planner.plan import Plan
 from lines_pipeline.planner.population import population
+from lines_pipeline.planner.rules.partial_outputs import partial_output_of
 from lines_pipeline.planner.schemas import Schema
 from lines_pipeline.planner.shapes import Shapes, Views, keyed_schema, keyed_sources, tell_apart, views_of, with_views
 from lines_pipeline.planner.stages import PartialOutput, Stage, statistics_of
@@ -80,6 +82,21 @@ def compile_stage(
         writes=tuple(replace(w, positions=shapes.keyed(w.positions, schemas[w.step].tensors)) for w in writes),
         names=shapes.names,
     )
+
+
+def stage_sources(planned: Plan, one: Stage, outputs: Outputs) -> dict[str, Checkpoint]:
+    """What a stage reads, by step; partial outputs lie where ``outputs`` will be."""
+    checkpoints = planned.catalogue.checkpoints
+    found = {step: checkpoints[step] for step in one.steps if step in checkpoints}
+    found |= {step: planned.cached[step] for step in one.steps if step in planned.cached}
+    left = (sink for sink, partial_output in one.partial_outputs.items() if partial_output.step == sink)
+    passthrough = {step for sink in (*one.sinks, *left) for step in planned.schemas[sink].passthrough.values()}
+    found |= {step: checkpoints[step] for step in sorted(passthrough)}
+    partial_outputs: dict[str, list[Write]] = {}
+    for sink, partial_output in one.finishes.items():
+        if partial_output.step in one.steps:
+            partial_outputs.setdefault(partial_output.step, []).extend(outputs.get(sink, ())[:1])
+    return found | {step: partial_output_of(planned.schemas[step], writes) for step, writes in partial_outputs.items()}
 
 
 def _observed(statistic: AnyStatistic, schemas: Mapping[str, Schema], shapes: Shapes) -> frozenset[str] | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.core.types import CompileMode
 from lines_pipeline.graph.graph import Graph
@@ -39,28 +38,33 @@ class EngineSettings:
         return self.scheduler not in LOCAL_SCHEDULERS
 
 
-def projected_peak(
-    graph: Graph, stages: Sequence[Stage], schemas: Mapping[str, Schema], settings: EngineSettings
-) -> int:
-    """Bytes of anonymous memory at the peak: interpreter, blocks in flight, magnitudes kept by brackets, whole tensors.
+@dataclass(frozen=True)
+class StageMemory:
+    """What a stage takes: ``peak_bytes`` of anonymous memory, with ``at_once`` tasks side by side."""
 
-    Of whole tensors as many are counted as ``whole_tensors_at_once`` lets run side by side.
+    at_once: int
+    peak_bytes: int
+    is_waiting: bool
+    """Whether workers wait, because more of them would not fit."""
+
+
+def stage_memory(graph: Graph, one: Stage, schemas: Mapping[str, Schema], settings: EngineSettings) -> StageMemory:
+    """Return the memory of a stage: interpreter, blocks in flight, magnitudes kept by brackets, whole tensors.
+
+    As many tasks as there are workers are done side by side, or as many of them as ``--memory`` allows, but one.
+    Only the workers of this process can be told to wait.
     """
-    return BASE_BYTES + max((_pass_peak(graph, one, schemas, settings) for one in stages), default=0)
+    workers = 1 if settings.scheduler == "serial" else settings.workers
+    fixed, blocks = BASE_BYTES + _kept_bytes(one, schemas), _block_bytes(one, schemas)
+    whole = _whole_bytes(graph, one, schemas)
 
+    def peak(at_once: int) -> int:
+        return fixed + at_once * blocks + sum(whole[:at_once])
 
-def whole_tensors_at_once(graph: Graph, one: Stage, schemas: Mapping[str, Schema], settings: EngineSettings) -> int:
-    """Return how many whole tensors may be worked on side by side: all workers' unless ``--memory`` allows fewer."""
-    sizes = _whole_bytes(graph, one, schemas)
-    room = None if settings.memory is None else settings.memory - BASE_BYTES - _pass_bytes(one, schemas, settings)
-    most = min(_workers(settings), max(len(sizes), 1))
-    fitting = [count for count in range(1, most + 1) if room is None or sum(sizes[:count]) <= room]
-    return max(fitting, default=1)
-
-
-def _pass_peak(graph: Graph, one: Stage, schemas: Mapping[str, Schema], settings: EngineSettings) -> int:
-    at_once = whole_tensors_at_once(graph, one, schemas, settings)
-    return _pass_bytes(one, schemas, settings) + sum(_whole_bytes(graph, one, schemas)[:at_once])
+    least = workers if settings.on_cluster else 1
+    fitting = (n for n in range(workers, least, -1) if settings.memory is None or peak(n) <= settings.memory)
+    at_once = next(fitting, least)
+    return StageMemory(at_once, peak(at_once), is_waiting=at_once < workers)
 
 
 def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> list[int]:
@@ -76,25 +80,20 @@ def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> lis
     return sorted(found.values(), reverse=True)
 
 
-def _workers(settings: EngineSettings) -> int:
-    return 1 if settings.scheduler == "serial" else settings.workers
-
-
-def _pass_bytes(one: Stage, schemas: Mapping[str, Schema], settings: EngineSettings) -> int:
-    kept = [statistic.kept_numel(population(statistic, schemas)) for statistic in one.sampled]
-    workers = _workers(settings)
-    types = {spec.compute_dtype for step in one.steps for spec in schemas[step].tensors.values()}
-    item = max((ITEM_BYTES[dtype] for dtype in types), default=0)
-    blocks = workers * (len(one.steps) + 2 * len(one.sampled) + 4) * BLOCK_NUMEL
-    runs = max((statistic.sample_runs(population(statistic, schemas)) for statistic in one.sampled), default=0)
+def _kept_bytes(one: Stage, schemas: Mapping[str, Schema]) -> int:
+    """Return the bytes of what statistics keep of a sweep or of its sample, however many tasks are done at once."""
+    counted = [(statistic, population(statistic, schemas)) for statistic in one.sampled]
+    kept = [statistic.kept_numel(numels) for statistic, numels in counted]
+    runs = max((statistic.sample_runs(numels) for statistic, numels in counted), default=0)
     samples = SAMPLE_RUN_NUMEL * runs * (len(one.sampled) + 2)
-    return item * (max(sum(kept) + 2 * max(kept, default=0), samples) + blocks)
+    return _item_bytes(one, schemas) * max(sum(kept) + 2 * max(kept, default=0), samples)
 
 
-def require_memory(peak: int, settings: EngineSettings) -> None:
-    """Refuse a plan that would not fit."""
-    if settings.memory is not None and peak > settings.memory:
-        raise PlanError(
-            f"the plan needs {peak / 1e6:,.0f} MB, --memory allows {settings.memory / 1e6:,.0f} MB: "
-            f"allow at least {-(-peak // 10**6)}MB, or use fewer --workers"
-        )
+def _block_bytes(one: Stage, schemas: Mapping[str, Schema]) -> int:
+    """Return the bytes of the blocks that one task holds."""
+    return _item_bytes(one, schemas) * (len(one.steps) + 2 * len(one.sampled) + 4) * BLOCK_NUMEL
+
+
+def _item_bytes(one: Stage, schemas: Mapping[str, Schema]) -> int:
+    types = {spec.compute_dtype for step in one.steps for spec in schemas[step].tensors.values()}
+    return max((ITEM_BYTES[dtype] for dtype in types), default=0)

@@ -40,7 +40,7 @@ class RunOptions:
     workers: int | None = None
     """How many tasks are carried out at a time."""
     memory: str | int | None = None
-    """The cap on anonymous memory: bytes, or a text such as ``4GB``."""
+    """The cap on anonymous memory: bytes, or a text such as ``4GB``. Workers wait where not all fit."""
     device: str | None = None
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     tune: bool = True

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.events import Event, StageFinished
-from lines_pipeline.executor import session
-from lines_pipeline.planner.stages import Stage
+from lines_pipeline.planner import planning
+from lines_pipeline.planner.rules.partial_outputs import leave_partial_outputs
 
 Recipe = Callable[..., Path]
 TIES = {name: node for name, node in TIES_LINES.items() if name != "scaled"}
@@ -33,12 +33,11 @@ def outcome(recipe: Path, out: str) -> tuple[Any, dict[str, bytes], list[StageFi
 def at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], tuple[Any, dict[str, bytes]]]:
     """What a run gives that makes no drafts."""
 
-    def whole(stages: list[Stage], *rest: Any) -> list[Stage]:
-        return stages
-
     def run(recipe: Path) -> tuple[Any, dict[str, bytes]]:
         with monkeypatch.context() as patch:
-            patch.setattr(session, "with_partial_outputs", whole)
+            patch.setattr(
+                planning, "RULES", tuple(rule for rule in planning.RULES if rule is not leave_partial_outputs)
+            )
             return outcome(recipe, "at-once")[:2]
 
     return run

@@ -14,12 +14,35 @@ from dataclasses import replace
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import Checkpoint, StoredTensor
+from lines_pipeline.planner.plan import Plan
 from lines_pipeline.planner.schemas import Schema
-from lines_pipeline.planner.stages import PartialOutput, Results, Stage, StageAssignment, value_ancestors
+from lines_pipeline.planner.stages import (
+    PartialOutput,
+    Results,
+    Stage,
+    StageAssignment,
+    value_ancestors,
+    whole_tensor_steps,
+)
 from lines_pipeline.planner.tasks import Write
 
 MIN_SAVED = 2
 """Models that need not be read, from which a draft pays: it is itself written and read once more."""
+
+
+def leave_partial_outputs(planned: Plan) -> Plan:
+    """Let stages leave partial outputs where results go, for a later one to finish in place, where that pays.
+
+    Not on a cluster: it does the tasks of a worker that died once more, and they would take finished blocks for partial
+    ones. Nor where a step takes a computed value's tensors by other names than a partial output holds them under.
+    """
+    graph, files, schemas = planned.graph, planned.wanted.files, planned.schemas
+    renamed = (step for schema in schemas.values() for step in schema.views if not graph.steps[step].op.is_source)
+    if planned.settings.on_cluster or any(renamed) or whole_tensor_steps(graph, files, planned.cached):
+        return planned
+    in_place = [step for step, dtype in files.items() if holds_partial_outputs(graph.steps[step], dtype, schemas)]
+    stages = with_partial_outputs(planned.stages, graph, planned.known, planned.cached, in_place)
+    return planned.in_place_of_stages(stages)
 
 
 def with_partial_outputs(
