@@ -98,6 +98,7 @@ def test_a_tensor_without_information_stays_the_first_models_and_is_told(tmp_pat
 
 @pytest.mark.parametrize("params", [{}, {"floor": 0.0}, {"floor_on": "all", "floor_kind": "add"}])
 def test_compiled_loops_give_the_same_bits(params: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("numba")
     generator = torch.Generator().manual_seed(0)
     models = [{"w": torch.randn(300, 7, generator=generator).bfloat16()} for _ in "123"]
     measured = [{"w": torch.rand(300, 7, generator=generator).square() * (model["w"] > 0)} for model in models]

@@ -93,6 +93,7 @@ def test_later_methods_give_the_same_however_they_are_run(op: str, models: int, 
 
 @pytest.mark.parametrize("op", ["task-vector", "task-arithmetic", "scale", "apply", "soup"])
 def test_elementwise_methods_compile(op: str) -> None:
+    pytest.importorskip("numba")
     params: dict[str, Any] = {"by": 0.3} if op == "scale" else {}
     assert check_compiled(op, **params)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -50,13 +49,23 @@ def _part(inputs: Inputs, start: int, size: int) -> Inputs:
     return {port: [value[start : start + size] for value in values] for port, values in inputs.items()}
 
 
+def _has_compilers() -> bool:
+    """Return whether Numba and llvmlite can be imported."""
+    try:
+        import llvmlite  # noqa: F401
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def check_compiled(op: AnyOp | str, inputs: Inputs | None = None, **params: Any) -> bool:
     """Check that an op and its statistics give the same bits compiled; return whether they can be compiled.
 
     What cannot be compiled runs as it is, which is no mistake. Without Numba nothing is checked.
     """
     bound = bind(op, example_inputs(op) if inputs is None else inputs, **params)
-    if bound.op.granularity is not Granularity.ELEMENTWISE or find_spec("numba") is None:
+    if bound.op.granularity is not Granularity.ELEMENTWISE or not _has_compilers():
         return False
     values = [value for port in bound.inputs.values() for value in port]
     if any(str(value.dtype).removeprefix("torch.") not in STORED or value.dtype is torch.bool for value in values):
