@@ -67,7 +67,7 @@ class StageProgress(Event):
 
 @dataclass(frozen=True)
 class StageFinished(Event):
-    """A stage of the plan ended."""
+    """A stage of the plan ended; its time, and the bytes that it read and wrote."""
 
     name: str
     seconds: float

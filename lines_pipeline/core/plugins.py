@@ -43,7 +43,7 @@ class PackageOrigin:
 
     @property
     def identity(self) -> str:
-        """What results depend on."""
+        """Return what results depend on: the distribution, and where in it the plug-in is."""
         return f"{self.distribution} {self.value}"
 
     def require(self) -> None:
@@ -70,7 +70,7 @@ class FileOrigin:
 
     @property
     def identity(self) -> str:
-        """What results depend on: the content, wherever the file lies."""
+        """Return what results depend on: the content, wherever the file lies."""
         return self.digest
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Reads sizes in bytes as people write them: ``4GB``, ``4GiB``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns what jobs observed into results: samples, brackets, sums, and guesses that came true."""
+"""Turns what tasks observed into results: samples, brackets, sums, and assumptions that came true."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Sample(Statistic[Magnitudes, Mapping[str, list[Magnitudes]]]):
 
 
 def collect(results: Sequence[TaskResult], number: int, assumption: int) -> dict[str, list[Any]]:
-    """Partials of one observation under one guess, by tensor, in block order."""
+    """Partials of one observation under one assumption, by tensor, in block order."""
     found: dict[str, list[tuple[int, Any]]] = {}
     for result in results:
         for (index, tensor), partials in result.partials.items():
@@ -51,7 +51,7 @@ def combine_all(
     results: Sequence[TaskResult],
     numels: Mapping[AnyStatistic, Mapping[str, int]],
 ) -> dict[AnyStatistic, Any]:
-    """Results of a pass's measures; those made under guesses come after what was guessed."""
+    """Results of a stage's statistics; those made under assumptions come after what was assumed."""
     found: dict[AnyStatistic, Any] = {}
     order = sorted(range(len(observations)), key=lambda i: observations[i].speculation is not None)
     for number in order:

@@ -87,7 +87,7 @@ class CompiledBlock:
 
     @property
     def nbytes(self) -> int:
-        """Bytes read."""
+        """Return the number of bytes that the block is read from."""
         _, start, stop = self.position
         return (stop - start) * self._trace(0).width
 

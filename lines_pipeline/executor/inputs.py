@@ -154,9 +154,9 @@ def _open_updates(
 
 def _base(graph: Graph, step: str, checkpoints: Mapping[str, Checkpoint]) -> Base:
     """The model that an adapter is for; its values can be read where it is loaded."""
-    layout, read = infer_schemas(graph, ancestors(graph, [step]), checkpoints)[step], checkpoints.get(step)
+    schema, read = infer_schemas(graph, ancestors(graph, [step]), checkpoints)[step], checkpoints.get(step)
     where = (read.tensors, read.files) if read else (None, ())
-    return Base(layout.origin, layout.tensors, layout.aliases, *where)
+    return Base(schema.origin, schema.tensors, schema.aliases, *where)
 
 
 def locate_checkpoint(path: str, folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Computes the values of a program's steps on one block of one tensor."""
+"""Computes the values of a stage plan's steps on one block of one tensor."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from lines_pipeline.planner.tasks import Readers, StagePlan, observes
 
 @dataclass(frozen=True, eq=False)
 class Assumption:
-    """Assumed results of measures that are still being gathered, and the steps whose values depend on them."""
+    """Assumed results of statistics that are still being gathered, and the steps whose values depend on them."""
 
-    guesses: Mapping[AnyStatistic, Any]
+    results: Mapping[AnyStatistic, Any]
     steps: frozenset[str]
 
 
@@ -34,19 +34,19 @@ ACTUAL = Assumption({}, frozenset())
 
 
 class PlanIndex:
-    """What every block of a job looks up, worked out once."""
+    """What every block of a task looks up, worked out once."""
 
     def __init__(self, stage_plan: StagePlan) -> None:
         self.stage_plan = stage_plan
         self.steps = {step.id: step for step in stage_plan.steps}
         self._hypothetical: dict[AnyStatistic, tuple[Assumption, ...]] = {}
         self.assumptions = [self._assumptions(observation.speculation) for observation in stage_plan.observations]
-        """By observation: one world for every hypothesis about what it is guessed from."""
+        """By observation: one assumption for every outcome of the statistic that it waits for."""
         self.written = [self._assumptions(write.speculation)[0] for write in stage_plan.writes]
         """By write: the world whose value is written."""
         numbers = {observation.statistic: number for number, observation in enumerate(stage_plan.observations)}
         self.numbers = numbers
-        """Observations by measure."""
+        """Observations by statistic."""
         self._stats: dict[tuple[str, str, Assumption], Mapping[str, Any]] = {}
         self._readers = Readers(stage_plan)
         self._read: dict[str, tuple[tuple[str, ...], frozenset[str], tuple[str, ...]]] = {}
@@ -61,7 +61,7 @@ class PlanIndex:
         return self._reading(tensor)[1]
 
     def sources(self, tensor: str) -> tuple[str, ...]:
-        """Sources of the tensor that the pass computes with (others are only hashed)."""
+        """Sources of the tensor that the stage computes with (others are only hashed)."""
         return self._reading(tensor)[2]
 
     def sources_behind(self, step_id: str, tensor: str) -> tuple[str, ...]:
@@ -109,8 +109,8 @@ class PlanIndex:
         key = (step.id, tensor, assumption)
         if key not in self._stats:
             known = dict(self.stage_plan.stats.get(step.id, {}))
-            guessed = self.stage_plan.guessed.get(step.id, {})
-            known |= {name: assumption.guesses[m] for name, m in guessed.items() if m in assumption.guesses}
+            speculated = self.stage_plan.speculated.get(step.id, {})
+            known |= {name: assumption.results[m] for name, m in speculated.items() if m in assumption.results}
             position = self.stage_plan.positions.get(step.id, {}).get(tensor)
             self._stats[key] = step.op.bind_tensor(step.params, known, position, step.counts)
         return self._stats[key]
@@ -128,7 +128,7 @@ class PlanIndex:
     def _dependants(self, speculation: AnyStatistic) -> set[str]:
         found: set[str] = set()
         for step in self.stage_plan.steps:
-            own = speculation in self.stage_plan.guessed.get(step.id, {}).values()
+            own = speculation in self.stage_plan.speculated.get(step.id, {}).values()
             if own or any(i in found for ids in step.value_inputs.values() for i in ids):
                 found.add(step.id)
         return found
@@ -168,7 +168,7 @@ class BlockEvaluator:
         return self.value(self._program.writes[number].step, self._index.written[number])
 
     def value(self, step_id: str, assumption: Assumption = ACTUAL) -> Block:
-        """1-D value in the compute type (masks: bool) of a step whose layout has the tensor."""
+        """1-D value in the compute type (masks: bool) of a step whose schema has the tensor."""
         key = (step_id, assumption) if step_id in assumption.steps else step_id
         if key not in self._values:
             self._values[key] = self._compute(self._index.steps[step_id], assumption)

@@ -1,4 +1,4 @@
-"""From requests to files: lays out outputs, runs the passes, and commits headers, cache entries and facts."""
+"""From requests to files: lays out outputs, runs the stages, and commits headers, cache entries and facts."""
 
 from __future__ import annotations
 
@@ -104,20 +104,20 @@ def _write(session: Session, graph: Graph, requests: Sequence[OutputRequest], to
     if planned.before:  # one by one: what the first finds of its inputs may spare the others
         _write(session, graph, [OutputRequest(step) for step in planned.before[0].wanted.files])
         return _write(session, graph, requests, told)
-    schemas = {n: _output_layout(session, r, graph.steps[r.step], planned) for n, r in wanted.items()}
+    layouts = {n: _output_layout(session, r, graph.steps[r.step], planned) for n, r in wanted.items()}
     _log(requests, found, planned)
     with ExitStack() as cleanup:
         for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
             cleanup.enter_context(removed_if_empty(folder))
-        for number, layout in schemas.items():
+        for number, layout in layouts.items():
             cleanup.callback(discard_files, layout)
             _create(session, requests[number], layout)
-        outcome = session.run(planned, _writes(wanted, schemas, planned, graph))
+        outcome = session.run(planned, _writes(wanted, layouts, planned, graph))
         session.remember(graph, outcome.known)
         _require_held(outcome, planned, wanted.values())
         for number, request in wanted.items():
             metadata = _metadata(session, graph, request, planned.schemas[request.step])
-            found[number] = _commit(session, graph, request, schemas[number], metadata, planned.schemas)
+            found[number] = _commit(session, graph, request, layouts[number], metadata, planned.schemas)
     return [found[number] for number in range(len(requests))]
 
 
@@ -150,7 +150,7 @@ def _create(session: Session, request: OutputRequest, layout: OutputLayout) -> N
 
 
 def _require_held(outcome: Outcome, planned: Plan, wanted: Iterable[OutputRequest]) -> None:
-    numels = {step: layout.numels for step, layout in planned.schemas.items()}
+    numels = {step: schema.numels for step, schema in planned.schemas.items()}
     saved = [request.step for request in wanted if request.path is not None]
     require_held({position: list(found.values()) for position, found in outcome.unheld.items() if found}, numels, saved)
 
@@ -223,17 +223,17 @@ def sizes(session: Session, requests: Iterable[OutputRequest], planned: Plan) ->
 
 
 def _output_layout(session: Session, request: OutputRequest, step: Step, planned: Plan) -> OutputLayout:
-    layout = planned.schemas[request.step]
+    schema = planned.schemas[request.step]
     path = request.path or temporary_path(session.cache.value_path("pending"))
-    specs = [_stored_spec(name, spec, step, request) for name, spec in _all_names(layout, step).items()]
-    room = len(canonical_json(_metadata(session, planned.graph, request, layout))) + 256
+    specs = [_stored_spec(name, spec, step, request) for name, spec in _all_names(schema, step).items()]
+    room = len(canonical_json(_metadata(session, planned.graph, request, schema))) + 256
     return lay_out_files(path, specs, metadata_bytes=room, max_shard_bytes=request.max_shard_bytes)
 
 
-def _all_names(layout: Schema, step: Step) -> dict[str, TensorSpec]:
-    """Tensors to write: those of the layout and, for weights, second names of tied ones."""
-    tensors = dict(layout.tensors)
-    tied = layout.aliases if step.gives is EdgeType.WEIGHTS else {}
+def _all_names(schema: Schema, step: Step) -> dict[str, TensorSpec]:
+    """Tensors to write: those of the schema and, for weights, second names of tied ones."""
+    tensors = dict(schema.tensors)
+    tied = schema.aliases if step.gives is EdgeType.WEIGHTS else {}
     return tensors | {alias: tensors[name] for alias, name in tied.items() if name in tensors}
 
 
@@ -248,31 +248,31 @@ def _stored_spec(name: str, spec: TensorSpec, step: Step, request: OutputRequest
 
 
 def _writes(
-    wanted: Mapping[int, OutputRequest], schemas: Mapping[int, OutputLayout], planned: Plan, graph: Graph
+    wanted: Mapping[int, OutputRequest], layouts: Mapping[int, OutputLayout], planned: Plan, graph: Graph
 ) -> dict[str, tuple[Write, ...]]:
     found: dict[str, tuple[Write, ...]] = {}
     for number, request in wanted.items():
         positions = {
             spec.name: WriteTarget(str(file.temporary), offset, spec.dtype)
-            for file in schemas[number].files
+            for file in layouts[number].files
             for spec, offset in zip(file.specs, file.offsets().values(), strict=True)
         }
-        layout, step = planned.schemas[request.step], graph.steps[request.step]
+        schema, step = planned.schemas[request.step], graph.steps[request.step]
         grouped: dict[str, tuple[WriteTarget, ...]] = {}
-        for name in _all_names(layout, step):
-            original = name if name in layout.tensors else layout.aliases[name]
+        for name in _all_names(schema, step):
+            original = name if name in schema.tensors else schema.aliases[name]
             grouped[original] = (*grouped.get(original, ()), positions[name])
         found[request.step] = (*found.get(request.step, ()), Write(request.step, grouped, request.packed))
     return found
 
 
-def _metadata(session: Session, graph: Graph, request: OutputRequest, layout: Schema) -> dict[str, str]:
+def _metadata(session: Session, graph: Graph, request: OutputRequest, schema: Schema) -> dict[str, str]:
     loads = [step for step in graph.needed([request.step]) if graph.steps[step].op.is_source]
     label = session.cache.secrets.label  # what a recipe takes from the environment is in no file but by name
     digests = {label(step): session.digests.get(step, "0" * DIGEST_LENGTH) for step in loads}
     kind = graph.steps[request.step].gives
     told = {} if kind is EdgeType.WEIGHTS else {VALUE_TYPE: kind.value}
-    told |= {SHAPES: packed_shapes(list(layout.tensors.values()))} if request.packed else {}
+    told |= {SHAPES: packed_shapes(list(schema.tensors.values()))} if request.packed else {}
     return {"format": "pt", **request.metadata, **told, "inputs": canonical_json(digests)}
 
 

@@ -47,14 +47,14 @@ MAX_SWEEPS = 12
 
 @dataclass
 class Outcome:
-    """What passes gave besides files: statistics, and values of results that their types cannot hold."""
+    """What stages gave besides files: statistics, and values of results that their types cannot hold."""
 
     known: dict[AnyStatistic, Any]
     unheld: dict[BlockPosition, dict[int, Unheld]] = field(default_factory=dict)
     """By where in the tensor their block starts."""
 
     def take(self, results: Iterable[TaskResult]) -> list[TensorSlice]:
-        """Note what a sweep could not store; gives the blocks of drafts that depend on what was guessed."""
+        """Note what a sweep could not store; return the blocks of partial outputs that depend on assumptions."""
         speculative: list[TensorSlice] = []
         for result in results:
             speculative += result.speculative
@@ -134,7 +134,7 @@ class Session:
         return known
 
     def run(self, planned: Plan, outputs: Outputs) -> Outcome:
-        """Carry out all passes; the written files are left under their temporary names."""
+        """Carry out all stages; the written files are left under their temporary names."""
         outcome = Outcome(dict(planned.known))
         for stage in planned.stages:
             one = stage if stage.otherwise is None or self._finite(planned) else stage.otherwise
@@ -146,7 +146,7 @@ class Session:
     def _correct(
         self, planned: Plan, one: Stage, outcome: Outcome, outputs: Outputs, speculative: Sequence[TensorSlice]
     ) -> None:
-        """Make drafts anew that were made under a wrong guess, where that makes a difference."""
+        """Make partial outputs anew that were made under a wrong assumption, where that makes a difference."""
         wrong = {
             sink: replace(partial_output, speculation=None)
             for sink, partial_output in one.partial_outputs.items()
@@ -155,14 +155,14 @@ class Session:
         }
         if not wrong or not speculative or not self._finite(planned):
             return
-        again = replace(one, statistics=(), guesses={}, sinks=(), partial_outputs=wrong)
+        again = replace(one, statistics=(), speculations={}, sinks=(), partial_outputs=wrong)
         stage_plan = self._compiled(planned, again, outcome.known, outputs)
         outcome.forget(wrong, speculative)
         tasks = group_slices(stage_plan, speculative, self.scheduler.tasks_at_once)
         outcome.take(self._sweep(f"{one.number} corrected", stage_plan, tasks))
 
     def _compiled(self, planned: Plan, one: Stage, known: Results, outputs: Outputs) -> StagePlan:
-        """A pass's program, but for the states of its measures."""
+        """The plan of a stage, but for the states of its statistics."""
         sources = stage_sources(planned, one, outputs)
         unhashed = frozenset(step for step in one.steps if step in self.checkpoints and step not in self.digests)
         nonfinite = {**self.nonfinite, **self._inherited(planned)}
@@ -180,7 +180,7 @@ class Session:
         }
 
     def _finite(self, planned: Plan) -> bool:
-        """Whether no input has NaN or Inf: a draft cannot tell where they were."""
+        """Whether no input has NaN or Inf: a partial output cannot tell where they were."""
         return not any(self.nonfinite.get(step) for step in planned.schemas)
 
     def remember(self, graph: Graph, known: Mapping[AnyStatistic, Any]) -> None:
@@ -193,7 +193,7 @@ class Session:
                 self.cache.put("stats", key, result)
 
     def _run_pass(self, planned: Plan, one: Stage, outcome: Outcome, outputs: Outputs) -> list[TensorSlice]:
-        """Add to the outcome; gives the blocks of drafts that depend on what was guessed."""
+        """Add to the outcome; gives the blocks of partial outputs that depend on what was assumed."""
         stage_plan = self._compiled(planned, one, outcome.known, outputs)
         tasks = cut_tasks(stage_plan, self.scheduler.tasks_at_once)
         stage_plan = replace(stage_plan, compile=self._compilation.mode(sum(task.nbytes for task in tasks)))
@@ -211,7 +211,7 @@ class Session:
         return speculative
 
     def _states(self, planned: Plan, stage_plan: StagePlan, one: Stage) -> dict[AnyStatistic, Any]:
-        """What sampled measures learn from a sample before the sweep."""
+        """What sampled statistics learn from a sample before the sweep."""
         if not one.sampled:
             return {}
         numels = {m: population(m, planned.schemas) for m in one.sampled}
@@ -233,7 +233,7 @@ class Session:
         found: dict[AnyStatistic, Any],
         numels: Mapping[AnyStatistic, Mapping[str, int]],
     ) -> dict[AnyStatistic, Any]:
-        """Sweep again for measures whose bracket missed, until none does."""
+        """Sweep again for statistics whose bracket missed, until none does."""
         for _ in range(MAX_SWEEPS):
             missed = {m: result.state for m, result in found.items() if isinstance(result, Retry)}
             if not missed:
@@ -294,5 +294,5 @@ def _way(stage_plan: StagePlan) -> str:
 
 
 def _sample(statistic: AnyStatistic) -> Sample:
-    """What is sampled for a measure: magnitudes of the first value that it observes."""
+    """What is sampled for a statistic: magnitudes of the first value that it observes."""
     return Sample(statistic.of[:1], bounds=statistic.bounds)

@@ -1,4 +1,4 @@
-"""What a worker does: read the blocks of a job's tiles, evaluate, observe, write, and return small statistics."""
+"""What a worker does: read the blocks of a task's slices, evaluate, observe, write, and return small statistics."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TaskResult:
     bytes_read: int = 0
     bytes_written: int = 0
     speculative: list[TensorSlice] = field(default_factory=list)
-    """Blocks of which a draft was made under a guess that makes a difference to them."""
+    """Blocks of which a partial output was made under an assumption that makes a difference to them."""
     unheld: dict[tuple[str, str, str], list[tuple[int, Unheld]]] = field(default_factory=dict)
     """Values of results that cannot be stored, by step, tensor and stored type, each with its block's start."""
     compiler_failure: str = ""
@@ -60,7 +60,7 @@ class TaskResult:
 
 
 def run_task(stage_plan: StagePlan, task: Task) -> TaskResult:
-    """Do one job, in one thread: results depend on neither the worker nor the order."""
+    """Do one task, in one thread: results depend on neither the worker nor the order."""
     torch.set_num_threads(1)
     keep_freed_blocks()
     worker = _TaskRunner(stage_plan)
@@ -105,7 +105,7 @@ class _Resolved:
 
 
 class _TaskRunner:
-    """The state of one job."""
+    """The state of one task."""
 
     def __init__(self, stage_plan: StagePlan) -> None:
         self.result = TaskResult()
@@ -139,7 +139,7 @@ class _TaskRunner:
             self._run_compiled(compiled, list(blocks))
 
     def _blocks(self, tensor_slice: TensorSlice) -> Iterator[BlockPosition]:
-        """Where the blocks of a tile are; a GPU takes larger ones."""
+        """Where the blocks of a slice are; a GPU takes larger ones."""
         numel = BLOCK_NUMEL if self._program.device == "cpu" else GPU_BLOCKS * BLOCK_NUMEL
         for start in range(tensor_slice.start, tensor_slice.stop, numel):
             yield tensor_slice.tensor, start, min(start + numel, tensor_slice.stop)
@@ -246,7 +246,7 @@ class _TaskRunner:
 
     def _is_nonfinite(self, step: str, tensor: str, value: torch.Tensor) -> bool:
         known = tensor in self._program.nonfinite.get(step, ())
-        if step in self._program.hashed:  # a view is a part of what another tile hashes
+        if step in self._program.hashed:  # a view is a part of what another slice hashes
             known = (
                 known or (step, self._index.name(tensor)) in self.result.nonfinite or self._index.is_view(step, tensor)
             )
@@ -267,7 +267,7 @@ class _TaskRunner:
             self.result.speculative.append(TensorSlice(tensor, start, stop))
 
     def _observe(self, number: int, block: _Values, position: BlockPosition) -> None:
-        """Under every hypothesis that can make a difference on this block."""
+        """Under every outcome that can make a difference on this block."""
         found = [block.observed(number, 0)]
         for assumption in range(1, len(self._index.assumptions[number])):
             affects = self._affects(self._program.observations[number].speculation)
@@ -290,7 +290,7 @@ class _TaskRunner:
         return BlockEvaluator(self._index, tensor, values, start).observed(number, assumption)
 
     def _affects(self, speculation: AnyStatistic | None) -> bool:
-        """Whether the hypotheses of what is guessed can make a difference on the block in hand."""
+        """Whether the outcomes of what is assumed can make a difference on the block in hand."""
         if speculation is None:
             return False
         number = self._index.numbers[speculation]

@@ -1,4 +1,4 @@
-"""Tells what a run would do: passes, bytes, memory, types, cache, and what ops say of their steps."""
+"""Tells what a run would do: stages, bytes, memory, types, cache, and what ops say of their steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Content keys of steps and measures: what the node cache is addressed by."""
+"""Content keys of steps and statistics: what the node cache is addressed by."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Fingerprints:
         return self._steps[step_id]
 
     def statistic(self, statistic: AnyStatistic) -> str | None:
-        """The key of a measure's result."""
+        """The key of a statistic's result."""
         of, needs = [self.step(step_id) for step_id in statistic.of], [self.statistic(need) for need in statistic.needs]
         if None in of or None in needs:
             return None

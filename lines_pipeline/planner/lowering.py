@@ -1,4 +1,4 @@
-"""Compiles one pass into the program that its jobs share."""
+"""Compiles a stage into the plan that its tasks share."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def compile_stage(
     hashed: frozenset[str] = frozenset(),
     nonfinite: Mapping[str, frozenset[str]] | None = None,
 ) -> StagePlan:
-    """The program of a pass, of which sources in ``hashed`` are hashed; ``nonfinite`` names tensors by source.
+    """The plan of a stage, of which sources in ``hashed`` are hashed; ``nonfinite`` names tensors by source.
 
-    The device and the states of measures are filled in by the engine.
+    The device and the states of statistics are filled in by the engine.
     """
     steps = tuple(graph.steps[step_id] for step_id in one.steps)
     shapes = tell_apart(schemas, sources)
@@ -43,8 +43,8 @@ def compile_stage(
     views = views_of(steps, named, shapes)
     seen = {step_id: views.get(step_id, {}) for step_id in named}
     statistics = {step.id: statistics_of(graph, step.id) for step in steps if step.id not in sources}
-    guessed = {
-        *one.guesses.values(),
+    speculated = {
+        *one.speculations.values(),
         *(partial_output.speculation for partial_output in one.partial_outputs.values() if partial_output.speculation),
     }
     writes = (
@@ -59,7 +59,7 @@ def compile_stage(
         steps=steps,
         schemas={step_id: keyed_schema(schema, seen[step_id], shapes) for step_id, schema in named.items()},
         stats={step: {n: known[m] for n, m in found.items() if m in known} for step, found in statistics.items()},
-        guessed={step: {n: m for n, m in found.items() if m in guessed} for step, found in statistics.items()},
+        speculated={step: {n: m for n, m in found.items() if m in speculated} for step, found in statistics.items()},
         positions={
             step.id: with_views(
                 shapes.keyed(positions_of(step, schemas[step.id]), schemas[step.id].tensors), seen[step.id]
@@ -73,11 +73,11 @@ def compile_stage(
         nonfinite=_keyed_nonfinite(nonfinite or {}, sources, seen, shapes),
         observations=tuple(
             Observation(
-                m, tuple(known[need] for need in m.needs), None, one.guesses.get(m), _observed(m, schemas, shapes)
+                m, tuple(known[need] for need in m.needs), None, one.speculations.get(m), _observed(m, schemas, shapes)
             )
             for m in sorted(
-                one.statistics, key=lambda statistic: statistic in one.guesses
-            )  # what is guessed comes first
+                one.statistics, key=lambda statistic: statistic in one.speculations
+            )  # what is assumed comes first
         ),
         writes=tuple(replace(w, positions=shapes.keyed(w.positions, schemas[w.step].tensors)) for w in writes),
         names=shapes.names,
@@ -100,7 +100,7 @@ def stage_sources(planned: Plan, one: Stage, outputs: Outputs) -> dict[str, Chec
 
 
 def _observed(statistic: AnyStatistic, schemas: Mapping[str, Schema], shapes: Shapes) -> frozenset[str] | None:
-    """Keys of the tensors that a bounded measure looks at."""
+    """Keys of the tensors that a bounded statistic looks at."""
     if not statistic.bounds:
         return None
     specs = {name: spec for step in statistic.of for name, spec in schemas[step].tensors.items()}

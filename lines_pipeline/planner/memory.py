@@ -34,7 +34,7 @@ class EngineSettings:
 
     @property
     def on_cluster(self) -> bool:
-        """Whether jobs run in processes of a Dask cluster, perhaps on other machines."""
+        """Whether tasks run in processes of a Dask cluster, perhaps on other machines."""
         return self.scheduler not in LOCAL_SCHEDULERS
 
 
@@ -68,7 +68,7 @@ def stage_memory(graph: Graph, one: Stage, schemas: Mapping[str, Schema], settin
 
 
 def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> list[int]:
-    """Return the memory that each whole tensor of a pass takes, largest first: one input, and what the op needs."""
+    """Return the memory that each whole tensor of a stage takes, largest first: one input, and what the op needs."""
     found: dict[str, int] = {}
     for step in (graph.steps[sink] for sink in one.sinks):
         for name, spec in schemas[step.id].tensors.items():

@@ -11,7 +11,7 @@ from lines_pipeline.ops.schemas.schema import Schema
 
 
 def population(statistic: AnyStatistic, schemas: Mapping[str, Schema]) -> dict[str, int]:
-    """Entries by tensor that a measure counts: of all that its values have, without what its bounds leave out."""
+    """Entries by tensor that a statistic counts: of all that its values have, without what its bounds leave out."""
     found: dict[str, int] = {}
     values = [schemas[step] for step in statistic.of]
     for schema in values:

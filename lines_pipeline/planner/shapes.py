@@ -1,6 +1,6 @@
-"""Tells tensors of one name apart where values of one program have them in several shapes or under several names.
+"""Tells tensors of one name apart where values of a plan have them in several shapes or under several names.
 
-A program goes by keys: a tensor's name, and where the name has several shapes, one key for each of them. A step that
+A stage plan goes by keys: a tensor's name, and where the name has several shapes, one key for each of them. A step that
 takes another's tensor under another name or in another shape reads a view of it, which has the key of what takes it.
 """
 
@@ -110,7 +110,7 @@ def _expose(views: dict[str, View], key: str, seen: View, step: Step) -> None:
 
 
 def keyed_schema(schema: Schema, views: Views, shapes: Shapes) -> Schema:
-    """A layout by key, with its views."""
+    """A schema by key, with its views."""
     specs = schema.tensors
     own = replace(
         schema,

@@ -11,12 +11,12 @@ from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.ops.base import AnyStatistic, Granularity
 
 Results = Mapping[AnyStatistic, Any]
-"""Results of measures that are already known."""
+"""Results of statistics that are already known."""
 
 
 @dataclass(frozen=True)
 class PartialOutput:
-    """The step whose value is written where an output will be, under the first hypothesis of ``speculation``."""
+    """The step whose value is written where an output will be, under the first outcome of ``speculation``."""
 
     step: str
     speculation: AnyStatistic | None = None
@@ -24,30 +24,30 @@ class PartialOutput:
 
 @dataclass(frozen=True)
 class Stage:
-    """One sweep over the tiles: gathers ``statistics`` and writes ``sinks`` (step ids); evaluates ``steps``."""
+    """One sweep over the slices: gathers ``statistics`` and writes ``sinks`` (step ids); evaluates ``steps``."""
 
     number: int
     statistics: tuple[AnyStatistic, ...]
     sinks: tuple[str, ...]
     steps: tuple[str, ...]
     """Every step whose value is needed, in topological order."""
-    guesses: Mapping[AnyStatistic, AnyStatistic] = field(default_factory=dict)
-    """Measures gathered under each hypothesis about another one of the same sweep."""
+    speculations: Mapping[AnyStatistic, AnyStatistic] = field(default_factory=dict)
+    """Statistics gathered under each outcome about another one of the same sweep."""
     partial_outputs: Mapping[str, PartialOutput] = field(default_factory=dict)
-    """By sink of the last pass: what this pass leaves in its place."""
+    """By sink of the last stage: what this stage leaves in its place."""
     finishes: Mapping[str, PartialOutput] = field(default_factory=dict)
-    """By sink: the draft that this pass reads back; ``steps`` is only what is computed from there."""
+    """By sink: the partial output that this stage reads back; ``steps`` is only what is computed from there."""
     otherwise: Stage | None = None
-    """What is done in place of this pass where a draft cannot be used."""
+    """What is done in place of this stage where a partial output cannot be used."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether drafts have left nothing to do."""
+        """Whether partial outputs have left nothing to do."""
         return not self.sinks and not self.statistics
 
     @property
     def sampled(self) -> tuple[AnyStatistic, ...]:
-        """Measures that want a sample first."""
+        """Statistics that want a sample first."""
         return tuple(statistic for statistic in self.statistics if statistic.sampled)
 
 
@@ -63,7 +63,7 @@ def statistics_of(graph: Graph, step_id: str) -> Mapping[str, AnyStatistic]:
 
 
 def _bounded(step: Step, statistic: AnyStatistic) -> AnyStatistic:
-    """The measure over what the step keeps: ``include`` and ``exclude`` limit what is counted, too."""
+    """The statistic over what the step keeps: ``include`` and ``exclude`` limit what is counted, too."""
     if step.id in statistic.of or not (step.include or step.exclude):
         return statistic
     needs = tuple(_bounded(step, need) for need in statistic.needs)
@@ -86,13 +86,13 @@ def _summed(graph: Graph, ids: tuple[str, ...], others: Collection[tuple[str, ..
 
 
 class StageAssignment:
-    """After which sweep each step's value can be computed, and in which each measure is gathered (from 1)."""
+    """After which sweep each step's value can be computed, and in which each statistic is gathered (from 1)."""
 
     def __init__(self, graph: Graph, known: Results, available: Iterable[str] = ()) -> None:
         self._graph, self._known, self._available = graph, known, frozenset(available)
         self._ready: dict[str, int] = {}
         self._level: dict[AnyStatistic, int] = {}
-        self.guesses: dict[AnyStatistic, AnyStatistic] = {}
+        self.speculations: dict[AnyStatistic, AnyStatistic] = {}
 
     def ready(self, step_id: str) -> int:
         """The last sweep whose statistics the step's value depends on."""
@@ -101,7 +101,7 @@ class StageAssignment:
         return self._ready[step_id]
 
     def level(self, statistic: AnyStatistic) -> int:
-        """The sweep in which a measure is gathered; 0 when it is known already."""
+        """The sweep in which a statistic is gathered; 0 when it is known already."""
         if statistic in self._known:
             return 0
         if statistic not in self._level:
@@ -109,14 +109,14 @@ class StageAssignment:
             last = max((self.level(m) for m in blockers), default=0)
             latest = [m for m in blockers if last and self.level(m) == last]
             if len(latest) == 1 and latest[0].outcomes and latest[0] not in statistic.needs and not statistic.sampled:
-                self.guesses[statistic] = latest[0]
+                self.speculations[statistic] = latest[0]
                 self._level[statistic] = last
             else:
                 self._level[statistic] = last + 1
         return self._level[statistic]
 
     def earliest(self, step_id: str) -> tuple[int, AnyStatistic | None]:
-        """The first sweep that can compute the step's value, and the measure that it has to guess for that."""
+        """The first sweep that can compute the step's value, and the statistic whose result it then assumes."""
         blockers = self._waits_for(step_id)
         last = max((self.level(m) for m in blockers), default=0)
         latest = [m for m in blockers if last and self.level(m) == last]
@@ -125,7 +125,7 @@ class StageAssignment:
         return last + 1, None
 
     def _waits_for(self, step_id: str) -> set[AnyStatistic]:
-        """Unknown measures, required by the step or anything it is computed from."""
+        """Unknown statistics, required by the step or anything it is computed from."""
         found: set[AnyStatistic] = set()
         for ancestor in value_ancestors(self._graph, [step_id], self._available):
             if ancestor not in self._available:
@@ -140,7 +140,7 @@ def ancestors(graph: Graph, targets: Iterable[str], available: Iterable[str] = (
 
 
 def value_ancestors(graph: Graph, targets: Iterable[str], available: Iterable[str] = ()) -> tuple[str, ...]:
-    """As ``ancestors``, without what is only measured: all that has to be computed once every measure is known."""
+    """As ``ancestors``, without what is only measured: all that has to be computed once every statistic is known."""
     return _reached(graph, targets, available, _value_inputs)
 
 
@@ -166,7 +166,7 @@ def plan_stages(
 ) -> list[Stage]:
     """The sweeps that write ``sinks``; steps in ``available`` are read from files of their own.
 
-    ``also`` are measures to gather that ``sinks`` may not depend on, with all that they need themselves.
+    ``also`` are statistics to gather that ``sinks`` may not depend on, with all that they need themselves.
     """
     sinks, available = tuple(sinks), frozenset(available)
     levels = StageAssignment(graph, known, available)
@@ -184,15 +184,15 @@ def plan_stages(
         extra = [] if any(_breaks(graph, s) for s in written) else extra  # of whole tensors nothing is measured
         extra = [m for m in extra if _optional_level(levels, m) <= number]
         placed |= set(extra)
-        guesses = {m: levels.guesses[m] for m in gathered if m in levels.guesses}
-        stages.append(Stage(number, (*gathered, *extra), written, steps, guesses))
+        speculations = {m: levels.speculations[m] for m in gathered if m in levels.speculations}
+        stages.append(Stage(number, (*gathered, *extra), written, steps, speculations))
     return stages
 
 
 def lacking_statistics(
     graph: Graph, steps: Iterable[str], known: Results, stages: Iterable[Stage]
 ) -> list[AnyStatistic]:
-    """What a run that knows nothing would measure to make ``steps``, but is not known, nor gathered by ``stages``."""
+    """Statistics behind ``steps`` that are neither known nor gathered by ``stages``."""
     gathered = {statistic for one in stages for statistic in one.statistics}
     statistics_only = (statistic for one in plan_stages(graph, steps, {}) for statistic in one.statistics)
     return [statistic for statistic in statistics_only if statistic not in known and statistic not in gathered]
@@ -201,7 +201,7 @@ def lacking_statistics(
 def whole_tensor_steps(graph: Graph, targets: Iterable[str], available: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the steps behind ``targets`` that take whole tensors, in the order in which they have to be made.
 
-    They break the pipeline: each is made by passes of its own, and its value is then read like an input.
+    They break the pipeline: each is made by stages of its own, and its value is then read like an input.
     """
     stop = frozenset(available)
     return tuple(step for step in ancestors(graph, targets, stop) if step not in stop and _breaks(graph, step))
@@ -217,7 +217,7 @@ def _breaks(graph: Graph, step: str) -> bool:
 
 
 def _needed(graph: Graph, sinks: Iterable[str], known: Results, available: frozenset[str]) -> tuple[str, ...]:
-    """What ``sinks`` are computed from, and what the measures that are not known yet are taken of."""
+    """What ``sinks`` are computed from, and what the statistics that are not known yet are taken of."""
 
     def follow(step: Step) -> Iterable[str]:
         unknown = (m for m in statistics_of(graph, step.id).values() if m not in known and not m.optional)

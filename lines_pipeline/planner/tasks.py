@@ -1,4 +1,4 @@
-"""What workers are told: a program (once a pass) and jobs (names and ranges); neither holds a tensor."""
+"""What workers are told: a plan for each stage, and tasks (names and ranges); neither holds a tensor."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class WriteTarget:
 
 @dataclass(frozen=True)
 class Write:
-    """A step whose value a pass writes; ``packed`` masks take 1 bit a value."""
+    """A step whose value a stage writes; ``packed`` masks take 1 bit a value."""
 
     step: str
     positions: Mapping[str, tuple[WriteTarget, ...]]
     packed: bool = False
     speculation: AnyStatistic | None = None
-    """A draft's: the measure whose first hypothesis the value assumes."""
+    """A partial output's: the statistic whose first outcome the value assumes."""
     is_draft: bool = False
     """Whether another step's value comes to stand there."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A measure that a pass gathers, with what it needs: earlier results, its state, and the guess it is made under."""
+    """A statistic that a stage gathers: with earlier results, its state, and the one whose outcomes it assumes."""
 
     statistic: AnyStatistic
     needs: tuple[Any, ...]
@@ -56,14 +56,14 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class StagePlan:
-    """Everything a job needs besides its tiles. Tensors go by key: a name, or name and shape (``planning.shapes``)."""
+    """Everything a task needs besides its slices. Tensors go by key: a name, or name and shape (``planner.shapes``)."""
 
     steps: tuple[Step, ...]
     schemas: Mapping[str, Schema]
     stats: Mapping[str, Mapping[str, Any]]
     """Known statistics by step, under the names its op gave them."""
-    guessed: Mapping[str, Mapping[str, AnyStatistic]]
-    """Statistics by step that are guessed in this pass: name to measure."""
+    speculated: Mapping[str, Mapping[str, AnyStatistic]]
+    """Statistics by step that are assumed in this stage: name to statistic."""
     positions: Mapping[str, Mapping[str, Place]]
     """By step whose op depends on depth: where each tensor is."""
     sources: Mapping[str, Mapping[str, StoredTensor]]
@@ -71,7 +71,7 @@ class StagePlan:
     files: tuple[SourceFile, ...]
     """The files read, as they were when planned."""
     hashed: frozenset[str]
-    """Sources whose content digest is not known yet: this pass takes it."""
+    """Sources whose content digest is not known yet: this stage takes it."""
     nonfinite: Mapping[str, frozenset[str]]
     """Tensors that are known to hold NaN or Inf, by source."""
     observations: tuple[Observation, ...]
@@ -82,11 +82,11 @@ class StagePlan:
     compile: CompileMode = "never"
     """Whether compiled kernels do blocks; where a compiler fails, ``auto`` takes the interpreter, ``always`` raises."""
     most_at_once: int | None = None
-    """How many jobs may run side by side in the memory allowed; None for as many as there are workers."""
+    """How many tasks may run side by side in the memory allowed; None for as many as there are workers."""
 
     @cached_property
     def whole(self) -> frozenset[str]:
-        """The tensors that an op has to see whole: each is a job of its own."""
+        """The tensors that an op has to see whole: each is a task of its own."""
         return frozenset(
             key
             for step in self.steps
@@ -98,7 +98,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """A range of values of one tensor, by key, in all sources of the program that have it and are needed."""
+    """A range of values of one tensor, by key, in all sources of the stage plan that have it and are needed."""
 
     tensor: str
     start: int
@@ -107,15 +107,15 @@ class TensorSlice:
 
 @dataclass(frozen=True)
 class Task:
-    """Tiles that one worker does one after the other."""
+    """Slices that one worker does one after the other."""
 
     slices: tuple[TensorSlice, ...]
     nbytes: int = field(default=0)
-    """Bytes read."""
+    """Bytes that its slices read."""
 
 
 class Readers:
-    """Which sources a program needs of each tensor: those that it computes a value with, and those that it hashes."""
+    """Which sources a plan needs of each tensor: those that it computes a value with, and those that it hashes."""
 
     def __init__(self, stage_plan: StagePlan) -> None:
         self._program = stage_plan
@@ -137,7 +137,7 @@ class Readers:
         return self._computed[alike]
 
     def _alike(self, tensor: str) -> tuple[Any, ...]:
-        """What the sources of a tensor depend on: most tensors of a program are alike."""
+        """What the sources of a tensor depend on: most tensors of a stage plan are alike."""
         having = tuple([tensor in choice for choice in self._choices])
         copied = tuple([copied.get(tensor) for copied in self._copying])
         writes = (self._program.schemas[write.step] for write in self._program.writes if tensor in write.positions)
@@ -211,7 +211,7 @@ def observed_tensors(stage_plan: StagePlan, observation: Observation) -> dict[st
 
 
 def needed_tensors(stage_plan: StagePlan) -> dict[str, TensorSpec]:
-    """Tensors that the pass has to visit, by key."""
+    """Tensors that the stage has to visit, by key."""
     found: dict[str, TensorSpec] = {}
     for source in sorted(stage_plan.hashed):
         exposed = stage_plan.schemas[source].exposed
@@ -224,15 +224,15 @@ def needed_tensors(stage_plan: StagePlan) -> dict[str, TensorSpec]:
 
 
 def read_bytes(stage_plan: StagePlan) -> int:
-    """Bytes of tensor data that a sweep over the whole program reads."""
+    """Bytes of tensor data that a sweep over the whole stage plan reads."""
     readers = Readers(stage_plan)
     return sum(spec.numel * _width(stage_plan, readers, key) for key, spec in needed_tensors(stage_plan).items())
 
 
 def cut_tasks(stage_plan: StagePlan, workers: int) -> list[Task]:
-    """A job for each whole tensor, largest first, then jobs of neighbouring tiles.
+    """A task for each whole tensor, largest first, then tasks of neighbouring slices.
 
-    Tiles begin at fixed blocks; their jobs have 4 to 128 MB of input, several a worker.
+    Slices begin at fixed blocks; their tasks have 4 to 128 MB of input, several a worker.
     """
     readers = Readers(stage_plan)
     sizes = {key: (spec.numel, _width(stage_plan, readers, key)) for key, spec in needed_tensors(stage_plan).items()}
@@ -248,7 +248,7 @@ def cut_tasks(stage_plan: StagePlan, workers: int) -> list[Task]:
 
 
 def group_slices(stage_plan: StagePlan, slices: Sequence[TensorSlice], workers: int) -> list[Task]:
-    """Jobs of given tiles."""
+    """Tasks of given slices."""
     readers = Readers(stage_plan)
     wide = [(tensor_slice, _width(stage_plan, readers, tensor_slice.tensor)) for tensor_slice in slices]
     return _grouped(
@@ -261,7 +261,7 @@ def _goal(total: int, workers: int) -> int:
 
 
 def _grouped(slices: Iterable[tuple[TensorSlice, int]], goal: int) -> list[Task]:
-    """Jobs of at least ``goal`` bytes of input, but for the last; tiles come with the bytes of one value."""
+    """Tasks of at least ``goal`` bytes of input, but for the last; slices come with the bytes of one value."""
     tasks: list[Task] = []
     group: list[TensorSlice] = []
     nbytes = 0
@@ -285,7 +285,7 @@ def _slice_numel(goal: int, width: int) -> int:
 
 
 def sample_tasks(names: Mapping[str, int], runs: int) -> list[Task]:
-    """Evenly spread short runs over the tensors ``names`` (name to number of values), one job a 64 of them."""
+    """Evenly spread short runs over the tensors ``names`` (name to number of values), one task a 64 of them."""
     total = sum(names.values())
     stride = max(total // runs, SAMPLE_RUN_NUMEL)
     slices: list[TensorSlice] = []

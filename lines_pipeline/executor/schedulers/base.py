@@ -18,14 +18,14 @@ class Scheduler(Protocol):
 
     @property
     def tasks_at_once(self) -> int:
-        """How many jobs of a sweep are done side by side."""
+        """How many tasks of a sweep are done side by side."""
 
     @property
     def calls_at_once(self) -> int:
         """How many calls that each want a machine's cores are done side by side."""
 
     def run_tasks(self, stage_plan: StagePlan, tasks: Sequence[Task], on_done: OnDone) -> list[TaskResult]:
-        """Do all jobs of a sweep. ``on_done`` is called in the driver's thread as each ends."""
+        """Carry out all tasks of a sweep. ``on_done`` is called in the driver's thread as each ends."""
 
     def call(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Call a module's function with each item; it may use all cores, and runs once at a time in a process."""

@@ -43,7 +43,7 @@ class Cluster:
         return max(len(self._threads()), 1)
 
     def run_tasks(self, stage_plan: StagePlan, tasks: Sequence[Task], on_done: OnDone) -> list[TaskResult]:
-        """Jobs as tasks; workers are sent the program once a sweep."""
+        """Submit tasks to Dask; workers are sent the stage plan once a sweep."""
         self._check_workers()
         shared = self._client.submit(open_plan_here, packed(stage_plan, self._plugins), pure=False)
         return self._results([self._client.submit(run_job_here, shared, task, pure=False) for task in tasks], on_done)

@@ -29,13 +29,13 @@ _call = Lock()
 
 
 def open_plan_here(shipment: Shipment) -> StagePlan:
-    """Open a program, as a task: it is made again where a worker that held it dies; scattered, it would be lost."""
+    """Open a plan, as a task: it is made again where a worker that held it dies; scattered, it would be lost."""
     with _named_errors():
         return unpacked(shipment)
 
 
 def run_job_here(stage_plan: StagePlan, task: Task) -> TaskResult:
-    """``run_task`` as a task."""
+    """Carry out one task on a cluster's worker, and name the worker in what goes wrong."""
     with _named_errors():
         require_same_files(stage_plan.files)
         result = run_task(stage_plan, task)

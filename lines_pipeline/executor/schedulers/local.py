@@ -14,13 +14,13 @@ from lines_pipeline.planner.tasks import StagePlan, Task
 
 @dataclass(frozen=True)
 class Serial:
-    """One thing after the other, in the driver's thread; jobs are cut as for so many workers."""
+    """One thing after the other, in the driver's thread; tasks are cut as for so many workers."""
 
     tasks_at_once: int = 1
     calls_at_once: int = 1
 
     def run_tasks(self, stage_plan: StagePlan, tasks: Sequence[Task], on_done: OnDone) -> list[TaskResult]:
-        """One after the other."""
+        """Carry out one task after the other."""
         results = []
         for task in tasks:
             results.append(run_task(stage_plan, task))
@@ -28,7 +28,7 @@ class Serial:
         return results
 
     def call(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """One after the other."""
+        """Call the function with one item after the other."""
         return [function(item) for item in items]
 
 
@@ -40,7 +40,7 @@ class Threads(Serial):
     """Jobs on Dask's threads; calls, which use all cores themselves, in the driver's thread."""
 
     def run_tasks(self, stage_plan: StagePlan, tasks: Sequence[Task], on_done: OnDone) -> list[TaskResult]:
-        """As many jobs at a time as there are workers."""
+        """Carry out as many tasks at a time as there are workers."""
         from dask.callbacks import Callback
         from dask.threaded import get  # asking dask for "threads" by name would import all of distributed
 

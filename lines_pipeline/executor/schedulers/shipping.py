@@ -1,4 +1,4 @@
-"""How a program gets to a cluster's workers: as bytes, opened once the plug-ins of the recipe are there."""
+"""How a stage plan gets to a cluster's workers: as bytes, opened once the plug-ins of the recipe are there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Shipment:
 
 
 def packed(stage_plan: StagePlan, origins: Sequence[Origin]) -> Shipment:
-    """Return the program as something that the scheduler hands on without looking into it."""
+    """Return the stage plan as something that the scheduler hands on without looking into it."""
     content = io.BytesIO()
     _Pickler(content, origins).dump(stage_plan)
     return Shipment(tuple(origins), content.getvalue())

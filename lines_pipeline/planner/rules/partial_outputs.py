@@ -1,9 +1,10 @@
-"""Which sweep can leave a draft of an output, so that the last one needs not read all inputs again.
+"""Which sweep can leave a partial output, so that the last one needs not read all inputs again.
 
-A draft is the value of a step on the way to the output, written where the output will be, by an earlier sweep. The last
-sweep reads it back with the few inputs it still needs, and finishes it in place; where the draft is the output itself,
-made under a guess, there is no last sweep. Where a guess turns out wrong and that makes a difference, blocks are
-drafted again. Of inputs with NaN or Inf no draft is used: the last sweep then computes everything anew.
+A partial output is the value of a step on the way to the output, written by an earlier sweep where the output will be.
+The last sweep reads it back with the few inputs it still needs, and finishes it in place; where it is the output
+itself, made under an assumption, there is no last sweep. Where an assumption turns out wrong and that makes a
+difference, such blocks are made again. Of inputs with NaN or Inf none is used: the last sweep then computes everything
+anew.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from lines_pipeline.planner.stages import (
 from lines_pipeline.planner.tasks import Write
 
 MIN_SAVED = 2
-"""Models that need not be read, from which a draft pays: it is itself written and read once more."""
+"""Models that need not be read, from which a partial output pays: it is itself written and read once more."""
 
 
 def leave_partial_outputs(planned: Plan) -> Plan:
@@ -48,7 +49,7 @@ def leave_partial_outputs(planned: Plan) -> Plan:
 def with_partial_outputs(
     stages: Sequence[Stage], graph: Graph, known: Results, available: Iterable[str], in_place: Iterable[str]
 ) -> list[Stage]:
-    """The passes, the last of them finishing drafts where that pays; ``in_place`` are outputs that can be read back."""
+    """The stages, the last finishing partial outputs where that pays; ``in_place``: outputs that can be read back."""
     available, levels = frozenset(available), StageAssignment(graph, known, available)
     last = stages[-1] if stages else None
     if last is None or last.number == 1 or not last.sinks:
@@ -85,7 +86,7 @@ def holds_partial_outputs(step: Step, dtype: str, schemas: Mapping[str, Schema])
 
 
 def partial_output_of(schema: Schema, outputs: Sequence[Write]) -> Checkpoint:
-    """A step's draft, to be read back from where any of ``outputs`` has a tensor (nowhere yet, while planning)."""
+    """A partial output, to be read back from where any of ``outputs`` has a tensor (nowhere yet, while planning)."""
     tensors = {}
     for name, spec in schema.tensors.items():
         stored = replace(spec, dtype=spec.compute_dtype)
@@ -112,7 +113,7 @@ def _leaving(
 def _best(
     graph: Graph, levels: StageAssignment, sink: str, number: int, available: frozenset[str], in_place: bool
 ) -> tuple[int, PartialOutput] | None:
-    """The pass that can write the draft after which the least is left to read, and that draft."""
+    """The stage that can write the partial output after which the least is left to read, and that output."""
     whole = _reads(graph, sink, available)
     best: tuple[int, int, PartialOutput] | None = None
     for step_id in value_ancestors(graph, [sink], available) if in_place else (sink,):
