@@ -286,12 +286,12 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         """The result on one block: pure, without I/O, inputs untouched; same shape and dtype as the inputs.
 
         Written with the arithmetic that ``ops.kernels`` tells of, it also runs compiled; with more than that, it runs
-        by itself.
+        by itself. An op that depends on where entries are defines ``apply_at`` in its place.
         """
-        raise NotImplementedError(f"{self.name} is carried out by a driver")
+        raise NotImplementedError(f"{self.name} has no 'apply': a driver carries it out, or 'apply_at' does")
 
     def apply_at(self, params: P, inputs: Values, tensor: TensorSpec, stats: Mapping[str, S], position: int) -> Value:
-        """``apply`` on the block that begins at entry ``position``, for what depends on where entries are."""
+        """Return the result on the block that begins at entry ``position``: what carries out ops asks for this."""
         return self.apply(params, inputs, tensor, stats)
 
     def summary(

@@ -10,10 +10,9 @@ from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import AnyStatistic, Ids, Op, OpParams, Port, Statistic, Values
-from lines_pipeline.ops.kernels import Value, total
-from lines_pipeline.ops.statistics.contract import Reductions
-from lines_pipeline.ops.statistics.norms import Norms, restoring, tensor_totals
+from lines_pipeline.ops.base import AnyStatistic, Ids, Op, OpParams, Port, Values
+from lines_pipeline.ops.kernels import Value
+from lines_pipeline.ops.statistics.norms import DroppingNorms, rescaled
 from lines_pipeline.ops.statistics.ranks import RankedEntry, drop_after_entry, keep_from_entry
 
 
@@ -30,25 +29,11 @@ class BreadcrumbsParams(OpParams):
 
 
 @dataclass(frozen=True)
-class BandNorms(Statistic[tuple[float, float], Norms]):
+class BandNorms(DroppingNorms):
     """By tensor: the L1 norm before entries are dropped, and after."""
 
-    def observe_at(
-        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None, position: int
-    ) -> Reductions:
-        kept = _within(values[0], needs, tensor, position)
-        return total(values[0].abs()), total(kept.abs())
-
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
-        return self.observe_at(values, tensor, needs, state, 0)
-
-    def partial(self, *reduced: Any) -> tuple[float, float]:
-        return reduced[0], reduced[1]
-
-    def combine(
-        self, partials: Mapping[str, list[tuple[float, float]]], numels: Mapping[str, int], state: None
-    ) -> Norms:
-        return tensor_totals(partials)
+    def kept(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int) -> Value:
+        return _within(values[0], needs, tensor, position)
 
 
 class Breadcrumbs(Op[BreadcrumbsParams, Any]):
@@ -75,9 +60,6 @@ class Breadcrumbs(Op[BreadcrumbsParams, Any]):
         norms = {"norms": BandNorms(of, needs=(first, last))} if params.rescale == "l1" else {}
         return {"first": first, "last": last, **norms}
 
-    def apply(self, params: BreadcrumbsParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
-        return self.apply_at(params, inputs, tensor, stats, 0)
-
     def apply_at(
         self, params: BreadcrumbsParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any], position: int
     ) -> Value:
@@ -85,9 +67,7 @@ class Breadcrumbs(Op[BreadcrumbsParams, Any]):
         if density == 1.0:
             return delta
         kept = _within(delta, (stats["first"], stats["last"]), tensor, position)
-        if params.rescale == "none":
-            return kept
-        return kept / density if params.rescale == "density" else kept * restoring(stats["norms"][tensor.name])
+        return rescaled(kept, params.rescale, density, stats.get("norms", {}).get(tensor.name))
 
 
 def _within(delta: Value, entries: Sequence[Any], tensor: TensorSpec, position: int) -> Value:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.base import Ids, Statistic, Values
+from lines_pipeline.ops.base import Ids, Values
 from lines_pipeline.ops.draws import Draw, DrawingOp, DrawParams, uniforms
-from lines_pipeline.ops.kernels import Value, total
-from lines_pipeline.ops.statistics.contract import Reductions
-from lines_pipeline.ops.statistics.norms import Norms, restoring, tensor_totals
+from lines_pipeline.ops.kernels import Value
+from lines_pipeline.ops.statistics.norms import DroppingNorms, Norms, rescaled
 
 
 def dropped_out(delta: Value, numbers: Value, density: float) -> Value:
@@ -20,31 +19,17 @@ def dropped_out(delta: Value, numbers: Value, density: float) -> Value:
 
 
 @dataclass(frozen=True)
-class KeptNorms(Statistic[tuple[float, float], Norms]):
+class KeptNorms(DroppingNorms):
     """By tensor: the L1 norm before entries are dropped, and after."""
 
     density: float
     seed: int | None
     expert: str
 
-    def observe_at(
-        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None, position: int
-    ) -> Reductions:
+    def kept(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int) -> Value:
         delta, *given = values
         numbers = uniforms(Draw(self.seed, self.expert), given, tensor, position, delta)
-        kept = dropped_out(delta, numbers, self.density)
-        return total(delta.abs()), total(kept.abs())
-
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
-        return self.observe_at(values, tensor, needs, state, 0)
-
-    def partial(self, *reduced: Any) -> tuple[float, float]:
-        return reduced[0], reduced[1]
-
-    def combine(
-        self, partials: Mapping[str, list[tuple[float, float]]], numels: Mapping[str, int], state: None
-    ) -> Norms:
-        return tensor_totals(partials)
+        return dropped_out(delta, numbers, self.density)
 
 
 class Dare(DrawingOp[DrawParams, Norms]):
@@ -65,9 +50,6 @@ class Dare(DrawingOp[DrawParams, Norms]):
         of = (*inputs["delta"], *inputs.get("uniforms", ()))
         return {"norms": KeptNorms(of, params.density[0], params.seed, params.expert)}
 
-    def apply(self, params: DrawParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Norms]) -> Value:
-        return self.apply_at(params, inputs, tensor, stats, 0)
-
     def apply_at(
         self, params: DrawParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Norms], position: int
     ) -> Value:
@@ -75,6 +57,4 @@ class Dare(DrawingOp[DrawParams, Norms]):
         if density in (0.0, 1.0):
             return delta if density else delta * 0.0
         kept = dropped_out(delta, uniforms(params, inputs["uniforms"], tensor, position, delta), density)
-        if params.rescale == "none":
-            return kept
-        return kept / density if params.rescale == "density" else kept * restoring(stats["norms"][tensor.name])
+        return rescaled(kept, params.rescale, density, stats.get("norms", {}).get(tensor.name))

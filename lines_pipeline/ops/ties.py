@@ -86,9 +86,6 @@ class Ties(Op[TiesParams, Any]):
         )
         return found | {"election": election}
 
-    def apply(self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
-        return self.apply_at(params, inputs, tensor, stats, 0)
-
     def apply_at(
         self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any], position: int
     ) -> Value:

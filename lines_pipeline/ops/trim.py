@@ -65,9 +65,6 @@ class Trim(Op[TrimParams, Any]):
             return {"fraction": NormFraction(inputs["delta"], params.scope, params.norm_fraction)}
         return {"spread": Spread(inputs["delta"], params.scope)}
 
-    def apply(self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
-        return self.apply_at(params, inputs, tensor, stats, 0)
-
     def apply_at(
         self, params: TrimParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any], position: int
     ) -> Value:

@@ -107,5 +107,20 @@ class Statistic(ABC, Generic[Partial, Result, State]):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class PositionedStatistic(Statistic[Partial, Result, State]):
+    """A statistic that depends on where entries are: it defines ``observe_at`` in place of ``observe``."""
+
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: State) -> Reductions:
+        """Observe the first block."""
+        return self.observe_at(values, tensor, needs, state, 0)
+
+    @abstractmethod
+    def observe_at(
+        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: State, position: int
+    ) -> Reductions:
+        """Return the reductions of the block that begins at entry ``position``."""
+
+
 AnyStatistic = Statistic[Any, Any, Any]
 """A statistic of which it does not matter what it keeps and gives: those of a pass are of many kinds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.kernels import Value, nonzero_count, running_sum, total
-from lines_pipeline.ops.statistics.contract import Reductions, Statistic
+from lines_pipeline.ops.statistics.contract import PositionedStatistic, Reductions, Statistic
 
 NO_NORM = 1e-7
 """L1 norms below this are not restored."""
@@ -43,6 +44,38 @@ def restoring(norms: Sequence[float]) -> float:
 
 Norms = Mapping[str, list[float]]
 """By tensor name: the L1 norm before entries are dropped, and after."""
+
+
+@dataclass(frozen=True)
+class DroppingNorms(PositionedStatistic[tuple[float, float], Norms]):
+    """By tensor: the L1 norm of the first value before entries are dropped, and after."""
+
+    @abstractmethod
+    def kept(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int) -> Value:
+        """Return the first value with zeros where entries are dropped."""
+
+    def observe_at(
+        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None, position: int
+    ) -> Reductions:
+        return total(values[0].abs()), total(self.kept(values, tensor, needs, position).abs())
+
+    def partial(self, *reduced: Any) -> tuple[float, float]:
+        return reduced[0], reduced[1]
+
+    def combine(
+        self, partials: Mapping[str, list[tuple[float, float]]], numels: Mapping[str, int], state: None
+    ) -> Norms:
+        return tensor_totals(partials)
+
+
+def rescaled(kept: Value, rescale: str, density: float, norms: Sequence[float] | None) -> Value:
+    """Return what is kept of a tensor: as it is (``none``), over the density, or with the L1 norm from before."""
+    if rescale == "none":
+        return kept
+    if rescale == "density":
+        return kept / density
+    assert norms is not None
+    return kept * restoring(norms)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.kernels import Value, add_kept, keep_from, larger, nonzero_count, total, zeros_like
-from lines_pipeline.ops.statistics.contract import Reductions, Statistic
+from lines_pipeline.ops.statistics.contract import PositionedStatistic, Reductions
 from lines_pipeline.ops.statistics.norms import exact_total
 from lines_pipeline.ops.statistics.ranks import trimmed
 
@@ -31,7 +31,7 @@ Ballots = tuple[int, int, bool]
 
 
 @dataclass(frozen=True)
-class KeptSquares(Statistic[float, float]):
+class KeptSquares(PositionedStatistic[float, float]):
     """Squared norm of a task vector over the whole model, trimmed by the threshold that is in ``needs``, if one is."""
 
     def observe_at(
@@ -39,9 +39,6 @@ class KeptSquares(Statistic[float, float]):
     ) -> Reductions:
         kept = keep_from(*trimmed(values[0], needs[0] if needs else None, tensor, position))
         return (total(kept * kept),)
-
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
-        return self.observe_at(values, tensor, needs, state, 0)
 
     def partial(self, *reduced: float) -> float:
         return reduced[0]
@@ -80,7 +77,7 @@ def elected_by_largest(kept: Kept, squares: Sequence[float]) -> tuple[Value, Val
 
 
 @dataclass(frozen=True)
-class SignMajority(Statistic[Ballots, Election]):
+class SignMajority(PositionedStatistic[Ballots, Election]):
     """Observes the task vectors; ``needs`` holds the thresholds of those that are trimmed, then the squared norms.
 
     With ``is_given`` the first value gives the signs, and the task vectors after it are what takes them.
@@ -118,9 +115,6 @@ class SignMajority(Statistic[Ballots, Election]):
         signs = sums.sign()
         undecided = nonzero_count(entries) if given is None else nonzero_count(entries * (signs.abs() * -1.0 + 1.0))
         return total(signs), nonzero_count(signs), undecided
-
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
-        return self.observe_at(values, tensor, needs, state, 0)
 
     def _kept(
         self, deltas: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int
