@@ -105,14 +105,14 @@ def run(
     )
     loaded = _read(recipe, options)
     from lines_pipeline import api
-    from lines_pipeline.cli import render as presentation
+    from lines_pipeline.cli import render
 
     with _told(events, quiet=quiet, verbose=verbose) as told:
         result = api.run(loaded, options, sinks=[*told, *(sinks or [])])
     if as_json:
         print_json(result.to_dict())
     else:
-        presentation.show_result(result)
+        render.show_result(result)
 
 
 def _read(path: Path, options: RunOptions) -> Recipe:
@@ -252,9 +252,9 @@ def inspect(
 ) -> None:
     """Tell what a checkpoint holds: digest, tensors, data types, blocks, norms."""
     from lines_pipeline import api
-    from lines_pipeline.cli import render as presentation
+    from lines_pipeline.cli import render
 
-    show = print_json if as_json else presentation.show_checkpoint
+    show = print_json if as_json else render.show_checkpoint
     show(api.inspect(checkpoint, headers=headers, key=key))
 
 
@@ -273,13 +273,13 @@ def sync(
 ) -> None:
     """Send the records of runs that their MLflow store could not take (exit 1 where it still cannot)."""
     from lines_pipeline import api
-    from lines_pipeline.cli import render as presentation
+    from lines_pipeline.cli import render
 
     report = api.sync(folders or [], tracking_uri=tracking_uri)
     if as_json:
         print_json(report.to_dict())
     else:
-        presentation.show_sync(report)
+        render.show_sync(report)
     for trouble in report.troubles:
         typer.echo(f"error: {trouble}", err=True)
     if report.troubles:
@@ -295,7 +295,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Show MLflow runs side by side, what differs first. NAME NAME are the two latest runs of that name."""
-    from lines_pipeline.cli import render as presentation
+    from lines_pipeline.cli import render
     from lines_pipeline.tracking.comparison import compare as compare_runs
     from lines_pipeline.tracking.stores import resolve_uri
 
@@ -307,7 +307,7 @@ def compare(
     if as_json:
         print_json(found.to_dict())
     else:
-        presentation.show_comparison(found)
+        render.show_comparison(found)
 
 
 def _exclude_each_other(quiet: bool, verbose: bool) -> None:

@@ -49,7 +49,7 @@ def ops(
 ) -> None:
     """List the merge methods, or describe one."""
     from lines_pipeline import api
-    from lines_pipeline.cli import render as presentation
+    from lines_pipeline.cli import render
 
     found = api.catalogue()
     if name is not None:
@@ -63,7 +63,7 @@ def ops(
     if as_json:
         print_json(found[0] if name else found)
     else:
-        presentation.show_ops(found, detailed=name is not None)
+        render.show_ops(found, detailed=name is not None)
 
 
 def recipes(
@@ -120,7 +120,7 @@ def zoo(action: Annotated[ZooAction, typer.Argument()] = ZooAction.LIST, as_json
     from rich.console import Console
 
     from lines_pipeline import api
-    from lines_pipeline.cli import render as presentation
+    from lines_pipeline.cli import render
     from lines_pipeline.tracking.console import progress
 
     if action is ZooAction.BUILD:
@@ -129,7 +129,7 @@ def zoo(action: Annotated[ZooAction, typer.Argument()] = ZooAction.LIST, as_json
     if as_json:
         print_json(api.zoo_list())
     else:
-        presentation.show_zoo(api.zoo_list())
+        render.show_zoo(api.zoo_list())
 
 
 def cache(
@@ -139,7 +139,7 @@ def cache(
 ) -> None:
     """List what runs keep for the next ones, make room, or check that it is whole (exit 1 for damaged entries)."""
     from lines_pipeline import api
-    from lines_pipeline.cli import render as presentation
+    from lines_pipeline.cli import render
 
     if to is not None and action != "prune":
         raise typer.BadParameter("--to is for prune")
@@ -147,7 +147,7 @@ def cache(
     if as_json:
         print_json(report.to_dict())
     else:
-        presentation.show_cache(action, report)
+        render.show_cache(action, report)
     if action == "verify" and report.entries:
         raise typer.Exit(1)
 

@@ -17,7 +17,7 @@ from lines_pipeline.recipe.building import Declared, build_graph
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.stock import stock_folder
 from lines_pipeline.recipe.syntax.interpolation import environment_names
-from lines_pipeline.recipe.syntax.source_map import Path, holds
+from lines_pipeline.recipe.syntax.source_map import Path, value_towards
 
 _LOCAL_SCHEDULERS = ("threads", "serial")
 
@@ -85,17 +85,9 @@ def _urls(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     used = {key: value for key, value in recipe.recorded.items() if key not in ("vars", "description")}
     for path, text in _texts(used, ()):
         if environment_names(text):
-            filled = _at(recipe.document.data, path)
+            filled = value_towards(recipe.document.data, path)
             if "://" in text or "://" in str(filled):
                 yield path, f"puts the environment (${{env:{min(environment_names(text))}}}) into a URL"
-
-
-def _at(data: Any, path: Path) -> Any:
-    for part in path:
-        if not holds(data, part):
-            return data
-        data = data[part]
-    return data
 
 
 def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:

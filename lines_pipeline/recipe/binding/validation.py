@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.scalars import scalar_text, unspelled
-from lines_pipeline.recipe.syntax.source_map import Path, holds
+from lines_pipeline.recipe.syntax.source_map import Path, holds, value_towards
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -118,7 +118,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _mismatch(path: Path, errors: list[ErrorDetails], data: Any, written: Any) -> Complaint:
-    value, shown = _at(data, path), _at(written, path)
+    value, shown = value_towards(data, path), value_towards(written, path)
     own_words = [str(error["ctx"]["error"]) for error in errors if error["type"] == "value_error"]
     if own_words:
         return Complaint(path, own_words[0])
@@ -127,14 +127,6 @@ def _mismatch(path: Path, errors: list[ErrorDetails], data: Any, written: Any) -
         expected.remove("a whole number")
     hint = did_you_mean(value, _literals(errors)) if isinstance(value, str) else ""
     return Complaint(path, f"expected {listed(expected)}, found {described(shown)}{hint}")
-
-
-def _at(data: Any, path: Path) -> Any:
-    for part in path:
-        if not holds(data, part):
-            return data
-        data = data[part]
-    return data
 
 
 def _expected(error: ErrorDetails) -> str:

@@ -81,6 +81,15 @@ def value_at(data: Any, path: Path) -> Any:
     return data
 
 
+def value_towards(data: Any, path: Path) -> Any:
+    """Return the value at ``path``, or the innermost one on the way there."""
+    for part in path:
+        if not holds(data, part):
+            return data
+        data = data[part]
+    return data
+
+
 def holds(data: Any, part: str | int) -> bool:
     """Return whether a map has the key, or a list the index."""
     if isinstance(data, list | tuple):
