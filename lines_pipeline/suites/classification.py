@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.suites.base import ForeignCode, Head, Metric, Role, Scores
 from lines_pipeline.suites.classification_file import ClassificationFile
+from lines_pipeline.suites.file_suite import FileSuite
 from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, Judged, judge, task_scores
 from lines_pipeline.suites.labelled_tensors import LabelledTensors, hub_batches
 from lines_pipeline.suites.model_factory import factory_code, foreign_code, loaded, make_model
@@ -34,26 +33,13 @@ _DATASETS = "hf://datasets/"
 
 
 @dataclass(frozen=True)
-class ClassificationSuite:
+class ClassificationSuite(FileSuite[ClassificationFile]):
     """Evaluates models by a suite file that has been read."""
-
-    document: SuiteDocument
-    content: ClassificationFile = field(compare=False, repr=False)
 
     @classmethod
     def read(cls, document: SuiteDocument) -> ClassificationSuite:
         """Return the suite in a file."""
         return cls(document, document.read_as(ClassificationFile))
-
-    @property
-    def path(self) -> Path:
-        """Return the suite's file."""
-        return self.document.path
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Return the names of all tasks."""
-        return tuple(self.content.tasks)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -66,13 +52,13 @@ class ClassificationSuite:
         return tuple(
             f"{self.path}: task '{task}': {file}: no such file"
             for task, file in named
-            if "://" not in file and self._identity(file) is None
+            if "://" not in file and self.identity(file) is None
         )
 
     def digest(self, split: str) -> str:
         """Return the digest of the file's content, and of the local data, heads and Python that it names."""
         tasks = self.content.tasks.values()
-        files = [self._identity(source) for one in tasks for source in (one.head, one.data.get(split, ""))]
+        files = [self.identity(source) for one in tasks for source in (one.head, one.data.get(split, ""))]
         content = self.content.model_dump(mode="json")
         return content_key([content, split, files, *(one.digest() for one in self.code())])
 
@@ -207,20 +193,3 @@ class ClassificationSuite:
             known = ", ".join(data) or "none"
             raise EvalError(f"{self.path}: task '{task}' has no data for split '{split}'; it has: {known}")
         return data[split]
-
-    def _identity(self, source: str) -> Any:
-        return file_identity(self.path.parent, source)
-
-
-def file_identity(folder: Path, source: str) -> Any:
-    """Return size and time of a local file, which tell its content from another; None where it is missing.
-
-    A URL is its own identity.
-    """
-    if not source or "://" in source:
-        return source
-    try:
-        found = (folder / source).stat()
-    except (OSError, ValueError):
-        return None
-    return [source, found.st_size, found.st_mtime_ns] if not stat.S_ISFIFO(found.st_mode) else None

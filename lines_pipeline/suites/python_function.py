@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,8 +19,8 @@ from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.units import SCORE
 from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.suites.base import Averaging, Direction, ForeignCode, Head, Metric, Role, Scores
-from lines_pipeline.suites.classification import file_identity
 from lines_pipeline.suites.factories import check_function
+from lines_pipeline.suites.file_suite import FileSuite
 from lines_pipeline.suites.model_factory import factory_code, foreign_code, found_code, loaded, make_model
 from lines_pipeline.suites.models import Model, StoredModel
 from lines_pipeline.suites.samples import Array, Samples
@@ -78,11 +77,8 @@ class FunctionFile(Section):
 
 
 @dataclass(frozen=True)
-class FunctionSuite:
+class FunctionSuite(FileSuite[FunctionFile]):
     """Evaluates models by a suite file that has been read."""
-
-    document: SuiteDocument
-    content: FunctionFile = field(compare=False, repr=False)
 
     @classmethod
     def read(cls, document: SuiteDocument) -> FunctionSuite:
@@ -92,29 +88,19 @@ class FunctionSuite:
         return suite
 
     @property
-    def path(self) -> Path:
-        """Return the suite's file."""
-        return self.document.path
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Return the names of all tasks."""
-        return tuple(self.content.tasks)
-
-    @property
     def metrics(self) -> tuple[Metric, ...]:
         """Return the metrics that the file declares."""
         return tuple(Metric(name, m.unit, m.direction, m.averaging) for name, m in self.content.metrics.items())
 
     def check(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
         """Return a message for each of ``files`` that is not there."""
-        missing = [file for file in self.content.files if "://" not in file and self._identity(file) is None]
+        missing = [file for file in self.content.files if "://" not in file and self.identity(file) is None]
         return tuple(f"{self.path}: {file}: no such file" for file in missing)
 
     def digest(self, split: str) -> str:
         """Return the digest of the file's content, of the Python that it names, and of ``files``."""
         content = self.content.model_dump(mode="json")
-        files = [self._identity(file) for file in self.content.files]
+        files = [self.identity(file) for file in self.content.files]
         return content_key([content, split, files, *(code.digest() for code in self.code())])
 
     def baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
@@ -167,9 +153,6 @@ class FunctionSuite:
     @cached_property
     def _factory(self) -> Code | None:
         return None if self.content.model is None else factory_code(self.document, self.content.model)
-
-    def _identity(self, source: str) -> Any:
-        return file_identity(self.path.parent, source)
 
     def _require_declared(self) -> None:
         """Raise ``EvalError`` where the file records figures of metrics that it does not declare."""
