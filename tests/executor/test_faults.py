@@ -24,6 +24,7 @@ from lines_pipeline.executor import task_runner
 from lines_pipeline.executor.outputs import open_destination
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.temporaries import temporary_path
+from lines_pipeline.ops.testing.cluster import local_cluster
 
 Recipe = Callable[..., Path]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -396,11 +397,9 @@ def test_a_driver_that_is_killed_while_it_writes_to_the_cache(
 
 
 def test_a_worker_that_dies_is_replaced(write_recipe: Recipe) -> None:
-    from distributed import LocalCluster
-
     recipe = write_recipe(TIES_LINES)
     expected = lines_pipeline.run(recipe, out="expected", cache=False, scheduler="serial").files[0].read_bytes()
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with local_cluster() as cluster:
         pids = [nanny.pid for nanny in cluster.workers.values()]
         kill = at_first(StageStarted, lambda: os.kill(pids[0], signal.SIGKILL))
         result = lines_pipeline.run(recipe, out="out", cache=False, scheduler=cluster.scheduler_address, sinks=[kill])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.events import Event, StageStarted
+from lines_pipeline.ops.testing.cluster import local_cluster
 from lines_pipeline.planner import tasks
 
 Recipe = Callable[..., Path]
@@ -49,9 +50,7 @@ def test_threads_and_serial_give_the_same_bytes(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a real cluster of two worker processes on loopback."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as found:
+    with local_cluster() as found:
         yield found.scheduler_address
 
 

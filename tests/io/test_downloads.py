@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from fsspec.implementations.memory import MemoryFileSystem
+from loading_recipe import loading_recipe as recipe
 from safetensors.torch import load_file, save
 
 import lines_pipeline
@@ -65,17 +65,6 @@ def flipped(content: bytes) -> bytes:
     changed, generator = bytearray(content), random.Random(0)
     changed[generator.randrange(len(changed))] ^= 1 << generator.randrange(8)
     return bytes(changed)
-
-
-def recipe(folder: Path, uri: str) -> Path:
-    nodes = {
-        "a": {"op": "load", "path": uri},
-        "same": {"op": "soup", "models": ["a"]},
-        "saved": {"op": "save", "model": "same", "path": "model.safetensors"},
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({"name": "downloaded", "nodes": nodes}))
-    return path
 
 
 def result(path: Path) -> tuple[list[float], list[str]]:

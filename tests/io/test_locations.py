@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from loading_recipe import loading_recipe as recipe
 from safetensors.torch import load_file, save_file
 
 import lines_pipeline
@@ -16,17 +16,6 @@ from lines_pipeline.io import hub
 from lines_pipeline.io.hub import needed_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def recipe(folder: Path, uri: str) -> Path:
-    nodes = {
-        "a": {"op": "load", "path": uri},
-        "same": {"op": "soup", "models": ["a"]},
-        "saved": {"op": "save", "model": "same", "path": "model.safetensors"},
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({"name": "located", "nodes": nodes}))
-    return path
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from typing import Any, TypedDict
 
 import pytest
@@ -53,6 +55,15 @@ def test_an_op_that_is_right_passes_every_check() -> None:
     check_example(upper, {"deltas": [torch.tensor([1.0, -2.0]), torch.tensor([0.5, 1.0])]}, torch.tensor([1.0, 1.0]))
     pytest.importorskip("numba")
     assert check_compiled(upper)
+
+
+def test_the_cluster_needs_no_port_of_its_own() -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # in use by another program, which is as well
+            taken.bind(("127.0.0.1", 8787))
+            taken.listen()
+        check_cluster(upper)
 
 
 @pytest.mark.parametrize("made", [upper, whole])

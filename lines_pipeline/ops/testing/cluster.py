@@ -42,11 +42,21 @@ def check_cluster(op: AnyOp | str, *, address: str = "", **params: Any) -> None:
         if address:
             there = _merged(recipe, address)
         else:
-            from distributed import LocalCluster
-
-            with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+            with local_cluster() as cluster:
                 there = _merged(recipe, cluster.scheduler_address)
         assert here == there, f"'{op.name}' gives other bytes on a cluster"
+
+
+def local_cluster(**options: Any) -> Any:
+    """Return a cluster of two workers, processes of this machine, to be closed; ``options`` are those of Dask.
+
+    Without a dashboard Dask's scheduler still serves HTTP, on port 8787, and warns where another one does: any free
+    port will do.
+    """
+    from distributed import LocalCluster
+
+    ports = {"dashboard_address": ":0"}
+    return LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, scheduler_kwargs=ports, **options)
 
 
 def _merged(recipe: Path, scheduler: str) -> bytes:

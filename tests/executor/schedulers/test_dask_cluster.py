@@ -31,6 +31,7 @@ from lines_pipeline.core.events import Event, RunFinished, RunStarted, StageFini
 from lines_pipeline.executor.schedulers import dask_cluster as cluster
 from lines_pipeline.executor.schedulers import dask_connection as connection
 from lines_pipeline.executor.schedulers.dask_cluster import Cluster
+from lines_pipeline.ops.testing.cluster import local_cluster
 
 Recipe = Callable[..., Path]
 pytestmark = [
@@ -256,10 +257,8 @@ def test_a_scheduler_that_waits_for_long_tasks_is_not_taken_for_a_frozen_one(
 
 
 def test_a_task_that_kills_worker_after_worker_ends_the_run() -> None:
-    from distributed import LocalCluster
-
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as workers,
+        local_cluster() as workers,
         closing(Cluster(workers.scheduler_address)) as driver,
         pytest.raises(EngineError, match="4 workers died one after the other over the same task, most often for want"),
     ):
