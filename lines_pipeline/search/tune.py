@@ -55,11 +55,7 @@ def tune(recipe: Recipe, evaluator: Evaluator, prepare: Prepare) -> Chosen:
         objectives = trials.run(batch)
         sampler.tell(objectives)
         for values, objective in zip(batch, objectives, strict=True):
-            if (
-                best is None
-                or sign * objective > sign * best.objective
-                or math.isnan(best.objective) > math.isnan(objective)
-            ):
+            if best is None or _is_better(sign * objective, sign * best.objective):
                 best = Chosen(values, objective, trials.total)
     assert best is not None
     evaluator.session.emit(ParamsChosen(best.values, best.objective))
