@@ -13,22 +13,27 @@ from lines_pipeline.evaluation import remembered
 from lines_pipeline.evaluation.worker import Evaluation, evaluate_all
 from lines_pipeline.executor.materialising import OutputRequest, existing, materialise
 from lines_pipeline.executor.session import Session
-from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.graph.graph import Graph
 from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.suites.base import Metric, Scores, Suite
 from lines_pipeline.suites.metrics import described, node_metrics
-from lines_pipeline.suites.normalizing import Known, baselines_of, judges_behind
+from lines_pipeline.suites.normalizing import Known, baselines_of
 from lines_pipeline.suites.opening import chosen_tasks, open_suite
 
 EVALUATION_VERSION = 3
 
+Uses = Mapping[str, SuiteUse]
+"""What suites evaluate, by the step that asks for it."""
+
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """Holds ``evaluate`` steps whose models are made: scores that are remembered, and files for the rest."""
+    """Holds evaluations whose models are made: scores that are remembered, and files for the rest."""
 
     graph: Graph
+    uses: Uses
+    """What is evaluated, also for steps that normalize."""
     steps: tuple[str, ...]
     """The steps that were asked for."""
     scores: Mapping[str, Scores | None]
@@ -41,7 +46,7 @@ class EvaluationBatch:
 
 @dataclass
 class Evaluator:
-    """Evaluates ``evaluate`` steps; ``folder`` is the recipe's."""
+    """Evaluates models for steps; ``folder`` is the recipe's."""
 
     session: Session
     folder: Path
@@ -53,20 +58,20 @@ class Evaluator:
     _normalizing: dict[str, Scores] = field(default_factory=dict)
     """Scores that normalize, by key: evaluated once a run, also where the cache is not read."""
 
-    def evaluate(self, graph: Graph, steps: Sequence[str]) -> dict[str, dict[str, float]]:
+    def evaluate(self, graph: Graph, uses: Uses, steps: Sequence[str]) -> dict[str, dict[str, float]]:
         """Return metrics by step, which sinks are told too. All models that are needed are made in one go, and kept."""
-        batch = self.prepare(graph, steps)
+        batch = self.prepare(graph, uses, steps)
         scores = self._scores([batch])[0]
         self.cached += [step for step in batch.steps if batch.scores[step] is not None]
         by_step = self._metrics(batch, scores)
         for step, values in by_step.items():
-            metrics = self._described(graph.steps[step])
+            metrics = self._described(uses[step])
             self.units[step] = {name: metrics[name].unit for name in values}
             self.session.emit(
-                MetricsComputed(step, values, step in self.cached, self.units[step], self._declared(graph.steps[step]))
+                MetricsComputed(step, values, step in self.cached, self.units[step], self._declared(uses[step]))
             )
             if scores[step].samples:
-                self.session.emit(self._samples_judged(graph.steps[step], scores[step]))
+                self.session.emit(self._samples_judged(step, uses[step], scores[step]))
         return by_step
 
     def compare(self, batches: Sequence[EvaluationBatch]) -> list[dict[str, dict[str, float]]]:
@@ -78,24 +83,20 @@ class Evaluator:
             for path in (path for batch in batches for path in batch.made):
                 self.session.cache.discard(path)
 
-    def prepare(self, graph: Graph, steps: Sequence[str]) -> EvaluationBatch:
-        """Make the models of ``steps``, and of those that normalize them, where no scores are remembered."""
-        remembered = self._remembered_by_step(graph, judges_behind(graph, steps))
-        models = _unscored(graph, remembered)
+    def prepare(self, graph: Graph, uses: Uses, steps: Sequence[str]) -> EvaluationBatch:
+        """Make the models of ``uses``, those of ``steps`` and of what normalizes them, without remembered scores."""
+        remembered = self._remembered_by_step(graph, uses)
+        models = _unscored(uses, remembered)
         requests = [OutputRequest(model) for model in models]
         there = {value for r in requests if (value := existing(self.session, graph, r)) is not None}
         values, _ = materialise(self.session, graph, requests) if requests else ([], {})
         paths = [value.path for value in values]
         made = tuple(value.path for value in values if value not in there)
-        return EvaluationBatch(graph, tuple(steps), remembered, dict(zip(models, paths, strict=True)), made)
+        return EvaluationBatch(graph, uses, tuple(steps), remembered, dict(zip(models, paths, strict=True)), made)
 
-    def unscored_models(self, graph: Graph, steps: Sequence[str]) -> list[str]:
-        """Return the steps whose weights have to be made for ``evaluate`` steps without remembered scores."""
-        return _unscored(graph, self._remembered_by_step(graph, steps))
-
-    def models(self, graph: Graph, steps: Sequence[str]) -> list[str]:
-        """Return the steps whose weights ``evaluate`` steps evaluate, each once."""
-        return list(dict.fromkeys(_model(graph, step) for step in steps))
+    def unscored_models(self, graph: Graph, uses: Uses) -> list[str]:
+        """Return the steps whose weights have to be made, because no scores of them are remembered."""
+        return _unscored(uses, self._remembered_by_step(graph, uses))
 
     def suite(self, uri: str) -> Suite:
         """Return a suite, which is opened once."""
@@ -104,108 +105,99 @@ class Evaluator:
             self._suites[uri] = open_suite(uri, self.folder, lambda event: self.session.emit(event))
         return self._suites[uri]
 
-    def directions(self, graph: Graph, step_id: str) -> dict[str, str]:
-        """Return which of ``higher`` and ``lower`` is better, by full name of a metric of a step or its objective."""
-        return {name: metric.direction for name, metric in self._described(graph.steps[step_id]).items()}
+    def directions(self, use: SuiteUse) -> dict[str, str]:
+        """Return which of ``higher`` and ``lower`` is better, by full name of a metric."""
+        return {name: metric.direction for name, metric in self._described(use).items()}
 
     def _scores(self, batches: Sequence[EvaluationBatch]) -> list[dict[str, Scores]]:
         """Return the scores of all steps of every batch; evaluate what is not remembered, equal models once."""
-        wanted: dict[str, tuple[EvaluationBatch, Step]] = {}
+        wanted: dict[str, tuple[EvaluationBatch, str]] = {}
         for number, batch in enumerate(batches):
             for step_id, scores in batch.scores.items():
                 if scores is None:
-                    step = batch.graph.steps[step_id]
-                    wanted.setdefault(self._key(batch.graph, step) or f"{number}/{step_id}", (batch, step))
+                    key = self._key(batch.graph, batch.uses[step_id]) or f"{number}/{step_id}"
+                    wanted.setdefault(key, (batch, step_id))
         evaluations = [self._evaluation(batch, step) for batch, step in wanted.values()]
         results = dict(zip(wanted, evaluate_all(self.session.scheduler, evaluations), strict=True))
         for key, scores in results.items():
             batch, step = wanted[key]
-            self._remember(batch.graph, step, scores, normalizes=step.id not in batch.steps)
+            self._remember(batch.graph, batch.uses[step], scores, normalizes=step not in batch.steps)
         return [
             {
-                step_id: scores or results[self._key(batch.graph, batch.graph.steps[step_id]) or f"{number}/{step_id}"]
+                step_id: scores or results[self._key(batch.graph, batch.uses[step_id]) or f"{number}/{step_id}"]
                 for step_id, scores in batch.scores.items()
             }
             for number, batch in enumerate(batches)
         ]
 
-    def _evaluation(self, batch: EvaluationBatch, step: Step) -> Evaluation:
-        params, model = _params(step), _model(batch.graph, step.id)
+    def _evaluation(self, batch: EvaluationBatch, step: str) -> Evaluation:
+        use, model = batch.uses[step], _model(batch.uses[step])
         followed = self.session.checkpoints.get(batch.graph.followed(model))
         return Evaluation(
-            node=step.node,
+            node=batch.graph.steps[step].node,
             model=SourceFile.of(batch.files[model].absolute()),
-            suite=params.suite,
+            suite=use.suite,
             folder=self.folder.absolute(),
-            digest=self.suite(params.suite).digest(params.split),
-            tasks=self._tasks(params),
-            split=params.split,
+            digest=self.suite(use.suite).digest(use.split),
+            tasks=self._tasks(use),
+            split=use.split,
             device=self.session.settings.device,
             followed=Path(followed.files[0].path) if followed is not None and followed.files else None,
         )
 
-    def _tasks(self, params: SuiteUse) -> tuple[str, ...]:
-        return chosen_tasks(self.suite(params.suite), params.suite, params.tasks, params.target)
+    def _tasks(self, use: SuiteUse) -> tuple[str, ...]:
+        return chosen_tasks(self.suite(use.suite), use.suite, use.tasks, use.target)
 
-    def _key(self, graph: Graph, step: Step) -> str | None:
-        params, model = _params(step), self.session.keys(graph).step(_model(graph, step.id))
+    def _key(self, graph: Graph, use: SuiteUse) -> str | None:
+        model = self.session.keys(graph).step(_model(use))
         if model is None:
             return None
-        digest = self.suite(params.suite).digest(params.split)
-        return content_key([remembered.KIND, EVALUATION_VERSION, model, digest, self._tasks(params)])
+        digest = self.suite(use.suite).digest(use.split)
+        return content_key([remembered.KIND, EVALUATION_VERSION, model, digest, self._tasks(use)])
 
-    def _remembered_by_step(self, graph: Graph, steps: Sequence[str]) -> dict[str, Scores | None]:
-        return {step: self._remembered(graph, graph.steps[step]) for step in steps}
+    def _remembered_by_step(self, graph: Graph, uses: Uses) -> dict[str, Scores | None]:
+        return {step: self._remembered(graph, use) for step, use in uses.items()}
 
-    def _remember(self, graph: Graph, step: Step, scores: Scores, *, normalizes: bool) -> None:
-        key = self._key(graph, step)
+    def _remember(self, graph: Graph, use: SuiteUse, scores: Scores, *, normalizes: bool) -> None:
+        key = self._key(graph, use)
         if key is not None and normalizes:
             self._normalizing[key] = scores
-        self.session.cache.put(remembered.KIND, key, remembered.packed(scores, self._tasks(_params(step))))
+        self.session.cache.put(remembered.KIND, key, remembered.packed(scores, self._tasks(use)))
 
-    def _remembered(self, graph: Graph, step: Step) -> Scores | None:
-        key = self._key(graph, step)
+    def _remembered(self, graph: Graph, use: SuiteUse) -> Scores | None:
+        key = self._key(graph, use)
         if key in self._normalizing:
             return self._normalizing[str(key)]
-        return remembered.unpacked(self.session.cache.get(remembered.KIND, key), self._tasks(_params(step)))
+        return remembered.unpacked(self.session.cache.get(remembered.KIND, key), self._tasks(use))
 
     def _metrics(self, batch: EvaluationBatch, scores: Mapping[str, Scores]) -> dict[str, dict[str, float]]:
         known = Known(batch.graph, scores)
         by_step = {}
-        for step_id in batch.steps:
-            step = batch.graph.steps[step_id]
-            params, suite = _params(step), self.suite(_params(step).suite)
-            baselines = baselines_of(params, suite, list(scores[step_id].values), known)
-            by_step[step_id] = node_metrics(suite.metrics, scores[step_id], baselines, params.target)
+        for step in batch.steps:
+            use = batch.uses[step]
+            suite = self.suite(use.suite)
+            baselines = baselines_of(use, suite, list(scores[step].values), known)
+            by_step[step] = node_metrics(suite.metrics, scores[step], baselines, use.target)
         return by_step
 
-    def _described(self, step: Step) -> dict[str, Metric]:
-        params = _params(step)
-        return described(self.suite(params.suite).metrics, self._tasks(params), params.target)
+    def _described(self, use: SuiteUse) -> dict[str, Metric]:
+        return described(self.suite(use.suite).metrics, self._tasks(use), use.target)
 
-    def _declared(self, step: Step) -> dict[str, str]:
-        metrics = self.suite(_params(step).suite).metrics
+    def _declared(self, use: SuiteUse) -> dict[str, str]:
+        metrics = self.suite(use.suite).metrics
         return {metric.name: f"{metric.unit}, {metric.direction} is better" for metric in metrics}
 
-    def _samples_judged(self, step: Step, scores: Scores) -> SamplesJudged:
-        params = _params(step)
-        data = content_key([self.suite(params.suite).digest(params.split), params.split])
-        return SamplesJudged(step.id, data, remembered.packed_samples(scores))
+    def _samples_judged(self, step: str, use: SuiteUse, scores: Scores) -> SamplesJudged:
+        data = content_key([self.suite(use.suite).digest(use.split), use.split])
+        return SamplesJudged(step, data, remembered.packed_samples(scores))
 
 
-def _unscored(graph: Graph, scores: Mapping[str, Scores | None]) -> list[str]:
+def _unscored(uses: Uses, scores: Mapping[str, Scores | None]) -> list[str]:
     """Return the models of steps without scores, each once."""
-    return list(dict.fromkeys(_model(graph, step) for step, known in scores.items() if known is None))
+    return list(dict.fromkeys(_model(uses[step]) for step, known in scores.items() if known is None))
 
 
-def _model(graph: Graph, step: str) -> str:
-    model = _params(graph.steps[step]).model
-    assert model is not None
-    return model
-
-
-def _params(step: Step) -> SuiteUse:
-    """Return the suite, split and tasks that the step evaluates its model by."""
-    use = step.op.suite_of(step.params, step.inputs)
-    assert use is not None
-    return use
+def _model(use: SuiteUse) -> str:
+    """Return the step whose weights are evaluated."""
+    assert use.model is not None
+    return use.model

@@ -93,6 +93,12 @@ class Graph:
         return tuple(step.id for step in self.steps.values() if step.gives is EdgeType.METRICS)
 
     @cached_property
+    def evaluated_models(self) -> tuple[str, ...]:
+        """The steps whose weights these judge, each once."""
+        sources = (source for step in self.evaluations for source in self.steps[step].sources)
+        return tuple(dict.fromkeys(source for source in sources if self.steps[source].gives is EdgeType.WEIGHTS))
+
+    @cached_property
     def plugins(self) -> tuple[Origin, ...]:
         """The plug-ins that its ops come from."""
         return tuple(dict.fromkeys(step.op.origin for step in self.steps.values() if step.op.origin is not None))

@@ -21,7 +21,7 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.depth import Place
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
-from lines_pipeline.ops.roles import Ids, OpParams, P, StepContext, StepRoles
+from lines_pipeline.ops.roles import Ids, OpParams, P, StepContext, StepRoles, SuiteUse
 from lines_pipeline.ops.schemas.difference import difference
 from lines_pipeline.ops.schemas.like_base import like_base
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
@@ -37,6 +37,7 @@ __all__ = [
     "AnyStatistic",
     "Driver",
     "DriverContext",
+    "Evaluated",
     "FrozenHead",
     "Granularity",
     "Ids",
@@ -123,6 +124,18 @@ class Variant:
     """The value, where the driver measures it and no ``apply`` computes it."""
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """The metrics of a step that gives metrics: the step stays in the graph, and a suite evaluates ``use`` for it.
+
+    Nothing is evaluated when the driver says so: the layers above make the models of all steps in one go, have suites
+    evaluate them side by side, equal models once, and remember the scores by content.
+    """
+
+    use: SuiteUse
+    """What is evaluated: a model, the part of a suite, and the steps of the same kind that normalize the metrics."""
+
+
 class FrozenHead(Protocol):
     """A classifier of a task over the features that a model gives."""
 
@@ -170,8 +183,11 @@ class DriverContext(Protocol):
     def suite(self, uri: str) -> TaskData:
         """The suite that a recipe names."""
 
-    def evaluate(self, models: Mapping[str, Variant], judge: Callable[[str], Variant]) -> dict[str, dict[str, float]]:
-        """The metrics of each of ``models``, by name; ``judge`` makes the evaluation of the step that it is given."""
+    def evaluate(self, models: Mapping[str, Variant], use: SuiteUse) -> dict[str, dict[str, float]]:
+        """The metrics of each of ``models``, by name, on the part of a suite that ``use`` names; it needs no model.
+
+        The models are made together, evaluated side by side, and dropped again; their scores are remembered.
+        """
 
     def higher_is_better(self, metric: str) -> bool:
         """Whether a model is better where the metric, of the suite that the step names, is higher."""
@@ -180,8 +196,8 @@ class DriverContext(Protocol):
         """Tell the sinks."""
 
 
-Driver = Callable[[Ids, DriverContext], Variant]
-"""Finds what takes the step's place, from its inputs."""
+Driver = Callable[[Ids, DriverContext], Variant | Evaluated]
+"""Finds what takes the step's place, from its inputs; of a step that gives metrics, what these are made of."""
 
 
 class Op(StepRoles[P], ABC, Generic[P, S]):
@@ -305,7 +321,7 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         return None
 
     def driver_of(self, params: P) -> Driver | None:
-        """Who finds what takes the step's place, where it is carried out above the executor."""
+        """Who finds what takes the step's place, or its metrics, where it is carried out above the executor."""
         return None
 
 

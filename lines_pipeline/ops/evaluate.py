@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
+from lines_pipeline.ops.base import Driver, Evaluated, Granularity, Ids, Op, OpParams, Port
 from lines_pipeline.ops.roles import SuiteUse
 
 _BASELINE_PORTS: Mapping[str, str] = {"expert": "baselines.expert", "pretrained": "baselines.pretrained"}
@@ -40,3 +40,6 @@ class Evaluate(Op[EvaluateParams]):
     def suite_of(self, params: EvaluateParams, inputs: Ids) -> SuiteUse:
         baselines = {role: inputs[port] for role, port in _BASELINE_PORTS.items() if port in inputs}
         return SuiteUse(params.suite, params.split, params.tasks, params.target, inputs["model"][0], baselines)
+
+    def driver_of(self, params: EvaluateParams) -> Driver:
+        return lambda inputs, context: Evaluated(self.suite_of(params, inputs))

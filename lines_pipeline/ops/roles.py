@@ -97,7 +97,7 @@ class FileOutput:
 
 @dataclass(frozen=True)
 class SuiteUse:
-    """The part of a suite that a step has models judged by."""
+    """The part of a suite that models are judged by."""
 
     suite: str
     split: str

@@ -12,7 +12,6 @@ from lines_pipeline.core.events import TableComputed
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Driver, DriverContext, Ids, Op, OpParams, Port, Values, Variant
-from lines_pipeline.ops.evaluate import Evaluate, EvaluateParams
 from lines_pipeline.ops.kernels import Value, running_sum
 from lines_pipeline.ops.roles import SuiteUse
 
@@ -44,9 +43,7 @@ class Soup(Op[SoupParams]):
         return None
 
     def suite_of(self, params: SoupParams, inputs: Ids) -> SuiteUse | None:
-        if params.suite is None:
-            return None
-        return SuiteUse(params.suite, params.split, params.tasks, objective=params.objective)
+        return None if params.suite is None else _judged(params)
 
     def driver_of(self, params: SoupParams) -> Driver | None:
         if params.kind == "uniform":
@@ -78,14 +75,15 @@ class Soup(Op[SoupParams]):
         self, params: SoupParams, soups: Mapping[str, tuple[str, ...]], context: DriverContext
     ) -> dict[str, float]:
         """The metric of the uniform soup of each entry's models."""
-        assert params.suite is not None
-        judged = EvaluateParams(suite=params.suite, split=params.split, tasks=params.tasks)
-
-        def judge(step: str) -> Variant:
-            return Variant(Evaluate(), judged, {"model": (step,)})
-
-        found = context.evaluate({name: self._uniform(models) for name, models in soups.items()}, judge)
+        variants = {name: self._uniform(models) for name, models in soups.items()}
+        found = context.evaluate(variants, _judged(params))
         if any(params.objective not in metrics for metrics in found.values()):
             known = ", ".join(next(iter(found.values())))
             raise EvalError(f"node '{context.node}': no metric '{params.objective}'; the suite gives: {known}")
         return {name: metrics[params.objective] for name, metrics in found.items()}
+
+
+def _judged(params: SoupParams) -> SuiteUse:
+    """The part of the suite that judges soups."""
+    assert params.suite is not None
+    return SuiteUse(params.suite, params.split, params.tasks, objective=params.objective)

@@ -1,41 +1,97 @@
-"""Carries out the ops that have a driver, which evaluates models and finds what takes a step's place."""
+"""Carries out the ops that have a driver, which finds what takes a step's place, or what its metrics are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import Event
-from lines_pipeline.core.types import EdgeType
-from lines_pipeline.evaluation.evaluator import Evaluator
+from lines_pipeline.evaluation.evaluator import EvaluationBatch, Evaluator
 from lines_pipeline.executor.devices import resolve_device
 from lines_pipeline.executor.keeping import keep_value
 from lines_pipeline.executor.materialising import OutputRequest, existing, materialise
+from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.ops.base import Measured, TaskData, Variant
+from lines_pipeline.ops.base import Evaluated, Measured, TaskData, Variant
+from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.suites.models import StoredModel, state_of
 
 
 @dataclass
 class Drivers:
-    """Replaces steps that have a driver by what the driver finds."""
+    """Asks the drivers of steps: replaces a step by what its driver finds, has suites evaluate those with metrics."""
 
     evaluator: Evaluator
 
+    @classmethod
+    def of(cls, session: Session, folder: Path) -> Drivers:
+        """Return the drivers of a recipe in a folder, which evaluate on its suites."""
+        return cls(Evaluator(session, folder))
+
+    @property
+    def cached(self) -> Sequence[str]:
+        """The steps of which ``metrics`` gave remembered figures."""
+        return self.evaluator.cached
+
+    @property
+    def units(self) -> Mapping[str, Mapping[str, str]]:
+        """Units of what ``metrics`` gave, by step and metric."""
+        return self.evaluator.units
+
     def resolve(self, graph: Graph) -> Graph:
-        """Return the graph with every driver's work done, in topological order."""
+        """Return the graph with the steps replaced that drivers replace, in topological order; metrics come later."""
         for step_id in graph.needed(graph.sinks):
             step = graph.steps[step_id]
-            driver = step.op.driver_of(step.params)
-            if driver is not None:
-                found = driver(step.inputs, _StepContext(self.evaluator, graph, step))
-                graph = _with_step(graph, _as(step, found, step.id, step.gives))
-                if found.measured is not None:
-                    self._keep(graph, step, found.measured)
+            outcome = self._outcome(graph, step)
+            if isinstance(outcome, Variant):
+                graph = _with_step(graph, _as(step, outcome, step.id))
+                if outcome.measured is not None:
+                    self._keep(graph, step, outcome.measured)
         return graph
+
+    def metrics(self, graph: Graph) -> dict[str, dict[str, float]]:
+        """Return the metrics of every step that is evaluated; sinks are told, and all models are made in one go."""
+        return self.evaluator.evaluate(graph, self._uses(graph, graph.evaluations), graph.evaluations)
+
+    def unmade_models(self, graph: Graph) -> list[str]:
+        """Return the steps whose weights have to be made for ``metrics``."""
+        return self.evaluator.unscored_models(graph, self._uses(graph, graph.evaluations))
+
+    def prepare(self, graph: Graph, steps: Sequence[str]) -> EvaluationBatch:
+        """Make the models that the metrics of some steps wait for; ``Evaluator.compare`` gives these."""
+        return self.evaluator.prepare(graph, self._uses(graph, steps), steps)
+
+    def directions(self, step: Step) -> dict[str, str]:
+        """Return which of ``higher`` and ``lower`` is better, by full name of a metric of the step's suite."""
+        use = step.op.suite_of(step.params, step.inputs)
+        return {} if use is None else self.evaluator.directions(use)
+
+    def _uses(self, graph: Graph, steps: Iterable[str]) -> dict[str, SuiteUse]:
+        """Return what is evaluated for the metrics of steps, and before each for those that normalize it directly."""
+        uses: dict[str, SuiteUse] = {}
+        for step in steps:
+            use = self._use(graph, step)
+            baselines = (baseline for by_role in use.baselines.values() for baseline in by_role)
+            uses |= {baseline: self._use(graph, baseline) for baseline in baselines} | {step: use}
+        return uses
+
+    def _use(self, graph: Graph, step_id: str) -> SuiteUse:
+        step = graph.steps[step_id]
+        outcome = self._outcome(graph, step)
+        if not isinstance(outcome, Evaluated):
+            raise EvalError(
+                f"node '{step.node}': '{step.op.name}' gives metrics, but its driver says of no model that it is to be "
+                "evaluated; expected 'Evaluated' from 'driver_of'"
+            )
+        return outcome.use
+
+    def _outcome(self, graph: Graph, step: Step) -> Variant | Evaluated | None:
+        driver = step.op.driver_of(step.params)
+        return None if driver is None else driver(step.inputs, _StepContext(self, graph, step))
 
     def _keep(self, graph: Graph, step: Step, measured: Measured) -> None:
         try:
@@ -48,7 +104,7 @@ class Drivers:
 class _StepContext:
     """Answers the driver of one step (``DriverContext``)."""
 
-    _evaluator: Evaluator
+    _drivers: Drivers
     _graph: Graph
     _step: Step
 
@@ -65,11 +121,11 @@ class _StepContext:
     @property
     def device(self) -> str:
         """Where tensors are computed."""
-        return resolve_device(self._evaluator.session.settings.device)
+        return resolve_device(self._session.settings.device)
 
     def materialise(self, step: str) -> dict[str, torch.Tensor]:
         """The tensors of a step's value; a file that is made for it goes again."""
-        session, request = self._evaluator.session, OutputRequest(step)
+        session, request = self._session, OutputRequest(step)
         there = existing(session, self._graph, request)
         (stored,), _ = materialise(session, self._graph, [request])
         try:
@@ -80,33 +136,35 @@ class _StepContext:
 
     def suite(self, uri: str) -> TaskData:
         """The suite at a path from the recipe's folder on."""
-        return self._evaluator.suite(uri)
+        return self._drivers.evaluator.suite(uri)
 
-    def evaluate(self, models: Mapping[str, Variant], judge: Callable[[str], Variant]) -> dict[str, dict[str, float]]:
+    def evaluate(self, models: Mapping[str, Variant], use: SuiteUse) -> dict[str, dict[str, float]]:
         """Return the metrics of each of ``models``, which are made for it and dropped again."""
-        trial, names, step = self._graph, {}, self._step
+        trial, steps = self._graph, dict[str, str]()
         for index, (name, variant) in enumerate(models.items()):
-            model = _as(step, variant, f"{step.id}.trial{index}", step.gives)
-            evaluation = _as(step, judge(model.id), f"{model.id}.judge", EdgeType.METRICS)
-            evaluation = replace(evaluation, item=None, include=(), exclude=())
-            trial = _with_step(_with_step(trial, model), evaluation)
-            names[evaluation.id] = name
-        found = self._evaluator.compare([self._evaluator.prepare(trial, list(names))])[0]
-        return {names[step_id]: metrics for step_id, metrics in found.items()}
+            steps[name] = f"{self.step}.trial{index}"
+            trial = _with_step(trial, _as(self._step, variant, steps[name]))
+        uses = {step: replace(use, model=step) for step in steps.values()}
+        evaluator = self._drivers.evaluator
+        (metrics,) = evaluator.compare([evaluator.prepare(trial, uses, list(uses))])
+        return {name: metrics[step] for name, step in steps.items()}
 
     def higher_is_better(self, metric: str) -> bool:
         """Return what the suite of the step declares of the metric; True where it declares nothing."""
-        return self._evaluator.directions(self._graph, self._step.id).get(metric, "higher") == "higher"
+        return self._drivers.directions(self._step).get(metric, "higher") == "higher"
 
     def emit(self, event: Event) -> None:
         """Tell the sinks."""
-        self._evaluator.session.emit(event)
+        self._session.emit(event)
+
+    @property
+    def _session(self) -> Session:
+        return self._drivers.evaluator.session
 
 
-def _as(step: Step, variant: Variant, step_id: str, gives: EdgeType) -> Step:
+def _as(step: Step, variant: Variant, step_id: str) -> Step:
     content = "" if variant.measured is None else variant.measured.content
-    found = replace(step, id=step_id, op=variant.op, params=variant.params, inputs=variant.inputs)
-    return replace(found, gives=gives, content=content)
+    return replace(step, id=step_id, op=variant.op, params=variant.params, inputs=variant.inputs, content=content)
 
 
 def _with_step(graph: Graph, step: Step) -> Graph:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import Event, ParamsChosen, TrialFinished, TrialStarted
-from lines_pipeline.evaluation.evaluator import EvaluationBatch, Evaluator
+from lines_pipeline.evaluation.evaluator import EvaluationBatch
 from lines_pipeline.executor.materialising import OutputRequest, materialise
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph
@@ -18,10 +18,8 @@ from lines_pipeline.recipe.binding.objective import Objective, default_direction
 from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.schema import Tune
+from lines_pipeline.search.drivers import Drivers
 from lines_pipeline.search.samplers import Values, combinations, open_sampler
-
-Prepare = Callable[[Graph], Graph]
-"""Resolves what a trial's graph leaves open before it can be merged (greedy soups)."""
 
 COSTLY_READS = 3
 """A step that reads this many times the bytes it makes is worth keeping between trials."""
@@ -36,29 +34,29 @@ class Chosen:
     trials: int
 
 
-def tune(recipe: Recipe, evaluator: Evaluator, prepare: Prepare) -> Chosen:
+def tune(recipe: Recipe, drivers: Drivers) -> Chosen:
     """Run the trials of ``recipe.tune``; each makes only what the objective needs.
 
     On a cluster, as many trials as there are workers are evaluated side by side, if they do not depend on each other.
     """
     assert recipe.tune is not None
-    trials = _Trials(recipe, evaluator, prepare, parse_objective(recipe.tune.objective), trial_count(recipe.tune))
-    graph = build_graph(recipe)
-    _keep_common_parts(graph, recipe.tune, trials.objective, evaluator)
+    trials = _Trials(recipe, drivers, parse_objective(recipe.tune.objective), trial_count(recipe.tune))
+    graph, session = build_graph(recipe), drivers.evaluator.session
+    _keep_common_parts(graph, recipe.tune, trials.objective, session)
     direction = recipe.tune.direction or default_direction(
-        trials.objective, lambda step: evaluator.directions(graph, step)
+        trials.objective, lambda step: drivers.directions(graph.steps[step])
     )
     assert direction is not None  # binding has refused objectives that have none
     sampler, sign = open_sampler(recipe.tune, recipe.seed, direction), 1 if direction == "maximize" else -1
     best: Chosen | None = None
-    while batch := sampler.ask(evaluator.session.scheduler.calls_at_once):
+    while batch := sampler.ask(session.scheduler.calls_at_once):
         objectives = trials.run(batch)
         sampler.tell(objectives)
         for values, objective in zip(batch, objectives, strict=True):
             if best is None or _is_better(sign * objective, sign * best.objective):
                 best = Chosen(values, objective, trials.total)
     assert best is not None
-    evaluator.session.emit(ParamsChosen(best.values, best.objective))
+    session.emit(ParamsChosen(best.values, best.objective))
     return best
 
 
@@ -78,8 +76,7 @@ class _Trials:
     """Carries out trials, numbered in the order in which they are given."""
 
     recipe: Recipe
-    evaluator: Evaluator
-    prepare: Prepare
+    drivers: Drivers
     objective: Objective
     total: int
     done: int = 0
@@ -89,16 +86,17 @@ class _Trials:
 
         Events come as if each trial had begun when the one before had ended.
         """
-        emit = self.evaluator.session.emit
+        session = self.drivers.evaluator.session
+        emit = session.emit
         evaluations: list[EvaluationBatch] = []
         held: list[list[Event]] = []
         for values in batch:
-            with _events(self.evaluator.session, hold=bool(evaluations)) as events:
+            with _events(session, hold=bool(evaluations)) as events:
                 held.append(events)
-                self.evaluator.session.emit(TrialStarted(self.done + len(evaluations), self.total, values))
+                session.emit(TrialStarted(self.done + len(evaluations), self.total, values))
                 evaluations.append(self._evaluation(values))
         objectives = []
-        for events, by_step in zip(held, self.evaluator.compare(evaluations), strict=True):
+        for events, by_step in zip(held, self.drivers.evaluator.compare(evaluations), strict=True):
             for event in events:
                 emit(event)
             objectives.append(self._objective(by_step))
@@ -108,8 +106,8 @@ class _Trials:
         return objectives
 
     def _evaluation(self, values: Values) -> EvaluationBatch:
-        graph = self.prepare(build_graph(self.recipe.with_values(values)))
-        return self.evaluator.prepare(graph, list(dict.fromkeys(node for _, node, _ in self.objective.terms)))
+        graph = self.drivers.resolve(build_graph(self.recipe.with_values(values)))
+        return self.drivers.prepare(graph, list(dict.fromkeys(node for _, node, _ in self.objective.terms)))
 
     def _objective(self, metrics: Mapping[str, Mapping[str, float]]) -> float:
         try:
@@ -129,7 +127,7 @@ def _events(session: Session, *, hold: bool) -> Iterator[list[Event]]:
         session.emit = emit
 
 
-def _keep_common_parts(graph: Graph, settings: Tune, objective: Objective, evaluator: Evaluator) -> None:
+def _keep_common_parts(graph: Graph, settings: Tune, objective: Objective, session: Session) -> None:
     """Write what all trials share to the cache, where reading it back is cheaper than making it again."""
     targets = [model for _, node, _ in objective.terms if (model := graph.steps[node].followed)]
     tuned_nodes = {name.partition(".")[0] for name in settings.parameters}
@@ -142,7 +140,7 @@ def _keep_common_parts(graph: Graph, settings: Tune, objective: Objective, evalu
     shared = [step_id for step_id in dict.fromkeys(shared) if step_id not in changing]
     costly = [step_id for step_id in shared if _loads(graph, step_id) >= COSTLY_READS]
     if costly:
-        materialise(evaluator.session, graph, [OutputRequest(step_id) for step_id in costly])
+        materialise(session, graph, [OutputRequest(step_id) for step_id in costly])
 
 
 def _loads(graph: Graph, step_id: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lines_pipeline.core.errors import EvalError, did_you_mean
@@ -18,18 +18,6 @@ class Known:
 
     graph: Graph
     scores: Mapping[str, Scores]
-
-
-def judges_behind(graph: Graph, steps: Iterable[str]) -> list[str]:
-    """Return ``evaluate`` steps and those that normalize them directly, each once, in order."""
-    found: dict[str, None] = {}
-    for step_id in steps:
-        step = graph.steps[step_id]
-        use = step.op.suite_of(step.params, step.inputs)
-        for named in use.baselines.values() if use is not None else ():
-            found.update(dict.fromkeys(named))
-        found[step_id] = None
-    return list(found)
 
 
 def baselines_of(use: SuiteUse, suite: Suite, tasks: Sequence[str], known: Known) -> Baselines:

@@ -1,8 +1,8 @@
-"""Carries out an opened recipe: chooses values, writes files, evaluates models, and tells what was found."""
+"""Carries out an opened recipe: chooses values, writes files, has drivers give metrics, and tells what was found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.events import InputsIdentified, Note, Sink, SummaryComputed
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.evaluation.evaluator import Evaluator
 from lines_pipeline.executor import outputs
 from lines_pipeline.executor.explain import block_scales, explain_with_room
 from lines_pipeline.executor.inputs import OpenedRecipe, open_recipe
@@ -55,12 +54,11 @@ def explain_with_space(context: OpenedRecipe, destination: outputs.OutputFolder)
 
 def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune: bool) -> RunResult:
     """Carry out a recipe, and return what it gave; the run's record and time are added by ``RunEvents.complete``."""
-    evaluator = Evaluator(context.session, context.recipe.folder)
-    chosen = _choose(context, evaluator, tune=tune)
-    evaluated = context.graph.evaluations
-    made = _make(context, destination, evaluator, evaluated)
+    drivers = Drivers.of(context.session, context.recipe.folder)
+    chosen = _choose(context, drivers, tune=tune)
+    made = _make(context, destination, drivers)
     _tell_what_was_found(context, made.facts)
-    metrics = evaluator.evaluate(context.graph, evaluated)
+    metrics = drivers.metrics(context.graph)
     digests, secrets = context.session.digests, context.recipe.secrets
     destination.renew(outputs.write_cards(context.graph, made.requests, digests, metrics, secrets=secrets))
     if unwritten := context.session.cache.unwritten:
@@ -75,18 +73,17 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
         run_id="",
         tracking_uri="",
         chosen=chosen,
-        cached=(*sorted(made.before), *evaluator.cached),
+        cached=(*sorted(made.before), *drivers.cached),
         seconds=0.0,
-        units=evaluator.units,
+        units=drivers.units,
     )
 
 
-def _choose(context: OpenedRecipe, evaluator: Evaluator, *, tune: bool) -> Mapping[str, Any]:
+def _choose(context: OpenedRecipe, drivers: Drivers, *, tune: bool) -> Mapping[str, Any]:
     """Replace tuned values, and steps with a driver, in the context by what was found; return the tuned values."""
-    drivers = Drivers(evaluator)
     chosen: Mapping[str, Any] = {}
     if tune and context.recipe.tune is not None:
-        chosen = tune_recipe(context.recipe, evaluator, drivers.resolve).values
+        chosen = tune_recipe(context.recipe, drivers).values
         context.recipe = context.recipe.with_values(chosen)
         context.graph = build_graph(context.recipe)
     context.graph = drivers.resolve(context.graph)
@@ -104,10 +101,8 @@ class _Made:
     facts: Mapping[str, Mapping[str, Any]]
 
 
-def _make(
-    context: OpenedRecipe, destination: outputs.OutputFolder, evaluator: Evaluator, evaluated: Sequence[str]
-) -> _Made:
-    """Write the files of ``save`` nodes, and the models that wait for their evaluation."""
+def _make(context: OpenedRecipe, destination: outputs.OutputFolder, drivers: Drivers) -> _Made:
+    """Write the files of ``save`` nodes, and the models that metrics wait for."""
     session, graph = context.session, context.graph
     wanted = outputs.requests(context.recipe, graph, destination, session.checkpoints)
     for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
@@ -115,9 +110,8 @@ def _make(
     before = {step for step, request in wanted.items() if existing(session, graph, request)}
     if before != wanted.keys():
         require_output(destination.folder)
-    models = evaluator.unscored_models(graph, evaluated)
-    told = [request.step for request in wanted.values()] + evaluator.models(graph, evaluated)
-    asked = [*wanted.values(), *(OutputRequest(model) for model in models)]
+    told = [request.step for request in wanted.values()] + list(graph.evaluated_models)
+    asked = [*wanted.values(), *(OutputRequest(model) for model in drivers.unmade_models(graph))]
     stored, facts = materialise(session, graph, asked, told)
     _note_variances(context, asked, stored)
     locations = outputs.deliver(session, destination, dict(zip(wanted, stored, strict=False)), before)

@@ -19,11 +19,10 @@ def explain_outputs(
     *,
     by: Callable[..., Explanation] = explain,
 ) -> Explanation:
-    """Explain the files that ``save`` nodes name and the models that are evaluated."""
+    """Explain the files that ``save`` nodes name and the models that metrics are given of."""
     graph = context.graph
-    models = [model for step in graph.evaluations if (model := graph.steps[step].followed)]
     wanted = outputs.requests(context.recipe, graph, destination, context.session.checkpoints)
-    report = by(context.recipe, graph, context.session, list(wanted.values()), models, trials)
+    report = by(context.recipe, graph, context.session, list(wanted.values()), graph.evaluated_models, trials)
     return replace(report, notes=(*report.notes, *outputs.notes(wanted)))
 
 

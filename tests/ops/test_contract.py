@@ -21,7 +21,7 @@ from lines_pipeline.core.events import Event, TableComputed
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops import registry
-from lines_pipeline.ops.base import AnyOp, AnyStatistic, Driver, Ids, Op, Summary, Values, Variant
+from lines_pipeline.ops.base import AnyOp, AnyStatistic, Driver, Evaluated, Ids, Op, Summary, Values, Variant
 from lines_pipeline.ops.depth import Place
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
@@ -86,7 +86,9 @@ class Renamed(Op[Any, Any]):
         driver = self.op.driver_of(params)
         return None if driver is None else lambda inputs, context: self.renamed(driver(inner(inputs), context))
 
-    def renamed(self, found: Variant) -> Variant:
+    def renamed(self, found: Variant | Evaluated) -> Variant | Evaluated:
+        if isinstance(found, Evaluated):
+            return found
         return replace(found, op=self, inputs={PREFIX + port: ids for port, ids in found.inputs.items()})
 
     def schema(self, params: Any, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
