@@ -349,6 +349,7 @@ def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dic
         step, stats = graph.steps[step_id], stats_of(graph, step_id, known)
         if stats is not None:
             summary = step.op.summary(step.params, stats, schemas[step_id].numels, step.counts)
+            summary = {**session.summaries.get(step_id, {}), **summary}
             if summary:
                 found[step_id] = dict(summary)
     return found

@@ -170,7 +170,7 @@ def _ports(inputs: Mapping[str, Port]) -> dict[str, Any]:
 
 
 def _port(port: Port) -> dict[str, Any]:
-    kind = f"Takes {port.type or 'weights, delta, mask or statistics'}."
+    kind = f"Takes {port.type or 'weights, delta, mask, statistics or coefficients'}."
     if port.is_path:
         return {"description": "Names a file.", "type": "string", "minLength": 1}
     if not (port.many or port.each):
