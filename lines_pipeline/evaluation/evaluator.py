@@ -22,6 +22,8 @@ from lines_pipeline.suites.normalizing import Known, baselines_of, judges_behind
 from lines_pipeline.suites.opening import chosen_tasks, open_suite
 
 EVALUATION_VERSION = 3
+TRANSDUCTIVE = "transductive"
+"""The metric, of value 1, that marks a model of which a part was learned from inputs of the test split."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Evaluator:
         for step, values in by_step.items():
             metrics = self._described(graph.steps[step])
             self.units[step] = {name: metrics[name].unit for name in values}
+            if graph.transductive([step]):
+                values[TRANSDUCTIVE], self.units[step][TRANSDUCTIVE] = 1.0, ""
             self.session.emit(
                 MetricsComputed(step, values, step in self.cached, self.units[step], self._declared(graph.steps[step]))
             )

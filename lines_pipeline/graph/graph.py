@@ -82,6 +82,13 @@ class Graph:
             step_id = source
         return step_id
 
+    def transductive(self, targets: Iterable[str]) -> tuple[str, ...]:
+        """Nodes that learn from inputs of the test split, of all that ``targets`` depend on."""
+        steps = [self.steps[step] for step in self.needed(targets)]
+        learning = (step for step in steps if step.gives is not EdgeType.METRICS)
+        uses = {step.node: step.op.suite_of(step.params, step.inputs) for step in learning}
+        return tuple(node for node, use in uses.items() if use is not None and use.split == "test")
+
     @cached_property
     def sinks(self) -> tuple[str, ...]:
         """The steps that a run is for: files to write, models to judge."""

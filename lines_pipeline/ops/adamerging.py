@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 
 from lines_pipeline.ops.coefficients.fitting import FitSettings
-from lines_pipeline.ops.coefficients.learning import LearningOp, LearningParams
+from lines_pipeline.ops.coefficients.learning import Clamp, LearningOp, LearningParams
 
 
 class AdamergingParams(LearningParams):
@@ -19,7 +19,7 @@ class AdamergingParams(LearningParams):
     lr: float = Field(1e-3, description="Learning rate.", gt=0)
     steps: int = Field(500, description="Steps of Adam.", ge=0)
     batches_per_step: int = Field(2, description="Batches of each task in a step.", gt=0)
-    clamp: Annotated[tuple[float, float], Field(strict=False)] | None = Field(
+    clamp: Clamp | None = Field(
         (0.0, 1.0),
         description="[least, most]: what coefficients are held within; beyond it they take no gradient. null: free.",
     )

@@ -42,8 +42,8 @@ class FitSettings:
     optimiser: Optimiser
     steps: int
     batches_per_step: int
-    clamp: tuple[float, float] | None = None
-    """What the merged model's coefficients are held within; beyond it they take no gradient."""
+    clamp: Sequence[float] | None = None
+    """Least and most: what the merged model's coefficients are held within; beyond it they take no gradient."""
     clip_norm: float | None = None
     """The largest norm of a step's gradient, over all coefficients."""
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from typing_extensions import TypeVar
 
-from lines_pipeline.core.events import Event, LearningProgress, TableComputed
+from lines_pipeline.core.events import Event, LearningProgress, Note, TableComputed
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import (
     Driver,
@@ -39,6 +39,8 @@ from lines_pipeline.ops.schemas.coefficients import table_of
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.task_models import TaskModel
 
+Clamp = Annotated[tuple[float, ...], Field(strict=False, min_length=2, max_length=2)]
+
 
 class LearningParams(OpParams):
     suite: str = Field(description="zoo://glyphs, or a suite file.", min_length=1)
@@ -57,7 +59,7 @@ class LearningParams(OpParams):
     lr: float = Field(description="Learning rate.", gt=0)
     batch: int = Field(16, description="Rows of each task in a batch.", gt=0)
     batches_per_step: int = Field(description="Batches of each task in a step.", gt=0)
-    clamp: Annotated[tuple[float, float], Field(strict=False)] | None = Field(
+    clamp: Clamp | None = Field(
         None, description="[least, most]: what coefficients are held within; beyond it they take no gradient."
     )
     shuffle: bool = Field(True, description="Draw a new order for each round; else the split's order.")
@@ -158,7 +160,10 @@ class Learning:
         return self._summary
 
     def tell(self, summary: Summary) -> Iterable[Event]:
-        """The coefficients as a table: a row a unit, a column a task vector."""
+        """The coefficients as a table, a row a unit and a column a task vector, and where they are transductive."""
+        if self.params.split == "test":
+            told = "coefficients are learned from inputs of the test split: what is measured there is transductive"
+            yield Note(f"node '{self.context.node}': {told}", warning=True)
         units, vectors, columns = summary.get("units"), summary.get("vectors"), summary.get("coefficients")
         if isinstance(units, list) and isinstance(vectors, list) and isinstance(columns, list):
             rows = zip(units, self.op.told(columns), strict=True)
