@@ -122,7 +122,7 @@ class LearningOp(Op[Learned], Generic[Learned]):
         return find
 
     def explain(self, params: Learned, value: PlannedValue, stats: Mapping[str, Any] | None) -> OpExplanation:
-        tasks = ", ".join(params.tasks) if params.tasks else "all tasks"
+        tasks = f"{len(params.tasks)} tasks" if params.tasks else "all tasks"
         per = {"task": "one a task vector", "tensor": "one a tensor and task vector", "block": "one a block and vector"}
         told = f"learned on {params.split} of {tasks}, before the first pass; {per[params.per]}"
         transductive = params.split == "test"
