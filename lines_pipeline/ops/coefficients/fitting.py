@@ -16,8 +16,8 @@ from lines_pipeline.ops.coefficients.inputs import Order, TaskInputs
 from lines_pipeline.ops.coefficients.merged_model import MergedModel
 from lines_pipeline.ops.coefficients.units import Unit
 
-THREADS = 2
-"""Threads of a learning step, on every machine: sums that are split over threads depend on how many there are."""
+THREADS = 1
+"""Threads of a learning step on a CPU, on every machine: what is split over threads depends on how many there are."""
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """The loss of a batch, from logits [n, classes] and labels [n]: a mean over its rows."""
