@@ -25,6 +25,7 @@ from lines_pipeline.ops.base import Measured, TaskData, Variant
 from lines_pipeline.planner.layer_maps import layers_of
 from lines_pipeline.planner.schemas import infer_schemas
 from lines_pipeline.planner.stages import ancestors
+from lines_pipeline.planner.varying_numbers import settle_numbers
 from lines_pipeline.suites.models import StoredModel, state_of
 
 
@@ -35,7 +36,8 @@ class Drivers:
     evaluator: Evaluator
 
     def resolve(self, graph: Graph) -> Graph:
-        """Return the graph with every driver's work done, in topological order."""
+        """Return the graph with every driver's work done, in topological order, and the parameters of each tensor."""
+        graph = settle_numbers(graph, self.evaluator.session.checkpoints)
         for step_id in graph.needed(graph.sinks):
             step = graph.steps[step_id]
             driver = step.op.driver_of(step.params)
