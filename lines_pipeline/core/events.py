@@ -85,6 +85,16 @@ class ZooProgress(Event):
 
 
 @dataclass(frozen=True)
+class LearningProgress(Event):
+    """A step learns from data: ``done`` of ``total`` optimiser steps, and the loss of the last one."""
+
+    step: str
+    done: int
+    total: int
+    loss: float
+
+
+@dataclass(frozen=True)
 class BlockScales(Event):
     """The scale that a ``lines-scale`` step gives each block (index from 0) of each tower."""
 

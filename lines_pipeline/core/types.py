@@ -20,9 +20,11 @@ class EdgeType(StrEnum):
     """One boolean a parameter of a task vector."""
     STATISTICS = "statistics"
     """What was measured on data of a model's own: Fisher information by tensor, Gram matrices by module."""
+    COEFFICIENTS = "coefficients"
+    """Factors of task vectors: by tensor of a model, one a task vector."""
     METRICS = "metrics"
     """Named figures of an evaluation."""
 
 
-FILED = (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK, EdgeType.STATISTICS)
+FILED = (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK, EdgeType.STATISTICS, EdgeType.COEFFICIENTS)
 """What a file can hold: what ``save`` writes and ``load`` reads."""

@@ -22,6 +22,8 @@ from lines_pipeline.suites.normalizing import Known, baselines_of
 from lines_pipeline.suites.opening import chosen_tasks, open_suite
 
 EVALUATION_VERSION = 3
+TRANSDUCTIVE = "transductive"
+"""The metric, of value 1, that marks a model of which a part was learned from inputs of the test split."""
 
 Uses = Mapping[str, SuiteUse]
 """What suites evaluate, by the step that asks for it."""
@@ -67,6 +69,8 @@ class Evaluator:
         for step, values in by_step.items():
             metrics = self._described(uses[step])
             self.units[step] = {name: metrics[name].unit for name in values}
+            if graph.transductive([step]):
+                values[TRANSDUCTIVE], self.units[step][TRANSDUCTIVE] = 1.0, ""
             self.session.emit(
                 MetricsComputed(step, values, step in self.cached, self.units[step], self._declared(uses[step]))
             )

@@ -28,6 +28,7 @@ from lines_pipeline.ops.roles import ReadContext, Source
 from lines_pipeline.planner.memory import EngineSettings
 from lines_pipeline.planner.schemas import infer_schemas, left_out_names
 from lines_pipeline.planner.stages import ancestors
+from lines_pipeline.planner.varying_numbers import settle_numbers
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder, is_sound
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
@@ -79,6 +80,8 @@ def open_recipe(
         if build:
             require_cache(nodes.folder)
         _open_checkpoints(context, build=build)
+        if not context.unread:
+            context.graph = settle_numbers(graph, context.session.checkpoints)
         context.notes += missing + code + ([] if build else recipe.plugins.notes())
         if build:
             prune(nodes.folder, size_limit())

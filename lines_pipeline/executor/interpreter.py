@@ -108,11 +108,13 @@ class PlanIndex:
         """What an op's ``apply`` is told about one tensor."""
         key = (step.id, tensor, assumption)
         if key not in self._stats:
-            known = dict(self.stage_plan.stats.get(step.id, {}))
+            known = self.stage_plan.stats.get(step.id, {})
             speculated = self.stage_plan.speculated.get(step.id, {})
-            known |= {name: assumption.results[m] for name, m in speculated.items() if m in assumption.results}
+            assumed = {name: assumption.results[m] for name, m in speculated.items() if m in assumption.results}
             position = self.stage_plan.positions.get(step.id, {}).get(tensor)
-            self._stats[key] = step.op.bind_tensor(step.params, known, position, step.counts)
+            name = self.stage_plan.schemas[step.id].tensors[tensor].name
+            own = step.stats_of(step.variant_of.get(name, 0), {**known, **assumed})
+            self._stats[key] = step.op.bind_tensor(step.params_of(name), own, position, step.counts)
         return self._stats[key]
 
     def _assumptions(self, speculation: AnyStatistic | None) -> Sequence[Assumption]:
@@ -184,7 +186,7 @@ class BlockEvaluator:
             port: tuple(self.input_value(i, spec, assumption) for i in taken.get(port, ())) for port in step.op.inputs
         }
         stats = self._index.stats(step, self._tensor, assumption if step.id in assumption.steps else ACTUAL)
-        value: Block = step.op.apply_at(step.params, inputs, spec, stats, self._start)
+        value: Block = step.op.apply_at(step.params_of(spec.name), inputs, spec, stats, self._start)
         region = schema.regions.get(self._tensor)
         if region is None:
             return value

@@ -34,6 +34,7 @@ from lines_pipeline.planner.plan import Plan, Wanted
 from lines_pipeline.planner.schemas import Schema, infer_schemas
 from lines_pipeline.planner.stages import ancestors, stats_of
 from lines_pipeline.planner.tasks import Write, WriteTarget
+from lines_pipeline.planner.varying_numbers import summary_of
 
 DIGEST_LENGTH = 64
 
@@ -348,7 +349,8 @@ def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dic
     for step_id in schemas:
         step, stats = graph.steps[step_id], stats_of(graph, step_id, known)
         if stats is not None:
-            summary = step.op.summary(step.params, stats, schemas[step_id].numels, step.counts)
+            summary = summary_of(step, stats, schemas[step_id].numels)
+            summary = {**session.summaries.get(step_id, {}), **summary}
             if summary:
                 found[step_id] = dict(summary)
     return found

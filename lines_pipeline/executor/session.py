@@ -83,6 +83,8 @@ class Session:
     nonfinite: dict[str, frozenset[str]] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     """Statistics of this run by content key."""
+    summaries: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What drivers told of the values that they measured, by step."""
 
     def __post_init__(self) -> None:
         self._compilation = Compilation(self.settings, self.emit)

@@ -163,7 +163,8 @@ class _TaskRunner:
             return value
 
         inputs = {port: WholeValues(step.value_inputs.get(port, ()), assemble) for port in step.op.inputs}
-        result: Block = step.op.apply_at(step.params, inputs, spec, self._index.stats(step, tensor, ACTUAL), 0)
+        stats = self._index.stats(step, tensor, ACTUAL)
+        result: Block = step.op.apply_at(step.params_of(spec.name), inputs, spec, stats, 0)
         merged = result.cpu()
         for position in positions:
             found = resolved.get(position)

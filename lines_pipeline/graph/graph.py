@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from lines_pipeline.core.plugins import Origin
     from lines_pipeline.ops.base import AnyOp, OpParams
+    from lines_pipeline.ops.varying import Varying
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,34 @@ class Step:
     gives: EdgeType
     port: str = ""
     """Of a step that loads a file which a port of the node names: the port."""
+    varying: tuple[Varying, ...] = ()
+    """Numbers of ``params`` that differ from tensor to tensor; ``params`` has one of each, for what goes by none."""
+    variants: tuple[OpParams, ...] = ()
+    """The parameters that tensors have, each once, where they vary; known once headers are."""
+    variant_of: Mapping[str, int] = field(default_factory=dict)
+    """By tensor that is computed: which of ``variants`` it has."""
     content: str = ""
     """What the value depends on besides parameters and inputs: the data that a driver measured it on."""
+
+    def params_of(self, tensor: str) -> OpParams:
+        """Return the parameters that a tensor has."""
+        return self.variants[self.variant_of[tensor]] if tensor in self.variant_of else self.params
+
+    @property
+    def all_params(self) -> tuple[OpParams, ...]:
+        """The parameters of any tensor, each once."""
+        return self.variants or (self.params,)
+
+    def stats_name(self, variant: int, name: str) -> str:
+        """Name a statistic that the op calls ``name``, for one of the variants."""
+        return f"{variant}:{name}" if self.variants else name
+
+    def stats_of(self, variant: int, stats: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the statistics of one variant, by the names that the op gives them."""
+        start = f"{variant}:"
+        if not self.variants:
+            return stats
+        return {name.removeprefix(start): value for name, value in stats.items() if name.startswith(start)}
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -81,6 +108,13 @@ class Graph:
         while (source := self.steps[step_id].followed) is not None:
             step_id = source
         return step_id
+
+    def transductive(self, targets: Iterable[str]) -> tuple[str, ...]:
+        """Nodes that learn from inputs of the test split, of all that ``targets`` depend on."""
+        steps = [self.steps[step] for step in self.needed(targets)]
+        learning = (step for step in steps if step.gives is not EdgeType.METRICS)
+        uses = {step.node: step.op.suite_of(step.params, step.inputs) for step in learning}
+        return tuple(node for node, use in uses.items() if use is not None and use.split == "test")
 
     @cached_property
     def sinks(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ _COLOURS = {
     EdgeType.DELTA: ("#a8530f", "#fdf1e6"),
     EdgeType.MASK: ("#6b3fa0", "#f3edfa"),
     EdgeType.STATISTICS: ("#1a7a7a", "#e6f5f5"),
+    EdgeType.COEFFICIENTS: ("#8a2f5a", "#fbeaf2"),
     EdgeType.METRICS: ("#2d7a3e", "#eaf6ec"),
 }
 """Line and fill by edge type; every line also carries its type in words."""

@@ -7,10 +7,12 @@ name, class or ports.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Never, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Never, Protocol
 
 from typing_extensions import TypeVar
 
@@ -18,6 +20,7 @@ from lines_pipeline.core.events import Event
 from lines_pipeline.core.plugins import Origin
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
+from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.ops.depth import Place
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
@@ -111,6 +114,10 @@ class Measured:
     """Identity of the data that it is measured on: the value is remembered by that, the parameters and the inputs."""
     measure: Callable[[], Mapping[str, torch.Tensor]]
     """Makes the tensors, all names of tied ones among them; called where no such value is remembered."""
+    summary: Callable[[], Summary] = dict
+    """Figures worth telling the user of what ``measure`` did: asked for after it, and remembered with the value."""
+    tell: Callable[[Summary], Iterable[Event]] = lambda summary: ()
+    """What sinks are told of the value, from its summary, measured now or remembered."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,10 @@ class FrozenHead(Protocol):
 class TaskData(Protocol):
     """What a driver may ask of a suite: a module, the data of tasks, and the heads that are outside the module."""
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of all tasks."""
+
     def digest(self, split: str) -> str:
         """Content identity of all that is measured on a split."""
 
@@ -160,6 +171,11 @@ class TaskData(Protocol):
 
     def heads(self) -> Mapping[str, FrozenHead]:
         """Heads by task where they are frozen and outside the model; none where they are part of it."""
+
+    def baselines(
+        self, role: Literal["expert", "pretrained"], tasks: Sequence[str], split: str
+    ) -> Mapping[str, Mapping[str, float]]:
+        """Figures of each task's own expert, or of the pretrained model, by task and metric, as far as known."""
 
 
 class DriverContext(Protocol):
@@ -179,6 +195,18 @@ class DriverContext(Protocol):
 
     def materialise(self, step: str) -> Mapping[str, torch.Tensor]:
         """The tensors of a step's value in memory, tied ones under all names; floating-point ones are float32."""
+
+    def mapped(self, steps: Sequence[str]) -> AbstractContextManager[tuple[Mapping[str, torch.Tensor], ...]]:
+        """The tensors of steps' values by name, floating-point ones as float32: each is read when it is taken.
+
+        They are memory-mapped where that is what their files hold, and gone when the context ends.
+        """
+
+    def layers(self) -> LayerMap | None:
+        """The layer map of the step that is carried out, where its op has a pattern for one."""
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A folder on the cache's disk, which goes with all that is in it."""
 
     def suite(self, uri: str) -> TaskData:
         """The suite that a recipe names."""

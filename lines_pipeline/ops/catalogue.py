@@ -17,7 +17,7 @@ def _default(op: AnyOp, name: str, field: FieldInfo) -> Any:
     return value[0] if name in op.per_item and isinstance(value, tuple) and len(value) == 1 else value
 
 
-_ANY = "weights, delta, mask or statistics"
+_ANY = "weights, delta, mask, statistics or coefficients"
 """What a port of no one type takes."""
 
 
@@ -33,11 +33,7 @@ def describe_ops() -> list[dict[str, Any]]:
             "gives": op.gives.value if op.gives else "the same",
             "inputs": {
                 port: {
-                    "type": "path"
-                    if what.is_path
-                    else what.type.value
-                    if what.type
-                    else "weights, delta, mask or statistics",
+                    "type": "path" if what.is_path else what.type.value if what.type else _ANY,
                     "many": what.many or what.each,
                     "optional": what.optional,
                 }

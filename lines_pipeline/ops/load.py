@@ -57,8 +57,8 @@ class LoadParams(OpParams):
         pattern="^([0-9a-f]{64})?$",
     )
     on_extra: Literal["error", "drop"] = Field("error", description="What to do with tensors that the base lacks.")
-    type: Literal["weights", "delta", "mask", "statistics"] = Field(
-        "weights", description="What the file holds: a model, or a task vector, mask or statistics."
+    type: Literal["weights", "delta", "mask", "statistics", "coefficients"] = Field(
+        "weights", description="What the file holds: a model, or a task vector, mask, statistics or coefficients."
     )
 
 
@@ -123,7 +123,12 @@ def _read(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
     return require_readable(kept, is_dropped)
 
 
-_KINDS = {"delta": "a task vector", "mask": "a mask", "statistics": "statistics of a model"}
+_KINDS = {
+    "delta": "a task vector",
+    "mask": "a mask",
+    "statistics": "statistics of a model",
+    "coefficients": "coefficients of task vectors",
+}
 """What else than a model a header may say that its file holds."""
 
 

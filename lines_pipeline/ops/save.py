@@ -1,4 +1,4 @@
-"""``save``: write a checkpoint, a task vector, a mask or statistics."""
+"""``save``: write a checkpoint, a task vector, a mask, statistics or coefficients."""
 
 from __future__ import annotations
 

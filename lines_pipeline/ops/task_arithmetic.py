@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Never
+from typing import Literal
 
 from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Op, OpParams, Port, Values
+from lines_pipeline.ops.base import Ids, Op, OpParams, Port, StepContext, Values
 from lines_pipeline.ops.kernels import Value, running_sum
+from lines_pipeline.ops.schemas.coefficients import require_rows
+from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
+from lines_pipeline.ops.statistics.tables import Entries, Table
 
 NO_WEIGHT = 1e-8
 """Sums of weights below this are not divided by."""
@@ -29,10 +32,11 @@ class TaskArithmeticParams(OpParams):
     )
 
 
-class TaskArithmetic(Op[TaskArithmeticParams]):
+class TaskArithmetic(Op[TaskArithmeticParams, Table]):
     """Adds task vectors; negative weights forget, and combinations make analogies.
 
-    With ``sign: sum``, or ``normalize: true``, it is mergekit's generalised task arithmetic.
+    With ``sign: sum``, or ``normalize: true``, it is mergekit's generalised task arithmetic. ``coefficients`` hold the
+    weights of each tensor.
     """
 
     name = "task-arithmetic"
@@ -42,7 +46,10 @@ class TaskArithmetic(Op[TaskArithmeticParams]):
         "mergekit/merge_methods/generalized_task_arithmetic.py"
     )
     gives = EdgeType.DELTA
-    inputs = {"deltas": Port(EdgeType.DELTA, many=True)}
+    inputs = {
+        "deltas": Port(EdgeType.DELTA, many=True),
+        "coefficients": Port(EdgeType.COEFFICIENTS, optional=True, statistics_only=True),
+    }
     per_item = {"weights": "deltas"}
     Params = TaskArithmeticParams
 
@@ -51,16 +58,33 @@ class TaskArithmetic(Op[TaskArithmeticParams]):
         return "deltas" if plain and set(params.weights) == {1.0} else None
 
     def check(self, params: TaskArithmeticParams, counts: Mapping[str, int]) -> str | None:
+        if counts["coefficients"] and set(params.weights) != {1.0}:
+            return "give 'weights' or 'coefficients', not both"
         return "give 'reduce: mean' or 'normalize', not both" if params.normalize and params.reduce == "mean" else None
 
+    def completed(self, params: TaskArithmeticParams, context: StepContext) -> TaskArithmeticParams:
+        return params.model_copy(update={"weights": ()}) if "coefficients" in context.labels else params
+
+    def schema(
+        self, params: TaskArithmeticParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext
+    ) -> Schema:
+        merged = super().schema(params, {"deltas": inputs["deltas"]}, context)
+        for table in inputs.get("coefficients", ()):
+            require_rows(context, table, merged, len(inputs["deltas"]))
+        return merged
+
+    def statistics(self, params: TaskArithmeticParams, inputs: Ids, step: str) -> Mapping[str, Entries]:
+        return {"coefficients": Entries(inputs["coefficients"])} if "coefficients" in inputs else {}
+
     def apply(
-        self, params: TaskArithmeticParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]
+        self, params: TaskArithmeticParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Table]
     ) -> Value:
-        total = running_sum(inputs["deltas"], params.weights)
-        whole = sum(params.weights)
+        weights = stats["coefficients"][tensor.name] if stats else params.weights
+        total = running_sum(inputs["deltas"], weights)
+        whole = sum(weights)
         divisor: Value | float = whole if abs(whole) >= NO_WEIGHT else 1.0
         if params.sign == "sum":
-            total, divisor = _agreeing(inputs["deltas"], params.weights, total)
+            total, divisor = _agreeing(inputs["deltas"], weights, total)
         if params.normalize:
             return total / divisor
         return total / len(inputs["deltas"]) if params.reduce == "mean" else total

@@ -18,6 +18,7 @@ from lines_pipeline.planner.plan import Plan
 from lines_pipeline.planner.schemas import Schema
 from lines_pipeline.planner.stages import Stage, ancestors, is_measured, statistics_of, stats_of
 from lines_pipeline.planner.tasks import Write, read_bytes
+from lines_pipeline.planner.varying_numbers import explain_numbers
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ def _nbytes(sinks: Iterable[str], schemas: Mapping[str, Schema]) -> int:
 def explained_step(step: Step, schema: Schema, stats: Mapping[str, Any] | None) -> ExplainedStep | None:
     """What a step's op says of it; ``stats`` is None while statistics that it needs are not known."""
     layers = layers_of(step, schema)
-    said = step.op.explain(step.params, PlannedValue(schema, step.counts, layers), stats)
+    said = step.op.explain(step.params, PlannedValue(schema, step.counts, layers), stats) if not step.varying else None
+    said = explain_numbers(step, schema, layers) if step.varying else said
     if said is None:
         return None
     warnings = outside_notes(step.node, layers, schema) if layers else []

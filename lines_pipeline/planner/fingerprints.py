@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.graph.graph import Graph
@@ -65,8 +66,9 @@ class Fingerprints:
         versions = {name: statistic.version for name, statistic in statistics.items()}
         bounded = ["bounded"] if any(statistic.bounds for statistic in statistics.values()) else []  # unlike in 0.1
         op = [step.op.name, step.op.version, versions, *bounded, *_plugin_identity(step.op)]
-        measured_on = [step.content] if step.content else []
-        return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source, *measured_on])
+        more: list[Any] = [step.content] if step.content else []
+        more += [[type(one.by).__name__, one.path, one.by.numbers] for one in step.varying]
+        return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source, *more])
 
 
 def _plugin_identity(op: AnyOp) -> list[str]:

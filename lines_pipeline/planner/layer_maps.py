@@ -5,23 +5,25 @@ from __future__ import annotations
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.io.layers import LayerMap, find_layers, require_coverage
+from lines_pipeline.ops.varying import ByBlock
 from lines_pipeline.planner.schemas import Schema
 
 
 def layers_of(step: Step, schema: Schema) -> LayerMap | None:
-    """Return the layer map of a step whose op depends on depth, None for others.
+    """Return the layer map of a step whose op, or one of whose numbers, depends on depth; None for others.
 
     Raises ``PlanError``, naming the node, where there is none or where it leaves out too much of what is scaled.
     """
-    patterns = step.op.layer_pattern(step.params)
+    by_block = "auto" if any(isinstance(one.by, ByBlock) for one in step.varying) else None
+    patterns = step.op.layer_pattern(step.params) or by_block
     if patterns is None:
         return None
     try:
         layers = find_layers(schema.sizes, patterns)
         require_coverage(layers, schema.tensors)
-        wrong = step.op.check_depths(step.params, layers.depths)
-        if wrong:
-            raise PlanError(wrong)
+        for params in step.all_params:
+            if wrong := step.op.check_depths(params, layers.depths):
+                raise PlanError(wrong)
     except PlanError as error:
         raise PlanError(f"node '{step.node}': {error}") from error
     return layers

@@ -72,9 +72,9 @@ def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> lis
     found: dict[str, int] = {}
     for step in (graph.steps[sink] for sink in one.sinks):
         for name, spec in schemas[step.id].tensors.items():
-            if spec.is_floating and step.op.wants_whole(step.params, spec):
+            if spec.is_floating and step.op.wants_whole(step.params_of(name), spec):
                 own = spec.numel * ITEM_BYTES[spec.compute_dtype] + step.op.working_bytes(
-                    step.params, spec, step.counts
+                    step.params_of(name), spec, step.counts
                 )
                 found[name] = max(found.get(name, 0), own)
     return sorted(found.values(), reverse=True)

@@ -58,8 +58,11 @@ def statistics_of(graph: Graph, step_id: str) -> Mapping[str, AnyStatistic]:
     told = {
         port: _summed(graph, ids, others) if step.op.inputs[port].from_sum else ids for port, ids in step.inputs.items()
     }
-    found = step.op.statistics(step.params, told, step.id)
-    return {name: _bounded(step, statistic) for name, statistic in found.items()}
+    return {
+        step.stats_name(variant, name): _bounded(step, statistic)
+        for variant, params in enumerate(step.all_params)
+        for name, statistic in step.op.statistics(params, told, step.id).items()
+    }
 
 
 def _bounded(step: Step, statistic: AnyStatistic) -> AnyStatistic:
@@ -81,7 +84,8 @@ def stats_of(graph: Graph, step_id: str, known: Results) -> dict[str, Any] | Non
 def _summed(graph: Graph, ids: tuple[str, ...], others: Collection[tuple[str, ...]]) -> tuple[str, ...]:
     """Return the steps whose plain sum a step is, where ``others`` has just these; else return the step itself."""
     step = graph.steps[ids[0]]
-    port = None if step.include or step.exclude else step.op.is_sum_of(step.params)
+    ports = {step.op.is_sum_of(params) for params in step.all_params}
+    port = None if step.include or step.exclude or len(ports) > 1 else ports.pop()
     return step.inputs[port] if port and step.inputs[port] in others else ids
 
 
@@ -213,7 +217,7 @@ def is_measured(step: Step) -> bool:
 
 
 def _breaks(graph: Graph, step: str) -> bool:
-    return graph.steps[step].op.breaks_pipeline(graph.steps[step].params)
+    return any(map(graph.steps[step].op.breaks_pipeline, graph.steps[step].all_params))
 
 
 def _needed(graph: Graph, sinks: Iterable[str], known: Results, available: frozenset[str]) -> tuple[str, ...]:

@@ -90,9 +90,9 @@ class StagePlan:
         return frozenset(
             key
             for step in self.steps
-            if step.op.breaks_pipeline(step.params) and step.id not in self.sources
+            if any(map(step.op.breaks_pipeline, step.all_params)) and step.id not in self.sources
             for key, spec in self.schemas[step.id].tensors.items()
-            if spec.is_floating and step.op.wants_whole(step.params, spec)
+            if spec.is_floating and step.op.wants_whole(step.params_of(spec.name), spec)
         )
 
 

@@ -23,6 +23,7 @@ from lines_pipeline.core.scalars import (
 )
 from lines_pipeline.core.secrets import NO_SECRETS, Secrets
 from lines_pipeline.recipe.binding.items import fill_items, read_items
+from lines_pipeline.recipe.binding.varying import BY_NAME
 from lines_pipeline.recipe.plugins import Plugins
 from lines_pipeline.recipe.schema import Engine, Settings, Tracking, Tune
 from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation, SourceMap, replaced
@@ -146,8 +147,19 @@ class Recipe:
 
 
 def _canonical_node(fields: Mapping[str, Any]) -> dict[str, Any]:
-    node = {**fields, "op": str(fields["op"]).lower()}
+    node = {**{key: _with_order(value) for key, value in fields.items()}, "op": str(fields["op"]).lower()}
     return node | {"for_each": _with_spellings(fields["for_each"])} if "for_each" in fields else node
+
+
+def _with_order(value: Any) -> Any:
+    """Return globs of ``by_name`` as pairs of glob and number: the first one that matches counts."""
+    if isinstance(value, list):
+        return [_with_order(inside) for inside in value]
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(value.get(BY_NAME), Mapping):
+        return {**value, BY_NAME: [[glob, number] for glob, number in value[BY_NAME].items()]}
+    return {key: _with_order(inside) for key, inside in value.items()}
 
 
 def _with_spellings(value: Any) -> Any:

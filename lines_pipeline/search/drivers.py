@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +17,16 @@ from lines_pipeline.executor.keeping import keep_value
 from lines_pipeline.executor.materialising import OutputRequest, existing, materialise
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.io.layers import LayerMap
+from lines_pipeline.io.mapping import MappedTensors
+from lines_pipeline.io.opening import open_checkpoint
+from lines_pipeline.io.temporaries import temporary_folder
 from lines_pipeline.ops.base import Evaluated, Measured, TaskData, Variant
 from lines_pipeline.ops.roles import SuiteUse
+from lines_pipeline.planner.layer_maps import layers_of
+from lines_pipeline.planner.schemas import infer_schemas
+from lines_pipeline.planner.stages import ancestors
+from lines_pipeline.planner.varying_numbers import settle_numbers
 from lines_pipeline.suites.models import StoredModel, state_of
 
 
@@ -43,7 +52,11 @@ class Drivers:
         return self.evaluator.units
 
     def resolve(self, graph: Graph) -> Graph:
-        """Return the graph with the steps replaced that drivers replace, in topological order; metrics come later."""
+        """Return the graph with the steps replaced that drivers replace, in topological order; metrics come later.
+
+        Numbers that vary by tensor are those of each tensor from then on.
+        """
+        graph = settle_numbers(graph, self.evaluator.session.checkpoints)
         for step_id in graph.needed(graph.sinks):
             step = graph.steps[step_id]
             outcome = self._outcome(graph, step)
@@ -95,9 +108,11 @@ class Drivers:
 
     def _keep(self, graph: Graph, step: Step, measured: Measured) -> None:
         try:
-            keep_value(self.evaluator.session, graph, step.id, measured.measure)
+            summary = keep_value(self.evaluator.session, graph, step.id, measured)
         except EvalError as error:
             raise EvalError(f"node '{step.node}': {error}") from error
+        for event in measured.tell(summary):
+            self.evaluator.session.emit(event)
 
 
 @dataclass
@@ -133,6 +148,33 @@ class _StepContext:
         finally:
             if there is None:
                 session.cache.discard(stored.path)
+
+    @contextmanager
+    def mapped(self, steps: Sequence[str]) -> Iterator[tuple[Mapping[str, torch.Tensor], ...]]:
+        """The tensors of steps' values, memory-mapped; files that are made for it go again."""
+        session, requests = self._drivers.evaluator.session, [OutputRequest(step) for step in steps]
+        there = {value.path for r in requests if (value := existing(session, self._graph, r)) is not None}
+        stored, _ = materialise(session, self._graph, requests)
+        try:
+            yield tuple(MappedTensors(open_checkpoint(value.path)) for value in stored)
+        finally:
+            for value in stored:
+                if value.path not in there:
+                    session.cache.discard(value.path)
+
+    def layers(self) -> LayerMap | None:
+        """The layer map of the step's value."""
+        checkpoints = self._drivers.evaluator.session.checkpoints
+        schemas = infer_schemas(self._graph, ancestors(self._graph, [self._step.id]), checkpoints)
+        return layers_of(self._step, schemas[self._step.id])
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder beside the values of the cache."""
+        spool = self._drivers.evaluator.session.cache.spool
+        spool.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(spool / self._step.node) as folder:
+            yield folder
 
     def suite(self, uri: str) -> TaskData:
         """The suite at a path from the recipe's folder on."""

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from lines_pipeline.core.events import (
     Event,
     FileWritten,
+    LearningProgress,
     MetricsComputed,
     Note,
     ParamsChosen,
@@ -102,6 +103,8 @@ class ConsoleSink:
                 self._stop()
             case ZooProgress(done, total, expert):
                 self._follow(f"fine-tuning {expert}", done, total)
+            case LearningProgress(step, done, total) if self._trials is None:
+                self._follow(f"learning {step}", done, total)
             case TrialStarted(number, total, params):
                 self._follow(f"trial {_values(params)}", number, total)
                 self._trials = self._task
@@ -162,6 +165,8 @@ class LogSink:
                 return f"{self._pass}done, {nbytes / 1e6:,.1f} MB in {seconds:.1f} s"
             case ZooProgress(done, total, expert):
                 return f"fine-tuning {expert}: {done} of {total} steps"
+            case LearningProgress(step, done, total, loss):
+                return f"{self._trial}learning {step}: {done} of {total} steps, loss {loss:.6g}"
             case TrialStarted(number, total, params):
                 self._trial = f"trial {number + 1} of {total}, {_values(params)}, "
             case TrialFinished(_, objective):

@@ -101,6 +101,12 @@ def plugin_tags(recipe: Recipe, graph: Graph) -> dict[str, str]:
     return files | {f"version.{name}": version for name, _, version in (one.rpartition(" ") for one in packages)}
 
 
+def transductive_tags(graph: Graph) -> dict[str, str]:
+    """Return a tag with the nodes that learn from inputs of the test split; none where there are none."""
+    nodes = graph.transductive(graph.sinks)
+    return {"transductive": ", ".join(nodes)} if nodes else {}
+
+
 def _user() -> str:
     try:
         return getpass.getuser()

@@ -13,6 +13,7 @@ from lines_pipeline.core.events import (
     Event,
     FileWritten,
     InputsIdentified,
+    LearningProgress,
     MetricsComputed,
     Note,
     ParamsChosen,
@@ -221,6 +222,9 @@ class MlflowSink:
         self._tags[f"file.{event.node}"] = told
         if event.reused:
             self._tags[f"cached.{event.node}"] = "true"
+
+    def _on_LearningProgress(self, event: LearningProgress) -> None:  # noqa: N802
+        self._log({f"learning/{step_path(event.step)}/loss": event.loss}, event.done)
 
     def _on_TableComputed(self, event: TableComputed) -> None:  # noqa: N802
         rows = {"rows": [dict(row) for row in event.rows]}

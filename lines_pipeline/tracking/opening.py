@@ -11,7 +11,7 @@ from lines_pipeline.core.events import Event, Note, RunStarted, Sink
 from lines_pipeline.core.secrets import Secrets
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.tracking.describing import plugin_tags, run_name, run_params, run_tags
+from lines_pipeline.tracking.describing import plugin_tags, run_name, run_params, run_tags, transductive_tags
 from lines_pipeline.tracking.experiments import Target, resolve_target
 from lines_pipeline.tracking.recorder import Recording, recorder
 from lines_pipeline.tracking.records import records_folder
@@ -46,7 +46,7 @@ class OpenRecord:
         """Return the first event of the record; ``texts`` become artifacts, with secrets by name."""
         shown = {name: recipe.secrets.hide(text) for name, text in texts.items()}
         name, params, tags = run_name(recipe), run_params(recipe, graph), run_tags(recipe)
-        tags |= plugin_tags(recipe, graph)
+        tags |= plugin_tags(recipe, graph) | transductive_tags(graph)
         target = self.target
         return RunStarted(name, target.experiment, params, tags, shown, target.experiment_id, target.run_id)
 

@@ -217,6 +217,12 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "measured": {"op": "fisher-information", "model": "toys", "suite": "suite.yaml", "task": "rise"},
     "informed": {"op": "fisher", "models": "toys", "statistics": "measured", "floor_on": "all"},
     "weighed": {"op": "save", "model": "informed", "path": "weighed.safetensors"},
+    "moved": {"op": "task-vector", "model": "toys[high]", "base": "toys[low]"},
+    "learned": {"op": "adamerging", "base": "toys[low]", "deltas": "moved", "suite": "suite.yaml", "steps": 2},
+    "labelled": {"op": "atlas", "base": "toys[low]", "deltas": "moved", "suite": "suite.yaml", "steps": 2},
+    "combined": {"op": "task-arithmetic", "deltas": "moved", "coefficients": "learned"},
+    "coefficients": {"op": "save", "model": "labelled", "path": "coefficients.safetensors"},
+    "combination": {"op": "save", "model": "combined", "path": "combined.safetensors"},
     "mixed": {"op": "interpolate", "models": ["toys[low]", "soup"], "t": 0.0},
     "val": {"op": "evaluate", "model": "mixed", "suite": "suite.yaml", "split": "val"},
     "eaten": {"op": "save", "model": "mixed", "path": "soup.safetensors"},
@@ -299,7 +305,7 @@ def test_renamed_copies_of_all_ops_give_the_same_bytes(
 ) -> None:
     assert {node["op"] for node in NODES.values()} == set(copies), "every op has a node here"
     original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
-    assert len(original["values"]) == 9 and len(original["config"]) == 3 and original["chosen"] == {"mixed.t": 1.0}
+    assert len(original["values"]) == 11 and len(original["config"]) == 3 and original["chosen"] == {"mixed.t": 1.0}
     assert outcome(written(folder, renamed(NODES), tune=TUNE), folder / "two", monkeypatch) == original
 
 

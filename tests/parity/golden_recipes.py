@@ -66,6 +66,10 @@ METHODS = (
     "svc",
     "fisher",
     "fisher_estimate",
+    "adamerging_task",
+    "adamerging_layer",
+    "atlas",
+    "atlas_task",
 )
 """Methods with a recipe."""
 
@@ -570,7 +574,23 @@ def _svc(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
     )
 
 
+def _learned(op: str, per: str) -> Callable[[dict[str, Any], list[str]], dict[str, Node]]:
+    """Coefficients that are learned from the case's data in its order, and the sum of the task vectors by them."""
+
+    def build(params: dict[str, Any], deltas: list[str]) -> dict[str, Node]:
+        own = {name: value for name, value in params.items() if name not in ("optimizer", "betas")}
+        learned = {"op": op, "base": "base", "deltas": deltas, "suite": "suite.yaml", "per": per, "shuffle": False}
+        merged = {"op": "task-arithmetic", "deltas": deltas, "coefficients": "learned"}
+        return _finished({"learned": {**learned, **own}, "merged": merged}, "merged", deltas, {})
+
+    return build
+
+
 _BUILDERS = {
+    "adamerging_task": _learned("adamerging", "task"),
+    "adamerging_layer": _learned("adamerging", "tensor"),
+    "atlas": _learned("atlas", "tensor"),
+    "atlas_task": _learned("atlas", "task"),
     "iso_c": _by_op("iso-c"),
     "iso_cts": _by_op("iso-cts", common_space_fraction="common_fraction"),
     "tsv_m": _by_op("tsv-m"),

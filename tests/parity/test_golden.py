@@ -36,7 +36,7 @@ def expected_names(case: dict[str, Any]) -> set[str]:
     names = (
         {"alpha", "norm_mtv", "norm_summed_tvs"} if case["params"].get("lines", {}).get("alpha") == "auto" else set()
     )
-    if case["method"] == "fisher":
+    if case["method"] in ("fisher", "adamerging_layer", "adamerging_task", "atlas", "atlas_task"):
         names |= set(case["scalars"])
     if case["method"] == "ties":
         names |= {"sign_majority", "zero_sign_entries", "kept_per_expert"}
@@ -45,4 +45,4 @@ def expected_names(case: dict[str, Any]) -> set[str]:
 
 
 def test_no_case_is_left_out() -> None:
-    assert len(CASES) == 166
+    assert len(CASES) == 169

@@ -14,6 +14,7 @@ from lines_pipeline.core.events import (
     Event,
     FileWritten,
     InputsIdentified,
+    LearningProgress,
     MetricsComputed,
     ParamsChosen,
     RunFinished,
@@ -99,6 +100,12 @@ def test_the_zoo_is_counted_in_steps() -> None:
     assert "pass 1/2" in text
 
 
+def test_what_is_learned_is_counted_in_steps_but_within_trials() -> None:
+    text = shown([LearningProgress("learned", 3, 500, 1.0), *SWEEP])
+    assert last(text, "learning learned").startswith("learning learned 3/500")
+    assert "learning" not in shown([TRIAL, LearningProgress("learned", 3, 500, 1.0)])
+
+
 def test_a_finished_zoo_takes_its_bar_away() -> None:
     text = shown([ZooProgress(0, 2, "digits"), ZooProgress(2, 2, "digits"), RunFinished("FINISHED", 1.0)])
     assert "2/2" in last(text, "fine-tuning digits")
@@ -171,6 +178,8 @@ def test_a_pipe_is_told_of_the_zoo_and_of_evaluations() -> None:
     declared = {"accuracy": "share, higher is better", "loss": "nats, lower is better"}
     units = {"mean_accuracy": "share", "mean_loss": "nats"}
     evaluated = MetricsComputed("val", {"mean_accuracy": 0.5, "mean_loss": 1.25}, False, units, declared)
+    learning = LearningProgress("learned", 10, 500, 1.25)
+    assert logged((6, learning)) == ["learning learned: 10 of 500 steps, loss 1.25"]
     lines = logged((6, ZooProgress(100, 400, "zoo://glyphs/greek")), (6, evaluated))
     assert lines == ["fine-tuning zoo://glyphs/greek: 100 of 400 steps", "val: accuracy 50.0 %, loss 1.25 nats"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +169,8 @@ class Binder:
             for complaint in read.complaints:
                 complaints.setdefault((complaint.path, complaint.at_key), complaint)
             if read.params is not None:
-                steps.append(_step(unbound, row.key if collection else None, row, bindings, read.params, gives))
+                step = _step(unbound, row.key if collection else None, row, bindings, read.params, gives)
+                steps.append(replace(step, varying=read.varying))
         if complaints:
             return [], BoundNode(gives, None), list(complaints.values())
         members = tuple(Member(step.id, step.item, row.names) for step, row in zip(steps, rows, strict=True))

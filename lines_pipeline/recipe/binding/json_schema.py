@@ -39,6 +39,17 @@ _DEFINITIONS: Mapping[str, Any] = {
             ]
         },
     },
+    "varying": {
+        "description": "Numbers by tensor: by_name, the first glob that matches counts, or by_block, first to last.",
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "properties": {
+            "by_name": {"type": "object", "minProperties": 1, "additionalProperties": _BOUND},
+            "by_block": {"anyOf": [{"type": "array", "minItems": 2, "items": _BOUND}, _FILLED]},
+        },
+        "additionalProperties": False,
+    },
     "globs": {"type": "array", "items": {"type": "string", "minLength": 1}},
 }
 
@@ -170,7 +181,7 @@ def _ports(inputs: Mapping[str, Port]) -> dict[str, Any]:
 
 
 def _port(port: Port) -> dict[str, Any]:
-    kind = f"Takes {port.type or 'weights, delta, mask or statistics'}."
+    kind = f"Takes {port.type or 'weights, delta, mask, statistics or coefficients'}."
     if port.is_path:
         return {"description": "Names a file.", "type": "string", "minLength": 1}
     if not (port.many or port.each):
@@ -187,6 +198,6 @@ def _parameter(op: AnyOp, name: str, schema: dict[str, Any]) -> dict[str, Any]:
     choices = inner.get("anyOf", [inner])
     if name in op.per_item:
         number = next((choice["items"] for choice in choices if "items" in choice), {"type": "number"})
-        one = {"anyOf": [number, _FILLED]}
+        one = {"anyOf": [number, _FILLED, {"$ref": "#/$defs/varying"}]}
         choices = [number, {"type": "array", "items": one}, _FILLED]
     return {**described, "anyOf": [*choices, {"type": "object", "minProperties": 1}]}

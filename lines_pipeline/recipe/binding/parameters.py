@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from lines_pipeline.core.scalars import scalar_text
 from lines_pipeline.recipe.binding.items import Item, Items, by_item, fill_items
 from lines_pipeline.recipe.binding.nodes import UnboundNode
-from lines_pipeline.recipe.binding.validation import Complaint, described, validated
+from lines_pipeline.recipe.binding.validation import Complaint, described
+from lines_pipeline.recipe.binding.varying import is_varying, read_params
 
 if TYPE_CHECKING:
     from lines_pipeline.ops.base import OpParams
+    from lines_pipeline.ops.varying import Varying
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class ReadParams:
 
     params: OpParams | None
     complaints: tuple[Complaint, ...]
+    varying: tuple[Varying, ...] = ()
+    """The numbers that differ from tensor to tensor; ``params`` has one of each."""
 
 
 def step_params(
@@ -99,34 +103,39 @@ def step_params(
             values[name] = _spread(unbound, name, value, row, bindings, items, complaints)
         else:
             values[name] = _chosen(name, value, row, items, complaints)
-    params, new = _filled_and_validated(unbound, values, row.names if row else {}, written)
+    params, varying, new = _filled_and_validated(unbound, values, row.names if row else {}, written)
     complaints += [one for one in new if not any(known.path[:1] == one.path[:1] for known in complaints)]
     if params is not None and not complaints and bindings.keys() >= set(unbound.connected):
         counts = {port: len(bindings[port].at(row)) if port in bindings else 0 for port in unbound.op.inputs}
         message = unbound.op.check(params, counts)
         complaints += [Complaint((), message, at_key=True)] if message else []
+        complaints += [
+            Complaint(one.path[:1], f"'{one.path[0]}' is one number: a driver carries this node out", at_key=True)
+            for one in varying
+            if unbound.op.driver_of(params) is not None
+        ]
         labels = {port: binding.labels(row) for port, binding in bindings.items()}
         mapped = len(items.mapped) if any(binding.mapped for binding in bindings.values()) else 0
         from lines_pipeline.ops.roles import StepContext
 
         params = unbound.op.completed(params, StepContext(labels, seed, mapped))
-    return ReadParams(params, tuple(complaints))
+    return ReadParams(params, tuple(complaints), varying)
 
 
 def _filled_and_validated(
     unbound: UnboundNode, values: Mapping[str, Any], names: Mapping[str, Any], written: Mapping[str, Any]
-) -> tuple[OpParams | None, list[Complaint]]:
+) -> tuple[OpParams | None, tuple[Varying, ...], list[Complaint]]:
     """Return the op's parameters with items filled in; a number among the items is text where the op wants text."""
     shown = {name: written.get(name) for name in unbound.params}
     typed = {name: fill_items(value, names) for name, value in values.items()}
-    params, complaints = validated(unbound.op.Params, typed, shown)
+    params, varying, complaints = read_params(unbound.op, typed, shown)
     refused = {complaint.path[0] for complaint in complaints if complaint.path}
     if not refused or all(isinstance(value, str) for value in names.values()):
-        return params, complaints
+        return params, varying, complaints
     texts = {name: scalar_text(value) for name, value in names.items()}
     typed |= {name: fill_items(values[name], texts) for name in values if name in refused}
-    params, _ = validated(unbound.op.Params, typed, shown)
-    return params, [] if params is not None else complaints
+    params, varying, _ = read_params(unbound.op, typed, shown)
+    return params, varying, [] if params is not None else complaints
 
 
 def _defaults(unbound: UnboundNode) -> dict[str, Any]:
@@ -153,7 +162,7 @@ def _not_numbers(name: str, by_key: Mapping[str, Any]) -> list[Complaint]:
     return [
         Complaint((name, key), f"'{name}': expected a number, found {described(value)}")
         for key, value in by_key.items()
-        if isinstance(value, bool) or not (isinstance(value, int | float) or "{" in str(value))
+        if isinstance(value, bool) or not (isinstance(value, int | float) or is_varying(value) or "{" in str(value))
     ]
 
 
@@ -168,6 +177,8 @@ def _spread(
 ) -> Any:
     """Return a tuple of numbers, one an entry of the port, from a number, a list or a map by item."""
     binding = bindings.get(unbound.op.per_item[name])
+    if is_varying(value) and (binding is None or binding.mapped):
+        return [value]
     if binding is None:
         return value if isinstance(value, list) else list(value.values()) if isinstance(value, Mapping) else [value]
     if binding.mapped and row is not None:
@@ -176,7 +187,7 @@ def _spread(
     if row is not None and isinstance(value, Mapping) and value.keys() != set(labels):
         chosen = items.chosen(name, value)
         value = chosen[1][getattr(row, chosen[0])] if chosen is not None and not chosen[2] else value
-    if not isinstance(value, Mapping | list):
+    if not isinstance(value, Mapping | list) or is_varying(value):
         return [value] * len(labels)
     if isinstance(value, Mapping):
         listed, of_items = by_item(value, labels, (name,))
