@@ -21,7 +21,9 @@ class EdgeType(StrEnum):
     STATISTICS = "statistics"
     """What was measured on data of a model's own: Fisher information by tensor, Gram matrices by module."""
     METRICS = "metrics"
-    """Named figures of an evaluation."""
+    """Named figures of an evaluation, or of several."""
+    FIGURE = "figure"
+    """A picture of metrics, with its data."""
 
 
 FILED = (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK, EdgeType.STATISTICS)

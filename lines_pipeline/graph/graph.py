@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from lines_pipeline.core.plugins import Origin
     from lines_pipeline.ops.base import AnyOp, OpParams
+    from lines_pipeline.ops.derivations import Derivation
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Step:
     gives: EdgeType
     port: str = ""
     """Of a step that loads a file which a port of the node names: the port."""
+    names: Mapping[str, Any] = field(default_factory=dict)
+    """What every name of ``for_each`` stands for in this member, also in the collections that it maps over."""
     content: str = ""
     """What the value depends on besides parameters and inputs: the data that a driver measured it on."""
 
@@ -90,7 +93,14 @@ class Graph:
     @cached_property
     def evaluations(self) -> tuple[str, ...]:
         """The steps that judge a model."""
-        return tuple(step.id for step in self.steps.values() if step.gives is EdgeType.METRICS)
+        metrics = (step for step in self.steps.values() if step.gives is EdgeType.METRICS)
+        return tuple(step.id for step in metrics if step.op.suite_of(step.params, step.inputs) is not None)
+
+    @cached_property
+    def derivations(self) -> Mapping[str, Derivation]:
+        """How steps are made of the metrics of others, in topological order."""
+        found = {step.id: step.op.derivation_of(step.params) for step in self.steps.values()}
+        return {step: derivation for step, derivation in found.items() if derivation is not None}
 
     @cached_property
     def plugins(self) -> tuple[Origin, ...]:

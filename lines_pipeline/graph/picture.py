@@ -18,6 +18,7 @@ _COLOURS = {
     EdgeType.MASK: ("#6b3fa0", "#f3edfa"),
     EdgeType.STATISTICS: ("#1a7a7a", "#e6f5f5"),
     EdgeType.METRICS: ("#2d7a3e", "#eaf6ec"),
+    EdgeType.FIGURE: ("#5a5a5a", "#f2f2f2"),
 }
 """Line and fill by edge type; every line also carries its type in words."""
 

@@ -11,6 +11,7 @@ from lines_pipeline.core.errors import TrackingError
 from lines_pipeline.core.events import (
     BlockScales,
     Event,
+    FigureDrawn,
     FileWritten,
     InputsIdentified,
     MetricsComputed,
@@ -43,6 +44,9 @@ INPUTS_FILE = "inputs.json"
 
 SAMPLES_FOLDER = "samples"
 """The folder of artifacts with per-sample results, one for each evaluation step."""
+
+FIGURES_FOLDER = "figures"
+"""The folder of artifacts with pictures, and their data."""
 
 FILES_FILE = "files.json"
 """The artifact with every file that a run wrote."""
@@ -221,6 +225,10 @@ class MlflowSink:
         self._tags[f"file.{event.node}"] = told
         if event.reused:
             self._tags[f"cached.{event.node}"] = "true"
+
+    def _on_FigureDrawn(self, event: FigureDrawn) -> None:  # noqa: N802
+        for path, text in event.texts.items():
+            self._sending().text(self.run_id, text, f"{FIGURES_FOLDER}/{mlflow_name(path)}")
 
     def _on_TableComputed(self, event: TableComputed) -> None:  # noqa: N802
         rows = {"rows": [dict(row) for row in event.rows]}

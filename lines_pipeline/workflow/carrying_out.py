@@ -26,6 +26,7 @@ from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.results import RunResult
 from lines_pipeline.search.drivers import Drivers
 from lines_pipeline.search.tune import tune as tune_recipe
+from lines_pipeline.workflow.deriving import Derivations
 from lines_pipeline.workflow.explaining import explain_outputs
 from lines_pipeline.workflow.preparing import ReadyRecipe
 
@@ -61,6 +62,9 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
     made = _make(context, destination, evaluator, evaluated)
     _tell_what_was_found(context, made.facts)
     metrics = evaluator.evaluate(context.graph, evaluated)
+    derivations = Derivations(context, destination, evaluator, dict(metrics))
+    derivations.carry_out()
+    locations = [*made.locations, *derivations.locations]
     digests, secrets = context.session.digests, context.recipe.secrets
     destination.renew(outputs.write_cards(context.graph, made.requests, digests, metrics, secrets=secrets))
     if unwritten := context.session.cache.unwritten:
@@ -68,9 +72,9 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
     return RunResult(
         name=context.recipe.name,
         out=destination.out,
-        metrics=metrics,
-        files=tuple(location for location in made.locations if isinstance(location, Path)),
-        urls=tuple(location for location in made.locations if isinstance(location, str)),
+        metrics=derivations.metrics,
+        files=tuple(location for location in locations if isinstance(location, Path)),
+        urls=tuple(location for location in locations if isinstance(location, str)),
         facts=gather_summaries(context.graph, made.facts),
         run_id="",
         tracking_uri="",
