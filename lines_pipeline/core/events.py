@@ -176,6 +176,14 @@ class FileWritten(Event):
 
 
 @dataclass(frozen=True)
+class FigureDrawn(Event):
+    """A figure is drawn: texts to keep as artifacts, by path (the picture as SVG, its data as CSV)."""
+
+    step: str
+    texts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class TableComputed(Event):
     """A small table (per-tensor figures, cache hits) to keep as one JSON artifact."""
 

@@ -23,7 +23,9 @@ class EdgeType(StrEnum):
     COEFFICIENTS = "coefficients"
     """Factors of task vectors: by tensor of a model, one a task vector."""
     METRICS = "metrics"
-    """Named figures of an evaluation."""
+    """Named figures of an evaluation, or of several."""
+    FIGURE = "figure"
+    """A picture of metrics, with its data."""
 
 
 FILED = (EdgeType.WEIGHTS, EdgeType.DELTA, EdgeType.MASK, EdgeType.STATISTICS, EdgeType.COEFFICIENTS)

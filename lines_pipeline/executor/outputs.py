@@ -107,8 +107,12 @@ def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
     files: list[Path] = []
     for step, output in _file_outputs(graph):
         target = resolve_output(folder, output.path)
-        _require_place(step, output, target)
+        _require_place(step, output.path, target)
         files.append(target / MANIFEST if output.is_folder else target)
+    for step_id, derivation in graph.derivations.items():
+        for path in derivation.files:
+            files.append(resolve_output(folder, path))
+            _require_place(graph.steps[step_id], path, files[-1])
     return tuple(files)
 
 
@@ -118,15 +122,16 @@ def _file_outputs(graph: Graph) -> list[tuple[Step, FileOutput]]:
     return [(step, output) for step in steps if (output := step.op.file_of(step.params, step.inputs))]
 
 
-def _require_place(step: Step, output: FileOutput, target: Path) -> None:
+def _require_place(step: Step, path: str, target: Path) -> None:
     """Raise ``PlanError`` where a folder lies in the place of a file, or a file in that of a folder."""
+    is_folder = path.endswith("/")
     blocking = next((one for one in target.parents if one.exists() and not one.is_dir()), None)
-    if output.is_folder and target.exists() and not target.is_dir():
+    if is_folder and target.exists() and not target.is_dir():
         blocking = target
     if blocking is not None:
-        raise PlanError(f"node '{step.node}': {blocking} is a file, '{output.path}' needs a folder there")
-    if target.is_dir() and not output.is_folder:
-        hint = f"to write a model folder there, say '{output.path}/'"
+        raise PlanError(f"node '{step.node}': {blocking} is a file, '{path}' needs a folder there")
+    if target.is_dir() and not is_folder:
+        hint = f"to write a model folder there, say '{path}/'"
         raise PlanError(f"node '{step.node}': {target} is a folder, not a file; {hint}")
 
 

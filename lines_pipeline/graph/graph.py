@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from lines_pipeline.core.plugins import Origin
     from lines_pipeline.ops.base import AnyOp, OpParams
+    from lines_pipeline.ops.derivations import Derivation
     from lines_pipeline.ops.varying import Varying
 
 
@@ -39,6 +40,8 @@ class Step:
     """The parameters that tensors have, each once, where they vary; known once headers are."""
     variant_of: Mapping[str, int] = field(default_factory=dict)
     """By tensor that is computed: which of ``variants`` it has."""
+    names: Mapping[str, Any] = field(default_factory=dict)
+    """What every name of ``for_each`` stands for in this member, also in the collections that it maps over."""
     content: str = ""
     """What the value depends on besides parameters and inputs: the data that a driver measured it on."""
 
@@ -124,7 +127,14 @@ class Graph:
     @cached_property
     def evaluations(self) -> tuple[str, ...]:
         """The steps that judge a model."""
-        return tuple(step.id for step in self.steps.values() if step.gives is EdgeType.METRICS)
+        metrics = (step for step in self.steps.values() if step.gives is EdgeType.METRICS)
+        return tuple(step.id for step in metrics if step.op.suite_of(step.params, step.inputs) is not None)
+
+    @cached_property
+    def derivations(self) -> Mapping[str, Derivation]:
+        """How steps are made of the metrics of others, in topological order."""
+        found = {step.id: step.op.derivation_of(step.params) for step in self.steps.values()}
+        return {step: derivation for step, derivation in found.items() if derivation is not None}
 
     @cached_property
     def evaluated_models(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ _COLOURS = {
     EdgeType.STATISTICS: ("#1a7a7a", "#e6f5f5"),
     EdgeType.COEFFICIENTS: ("#8a2f5a", "#fbeaf2"),
     EdgeType.METRICS: ("#2d7a3e", "#eaf6ec"),
+    EdgeType.FIGURE: ("#5a5a5a", "#f2f2f2"),
 }
 """Line and fill by edge type; every line also carries its type in words."""
 

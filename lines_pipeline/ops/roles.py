@@ -13,6 +13,20 @@ from typing_extensions import TypeVar
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.adapter_updates import Base
 from lines_pipeline.io.checkpoint import Checkpoint
+from lines_pipeline.ops.derivations import Derivation, Mistake
+
+__all__ = [
+    "FileOutput",
+    "Ids",
+    "Mistake",
+    "OpParams",
+    "P",
+    "ReadContext",
+    "Source",
+    "StepContext",
+    "StepRoles",
+    "SuiteUse",
+]
 
 
 class OpParams(BaseModel):
@@ -28,14 +42,6 @@ Ids = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """What is wrong with a field of a node: ``path`` leads from the node to the value."""
-
-    path: tuple[str | int, ...]
-    message: str
-
-
-@dataclass(frozen=True)
 class StepContext:
     """What a recipe says around a step: it may complete the step's parameters."""
 
@@ -45,6 +51,10 @@ class StepContext:
     """The recipe's."""
     mapped: int = 0
     """How many inputs the node maps over; 0 where it does not."""
+    node: str = ""
+    """The step's node."""
+    item: str | None = None
+    """The step's key in its collection; None where it is in none."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,10 @@ class StepRoles(Generic[P]):
 
     def suite_of(self, params: P, inputs: Ids) -> SuiteUse | None:
         """The suite that models are judged by, where they are."""
+        return None
+
+    def derivation_of(self, params: P) -> Derivation | None:
+        """How the value is made of metrics, once the models behind them are judged; None where it is not."""
         return None
 
     def check(self, params: P, counts: Mapping[str, int]) -> str | None:

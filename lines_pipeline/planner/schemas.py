@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from lines_pipeline.core.errors import PlanError
-from lines_pipeline.core.types import EdgeType
+from lines_pipeline.core.types import FILED
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.ops.schemas.globs import chooses, nearest
@@ -23,7 +23,7 @@ def infer_schemas(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str,
     schemas: dict[str, Schema] = {}
     for step_id in needed:
         step = graph.steps[step_id]
-        if step.gives is EdgeType.METRICS:
+        if step.gives not in FILED:
             continue
         bounds = step.include, step.exclude
         checkpoint = checkpoints[step_id] if step.op.is_source else None

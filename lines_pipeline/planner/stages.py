@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lines_pipeline.core.types import EdgeType
+from lines_pipeline.core.types import FILED
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.ops.base import AnyStatistic, Granularity
 
@@ -213,7 +213,7 @@ def whole_tensor_steps(graph: Graph, targets: Iterable[str], available: Iterable
 
 def is_measured(step: Step) -> bool:
     """Whether a driver measures the step's value: no pass computes it."""
-    return step.op.granularity is Granularity.MODEL and step.gives is not EdgeType.METRICS
+    return step.op.granularity is Granularity.MODEL and step.gives in FILED
 
 
 def _breaks(graph: Graph, step: str) -> bool:

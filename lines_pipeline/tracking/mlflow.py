@@ -11,6 +11,7 @@ from lines_pipeline.core.errors import TrackingError
 from lines_pipeline.core.events import (
     BlockScales,
     Event,
+    FigureDrawn,
     FileWritten,
     InputsIdentified,
     LearningProgress,
@@ -44,6 +45,9 @@ INPUTS_FILE = "inputs.json"
 
 SAMPLES_FOLDER = "samples"
 """The folder of artifacts with per-sample results, one for each evaluation step."""
+
+FIGURES_FOLDER = "figures"
+"""The folder of artifacts with pictures, and their data."""
 
 FILES_FILE = "files.json"
 """The artifact with every file that a run wrote."""
@@ -225,6 +229,10 @@ class MlflowSink:
 
     def _on_LearningProgress(self, event: LearningProgress) -> None:  # noqa: N802
         self._log({f"learning/{step_path(event.step)}/loss": event.loss}, event.done)
+
+    def _on_FigureDrawn(self, event: FigureDrawn) -> None:  # noqa: N802
+        for path, text in event.texts.items():
+            self._sending().text(self.run_id, text, f"{FIGURES_FOLDER}/{mlflow_name(path)}")
 
     def _on_TableComputed(self, event: TableComputed) -> None:  # noqa: N802
         rows = {"rows": [dict(row) for row in event.rows]}

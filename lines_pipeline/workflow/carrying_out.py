@@ -25,6 +25,7 @@ from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.results import RunResult
 from lines_pipeline.search.drivers import Drivers
 from lines_pipeline.search.tune import tune as tune_recipe
+from lines_pipeline.workflow.deriving import Derivations
 from lines_pipeline.workflow.explaining import explain_outputs
 from lines_pipeline.workflow.preparing import ReadyRecipe
 
@@ -59,6 +60,9 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
     made = _make(context, destination, drivers)
     _tell_what_was_found(context, made.facts)
     metrics = drivers.metrics(context.graph)
+    derivations = Derivations(context, destination, drivers, dict(metrics), dict(drivers.units))
+    derivations.carry_out()
+    locations = [*made.locations, *derivations.locations]
     digests, secrets = context.session.digests, context.recipe.secrets
     destination.renew(outputs.write_cards(context.graph, made.requests, digests, metrics, secrets=secrets))
     if unwritten := context.session.cache.unwritten:
@@ -66,16 +70,16 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
     return RunResult(
         name=context.recipe.name,
         out=destination.out,
-        metrics=metrics,
-        files=tuple(location for location in made.locations if isinstance(location, Path)),
-        urls=tuple(location for location in made.locations if isinstance(location, str)),
+        metrics=derivations.metrics,
+        files=tuple(location for location in locations if isinstance(location, Path)),
+        urls=tuple(location for location in locations if isinstance(location, str)),
         facts=gather_summaries(context.graph, made.facts),
         run_id="",
         tracking_uri="",
         chosen=chosen,
         cached=(*sorted(made.before), *drivers.cached),
         seconds=0.0,
-        units=drivers.units,
+        units=derivations.units,
     )
 
 

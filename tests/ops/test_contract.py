@@ -23,6 +23,7 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops import registry
 from lines_pipeline.ops.base import AnyOp, AnyStatistic, Driver, Evaluated, Ids, Op, Summary, Values, Variant
 from lines_pipeline.ops.depth import Place
+from lines_pipeline.ops.derivations import Derivation
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
 from lines_pipeline.ops.roles import FileOutput, Mistake, Source, StepContext, SuiteUse
@@ -81,6 +82,13 @@ class Renamed(Op[Any, Any]):
 
     def suite_of(self, params: Any, inputs: Ids) -> SuiteUse | None:
         return self.op.suite_of(params, inner(inputs))
+
+    def derivation_of(self, params: Any) -> Derivation | None:
+        found = self.op.derivation_of(params)
+        if found is None:
+            return None
+        make, check = found.make, found.check
+        return replace(found, make=lambda given: make(inner(given)), check=lambda given: check(inner(given)))
 
     def driver_of(self, params: Any) -> Driver | None:
         driver = self.op.driver_of(params)
@@ -225,6 +233,11 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "combination": {"op": "save", "model": "combined", "path": "combined.safetensors"},
     "mixed": {"op": "interpolate", "models": ["toys[low]", "soup"], "t": 0.0},
     "val": {"op": "evaluate", "model": "mixed", "suite": "suite.yaml", "split": "val"},
+    "between": {"op": "interpolate", "models": ["toys[low]", "toys[high]"], "t": "{t}", "for_each": {"t": [0, 0.5, 1]}},
+    "along": {"op": "evaluate", "model": "between", "suite": "suite.yaml", "split": "val"},
+    "barrier": {"op": "barrier", "metrics": "along", "metric": "mean_accuracy"},
+    "front": {"op": "pareto", "metrics": "along", "objectives": ["accuracy/rise", "accuracy/fall"], "parent": "val"},
+    "curve": {"op": "plot", "metrics": ["along", "val"], "x": "t", "y": "mean_accuracy"},
     "eaten": {"op": "save", "model": "mixed", "path": "soup.safetensors"},
 }
 TUNE = {"parameters": {"mixed.t": {"values": [0.0, 0.5, 1.0]}}, "objective": "val.mean_accuracy"}
@@ -292,6 +305,7 @@ def outcome(recipe: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
         "plan": plan,
         "values": {str(path): {name: bits(value) for name, value in found.items()} for path, found in tensors.items()},
         "config": [path.read_bytes() for path in done.files if path.name == "config.json"],
+        "figures": {path.name: path.read_bytes() for path in done.files if path.suffix in (".svg", ".csv")},
         "metrics": done.metrics,
         "facts": done.facts,
         "chosen": done.chosen,
@@ -305,7 +319,12 @@ def test_renamed_copies_of_all_ops_give_the_same_bytes(
 ) -> None:
     assert {node["op"] for node in NODES.values()} == set(copies), "every op has a node here"
     original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
-    assert len(original["values"]) == 11 and len(original["config"]) == 3 and original["chosen"] == {"mixed.t": 1.0}
+    assert (
+        len(original["values"]) == 11
+        and len(original["figures"]) == 2
+        and len(original["config"]) == 3
+        and original["chosen"] == {"mixed.t": 1.0}
+    )
     assert outcome(written(folder, renamed(NODES), tune=TUNE), folder / "two", monkeypatch) == original
 
 

@@ -292,6 +292,7 @@ def _step(
         include=tuple(str(fill_items(glob, row.names)) for glob in unbound.include),
         exclude=tuple(str(fill_items(glob, row.names)) for glob in unbound.exclude),
         gives=gives,
+        names=row.names,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from lines_pipeline.core.errors import Diagnostic, RecipeError
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.recipe.binding.binder import Binder, circles, node_order
+from lines_pipeline.recipe.binding.derivation_checks import derivation_complaints
 from lines_pipeline.recipe.binding.nodes import UnboundNode, unbound_node
 from lines_pipeline.recipe.binding.objective import MetricsOf
 from lines_pipeline.recipe.binding.step_checks import step_complaints
@@ -54,10 +55,16 @@ def checked_graph(
             binder.steps = steps_before
             binder.poison(name)
     graph = _graph(binder, unbound_nodes, recorded["nodes"])
-    for name, complaint in (*step_complaints(graph.steps.values()), *_objectives(graph.steps.values(), metrics_of)):
+    complaints = (
+        *step_complaints(graph.steps.values()),
+        *_objectives(graph.steps.values(), metrics_of),
+        *derivation_complaints(graph, metrics_of),
+    )
+    for name, complaint in complaints:
         diagnostics += node_diagnostics(document, name, [complaint])
     if not any(unbound.op.is_output for unbound in unbound_nodes.values()) and len(unbound_nodes) == len(nodes):
-        message = "the recipe has no 'save' or 'evaluate' node: nothing would run; add one"
+        outputs = ", ".join(f"'{name}'" for name, op in ops.at_hand.items() if op.is_output)
+        message = f"the recipe has no node that a run is for ({outputs}): nothing would run; add one"
         diagnostics.append(document.source_map.key(("nodes",)).diagnostic(message))
     if tune is not None:
         for one in tune_complaints(tune, unbound_nodes, binder, graph, metrics_of):

@@ -118,7 +118,7 @@ def step_params(
         mapped = len(items.mapped) if any(binding.mapped for binding in bindings.values()) else 0
         from lines_pipeline.ops.roles import StepContext
 
-        params = unbound.op.completed(params, StepContext(labels, seed, mapped))
+        params = unbound.op.completed(params, StepContext(labels, seed, mapped, unbound.name, row.key if row else None))
     return ReadParams(params, tuple(complaints), varying)
 
 

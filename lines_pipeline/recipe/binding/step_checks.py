@@ -11,13 +11,16 @@ from lines_pipeline.core.printable import shortened
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.recipe.binding.validation import Complaint
 
+_Taken = dict[tuple[str, str], tuple[str, str]]
+"""By kind and spelling of a path: the step that writes there, and the path as it has it."""
+
 MAX_NAME_BYTES = 200
 """The longest file name: numbers of shards and temporary names still fit into the 255 bytes of file systems."""
 
 
 def step_complaints(steps: Iterable[Step]) -> Iterator[tuple[str, Complaint]]:
     """Return node and complaint (path from the node on) for every mistake."""
-    taken: dict[tuple[str, str], Step] = {}
+    taken: _Taken = {}
     told = set()
     for step in steps:
         own = step.op.mistakes(step.params, step.inputs, step.gives)
@@ -28,18 +31,14 @@ def step_complaints(steps: Iterable[Step]) -> Iterator[tuple[str, Complaint]]:
                 yield step.node, complaint
 
 
-def _place(step: Step, taken: dict[tuple[str, str], Step]) -> Iterator[Complaint]:
+def _place(step: Step, taken: _Taken) -> Iterator[Complaint]:
     """Complain about files that would leave the output folder, have no known kind, or meet those of another step."""
-    path = _path(step)
-    message = path and (_path_mistake(path) or _clash(step, path, taken))
-    if message:
-        yield Complaint(("path",), message)
-
-
-def _path(step: Step) -> str:
-    """Return the file that a step has written; empty where it writes none."""
-    output = step.op.file_of(step.params, step.inputs)
-    return output.path if output else ""
+    output, derivation = step.op.file_of(step.params, step.inputs), step.op.derivation_of(step.params)
+    paths = [output.path] if output else list(derivation.files if derivation else ())
+    for path in paths:
+        message = _path_mistake(path) or (_kind_mistake(path) if output else None) or _clash(step, path, taken)
+        if message:
+            yield Complaint(("path",), message)
 
 
 def _path_mistake(text: str) -> str | None:
@@ -48,6 +47,12 @@ def _path_mistake(text: str) -> str | None:
         return f"'path' is '{shortened(text)}', expected a file inside the run's output folder"
     if any(len(part.encode(errors="replace")) > MAX_NAME_BYTES for part in path.parts):
         return f"'path' is '{shortened(text)}', expected names of at most {MAX_NAME_BYTES} bytes"
+    return None
+
+
+def _kind_mistake(text: str) -> str | None:
+    """Return what is wrong with the place of a checkpoint: neither a file of safetensors nor a folder."""
+    path = PurePosixPath(text)
     if text.endswith("/") == (path.suffix == ".safetensors"):
         name = shortened(str(path.with_suffix("") if path.suffix == ".safetensors" else path))
         ways = f"a file ('{name}.safetensors') or a model folder ('{name}/')"
@@ -60,7 +65,7 @@ def _spelling(text: str) -> str:
     return unicodedata.normalize("NFC", str(PurePosixPath(text))).casefold()
 
 
-def _clash(step: Step, path: str, taken: dict[tuple[str, str], Step]) -> str | None:
+def _clash(step: Step, path: str, taken: _Taken) -> str | None:
     """Add a step's file to ``taken``; return why it cannot be written beside those there, None where it can."""
     own = _spelling(path)
     above = [str(parent) for parent in PurePosixPath(own).parents][:-1]
@@ -74,14 +79,14 @@ def _clash(step: Step, path: str, taken: dict[tuple[str, str], Step]) -> str | N
         "shard": taken.get(("shard", own)),
     }
     for kind, key in (("at", own), ("shard", base), *(("below", one) for one in above)):
-        taken.setdefault((kind, key), step)
+        taken.setdefault((kind, key), (step.id, path))
     how, other = next(((how, other) for how, other in met.items() if other is not None), ("", None))
-    return None if other is None else _clash_message(how, step, other)
+    return None if other is None else _clash_message(how, (step.id, path), other)
 
 
-def _clash_message(how: str, step: Step, other: Step) -> str:
-    mine, its = PurePosixPath(_path(step)), PurePosixPath(_path(other))
-    both = f"'{other.id}' and '{step.id}' both write"
+def _clash_message(how: str, one: tuple[str, str], other: tuple[str, str]) -> str:
+    mine, its = PurePosixPath(one[1]), PurePosixPath(other[1])
+    both = f"'{other[0]}' and '{one[0]}' both write"
     if how == "same":
         case = "" if mine == its else f", spelled '{its}' there: one file where case does not count"
         return f"{both} '{mine}'{case}; give each its own, as with an item in the path"

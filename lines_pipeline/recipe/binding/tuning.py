@@ -103,7 +103,7 @@ def _objective_complaints(
 
 def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph: Graph) -> str | None:
     node = step_id.partition("[")[0]
-    evaluate_nodes = [name for name, unbound in unbound_nodes.items() if unbound.op.gives == EdgeType.METRICS]
+    evaluate_nodes = [name for name, unbound in unbound_nodes.items() if _judges(unbound, graph)]
     if node not in unbound_nodes:
         return f"the objective names the unknown node '{node}'{did_you_mean(node, evaluate_nodes)}"
     if node not in evaluate_nodes:
@@ -114,6 +114,12 @@ def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph:
     if step_id == node:
         return f"'{node}' is a collection: name one of its members, such as {members[0]}"
     return f"the objective names the unknown member '{step_id}'{did_you_mean(step_id, members)}"
+
+
+def _judges(unbound: UnboundNode, graph: Graph) -> bool:
+    """Return whether a node gives metrics of a model, and not such as are made of others'."""
+    derived = any(step in graph.derivations for step in graph.members.get(unbound.name, ()))
+    return unbound.op.gives == EdgeType.METRICS and not derived
 
 
 def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) -> str | None:

@@ -1,0 +1,109 @@
+"""``barrier``: how far a metric on the line between two models falls below the line between its ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pydantic import Field
+
+from lines_pipeline.core.errors import EvalError
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.base import Granularity, Op, OpParams, Port
+from lines_pipeline.ops.derivations import Derivation, Derived, Mistake
+from lines_pipeline.ops.metrics_table import Member, cell_text, number
+
+Line = dict[float, float]
+"""The metric by the place on the line."""
+
+
+class BarrierParams(OpParams):
+    metric: str = Field(description="The metric that is followed.", min_length=1)
+    x: str = Field("t", description="The name of for_each that says where a member is, from 0 to 1.", min_length=1)
+
+
+class Barrier(Op[BarrierParams]):
+    """Gives ``barrier``, which is 0 or more, and ``at``: where it is, the first of equals.
+
+    The members are models ``(1 - t) a + t b``, with both ends among them. Where lower is better, the sign turns.
+    Members that differ in other names than t are on lines of their own: ``barrier/<names>``, ``at/<names>`` of each,
+    and ``barrier`` is the highest.
+    """
+
+    name = "barrier"
+    formula = "max over t of (1 - t) m(0) + t m(1) - m(t)"
+    source = "Frankle et al., arXiv 1912.05671 (linear mode connectivity)"
+    gives = EdgeType.METRICS
+    is_output = True
+    inputs = {"metrics": Port(EdgeType.METRICS, many=True)}
+    granularity = Granularity.MODEL
+    Params = BarrierParams
+
+    def derivation_of(self, params: BarrierParams) -> Derivation:
+        return Derivation(
+            make=lambda members: _derived(params, members["metrics"]),
+            columns=((("x",), params.x), (("metric",), params.metric)),
+            check=lambda members: _mistakes(params, members["metrics"]),
+        )
+
+
+def _mistakes(params: BarrierParams, members: Sequence[Member]) -> Iterable[Mistake]:
+    for line in _lines(params.x, members).values():
+        places = [number(member.names.get(params.x)) for member in line]
+        known = [place for place in places if place is not None]
+        if len(known) < len(places):
+            yield Mistake(("x",), f"'{params.x}' is no number in {places.count(None)} of {len(places)} members")
+        elif 0 not in known or 1 not in known:
+            yield Mistake(("x",), f"a line needs members where '{params.x}' is 0 and 1, found {_listed(known)}")
+        elif not 0 <= min(known) <= max(known) <= 1 or len(set(known)) < len(known):
+            yield Mistake(("x",), f"expected each '{params.x}' of a line once, from 0 to 1, found {_listed(known)}")
+
+
+def _listed(places: Sequence[float]) -> str:
+    told = ", ".join(f"{place:g}" for place in places[:12])
+    return told + (", ..." if len(places) > 12 else "")
+
+
+def _lines(x: str, members: Sequence[Member]) -> dict[str, list[Member]]:
+    """Return the members by line: by what tells them apart besides their place on it."""
+    places = [{column: cell_text(cell) for column, cell in member.place.items() if column != x} for member in members]
+    columns = dict.fromkeys(column for place in places for column in place)
+    telling = [column for column in columns if len({place.get(column) for place in places}) > 1]
+    lines: dict[str, list[Member]] = {}
+    for member, place in zip(members, places, strict=True):
+        lines.setdefault("/".join(place.get(column, "") for column in telling), []).append(member)
+    return lines
+
+
+def _derived(params: BarrierParams, members: Sequence[Member]) -> Derived:
+    lower, unit = members[0].directions.get(params.metric) == "lower", members[0].units.get(params.metric, "")
+    found = {
+        name: highest({_place(params, member): _value(params, member) for member in line}, lower=lower)
+        for name, line in _lines(params.x, members).items()
+    }
+    most = max(found.values(), key=lambda one: one[0])
+    metrics = {"barrier": most[0], "at": most[1]}
+    if len(found) > 1:
+        metrics |= {f"barrier/{name}": height for name, (height, _) in found.items()}
+        metrics |= {f"at/{name}": at for name, (_, at) in found.items()}
+    return Derived(metrics, {name: unit for name in metrics if name.startswith("barrier")})
+
+
+def _place(params: BarrierParams, member: Member) -> float:
+    place = number(member.names[params.x])
+    assert place is not None
+    return place
+
+
+def _value(params: BarrierParams, member: Member) -> float:
+    found = number(member.metric(params.metric))
+    if found is None:
+        raise EvalError(f"'{member.step}': '{params.metric}' is no finite number, which a barrier needs")
+    return found
+
+
+def highest(line: Line, *, lower: bool = False) -> tuple[float, float]:
+    """Return the barrier of a metric along t, and its t; ``lower``: of a metric of which less is better."""
+    sign = -1.0 if lower else 1.0
+    falls = {t: sign * ((1 - t) * line[0.0] + t * line[1.0] - line[t]) + 0.0 for t in sorted(line)}
+    at = max(falls, key=lambda t: falls[t])
+    return falls[at], at

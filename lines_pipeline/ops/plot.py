@@ -1,0 +1,112 @@
+"""``plot``: a picture of metrics, with its data beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from pydantic import Field
+
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.base import Granularity, Op, OpParams, Port
+from lines_pipeline.ops.derivations import Derivation, Members, Path
+from lines_pipeline.ops.figures import Figure, FigureKind
+from lines_pipeline.ops.metrics_table import table_of
+from lines_pipeline.ops.roles import StepContext
+
+PICTURES = (".svg", ".png")
+"""The endings of pictures."""
+
+
+class PlotParams(OpParams):
+    kind: FigureKind = Field("line", description="How rows are drawn.")
+    x: str = Field(description="The column along the horizontal axis, around a radar, or of a heatmap.", min_length=1)
+    y: str | Annotated[tuple[str, ...], Field(strict=False)] = Field(description="What is measured: columns.")
+    group: str = Field("", description="The column that tells series apart; of a heatmap: the rows.")
+    arrows: str = Field("", description="scatter: rows equal in this column are joined by arrows, in their order.")
+    front: bool = Field(False, description="scatter: join the points of each series that no other is better than.")
+    title: str = Field("", description="What stands above.")
+    path: str = Field("", description="A file (.svg, .png) in the output folder; default: the node's name, .svg.")
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Return the columns of ``y``."""
+        return (self.y,) if isinstance(self.y, str) else self.y
+
+
+class Plot(Op[PlotParams]):
+    """Draws a row a member, or a member and task where a column is by task; equal places are drawn by their mean.
+
+    Columns are ``node``, every name of ``for_each``, every metric; by task, ``task`` and metrics without ``/<task>``.
+    """
+
+    name = "plot"
+    formula = "mean of y, with a band or bars of one standard deviation, over rows of equal x and group"
+    source = "Matplotlib; Hunter, Computing in Science & Engineering 9 (2007)"
+    gives = EdgeType.FIGURE
+    is_output = True
+    inputs = {"metrics": Port(EdgeType.METRICS, many=True)}
+    granularity = Granularity.MODEL
+    Params = PlotParams
+
+    def check(self, params: PlotParams, counts: Mapping[str, int]) -> str | None:
+        if not params.measured:
+            return "'y' names no column"
+        if params.kind == "heatmap" and (not params.group or len(params.measured) > 1):
+            return "a heatmap needs 'group', whose values are its rows, and one column as 'y', which is its colour"
+        if params.kind != "scatter" and (params.arrows or params.front):
+            return "'arrows' and 'front' are for 'kind: scatter'"
+        if params.path and PurePosixPath(params.path).suffix not in PICTURES:
+            return f"'path' is '{params.path}', expected a file that ends in {' or '.join(PICTURES)}"
+        return None
+
+    def completed(self, params: PlotParams, context: StepContext) -> PlotParams:
+        own = context.node if context.item is None else f"{context.node}/{context.item}"
+        return params if params.path else params.model_copy(update={"path": f"{own}.svg"})
+
+    def derivation_of(self, params: PlotParams) -> Derivation:
+        data_path = str(PurePosixPath(params.path).with_suffix(".csv"))
+
+        def draw(members: Members) -> Figure:
+            return _figure(params, members, data_path)
+
+        return Derivation(draw, tuple(_named(params)), (params.path, data_path))
+
+
+def _named(params: PlotParams) -> Iterable[tuple[Path, str]]:
+    yield ("x",), params.x
+    several = not isinstance(params.y, str)
+    yield from ((("y", number) if several else ("y",), column) for number, column in enumerate(params.measured))
+    for field in ("group", "arrows"):
+        if column := getattr(params, field):
+            yield (field,), column
+
+
+def _figure(params: PlotParams, members: Members, data_path: str) -> Figure:
+    shown = members["metrics"]
+    columns = [column for _, column in _named(params)]
+    table = table_of(shown, columns)
+    table.require(columns, "plot")
+    told = {name: direction for member in shown for name, direction in member.directions.items()}
+    units = {name: unit for member in shown for name, unit in member.units.items()}
+    return Figure(
+        kind=params.kind,
+        table=table,
+        x=params.x,
+        y=params.measured,
+        group=params.group,
+        arrows=params.arrows,
+        front=params.front,
+        title=params.title,
+        directions={column: _of_column(column, told, "higher") for column in columns},
+        units={column: _of_column(column, units, "") for column in columns},
+        path=params.path,
+        data_path=data_path,
+    )
+
+
+def _of_column(column: str, by_metric: Mapping[str, str], default: str) -> str:
+    """Return what is said of a column: of the metric, or of a metric by task that the column has."""
+    by_task = (told for name, told in by_metric.items() if name.startswith(f"{column}/"))
+    return by_metric.get(column) or next(by_task, default)

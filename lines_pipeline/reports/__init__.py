@@ -1,0 +1,1 @@
+"""Pictures and files of data, made of what a run measured."""
