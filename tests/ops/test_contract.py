@@ -219,6 +219,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "weighed": {"op": "save", "model": "informed", "path": "weighed.safetensors"},
     "mixed": {"op": "interpolate", "models": ["toys[low]", "soup"], "t": 0.0},
     "val": {"op": "evaluate", "model": "mixed", "suite": "suite.yaml", "split": "val"},
+    "together": {"op": "evaluate", "models": ["toys", "mixed"], "suite": "suite.yaml", "split": "val"},
     "eaten": {"op": "save", "model": "mixed", "path": "soup.safetensors"},
 }
 TUNE = {"parameters": {"mixed.t": {"values": [0.0, 0.5, 1.0]}}, "objective": "val.mean_accuracy"}
