@@ -10,7 +10,7 @@ from lines_pipeline.core.events import MetricsComputed, SamplesJudged
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.logs import LOG
 from lines_pipeline.evaluation import remembered
-from lines_pipeline.evaluation.worker import Evaluation, evaluate_all
+from lines_pipeline.evaluation.worker import Evaluation, ModelFile, evaluate_all
 from lines_pipeline.executor.materialising import OutputRequest, existing, materialise
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph
@@ -135,29 +135,36 @@ class Evaluator:
         ]
 
     def _evaluation(self, batch: EvaluationBatch, step: str) -> Evaluation:
-        use, model = batch.uses[step], _model(batch.uses[step])
-        followed = self.session.checkpoints.get(batch.graph.followed(model))
+        use = batch.uses[step]
         return Evaluation(
             node=batch.graph.steps[step].node,
-            model=SourceFile.of(batch.files[model].absolute()),
+            models=tuple(self._file(batch, model) for model in use.models),
             suite=use.suite,
             folder=self.folder.absolute(),
             digest=self.suite(use.suite).digest(use.split),
             tasks=self._tasks(use),
             split=use.split,
             device=self.session.settings.device,
-            followed=Path(followed.files[0].path) if followed is not None and followed.files else None,
+            combine=use.combine,
+        )
+
+    def _file(self, batch: EvaluationBatch, model: str) -> ModelFile:
+        followed = self.session.checkpoints.get(batch.graph.followed(model))
+        return ModelFile(
+            SourceFile.of(batch.files[model].absolute()),
+            Path(followed.files[0].path) if followed is not None and followed.files else None,
         )
 
     def _tasks(self, use: SuiteUse) -> tuple[str, ...]:
         return chosen_tasks(self.suite(use.suite), use.suite, use.tasks, use.target)
 
     def _key(self, graph: Graph, use: SuiteUse) -> str | None:
-        model = self.session.keys(graph).step(_model(use))
-        if model is None:
+        keys = [self.session.keys(graph).step(model) for model in use.models]
+        if None in keys:
             return None
+        evaluated = keys[0] if len(keys) == 1 else [use.combine, *keys]
         digest = self.suite(use.suite).digest(use.split)
-        return content_key([remembered.KIND, EVALUATION_VERSION, model, digest, self._tasks(use)])
+        return content_key([remembered.KIND, EVALUATION_VERSION, evaluated, digest, self._tasks(use)])
 
     def _remembered_by_step(self, graph: Graph, uses: Uses) -> dict[str, Scores | None]:
         return {step: self._remembered(graph, use) for step, use in uses.items()}
@@ -198,10 +205,4 @@ class Evaluator:
 
 def _unscored(uses: Uses, scores: Mapping[str, Scores | None]) -> list[str]:
     """Return the models of steps without scores, each once."""
-    return list(dict.fromkeys(_model(uses[step]) for step, known in scores.items() if known is None))
-
-
-def _model(use: SuiteUse) -> str:
-    """Return the step whose weights are evaluated."""
-    assert use.model is not None
-    return use.model
+    return list(dict.fromkeys(model for step, known in scores.items() if known is None for model in uses[step].models))

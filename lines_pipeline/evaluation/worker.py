@@ -1,4 +1,4 @@
-"""Evaluates models on workers: sends names of files and suites, and a worker reads the files itself."""
+"""Evaluates models and ensembles on workers: sends names of files and suites; a worker reads the files itself."""
 
 from __future__ import annotations
 
@@ -11,25 +11,42 @@ from lines_pipeline.executor.devices import resolve_device
 from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.dask_worker import require_same_files
 from lines_pipeline.io.checkpoint import SourceFile
+from lines_pipeline.ops.roles import Combination
 from lines_pipeline.suites.base import Scores
+from lines_pipeline.suites.ensembles import ensemble_scores, require_classifier
 from lines_pipeline.suites.models import StoredModel
 from lines_pipeline.suites.opening import open_suite
 
 
 @dataclass(frozen=True)
+class ModelFile:
+    """Names a model's file, and a file of the checkpoint whose configuration and tokenizer it follows."""
+
+    weights: SourceFile
+    followed: Path | None = None
+
+    @property
+    def stored(self) -> StoredModel:
+        """Return the model as suites take it."""
+        return StoredModel(Path(self.weights.path), self.followed)
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Names a model's file and the suite to evaluate it on: its URI from ``folder``, and its digest for the driver."""
+    """Names files of models and the suite to evaluate them on: its URI from ``folder``, and its digest for the driver.
+
+    Several models are one ensemble.
+    """
 
     node: str
-    model: SourceFile
+    models: tuple[ModelFile, ...]
     suite: str
     folder: Path
     digest: str
     tasks: tuple[str, ...]
     split: str
     device: str
-    followed: Path | None = None
-    """A file of the checkpoint whose configuration and tokenizer the model follows."""
+    combine: Combination = "probabilities"
 
 
 def evaluate_all(scheduler: Scheduler, evaluations: Sequence[Evaluation]) -> list[Scores]:
@@ -50,7 +67,7 @@ def _dealt(evaluation: Evaluation, parts: int) -> list[Evaluation]:
 
 def evaluate(evaluation: Evaluation) -> Scores:
     """Evaluate in this process; return scores by task. Raises ``EvalError`` naming the node."""
-    require_same_files([evaluation.model])
+    require_same_files([model.weights for model in evaluation.models])
     device = resolve_device(evaluation.device)
     try:
         suite = open_suite(evaluation.suite, evaluation.folder)
@@ -59,7 +76,10 @@ def evaluate(evaluation: Evaluation) -> Scores:
                 f"{evaluation.folder / evaluation.suite}: not the suite that the driver has; its data or heads differ "
                 "in size or time: put them on a file system that every worker mounts at the same place"
             )
-        model = StoredModel(Path(evaluation.model.path), evaluation.followed)
-        return suite.evaluate(model, evaluation.tasks, evaluation.split, device=device)
+        models = [model.stored for model in evaluation.models]
+        if len(models) == 1:
+            return suite.evaluate(models[0], evaluation.tasks, evaluation.split, device=device)
+        judging = require_classifier(suite, evaluation.suite)
+        return ensemble_scores(judging, models, evaluation.tasks, evaluation.split, evaluation.combine, device=device)
     except EvalError as error:
         raise EvalError(f"node '{evaluation.node}': {error}") from error

@@ -264,7 +264,8 @@ def write_cards(
     changed = []
     for request in wanted.values():
         if request.folder is not None:
-            judged = {step: found for step, found in metrics.items() if graph.steps[step].followed == request.step}
+            alone = (request.step,)
+            judged = {step: found for step, found in metrics.items() if graph.models_of([step]) == alone}
             card = request.folder.card.render(secrets.labelled(digests), secrets.labelled(judged))
             path, content = request.folder.path / CARD, card.encode()
             if not path.is_file() or path.read_bytes() != content:

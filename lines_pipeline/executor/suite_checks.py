@@ -12,6 +12,7 @@ from lines_pipeline.graph.graph import Graph
 from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.suites.base import Suite
+from lines_pipeline.suites.ensembles import require_classifier
 from lines_pipeline.suites.normalizing import judges_by_task
 from lines_pipeline.suites.opening import chosen_tasks, open_suite
 
@@ -27,11 +28,12 @@ class SuiteChecks:
     def missing_files(self) -> list[str]:
         """What the suites lack, by place.
 
-        Raises ``EvalError`` for what is no suite, for tasks and splits that one has not got, and for baselines without
-        a member for a task.
+        Raises ``EvalError`` for what is no suite, for ensembles that it cannot judge, for tasks and splits that it has
+        not got, and for baselines without a member for a task.
         """
         recipe, graph, judges = self.recipe, self.graph, self._judges
         each(recipe, graph, "suite", judges, self._suite)
+        each(recipe, graph, "suite", (step for step, use in judges.items() if len(use.models) > 1), self._ensemble)
         tasks = each(recipe, graph, self._unknown, judges, self._chosen)
         missing = each(
             recipe, graph, "split", judges, lambda step: self._suite(step).check(tasks[step], judges[step].split)
@@ -66,6 +68,9 @@ class SuiteChecks:
         if uri not in self._opened:
             self._opened[uri] = open_suite(uri, self.recipe.folder)
         return self._opened[uri]
+
+    def _ensemble(self, step: str) -> None:
+        require_classifier(self._suite(step), self._judges[step].suite)
 
     def _chosen(self, step: str) -> tuple[str, ...]:
         use = self._judges[step]

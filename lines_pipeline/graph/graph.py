@@ -136,10 +136,9 @@ class Graph:
         found = {step.id: step.op.derivation_of(step.params) for step in self.steps.values()}
         return {step: derivation for step, derivation in found.items() if derivation is not None}
 
-    @cached_property
-    def evaluated_models(self) -> tuple[str, ...]:
-        """The steps whose weights these judge, each once."""
-        sources = (source for step in self.evaluations for source in self.steps[step].sources)
+    def models_of(self, steps: Iterable[str]) -> tuple[str, ...]:
+        """The steps whose weights some steps take, each once."""
+        sources = (source for step in steps for source in self.steps[step].sources)
         return tuple(dict.fromkeys(source for source in sources if self.steps[source].gives is EdgeType.WEIGHTS))
 
     @cached_property

@@ -140,7 +140,7 @@ class Evaluated:
     """
 
     use: SuiteUse
-    """What is evaluated: a model, the part of a suite, and the steps of the same kind that normalize the metrics."""
+    """What is evaluated: a model or an ensemble, the part of a suite, and the steps whose scores normalize."""
 
 
 class FrozenHead(Protocol):

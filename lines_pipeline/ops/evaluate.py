@@ -1,4 +1,4 @@
-"""``evaluate``: how good a model is on the tasks of a suite."""
+"""``evaluate``: how good a model, or an ensemble of models, is on the tasks of a suite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Driver, Evaluated, Granularity, Ids, Op, OpParams, Port
-from lines_pipeline.ops.roles import SuiteUse
+from lines_pipeline.ops.roles import Combination, SuiteUse
 
 _BASELINE_PORTS: Mapping[str, str] = {"expert": "baselines.expert", "pretrained": "baselines.pretrained"}
 """The ports of the metrics that normalize, by role; a recipe writes ``baselines: {expert: ..., pretrained: ...}``."""
@@ -20,10 +20,14 @@ class EvaluateParams(OpParams):
     split: Literal["train", "val", "test"] = Field("test", description="Which data.")
     tasks: tuple[str, ...] | None = Field(None, description="Some of the suite's tasks; default all.", strict=False)
     target: str | None = Field(None, description="The task a single model was tuned for; the others are its control.")
+    combine: Combination = Field("probabilities", description="Of `models`: what is averaged over them.")
 
 
 class Evaluate(Op[EvaluateParams]):
-    """Gives the metrics that the suite declares; ``baselines`` normalize them, or else what the suite records."""
+    """Gives the metrics that the suite declares; ``baselines`` normalize them, or else what the suite records.
+
+    Several ``models`` are one ensemble: the mean of their class probabilities, or logits, is judged as one model's.
+    """
 
     name = "evaluate"
     formula = "<metric>/<task>, mean_<metric>, worst_<metric>, normalized_<metric>/<task>, mean_normalized_<metric>"
@@ -31,15 +35,27 @@ class Evaluate(Op[EvaluateParams]):
     gives = EdgeType.METRICS
     is_output = True
     inputs = {
-        "model": Port(EdgeType.WEIGHTS, followed=True),
+        "model": Port(EdgeType.WEIGHTS, optional=True, followed=True),
+        "models": Port(EdgeType.WEIGHTS, many=True, optional=True, followed=True),
         **{port: Port(EdgeType.METRICS, many=True, optional=True) for port in _BASELINE_PORTS.values()},
     }
     granularity = Granularity.MODEL
     Params = EvaluateParams
 
+    def check(self, params: EvaluateParams, counts: Mapping[str, int]) -> str | None:
+        if bool(counts["model"]) == bool(counts["models"]):
+            given = "both" if counts["model"] else "neither"
+            return f"expected 'model', or 'models' to be judged as one ensemble; found {given}"
+        if counts["model"] and "combine" in params.model_fields_set:
+            return "'combine' is for 'models': one model has nothing to average"
+        return None
+
     def suite_of(self, params: EvaluateParams, inputs: Ids) -> SuiteUse:
         baselines = {role: inputs[port] for role, port in _BASELINE_PORTS.items() if port in inputs}
-        return SuiteUse(params.suite, params.split, params.tasks, params.target, inputs["model"][0], baselines)
+        models = inputs["models"] if "models" in inputs else inputs["model"]
+        return SuiteUse(
+            params.suite, params.split, params.tasks, params.target, models, params.combine, baselines=baselines
+        )
 
     def driver_of(self, params: EvaluateParams) -> Driver:
         return lambda inputs, context: Evaluated(self.suite_of(params, inputs))

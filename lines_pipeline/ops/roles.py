@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Generic
+from typing import ClassVar, Generic, Literal
 
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
@@ -36,6 +36,9 @@ class OpParams(BaseModel):
 
 
 P = TypeVar("P", bound=OpParams)
+
+Combination = Literal["probabilities", "logits"]
+"""How the answers of several classifiers become one: the mean of their class probabilities, or of their logits."""
 
 Ids = Mapping[str, tuple[str, ...]]
 """Step ids by port, in order; ports without input are absent."""
@@ -115,8 +118,10 @@ class SuiteUse:
     """Some of the suite's tasks; None for all."""
     target: str | None = None
     """The task a single model was tuned for."""
-    model: str | None = None
-    """The step whose model is judged; None where the step judges models of its own."""
+    models: tuple[str, ...] = ()
+    """The step whose model is judged, or those that answer as one; none where the step judges models of its own."""
+    combine: Combination = "probabilities"
+    """How several models answer as one."""
     baselines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The steps whose metrics normalize, by role; what is not named the suite records."""
     objective: str | None = None

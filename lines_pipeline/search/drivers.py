@@ -186,7 +186,7 @@ class _StepContext:
         for index, (name, variant) in enumerate(models.items()):
             steps[name] = f"{self.step}.trial{index}"
             trial = _with_step(trial, _as(self._step, variant, steps[name]))
-        uses = {step: replace(use, model=step) for step in steps.values()}
+        uses = {step: replace(use, models=(step,)) for step in steps.values()}
         evaluator = self._drivers.evaluator
         (metrics,) = evaluator.compare([evaluator.prepare(trial, uses, list(uses))])
         return {name: metrics[step] for name, step in steps.items()}

@@ -131,7 +131,7 @@ def _events(session: Session, *, hold: bool) -> Iterator[list[Event]]:
 
 def _keep_common_parts(graph: Graph, settings: Tune, objective: Objective, session: Session) -> None:
     """Write what all trials share to the cache, where reading it back is cheaper than making it again."""
-    targets = [model for _, node, _ in objective.terms if (model := graph.steps[node].followed)]
+    targets = graph.models_of(node for _, node, _ in objective.terms)
     tuned_nodes = {name.partition(".")[0] for name in settings.parameters}
     changing: set[str] = set()
     for step_id in ancestors(graph, targets):

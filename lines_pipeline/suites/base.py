@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from lines_pipeline.core.units import SCORE
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lines_pipeline.core.user_code.files import Code
     from lines_pipeline.suites.models import Model
-    from lines_pipeline.suites.samples import Samples
+    from lines_pipeline.suites.samples import Array, Samples
 
 Direction = Literal["higher", "lower"]
 Averaging = Literal["mean", "geometric", "none"]
@@ -124,6 +124,29 @@ class Suite(Protocol):
 
         Raises ``EvalError`` for what no file could mend, such as a split that a task does not have.
         """
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Holds what a classifier answers to the samples of one task, in their order."""
+
+    logits: torch.Tensor
+    """[n, classes], on the CPU; of an ensemble in float64."""
+    labels: torch.Tensor
+    """int64 [n], in 0..classes-1."""
+    clusters: Array | None = None
+    """int32 [n], as in ``Samples``."""
+
+
+@runtime_checkable
+class ClassifierSuite(Protocol):
+    """Declares what a suite has besides, where its scores are made of logits: so it can judge ensembles, too."""
+
+    def answers(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Mapping[str, Answers]:
+        """Return a model's answers by task; ``EvalError`` where it does not fit the suite."""
+
+    def judged(self, answers: Mapping[str, Answers]) -> Scores:
+        """Return the scores of answers by task, as ``evaluate`` gives them."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.io.locations import local_path, locate
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
-from lines_pipeline.suites.base import ForeignCode, Head, Metric, Role, Scores
+from lines_pipeline.suites.base import Answers, ForeignCode, Head, Metric, Role, Scores
 from lines_pipeline.suites.classification_file import ClassificationFile
 from lines_pipeline.suites.file_suite import FileSuite
-from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, Judged, judge, task_scores
+from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, judge, judged_answers, task_scores
 from lines_pipeline.suites.labelled_tensors import LabelledTensors, hub_batches
 from lines_pipeline.suites.model_factory import factory_code, foreign_code, loaded, make_model
 from lines_pipeline.suites.models import Model
@@ -29,6 +29,8 @@ from lines_pipeline.suites.user_code import told_as_users
 from lines_pipeline.zoo.catalogue import cache_folder
 
 BATCH_SIZE = 128
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Images, features or logits, and the label of each."""
 _DATASETS = "hf://datasets/"
 
 
@@ -69,14 +71,24 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
     @torch.inference_mode()
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
         """Evaluate the answers of largest logit; ``EvalError`` where the model does not fit."""
-        made, transform = self._made
-        module = loaded(self.path, self.content.model.factory, made, model, self._code, device)
         found, samples = dict[str, dict[str, float]](), {}
-        for task in tasks:
-            source = self._data(task, split)
-            clusters = source.clusters if isinstance(source, LabelledTensors) else None
-            found[task], samples[task] = self._judged(module, task, self._batches(source, transform), device, clusters)
+        for task, batches, clusters in self._answered(model, tasks, split, device):
+            found[task], samples[task] = task_scores((judge(*batch) for batch in batches), clusters)
         return Scores(found, samples)
+
+    @torch.inference_mode()
+    def answers(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> dict[str, Answers]:
+        """Return a model's answers by task; ``EvalError`` where it does not fit."""
+        answers = {}
+        for task, batches, clusters in self._answered(model, tasks, split, device):
+            parts = [(logits.cpu(), labels) for logits, labels in batches]
+            logits, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+            answers[task] = Answers(logits, labels, clusters)
+        return answers
+
+    def judged(self, answers: Mapping[str, Answers]) -> Scores:
+        """Return the scores of answers by task."""
+        return judged_answers(answers)
 
     def model(self) -> nn.Module:
         """Return a new module, with the weights that its factory gives it."""
@@ -107,17 +119,22 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
     def _made(self) -> tuple[nn.Module, Any]:
         return make_model(self.path, self.content.model, self._code)
 
-    def _judged(
-        self,
-        module: nn.Module,
-        task: str,
-        batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
-        device: str,
-        clusters: Array | None,
-    ) -> tuple[dict[str, float], Any]:
-        head = self._head(task, device)
-        judged: list[Judged] = []
+    def _answered(
+        self, model: Model, tasks: Sequence[str], split: str, device: str
+    ) -> Iterator[tuple[str, Iterator[Batch], Array | None]]:
+        """Yield each task, logits and labels of its batches, and its clusters."""
+        made, transform = self._made
+        module = loaded(self.path, self.content.model.factory, made, model, self._code, device)
+        for task in tasks:
+            source = self._data(task, split)
+            clusters = source.clusters if isinstance(source, LabelledTensors) else None
+            yield task, self._logits(module, task, self._batches(source, transform), device), clusters
+
+    def _logits(self, module: nn.Module, task: str, batches: Iterator[Batch], device: str) -> Iterator[Batch]:
+        """Yield logits and checked labels of each batch of images and labels."""
+        head, empty = self._head(task, device), True
         for images, labels in batches:
+            empty = False
             features = self._features(module, images.to(device), task)
             if features.shape != (len(images), head.weight.shape[1]) or len(labels) != len(images):
                 raise EvalError(
@@ -125,10 +142,9 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
                     f"{tuple(features.shape)} for a head of shape {tuple(head.weight.shape)}; expected one label an "
                     f"image and features [{len(images)}, {head.weight.shape[1]}]"
                 )
-            judged.append(judge(head.logits(features), self._checked(labels, task, len(head.weight))))
-        if not judged:
+            yield head.logits(features), self._checked(labels, task, len(head.weight))
+        if empty:
             raise EvalError(f"{self.path}: task '{task}' has no images to evaluate on")
-        return task_scores(judged, clusters)
 
     def _features(self, model: nn.Module, images: torch.Tensor, task: str) -> torch.Tensor:
         found = f"images of shape {tuple(images.shape)}, {images.dtype}"

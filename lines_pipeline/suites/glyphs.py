@@ -17,8 +17,8 @@ from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.io.entries import read_entry, write_entry
 from lines_pipeline.io.opening import open_checkpoint
-from lines_pipeline.suites.base import ForeignCode, Head, Metric, Role, Scores
-from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, judge, task_scores
+from lines_pipeline.suites.base import Answers, ForeignCode, Head, Metric, Role, Scores
+from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, judged_answers
 from lines_pipeline.suites.models import Model, state_of
 from lines_pipeline.zoo.build import build
 from lines_pipeline.zoo.catalogue import HEADS, PRETRAINED, TASKS, ZOO_VERSION, ZooEntry, experts_folder, locate
@@ -57,20 +57,28 @@ class GlyphSuite:
         """Return the digest of the data and heads of a split."""
         return content_key(["glyphs", ZOO_VERSION, split, SPLIT_IMAGES, HEADS.stat().st_size])
 
-    @torch.inference_mode()
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
         """Evaluate a model of the zoo's tensors; ``EvalError`` for others. A glyph's images are a cluster."""
+        return self.judged(self.answers(model, tasks, split, device=device))
+
+    @torch.inference_mode()
+    def answers(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> dict[str, Answers]:
+        """Return a model's answers by task; ``EvalError`` where it has not got the zoo's tensors."""
         self.check(tasks, split)
         module = model if isinstance(model, nn.Module) else self._loaded(state_of(model))
         module = module.eval().to(device)
         heads = load_file(HEADS)
-        found, samples = {}, {}
+        answers = {}
         for task in tasks:
             images, labels = split_images(task, split)
             features = torch.cat([module(part.to(device)) for part in torch.split(images, BATCH_SIZE)]).cpu()
-            judged = judge(class_scores(features, heads[task]), labels)
-            found[task], samples[task] = task_scores([judged], split_glyphs(task, split).int().numpy())
-        return Scores(found, samples)
+            clusters = split_glyphs(task, split).int().numpy()
+            answers[task] = Answers(class_scores(features, heads[task]), labels, clusters)
+        return answers
+
+    def judged(self, answers: Mapping[str, Answers]) -> Scores:
+        """Return the scores of answers by task."""
+        return judged_answers(answers)
 
     def model(self) -> nn.Module:
         """Return an encoder with random weights."""

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from lines_pipeline.core.units import SHARE
-from lines_pipeline.suites.base import Metric
+from lines_pipeline.suites.base import Answers, Metric, Scores
 from lines_pipeline.suites.samples import Array, Samples
 
 CLASSIFICATION_METRICS = (
@@ -29,9 +29,9 @@ Judged = Mapping[str, torch.Tensor]
 def judge(logits: torch.Tensor, labels: torch.Tensor) -> Judged:
     """Judge each of a batch: logits [n, classes], labels [n] in 0..classes-1. With five classes or less, no top five.
 
-    Equal logits go to the first class.
+    Equal logits go to the first class. Logits in float64 are taken as they are; results are float32.
     """
-    logits, labels = logits.float(), labels.to(logits.device)
+    logits, labels = logits if logits.dtype == torch.float64 else logits.float(), labels.to(logits.device)
     confidence, answers = functional.softmax(logits, dim=1).max(1)[0], logits.argmax(1)
     found = {
         "accuracy": answers == labels,
@@ -40,7 +40,7 @@ def judge(logits: torch.Tensor, labels: torch.Tensor) -> Judged:
     }
     if logits.shape[1] > _TOP:
         found["top5_accuracy"] = (logits.topk(_TOP, dim=1)[1] == labels[:, None]).any(1)
-    return {name: value.cpu() for name, value in found.items()}
+    return {name: (value.float() if value.is_floating_point() else value).cpu() for name, value in found.items()}
 
 
 def task_scores(batches: Iterable[Judged], clusters: Array | None = None) -> tuple[dict[str, float], Samples]:
@@ -52,6 +52,15 @@ def task_scores(batches: Iterable[Judged], clusters: Array | None = None) -> tup
     found["calibration_error"] = calibration_error(confidence, of_samples["accuracy"])
     ordered = {metric.name: found[metric.name] for metric in CLASSIFICATION_METRICS if metric.name in found}
     return ordered, Samples(of_samples, clusters)
+
+
+def judged_answers(answers: Mapping[str, Answers]) -> Scores:
+    """Return the scores of the answers to each task."""
+    judged = {task: task_scores([judge(one.logits, one.labels)], one.clusters) for task, one in answers.items()}
+    return Scores(
+        {task: figures for task, (figures, _) in judged.items()},
+        {task: samples for task, (_, samples) in judged.items()},
+    )
 
 
 def calibration_error(confidence: Array, right: Array) -> float:

@@ -114,7 +114,7 @@ def _make(context: OpenedRecipe, destination: outputs.OutputFolder, drivers: Dri
     before = {step for step, request in wanted.items() if existing(session, graph, request)}
     if before != wanted.keys():
         require_output(destination.folder)
-    told = [request.step for request in wanted.values()] + list(graph.evaluated_models)
+    told = [request.step for request in wanted.values()] + list(graph.models_of(graph.evaluations))
     asked = [*wanted.values(), *(OutputRequest(model) for model in drivers.unmade_models(graph))]
     stored, facts = materialise(session, graph, asked, told)
     _note_variances(context, asked, stored)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import pytest
 from toy_suite import above, below, write_model, write_suite
 
 from lines_pipeline.core.errors import EngineError, EvalError
-from lines_pipeline.evaluation.worker import Evaluation, evaluate, evaluate_all
+from lines_pipeline.evaluation.worker import Evaluation, ModelFile, evaluate, evaluate_all
 from lines_pipeline.executor.schedulers.local import Serial
 from lines_pipeline.io.checkpoint import SourceFile
+from lines_pipeline.ops.roles import Combination
 from lines_pipeline.suites.opening import open_suite
 
 
@@ -36,8 +37,8 @@ def evaluation(toy: Path) -> Evaluation:
     write_suite(toy, {task: {"val": images} for task, images in tasks.items()})
     write_model(toy / "model.safetensors", 0.5)
     digest = open_suite("suite.yaml", toy).digest("val")
-    model = SourceFile.of(toy / "model.safetensors")
-    return Evaluation("val", model, "suite.yaml", toy, digest, tuple(tasks), "val", "cpu")
+    model = ModelFile(SourceFile.of(toy / "model.safetensors"))
+    return Evaluation("val", (model,), "suite.yaml", toy, digest, tuple(tasks), "val", "cpu")
 
 
 @pytest.mark.parametrize(("workers", "sizes"), [(1, [3, 3]), (3, [3, 3]), (4, [2, 1, 2, 1]), (20, [1] * 6)])
@@ -47,12 +48,23 @@ def test_tasks_are_dealt_to_workers_that_would_be_idle(workers: int, sizes: list
     assert values == [[("half", 0.5), ("all", 1.0), ("none", 0.0)]] * 2
 
 
+@pytest.mark.parametrize("combine", ["probabilities", "logits"])
+def test_an_ensemble_is_dealt_by_tasks_and_scored_the_same(combine: Combination, evaluation: Evaluation) -> None:
+    write_model(evaluation.folder / "other.safetensors", -0.25)
+    other = ModelFile(SourceFile.of(evaluation.folder / "other.safetensors"))
+    ensemble = replace(evaluation, models=(*evaluation.models, other), combine=combine)
+    (whole,) = evaluate_all(Workers(calls_at_once=1, sizes=[3]), [ensemble])
+    (dealt,) = evaluate_all(Workers(calls_at_once=3, sizes=[1, 1, 1]), [ensemble])
+    assert dealt.values == whole.values and list(dealt.values) == ["half", "all", "none"]
+    assert whole.values != evaluate(evaluation).values
+
+
 def test_nothing_to_evaluate() -> None:
     assert evaluate_all(Workers(calls_at_once=4), []) == []
 
 
 def test_another_model_at_the_same_path_is_refused(evaluation: Evaluation) -> None:
-    os.utime(evaluation.model.path, (1, 1))
+    os.utime(evaluation.models[0].weights.path, (1, 1))
     with pytest.raises(EngineError, match=r"model\.safetensors: \d+ bytes with a time of 1, the driver has"):
         evaluate(evaluation)
 

@@ -238,6 +238,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "barrier": {"op": "barrier", "metrics": "along", "metric": "mean_accuracy"},
     "front": {"op": "pareto", "metrics": "along", "objectives": ["accuracy/rise", "accuracy/fall"], "parent": "val"},
     "curve": {"op": "plot", "metrics": ["along", "val"], "x": "t", "y": "mean_accuracy"},
+    "together": {"op": "evaluate", "models": ["toys", "mixed"], "suite": "suite.yaml", "split": "val"},
     "eaten": {"op": "save", "model": "mixed", "path": "soup.safetensors"},
 }
 TUNE = {"parameters": {"mixed.t": {"values": [0.0, 0.5, 1.0]}}, "objective": "val.mean_accuracy"}

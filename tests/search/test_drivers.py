@@ -43,7 +43,7 @@ class Check(Op[OpParams]):
     granularity = Granularity.MODEL
 
     def suite_of(self, params: OpParams, inputs: Ids) -> SuiteUse:
-        return SuiteUse("suite.yaml", "val", model=inputs["candidate"][0])
+        return SuiteUse("suite.yaml", "val", models=inputs["candidate"])
 
     def driver_of(self, params: OpParams) -> Driver | None:
         return lambda inputs, context: Evaluated(self.suite_of(params, inputs))
