@@ -34,10 +34,6 @@ class MappedTensors(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._stored)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, which is not read."""
-        return self._stored[name].spec.shape
-
     def _view(self, stored: StoredTensor) -> torch.Tensor:
         if stored.path not in self._files:  # private to this process: nothing that is done to a view reaches the file
             self._files[stored.path] = np.memmap(stored.path, np.uint8, mode="c")

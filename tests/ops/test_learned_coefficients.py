@@ -26,8 +26,12 @@ from safetensors.torch import load_file, save_file
 import lines_pipeline
 from lines_pipeline.core.errors import CheckpointError, EvalError, LinesError, RecipeError
 from lines_pipeline.core.events import Event, LearningProgress, TableComputed
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops import adamerging
+from lines_pipeline.ops.adamerging import Adamerging, AdamergingParams
 from lines_pipeline.ops.coefficients import fitting
+from lines_pipeline.ops.coefficients.learning import OPTIMISER_BYTES
+from lines_pipeline.ops.schemas.schema import Schema
 
 NAMES = sorted(name for name in state(0) if name != "norm.num_batches_tracked")
 UNITS = {
@@ -372,3 +376,11 @@ def test_a_module_that_lacks_a_tensor_of_the_vectors_is_refused(folder: Path) ->
     (folder / "network.py").write_text((folder / "network.py").read_text().replace("range(3)", "range(2)"))
     with pytest.raises(EvalError, match=r"node 'learned': the model does not fit the suite's"):
         run(folder, nodes("adamerging", steps=1))
+
+
+def test_the_memory_that_is_declared_is_that_of_two_models_however_many_vectors() -> None:
+    tensors = {"w": TensorSpec("w", "bfloat16", (100, 100)), "n": TensorSpec("n", "int64", (5,))}
+    base = Schema(tensors, ("w", "n"))
+    op = Adamerging()
+    declared = {n: op.driver_bytes(AdamergingParams(suite="s"), {"base": [base], "deltas": [base] * n}) for n in (2, 9)}
+    assert declared[2] == declared[9] == 3 * 4 * 100 * 100 + OPTIMISER_BYTES

@@ -39,6 +39,9 @@ from lines_pipeline.ops.schemas.coefficients import table_of
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.task_models import TaskModel
 
+OPTIMISER_BYTES = 100_000_000
+"""Anonymous memory of what torch loads for an optimiser (rounded up)."""
+
 Clamp = Annotated[tuple[float, ...], Field(strict=False, min_length=2, max_length=2)]
 
 
@@ -112,6 +115,12 @@ class LearningOp(Op[Learned], Generic[Learned]):
 
     def layer_pattern(self, params: Learned) -> str | tuple[str, ...] | None:
         return params.blocks if params.per == "block" or params.start == "lines" else None
+
+    def driver_bytes(self, params: Learned, inputs: Mapping[str, Sequence[Schema]]) -> int:
+        """Return the memory of merged weights and one gradient, a tensor, and the optimiser's code; whatever N is."""
+        (base,) = inputs["base"]
+        numels = base.numels.values()
+        return 4 * (2 * sum(numels) + max(numels, default=0)) + OPTIMISER_BYTES
 
     def driver_of(self, params: Learned) -> Driver:
         def find(inputs: Ids, context: DriverContext) -> Variant:
