@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES
-from lines_pipeline.core.types import CompileMode
+from lines_pipeline.core.types import CompileMode, EdgeType
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.planner.population import population
 from lines_pipeline.planner.schemas import Schema
@@ -65,6 +65,20 @@ def stage_memory(graph: Graph, one: Stage, schemas: Mapping[str, Schema], settin
     fitting = (n for n in range(workers, least, -1) if settings.memory is None or peak(n) <= settings.memory)
     at_once = next(fitting, least)
     return StageMemory(at_once, peak(at_once), is_waiting=at_once < workers)
+
+
+def driver_memory(graph: Graph, schemas: Mapping[str, Schema]) -> dict[str, int]:
+    """Return the peak of the process while a driver carries out a step, by step whose inputs have schemas."""
+    found: dict[str, int] = {}
+    for step in (graph.steps[step] for step in graph.needed(graph.sinks)):
+        models = {
+            port: [i for i in ids if graph.steps[i].gives is not EdgeType.METRICS] for port, ids in step.inputs.items()
+        }
+        if all(i in schemas for ids in models.values() for i in ids):
+            inputs = {port: [schemas[i] for i in ids] for port, ids in models.items()}
+            if taken := step.op.driver_bytes(step.params, inputs):
+                found[step.id] = BASE_BYTES + taken
+    return found
 
 
 def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> list[int]:
