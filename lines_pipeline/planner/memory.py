@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES
+from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES, block_count
 from lines_pipeline.core.types import CompileMode, EdgeType
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.planner.population import population
@@ -17,6 +17,8 @@ from lines_pipeline.planner.tasks import SAMPLE_RUN_NUMEL
 BASE_BYTES = 420_000_000
 """Anonymous memory of the interpreter with torch, Dask and MLflow loaded, as measured (rounded up)."""
 
+PARTIAL_BYTES = 450
+"""Memory of what a statistic keeps of one block beside arrays, as measured (rounded up)."""
 
 LOCAL_SCHEDULERS = ("serial", "threads")
 
@@ -96,11 +98,13 @@ def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> lis
 
 def _kept_bytes(one: Stage, schemas: Mapping[str, Schema]) -> int:
     """Return the bytes of what statistics keep of a sweep or of its sample, however many tasks are done at once."""
-    counted = [(statistic, population(statistic, schemas)) for statistic in one.sampled]
-    kept = [statistic.kept_numel(numels) for statistic, numels in counted]
-    runs = max((statistic.sample_runs(numels) for statistic, numels in counted), default=0)
-    samples = SAMPLE_RUN_NUMEL * runs * (len(one.sampled) + 2)
-    return _item_bytes(one, schemas) * max(sum(kept) + 2 * max(kept, default=0), samples)
+    counted = [(statistic, population(statistic, schemas)) for statistic in one.statistics]
+    item_bytes = _item_bytes(one, schemas)
+    kept = [statistic.kept_bytes(numels, item_bytes) for statistic, numels in counted if numels]
+    runs = max((statistic.sample_runs(numels) for statistic, numels in counted if statistic.sampled), default=0)
+    samples = item_bytes * SAMPLE_RUN_NUMEL * runs * (len(one.sampled) + 2)
+    partials = PARTIAL_BYTES * sum(block_count(numels.values()) for _, numels in counted)
+    return partials + max(sum(kept) + 2 * max(kept, default=0), samples)
 
 
 def _block_bytes(one: Stage, schemas: Mapping[str, Schema]) -> int:

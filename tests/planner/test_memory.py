@@ -21,9 +21,11 @@ from safetensors.torch import save_file
 
 import lines_pipeline
 from lines_pipeline.core.errors import PlanError
+from lines_pipeline.ops.statistics.digits import FEW_VALUES
 
 NUMEL = 176_000_000
 CAP_BYTES = 640_000_000
+SAVED = {"op": "save", "model": "model", "path": "model.safetensors"}
 
 
 def write_sparse(path: Path, seed: int) -> None:
@@ -176,3 +178,20 @@ def test_a_driver_keeps_to_what_the_plan_tells(op: str, dtype: torch.dtype, tmp_
     line = [sys.executable, "-m", "lines_pipeline", "run", str(recipe), "--memory", str(allowed), "--trust"]
     peak = peak_of([*line, "--workers", "1", "--out", str(tmp_path / "out")])
     assert allowed / 2 <= peak <= allowed
+
+
+@pytest.mark.parametrize(
+    ("op", "found_values"),
+    [
+        ({"op": "pcb", "deltas": "updates"}, 6),
+        ({"op": "sce", "deltas": "updates", "density": 0.5}, 1),
+        ({"op": "trim", "delta": "updates[a]", "norm_fraction": 0.9}, 1),
+    ],
+)
+def test_what_statistics_keep_is_in_the_peak(
+    op: Mapping[str, Any], found_values: int, write_recipe: Callable[..., Path]
+) -> None:
+    nodes = {"merged": op, "model": {"op": "apply", "base": "base", "delta": "merged"}, "saved": SAVED}
+    without = {**nodes, "merged": {"op": "task-arithmetic", "deltas": "updates"}}
+    peaks = [lines_pipeline.plan(write_recipe(chosen), workers=1).peak_bytes for chosen in (nodes, without)]
+    assert peaks[0] - peaks[1] >= found_values * 8 * FEW_VALUES
