@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 ITEM_BYTES = {
@@ -26,6 +27,11 @@ ITEM_BYTES = {
 
 BLOCK_NUMEL = 2**17
 """Values in the fixed blocks over which statistics and digests are taken, counted from a tensor's start."""
+
+
+def block_count(numels: Iterable[int]) -> int:
+    """Return the number of blocks of tensors with so many values each."""
+    return sum(-(-numel // BLOCK_NUMEL) for numel in numels)
 
 
 @dataclass(frozen=True)

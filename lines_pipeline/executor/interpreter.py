@@ -66,13 +66,7 @@ class PlanIndex:
 
     def sources_behind(self, step_id: str, tensor: str) -> tuple[str, ...]:
         """Return the sources of a tensor that the value of a step is computed from."""
-        behind, waiting = set[str](), [step_id]
-        while waiting:
-            step = self.steps[waiting.pop()]
-            behind.add(step.id)
-            if step.id not in self.stage_plan.sources:
-                waiting += (source for ids in step.value_inputs.values() for source in ids if source not in behind)
-        return tuple(source for source in self.sources(tensor) if source in behind)
+        return self._readers.behind(step_id, tensor)
 
     def is_view(self, step: str, tensor: str) -> bool:
         """Whether a source has the tensor as a part of another, or by another name."""

@@ -326,6 +326,17 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         """Return the memory that ``apply`` takes for a whole tensor: its result included, one input apart."""
         return 0
 
+    def times_taken(self, params: P, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        """Return how often ``apply`` takes each value of its ports on a whole tensor: it is read anew every time."""
+        return 1
+
+    def driver_bytes(self, params: P, inputs: Mapping[str, Sequence[Schema]]) -> int:
+        """Return the main memory that the driver takes at its peak beside the process, from its inputs by port.
+
+        What depends on the suite, such as the activations of a batch, is not in it.
+        """
+        return 0
+
     def apply(self, params: P, inputs: Values, tensor: TensorSpec, stats: Mapping[str, S]) -> Value:
         """The result on one block: pure, without I/O, inputs untouched; same shape and dtype as the inputs.
 

@@ -37,6 +37,9 @@ class Cart(SpectralOp[CartParams]):
     def working_bytes(self, params: CartParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         return 3 * matrix_bytes(tensor) + vectors_bytes(tensor) + decomposition_bytes(tensor)
 
+    def times_taken(self, params: CartParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        return 2
+
     def merge(self, params: CartParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
         rank = self.rank(params, tensor, len(matrices))
         mean = matrices.sum() / len(matrices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -10,9 +10,16 @@ from pydantic import Field
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Driver, Evaluated, Granularity, Ids, Op, OpParams, Port
 from lines_pipeline.ops.roles import Combination, SuiteUse
+from lines_pipeline.ops.schemas.schema import Schema
 
 _BASELINE_PORTS: Mapping[str, str] = {"expert": "baselines.expert", "pretrained": "baselines.pretrained"}
 """The ports of the metrics that normalize, by role; a recipe writes ``baselines: {expert: ..., pretrained: ...}``."""
+
+
+def judging_bytes(model: Schema) -> int:
+    """Return the memory in which a suite judges a model: the stored tensors, these in float32, and its module."""
+    stored = sum(spec.nbytes for spec in model.tensors.values() if spec.is_floating and spec.dtype != "float32")
+    return stored + 2 * model.state_bytes
 
 
 class EvaluateParams(OpParams):
@@ -49,6 +56,9 @@ class Evaluate(Op[EvaluateParams]):
         if counts["model"] and "combine" in params.model_fields_set:
             return "'combine' is for 'models': one model has nothing to average"
         return None
+
+    def driver_bytes(self, params: EvaluateParams, inputs: Mapping[str, Sequence[Schema]]) -> int:
+        return max(map(judging_bytes, [*inputs.get("model", ()), *inputs.get("models", ())]))
 
     def suite_of(self, params: EvaluateParams, inputs: Ids) -> SuiteUse:
         baselines = {role: inputs[port] for role, port in _BASELINE_PORTS.items() if port in inputs}

@@ -11,7 +11,7 @@ from pydantic import Field
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Driver, DriverContext, Granularity, Ids, Measured, Op, OpParams, Port, Variant
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
-from lines_pipeline.ops.per_sample import squared_gradients
+from lines_pipeline.ops.per_sample import squared_gradients, squared_gradients_bytes
 from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.task_models import TaskModel
@@ -46,6 +46,11 @@ class FisherInformation(Op[FisherInformationParams]):
         floating = {name: spec for name, spec in model.tensors.items() if spec.is_floating}
         aliases = {alias: name for alias, name in model.aliases.items() if name in floating}
         return Schema(floating, model.names, aliases=aliases, origin=model.origin, sizes=model.sizes, partial=True)
+
+    def driver_bytes(self, params: FisherInformationParams, inputs: Mapping[str, Sequence[Schema]]) -> int:
+        (model,) = inputs["model"]
+        numel, largest = sum(model.numels.values()), max(model.numels.values(), default=0)
+        return 2 * model.state_bytes + squared_gradients_bytes(numel, largest, params.rows)
 
     def driver_of(self, params: FisherInformationParams) -> Driver:
         def measure(inputs: Ids, context: DriverContext) -> Variant:

@@ -53,6 +53,9 @@ class IsoCts(SpectralOp[IsoCtsParams]):
     def working_bytes(self, params: IsoCtsParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         return matrix_bytes(tensor) + 2 * vectors_bytes(tensor) + decomposition_bytes(tensor) + strip_bytes(tensor)
 
+    def times_taken(self, params: IsoCtsParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        return 2 if rank_of_each(min(tensor.shape), counts["deltas"], params.common_fraction) else 1
+
     def merge(self, params: IsoCtsParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
         directions = min(tensor.shape)
         each = rank_of_each(directions, len(matrices), params.common_fraction)

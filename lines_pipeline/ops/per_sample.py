@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 
 import torch
@@ -14,6 +15,15 @@ CHUNK_NUMEL = 2**26
 Parameters = Mapping[str, torch.Tensor]
 Logits = Callable[[Parameters, torch.Tensor], torch.Tensor]
 """Logits [n, classes] of inputs [n, ...] with given parameters."""
+
+
+def squared_gradients_bytes(numel: int, largest: int, rows: int) -> int:
+    """Return the memory that ``squared_gradients`` takes for parameters of so many entries, with at most ``rows``
+    inputs: the sum and its addend, gradients of a chunk, the squares of the largest parameter's, and sums over classes.
+    """
+    at_once = max(CHUNK_NUMEL // max(numel, 1), 1)
+    rows_at_once = min(max(at_once // 2, 1), rows)  # a head has two classes or more
+    return 4 * (numel * (2 + at_once + rows_at_once) + largest * at_once)
 
 
 def squared_gradients(logits: Logits, parameters: Parameters, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -41,7 +51,10 @@ def squared_gradients(logits: Logits, parameters: Parameters, inputs: torch.Tens
     for rows in torch.split(inputs, rows_at_once):
         for chosen in torch.split(torch.eye(classes, device=inputs.device), classes_at_once):
             with sdpa_kernel(SDPBackend.MATH):  # fused attention has no batching rule: vmap would do it in a loop
-                found = each(dict(parameters), rows, chosen)
-            for name, value in found.items():
+                squares = each(dict(parameters), rows, chosen)
+            while squares:
+                name, value = squares.popitem()
                 total[name] += value.sum(0)
+                del value
+            gc.collect(1)  # torch's tree_flatten leaves all tensors that it has flattened in a cycle
     return total

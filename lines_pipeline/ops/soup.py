@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Never
 
 from pydantic import Field
@@ -12,8 +12,10 @@ from lines_pipeline.core.events import TableComputed
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Driver, DriverContext, Ids, Op, OpParams, Port, Values, Variant
+from lines_pipeline.ops.evaluate import judging_bytes
 from lines_pipeline.ops.kernels import Value, running_sum
 from lines_pipeline.ops.roles import SuiteUse
+from lines_pipeline.ops.schemas.schema import Schema
 
 
 class SoupParams(OpParams):
@@ -49,6 +51,9 @@ class Soup(Op[SoupParams]):
         if params.kind == "uniform":
             return None
         return lambda inputs, context: self._uniform(self._choose(params, inputs["models"], context))
+
+    def driver_bytes(self, params: SoupParams, inputs: Mapping[str, Sequence[Schema]]) -> int:
+        return 0 if params.kind == "uniform" else judging_bytes(inputs["models"][0])
 
     def apply(self, params: SoupParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         return running_sum(inputs["models"]) / len(inputs["models"])

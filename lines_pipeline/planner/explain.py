@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -60,6 +60,8 @@ class Explanation:
     """What ops say of steps: ``lines`` in JSON."""
     trials: int
     settings: Mapping[str, Any]
+    drivers: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of anonymous memory while a driver carries out a step, the largest by node."""
     notes: tuple[str, ...] = ()
     """What is left out, kept from the base or taken for granted, and should be known before a run."""
     warnings: tuple[str, ...] = ()
@@ -86,6 +88,7 @@ class Explanation:
             lines.append("  no pass over the data: everything is in the cache")
         lines.append(f"  reads {_bytes(self.bytes_read)}, writes {_bytes(self.bytes_written)}")
         lines.append(f"  projected peak of anonymous memory {_bytes(self.peak_bytes)}")
+        lines += [f"    {_bytes(taken)} while {node} is carried out" for node, taken in self.drivers.items()]
         lines.append(f"  computes in {', '.join(self.compute_dtypes)}, stores {', '.join(self.stored_dtypes)}")
         found = [*self.cached, *(f"statistics of {step}" for step in self.measured)]
         lines.append(f"  in the cache: {', '.join(found) or 'nothing that this recipe needs'}")
@@ -137,9 +140,18 @@ def explain_plan(name: str, planned: Plan, trials: int = 0) -> Explanation:
         explained=explained,
         trials=trials,
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
+        drivers=_largest_by_node(planned),
         notes=render(told for step in steps for told in schemas[step].told),
         warnings=tuple(dict.fromkeys(warning for one in explained for warning in one.warnings)),
     )
+
+
+def _largest_by_node(planned: Plan) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for step, taken in planned.drivers.items():
+        node = planned.graph.steps[step].node
+        found[node] = max(found.get(node, 0), taken)
+    return found
 
 
 def _described(planned: Plan, number: int) -> dict[str, Any]:

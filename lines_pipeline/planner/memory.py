@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES
-from lines_pipeline.core.types import CompileMode
+from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES, block_count
+from lines_pipeline.core.types import CompileMode, EdgeType
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.planner.population import population
 from lines_pipeline.planner.schemas import Schema
@@ -17,6 +17,8 @@ from lines_pipeline.planner.tasks import SAMPLE_RUN_NUMEL
 BASE_BYTES = 420_000_000
 """Anonymous memory of the interpreter with torch, Dask and MLflow loaded, as measured (rounded up)."""
 
+PARTIAL_BYTES = 450
+"""Memory of what a statistic keeps of one block beside arrays, as measured (rounded up)."""
 
 LOCAL_SCHEDULERS = ("serial", "threads")
 
@@ -67,6 +69,20 @@ def stage_memory(graph: Graph, one: Stage, schemas: Mapping[str, Schema], settin
     return StageMemory(at_once, peak(at_once), is_waiting=at_once < workers)
 
 
+def driver_memory(graph: Graph, schemas: Mapping[str, Schema]) -> dict[str, int]:
+    """Return the peak of the process while a driver carries out a step, by step whose inputs have schemas."""
+    found: dict[str, int] = {}
+    for step in (graph.steps[step] for step in graph.needed(graph.sinks)):
+        models = {
+            port: [i for i in ids if graph.steps[i].gives is not EdgeType.METRICS] for port, ids in step.inputs.items()
+        }
+        if all(i in schemas for ids in models.values() for i in ids):
+            inputs = {port: [schemas[i] for i in ids] for port, ids in models.items()}
+            if taken := step.op.driver_bytes(step.params, inputs):
+                found[step.id] = BASE_BYTES + taken
+    return found
+
+
 def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> list[int]:
     """Return the memory that each whole tensor of a stage takes, largest first: one input, and what the op needs."""
     found: dict[str, int] = {}
@@ -82,11 +98,13 @@ def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> lis
 
 def _kept_bytes(one: Stage, schemas: Mapping[str, Schema]) -> int:
     """Return the bytes of what statistics keep of a sweep or of its sample, however many tasks are done at once."""
-    counted = [(statistic, population(statistic, schemas)) for statistic in one.sampled]
-    kept = [statistic.kept_numel(numels) for statistic, numels in counted]
-    runs = max((statistic.sample_runs(numels) for statistic, numels in counted), default=0)
-    samples = SAMPLE_RUN_NUMEL * runs * (len(one.sampled) + 2)
-    return _item_bytes(one, schemas) * max(sum(kept) + 2 * max(kept, default=0), samples)
+    counted = [(statistic, population(statistic, schemas)) for statistic in one.statistics]
+    item_bytes = _item_bytes(one, schemas)
+    kept = [statistic.kept_bytes(numels, item_bytes) for statistic, numels in counted if numels]
+    runs = max((statistic.sample_runs(numels) for statistic, numels in counted if statistic.sampled), default=0)
+    samples = item_bytes * SAMPLE_RUN_NUMEL * runs * (len(one.sampled) + 2)
+    partials = PARTIAL_BYTES * sum(block_count(numels.values()) for _, numels in counted)
+    return partials + max(sum(kept) + 2 * max(kept, default=0), samples)
 
 
 def _block_bytes(one: Stage, schemas: Mapping[str, Schema]) -> int:

@@ -55,6 +55,8 @@ class Plan:
     stages: tuple[Stage, ...] = ()
     memory: tuple[StageMemory, ...] = ()
     """Of each stage."""
+    drivers: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of anonymous memory at the peak of what a driver carries out beside the stages, by step."""
     before: tuple[Plan, ...] = ()
     """Plans of the values that break the pipeline, in order; each is written into the cache before the next."""
 
@@ -65,8 +67,9 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """Bytes of anonymous memory at the peak of all parts."""
-        return max((one.peak_bytes for part in self.parts for one in part.memory), default=BASE_BYTES)
+        """Bytes of anonymous memory at the peak of all parts, and of drivers."""
+        stages = (one.peak_bytes for part in self.parts for one in part.memory)
+        return max([BASE_BYTES, *stages, *self.drivers.values()])
 
     def everywhere(self, rule: Callable[[Plan], Plan]) -> Plan:
         """Apply a rule to this plan and to those before it."""

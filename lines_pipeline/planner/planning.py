@@ -7,7 +7,7 @@ from lines_pipeline.planner.memory import EngineSettings
 from lines_pipeline.planner.plan import Catalogue, Plan, Wanted
 from lines_pipeline.planner.rules.known_results import fold_known_results
 from lines_pipeline.planner.rules.measured_values import read_measured_values
-from lines_pipeline.planner.rules.memory import fit_memory, require_memory
+from lines_pipeline.planner.rules.memory import count_drivers, fit_memory, require_memory
 from lines_pipeline.planner.rules.partial_outputs import leave_partial_outputs
 from lines_pipeline.planner.rules.sweeps import share_sweeps
 from lines_pipeline.planner.rules.whole_tensors import make_whole_tensors_first
@@ -27,5 +27,6 @@ def plan(graph: Graph, wanted: Wanted, catalogue: Catalogue, settings: EngineSet
     planned = make_whole_tensors_first(read_measured_values(Plan(graph, wanted, catalogue, settings, schemas)))
     for rule in RULES:
         planned = planned.everywhere(rule)
+    planned = count_drivers(planned)
     require_memory(planned)
     return planned

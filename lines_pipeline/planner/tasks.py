@@ -161,6 +161,27 @@ class Readers:
         found = {*self.computed(tensor), *self.hashed(tensor)}
         return tuple(step for step in self._program.sources if step in found)
 
+    def behind(self, step_id: str, tensor: str) -> tuple[str, ...]:
+        """Sources of a tensor that the value of a step is computed from."""
+        behind, waiting = set[str](), [step_id]
+        while waiting:
+            step = self._steps[waiting.pop()]
+            behind.add(step.id)
+            if step.id not in self._program.sources:
+                waiting += (source for ids in step.value_inputs.values() for source in ids if source not in behind)
+        return tuple(source for source in self.computed(tensor) if source in behind)
+
+    def width(self, tensor: str) -> int:
+        """Bytes that are read of one value of a tensor: of a whole one all inputs, each time that they are taken."""
+        read = self._taken_whole(tensor) if tensor in self._program.whole else self.read(tensor)
+        return sum(ITEM_BYTES[self._program.sources[step][tensor].spec.dtype] for step in read)
+
+    def _taken_whole(self, tensor: str) -> list[str]:
+        step = next(self._steps[write.step] for write in self._program.writes if tensor in write.positions)
+        spec = self._program.schemas[step.id].tensors[tensor]
+        once = [source for ids in step.value_inputs.values() for one in ids for source in self.behind(one, tensor)]
+        return once * step.op.times_taken(step.params, spec, step.counts)
+
     def _targets(self, tensor: str) -> list[str]:
         """Steps whose values are wanted; integer tensors come as they are from one source."""
         schemas = self._program.schemas
@@ -226,7 +247,7 @@ def needed_tensors(stage_plan: StagePlan) -> dict[str, TensorSpec]:
 def read_bytes(stage_plan: StagePlan) -> int:
     """Bytes of tensor data that a sweep over the whole stage plan reads."""
     readers = Readers(stage_plan)
-    return sum(spec.numel * _width(stage_plan, readers, key) for key, spec in needed_tensors(stage_plan).items())
+    return sum(spec.numel * readers.width(key) for key, spec in needed_tensors(stage_plan).items())
 
 
 def cut_tasks(stage_plan: StagePlan, workers: int) -> list[Task]:
@@ -235,7 +256,7 @@ def cut_tasks(stage_plan: StagePlan, workers: int) -> list[Task]:
     Slices begin at fixed blocks; their tasks have 4 to 128 MB of input, several a worker.
     """
     readers = Readers(stage_plan)
-    sizes = {key: (spec.numel, _width(stage_plan, readers, key)) for key, spec in needed_tensors(stage_plan).items()}
+    sizes = {key: (spec.numel, readers.width(key)) for key, spec in needed_tensors(stage_plan).items()}
     whole = sorted((key for key in sizes if key in stage_plan.whole), key=lambda key: -sizes[key][0])
     tasks = [Task((TensorSlice(key, 0, sizes[key][0]),), sizes[key][0] * sizes[key][1]) for key in whole]
     tensors = {key: size for key, size in sizes.items() if key not in stage_plan.whole}
@@ -250,7 +271,7 @@ def cut_tasks(stage_plan: StagePlan, workers: int) -> list[Task]:
 def group_slices(stage_plan: StagePlan, slices: Sequence[TensorSlice], workers: int) -> list[Task]:
     """Tasks of given slices."""
     readers = Readers(stage_plan)
-    wide = [(tensor_slice, _width(stage_plan, readers, tensor_slice.tensor)) for tensor_slice in slices]
+    wide = [(tensor_slice, readers.width(tensor_slice.tensor)) for tensor_slice in slices]
     return _grouped(
         wide, _goal(sum((tensor_slice.stop - tensor_slice.start) * width for tensor_slice, width in wide), workers)
     )
@@ -272,11 +293,6 @@ def _grouped(slices: Iterable[tuple[TensorSlice, int]], goal: int) -> list[Task]
             tasks.append(Task(tuple(group), nbytes))
             group, nbytes = [], 0
     return [*tasks, Task(tuple(group), nbytes)] if group else tasks
-
-
-def _width(stage_plan: StagePlan, readers: Readers, key: str) -> int:
-    """Bytes of one value of a tensor in all sources that are read."""
-    return sum(ITEM_BYTES[stage_plan.sources[step][key].spec.dtype] for step in readers.read(key))
 
 
 def _slice_numel(goal: int, width: int) -> int:

@@ -135,6 +135,12 @@ class Renamed(Op[Any, Any]):
     def working_bytes(self, params: Any, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         return self.op.working_bytes(params, tensor, inner(counts))
 
+    def times_taken(self, params: Any, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        return self.op.times_taken(params, tensor, inner(counts))
+
+    def driver_bytes(self, params: Any, inputs: Mapping[str, Sequence[Schema]]) -> int:
+        return self.op.driver_bytes(params, inner(inputs))
+
     def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         return self.op.apply(params, inner(inputs), tensor, stats)
 

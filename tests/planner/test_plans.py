@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 
 import pytest
-from plan_recipes import ARITHMETIC, ISO, RECIPES, TIES_AUTO, TSV, Nodes, write_models, write_recipe
+from plan_recipes import ARITHMETIC, ISO, RECIPES, SUM, TIES_AUTO, TSV, Nodes, saved, write_models, write_recipe
 from toy_suite import above, write_suite
 
 import lines_pipeline
@@ -29,6 +29,7 @@ from lines_pipeline.recipe.building import build_graph
 
 FOLDER = Path(__file__).parent
 WORKERS = 4
+SAVED = {"op": "save", "model": "merged", "path": "model.safetensors"}
 
 
 def explode(*arguments: Any, **options: Any) -> Any:
@@ -88,19 +89,37 @@ def sweeps(events: Sequence[Event]) -> list[StageFinished]:
     return [event for event in events if isinstance(event, StageFinished) and "sample" not in event.name]
 
 
-@pytest.mark.parametrize("nodes", [ARITHMETIC, TIES_AUTO, ISO, TSV, RECIPES["tsv-m-update"].nodes])
-def test_a_run_does_what_its_plan_says(nodes: Nodes, folder: Path) -> None:
-    path, events = write_recipe(folder, nodes), list[Event]()
-    planned = lines_pipeline.plan(path, out="out").passes
+def merged_by(op: str, **parameters: Any) -> Nodes:
+    return {"merged": {"op": op, "deltas": "updates", **parameters}, **saved("merged")}
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        ARITHMETIC,
+        TIES_AUTO,
+        ISO,
+        TSV,
+        RECIPES["tsv-m-update"].nodes,
+        merged_by("iso-cts"),
+        merged_by("iso-cts", common_fraction=1.0),
+        merged_by("cart"),
+        merged_by("wudi-closed"),
+        {"sum": SUM, **merged_by("svc", delta="sum")},
+        {"merged": {"op": "arcee-fusion", "base": "base", "models": ["experts[a]"]}, "saved": SAVED},
+    ],
+)
+@pytest.mark.parametrize("compiled", ["auto", "never"])
+def test_a_run_does_what_its_plan_says(nodes: Nodes, compiled: str, folder: Path) -> None:
+    path, events = write_recipe(folder, nodes, engine={"compile": compiled}), list[Event]()
+    planned = lines_pipeline.plan(path, out="out")
     lines_pipeline.run(path, out="out", tracking=False, sinks=[events.append])
     done = sweeps(events)
     small = 10**4  # integer tensors
-    written = [one["bytes_written"] + one["bytes_drafted"] for one in planned]
+    written = [one["bytes_written"] + one["bytes_drafted"] for one in planned.passes]
     assert [one.bytes_written for one in done] == pytest.approx(written, abs=small)
-    streamed = ["merged" not in one["writes"] for one in planned]  # for whole tensors the base is read with each model
-    read = [one["bytes_read"] for one, is_streamed in zip(planned, streamed, strict=True) if is_streamed]
-    found = [one.bytes_read for one, is_streamed in zip(done, streamed, strict=True) if is_streamed]
-    assert found == pytest.approx(read, abs=small)
+    assert [one.bytes_read for one in done] == pytest.approx([one["bytes_read"] for one in planned.passes], abs=small)
+    assert sum(one.bytes_read for one in done) == pytest.approx(planned.bytes_read, abs=small)
 
 
 class Watched:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.core.tensor_specs import ITEM_BYTES, TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.ops.schemas.globs import Bounds, chooses, match_each
@@ -56,6 +56,14 @@ class Schema:
         """Values that count of each floating-point tensor."""
         found = {name: spec.numel for name, spec in self.tensors.items() if spec.is_floating}
         return found | {name: replace(self.tensors[name], shape=shape).numel for name, shape in self.regions.items()}
+
+    @cached_property
+    def state_bytes(self) -> int:
+        """Bytes of all tensors in memory under all their names, floating-point ones in float32: what a module takes."""
+        return sum(
+            len(self.all_names(name)) * spec.numel * ITEM_BYTES["float32" if spec.is_floating else spec.dtype]
+            for name, spec in self.tensors.items()
+        )
 
     @cached_property
     def ties(self) -> Mapping[str, tuple[str, ...]]:

@@ -98,8 +98,11 @@ class Statistic(ABC, Generic[Partial, Result, State]):
         """Runs of neighbouring values to draw, of values of this many entries by tensor; 0 where none are needed."""
         return 0
 
-    def kept_numel(self, numels: Mapping[str, int]) -> int:
-        """How many magnitudes a sweep keeps at most, of values of this many entries by tensor."""
+    def kept_bytes(self, numels: Mapping[str, int], item_bytes: int) -> int:
+        """Bytes of the arrays that a sweep keeps at most, of values of this many entries by tensor and of such a size.
+
+        Numbers that are kept of every block are not among them.
+        """
         return 0
 
     def prepare(self, sample: Sample, numels: Mapping[str, int]) -> State:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.core.tensor_specs import TensorSpec, block_count
 from lines_pipeline.ops.kernels import Block, Value
 from lines_pipeline.ops.statistics.contract import Reductions, Retry, Statistic
 from lines_pipeline.ops.statistics.thresholds import groups
@@ -22,6 +23,13 @@ SHIFTS = (52, 44, 36, 28, 20, 12, 4, 0)
 """Where the digits of a float64 begin: sign and exponent, then 8 bits each, so that what blocks count stays small."""
 FEW_VALUES = 2**18
 """So many values of all tensors together are kept, in place of another digit."""
+MOST_DIGITS = {4: 560, 8: 4096}
+"""Digits that values of one block can have, by their size: sign and exponent of float32, or of float64."""
+DIGIT_BYTES = 2 + 4 + 8
+"""Bytes of a digit, its count and its weight."""
+ARRAYS_BYTES = 200
+"""Bytes of the arrays themselves, beyond what partials of other statistics take, as measured."""
+_MASKS = (2**12 - 1, *(2 ** (above - shift) - 1 for above, shift in pairwise(SHIFTS)))
 _SIGN = np.uint64(2**63)
 Array = np.ndarray[Any, Any]
 
@@ -43,11 +51,14 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Counted:
-    """Of one block: values by digit with their number and weight; or all values with the prefix (``kept``)."""
+    """Of one block: values by digit with their number and weight; or all values with the prefix (``kept``).
+
+    Digits are those after the prefix, in 16 bits; counts have 32 bits. Without weights each value counts 1.
+    """
 
     digits: Array
     counts: Array
-    weights: Array
+    weights: Array | None
     marked: int
     """Values that are not zero."""
     kept: Array | None = None
@@ -83,12 +94,15 @@ class FoundValue(Statistic[Counted, Any, Any]):
         marked = int(np.count_nonzero(numbers))
         weights = self.weigh(numbers)
         if prefix.keeps or prefix.found is not None:
-            return (Counted(_NOTHING, _NOTHING, _NOTHING, marked, numbers if prefix.keeps else None),)
-        digits, places, counts = np.unique(
-            keys >> np.uint64(SHIFTS[prefix.level]), return_inverse=True, return_counts=True
-        )
-        sums = counts.astype(float) if weights is None else np.bincount(places, weights, len(digits))
-        return (Counted(digits, counts, sums, marked),)
+            return (Counted(_NOTHING, _NOTHING, None, marked, numbers if prefix.keeps else None),)
+        last = ((keys >> np.uint64(SHIFTS[prefix.level])) & np.uint64(_MASKS[prefix.level])).astype(np.uint16)
+        digits, places, counts = np.unique(last, return_inverse=True, return_counts=True)
+        sums = None if weights is None else np.bincount(places, weights, len(digits))
+        return (Counted(digits, counts.astype(np.uint32), sums, marked),)
+
+    def kept_bytes(self, numels: Mapping[str, int], item_bytes: int) -> int:
+        of_block = MOST_DIGITS[item_bytes] * DIGIT_BYTES + ARRAYS_BYTES
+        return block_count(numels.values()) * of_block + 8 * FEW_VALUES
 
     def partial(self, *reduced: Any) -> Counted:
         counted: Counted = reduced[0]
@@ -112,16 +126,17 @@ class FoundValue(Statistic[Counted, Any, Any]):
         """What is known after another sweep; up to ``few`` values are kept."""
         if prefix is not None and prefix.keeps:
             return replace(prefix, keeps=False, found=self._among(prefix, blocks))
-        merged = _merged(blocks)
+        digits, counts, weights, marked = _merged(blocks)
         if prefix is None:
-            goal = self.goal(int(merged.counts.sum()), merged.marked, float(merged.weights.sum()))
+            goal = self.goal(int(counts.sum()), marked, float(weights.sum()))
             if not goal:
                 return Prefix(found=NOTHING)
             prefix = Prefix(left=goal)
         order = slice(None, None, -1) if self.descending else slice(None)
-        reached = np.cumsum(merged.weights[order])
+        reached = np.cumsum(weights[order])
         place = min(int(np.searchsorted(reached, prefix.left)), len(reached) - 1)
-        digit, count = int(merged.digits[order][place]), int(merged.counts[order][place])
+        count = int(counts[order][place])
+        digit = (prefix.digits * (_MASKS[prefix.level] + 1) if prefix.level else 0) + int(digits[order][place])
         left = prefix.left - (float(reached[place - 1]) if place else 0.0)
         level = prefix.level + 1
         if level == len(SHIFTS):
@@ -154,9 +169,10 @@ def _value(key: int) -> float:
     return float(np.array([bits], np.uint64).view(np.float64)[0])
 
 
-def _merged(blocks: Sequence[Counted]) -> Counted:
-    """The counts of all blocks."""
+def _merged(blocks: Sequence[Counted]) -> tuple[Array, Array, Array, int]:
+    """The digits of all blocks, how many values have each, their weights, and how many values are not zero."""
     digits, places = np.unique(np.concatenate([block.digits for block in blocks]), return_inverse=True)
     counts = np.bincount(places, np.concatenate([block.counts for block in blocks]), len(digits)).astype(np.int64)
-    weights = np.bincount(places, np.concatenate([block.weights for block in blocks]), len(digits))
-    return Counted(digits, counts, weights, sum(block.marked for block in blocks))
+    sums = np.concatenate([block.counts if block.weights is None else block.weights for block in blocks])
+    weights = np.bincount(places, sums, len(digits))
+    return digits, counts, weights, sum(block.marked for block in blocks)

@@ -87,6 +87,11 @@ class RankedEntry(TrimThreshold):
         entries = RankedEntries(cuts, kept)
         return Retry(_Locating(entries, wanted)) if wanted else entries
 
+    def kept_bytes(self, numels: Mapping[str, int], item_bytes: int) -> int:
+        searched = [sum(numels.values()), max(numels.values(), default=0)]
+        located = searched[self.scope == "global"] // 8 + 2 * searched[1]  # a bit an entry, and a tensor's unpacked
+        return max(super().kept_bytes(numels, item_bytes), located)
+
     def decode(self, result: Any) -> RankedEntries:
         places = {group: (name, position) for group, (name, position) in result["places"].items()}
         return RankedEntries(result["cuts"], result["kept"], places)

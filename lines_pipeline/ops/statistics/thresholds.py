@@ -131,6 +131,9 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
         total = sum(numels[name] for name in names)
         return max(total - int(total * self.density), 1), total
 
+    def kept_bytes(self, numels: Mapping[str, int], item_bytes: int) -> int:
+        return item_bytes * self.kept_numel(numels)
+
     def kept_numel(self, numels: Mapping[str, int]) -> int:
         """How many magnitudes a sweep keeps at most, of values of this many entries by tensor."""
         whole = sum(numels.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lines_pipeline.core.errors import PlanError
-from lines_pipeline.planner.memory import stage_memory
+from lines_pipeline.planner.memory import driver_memory, stage_memory
 from lines_pipeline.planner.plan import Plan
 
 
@@ -13,6 +13,11 @@ def fit_memory(planned: Plan) -> Plan:
     """Say of every stage how many tasks are done side by side, and what memory that takes."""
     found = (stage_memory(planned.graph, one, planned.schemas, planned.settings) for one in planned.stages)
     return replace(planned, memory=tuple(found))
+
+
+def count_drivers(planned: Plan) -> Plan:
+    """Say what memory the steps take that drivers carry out, before the stages or after them."""
+    return replace(planned, drivers=driver_memory(planned.graph, planned.schemas))
 
 
 def require_memory(planned: Plan) -> None:
@@ -26,6 +31,9 @@ def require_memory(planned: Plan) -> None:
 
 
 def _remedy(planned: Plan) -> str:
+    driven = [step for step, taken in planned.drivers.items() if taken == planned.peak_bytes]
+    if driven:
+        return f", which is what '{driven[0]}' takes"
     if planned.settings.on_cluster:
         return ", or use fewer --workers"
     return ", which is what one task at a time takes"
