@@ -37,7 +37,7 @@ def bytes_read(path: Path, out: str) -> int:
 @pytest.mark.parametrize("method", METHODS)
 def test_twenty_gammas_read_what_one_merge_reads(method: str, write_recipe: Recipe) -> None:
     merged, scaled = METHODS[method]
-    found = []
+    found: list[int] = []
     for gammas in ([0.5], GAMMAS):
         nodes = {
             "total": {"op": "task-arithmetic", "deltas": "updates"},
@@ -59,7 +59,7 @@ def test_models_that_are_only_evaluated_share_it_too(before: bool, toy: Path) ->
     write_suite(toy, {"rise": {"val": above(0.25, 0.5)}, "fall": {"val": below(0.5, 0.75)}}, blocks=2)
     scale = {"op": "lines-scale", "gamma": "{gamma}"}
     merge = {"op": "task-arithmetic"}
-    found = []
+    found: list[int] = []
     for gammas in ([0.5], GAMMAS):
         each = {"for_each": {"gamma": gammas}}
         after = {"merged": {**merge, "deltas": "updates"}, "scaled": {**scale, "delta": "merged", **each}}
