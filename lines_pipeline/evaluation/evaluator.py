@@ -117,7 +117,9 @@ class Evaluator:
                     step = batch.graph.steps[step_id]
                     wanted.setdefault(self._key(batch.graph, step) or f"{number}/{step_id}", (batch, step))
         evaluations = [self._evaluation(batch, step) for batch, step in wanted.values()]
-        results = dict(zip(wanted, evaluate_all(self.session.scheduler, evaluations), strict=True))
+        session = self.session
+        scored = evaluate_all(session.scheduler, evaluations, session.settings.memory)
+        results = dict(zip(wanted, scored, strict=True))
         for key, scores in results.items():
             batch, step = wanted[key]
             self._remember(batch.graph, step, scores, normalizes=step.id not in batch.steps)
