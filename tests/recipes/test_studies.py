@@ -30,10 +30,12 @@ def zoo(toy: Path) -> Path:
         (toy / name).mkdir()
         write_model(toy / name / "model.safetensors", *weights)
     recorded = {
-        "expert_accuracy": {task: {"test": accuracy(task, sum(weights))} for task, weights in EXPERTS.items()},
-        "pretrained_accuracy": {task: {"test": accuracy(task, sum(BASE))} for task in EXPERTS},
+        "expert_accuracy": {
+            task: dict.fromkeys(("val", "test"), accuracy(task, sum(weights))) for task, weights in EXPERTS.items()
+        },
+        "pretrained_accuracy": {task: dict.fromkeys(("val", "test"), accuracy(task, sum(BASE))) for task in EXPERTS},
     }
-    write_suite(toy, {task: {"test": images} for task, images in TASKS.items()}, blocks=2, **recorded)
+    write_suite(toy, {task: {"test": images, "val": images} for task, images in TASKS.items()}, blocks=2, **recorded)
     return toy
 
 
@@ -138,3 +140,26 @@ def test_soups_of_three_rewards_are_a_lattice_of_shares(zoo: Path) -> None:
     volumes = [result.metrics[f"{name}_front"]["hypervolume"] for name in ("plain", "lines")]
     assert all(0 <= volume <= 1 for volume in volumes)
     assert result.metrics["plain[1]"]["accuracy/up"] == accuracy("up", sum(EXPERTS["up"]))
+
+
+def test_the_study_of_alpha_goes_along_beta_for_each(zoo: Path) -> None:
+    result = run("alpha", zoo, alphas=[0, 0.5, "auto"], betas=[0, 0.5])
+    assert [(row["alpha"], row["beta"]) for row in rows("curves")] == [
+        (alpha, beta) for alpha in ("0", "0.5", "auto") for beta in ("0", "0.5")
+    ]
+    for task in TASKS:
+        assert result.metrics["judged[0/0]"][f"accuracy/{task}"] == accuracy(task, sum(BASE))
+
+
+def test_the_study_of_schedules_compares_them_with_a_uniform_scale(zoo: Path) -> None:
+    result = run("schedules", zoo, schedules=["linear", "deep-down"], betas=[0, 0.5])
+    updates = [sum(own[block] - BASE[block] for own in EXPERTS.values()) for block in (0, 1)]
+    for schedule, scales in (("linear", (1 / 3, 1 / 3 + 0.5)), ("deep-down", (1 / 3 + 0.5, 1 / 3))):
+        moved = [scale * update for scale, update in zip(scales, updates, strict=True)]
+        norm = sum(abs(update) for update in moved) / sum(abs(update) for update in updates)
+        for node, total in (("by_depth", sum(moved)), ("uniform", norm * sum(updates))):
+            metrics = result.metrics[f"{node}[{schedule}/0.5]"]
+            assert {task: metrics[f"accuracy/{task}"] for task in TASKS} == {
+                task: accuracy(task, sum(BASE) + total) for task in TASKS
+            }
+    assert len(rows("curves")) == len(rows("controls")) == 4
