@@ -122,7 +122,9 @@ class Evaluator:
                     key = self._key(batch.graph, batch.uses[step_id]) or f"{number}/{step_id}"
                     wanted.setdefault(key, (batch, step_id))
         evaluations = [self._evaluation(batch, step) for batch, step in wanted.values()]
-        results = dict(zip(wanted, evaluate_all(self.session.scheduler, evaluations), strict=True))
+        session = self.session
+        scored = evaluate_all(session.scheduler, evaluations, session.settings.memory)
+        results = dict(zip(wanted, scored, strict=True))
         for key, scores in results.items():
             batch, step = wanted[key]
             self._remember(batch.graph, batch.uses[step], scores, normalizes=step not in batch.steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.dask_worker import require_same_files
 from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.ops.roles import Combination
-from lines_pipeline.suites.base import Scores
+from lines_pipeline.planner.memory import BASE_BYTES
+from lines_pipeline.suites.base import Scores, Suite
 from lines_pipeline.suites.ensembles import ensemble_scores, require_classifier
+from lines_pipeline.suites.held_data import HoldsData
 from lines_pipeline.suites.models import StoredModel
 from lines_pipeline.suites.opening import open_suite
 
@@ -49,14 +52,32 @@ class Evaluation:
     combine: Combination = "probabilities"
 
 
-def evaluate_all(scheduler: Scheduler, evaluations: Sequence[Evaluation]) -> list[Scores]:
-    """Return scores by task. Where there are more workers than evaluations, each is dealt out by its tasks."""
+@dataclass(frozen=True)
+class EvaluationGroup:
+    """Evaluations on the same data, which one process carries out one after the other, and the cap on its memory."""
+
+    evaluations: tuple[Evaluation, ...]
+    memory: int | None = None
+
+
+def evaluate_all(scheduler: Scheduler, evaluations: Sequence[Evaluation], memory: int | None = None) -> list[Scores]:
+    """Return scores by task. Where there are more workers than evaluations, each is dealt out by its tasks.
+
+    Each worker gets evaluations on the same data together, and reads the data once where its memory has room.
+    """
     parts = max(scheduler.calls_at_once // max(len(evaluations), 1), 1)
     dealt = [(number, part) for number, one in enumerate(evaluations) for part in _dealt(one, parts)]
-    results = scheduler.call(evaluate, [part for _, part in dealt])
+    groups = _grouped([part for _, part in dealt], scheduler.calls_at_once)
+    asked = [EvaluationGroup(tuple(dealt[place][1] for place in group), memory) for group in groups]
+    results = scheduler.call(evaluate_together, asked)
+    scored = {
+        place: scores
+        for group, of in zip(groups, results, strict=True)
+        for place, scores in zip(group, of, strict=True)
+    }
     found = [Scores({}) for _ in evaluations]
-    for (number, _), scores in zip(dealt, results, strict=True):
-        found[number] = found[number].joined(scores)
+    for place, (number, _) in enumerate(dealt):
+        found[number] = found[number].joined(scored[place])
     return [scores.picked(one.tasks) for one, scores in zip(evaluations, found, strict=True)]
 
 
@@ -65,12 +86,46 @@ def _dealt(evaluation: Evaluation, parts: int) -> list[Evaluation]:
     return [replace(evaluation, tasks=evaluation.tasks[start::count]) for start in range(count)]
 
 
-def evaluate(evaluation: Evaluation) -> Scores:
-    """Evaluate in this process; return scores by task. Raises ``EvalError`` naming the node."""
+def _grouped(parts: Sequence[Evaluation], workers: int) -> list[list[int]]:
+    """Return which parts go together, by their places: those on the same data, as many groups as there are workers."""
+    same: dict[object, list[int]] = {}
+    for place, part in enumerate(parts):
+        same.setdefault((part.suite, part.folder, part.digest, part.split, part.device), []).append(place)
+    found = []
+    for places in same.values():
+        count = min(workers, len(places))
+        found += [places[start::count] for start in range(count)]
+    return found
+
+
+def evaluate_together(group: EvaluationGroup) -> list[Scores]:
+    """Evaluate in this process; return scores by task of each. Data of several evaluations are held meanwhile."""
+    first = group.evaluations[0]
+    suite = open_suite(first.suite, first.folder)
+    if len(group.evaluations) > 1 and isinstance(suite, HoldsData):
+        suite.hold_data(_room(group.memory))
+    return [evaluate(one, suite) for one in group.evaluations]
+
+
+def _room(memory: int | None) -> int:
+    """Return how many bytes of data may be held: a quarter of the memory that is free, or that the cap leaves."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except ValueError:  # macOS does not tell what is free
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    left = free if memory is None else min(free, memory - BASE_BYTES)
+    return max(left, 0) // 4
+
+
+def evaluate(evaluation: Evaluation, suite: Suite | None = None) -> Scores:
+    """Evaluate in this process; return scores by task. Raises ``EvalError`` naming the node.
+
+    ``suite`` is that of the evaluation, where it is open already.
+    """
     require_same_files([model.weights for model in evaluation.models])
     device = resolve_device(evaluation.device)
     try:
-        suite = open_suite(evaluation.suite, evaluation.folder)
+        suite = suite or open_suite(evaluation.suite, evaluation.folder)
         if suite.digest(evaluation.split) != evaluation.digest:
             raise EvalError(
                 f"{evaluation.folder / evaluation.suite}: not the suite that the driver has; its data or heads differ "

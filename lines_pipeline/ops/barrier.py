@@ -66,12 +66,22 @@ def _listed(places: Sequence[float]) -> str:
 def _lines(x: str, members: Sequence[Member]) -> dict[str, list[Member]]:
     """Return the members by line: by what tells them apart besides their place on it."""
     places = [{column: cell_text(cell) for column, cell in member.place.items() if column != x} for member in members]
-    columns = dict.fromkeys(column for place in places for column in place)
-    telling = [column for column in columns if len({place.get(column) for place in places}) > 1]
+    telling = _telling(places)
     lines: dict[str, list[Member]] = {}
     for member, place in zip(members, places, strict=True):
         lines.setdefault("/".join(place.get(column, "") for column in telling), []).append(member)
     return lines
+
+
+def _telling(places: Sequence[dict[str, str]]) -> list[str]:
+    """Return the first columns that tell apart all that differ; none where nothing does."""
+    found: list[str] = []
+    groups = len({tuple(sorted(place.items())) for place in places})
+    for column in dict.fromkeys(column for place in places for column in place):
+        known = len({tuple(place.get(name) for name in found) for place in places})
+        if known < groups and len({tuple(place.get(name) for name in (*found, column)) for place in places}) > known:
+            found.append(column)
+    return found
 
 
 def _derived(params: BarrierParams, members: Sequence[Member]) -> Derived:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.suites.base import Answers, ForeignCode, Head, Metric, Role, Scores
 from lines_pipeline.suites.classification_file import ClassificationFile
 from lines_pipeline.suites.file_suite import FileSuite
+from lines_pipeline.suites.held_data import HeldData
 from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, judge, judged_answers, task_scores
 from lines_pipeline.suites.labelled_tensors import LabelledTensors, hub_batches
 from lines_pipeline.suites.model_factory import factory_code, foreign_code, loaded, make_model
@@ -37,6 +38,8 @@ _DATASETS = "hf://datasets/"
 @dataclass(frozen=True)
 class ClassificationSuite(FileSuite[ClassificationFile]):
     """Evaluates models by a suite file that has been read."""
+
+    held: HeldData = field(default_factory=HeldData, compare=False, repr=False)
 
     @classmethod
     def read(cls, document: SuiteDocument) -> ClassificationSuite:
@@ -89,6 +92,10 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
     def judged(self, answers: Mapping[str, Answers]) -> Scores:
         """Return the scores of answers by task."""
         return judged_answers(answers)
+
+    def hold_data(self, room: int) -> None:
+        """Hold up to so many bytes of data between evaluations."""
+        self.held.room = room
 
     def model(self) -> nn.Module:
         """Return a new module, with the weights that its factory gives it."""
@@ -187,13 +194,15 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
         source = self._source(task, split)
         if source.startswith(_DATASETS):
             return source
-        return LabelledTensors.of(self._tensors(source), source, f"{self.path}: task '{task}'")
+        where = f"{self.path}: task '{task}'"
+        return self.held.data(
+            source, lambda: LabelledTensors.of(self._tensors(source), source, where), lambda read: read.nbytes
+        )
 
-    @staticmethod
-    def _batches(source: LabelledTensors | str, transform: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _batches(self, source: LabelledTensors | str, transform: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if isinstance(source, LabelledTensors):
             return source.batches(BATCH_SIZE)
-        return hub_batches(source, transform, BATCH_SIZE)
+        return self.held.batches(source, lambda: hub_batches(source, transform, BATCH_SIZE))
 
     def _tensors(self, source: str) -> dict[str, torch.Tensor]:
         downloads = cache_folder() / "downloads"

@@ -38,6 +38,11 @@ class LabelledTensors:
             raise EvalError(f"{where}: {source} has clusters that are {found}, expected one whole number an image")
         return cls(images, labels, None if clusters is None else clusters.int().numpy())
 
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that the data take."""
+        return self.images.nbytes + self.labels.nbytes + (0 if self.clusters is None else self.clusters.nbytes)
+
     def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield images and labels in order, one batch at a time."""
         for start in range(0, len(self.labels), size):

@@ -100,12 +100,21 @@ def _with_all_plugins(document: Document, layers: list[Document]) -> Document:
 def _merged(under: Document, over: Document) -> Document:
     hidden = {path for path in over.source_map.values if path and not _both_maps(under.data, over.data, path)}
     return Document(
-        _deep(under.data, over.data),
+        _without_removed_nodes(under.data, _deep(under.data, over.data)),
         SourceMap(
             {**_kept(under.source_map.values, hidden), **over.source_map.values},
             {**_kept(under.source_map.keys, hidden), **over.source_map.keys},
         ),
     )
+
+
+def _without_removed_nodes(under: Any, merged: Any) -> Any:
+    """Drop the nodes of ``under`` that the recipe over it writes as null."""
+    known, nodes = under.get("nodes"), merged.get("nodes")
+    if not (isinstance(known, Mapping) and isinstance(nodes, Mapping)):
+        return merged
+    kept = {name: fields for name, fields in nodes.items() if fields is not None or known.get(name) is None}
+    return {**merged, "nodes": kept}
 
 
 def _kept(source_map: Mapping[Any, SourceLocation], hidden: set[Any]) -> dict[Any, SourceLocation]:

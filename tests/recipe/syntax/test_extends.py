@@ -36,6 +36,15 @@ def test_chains_lie_over_one_another(written: Write, good: str) -> None:
     assert (recipe.name, recipe.seed) == ("three", 2)
 
 
+def test_a_node_that_is_null_takes_the_other_recipes_node_out(written: Write, good: str) -> None:
+    written(good, "base.yaml")
+    outer = load_recipe(written("extends: base.yaml\nname: mine\nnodes: {saved: null}\n", "mine.yaml"))
+    base = load_recipe(written(good, "base.yaml"))
+    assert outer.nodes.keys() == base.nodes.keys() - {"saved"}
+    with pytest.raises(RecipeError, match="saved"):
+        load_recipe(written(good.replace("saved:", "saved: null #"), "alone.yaml"))
+
+
 def test_the_merged_recipe_equals_the_one_written_out(written: Write, good: str) -> None:
     written(good, "base.yaml")
     laid_over = load_recipe(written("extends: base.yaml\nnodes: {scaled: {beta: 0.9}}\n", "over.yaml"))
