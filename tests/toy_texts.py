@@ -12,7 +12,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "fine", "awful", "film", "meal", "very", "not", "the")
+WORDS = (
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "fine", "awful", "film", "meal", "very", "not", "the"),
+    *("happy", "sad", "great", "terrible", "person", "city", "friend", "advertisement", "technology", "sports"),
+    *("earnings", "acquisition", "cryptography", "medicine", "space", "movie", "product"),
+)
 CONFIG = {
     "vocab_size": len(WORDS),
     "hidden_size": 16,
@@ -37,7 +41,7 @@ MEALS: Mapping[str, Sequence[Sample]] = {
 }
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, longest: int = 16) -> None:
     """A tokenizer of whole words, as BERT frames them."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -53,7 +57,7 @@ def write_tokenizer(folder: Path) -> None:
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
-        model_max_length=16,
+        model_max_length=longest,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     ).save_pretrained(folder)
 
@@ -66,7 +70,7 @@ def write_bert(folder: Path, *, kind: str = "BertModel", seed: int = 0, **settin
     torch.manual_seed(seed)
     config = transformers.BertConfig(**{**CONFIG, **settings})
     getattr(transformers, kind)(config).save_pretrained(folder)
-    write_tokenizer(folder)
+    write_tokenizer(folder, config.max_position_embeddings)
     return folder
 
 

@@ -15,7 +15,7 @@ from lines_pipeline.io.locations import local_path, locate
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.suites.suite_files import SuiteDocument
-from lines_pipeline.zoo.catalogue import cache_folder
+from lines_pipeline.zoo.entries import cache_folder
 
 
 class Tasked(Protocol):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.zoo.catalogue import TASKS, locate
+from lines_pipeline.zoo.catalogue import locate
+from lines_pipeline.zoo.glyph_tasks import TASKS
 
 
 def test_the_pretrained_model_comes_with_the_package() -> None:
