@@ -20,8 +20,6 @@ from lines_pipeline.suites.labelled_tensors import hub_dataset
 from lines_pipeline.suites.samples import Array
 from lines_pipeline.suites.text_classification_file import Columns
 
-FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-
 Row = tuple[str, Mapping[str, Any]]
 """Where it stands (``file:line``), and its values by column."""
 

@@ -18,17 +18,16 @@ from lines_pipeline.suites.file_suite import FileSuite
 from lines_pipeline.suites.heads import head_in
 from lines_pipeline.suites.label_heads import LabelEmbedder
 from lines_pipeline.suites.labelled_tensors import DATASETS
-from lines_pipeline.suites.labelled_texts import FORMATS, LabelledTexts, hub_rows, labelled_texts, read_rows
+from lines_pipeline.suites.labelled_texts import LabelledTexts, hub_rows, labelled_texts, read_rows
 from lines_pipeline.suites.model_factory import foreign_code, found_code, loaded, make_model
 from lines_pipeline.suites.models import Model, StoredModel
 from lines_pipeline.suites.samples import Samples
 from lines_pipeline.suites.suite_files import ModelFactory, SuiteDocument
 from lines_pipeline.suites.text_base import TextBase, Tokenizer, require_transformers
 from lines_pipeline.suites.text_classification_file import TextClassificationFile
-from lines_pipeline.suites.user_code import told_as_users
+from lines_pipeline.suites.text_fitting import fitting, task_error
+from lines_pipeline.suites.text_reader import BATCH_SIZE, TextReader
 from lines_pipeline.zoo.catalogue import locate as zoo_checkpoint
-
-BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,7 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
     @classmethod
     def read(cls, document: SuiteDocument) -> TextClassificationSuite:
         """Return the suite in a file."""
-        suite = cls(document, document.read_as(TextClassificationFile))
-        suite._require_fitting()
-        return suite
+        return cls(document, fitting(document))
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -77,8 +74,12 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
         values, samples = dict[str, dict[str, float]](), dict[str, Samples]()
         for task in tasks:
             data, head = self._data(task, split), self._head(task)
-            logits = self._logits(module, task, data, None if head is None else head.to(device))
-            values[task], samples[task] = class_figures(logits, data.labels, data.clusters)
+            width = len(self._names(task)) if head is None else head.weight.shape[1]
+            reader = TextReader(module, self._tokenizer, self.path, task, self._code)
+            found = reader.outputs(data, width, device)
+            values[task], samples[task] = class_figures(
+                found if head is None else head.logits(found), data.labels, data.clusters
+            )
         return Scores(values, samples)
 
     def model(self) -> nn.Module:
@@ -130,28 +131,6 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
     def _is_local(base: str) -> bool:
         return "://" not in base or base.startswith("zoo://")
 
-    def _logits(self, module: nn.Module, task: str, data: LabelledTexts, head: Head | None) -> torch.Tensor:
-        """Logits [n, classes] of all texts on the CPU, in the data's order."""
-        device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-        width = len(self._names(task)) if head is None else head.weight.shape[1]
-        order, parts = data.by_length(), list[torch.Tensor]()
-        for start in range(0, len(order), BATCH_SIZE):
-            batch = data.picked(order[start : start + BATCH_SIZE])
-            tokens = self._tokenizer.tokens(batch.texts, batch.pairs).to(device)
-            found = self._output(module, f"{self.path}: task '{task}'", tokens, width)
-            parts.append((found if head is None else head.logits(found)).cpu())
-        return torch.cat(parts)[torch.tensor(order).argsort()]
-
-    def _output(self, module: nn.Module, where: str, tokens: torch.Tensor, width: int) -> torch.Tensor:
-        """What the model gives, [n, width]; ``EvalError`` for anything else."""
-        with told_as_users(self.path, f"the model does not take tokens of shape {tuple(tokens.shape)}: it", self._code):
-            found = module(tokens)
-        if not isinstance(found, torch.Tensor) or found.shape != (len(tokens), width):
-            given = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
-            what = "logits, one a class" if self.content.model.classifies else "features, as many as the head has"
-            raise EvalError(f"{where}: the model gave {given}, expected [{len(tokens)}, {width}]: {what}")
-        return found.float()
-
     def _data(self, task: str, split: str) -> LabelledTexts:
         source, section = self._source(task, split), self.content.tasks[task]
         rows = hub_rows(source) if source.startswith(DATASETS) else read_rows(self.local(source))
@@ -169,7 +148,7 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
             return named
         own = self._base.class_names()
         if named and len(named) != len(own):
-            raise self._error(task, "labels", f"{len(named)} labels, the model has {len(own)} classes")
+            raise task_error(self.document, task, f"{len(named)} labels, the model has {len(own)} classes")
         return named or own
 
     def _head(self, task: str) -> Head | None:
@@ -182,7 +161,7 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
             head = Head(self._rows[task])
         elif section.names and len(section.names) != len(head.weight):
             found, rows = len(section.names), len(head.weight)
-            raise self._error(task, "labels", f"{found} labels, the head has {rows} classes")
+            raise task_error(self.document, task, f"{found} labels, the head has {rows} classes")
         return replace(head, scale=content.logit_scale, normalize=content.normalize_features)
 
     @property
@@ -204,22 +183,3 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
 
     def _source(self, task: str, split: str) -> str:
         return self.data_of(task, self.content.tasks[task].data, split)
-
-    def _error(self, task: str, field: str, message: str) -> EvalError:
-        place = ("tasks", task) if getattr(self.content.tasks[task], field) is None else ("tasks", task, field)
-        return self.document.error(place, f"task '{task}': {message}")
-
-    def _require_fitting(self) -> None:
-        """Raise ``EvalError``, with every place, for tasks without a head, or with two, and for unknown formats."""
-        errors = list[EvalError]()
-        for task, section in self.content.tasks.items():
-            if self.content.model.classifies and section.head is not None:
-                errors.append(self._error(task, "head", f"{self.content.model.factory} has its own head; leave it out"))
-            if not self.content.model.classifies and section.head is None and section.labels is None:
-                errors.append(self._error(task, "head", "expected 'labels', the names of its classes, or a 'head'"))
-            for split, source in section.data.items():
-                if not source.startswith(DATASETS) and not source.lower().endswith(FORMATS):
-                    told = f"cannot tell the format of '{source}', expected a name with {', '.join(FORMATS)}"
-                    errors.append(self.document.error(("tasks", task, "data", split), told))
-        if errors:
-            raise EvalError("\n".join(map(str, errors)))

