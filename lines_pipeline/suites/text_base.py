@@ -22,6 +22,7 @@ from lines_pipeline.suites.text_pooling import pools_of_folder
 _UNLIMITED = 1_000_000
 """Tokenizers without a limit tell a number above it."""
 _USUAL = 512
+_POSITIONS_BEHIND_PADDING = frozenset({"camembert", "mpnet", "roberta", "xlm-roberta"})
 _REFUSALS = (OSError, ValueError, ImportError, TypeError, KeyError, AttributeError, RuntimeError)
 """What transformers raises at files that it cannot use."""
 
@@ -88,7 +89,7 @@ class TextBase:
         inputs, pools = self.tokenizer().inputs, self._pools
         try:
             config = _config(self._transformer)
-            made = getattr(transformers, auto).from_config(config, trust_remote_code=False, attn_implementation="sdpa")
+            made = getattr(transformers, auto).from_config(config, trust_remote_code=False)
         except _REFUSALS as error:
             raise EvalError(f"{self._transformer}: transformers cannot make {auto} of it: {error}") from error
         return TextEncoder(made.float().eval(), inputs, pools)
@@ -146,13 +147,20 @@ def _tokenizer(folder: Path, identity: str, max_length: int | None) -> Tokenizer
         raise EvalError(f"{folder}: transformers cannot make a tokenizer of it: {error}") from error
     if made.pad_token is None:
         raise EvalError(f"{folder}: its tokenizer has no padding token; give it one in tokenizer_config.json")
-    limits = [made.model_max_length, _setting(folder / "config.json", "max_position_embeddings")]
+    limits = [made.model_max_length, _positions(folder / "config.json", made.pad_token_id)]
     limit = min((limit for limit in limits if limit and limit < _UNLIMITED), default=_USUAL)
     if max_length is not None and max_length > limit:
         raise EvalError(f"{folder}: the model takes {limit} tokens, fewer than max_length: {max_length}")
     usual = _setting(folder / "sentence_bert_config.json", "max_seq_length") or limit
     inputs = [name for name in made.model_input_names if name != "attention_mask"]
     return Tokenizer(made, (*inputs, "attention_mask"), max_length or min(usual, limit))
+
+
+def _positions(path: Path, padding: int) -> int | None:
+    """Return how many tokens have a position; RoBERTa and its kin begin to count behind that of the padding."""
+    count, content = _setting(path, "max_position_embeddings"), read_json_or_none(path)
+    kind = content.get("model_type") if isinstance(content, Mapping) else None
+    return count - padding - 1 if count is not None and kind in _POSITIONS_BEHIND_PADDING else count
 
 
 def _setting(path: Path, name: str) -> int | None:

@@ -25,12 +25,13 @@ class TextEncoder(nn.Module):
         self.inputs, self.pools, self.place = tuple(inputs), tuple(pools), model.base_model_prefix or "model"
         self.add_module(self.place, model)  # by the prefix that checkpoints with a head have
         own = vars(sys.modules[type(model).__module__])
-        self._whole_masks = model.config.model_type in _MASKS_AS_GIVEN and "create_bidirectional_mask" in own
+        reads_both_ways = "create_bidirectional_mask" in own and not getattr(model.config, "is_decoder", False)
+        self._whole_masks = model.config.model_type in _MASKS_AS_GIVEN and reads_both_ways
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         given = dict(zip(self.inputs, tokens.unbind(1), strict=True))
         mask, model = given["attention_mask"], self.get_submodule(self.place)
-        if self._whole_masks and not model.config.is_decoder:  # type: ignore[union-attr]
+        if self._whole_masks:
             given["attention_mask"] = _whole_mask(mask)
         found = model(**given)
         if not self.pools:

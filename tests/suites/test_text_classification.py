@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from toy_texts import (
     FILMS,
     MEALS,
@@ -265,6 +266,30 @@ def test_gradients_and_fisher_information_go_through_it(lab: Path) -> None:
             expected += log.exp().detach() * gradient.square() / 3
     assert torch.allclose(found["encoder.layer.2.output.dense.weight"], expected, rtol=1e-3, atol=1e-9), name
     assert expected.sum() > 0
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "electra", "roberta", "albert", "mpnet"])
+def test_other_encoders_give_their_means_one_by_one_and_in_batches(kind: str, lab: Path) -> None:
+    sizes = {"hidden_size": 16, "dim": 16, "embedding_size": 16, "intermediate_size": 32, "hidden_dim": 32}
+    layers = {"num_hidden_layers": 2, "n_layers": 2, "num_attention_heads": 2, "n_heads": 2}
+    words = {"vocab_size": 40, "max_position_embeddings": 20, "pad_token_id": 0, "initializer_range": 0.5}
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **sizes, **layers, **words))
+    model.save_pretrained(lab / "base")
+    tokenizer = json.loads((lab / "base" / "tokenizer_config.json").read_text())
+    inputs = ["input_ids", "attention_mask"]
+    (lab / "base" / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "model_input_names": inputs}))
+    suite = opened(lab)
+    module = suite.model()
+    module.load_state_dict(load_file(lab / "base" / "model.safetensors"))
+    tokens, _ = next(iter(suite.batches("films", "val")))
+    features = torch.nn.functional.normalize(module(tokens).detach(), dim=-1)
+    expected = embedded(lab / "base", [text for text, _ in FILMS["val"]])
+    assert torch.allclose(features, expected, atol=1e-5)
+    if kind in ("distilbert", "electra", "roberta"):
+        parameters = {name: value.detach() for name, value in module.named_parameters()}
+        each = torch.func.vmap(lambda one: torch.func.functional_call(module, parameters, (one[None],))[0])
+        with sdpa_kernel(SDPBackend.MATH):
+            assert torch.allclose(each(tokens), module(tokens).detach(), atol=1e-5)
 
 
 ENCODER = '''
