@@ -20,7 +20,7 @@ from typing import Any
 import lines_pipeline
 from lines_pipeline.suites.base import Role
 from lines_pipeline.suites.glyphs import GlyphSuite
-from lines_pipeline.zoo.catalogue import TASKS
+from lines_pipeline.zoo.glyph_tasks import TASKS
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TARGETS = ("digits", "arrows")

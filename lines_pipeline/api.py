@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from lines_pipeline.cache.report import CacheReport, cache_list, cache_prune, cache_verify
-from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.core.events import Sink, broadcast
+from lines_pipeline.core.errors import CheckpointError, did_you_mean
+from lines_pipeline.core.events import Note, Sink, broadcast
 from lines_pipeline.core.logs import hiding
 from lines_pipeline.executor.inputs import locate_checkpoint
 from lines_pipeline.graph.picture import mermaid, svg
@@ -23,8 +23,9 @@ from lines_pipeline.workflow.explaining import explain_outputs
 from lines_pipeline.workflow.options import RunKeywords, RunOptions, merged_options, shows_options
 from lines_pipeline.workflow.preparing import read_recipe, ready_recipe
 from lines_pipeline.workflow.run_events import run_events
-from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder, is_sound
+from lines_pipeline.zoo.catalogue import ZOOS, is_sound
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
+from lines_pipeline.zoo.entries import Zoo, ZooEntry, cache_folder
 
 if TYPE_CHECKING:
     from lines_pipeline.tracking.sync import SyncReport
@@ -139,20 +140,26 @@ def catalogue() -> list[dict[str, Any]]:
     return describe_ops()
 
 
-def zoo_list() -> list[dict[str, Any]]:
-    """List the checkpoints of the embedded zoo, and which of them are built."""
-    from lines_pipeline.zoo.catalogue import TASKS
-
-    entries = [locate_in_zoo(f"zoo://glyphs/{name}") for name in ("pretrained", *TASKS)]
+def zoo_list(zoo: str = "glyphs") -> list[dict[str, Any]]:
+    """List the checkpoints of an embedded zoo, and which of them are built."""
+    entries = [locate_in_zoo(f"zoo://{zoo}/{name}") for name in _zoo(zoo).names]
     return [{"uri": entry.uri, "built": entry.built, "path": str(entry.path)} for entry in entries]
 
 
-def zoo_build(sinks: Sequence[Sink] = ()) -> list[Path]:
-    """Build every expert that is missing or damaged."""
+def zoo_build(sinks: Sequence[Sink] = (), *, zoo: str = "glyphs") -> list[Path]:
+    """Build every expert of a zoo that is missing or damaged; first fetch what it reads, after telling the licence."""
     from lines_pipeline.zoo.build import build as build_experts
-    from lines_pipeline.zoo.catalogue import TASKS
+    from lines_pipeline.zoo.texts.sources import fetch_all
 
-    return build_experts([f"zoo://glyphs/{task}" for task in TASKS], broadcast(*sinks))
+    if zoo == "texts":
+        fetch_all(lambda text: broadcast(*sinks)(Note(text)))
+    return build_experts([entry["uri"] for entry in zoo_list(zoo)], broadcast(*sinks))
+
+
+def _zoo(name: str) -> Zoo:
+    if name not in ZOOS:
+        raise CheckpointError(f"there is no zoo '{name}'{did_you_mean(name, ZOOS)}. There are: {', '.join(ZOOS)}")
+    return ZOOS[name]
 
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import Any
 from lines_pipeline.cache.eviction import Entry, entries, prune, size_limit, verify
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.sizes import parse_bytes
-from lines_pipeline.zoo.catalogue import cache_folder
+from lines_pipeline.zoo.entries import cache_folder
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,12 @@ def trust(
         typer.echo(f"trusted: {real} (take it back: lines-pipeline trust --remove {shlex.quote(real)})")
 
 
-def zoo(action: Annotated[ZooAction, typer.Argument()] = ZooAction.LIST, as_json: Json = False) -> None:
-    """List or build the embedded model zoo."""
+def zoo(
+    action: Annotated[ZooAction, typer.Argument()] = ZooAction.LIST,
+    name: Annotated[str, typer.Argument(help="The word after zoo://, such as glyphs-domains.")] = "glyphs",
+    as_json: Json = False,
+) -> None:
+    """List or build an embedded model zoo."""
     from rich.console import Console
 
     from lines_pipeline import api
@@ -125,11 +129,11 @@ def zoo(action: Annotated[ZooAction, typer.Argument()] = ZooAction.LIST, as_json
 
     if action is ZooAction.BUILD:
         with progress(Console(stderr=True)) as sink:
-            api.zoo_build([sink])
+            api.zoo_build([sink], zoo=name)
     if as_json:
-        print_json(api.zoo_list())
+        print_json(api.zoo_list(name))
     else:
-        render.show_zoo(api.zoo_list())
+        render.show_zoo(api.zoo_list(name))
 
 
 def cache(

@@ -139,7 +139,7 @@ def _show_layers(console: Console, found: Mapping[str, Any]) -> None:
 def show_zoo(entries: Sequence[Mapping[str, Any]]) -> None:
     """Print the zoo's checkpoints."""
     for entry in entries:
-        _console().print(f"{entry['uri']:36}{'built' if entry['built'] else 'not built yet'}")
+        _console().print(f"{entry['uri']:52}{'built' if entry['built'] else 'not built yet'}")
 
 
 def show_cache(action: str, report: CacheReport) -> None:

@@ -30,8 +30,9 @@ from lines_pipeline.planner.schemas import infer_schemas, left_out_names
 from lines_pipeline.planner.stages import ancestors
 from lines_pipeline.planner.varying_numbers import settle_numbers
 from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.zoo.catalogue import ZooEntry, cache_folder, is_sound
+from lines_pipeline.zoo.catalogue import is_sound
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
+from lines_pipeline.zoo.entries import ZooEntry, cache_folder
 
 
 @dataclass

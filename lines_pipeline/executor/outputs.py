@@ -27,7 +27,7 @@ from lines_pipeline.io.object_stores import ObjectStore, is_url, open_store
 from lines_pipeline.io.temporaries import sweep_temporaries, temporary_folder
 from lines_pipeline.ops.roles import FileOutput
 from lines_pipeline.recipe.recipe import Recipe
-from lines_pipeline.zoo.catalogue import cache_folder
+from lines_pipeline.zoo.entries import cache_folder
 
 
 @dataclass(frozen=True)

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
-from lines_pipeline.core.errors import CheckpointError, EvalError
+from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.user_code.files import Code
-from lines_pipeline.io.locations import local_path, locate
-from lines_pipeline.io.opening import open_checkpoint
-from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.suites.base import Answers, ForeignCode, Head, Metric, Role, Scores
 from lines_pipeline.suites.classification_file import ClassificationFile
 from lines_pipeline.suites.file_suite import FileSuite
+from lines_pipeline.suites.heads import head_in
 from lines_pipeline.suites.held_data import HeldData
 from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, judge, judged_answers, task_scores
-from lines_pipeline.suites.labelled_tensors import LabelledTensors, hub_batches
+from lines_pipeline.suites.labelled_tensors import DATASETS, LabelledTensors, hub_batches
 from lines_pipeline.suites.model_factory import factory_code, foreign_code, loaded, make_model
 from lines_pipeline.suites.models import Model
 from lines_pipeline.suites.samples import Array
 from lines_pipeline.suites.suite_files import SuiteDocument
 from lines_pipeline.suites.user_code import told_as_users
-from lines_pipeline.zoo.catalogue import cache_folder
 
 BATCH_SIZE = 128
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images, features or logits, and the label of each."""
-_DATASETS = "hf://datasets/"
 
 
 @dataclass(frozen=True)
@@ -54,11 +50,7 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
     def check(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
         """Return a message for each missing local file; ``EvalError`` where a task has no data for the split."""
         named = [(task, file) for task in tasks for file in (self.content.tasks[task].head, self._source(task, split))]
-        return tuple(
-            f"{self.path}: task '{task}': {file}: no such file"
-            for task, file in named
-            if "://" not in file and self.identity(file) is None
-        )
+        return self.missing(named)
 
     def digest(self, split: str) -> str:
         """Return the digest of the file's content, and of the local data, heads and Python that it names."""
@@ -175,28 +167,17 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
         return labels
 
     def _head(self, task: str, device: str = "cpu") -> Head:
-        tensors = self._tensors(self.content.tasks[task].head)
-        bias = tensors.pop("bias", None)
-        matrices = [value for value in tensors.values() if value.dim() == 2]
-        if len(matrices) != 1:
-            raise EvalError(f"{self.path}: head of '{task}': expected one 2-D tensor, found {len(matrices)}")
-        if bias is not None and bias.shape != matrices[0].shape[:1]:
-            found, rows = tuple(bias.shape), len(matrices[0])
-            raise EvalError(f"{self.path}: head of '{task}': 'bias' has shape {found}, expected [{rows}], one a class")
-        return Head(
-            matrices[0].float().to(device),
-            None if bias is None else bias.float().to(device),
-            self.content.logit_scale,
-            self.content.normalize_features,
-        )
+        head = head_in(self.tensors(self.content.tasks[task].head), f"{self.path}: head of '{task}'")
+        content = self.content
+        return replace(head, scale=content.logit_scale, normalize=content.normalize_features).to(device)
 
     def _data(self, task: str, split: str) -> LabelledTensors | str:
         source = self._source(task, split)
-        if source.startswith(_DATASETS):
+        if source.startswith(DATASETS):
             return source
         where = f"{self.path}: task '{task}'"
         return self.held.data(
-            source, lambda: LabelledTensors.of(self._tensors(source), source, where), lambda read: read.nbytes
+            source, lambda: LabelledTensors.of(self.tensors(source), source, where), lambda read: read.nbytes
         )
 
     def _batches(self, source: LabelledTensors | str, transform: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -204,17 +185,5 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
             return source.batches(BATCH_SIZE)
         return self.held.batches(source, lambda: hub_batches(source, transform, BATCH_SIZE))
 
-    def _tensors(self, source: str) -> dict[str, torch.Tensor]:
-        downloads = cache_folder() / "downloads"
-        path = local_path(locate(source, self.path.parent, downloads), downloads)
-        try:
-            return read_tensors(open_checkpoint(path, spool=cache_folder() / "spool"))
-        except CheckpointError as error:
-            raise EvalError(str(error)) from error
-
     def _source(self, task: str, split: str) -> str:
-        data: Mapping[str, str] = self.content.tasks[task].data
-        if split not in data:
-            known = ", ".join(data) or "none"
-            raise EvalError(f"{self.path}: task '{task}' has no data for split '{split}'; it has: {known}")
-        return data[split]
+        return self.data_of(task, self.content.tasks[task].data, split)

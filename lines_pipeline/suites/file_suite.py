@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
+
+from lines_pipeline.core.errors import CheckpointError, EvalError
+from lines_pipeline.io.locations import local_path, locate
+from lines_pipeline.io.opening import open_checkpoint
+from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.suites.suite_files import SuiteDocument
+from lines_pipeline.zoo.entries import cache_folder
 
 
 class Tasked(Protocol):
@@ -51,3 +58,34 @@ class FileSuite(Generic[Content]):
         except (OSError, ValueError):
             return None
         return [source, found.st_size, found.st_mtime_ns] if not stat.S_ISFIFO(found.st_mode) else None
+
+    def missing(self, named: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+        """Return a message for each missing local file, of pairs of a task and a file."""
+        return tuple(
+            f"{self.path}: task '{task}': {file}: no such file"
+            for task, file in named
+            if "://" not in file and self.identity(file) is None
+        )
+
+    def data_of(self, task: str, data: Mapping[str, str], split: str) -> str:
+        """Return the data of a task's split; ``EvalError`` where it has none."""
+        if split not in data:
+            known = ", ".join(data) or "none"
+            raise EvalError(f"{self.path}: task '{task}' has no data for split '{split}'; it has: {known}")
+        return data[split]
+
+    def local(self, source: str) -> Path:
+        """Return where a file or folder that the suite names lies, downloaded if need be; ``EvalError``."""
+        downloads = cache_folder() / "downloads"
+        try:
+            return local_path(locate(source, self.path.parent, downloads), downloads)
+        except CheckpointError as error:
+            raise EvalError(str(error)) from error
+
+    def tensors(self, source: str) -> dict[str, torch.Tensor]:
+        """Return the tensors of a checkpoint that the suite names, tied ones under their first names."""
+        path = self.local(source)
+        try:
+            return read_tensors(open_checkpoint(path, spool=cache_folder() / "spool"))
+        except CheckpointError as error:
+            raise EvalError(str(error)) from error

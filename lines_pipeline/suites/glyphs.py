@@ -21,7 +21,9 @@ from lines_pipeline.suites.base import Answers, ForeignCode, Head, Metric, Role,
 from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, judged_answers
 from lines_pipeline.suites.models import Model, state_of
 from lines_pipeline.zoo.build import build
-from lines_pipeline.zoo.catalogue import HEADS, PRETRAINED, TASKS, ZOO_VERSION, ZooEntry, experts_folder, locate
+from lines_pipeline.zoo.catalogue import locate
+from lines_pipeline.zoo.entries import ZooEntry
+from lines_pipeline.zoo.glyph_tasks import HEADS, PRETRAINED, TASKS, ZOO_VERSION, experts_folder
 from lines_pipeline.zoo.model import LOGIT_SCALE, GlyphEncoder, class_scores
 from lines_pipeline.zoo.splits import SPLIT_IMAGES, SPLIT_SEEDS, split_glyphs, split_images
 

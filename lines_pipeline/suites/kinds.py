@@ -11,6 +11,7 @@ DEFAULT = "classification"
 _OWN = {
     DEFAULT: "lines_pipeline.suites.classification:ClassificationSuite",
     "python": "lines_pipeline.suites.python_function:FunctionSuite",
+    "text-classification": "lines_pipeline.suites.text_classification:TextClassificationSuite",
 }
 
 

@@ -11,6 +11,8 @@ import torch
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.suites.samples import Array
 
+DATASETS = "hf://datasets/"
+"""What names of datasets begin with."""
 _NEEDED, _ALLOWED = {"images", "labels"}, {"images", "labels", "clusters"}
 
 
@@ -49,15 +51,20 @@ class LabelledTensors:
             yield self.images[start : start + size], self.labels[start : start + size]
 
 
-def hub_batches(source: str, transform: Any, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield images of ``hf://datasets/org/name[/configuration]#split``, transformed for the model, and labels."""
+def hub_dataset(source: str) -> Any:
+    """Return the dataset at ``hf://datasets/org/name[/configuration]#split``, downloaded if need be."""
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise EvalError(f"{source}: needs the extra 'clip': pip install 'lines-pipeline[clip]'") from error
-    name, _, split = source.removeprefix("hf://datasets/").partition("#")
+        raise EvalError(f"{source}: needs the package datasets: pip install 'lines-pipeline[clip]'") from error
+    name, _, split = source.removeprefix(DATASETS).partition("#")
     organisation, dataset, *configuration = name.split("/", 2)
-    data = load_dataset(f"{organisation}/{dataset}", *configuration, split=split or "test")
+    return load_dataset(f"{organisation}/{dataset}", *configuration, split=split or "test")
+
+
+def hub_batches(source: str, transform: Any, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield images of ``hf://datasets/org/name[/configuration]#split``, transformed for the model, and labels."""
+    data = hub_dataset(source)
     image_column = _column(source, data.column_names, ("image", "img", "jpg"))
     label_column = _column(source, data.column_names, ("label", "cls"))
     for start in range(0, len(data), size):

@@ -27,9 +27,7 @@ def open_suite(uri: str, folder: Path, emit: Sink = lambda event: None) -> Suite
     Nothing is built, downloaded or loaded, and no Python of the user's imported.
     """
     if uri.startswith("zoo://"):
-        from lines_pipeline.suites.glyphs import GlyphSuite
-
-        return GlyphSuite(_seed(uri), emit)
+        return _zoo_suite(uri, emit)
     document = read_document(suite_path(uri, folder))
     return load_kind(document.kind).read(document)
 
@@ -60,8 +58,14 @@ def load_kind(name: str) -> SuiteKind:
         raise EvalError(f"suite kind '{name}': {error}") from error
 
 
-def _seed(uri: str) -> int:
-    seed, name = parse(uri)
-    if name:
-        raise EvalError(f"{uri}: a suite is zoo://glyphs, without '/{name}'")
-    return seed
+def _zoo_suite(uri: str, emit: Sink) -> Suite:
+    address = parse(uri)
+    if address.name:
+        raise EvalError(f"{uri}: a suite is zoo://{address.zoo}, without '/{address.name}'")
+    if address.zoo == "texts":
+        from lines_pipeline.suites.texts import TextZooSuite
+
+        return TextZooSuite.of(address, emit)
+    from lines_pipeline.suites.glyphs import GlyphSuite
+
+    return GlyphSuite(address.numbers("seed")["seed"], emit)

@@ -19,7 +19,7 @@ from lines_pipeline.core import events
 from lines_pipeline.core.errors import TrackingError
 from lines_pipeline.core.events import Event, RunFinished, RunStarted
 from lines_pipeline.io.entries import write_atomically
-from lines_pipeline.zoo.catalogue import cache_folder
+from lines_pipeline.zoo.entries import cache_folder
 
 VERSION = 1
 KILLED = RunFinished("KILLED", 0.0, "the run's process ended without a word")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -13,7 +13,7 @@ from threading import Thread
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.events import Note, Sink, ZooProgress
 from lines_pipeline.zoo.catalogue import is_sound, locate
-from lines_pipeline.zoo.training import FINE_TUNING
+from lines_pipeline.zoo.entries import ZooEntry
 
 
 def build(uris: Sequence[str], emit: Sink = lambda event: None) -> list[Path]:
@@ -28,15 +28,16 @@ def build(uris: Sequence[str], emit: Sink = lambda event: None) -> list[Path]:
         if entry.path.exists():
             emit(Note(f"{entry.uri}: {entry.path} does not have the digest that it was built with; it is built again"))
     if missing:
-        _build(list(missing), emit)
+        _build(missing, emit)
     return [entry.path for entry in entries]
 
 
-def _build(uris: list[str], emit: Sink) -> None:
+def _build(missing: Mapping[str, ZooEntry], emit: Sink) -> None:
+    uris = list(missing)
     count = min(os.cpu_count() or 1, len(uris))
     workers = [_start(uris[index::count]) for index in range(count)]
     try:
-        _follow(workers, uris, emit)
+        _follow(workers, missing, emit)
     finally:
         for worker in workers:
             worker.kill()
@@ -51,11 +52,11 @@ def _start(uris: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def _follow(workers: list[subprocess.Popen[str]], uris: list[str], emit: Sink) -> None:
+def _follow(workers: list[subprocess.Popen[str]], missing: Mapping[str, ZooEntry], emit: Sink) -> None:
     lines: SimpleQueue[str | None] = SimpleQueue()
     for worker in workers:
         Thread(target=_pump, args=(worker, lines), daemon=True).start()
-    steps = dict.fromkeys(uris, 0)
+    steps, total = dict.fromkeys(missing, 0), sum(entry.steps for entry in missing.values())
     open_pipes = len(workers)
     while open_pipes:
         line = lines.get()
@@ -64,7 +65,7 @@ def _follow(workers: list[subprocess.Popen[str]], uris: list[str], emit: Sink) -
             continue
         uri, step = line.split()
         steps[uri] = int(step)
-        emit(ZooProgress(sum(steps.values()), len(uris) * FINE_TUNING.steps, uri))
+        emit(ZooProgress(sum(steps.values()), total, uri))
     for worker in workers:
         if worker.wait():
             last = (worker.stderr.read() if worker.stderr else "").strip().splitlines()[-1:]

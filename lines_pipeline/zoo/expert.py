@@ -4,40 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from lines_pipeline.io.write_once import written_once
-from lines_pipeline.zoo.catalogue import HEADS, PRETRAINED, TASKS, ZooEntry, locate
-from lines_pipeline.zoo.model import GlyphEncoder
-from lines_pipeline.zoo.training import FINE_TUNING, fit, task_batch
+from lines_pipeline.zoo.catalogue import ZOOS, locate, parse
+from lines_pipeline.zoo.entries import Report
+
+_EVERY = 20
 
 
-def fine_tune(task: str, seed: int, report: Callable[[int, float], None] = lambda step, loss: None) -> GlyphEncoder:
-    """Return an expert for one task, the heads frozen; the same for the same seed on one machine and thread count."""
-    model = GlyphEncoder()
-    model.load_state_dict(load_file(PRETRAINED))
-    generator = torch.Generator().manual_seed(1_000 * seed + 100 + list(TASKS).index(task))
-    fit(model, load_file(HEADS)[task], lambda size: task_batch(task, "train", size, generator), FINE_TUNING, report)
-    return model
-
-
-def write_expert(entry: ZooEntry, report: Callable[[int, float], None]) -> None:
+def write_expert(uri: str, report: Report) -> None:
     """Fine-tune and store an expert, whole or not at all, unless a sound one is there."""
-    task = entry.task
-    assert task is not None
+    address = parse(uri)
 
     def write(path: Path) -> None:
-        model = fine_tune(task, entry.seed, report)
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+        save_file(dict(ZOOS[address.zoo].train(address, report)), path)
         with path.open("rb") as file:
             os.fsync(file.fileno())
         path.chmod(0o644)
 
-    written_once(entry.path, write, what=f"the expert {entry.uri}")
+    written_once(locate(uri).path, write, what=f"the expert {uri}")
 
 
 def main(uris: list[str]) -> None:
@@ -45,11 +34,11 @@ def main(uris: list[str]) -> None:
     torch.set_num_threads(1)
     for uri in uris:
 
-        def report(step: int, loss: float, uri: str = uri) -> None:
-            if (step + 1) % 20 == 0:
-                print(f"{uri} {step + 1}", flush=True)
+        def report(done: int, uri: str = uri) -> None:
+            if done % _EVERY == 0:
+                print(f"{uri} {done}", flush=True)
 
-        write_expert(locate(uri), report)
+        write_expert(uri, report)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lines_pipeline.zoo.catalogue import TASKS, WEIGHTS
+from lines_pipeline.zoo.glyph_tasks import TASKS, WEIGHTS
 from lines_pipeline.zoo.model import EMBEDDING, GlyphEncoder
 from lines_pipeline.zoo.rendering import CLASSES
 from lines_pipeline.zoo.training import PRETRAINING, fit, pretraining_batch

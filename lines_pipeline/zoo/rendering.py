@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from lines_pipeline.zoo.catalogue import TASKS
+from lines_pipeline.zoo.glyph_tasks import TASKS
 
 CLASSES = 10
 CANVAS = 64

@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from lines_pipeline.zoo.catalogue import TASKS
+from lines_pipeline.zoo.glyph_tasks import TASKS
 from lines_pipeline.zoo.training import Batch, chosen_glyphs, task_batch
 
 SPLIT_SEEDS = {"val": 20_001, "test": 30_001}

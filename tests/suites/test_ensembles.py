@@ -21,7 +21,7 @@ from lines_pipeline.core.events import Event, MetricsComputed, SamplesJudged
 from lines_pipeline.suites.ensembles import ensemble_scores, require_classifier
 from lines_pipeline.suites.opening import open_suite
 from lines_pipeline.suites.samples import Samples
-from lines_pipeline.zoo.catalogue import PRETRAINED
+from lines_pipeline.zoo.glyph_tasks import PRETRAINED
 
 Recipe = Callable[..., Path]
 

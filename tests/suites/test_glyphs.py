@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.events import Event, ZooProgress
-from lines_pipeline.zoo.catalogue import PRETRAINED, experts_folder
+from lines_pipeline.zoo.glyph_tasks import PRETRAINED, experts_folder
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ from lines_pipeline.core.events import Event, Note, ZooProgress
 from lines_pipeline.io.write_once import written_once
 from lines_pipeline.suites.glyphs import GlyphSuite
 from lines_pipeline.zoo.build import build
-from lines_pipeline.zoo.catalogue import PRETRAINED, locate
+from lines_pipeline.zoo.catalogue import locate
+from lines_pipeline.zoo.glyph_tasks import PRETRAINED
 from lines_pipeline.zoo.training import FINE_TUNING
 
 DIGITS = "zoo://glyphs/digits"

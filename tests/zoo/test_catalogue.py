@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lines_pipeline.core.errors import CheckpointError
-from lines_pipeline.zoo.catalogue import TASKS, locate
+from lines_pipeline.zoo.catalogue import locate
+from lines_pipeline.zoo.glyph_tasks import TASKS
 
 
 def test_the_pretrained_model_comes_with_the_package() -> None:
@@ -40,8 +41,8 @@ def test_there_are_twenty_tasks() -> None:
         ("zoo://glyphs/greeek", "did you mean 'greek'"),
         ("zoo://glyphs/greeek", "geometric-shapes"),
         ("zoo://glyphs", "the zoo has no ''"),
-        ("zoo://birds/greek", "expected zoo://glyphs"),
-        ("zoo://glyphs@first/greek", "expected a seed such as zoo://glyphs@seed1, got '@first'"),
+        ("zoo://birds/greek", "expected zoo://<zoo>"),
+        ("zoo://glyphs@first/greek", "expected a choice such as zoo://glyphs@seed1, got '@first'"),
         ("zoo://glyphs/../../etc/passwd", "the zoo has no"),
     ],
 )

@@ -8,8 +8,8 @@ import matplotlib
 import pytest
 import torch
 
-from lines_pipeline.zoo.catalogue import TASKS
 from lines_pipeline.zoo.domains import DOMAINS, place, render_domain
+from lines_pipeline.zoo.glyph_tasks import TASKS
 from lines_pipeline.zoo.rendering import CLASSES, FONTS, codes, glyphs
 from lines_pipeline.zoo.splits import SPLIT_IMAGES, split_images
 from lines_pipeline.zoo.training import pretraining_batch, task_batch

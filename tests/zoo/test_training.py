@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file
 
-from lines_pipeline.zoo.catalogue import HEADS, PRETRAINED
+from lines_pipeline.zoo.glyph_tasks import HEADS, PRETRAINED
 from lines_pipeline.zoo.model import GlyphEncoder
 from lines_pipeline.zoo.training import Schedule, fit, task_batch
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from lines_pipeline.io.layers import find_layers
-from lines_pipeline.zoo.catalogue import HEADS, PRETRAINED, TASKS, WEIGHTS
+from lines_pipeline.zoo.glyph_tasks import HEADS, PRETRAINED, TASKS, WEIGHTS
 from lines_pipeline.zoo.model import BLOCKS, EMBEDDING, GlyphEncoder, class_scores
 from lines_pipeline.zoo.rendering import CLASSES
 
