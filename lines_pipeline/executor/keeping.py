@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -16,12 +17,13 @@ from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.io.masks import VALUE_TYPE
 from lines_pipeline.io.temporaries import temporary_path
+from lines_pipeline.ops.base import Measured
 from lines_pipeline.planner.schemas import Schema, infer_schemas
 from lines_pipeline.planner.stages import ancestors
 
 
-def keep_value(session: Session, graph: Graph, step: str, measure: Callable[[], Mapping[str, torch.Tensor]]) -> None:
-    """Put a step's value where the engine reads it like a computed one, unless a sound one is there.
+def keep_value(session: Session, graph: Graph, step: str, measured: Measured) -> Path:
+    """Put a step's value where the engine reads it like a computed one, unless a sound one is there; return its file.
 
     Raises ``EngineError`` where the cache cannot be written.
     """
@@ -33,10 +35,10 @@ def keep_value(session: Session, graph: Graph, step: str, measure: Callable[[], 
     path = session.cache.value_path(key)
     if session.cache.has_value(key) and session.cache.is_sound(path):
         LOG.info("'%s': measured before: '%s'", step, path)
-        return
+        return path
     LOG.info("'%s': to be measured", step)
     schema = infer_schemas(graph, ancestors(graph, [step]), session.checkpoints)[step]
-    tensors = _stored(measure(), schema)
+    tensors = _stored(measured.measure(), None if measured.tells_tensors else schema)
     temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,10 +49,13 @@ def keep_value(session: Session, graph: Graph, step: str, measure: Callable[[], 
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+    return path
 
 
-def _stored(measured: Mapping[str, torch.Tensor], schema: Schema) -> dict[str, torch.Tensor]:
-    """The tensors of a schema, in the compute type, on the CPU."""
+def _stored(measured: Mapping[str, torch.Tensor], schema: Schema | None) -> dict[str, torch.Tensor]:
+    """The tensors of a schema, or all, in the compute type, on the CPU."""
+    if schema is None:
+        return {name: value.float().cpu().contiguous() for name, value in measured.items()}
     return {
         name: measured[name].to("cpu", torch_dtype(spec.compute_dtype)).reshape(spec.shape).contiguous()
         for name, spec in schema.tensors.items()

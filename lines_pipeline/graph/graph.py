@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import networkx
 
     from lines_pipeline.core.plugins import Origin
+    from lines_pipeline.core.tensor_specs import TensorSpec
     from lines_pipeline.ops.base import AnyOp, OpParams
 
 
@@ -34,6 +35,8 @@ class Step:
     """Of a step that loads a file which a port of the node names: the port."""
     content: str = ""
     """What the value depends on besides parameters and inputs: the data that a driver measured it on."""
+    measured: Mapping[str, TensorSpec] | None = None
+    """The tensors of a value that a driver has measured, where only that tells them."""
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing_extensions import TypeVar
 
 from lines_pipeline.core.events import Event
 from lines_pipeline.core.plugins import Origin
-from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.core.tensor_specs import ITEM_BYTES, TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.depth import Place
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnyOp",
     "AnyStatistic",
+    "Beside",
     "Driver",
     "DriverContext",
     "FrozenHead",
@@ -97,9 +98,20 @@ class Port:
     statistics_only: bool = False
     """Only statistics read it, or only its names and shapes are asked for: the result is computed without its values
     (``lines-scale``, ``adapter``)."""
+    beside: bool = False
+    """Holds what belongs to tensors of the result under names and in shapes of its own (Gram matrices), which the
+    result's ``Schema.beside`` tells: ``apply`` gets a ``Beside`` a value for such a tensor, and none for others."""
     from_sum: bool = False
     """Where another port holds exactly the steps that this one is the plain sum of (``Op.is_sum_of``), statistics take
     it to be known from them."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What an input has beside a whole tensor: its own name, and the value in its own shape and compute type."""
+
+    name: str
+    value: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,8 @@ class Measured:
     """Identity of the data that it is measured on: the value is remembered by that, the parameters and the inputs."""
     measure: Callable[[], Mapping[str, torch.Tensor]]
     """Makes the tensors, all names of tied ones among them; called where no such value is remembered."""
+    tells_tensors: bool = False
+    """Whether only what is measured tells which tensors there are (``SchemaContext.measured``)."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +295,10 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
     def working_bytes(self, params: P, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         """Return the memory that ``apply`` takes for a whole tensor: its result included, one input apart."""
         return 0
+
+    def beside_bytes(self, params: P, tensor: TensorSpec, beside: TensorSpec) -> int:
+        """Return the memory that ``apply`` takes for what lies beside a whole tensor, the largest of which is given."""
+        return beside.numel * ITEM_BYTES[beside.compute_dtype]
 
     def apply(self, params: P, inputs: Values, tensor: TensorSpec, stats: Mapping[str, S]) -> Value:
         """The result on one block: pure, without I/O, inputs untouched; same shape and dtype as the inputs.

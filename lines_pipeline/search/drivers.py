@@ -15,6 +15,7 @@ from lines_pipeline.executor.devices import resolve_device
 from lines_pipeline.executor.keeping import keep_value
 from lines_pipeline.executor.materialising import OutputRequest, existing, materialise
 from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.ops.base import Measured, TaskData, Variant
 from lines_pipeline.suites.models import StoredModel, state_of
 
@@ -34,14 +35,19 @@ class Drivers:
                 found = driver(step.inputs, _StepContext(self.evaluator, graph, step))
                 graph = _with_step(graph, _as(step, found, step.id, step.gives))
                 if found.measured is not None:
-                    self._keep(graph, step, found.measured)
+                    graph = self._kept(graph, graph.steps[step_id], found.measured)
         return graph
 
-    def _keep(self, graph: Graph, step: Step, measured: Measured) -> None:
+    def _kept(self, graph: Graph, step: Step, measured: Measured) -> Graph:
+        """Keep the value of a step; return the graph with what only the value tells of the step."""
         try:
-            keep_value(self.evaluator.session, graph, step.id, measured.measure)
+            path = keep_value(self.evaluator.session, graph, step.id, measured)
         except EvalError as error:
             raise EvalError(f"node '{step.node}': {error}") from error
+        if not measured.tells_tensors:
+            return graph
+        stored = open_checkpoint(path).tensors
+        return _with_step(graph, replace(step, measured={name: one.spec for name, one in stored.items()}))
 
 
 @dataclass

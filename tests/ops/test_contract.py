@@ -125,6 +125,9 @@ class Renamed(Op[Any, Any]):
     def working_bytes(self, params: Any, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         return self.op.working_bytes(params, tensor, inner(counts))
 
+    def beside_bytes(self, params: Any, tensor: TensorSpec, beside: TensorSpec) -> int:
+        return self.op.beside_bytes(params, tensor, beside)
+
     def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         return self.op.apply(params, inner(inputs), tensor, stats)
 
@@ -215,10 +218,28 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "measured": {"op": "fisher-information", "model": "toys", "suite": "suite.yaml", "task": "rise"},
     "informed": {"op": "fisher", "models": "toys", "statistics": "measured", "floor_on": "all"},
     "weighed": {"op": "save", "model": "informed", "path": "weighed.safetensors"},
+    "varying": {"op": "gram", "model": "toys", "suite": "layers.yaml", "task": "rise"},
+    "flowing": {"op": "layer-inputs", "model": "toys", "suite": "layers.yaml", "task": "rise", "rows": 2},
+    "regressed": {"op": "regmean", "models": "toys", "statistics": "varying", "weights": [1.0, 2.0, 1.0]},
+    "fitted": {"op": "save", "model": "regressed", "path": "fitted.safetensors"},
+    "subspace": {"op": "esm", "models": ["toys[low]"], "base": "toys[high]", "statistics": ["flowing[low]"]},
+    "essential": {"op": "save", "model": "subspace", "path": "essential.safetensors"},
     "mixed": {"op": "interpolate", "models": ["toys[low]", "soup"], "t": 0.0},
     "val": {"op": "evaluate", "model": "mixed", "suite": "suite.yaml", "split": "val"},
     "eaten": {"op": "save", "model": "mixed", "path": "soup.safetensors"},
 }
+LINEAR = """
+from torch import nn
+
+
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(1, 1, bias=False)])
+
+    def forward(self, images):
+        return self.blocks[0](images)
+"""
 TUNE = {"parameters": {"mixed.t": {"values": [0.0, 0.5, 1.0]}}, "objective": "val.mean_accuracy"}
 
 
@@ -241,7 +262,16 @@ def folder(toy: Path) -> Path:
         write_model(toy / f"{name}.safetensors", total)
     tasks = {"rise": above(1 / 8, 2 / 8, 3 / 8), "fall": below(5 / 8, 6 / 8, 7 / 8)}
     write_suite(toy, {task: {"val": images} for task, images in tasks.items()})
+    write_layers(toy)
     return toy
+
+
+def write_layers(folder: Path) -> None:
+    """``layers.yaml``: the toy's models as linear layers."""
+    (folder / "layers.py").write_text(LINEAR)
+    task = {"head": "head.safetensors", "data": {"val": "rise_val.safetensors"}}
+    suite = {"model": {"factory": "layers.py:Linear"}, "tasks": {"rise": task}}
+    (folder / "layers.yaml").write_text(yaml.safe_dump(suite))
 
 
 @pytest.fixture
@@ -297,7 +327,7 @@ def test_renamed_copies_of_all_ops_give_the_same_bytes(
 ) -> None:
     assert {node["op"] for node in NODES.values()} == set(copies), "every op has a node here"
     original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
-    assert len(original["values"]) == 9 and len(original["config"]) == 3 and original["chosen"] == {"mixed.t": 1.0}
+    assert len(original["values"]) == 11 and len(original["config"]) == 3 and original["chosen"] == {"mixed.t": 1.0}
     assert outcome(written(folder, renamed(NODES), tune=TUNE), folder / "two", monkeypatch) == original
 
 
