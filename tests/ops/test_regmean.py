@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from layer_suite import Node, State, given, run_recipe, saved, write_recipe
+from layer_suite import Node, State, given, run_recipe, saved, write_layer_suite, write_recipe
 from safetensors.torch import load_file
 
 import lines_pipeline
@@ -167,6 +167,23 @@ def test_a_run_reads_what_its_plan_says_whatever_computes_it(mode: str, tmp_path
         events.clear()
         lines_pipeline.run(path, out=tmp_path / "out", tracking=False, sinks=[events.append])
     assert sum(event.bytes_read for event in events if isinstance(event, StageFinished)) == plan.bytes_read
+
+
+def test_models_are_evaluated_and_saved_beside_others(tmp_path: Path) -> None:
+    write_layer_suite(tmp_path, "line", torch.eye(2))
+    models = [{"weight": torch.tensor([[1.0, 0.0], [0.0, 0.0]])}, {"weight": torch.tensor([[0.0, 0.0], [0.0, 2.0]])}]
+    nodes = given(tmp_path, models, [{"weight": torch.eye(2)}] * 2)
+    nodes["merged"] = {"op": "regmean", "models": "models", "statistics": "measured"}
+    nodes["twice"] = {"op": "regmean", "models": ["models[0]", "merged"], "statistics": "measured"}
+    for name in ("merged", "twice", "models[0]"):
+        own = {"suite": "suite.yaml", "split": "val"}
+        nodes[f"val_{name[:5]}"] = {"op": "evaluate", "model": name, **own}
+        nodes[f"saved_{name[:5]}"] = {"op": "save", "model": name, "path": f"{name[:5]}.safetensors"}
+    done = run_recipe(tmp_path, nodes)
+    assert set(done.metrics) == {"val_merge", "val_twice", "val_model"}
+    found = {path.name: load_file(path)["weight"].tolist() for path in done.files}
+    assert found["merge.safetensors"] == [[0.5, 0.0], [0.0, 1.0]]
+    assert found["twice.safetensors"] == [[0.75, 0.0], [0.0, 0.5]]
 
 
 @pytest.mark.parametrize(
