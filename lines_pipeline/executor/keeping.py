@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from lines_pipeline.cache.store import cache_full
 from lines_pipeline.core.errors import EngineError
 from lines_pipeline.core.logs import LOG
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.executor.interpreter import torch_dtype
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph
@@ -53,10 +54,14 @@ def keep_value(session: Session, graph: Graph, step: str, measured: Measured) ->
 
 
 def _stored(measured: Mapping[str, torch.Tensor], schema: Schema | None) -> dict[str, torch.Tensor]:
-    """The tensors of a schema, or all, in the compute type, on the CPU."""
+    """The tensors of a schema, or all, on the CPU: floating-point ones in the compute type."""
     if schema is None:
         return {name: value.float().cpu().contiguous() for name, value in measured.items()}
     return {
-        name: measured[name].to("cpu", torch_dtype(spec.compute_dtype)).reshape(spec.shape).contiguous()
+        name: measured[name].to("cpu", _type_of(spec)).reshape(spec.shape).contiguous()
         for name, spec in schema.tensors.items()
     }
+
+
+def _type_of(spec: TensorSpec) -> torch.dtype:
+    return torch_dtype(spec.compute_dtype if spec.is_floating else spec.dtype)

@@ -150,6 +150,10 @@ class FrozenHead(Protocol):
 class TaskData(Protocol):
     """What a driver may ask of a suite: a module, the data of tasks, and the heads that are outside the module."""
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of all tasks."""
+
     def digest(self, split: str) -> str:
         """Content identity of all that is measured on a split."""
 

@@ -224,6 +224,9 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "fitted": {"op": "save", "model": "regressed", "path": "fitted.safetensors"},
     "subspace": {"op": "esm", "models": ["toys[low]"], "base": "toys[high]", "statistics": ["flowing[low]"]},
     "essential": {"op": "save", "model": "subspace", "path": "essential.safetensors"},
+    "normed": {"op": "load", "path": "normed.safetensors"},
+    "anew": {"op": "recalibrate", "model": "normed", "suite": "norms.yaml"},
+    "calibrated": {"op": "save", "model": "anew", "path": "calibrated.safetensors"},
     "mixed": {"op": "interpolate", "models": ["toys[low]", "soup"], "t": 0.0},
     "val": {"op": "evaluate", "model": "mixed", "suite": "suite.yaml", "split": "val"},
     "eaten": {"op": "save", "model": "mixed", "path": "soup.safetensors"},
@@ -239,6 +242,11 @@ class Linear(nn.Module):
 
     def forward(self, images):
         return self.blocks[0](images)
+
+
+class Norm(nn.BatchNorm2d):
+    def __init__(self):
+        super().__init__(1, affine=False)
 """
 TUNE = {"parameters": {"mixed.t": {"values": [0.0, 0.5, 1.0]}}, "objective": "val.mean_accuracy"}
 
@@ -272,6 +280,9 @@ def write_layers(folder: Path) -> None:
     task = {"head": "head.safetensors", "data": {"val": "rise_val.safetensors"}}
     suite = {"model": {"factory": "layers.py:Linear"}, "tasks": {"rise": task}}
     (folder / "layers.yaml").write_text(yaml.safe_dump(suite))
+    (folder / "norms.yaml").write_text(yaml.safe_dump({**suite, "model": {"factory": "layers.py:Norm"}}))
+    state = {"running_mean": torch.zeros(1), "running_var": torch.ones(1), "num_batches_tracked": torch.tensor(2)}
+    save_file(state, folder / "normed.safetensors")
 
 
 @pytest.fixture
@@ -327,7 +338,7 @@ def test_renamed_copies_of_all_ops_give_the_same_bytes(
 ) -> None:
     assert {node["op"] for node in NODES.values()} == set(copies), "every op has a node here"
     original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
-    assert len(original["values"]) == 11 and len(original["config"]) == 3 and original["chosen"] == {"mixed.t": 1.0}
+    assert len(original["values"]) == 12 and len(original["config"]) == 3 and original["chosen"] == {"mixed.t": 1.0}
     assert outcome(written(folder, renamed(NODES), tune=TUNE), folder / "two", monkeypatch) == original
 
 
