@@ -20,7 +20,6 @@ from lines_pipeline.ops.decompositions import (
     isotropic,
     leading_triplets,
     matrix_bytes,
-    strip_bytes,
     vectors_bytes,
 )
 from lines_pipeline.ops.kernels import Block, Value, running_sum
@@ -82,12 +81,15 @@ class Esm(Op[EsmParams]):
         return params.decomposes(tensor)
 
     def working_bytes(self, params: EsmParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
-        wide = 8 * (tensor.numel + max(tensor.shape) ** 2)
-        return 4 * matrix_bytes(tensor) + 2 * vectors_bytes(tensor) + decomposition_bytes(tensor) + wide
+        return 3 * matrix_bytes(tensor) + _OTHERS.working_bytes(params, tensor, counts)
 
     def beside_bytes(self, params: EsmParams, tensor: TensorSpec, beside: TensorSpec) -> int:
-        shifts = replace(beside, shape=(beside.shape[0], tensor.numel // beside.shape[1]))
-        return matrix_bytes(beside) + 2 * matrix_bytes(shifts) + decomposition_bytes(shifts) + strip_bytes(shifts)
+        """Either the shifts of one task are decomposed, or what all tasks have side by side is, at most [out, out]."""
+        outputs = tensor.numel // beside.shape[1]
+        shifts, together = (replace(tensor, shape=(rows, outputs)) for rows in (beside.shape[0], outputs))
+        own = matrix_bytes(beside) + 2 * matrix_bytes(shifts) + decomposition_bytes(shifts) + vectors_bytes(shifts)
+        kept = 4 * matrix_bytes(together) + 4 * matrix_bytes(tensor)
+        return kept + max(own + 8 * tensor.numel, decomposition_bytes(together))
 
     def apply(self, params: EsmParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         base: Block = inputs["base"][0]
