@@ -177,7 +177,8 @@ class BlockEvaluator:
         spec = schema.tensors[self._tensor]
         taken = step.value_inputs
         inputs = {
-            port: tuple(self.input_value(i, spec, assumption) for i in taken.get(port, ())) for port in step.op.inputs
+            port: tuple(self.input_value(i, spec, assumption) for i in taken.get(port, ()) if not kind.beside)
+            for port, kind in step.op.inputs.items()
         }
         stats = self._index.stats(step, self._tensor, assumption if step.id in assumption.steps else ACTUAL)
         value: Block = step.op.apply_at(step.params_of(spec.name), inputs, spec, stats, self._start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from lines_pipeline.cache.store import cache_full
 from lines_pipeline.core.errors import EngineError
 from lines_pipeline.core.logs import LOG
+from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.executor.interpreter import torch_dtype
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph
@@ -25,10 +27,10 @@ SUMMARIES = "summaries"
 """The kind of the cache's entries that hold what is told of measured values."""
 
 
-def keep_value(session: Session, graph: Graph, step: str, measured: Measured) -> Mapping[str, Any]:
+def keep_value(session: Session, graph: Graph, step: str, measured: Measured) -> tuple[Path, Mapping[str, Any]]:
     """Put a step's value where the engine reads it like a computed one, unless a sound one is there.
 
-    Return what is worth telling of it, which is remembered too.
+    Return its file, and what is worth telling of it, which is remembered too.
 
     Raises ``EngineError`` where the cache cannot be written.
     """
@@ -40,10 +42,10 @@ def keep_value(session: Session, graph: Graph, step: str, measured: Measured) ->
     path = session.cache.value_path(key)
     if session.cache.has_value(key) and session.cache.is_sound(path):
         LOG.info("'%s': measured before: '%s'", step, path)
-        return session.summaries.setdefault(step, session.cache.get(SUMMARIES, key) or {})
+        return path, session.summaries.setdefault(step, session.cache.get(SUMMARIES, key) or {})
     LOG.info("'%s': to be measured", step)
     schema = infer_schemas(graph, ancestors(graph, [step]), session.checkpoints)[step]
-    tensors = _stored(measured.measure(), schema)
+    tensors = _stored(measured.measure(), None if measured.tells_tensors else schema)
     temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,12 +58,18 @@ def keep_value(session: Session, graph: Graph, step: str, measured: Measured) ->
             temporary.unlink(missing_ok=True)
     session.summaries[step] = summary = dict(measured.summary())
     session.cache.put(SUMMARIES, key, summary)
-    return summary
+    return path, summary
 
 
-def _stored(tensors: Mapping[str, torch.Tensor], schema: Schema) -> dict[str, torch.Tensor]:
-    """The tensors of a schema, in the compute type, on the CPU."""
+def _stored(measured: Mapping[str, torch.Tensor], schema: Schema | None) -> dict[str, torch.Tensor]:
+    """The tensors of a schema, or all, on the CPU: floating-point ones in the compute type."""
+    if schema is None:
+        return {name: value.float().cpu().contiguous() for name, value in measured.items()}
     return {
-        name: tensors[name].to("cpu", torch_dtype(spec.compute_dtype)).reshape(spec.shape).contiguous()
+        name: measured[name].to("cpu", _type_of(spec)).reshape(spec.shape).contiguous()
         for name, spec in schema.tensors.items()
     }
+
+
+def _type_of(spec: TensorSpec) -> torch.dtype:
+    return torch_dtype(spec.compute_dtype if spec.is_floating else spec.dtype)

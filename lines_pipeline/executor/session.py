@@ -10,7 +10,7 @@ from typing import Any
 
 from lines_pipeline.cache.store import NodeCache
 from lines_pipeline.core.errors import PlanError
-from lines_pipeline.core.events import Sink, StageFinished, StageProgress, StageStarted
+from lines_pipeline.core.events import Note, Sink, StageFinished, StageProgress, StageStarted
 from lines_pipeline.core.logs import LOG
 from lines_pipeline.executor.aggregation import Sample, combine_all
 from lines_pipeline.executor.compilation import Compilation
@@ -263,6 +263,8 @@ class Session:
         results = self.scheduler.run_tasks(stage_plan, tasks, progress)
         check_unchanged(stage_plan.files)
         self._compilation.tell(result.compiler_failure for result in results)
+        for text in sorted({text for result in results for text in result.remarks}):
+            self.emit(Note(text))
         written = sum(result.bytes_written for result in results)
         self.emit(StageFinished(name, time.perf_counter() - started, done, written))
         return results

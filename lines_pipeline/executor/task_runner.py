@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES
 from lines_pipeline.executor.allocation import keep_freed_blocks
 from lines_pipeline.executor.compiled_tasks import CompiledBlock, CompiledTasks
@@ -34,8 +35,9 @@ from lines_pipeline.io.reading import BlockReader, as_bytes
 from lines_pipeline.io.writing import write_block
 from lines_pipeline.jit.boundary import CompilerFailure, Untraceable
 from lines_pipeline.jit.launch import load_runtime
-from lines_pipeline.ops.base import AnyStatistic
+from lines_pipeline.ops.base import AnyStatistic, Beside
 from lines_pipeline.ops.kernels import Block
+from lines_pipeline.ops.remarks import remarks
 from lines_pipeline.planner.tasks import StagePlan, Task, TensorSlice, Write
 
 GPU_BLOCKS = 16
@@ -55,6 +57,8 @@ class TaskResult:
     """Blocks of which a partial output was made under an assumption that makes a difference to them."""
     unheld: dict[tuple[str, str, str], list[tuple[int, Unheld]]] = field(default_factory=dict)
     """Values of results that cannot be stored, by step, tensor and stored type, each with its block's start."""
+    remarks: list[str] = field(default_factory=list)
+    """What ops tell of whole tensors."""
     compiler_failure: str = ""
     """Why the interpreter did what compiled kernels should have done."""
 
@@ -162,15 +166,40 @@ class _TaskRunner:
                 value[position[1] : position[2]] = block.input_value(source, spec)
             return value
 
-        inputs = {port: WholeValues(step.value_inputs.get(port, ()), assemble) for port in step.op.inputs}
+        named = self._program.schemas[step.id].beside
+
+        def values(port: str) -> WholeValues:
+            sources = step.value_inputs.get(port, ())
+            if not step.op.inputs[port].beside:
+                return WholeValues(sources, assemble)
+            having = [source for source in sources if tensor in named.get(source, {})]
+            return WholeValues(having, lambda source: self._beside(source, named[source][tensor]))
+
+        inputs = {port: values(port) for port in step.op.inputs}
         stats = self._index.stats(step, tensor, ACTUAL)
-        result: Block = step.op.apply_at(step.params_of(spec.name), inputs, spec, stats, 0)
+        with remarks() as told:
+            result: Block = step.op.apply_at(step.params_of(spec.name), inputs, spec, stats, 0)
+        self.result.remarks += [f"node '{step.node}': tensor '{self._index.name(tensor)}': {text}" for text in told]
         merged = result.cpu()
         for position in positions:
             found = resolved.get(position)
             value = _restored(merged[position[1] : position[2]], found)
             for write in writes:
                 self._write(write, value, position, found.positions if found else None)
+
+    def _beside(self, source: str, key: str) -> Beside:
+        """Read what a source has beside a tensor, in the compute type; ``CheckpointError`` for NaN and Inf in it."""
+        stored, name = self._program.sources[source][key], self._index.name(key)
+        value = self._reader.block(stored, 0, stored.spec.numel)
+        self.result.bytes_read += value.nbytes
+        value = widen(value.to(self._program.device), stored.spec)
+        if holds_nonfinite(value):
+            origin = self._program.schemas[source].origin
+            raise CheckpointError(
+                f"{origin}: '{name}' holds NaN or Inf: measure it on other inputs, or leave the tensor that it belongs "
+                "to out with 'exclude' on the node that merges"
+            )
+        return Beside(name, value.view(stored.spec.shape))
 
     def _run_compiled(self, compiled: CompiledTasks, positions: Sequence[BlockPosition]) -> None:
         """Do blocks of a tensor by launches of its kernel; the interpreter does those that a launch leaves out."""
@@ -336,10 +365,10 @@ class _TaskRunner:
         return self._outputs[path]
 
 
-class WholeValues(Sequence[torch.Tensor]):
+class WholeValues(Sequence[Any]):
     """The values of a port on a whole tensor: each is assembled from its blocks when it is taken, and not kept."""
 
-    def __init__(self, steps: Sequence[str], assemble: Callable[[str], torch.Tensor]) -> None:
+    def __init__(self, steps: Sequence[str], assemble: Callable[[str], Any]) -> None:
         self._steps, self._assemble = steps, assemble
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import networkx
 
     from lines_pipeline.core.plugins import Origin
+    from lines_pipeline.core.tensor_specs import TensorSpec
     from lines_pipeline.ops.base import AnyOp, OpParams
     from lines_pipeline.ops.derivations import Derivation
     from lines_pipeline.ops.varying import Varying
@@ -44,6 +45,8 @@ class Step:
     """What every name of ``for_each`` stands for in this member, also in the collections that it maps over."""
     content: str = ""
     """What the value depends on besides parameters and inputs: the data that a driver measured it on."""
+    measured: Mapping[str, TensorSpec] | None = None
+    """The tensors of a value that a driver has measured, where only that tells them."""
 
     def params_of(self, tensor: str) -> OpParams:
         """Return the parameters that a tensor has."""

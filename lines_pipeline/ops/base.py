@@ -18,7 +18,7 @@ from typing_extensions import TypeVar
 
 from lines_pipeline.core.events import Event
 from lines_pipeline.core.plugins import Origin
-from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.core.tensor_specs import ITEM_BYTES, TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.ops.depth import Place
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnyOp",
     "AnyStatistic",
+    "Beside",
     "Driver",
     "DriverContext",
     "Evaluated",
@@ -101,9 +102,20 @@ class Port:
     statistics_only: bool = False
     """Only statistics read it, or only its names and shapes are asked for: the result is computed without its values
     (``lines-scale``, ``adapter``)."""
+    beside: bool = False
+    """Holds what belongs to tensors of the result under names and in shapes of its own (Gram matrices), which the
+    result's ``Schema.beside`` tells: ``apply`` gets a ``Beside`` a value for such a tensor, and none for others."""
     from_sum: bool = False
     """Where another port holds exactly the steps that this one is the plain sum of (``Op.is_sum_of``), statistics take
     it to be known from them."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What an input has beside a whole tensor: its own name, and the value in its own shape and compute type."""
+
+    name: str
+    value: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,8 @@ class Measured:
     """Figures worth telling the user of what ``measure`` did: asked for after it, and remembered with the value."""
     tell: Callable[[Summary], Iterable[Event]] = lambda summary: ()
     """What sinks are told of the value, from its summary, measured now or remembered."""
+    tells_tensors: bool = False
+    """Whether only what is measured tells which tensors there are (``SchemaContext.measured``)."""
 
 
 @dataclass(frozen=True)
@@ -336,6 +350,10 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         What depends on the suite, such as the activations of a batch, is not in it.
         """
         return 0
+
+    def beside_bytes(self, params: P, tensor: TensorSpec, beside: TensorSpec) -> int:
+        """Return the memory that ``apply`` takes for what lies beside a whole tensor, the largest of which is given."""
+        return beside.numel * ITEM_BYTES[beside.compute_dtype]
 
     def apply(self, params: P, inputs: Values, tensor: TensorSpec, stats: Mapping[str, S]) -> Value:
         """The result on one block: pure, without I/O, inputs untouched; same shape and dtype as the inputs.

@@ -111,6 +111,11 @@ def matrix_bytes(tensor: TensorSpec) -> int:
     return tensor.numel * ITEM_BYTES[tensor.compute_dtype]
 
 
+def computed_as(tensor: TensorSpec) -> torch.dtype:
+    """Return the type that the tensor is computed in."""
+    return torch.float64 if tensor.compute_dtype == "float64" else torch.float32
+
+
 def strip_bytes(tensor: TensorSpec) -> int:
     """Return the memory of a strip of the matrix in float64."""
     return 8 * min(max(STRIP_NUMEL, *tensor.shape), tensor.numel)

@@ -124,7 +124,7 @@ def explain_plan(name: str, planned: Plan, trials: int = 0) -> Explanation:
     said = (explained_step(graph.steps[step], schemas[step], stats_of(graph, step, known)) for step in steps)
     explained = tuple(one for one in said if one is not None)
     specs = [spec for step in planned.wanted.told for spec in schemas[step].tensors.values()]
-    written = planned.wanted.files
+    written = {step for part in planned.parts for step in part.wanted.files}
     cached = (step for part in planned.parts for step in part.cached if step in catalogue.values)
     read = [step for step in cached if not is_measured(graph.steps[step])]  # the run finds out about those
     return Explanation(

@@ -14,7 +14,16 @@ from lines_pipeline.planner.plan import Plan
 from lines_pipeline.planner.population import population
 from lines_pipeline.planner.rules.partial_outputs import partial_output_of
 from lines_pipeline.planner.schemas import Schema
-from lines_pipeline.planner.shapes import Shapes, Views, keyed_schema, keyed_sources, tell_apart, views_of, with_views
+from lines_pipeline.planner.shapes import (
+    Shapes,
+    Views,
+    keyed_beside,
+    keyed_schema,
+    keyed_sources,
+    tell_apart,
+    views_of,
+    with_views,
+)
 from lines_pipeline.planner.stages import PartialOutput, Stage, statistics_of
 from lines_pipeline.planner.tasks import Observation, StagePlan, Write, source_files
 
@@ -57,7 +66,10 @@ def compile_stage(
     )
     return StagePlan(
         steps=steps,
-        schemas={step_id: keyed_schema(schema, seen[step_id], shapes) for step_id, schema in named.items()},
+        schemas={
+            step_id: replace(keyed_schema(schema, seen[step_id], shapes), beside=keyed_beside(schema, named, shapes))
+            for step_id, schema in named.items()
+        },
         stats={step: {n: known[m] for n, m in found.items() if m in known} for step, found in statistics.items()},
         speculated={step: {n: m for n, m in found.items() if m in speculated} for step, found in statistics.items()},
         positions={

@@ -12,7 +12,7 @@ from lines_pipeline.graph.graph import Graph
 from lines_pipeline.planner.population import population
 from lines_pipeline.planner.schemas import Schema
 from lines_pipeline.planner.stages import Stage
-from lines_pipeline.planner.tasks import SAMPLE_RUN_NUMEL
+from lines_pipeline.planner.tasks import SAMPLE_RUN_NUMEL, takes_whole
 
 BASE_BYTES = 420_000_000
 """Anonymous memory of the interpreter with torch, Dask and MLflow loaded, as measured (rounded up)."""
@@ -87,11 +87,16 @@ def _whole_bytes(graph: Graph, one: Stage, schemas: Mapping[str, Schema]) -> lis
     """Return the memory that each whole tensor of a stage takes, largest first: one input, and what the op needs."""
     found: dict[str, int] = {}
     for step in (graph.steps[sink] for sink in one.sinks):
-        for name, spec in schemas[step.id].tensors.items():
-            if spec.is_floating and step.op.wants_whole(step.params_of(name), spec):
+        schema = schemas[step.id]
+        for name, spec in schema.tensors.items():
+            if takes_whole(step, schema, name):
                 own = spec.numel * ITEM_BYTES[spec.compute_dtype] + step.op.working_bytes(
                     step.params_of(name), spec, step.counts
                 )
+                beside = [schemas[one].tensors[named[name]] for one, named in schema.beside.items() if name in named]
+                if beside:
+                    largest = max(beside, key=lambda one: one.numel)
+                    own += step.op.beside_bytes(step.params_of(name), spec, largest)
                 found[name] = max(found.get(name, 0), own)
     return sorted(found.values(), reverse=True)
 

@@ -27,11 +27,16 @@ def infer_schemas(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str,
             continue
         bounds = step.include, step.exclude
         checkpoint = checkpoints[step_id] if step.op.is_source else None
-        context = SchemaContext(step_id, step.node, step.gives, bounds, checkpoint)
-        inputs = {port: [schemas[i] for i in ids] for port, ids in step.inputs.items()}
+        context = SchemaContext(step_id, step.node, step.gives, bounds, checkpoint, step.measured)
+        inputs = {port: [_as_input(schemas[i]) for i in ids] for port, ids in step.inputs.items()}
         schemas[step_id] = replace(step.op.schema(step.params, inputs, context), step=step_id)
     _refuse_unmatched(graph, schemas)
     return schemas
+
+
+def _as_input(schema: Schema) -> Schema:
+    """The schema without what only the step that makes the value needs to know."""
+    return replace(schema, beside={}, streamed=frozenset()) if schema.beside or schema.streamed else schema
 
 
 def holds_exactly(value: Checkpoint, schema: Schema) -> bool:

@@ -118,6 +118,7 @@ def keyed_schema(schema: Schema, views: Views, shapes: Shapes) -> Schema:
         copied=shapes.keyed(schema.copied, specs),
         regions=shapes.keyed(schema.regions, specs),
         passthrough=shapes.keyed(schema.passthrough, specs),
+        streamed=frozenset(shapes.key(name, specs[name].shape) for name in schema.streamed),
     )
     if not views:
         return own
@@ -133,6 +134,18 @@ def keyed_schema(schema: Schema, views: Views, shapes: Shapes) -> Schema:
         passthrough=with_views(own.passthrough, views),
         exposed=frozenset(views),
     )
+
+
+def keyed_beside(schema: Schema, schemas: Mapping[str, Schema], shapes: Shapes) -> dict[str, dict[str, str]]:
+    """What lies beside the tensors of a schema, by key, in inputs that have schemas."""
+    return {
+        source: {
+            shapes.key(name, schema.tensors[name].shape): shapes.key(other, schemas[source].tensors[other].shape)
+            for name, other in named.items()
+        }
+        for source, named in schema.beside.items()
+        if source in schemas
+    }
 
 
 def with_views(values: Mapping[str, Value], views: Views) -> dict[str, Value]:

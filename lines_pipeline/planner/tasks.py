@@ -91,9 +91,15 @@ class StagePlan:
             key
             for step in self.steps
             if any(map(step.op.breaks_pipeline, step.all_params)) and step.id not in self.sources
-            for key, spec in self.schemas[step.id].tensors.items()
-            if spec.is_floating and step.op.wants_whole(step.params_of(spec.name), spec)
+            for key in self.schemas[step.id].tensors
+            if takes_whole(step, self.schemas[step.id], key)
         )
+
+
+def takes_whole(step: Step, schema: Schema, tensor: str) -> bool:
+    """Whether a step's op sees a tensor of its result whole."""
+    spec = schema.tensors[tensor]
+    return spec.is_floating and tensor not in schema.streamed and step.op.wants_whole(step.params_of(spec.name), spec)
 
 
 @dataclass(frozen=True)
@@ -179,8 +185,9 @@ class Readers:
     def _taken_whole(self, tensor: str) -> list[str]:
         step = next(self._steps[write.step] for write in self._program.writes if tensor in write.positions)
         spec = self._program.schemas[step.id].tensors[tensor]
-        once = [source for ids in step.value_inputs.values() for one in ids for source in self.behind(one, tensor)]
-        return once * step.op.times_taken(step.params, spec, step.counts)
+        taken = (ids for port, ids in step.value_inputs.items() if not step.op.inputs[port].beside)
+        once = [source for ids in taken for one in ids for source in self.behind(one, tensor)]
+        return once * step.op.times_taken(step.params_of(spec.name), spec, step.counts)
 
     def _targets(self, tensor: str) -> list[str]:
         """Steps whose values are wanted; integer tensors come as they are from one source."""
@@ -207,7 +214,8 @@ class Readers:
             if step_id not in sources:
                 copied = schemas[step_id].copied.get(tensor)
                 step = self._steps[step_id]
-                targets += [copied] if copied else (i for ids in step.value_inputs.values() for i in ids)
+                taken = (ids for port, ids in step.value_inputs.items() if not step.op.inputs[port].beside)
+                targets += [copied] if copied else (i for ids in taken for i in ids)
         return found
 
 
@@ -247,7 +255,18 @@ def needed_tensors(stage_plan: StagePlan) -> dict[str, TensorSpec]:
 def read_bytes(stage_plan: StagePlan) -> int:
     """Bytes of tensor data that a sweep over the whole stage plan reads."""
     readers = Readers(stage_plan)
-    return sum(spec.numel * readers.width(key) for key, spec in needed_tensors(stage_plan).items())
+    needed = needed_tensors(stage_plan)
+    streamed = sum(spec.numel * readers.width(key) for key, spec in needed.items())
+    return streamed + sum(_beside_bytes(stage_plan, key) for key in needed if key in stage_plan.whole)
+
+
+def _beside_bytes(stage_plan: StagePlan, key: str) -> int:
+    """Bytes that are read of what lies beside a whole tensor."""
+    found = 0
+    for step in stage_plan.steps if key in stage_plan.whole else ():
+        beside = stage_plan.schemas[step.id].beside.items()
+        found += sum(stage_plan.sources[one][named[key]].spec.nbytes for one, named in beside if key in named)
+    return found
 
 
 def cut_tasks(stage_plan: StagePlan, workers: int) -> list[Task]:

@@ -63,7 +63,7 @@ class Drivers:
             if isinstance(outcome, Variant):
                 graph = _with_step(graph, _as(step, outcome, step.id))
                 if outcome.measured is not None:
-                    self._keep(graph, step, outcome.measured)
+                    graph = self._kept(graph, graph.steps[step_id], outcome.measured)
         return graph
 
     def metrics(self, graph: Graph) -> dict[str, dict[str, float]]:
@@ -106,13 +106,18 @@ class Drivers:
         driver = step.op.driver_of(step.params)
         return None if driver is None else driver(step.inputs, _StepContext(self, graph, step))
 
-    def _keep(self, graph: Graph, step: Step, measured: Measured) -> None:
+    def _kept(self, graph: Graph, step: Step, measured: Measured) -> Graph:
+        """Keep the value of a step and tell of it; return the graph with what only the value tells of the step."""
         try:
-            summary = keep_value(self.evaluator.session, graph, step.id, measured)
+            path, summary = keep_value(self.evaluator.session, graph, step.id, measured)
         except EvalError as error:
             raise EvalError(f"node '{step.node}': {error}") from error
         for event in measured.tell(summary):
             self.evaluator.session.emit(event)
+        if not measured.tells_tensors:
+            return graph
+        stored = open_checkpoint(path).tensors
+        return _with_step(graph, replace(step, measured={name: one.spec for name, one in stored.items()}))
 
 
 @dataclass

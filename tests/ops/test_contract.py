@@ -141,6 +141,9 @@ class Renamed(Op[Any, Any]):
     def driver_bytes(self, params: Any, inputs: Mapping[str, Sequence[Schema]]) -> int:
         return self.op.driver_bytes(params, inner(inputs))
 
+    def beside_bytes(self, params: Any, tensor: TensorSpec, beside: TensorSpec) -> int:
+        return self.op.beside_bytes(params, tensor, beside)
+
     def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         return self.op.apply(params, inner(inputs), tensor, stats)
 
@@ -237,6 +240,15 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "combined": {"op": "task-arithmetic", "deltas": "moved", "coefficients": "learned"},
     "coefficients": {"op": "save", "model": "labelled", "path": "coefficients.safetensors"},
     "combination": {"op": "save", "model": "combined", "path": "combined.safetensors"},
+    "varying": {"op": "gram", "model": "toys", "suite": "layers.yaml", "task": "rise"},
+    "flowing": {"op": "layer-inputs", "model": "toys", "suite": "layers.yaml", "task": "rise", "rows": 2},
+    "regressed": {"op": "regmean", "models": "toys", "statistics": "varying", "weights": [1.0, 2.0, 1.0]},
+    "fitted": {"op": "save", "model": "regressed", "path": "fitted.safetensors"},
+    "subspace": {"op": "esm", "models": ["toys[low]"], "base": "toys[high]", "statistics": ["flowing[low]"]},
+    "essential": {"op": "save", "model": "subspace", "path": "essential.safetensors"},
+    "normed": {"op": "load", "path": "normed.safetensors"},
+    "anew": {"op": "recalibrate", "model": "normed", "suite": "norms.yaml"},
+    "calibrated": {"op": "save", "model": "anew", "path": "calibrated.safetensors"},
     "mixed": {"op": "interpolate", "models": ["toys[low]", "soup"], "t": 0.0},
     "val": {"op": "evaluate", "model": "mixed", "suite": "suite.yaml", "split": "val"},
     "between": {"op": "interpolate", "models": ["toys[low]", "toys[high]"], "t": "{t}", "for_each": {"t": [0, 0.5, 1]}},
@@ -247,6 +259,23 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "together": {"op": "evaluate", "models": ["toys", "mixed"], "suite": "suite.yaml", "split": "val"},
     "eaten": {"op": "save", "model": "mixed", "path": "soup.safetensors"},
 }
+LINEAR = """
+from torch import nn
+
+
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(1, 1, bias=False)])
+
+    def forward(self, images):
+        return self.blocks[0](images)
+
+
+class Norm(nn.BatchNorm2d):
+    def __init__(self):
+        super().__init__(1, affine=False)
+"""
 TUNE = {"parameters": {"mixed.t": {"values": [0.0, 0.5, 1.0]}}, "objective": "val.mean_accuracy"}
 
 
@@ -269,7 +298,19 @@ def folder(toy: Path) -> Path:
         write_model(toy / f"{name}.safetensors", total)
     tasks = {"rise": above(1 / 8, 2 / 8, 3 / 8), "fall": below(5 / 8, 6 / 8, 7 / 8)}
     write_suite(toy, {task: {"val": images} for task, images in tasks.items()})
+    write_layers(toy)
     return toy
+
+
+def write_layers(folder: Path) -> None:
+    """``layers.yaml``: the toy's models as linear layers."""
+    (folder / "layers.py").write_text(LINEAR)
+    task = {"head": "head.safetensors", "data": {"val": "rise_val.safetensors"}}
+    suite = {"model": {"factory": "layers.py:Linear"}, "tasks": {"rise": task}}
+    (folder / "layers.yaml").write_text(yaml.safe_dump(suite))
+    (folder / "norms.yaml").write_text(yaml.safe_dump({**suite, "model": {"factory": "layers.py:Norm"}}))
+    state = {"running_mean": torch.zeros(1), "running_var": torch.ones(1), "num_batches_tracked": torch.tensor(2)}
+    save_file(state, folder / "normed.safetensors")
 
 
 @pytest.fixture
@@ -327,7 +368,7 @@ def test_renamed_copies_of_all_ops_give_the_same_bytes(
     assert {node["op"] for node in NODES.values()} == set(copies), "every op has a node here"
     original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
     assert (
-        len(original["values"]) == 11
+        len(original["values"]) == 14
         and len(original["figures"]) == 2
         and len(original["config"]) == 3
         and original["chosen"] == {"mixed.t": 1.0}

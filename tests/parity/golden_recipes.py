@@ -70,14 +70,17 @@ METHODS = (
     "adamerging_layer",
     "atlas",
     "atlas_task",
+    "regmean",
+    "regmean_data",
+    "esm",
 )
 """Methods with a recipe."""
 
 HALVES = {"F16", "BF16"}
 """Types that mergekit merges in float32 where they meet."""
 
-_FROM_STATISTICS = {"fisher": ("fishers", ("weights", "floor", "floor_on", "floor_kind", "normalize"))}
-"""The input of a case that holds statistics, and the op's parameters, by method."""
+_FROM_STATISTICS = {"fisher": "fishers", "regmean": "grams", "esm": "layer_inputs"}
+"""The input of a case that holds statistics, by method."""
 
 NETWORK = '''
 import torch
@@ -177,13 +180,14 @@ def _nodes(case: dict[str, Any], folder: Path) -> dict[str, Node]:
             nodes |= {f"save{item}": {"op": "save", "model": f"measured{item}", "path": f"{item}.safetensors"}}
         return nodes
     if case["method"] in _FROM_STATISTICS:
-        field, named = _FROM_STATISTICS[case["method"]]
-        for item, path in zip(items, case["inputs"][field], strict=True):
+        for item, path in zip(items, case["inputs"][_FROM_STATISTICS[case["method"]]], strict=True):
             nodes[f"measured{item}"] = {"op": "load", "path": str((folder / path).resolve()), "type": "statistics"}
-        own = {name: case["params"][name] for name in named}
-        statistics = [f"measured{item}" for item in items]
-        nodes["model"] = {"op": case["method"], "models": experts, "statistics": statistics, **own}
-        return nodes | _save()
+        return nodes | _from_statistics(case, experts, [f"measured{item}" for item in items])
+    if case["method"] == "regmean_data":
+        for item, expert in zip(items, experts, strict=True):
+            own = {"task": item, "rows": case["params"]["rows"]}
+            nodes[f"measured{item}"] = {"op": "gram", "model": expert, "suite": "suite.yaml", **own}
+        return nodes | _from_statistics(case, experts, [f"measured{item}" for item in items])
     for item in items:
         nodes[f"delta{item}"] = {"op": "task-vector", "model": f"expert{item}", "base": "base"}
     deltas = [f"delta{item}" for item in items]
@@ -193,6 +197,20 @@ def _nodes(case: dict[str, Any], folder: Path) -> dict[str, Node]:
     if "uniforms" in case["inputs"]:
         params = {**params, "uniforms": [str((folder / path).resolve()) for path in case["inputs"]["uniforms"]]}
     return nodes | _BUILDERS[case["method"]](params, deltas)
+
+
+def _from_statistics(case: dict[str, Any], experts: list[str], statistics: list[str]) -> dict[str, Node]:
+    """The op of a method that merges models by what was measured of each."""
+    params = dict(case["params"])
+    node: Node = {"op": case["method"].removesuffix("_data"), "models": experts, "statistics": statistics}
+    if case["method"] == "esm":
+        merged: Node = {"merged": node | {"base": "base", "power": params["power"]}}
+        merged["merged"]["eigenvalue_power"] = params["eigenvalue_power"]
+        return _finished(merged, "merged", [], params)
+    if case["method"] == "fisher":
+        return {"model": node | params} | _save()
+    node["reduce_non_diagonal"] = 0.0 if params.get("diagonal_only") else params["reduce_non_diagonal"]
+    return {"model": node | ({"weights": params["weights"]} if params.get("weights") else {})} | _save()
 
 
 def _types(path: str) -> set[str]:

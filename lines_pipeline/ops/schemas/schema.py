@@ -31,6 +31,10 @@ class Schema:
     """Shape of the leading region that counts, of a tensor that is zero and no part of any statistic beyond it."""
     views: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By input step: tensors that it has under another name or in another shape, and their names there."""
+    beside: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By input step: tensors that something of it belongs to (a Gram matrix), and the name that this has there."""
+    streamed: frozenset[str] = frozenset()
+    """Tensors that come in blocks although the op takes such tensors whole."""
     left_out: frozenset[str] = frozenset()
     """Names that are not among ``tensors`` because the recipe drops them."""
     passthrough: Mapping[str, str] = field(default_factory=dict)
@@ -94,6 +98,8 @@ class SchemaContext:
     """``include`` and ``exclude`` of the node."""
     checkpoint: Checkpoint | None = None
     """What a source has read the header of."""
+    measured: Mapping[str, TensorSpec] | None = None
+    """The tensors of a value that a driver has measured, where only that tells them (``Measured.tells_tensors``)."""
 
     @property
     def is_bounded(self) -> bool:

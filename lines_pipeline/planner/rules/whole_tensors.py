@@ -10,15 +10,21 @@ from lines_pipeline.planner.stages import ancestors, whole_tensor_steps
 
 
 def make_whole_tensors_first(planned: Plan) -> Plan:
-    """Put plans before this one, for values that are not there and do not come into the cache with the rest."""
+    """Put plans before this one, for values that are not there: one that is all that is wanted needs none.
+
+    What is wanted in the cache alone is then made.
+    """
     graph, wanted = planned.graph, planned.wanted
     steps = whole_tensor_steps(graph, (*wanted.files, *wanted.told), {**planned.cached, **planned.catalogue.values})
     before: list[Plan] = []
     made = dict(planned.cached)
     for step in steps:
-        if step not in wanted.in_cache:
+        if wanted.in_cache != {step} or len(wanted.files) > 1:
             schemas = {one: planned.schemas[one] for one in ancestors(graph, [step])}
             only = Wanted({step: "keep"}, in_cache=frozenset([step]))
             before.append(replace(planned, wanted=only, schemas=schemas, cached=dict(made)))
             made[step] = partial_output_of(planned.schemas[step], ())
-    return replace(planned, before=tuple(before), cached=made)
+    done = {step for part in before for step in part.wanted.files} & wanted.in_cache
+    left = {step: dtype for step, dtype in wanted.files.items() if step not in done}
+    wanted = replace(wanted, files=left, in_cache=wanted.in_cache - done)
+    return replace(planned, wanted=wanted, before=tuple(before), cached=made)

@@ -1,0 +1,169 @@
+"""``regmean``: the weights whose answers are nearest to those of each model on its own inputs, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Never
+
+import torch
+from pydantic import Field
+
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.core.types import EdgeType
+from lines_pipeline.ops.base import Beside, Granularity, Op, OpParams, Port, Values
+from lines_pipeline.ops.decompositions import FACTOR_BYTES, computed_as, matrix_bytes, strip_bytes, strips
+from lines_pipeline.ops.kernels import Block, Value, running_sum
+from lines_pipeline.ops.layer_names import is_transposed
+from lines_pipeline.ops.remarks import remark
+from lines_pipeline.ops.schemas.beside import find_beside
+from lines_pipeline.ops.schemas.like_base import like_base
+from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
+
+
+class RegmeanParams(OpParams):
+    weights: tuple[float, ...] = Field((1.0,), description="Factor of each model: number, list or map by item.")
+    reduce_non_diagonal: float = Field(
+        0.9, description="Factor of what lies off the diagonal of each Gram matrix; 0: the diagonal alone.", ge=0, le=1
+    )
+    ridge: float = Field(
+        1e-6,
+        description="Pull towards the mean of the models, as a fraction of the mean of G's diagonal; 0 allowed.",
+        ge=0,
+    )
+
+
+class Regmean(Op[RegmeanParams]):
+    """Minimises ``sum_t w_t |X_t (W - W_t)^T|^2`` of each layer that the statistics have Gram matrices of.
+
+    Differs from the source in what no inputs tell: such directions take the mean of the models, where that inverts a
+    singular matrix. A weight [in, out] (Conv1D of GPT-2) is taken as its transpose. Sums and solution are in float64.
+    """
+
+    name = "regmean"
+    formula = (
+        "(sum_t w_t W_t G_t) (sum_t w_t G_t)^-1,  G_t with its off-diagonal times reduce_non_diagonal   (others: mean)"
+    )
+    source = "Jin et al., arXiv 2212.09849; bloomberg/dataless-model-merging, avg_merger.py (regmean_mean_params)"
+    gives = EdgeType.WEIGHTS
+    inputs = {
+        "models": Port(EdgeType.WEIGHTS, many=True, followed=True),
+        "statistics": Port(EdgeType.STATISTICS, many=True, beside=True),
+    }
+    per_item = {"weights": "models"}
+    granularity = Granularity.TENSOR
+    Params = RegmeanParams
+
+    def check(self, params: RegmeanParams, counts: Mapping[str, int]) -> str | None:
+        if counts["models"] != counts["statistics"]:
+            return f"needs one of 'statistics' a model, got {counts['statistics']} for {counts['models']}"
+        if min(params.weights) < 0 or max(params.weights) == 0:
+            return "'weights' are shares of the models: expected none below 0, and one above"
+        return None
+
+    def schema(self, params: RegmeanParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
+        first, *others = inputs["models"]
+        merged = like_base(context, first, models=others)
+        kept = merged.numels.keys() - merged.copied.keys()
+        beside = find_beside(context, merged, kept, inputs["statistics"], square=True)
+        regressed = {tensor for named in beside.values() for tensor in named}
+        return replace(merged, beside=beside, streamed=frozenset(merged.tensors) - regressed)
+
+    def wants_whole(self, params: RegmeanParams, tensor: TensorSpec) -> bool:
+        return len(tensor.shape) == 2
+
+    def working_bytes(self, params: RegmeanParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        return 6 * 8 * tensor.numel + 2 * strip_bytes(tensor) + matrix_bytes(tensor)
+
+    def beside_bytes(self, params: RegmeanParams, tensor: TensorSpec, beside: TensorSpec) -> int:
+        return (4 * 8 + FACTOR_BYTES) * beside.numel
+
+    def apply(self, params: RegmeanParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
+        models, grams = inputs["models"], inputs["statistics"]
+        if not len(grams):
+            return _mean(models, params.weights)
+        return _regressed(params, models, grams, tensor).reshape(-1)
+
+
+def _mean(models: Sequence[Value], weights: Sequence[float]) -> Value:
+    total = running_sum([model * weight for model, weight in zip(models, weights, strict=True)])
+    return total / sum(weights)
+
+
+def _regressed(
+    params: RegmeanParams, models: Sequence[Block], grams: Sequence[Block], tensor: TensorSpec
+) -> torch.Tensor:
+    """Return the mean M of the models, and what the inputs say beyond it: D (G + ridge)^-1, D = sum W_t G_t - M G."""
+    first = _Known(grams[0], tensor)
+    sums = _Sums.of(first)
+    for number, weight in enumerate(params.weights):
+        known = _Known(grams[number], tensor) if number else first
+        model = known.oriented(models[number].reshape(tensor.shape))
+        sums.add(model, known.reduced(params.reduce_non_diagonal), weight)
+        del model
+    mean = sums.mean.div_(sum(params.weights))
+    beyond = _solved(sums.gram, sums.target.sub_(mean @ sums.gram), params.ridge)
+    return first.oriented(mean.add_(beyond).to(computed_as(tensor))).contiguous()
+
+
+class _Known:
+    """A Gram matrix and which side of the weight it is of."""
+
+    def __init__(self, gram: Beside, weight: TensorSpec) -> None:
+        self.value = gram.value
+        self.is_transposed = is_transposed(gram.name, len(gram.value), weight)
+        self.shape = weight.shape[::-1] if self.is_transposed else weight.shape
+        """[out, in]."""
+
+    def oriented(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the weight as [out, in], or a weight [out, in] as the model has it."""
+        return weight.T if self.is_transposed else weight
+
+    def reduced(self, factor: float) -> torch.Tensor:
+        """Return the matrix in float64, its off-diagonal entries times a factor."""
+        found = self.value.double() * factor
+        found.diagonal().copy_(self.value.diagonal())
+        return found
+
+
+@dataclass
+class _Sums:
+    """Sums over models in float64: of their weights and of weights times Gram matrices [out, in], of these [in, in]."""
+
+    mean: torch.Tensor
+    target: torch.Tensor
+    gram: torch.Tensor
+
+    @classmethod
+    def of(cls, known: _Known) -> _Sums:
+        """Return sums of nothing yet."""
+        shapes = (known.shape, known.shape, known.value.shape)
+        return cls(*(torch.zeros(size, dtype=torch.float64, device=known.value.device) for size in shapes))
+
+    def add(self, model: torch.Tensor, gram: torch.Tensor, weight: float) -> None:
+        """Add a model's weight [out, in], strip after strip, and its Gram matrix, which is changed."""
+        gram *= weight
+        self.gram += gram
+        parts = (strips(one, len(gram)) for one in (model, self.target, self.mean))
+        for rows, products, means in zip(*parts, strict=True):
+            wide = rows.double()
+            products.addmm_(wide, gram)
+            means.add_(wide, alpha=weight)
+
+
+def _solved(gram: torch.Tensor, target: torch.Tensor, ridge: float) -> torch.Tensor:
+    """Return M with ``M (G + ridge) = target``; of least norm where the float32 inputs of G do not tell the rest."""
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if ridge and not failed:
+        return torch.cholesky_solve(target.T, factor).T
+    values, vectors = torch.linalg.eigh(gram)
+    known = values > values[-1].clamp(min=0) * len(gram) * torch.finfo(torch.float32).eps
+    if not known.all():
+        remark(
+            f"the sum of its Gram matrices has {int(known.sum())} directions of {len(gram)}: solved by least squares; "
+            "more 'rows', a smaller 'reduce_non_diagonal' or a larger 'ridge' give all"
+        )
+    vectors = vectors[:, known]
+    solved: torch.Tensor = ((target @ vectors) / values[known]) @ vectors.T
+    return solved

@@ -1,0 +1,27 @@
+"""What an op tells of a whole tensor while it merges it: a fallback, say. The run tells it as a note."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_told: ContextVar[list[str] | None] = ContextVar("told", default=None)
+
+
+def remark(text: str) -> None:
+    """Tell something of the tensor in hand; lost where nobody listens."""
+    told = _told.get()
+    if told is not None:
+        told.append(text)
+
+
+@contextmanager
+def remarks() -> Iterator[list[str]]:
+    """Listen to what ops tell in this context."""
+    told: list[str] = []
+    token = _told.set(told)
+    try:
+        yield told
+    finally:
+        _told.reset(token)
