@@ -1,8 +1,9 @@
 """Measure the spectral methods: memory against what a plan asks for, and time against FusionBench on the same files.
 
-``python benchmarks/spectral.py [--experts 20] [--ops iso-c,tsv-m] [--peer fusion-bench|plain|none]``
+``python benchmarks/spectral.py [--models tower|clip|llama] [--experts 20] [--ops iso-c,tsv-m] [--peer plain|none]``
 
-Every op runs with exactly the least ``--memory`` that its plan allows; its anonymous memory is sampled from outside.
+Every op runs with exactly the least ``--memory`` that its plan allows; its anonymous memory is sampled from outside,
+and goes into docs/performance.md. Models are bfloat16: a ViT-B/32's image tower, all of it (113 M), or a LLaMA (1.3 B).
 Where there is a peer, the op runs without a bound as well, and so does the peer: FusionBench in a virtual environment
 of its own, made at its first use, or a plain script that takes torch's singular value decomposition of every matrix, as
 the papers write it.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shutil
@@ -20,9 +22,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import report
 import torch
-from checkpoints import vit_shapes
+from checkpoints import Shapes, parameter_count, vit_shapes
 from environments import pinned
+from language_models import SIZES, llama_tensors
 from safetensors.torch import save_file
 from watching import Command, Limits, Watched, watch
 
@@ -30,51 +34,64 @@ FOLDER = Path(__file__).parent
 OPS = ("iso-c", "tsv-m", "iso-cts", "cart", "wudi-closed", "svc", "tsv-c", "wudi")
 PEER_OPS = {"fusion-bench": ("iso-c", "tsv-m", "iso-cts"), "plain": ("iso-c", "tsv-m"), "none": ()}
 PARAMETERS = 113e6
-LIMITS = Limits(20e9, 3600)
+LIMITS = Limits(20e9, 4 * 3600)
+HEADINGS = ("method", "experts", "parameters", "largest matrix", "least `--memory`", "anonymous peak", "share")
+RESULTS = FOLDER / "spectral.json"
+"""Rows of memory by models and op, of all measured so far."""
 
 
 def main() -> None:
-    """Generate, run, print one line an op."""
+    """Generate, run, print one line an op, and report the memory."""
     arguments = _arguments()
-    experts = _generate(arguments.checkpoints, arguments.experts)
+    shapes = _shapes(arguments.models)
+    folder = arguments.checkpoints or FOLDER / ".checkpoints" / f"{arguments.models}_bfloat16"
+    models = _generate(folder, shapes, arguments.experts)
     for op in arguments.ops.split(","):
-        print(" | ".join(_measured(op, experts, arguments)), flush=True)
+        print(" | ".join(_measured(op, models, shapes, arguments)), flush=True)
+
+
+def _shapes(models: str) -> Shapes:
+    if models == "llama":
+        return {tensor.name: tensor.shape for tensor in llama_tensors(*SIZES[1.3e9])}
+    shapes = vit_shapes(PARAMETERS)
+    return shapes if models == "clip" else {n: shape for n, shape in shapes.items() if n.startswith("visual.")}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", choices=("tower", "clip", "llama"), default="tower", help="whose shapes they have")
     parser.add_argument("--experts", type=int, default=20, help="models to merge (default 20)")
     parser.add_argument("--ops", default=",".join(OPS), help="which to run (default all)")
     parser.add_argument("--peer", choices=sorted(PEER_OPS), default="fusion-bench", help="compared with, in time")
     parser.add_argument("--peer-python", help="an interpreter that has FusionBench (default: one of its own)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="jobs at a time (default: all cores)")
     parser.add_argument("--iterations", type=int, default=20, help="steps of wudi (default 20; its own default is 300)")
-    parser.add_argument("--checkpoints", type=Path, default=FOLDER / ".checkpoints" / "vit_b32_bfloat16")
+    parser.add_argument("--checkpoints", type=Path, help="a folder for the generated models")
+    parser.add_argument("--no-page", dest="page", action="store_false", help="leave docs/performance.md as it is")
     return parser.parse_args()
 
 
-def _generate(folder: Path, count: int) -> Sequence[Path]:
-    """Write the image tower of a ViT-B/32 and experts near it as bfloat16, but for what is there already."""
+def _generate(folder: Path, shapes: Shapes, count: int) -> Sequence[Path]:
+    """Write a pretrained model and experts near it as bfloat16, but for what is there already."""
     folder.mkdir(parents=True, exist_ok=True)
-    shapes = {name: shape for name, shape in vit_shapes(PARAMETERS).items() if name.startswith("visual.")}
     paths = [folder / "base.safetensors", *(folder / f"expert{i:02}.safetensors" for i in range(count))]
     for number, path in enumerate(paths):
         if not path.exists():
-            save_file(_tower(shapes, number), path)
+            save_file(_model(shapes, number), path)
     return paths
 
 
-def _tower(shapes: dict[str, tuple[int, ...]], number: int) -> dict[str, torch.Tensor]:
+def _model(shapes: Shapes, number: int) -> dict[str, torch.Tensor]:
     base, own = torch.Generator().manual_seed(0), torch.Generator().manual_seed(number)
-    found = {}
+    tensors = {}
     for name, shape in shapes.items():
         tensor = 0.02 * torch.randn(shape, generator=base)
-        found[name] = (tensor + 0.002 * torch.randn(shape, generator=own) if number else tensor).bfloat16()
-    return found
+        tensors[name] = (tensor + 0.002 * torch.randn(shape, generator=own) if number else tensor).bfloat16()
+    return tensors
 
 
-def _measured(op: str, models: Sequence[Path], arguments: argparse.Namespace) -> Iterator[str]:
-    folder = FOLDER / ".spectral" / op
+def _measured(op: str, models: Sequence[Path], shapes: Shapes, arguments: argparse.Namespace) -> Iterator[str]:
+    folder = FOLDER / ".spectral" / f"{arguments.models}-{op}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     recipe = folder / "recipe.yaml"
@@ -82,6 +99,7 @@ def _measured(op: str, models: Sequence[Path], arguments: argparse.Namespace) ->
     own = ("--workers", str(arguments.workers))
     least = _least_memory(recipe, own)
     bounded = _run([*_program(), "run", str(recipe), "--no-cache", "--memory", f"{least}MB", *own], folder)
+    _report(f"{arguments.models} {op}", _memory_row(op, len(models) - 1, shapes, least, bounded), arguments.page)
     yield f"{op}, {len(models) - 1} experts"
     yield f"least memory {least} MB, of which {bounded.anonymous_peak_bytes / 1e6 / least:.2f} taken, {_shown(bounded)}"
     if op in PEER_OPS[arguments.peer]:
@@ -92,6 +110,23 @@ def _measured(op: str, models: Sequence[Path], arguments: argparse.Namespace) ->
         yield f"{peer.seconds / free.seconds:.1f} times our time"
         yield f"{peer.processor_seconds / free.processor_seconds:.1f} times our time of processors"
     shutil.rmtree(folder)
+
+
+def _memory_row(op: str, experts: int, shapes: Shapes, least: int, run: Watched) -> list[str]:
+    peak = run.anonymous_peak_bytes / 1e6
+    largest = max((shape for shape in shapes.values() if len(shape) == 2), key=math.prod)
+    parameters = f"{parameter_count(shapes) / 1e6:,.0f} M"
+    sizes = [f"{least} MB", f"{peak:.0f} MB", f"{peak / least:.2f}"]
+    return [op, str(experts), parameters, f"{largest[0]} x {largest[1]}", *sizes]
+
+
+def _report(name: str, row: Sequence[str], page: bool) -> None:
+    """Keep a row of memory figures with those measured before; write all of them into the page."""
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rows[name] = row
+    RESULTS.write_text(json.dumps(rows, indent=1))
+    if page:
+        report.put("spectral-memory", report.table(HEADINGS, rows.values()))
 
 
 def _shown(run: Watched) -> str:

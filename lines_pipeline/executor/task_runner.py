@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,7 +16,7 @@ import torch
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES
-from lines_pipeline.executor.allocation import keep_freed_blocks
+from lines_pipeline.executor.allocation import keep_freed_blocks, return_freed_blocks
 from lines_pipeline.executor.compiled_tasks import CompiledBlock, CompiledTasks
 from lines_pipeline.executor.devices import resolve_device
 from lines_pipeline.executor.interpreter import (
@@ -62,6 +63,13 @@ class TaskResult:
     compiler_failure: str = ""
     """Why the interpreter did what compiled kernels should have done."""
 
+    def move_partials(self) -> None:
+        """Copy what is kept to memory side by side.
+
+        It was allocated between the values of blocks; left there, it keeps the memory of these from being used again.
+        """
+        self.partials = pickle.loads(pickle.dumps(self.partials))
+
 
 def run_task(stage_plan: StagePlan, task: Task) -> TaskResult:
     """Do one task, in one thread: results depend on neither the worker nor the order."""
@@ -73,6 +81,9 @@ def run_task(stage_plan: StagePlan, task: Task) -> TaskResult:
             worker.do(task.slices)
     finally:
         worker.close()
+    if worker.is_interpreted:
+        worker.result.move_partials()
+        return_freed_blocks()
     return worker.result
 
 
@@ -113,6 +124,8 @@ class _TaskRunner:
 
     def __init__(self, stage_plan: StagePlan) -> None:
         self.result = TaskResult()
+        self.is_interpreted = False
+        """Whether the interpreter did any block."""
         self._index, self._tracer = _prepared(stage_plan)
         self._program, self._reader = self._index.stage_plan, BlockReader()
         self._outputs: dict[str, int] = {}
@@ -224,6 +237,7 @@ class _TaskRunner:
             return []
 
     def _compute(self, staged: Staged) -> None:
+        self.is_interpreted = True
         block, resolved = self._resolve(staged.position[0], staged)
         self._use(block, staged.position, staged.stored, resolved)
 

@@ -24,6 +24,7 @@ class ArceeFusion(Op[OpParams]):
     """
 
     name = "arcee-fusion"
+    version = 2
     formula = "theta_0 + (theta - theta_0) [s >= median(s) + 1.5 (q3(s) - q1(s))],  s = |theta - theta_0| KL(row)"
     source = "arcee-ai/mergekit, mergekit/merge_methods/arcee_fusion.py"
     gives = EdgeType.WEIGHTS
@@ -50,7 +51,9 @@ class ArceeFusion(Op[OpParams]):
 
 
 def _importance(change: torch.Tensor, base: torch.Tensor, other: torch.Tensor, row: int) -> torch.Tensor:
-    ours, theirs = (value.reshape(-1, row).softmax(dim=-1) + SMALLEST_PROBABILITY for value in (other, base))
+    ours, theirs = (
+        value.reshape(-1, row).softmax(dim=-1, dtype=torch.float64) + SMALLEST_PROBABILITY for value in (other, base)
+    )
     divergence = (ours * (ours / theirs).log()).sum(dim=-1, keepdim=True)
     return (change.abs().reshape(-1, row) * divergence).reshape(-1)
 

@@ -163,7 +163,7 @@ def test_plan_as_json_and_what_is_cached_after_a_run(write_recipe: Recipe) -> No
     before = parsed("plan", recipe)
     assert set(before) == {
         "name", "passes", "bytes_read", "bytes_written", "peak_bytes", "compute_dtypes", "stored_dtypes", "cached",
-        "measured", "trials", "settings", "lines", "notes", "warnings", "shortages",
+        "measured", "drivers", "trials", "settings", "lines", "notes", "warnings", "shortages",
     }  # fmt: skip
     size = sum(value.nbytes for value in load_file(recipe.parent / "base.safetensors").values())
     assert before["cached"] == before["measured"] == [] and len(before["passes"]) > 0

@@ -81,7 +81,7 @@ def test_the_type_is_that_of_the_edge(write_recipe: Recipe) -> None:
     with pytest.raises(LinesError, match="'base' takes weights, but 'x' gives delta"):
         lines_pipeline.validate(write_recipe(nodes))
     with pytest.raises(
-        LinesError, match="'type': expected 'weights', 'delta', 'mask' or 'statistics', found 'metrics'"
+        LinesError, match="'type': expected 'weights', 'delta', 'mask', 'statistics' or 'coefficients', found 'metrics'"
     ):
         lines_pipeline.validate(write_recipe({**TIES_LINES, "x": {"op": "load", "path": "a", "type": "metrics"}}))
 

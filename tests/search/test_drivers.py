@@ -79,9 +79,9 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of models of every call that evaluates."""
     counts: list[int] = []
 
-    def counted(scheduler: Scheduler, evaluations: Sequence[Evaluation]) -> list[Scores]:
+    def counted(scheduler: Scheduler, evaluations: Sequence[Evaluation], memory: int | None = None) -> list[Scores]:
         counts.append(len(evaluations))
-        return evaluate_all(scheduler, evaluations)
+        return evaluate_all(scheduler, evaluations, memory)
 
     monkeypatch.setattr(evaluator, "evaluate_all", counted)
     return counts
