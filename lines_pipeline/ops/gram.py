@@ -8,7 +8,8 @@ import torch
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.layer_names import module_of
-from lines_pipeline.ops.layer_statistics import LayerParams, LayerStatistics, Observed
+from lines_pipeline.ops.layer_statistics import LayerStatistics, Observed
+from lines_pipeline.ops.task_statistics import TaskParams
 
 
 class Gram(LayerStatistics):
@@ -22,7 +23,7 @@ class Gram(LayerStatistics):
     formula = "G = X^T X / rows,  X [rows, in] the inputs of a linear layer; every token is a row"
     source = "Jin et al., arXiv 2212.09849; bloomberg/dataless-model-merging, local_trainer.py (compute_grams)"
 
-    def presumed(self, params: LayerParams, weight: TensorSpec) -> TensorSpec:
+    def presumed(self, params: TaskParams, weight: TensorSpec) -> TensorSpec:
         return replace(weight, name=module_of(weight.name), shape=(weight.shape[1],) * 2)
 
     def measured_bytes(self, tensor: TensorSpec) -> int:

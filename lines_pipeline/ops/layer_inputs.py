@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.layer_statistics import LayerParams, LayerStatistics, Observed
+from lines_pipeline.ops.layer_statistics import LayerStatistics, Observed
+from lines_pipeline.ops.task_statistics import TaskParams
 
 
 class LayerInputs(LayerStatistics):
@@ -20,7 +21,7 @@ class LayerInputs(LayerStatistics):
     formula = "X [rows, in] of every linear layer"
     source = "arXiv 2602.20208; kiddo127/ESM, ESM-ViT/essential_subspace_decomposition.py"
 
-    def presumed(self, params: LayerParams, weight: TensorSpec) -> TensorSpec:
+    def presumed(self, params: TaskParams, weight: TensorSpec) -> TensorSpec:
         return replace(weight, shape=(params.rows, weight.shape[1]))
 
     def measured_bytes(self, tensor: TensorSpec) -> int:

@@ -4,45 +4,29 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
 
 import torch
-from pydantic import Field
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Driver, DriverContext, Granularity, Ids, Measured, Op, OpParams, Port, Variant
+from lines_pipeline.ops.base import DriverContext
 from lines_pipeline.ops.capturing import LayerInputs
-from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
-from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.task_models import TaskModel
-
-
-class LayerParams(OpParams):
-    suite: str = Field(description="zoo://glyphs, or a suite file.", min_length=1)
-    task: str = Field(description="The suite's task; '{item}' stands for that of the model.", min_length=1)
-    split: Literal["train", "val"] = Field("val", description="Which data; labels are not used.")
-    rows: int = Field(256, description="How many samples: the first ones, in the split's order.", gt=0)
-
+from lines_pipeline.ops.task_statistics import TaskParams, TaskStatistics
 
 Observed = Iterator[tuple[str, torch.Tensor]]
 """Inputs of layers [n, in], one batch after the other, by the name of the weight."""
 
 
-class LayerStatistics(Op[LayerParams]):
+class LayerStatistics(TaskStatistics):
     """Measures the inputs of linear layers. Which layers a model has, only the suite's module tells: until a run has
     measured them, plans take every matrix whose name may be that of a weight for one of a layer."""
 
-    gives = EdgeType.STATISTICS
-    inputs = {"model": Port(EdgeType.WEIGHTS, followed=True)}
-    granularity = Granularity.MODEL
-    untuned = frozenset({"split"})
-    Params = LayerParams
+    tells_tensors = True
 
     @abstractmethod
-    def presumed(self, params: LayerParams, weight: TensorSpec) -> TensorSpec:
+    def presumed(self, params: TaskParams, weight: TensorSpec) -> TensorSpec:
         """Return what is measured of a weight [out, in], as far as that can be told without the model."""
 
     @abstractmethod
@@ -53,10 +37,7 @@ class LayerStatistics(Op[LayerParams]):
     def measured_bytes(self, tensor: TensorSpec) -> int:
         """Return the memory that a tensor of the result takes while it is measured."""
 
-    def suite_of(self, params: LayerParams, inputs: Ids) -> SuiteUse:
-        return SuiteUse(params.suite, params.split, (params.task,))
-
-    def schema(self, params: LayerParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
+    def schema(self, params: TaskParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
         (model,) = inputs["model"]
         tensors = context.measured
         if tensors is None:
@@ -64,31 +45,19 @@ class LayerStatistics(Op[LayerParams]):
             tensors = {spec.name: spec for spec in presumed}
         return Schema(tensors, tuple(tensors), origin=model.origin, partial=True)
 
-    def driver_bytes(self, params: LayerParams, inputs: Mapping[str, Sequence[Schema]]) -> int:
+    def driver_bytes(self, params: TaskParams, inputs: Mapping[str, Sequence[Schema]]) -> int:
         (model,) = inputs["model"]
         presumed = (self.presumed(params, weight) for weight in _weights(model))
         return 2 * model.state_bytes + sum(map(self.measured_bytes, presumed))
 
-    def driver_of(self, params: LayerParams) -> Driver:
-        def measure(inputs: Ids, context: DriverContext) -> Variant:
-            digest = context.suite(params.suite).digest(params.split)
-            (model,) = inputs["model"]
-            found = Measured(digest, lambda: self._measured(params, model, context), tells_tensors=True)
-            return Variant(self, params, inputs, found)
-
-        return measure
-
-    def explain(self, params: LayerParams, value: PlannedValue, stats: Mapping[str, float] | None) -> OpExplanation:
-        line = f"measured on {params.rows} samples of {params.task} ({params.split}), before the first pass"
-        return OpExplanation((line,), {"task": params.task, "split": params.split, "rows": params.rows})
-
-    def _measured(self, params: LayerParams, step: str, context: DriverContext) -> dict[str, torch.Tensor]:
+    def measure(self, params: TaskParams, step: str, context: DriverContext) -> dict[str, torch.Tensor]:
+        """Return what is measured of every layer; ``EvalError`` where the model has none."""
         suite = context.suite(params.suite)
         task = TaskModel.of(suite, params.task, context.materialise(step), context.device)
-        found = self.measured(_observed(task, task.inputs(suite, params.split, params.rows)))
-        if not found:
+        statistics = self.measured(_observed(task, task.inputs(suite, params.split, params.rows)))
+        if not statistics:
             raise EvalError(f"task '{params.task}': the model has no linear layer whose weight is a tensor of its own")
-        return found
+        return statistics
 
 
 def _weights(model: Schema) -> list[TensorSpec]:
