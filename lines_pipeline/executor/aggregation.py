@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.executor.task_runner import TaskResult
+from lines_pipeline.executor.task_results import TaskResult
 from lines_pipeline.ops.base import AnyStatistic, Statistic
 from lines_pipeline.ops.kernels import Value, within
 from lines_pipeline.ops.statistics.contract import Reductions

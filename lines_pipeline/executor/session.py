@@ -17,7 +17,7 @@ from lines_pipeline.executor.compilation import Compilation
 from lines_pipeline.executor.non_finite import BlockPosition, Unheld
 from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.local import DRIVER
-from lines_pipeline.executor.task_runner import TaskResult
+from lines_pipeline.executor.task_results import TaskResult
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.io.digests import Known, identify

@@ -18,7 +18,8 @@ from lines_pipeline import load_recipe
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.events import Event, RunStarted, StageFinished
 from lines_pipeline.executor.schedulers import local
-from lines_pipeline.executor.task_runner import TaskResult, run_task
+from lines_pipeline.executor.task_results import TaskResult
+from lines_pipeline.executor.task_runner import run_task
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.planner.explain import explain_plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from lines_pipeline.executor.task_runner import TaskResult
+from lines_pipeline.executor.task_results import TaskResult
 from lines_pipeline.planner.tasks import StagePlan, Task
 
 Item = TypeVar("Item")

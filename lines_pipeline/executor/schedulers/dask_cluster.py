@@ -11,7 +11,7 @@ from lines_pipeline.executor.schedulers.base import Item, OnDone, Result
 from lines_pipeline.executor.schedulers.dask_connection import Connection
 from lines_pipeline.executor.schedulers.dask_worker import call_here, open_plan_here, run_job_here
 from lines_pipeline.executor.schedulers.shipping import packed
-from lines_pipeline.executor.task_runner import TaskResult
+from lines_pipeline.executor.task_results import TaskResult
 from lines_pipeline.planner.tasks import StagePlan, Task
 
 PATIENCE_SECONDS = 30.0

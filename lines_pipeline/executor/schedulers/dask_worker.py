@@ -14,7 +14,8 @@ import torch
 from lines_pipeline.core.errors import EngineError, LinesError
 from lines_pipeline.executor.schedulers.base import Item, Result
 from lines_pipeline.executor.schedulers.shipping import Shipment, unpacked
-from lines_pipeline.executor.task_runner import TaskResult, run_task
+from lines_pipeline.executor.task_results import TaskResult
+from lines_pipeline.executor.task_runner import run_task
 from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.planner.tasks import StagePlan, Task
 

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from lines_pipeline.executor.schedulers.base import Item, OnDone, Result
-from lines_pipeline.executor.task_runner import TaskResult, run_task
+from lines_pipeline.executor.task_results import TaskResult
+from lines_pipeline.executor.task_runner import run_task
 from lines_pipeline.planner.tasks import StagePlan, Task
 
 
