@@ -117,7 +117,7 @@ def trust(
 
 def zoo(
     action: Annotated[ZooAction, typer.Argument()] = ZooAction.LIST,
-    name: Annotated[str, typer.Argument(help="The word after zoo://, such as glyphs-domains.")] = "glyphs",
+    name: Annotated[str, typer.Argument(help="The word after zoo://, such as texts.")] = "glyphs",
     as_json: Json = False,
 ) -> None:
     """List or build an embedded model zoo."""
