@@ -139,6 +139,24 @@ def add_gram(total: torch.Tensor, matrix: torch.Tensor, weight: float = 1.0) -> 
         total.addmm_(wide.T, wide, alpha=weight)
 
 
+def solved_from_right(
+    gram: torch.Tensor, target: torch.Tensor, ridge: float, *, unknown_below: float
+) -> tuple[torch.Tensor, int]:
+    """Return M [m, n] with ``M (G + ridge mean(diag G) I) = target``, and how many of n directions of G it is from.
+
+    Where there is no ridge, or rounding takes it away, M is that of least norm over the directions whose eigenvalues
+    are above ``n * unknown_below`` times the largest. ``gram``, G [n, n] in float64, is changed.
+    """
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if ridge and not failed:
+        return torch.cholesky_solve(target.T, factor).T, len(gram)
+    values, vectors = torch.linalg.eigh(gram)
+    known = values > values[-1].clamp(min=0) * len(gram) * unknown_below
+    vectors = vectors[:, known]
+    return ((target @ vectors) / values[known]) @ vectors.T, vectors.shape[1]
+
+
 def _right_factors(matrix: torch.Tensor, rank: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the non-zero singular values, descending, and the right singular vectors [n, r], of [m, n] with m >= n.
 

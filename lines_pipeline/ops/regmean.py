@@ -12,7 +12,14 @@ from pydantic import Field
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Beside, Granularity, Op, OpParams, Port, Values
-from lines_pipeline.ops.decompositions import FACTOR_BYTES, computed_as, matrix_bytes, strip_bytes, strips
+from lines_pipeline.ops.decompositions import (
+    FACTOR_BYTES,
+    computed_as,
+    matrix_bytes,
+    solved_from_right,
+    strip_bytes,
+    strips,
+)
 from lines_pipeline.ops.kernels import Block, Value, running_sum
 from lines_pipeline.ops.layer_names import is_transposed
 from lines_pipeline.ops.remarks import remark
@@ -153,17 +160,10 @@ class _Sums:
 
 def _solved(gram: torch.Tensor, target: torch.Tensor, ridge: float) -> torch.Tensor:
     """Return M with ``M (G + ridge) = target``; of least norm where the float32 inputs of G do not tell the rest."""
-    gram.diagonal().add_(ridge * gram.diagonal().mean())
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    if ridge and not failed:
-        return torch.cholesky_solve(target.T, factor).T
-    values, vectors = torch.linalg.eigh(gram)
-    known = values > values[-1].clamp(min=0) * len(gram) * torch.finfo(torch.float32).eps
-    if not known.all():
+    solved, count = solved_from_right(gram, target, ridge, unknown_below=torch.finfo(torch.float32).eps)
+    if count < len(gram):
         remark(
-            f"the sum of its Gram matrices has {int(known.sum())} directions of {len(gram)}: solved by least squares; "
+            f"the sum of its Gram matrices has {count} directions of {len(gram)}: solved by least squares; "
             "more 'rows', a smaller 'reduce_non_diagonal' or a larger 'ridge' give all"
         )
-    vectors = vectors[:, known]
-    solved: torch.Tensor = ((target @ vectors) / values[known]) @ vectors.T
     return solved

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.decompositions import FACTOR_BYTES, matrix_bytes
+from lines_pipeline.ops.decompositions import FACTOR_BYTES, matrix_bytes, solved_from_right
 from lines_pipeline.ops.interference import Interference, interference_bytes
 from lines_pipeline.ops.spectral import Matrices, SpectralOp, SpectralParams
 
@@ -43,17 +43,6 @@ class WudiClosed(SpectralOp[WudiClosedParams]):
 
     def merge(self, params: WudiClosedParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
         found = Interference.of(matrices)
-        return _solved(found.gram, found.target, params.ridge).to(found.total.dtype)
-
-
-def _solved(gram: torch.Tensor, target: torch.Tensor, ridge: float) -> torch.Tensor:
-    """Return M with ``M (G + ridge) = B``: without a ridge, or where it is lost in rounding, that of least norm."""
-    gram.diagonal().add_(ridge * gram.diagonal().mean())
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    if ridge and not failed:
-        return torch.cholesky_solve(target.T, factor).T
-    values, vectors = torch.linalg.eigh(gram)
-    kept = values > values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
-    vectors = vectors[:, kept]
-    solved: torch.Tensor = ((target @ vectors) / values[kept]) @ vectors.T
-    return solved
+        eps = torch.finfo(found.gram.dtype).eps
+        merged, _ = solved_from_right(found.gram, found.target, params.ridge, unknown_below=eps)
+        return merged.to(found.total.dtype)
