@@ -26,7 +26,7 @@ from lines_pipeline.io.folders import require_cache
 from lines_pipeline.io.locations import local_path, locate
 from lines_pipeline.ops.roles import ReadContext, Source
 from lines_pipeline.planner.memory import EngineSettings
-from lines_pipeline.planner.schemas import infer_schemas, left_out_names
+from lines_pipeline.planner.schemas import left_out_names, schema_of
 from lines_pipeline.planner.stages import ancestors
 from lines_pipeline.planner.varying_numbers import settle_numbers
 from lines_pipeline.recipe.recipe import Recipe
@@ -158,7 +158,7 @@ def _open_updates(
 
 def _base(graph: Graph, step: str, checkpoints: Mapping[str, Checkpoint]) -> Base:
     """The model that an adapter is for; its values can be read where it is loaded."""
-    schema, read = infer_schemas(graph, ancestors(graph, [step]), checkpoints)[step], checkpoints.get(step)
+    schema, read = schema_of(graph, step, checkpoints), checkpoints.get(step)
     where = (read.tensors, read.files) if read else (None, ())
     return Base(schema.origin, schema.tensors, schema.aliases, *where)
 

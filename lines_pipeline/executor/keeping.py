@@ -20,8 +20,7 @@ from lines_pipeline.graph.graph import Graph
 from lines_pipeline.io.masks import VALUE_TYPE
 from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.ops.base import Measured
-from lines_pipeline.planner.schemas import Schema, infer_schemas
-from lines_pipeline.planner.stages import ancestors
+from lines_pipeline.planner.schemas import Schema, schema_of
 
 SUMMARIES = "summaries"
 """The kind of the cache's entries that hold what is told of measured values."""
@@ -44,7 +43,7 @@ def keep_value(session: Session, graph: Graph, step: str, measured: Measured) ->
         LOG.info("'%s': measured before: '%s'", step, path)
         return path, session.summaries.setdefault(step, session.cache.get(SUMMARIES, key) or {})
     LOG.info("'%s': to be measured", step)
-    schema = infer_schemas(graph, ancestors(graph, [step]), session.checkpoints)[step]
+    schema = schema_of(graph, step, session.checkpoints)
     tensors = _stored(measured.measure(), None if measured.tells_tensors else schema)
     temporary = temporary_path(path)
     try:

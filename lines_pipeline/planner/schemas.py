@@ -11,8 +11,9 @@ from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.ops.schemas.globs import chooses, nearest
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
+from lines_pipeline.planner.stages import ancestors
 
-__all__ = ["Schema", "infer_schemas"]
+__all__ = ["Schema", "infer_schemas", "schema_of"]
 
 
 def infer_schemas(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Schema]:
@@ -32,6 +33,11 @@ def infer_schemas(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str,
         schemas[step_id] = replace(step.op.schema(step.params, inputs, context), step=step_id)
     _refuse_unmatched(graph, schemas)
     return schemas
+
+
+def schema_of(graph: Graph, step: str, checkpoints: Mapping[str, Checkpoint]) -> Schema:
+    """Return the schema of one step, as ``infer_schemas`` does."""
+    return infer_schemas(graph, ancestors(graph, [step]), checkpoints)[step]
 
 
 def _as_input(schema: Schema) -> Schema:

@@ -24,8 +24,7 @@ from lines_pipeline.io.temporaries import temporary_folder
 from lines_pipeline.ops.base import Evaluated, Measured, TaskData, Variant
 from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.planner.layer_maps import layers_of
-from lines_pipeline.planner.schemas import infer_schemas
-from lines_pipeline.planner.stages import ancestors
+from lines_pipeline.planner.schemas import schema_of
 from lines_pipeline.planner.varying_numbers import settle_numbers
 from lines_pipeline.suites.models import StoredModel, state_of
 
@@ -140,49 +139,48 @@ class _StepContext:
 
     @property
     def device(self) -> str:
-        """Where tensors are computed."""
+        """Return where tensors are computed."""
         return resolve_device(self._session.settings.device)
 
     def materialise(self, step: str) -> dict[str, torch.Tensor]:
-        """The tensors of a step's value; a file that is made for it goes again."""
-        session, request = self._session, OutputRequest(step)
-        there = existing(session, self._graph, request)
-        (stored,), _ = materialise(session, self._graph, [request])
-        try:
-            return state_of(StoredModel(stored.path))
-        finally:
-            if there is None:
-                session.cache.discard(stored.path)
+        """Return the tensors of a step's value."""
+        with self._files([step]) as (path,):
+            return state_of(StoredModel(path))
 
     @contextmanager
     def mapped(self, steps: Sequence[str]) -> Iterator[tuple[Mapping[str, torch.Tensor], ...]]:
-        """The tensors of steps' values, memory-mapped; files that are made for it go again."""
-        session, requests = self._drivers.evaluator.session, [OutputRequest(step) for step in steps]
-        there = {value.path for r in requests if (value := existing(session, self._graph, r)) is not None}
+        """Map the tensors of steps' values into memory."""
+        with self._files(steps) as paths:
+            yield tuple(MappedTensors(open_checkpoint(path)) for path in paths)
+
+    @contextmanager
+    def _files(self, steps: Sequence[str]) -> Iterator[list[Path]]:
+        """Make the values of steps; files that are made for it go again."""
+        session, requests = self._session, [OutputRequest(step) for step in steps]
+        were_there = [existing(session, self._graph, request) is not None for request in requests]
         stored, _ = materialise(session, self._graph, requests)
+        paths = [value.path for value in stored]
         try:
-            yield tuple(MappedTensors(open_checkpoint(value.path)) for value in stored)
+            yield paths
         finally:
-            for value in stored:
-                if value.path not in there:
-                    session.cache.discard(value.path)
+            for path, was_there in zip(paths, were_there, strict=True):
+                if not was_there:
+                    session.cache.discard(path)
 
     def layers(self) -> LayerMap | None:
-        """The layer map of the step's value."""
-        checkpoints = self._drivers.evaluator.session.checkpoints
-        schemas = infer_schemas(self._graph, ancestors(self._graph, [self._step.id]), checkpoints)
-        return layers_of(self._step, schemas[self._step.id])
+        """Return the layer map of the step's value."""
+        return layers_of(self._step, schema_of(self._graph, self._step.id, self._session.checkpoints))
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder beside the values of the cache."""
-        spool = self._drivers.evaluator.session.cache.spool
+        """Make a folder beside the values of the cache, which goes again."""
+        spool = self._session.cache.spool
         spool.mkdir(parents=True, exist_ok=True)
         with temporary_folder(spool / self._step.node) as folder:
             yield folder
 
     def suite(self, uri: str) -> TaskData:
-        """The suite at a path from the recipe's folder on."""
+        """Return the suite at a path from the recipe's folder on."""
         return self._drivers.evaluator.suite(uri)
 
     def evaluate(self, models: Mapping[str, Variant], use: SuiteUse) -> dict[str, dict[str, float]]:
