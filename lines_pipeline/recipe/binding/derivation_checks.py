@@ -16,16 +16,13 @@ _SHOWN = 12
 
 def derivation_complaints(graph: Graph, metrics_of: MetricsOf) -> Iterator[tuple[str, Complaint]]:
     """Return node and complaint (path from the node on) for every mistake; columns only where metrics are known."""
-    told = set()
     for step_id, derivation in graph.derivations.items():
         step = graph.steps[step_id]
         members = {port: [_member(graph.steps[source]) for source in ids] for port, ids in step.inputs.items()}
-        complaints = [Complaint(mistake.path, mistake.message) for mistake in derivation.check(members)]
-        complaints += _unknown_columns(graph, step, derivation, metrics_of)
-        for complaint in complaints:
-            if (step.node, complaint.path) not in told:  # members of a collection share the place
-                told.add((step.node, complaint.path))
-                yield step.node, complaint
+        for mistake in derivation.check(members):
+            yield step.node, Complaint(mistake.path, mistake.message)
+        for complaint in _unknown_columns(graph, step, derivation, metrics_of):
+            yield step.node, complaint
 
 
 def _member(step: Step, metrics: Mapping[str, float] = {}) -> Member:

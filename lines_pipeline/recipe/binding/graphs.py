@@ -56,9 +56,9 @@ def checked_graph(
             binder.poison(name)
     graph = _graph(binder, unbound_nodes, recorded["nodes"])
     complaints = (
-        *step_complaints(graph.steps.values()),
-        *_objectives(graph.steps.values(), metrics_of),
-        *derivation_complaints(graph, metrics_of),
+        *_once(step_complaints(graph.steps.values())),
+        *_once(_objectives(graph.steps.values(), metrics_of)),
+        *_once(derivation_complaints(graph, metrics_of)),
     )
     for name, complaint in complaints:
         diagnostics += node_diagnostics(document, name, [complaint])
@@ -72,15 +72,22 @@ def checked_graph(
     return graph, diagnostics
 
 
+def _once(complaints: Iterable[tuple[str, Complaint]]) -> Iterator[tuple[str, Complaint]]:
+    """Yield the first complaint of each place: members of a collection share it."""
+    told = set()
+    for node, complaint in complaints:
+        if (node, complaint.path) not in told:
+            told.add((node, complaint.path))
+            yield node, complaint
+
+
 def _objectives(steps: Iterable[Step], metrics_of: MetricsOf) -> Iterator[tuple[str, Complaint]]:
     """Return node and complaint for every step that chooses by a metric which its suite does not declare."""
-    told = set()
     for step in steps:
         use = step.op.suite_of(step.params, step.inputs)
         metric = None if use is None else use.objective
         message = None if metric is None else metric_message(step.node, metric, metrics_of(step))
-        if message is not None and step.node not in told:
-            told.add(step.node)
+        if message is not None:
             yield step.node, Complaint(("objective",), message)
 
 

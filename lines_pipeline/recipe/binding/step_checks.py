@@ -21,14 +21,10 @@ MAX_NAME_BYTES = 200
 def step_complaints(steps: Iterable[Step]) -> Iterator[tuple[str, Complaint]]:
     """Return node and complaint (path from the node on) for every mistake."""
     taken: _Taken = {}
-    told = set()
     for step in steps:
-        own = step.op.mistakes(step.params, step.inputs, step.gives)
-        found = [*_place(step, taken), *(Complaint(mistake.path, mistake.message) for mistake in own)]
-        for complaint in found:
-            if (step.node, complaint.path) not in told:  # members of a collection share the place
-                told.add((step.node, complaint.path))
-                yield step.node, complaint
+        yield from ((step.node, complaint) for complaint in _place(step, taken))
+        for mistake in step.op.mistakes(step.params, step.inputs, step.gives):
+            yield step.node, Complaint(mistake.path, mistake.message)
 
 
 def _place(step: Step, taken: _Taken) -> Iterator[Complaint]:
