@@ -20,6 +20,12 @@ class Place(NamedTuple):
     tower: int = 0
 
 
+def place_of(layers: LayerMap, block: tuple[str, int]) -> Place:
+    """Return the place of a block, which a layer map tells by tower and index."""
+    tower, index = block
+    return Place(index, layers.depths[tower], list(layers.depths).index(tower))
+
+
 def pattern_mistakes(blocks: str | tuple[str, ...], field: str) -> Iterator[Mistake]:
     """Regular expressions that are none, or find no block's index; ``field`` is the parameter that holds them."""
     if isinstance(blocks, tuple):
@@ -50,8 +56,7 @@ def explain_blocks(
         for tower, depth in layers.depths.items()
     )
     places = {
-        tower: [Place(index, depth, number) for index in range(depth)]
-        for number, (tower, depth) in enumerate(layers.depths.items())
+        tower: [place_of(layers, (tower, index)) for index in range(depth)] for tower, depth in layers.depths.items()
     }
     texts = {tower: [said(place) for place in found] for tower, found in places.items()}
     below = [f"{tower} block {index}: {text}" for tower, found in texts.items() for index, text in enumerate(found)]

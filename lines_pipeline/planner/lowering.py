@@ -8,7 +8,8 @@ from typing import Any
 
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import Checkpoint
-from lines_pipeline.ops.base import AnyStatistic, Place
+from lines_pipeline.ops.base import AnyStatistic
+from lines_pipeline.ops.depth import Place, place_of
 from lines_pipeline.planner.layer_maps import layers_of
 from lines_pipeline.planner.plan import Plan
 from lines_pipeline.planner.population import population
@@ -151,12 +152,11 @@ def positions_of(step: Step, schema: Schema) -> dict[str, Place]:
     layers = layers_of(step, schema)
     if layers is None:
         return {}
-    towers = {tower: number for number, tower in enumerate(layers.depths)}
     found: dict[str, Place] = {}
     for name in schema.tensors:
         block = layers.blocks.get(name)
         if block is None and step.op.places_outside(step.params):
             block = layers.nearest_end(name)
         if block is not None:
-            found[name] = Place(block[1], layers.depths[block[0]], towers[block[0]])
+            found[name] = place_of(layers, block)
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lines_pipeline.io.layers import LayerMap
-from lines_pipeline.ops.depth import Place
+from lines_pipeline.ops.depth import Place, place_of
 
 Per = Literal["tensor", "block", "task"]
 
@@ -47,5 +47,4 @@ def line(unit: Unit, vectors: int, beta: float) -> float:
 def _place(name: str, layers: LayerMap | None) -> Place | None:
     if layers is None or name not in layers.blocks:
         return None
-    tower, index = layers.blocks[name]
-    return Place(index, layers.depths[tower], list(layers.depths).index(tower))
+    return place_of(layers, layers.blocks[name])
