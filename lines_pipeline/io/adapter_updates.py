@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lines_pipeline.core.errors import CheckpointError, did_you_mean
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.printable import exact_glob, listed, printable
 from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.core.threads import one_thread
 from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.formats.adapters import CONFIG, Adapter, Factors
 from lines_pipeline.io.reading import BlockReader
@@ -242,15 +244,9 @@ def _renamed(name: str, way: tuple[str, str]) -> str:
 
 def _values(updates: Iterable[Update], scale: float) -> Iterable[torch.Tensor]:
     """Yield the values of every update, row by row in chunks: 1-D float32, computed on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    reader = BlockReader()
-    try:
+    with one_thread(), closing(BlockReader()) as reader:
         for update in updates:
             yield from _chunks(reader, update, scale)
-    finally:
-        reader.close()
-        torch.set_num_threads(threads)
 
 
 def _chunks(reader: BlockReader, update: Update, scale: float) -> Iterable[torch.Tensor]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,9 +14,6 @@ from lines_pipeline.ops.base import FrozenHead
 from lines_pipeline.ops.coefficients.inputs import Order, TaskInputs
 from lines_pipeline.ops.coefficients.merged_model import MergedModel
 from lines_pipeline.ops.coefficients.units import Unit
-
-THREADS = 1
-"""Threads of a learning step on a CPU, on every machine: what is split over threads depends on how many there are."""
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """The loss of a batch, from logits [n, classes] and labels [n]: a mean over its rows."""
@@ -36,7 +32,7 @@ class Tasks:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How coefficients are fitted."""
+    """Says by which loss, optimiser and batches coefficients are fitted, and in how many steps."""
 
     objective: Objective
     optimiser: Optimiser
@@ -144,14 +140,3 @@ class Fit:
     def _held(self, row: torch.Tensor) -> torch.Tensor:
         found = row.detach().clone()
         return found if self.settings.clamp is None else found.clamp(*self.settings.clamp)
-
-
-@contextmanager
-def fixed_threads() -> Iterator[None]:
-    """Compute with ``THREADS`` threads meanwhile."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

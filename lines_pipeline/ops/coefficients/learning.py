@@ -13,6 +13,7 @@ from pydantic import Field
 from typing_extensions import TypeVar
 
 from lines_pipeline.core.events import Event, LearningProgress, Note, TableComputed
+from lines_pipeline.core.threads import one_thread
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import (
     Driver,
@@ -28,7 +29,7 @@ from lines_pipeline.ops.base import (
     TaskData,
     Variant,
 )
-from lines_pipeline.ops.coefficients.fitting import Fit, FitSettings, Tasks, fixed_threads
+from lines_pipeline.ops.coefficients.fitting import Fit, FitSettings, Tasks
 from lines_pipeline.ops.coefficients.inputs import Order, TaskInputs
 from lines_pipeline.ops.coefficients.merged_model import MergedModel, State
 from lines_pipeline.ops.coefficients.units import Per, Unit, line, units_of
@@ -152,7 +153,7 @@ class Learning:
     def table(self) -> dict[str, torch.Tensor]:
         """Learn; return a row of coefficients for each tensor of the task vectors."""
         steps = (*self.inputs["base"], *self.inputs["deltas"])
-        with fixed_threads(), self.context.mapped(steps) as states, self.context.scratch() as folder:
+        with one_thread(), self.context.mapped(steps) as states, self.context.scratch() as folder:
             data = self.context.suite(self.params.suite)
             tasks = self._tasks(data, folder)
             model = self._model(data, tasks, states[0], states[1:])
