@@ -172,7 +172,7 @@ class TaskData(Protocol):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The names of all tasks."""
+        """Return the names of all tasks, in the suite's order."""
 
     def digest(self, split: str) -> str:
         """Content identity of all that is measured on a split."""

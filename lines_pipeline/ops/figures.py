@@ -31,4 +31,4 @@ class Figure:
     path: str = ""
     """Where the picture goes, inside the output folder."""
     data_path: str = ""
-    """Where the table goes."""
+    """Where the table goes, a CSV file inside the output folder."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 Point = tuple[float, ...]
-"""One number an objective."""
+"""The objectives of a member, one number each; more is better."""
 
 
 def front(points: Sequence[Point | None]) -> list[bool]:

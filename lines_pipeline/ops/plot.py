@@ -16,7 +16,7 @@ from lines_pipeline.ops.metrics_table import table_of
 from lines_pipeline.ops.roles import StepContext
 
 PICTURES = (".svg", ".png")
-"""The endings of pictures."""
+"""The endings of the files that a picture may be written to."""
 
 
 class PlotParams(OpParams):

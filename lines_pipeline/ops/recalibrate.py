@@ -94,13 +94,13 @@ class Moments:
 
     @property
     def mean(self) -> torch.Tensor:
-        """The mean of each channel."""
+        """Return the mean of each channel: float64 [channels]."""
         mean: torch.Tensor = self._sum / self._count
         return mean
 
     @property
     def variance(self) -> torch.Tensor:
-        """The unbiased variance of each channel."""
+        """Return the unbiased variance of each channel: float64 [channels]."""
         beyond: torch.Tensor = self._squares - self._count * self.mean.square()
         return beyond.clamp(min=0) / max(self._count - 1, 1)
 

@@ -120,7 +120,7 @@ class _Known:
         self.value = gram.value
         self.is_transposed = is_transposed(gram.name, len(gram.value), weight)
         self.shape = weight.shape[::-1] if self.is_transposed else weight.shape
-        """[out, in]."""
+        """The shape of the weight as [out, in]."""
 
     def oriented(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the weight as [out, in], or a weight [out, in] as the model has it."""
