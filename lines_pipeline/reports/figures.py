@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lines_pipeline.ops.figures import Figure
 from lines_pipeline.ops.fronts import front
-from lines_pipeline.ops.metrics_table import Row, cell_text, number
-from lines_pipeline.reports.series import Series, categories, grouped, series_of, texts
+from lines_pipeline.ops.metrics_table import Row, cell_text
+from lines_pipeline.reports.series import Series, categories, grouped, pairs, series_of, texts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,10 +81,10 @@ def _draw_line(axes: Axes, figure: Figure) -> None:
 
 
 def _draw_scatter(axes: Axes, figure: Figure) -> None:
-    groups = grouped(figure)
+    groups, numeric = grouped(figure), categories(figure, figure.x) is None
     for number_of_y, column in enumerate(figure.y):
         for index, (group, rows) in enumerate(groups.items()):
-            points = _pairs(figure, rows, column)
+            points = pairs(figure, rows, column, numeric=numeric)
             style = index + number_of_y * len(groups)
             colour = _COLOURS[style % len(_COLOURS)]
             label = " ".join(part for part in (column if len(figure.y) > 1 else "", group) if part) or column
@@ -100,19 +100,8 @@ def _draw_scatter(axes: Axes, figure: Figure) -> None:
             if figure.front:
                 _join_front(axes, figure, points, column, colour)
         if figure.arrows:
-            _draw_arrows(axes, figure, column)
+            _draw_arrows(axes, figure, column, numeric=numeric)
     _label(axes, figure)
-
-
-def _pairs(figure: Figure, rows: Sequence[Row], column: str) -> list[tuple[Any, float]]:
-    """Return what is drawn of rows: x and y; rows that lack one are left out."""
-    numeric = categories(figure, figure.x) is None
-    pairs = [
-        (number(row[figure.x]) if numeric else cell_text(row[figure.x]), number(row.get(column)))
-        for row in rows
-        if figure.x in row
-    ]
-    return [(x, y) for x, y in pairs if y is not None]
 
 
 def _join_front(axes: Axes, figure: Figure, points: Sequence[tuple[Any, float]], column: str, colour: str) -> None:
@@ -122,13 +111,13 @@ def _join_front(axes: Axes, figure: Figure, points: Sequence[tuple[Any, float]],
     axes.plot([x for x, _ in line], [y for _, y in line], color=colour, linewidth=1)
 
 
-def _draw_arrows(axes: Axes, figure: Figure, column: str) -> None:
+def _draw_arrows(axes: Axes, figure: Figure, column: str, *, numeric: bool) -> None:
     chains: dict[str, list[Row]] = {}
     for row in figure.table.rows:
         if figure.arrows in row:
             chains.setdefault(cell_text(row[figure.arrows]), []).append(row)
     for rows in chains.values():
-        points = _pairs(figure, rows, column)
+        points = pairs(figure, rows, column, numeric=numeric)
         for start, end in pairwise(points):
             axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "0.55", "shrinkA": 3, "shrinkB": 3})
 

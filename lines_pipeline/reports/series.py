@@ -33,11 +33,11 @@ class Series:
 
 def series_of(figure: Figure) -> list[Series]:
     """Return a series for each column of ``y`` and each group; ``EvalError`` where no row has a figure to show."""
-    groups = grouped(figure)
+    groups, numeric = grouped(figure), categories(figure, figure.x) is None
     found = []
     for column in figure.y:
         for group, rows in groups.items():
-            points = _points(figure, rows, column)
+            points = _points(pairs(figure, rows, column, numeric=numeric), numeric=numeric)
             label = " ".join(part for part in (column if len(figure.y) > 1 else "", group) if part)
             found += [Series(label or column, tuple(points))] if points else []
     if not found:
@@ -66,13 +66,20 @@ def texts(rows: Iterable[Row], column: str) -> list[str]:
     return list(dict.fromkeys(cell_text(row[column]) for row in rows if column in row))
 
 
-def _points(figure: Figure, rows: Sequence[Row], column: str) -> list[Point]:
-    numeric = categories(figure, figure.x) is None
+def pairs(figure: Figure, rows: Sequence[Row], column: str, *, numeric: bool) -> list[tuple[Any, float]]:
+    """Return x, as a number or a text, and a column's figure of each row; rows that lack one are left out."""
+    of_rows = [
+        (number(row[figure.x]) if numeric else cell_text(row[figure.x]), number(row.get(column)))
+        for row in rows
+        if figure.x in row
+    ]
+    return [(x, y) for x, y in of_rows if y is not None]
+
+
+def _points(of_rows: Sequence[tuple[Any, float]], *, numeric: bool) -> list[Point]:
     values: dict[Any, list[float]] = {}
-    for row in rows:
-        value = number(row.get(column))
-        if value is not None and figure.x in row:
-            values.setdefault(number(row[figure.x]) if numeric else cell_text(row[figure.x]), []).append(value)
+    for x, value in of_rows:
+        values.setdefault(x, []).append(value)
     order = sorted(values) if numeric else list(values)
     return [Point(x, fmean(values[x]), _deviation(values[x]), len(values[x])) for x in order]
 
