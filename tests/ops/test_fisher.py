@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from layer_suite import given
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import lines_pipeline
 from lines_pipeline.core.errors import LinesError
@@ -26,13 +27,8 @@ def recipe_of(folder: Path, nodes: dict[str, Node]) -> Path:
 
 def nodes_for(folder: Path, models: list[State], measured: list[State], **params: Any) -> dict[str, Node]:
     """The nodes that merge models by what was measured of them, after their files are written."""
-    for number, (model, statistics) in enumerate(zip(models, measured, strict=True)):
-        save_file(model, folder / f"m{number}.safetensors")
-        save_file(statistics, folder / f"f{number}.safetensors")
-    numbers = {"n": list(range(len(models)))}
     return {
-        "models": {"op": "load", "path": "m{n}.safetensors", "for_each": numbers},
-        "measured": {"op": "load", "path": "f{n}.safetensors", "for_each": numbers, "type": "statistics"},
+        **given(folder, models, measured),
         "merged": {"op": "fisher", "models": "models", "statistics": "measured", **params},
         "saved": {"op": "save", "model": "merged", "path": "merged.safetensors"},
     }
