@@ -73,7 +73,8 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
         module = loaded(self.path, self.content.model.factory, self.model(), model, self._code, device)
         values, samples = dict[str, dict[str, float]](), dict[str, Samples]()
         for task in tasks:
-            data, head = self._data(task, split), self._head(task)
+            head = self._head(task)
+            data = self._data(task, split, head)
             width = len(self._names(task)) if head is None else head.weight.shape[1]
             reader = TextReader(module, self._tokenizer, self.path, task, self._code)
             found = reader.outputs(data, width, device)
@@ -91,7 +92,7 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
 
     def batches(self, task: str, split: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield tokens [n, inputs, length] and labels, in the file's order."""
-        data = self._data(task, split)
+        data = self._data(task, split, self._head(task))
         for start in range(0, len(data), BATCH_SIZE):
             batch = data.picked(range(start, min(start + BATCH_SIZE, len(data))))
             yield self._tokenizer.tokens(batch.texts, batch.pairs), batch.labels
@@ -131,10 +132,9 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
     def _is_local(base: str) -> bool:
         return "://" not in base or base.startswith("zoo://")
 
-    def _data(self, task: str, split: str) -> LabelledTexts:
+    def _data(self, task: str, split: str, head: Head | None) -> LabelledTexts:
         source, section = self._source(task, split), self.content.tasks[task]
         rows = hub_rows(source) if source.startswith(DATASETS) else read_rows(self.local(source))
-        head = self._head(task)
         classes = len(self._names(task)) if head is None else len(head.weight)
         found = labelled_texts(rows, section.columns or self.content.columns, self._names(task), classes)
         if not len(found):

@@ -12,7 +12,7 @@ from lines_pipeline.core.events import Sink
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.io.entries import read_entry, write_entry
 from lines_pipeline.recipe.syntax.yaml_source import parse_yaml
-from lines_pipeline.suites.base import Role
+from lines_pipeline.suites.base import Head, Role
 from lines_pipeline.suites.labelled_texts import LabelledTexts
 from lines_pipeline.suites.suite_files import SuiteDocument
 from lines_pipeline.suites.text_classification import TextClassificationSuite
@@ -59,9 +59,9 @@ class TextZooSuite(TextClassificationSuite):
             build(list(uris.values()), self.emit)
         return {task: self._measured(locate(uri), task, split) for task, uri in uris.items()}
 
-    def _data(self, task: str, split: str) -> LabelledTexts:
+    def _data(self, task: str, split: str, head: Head | None) -> LabelledTexts:
         write_splits(task)
-        return super()._data(task, split)
+        return super()._data(task, split, head)
 
     def _measured(self, entry: ZooEntry, task: str, split: str) -> dict[str, float]:
         status = entry.path.stat()
