@@ -17,10 +17,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from lines_pipeline.zoo.glyph_tasks import TASKS
+
 import lines_pipeline
 from lines_pipeline.suites.base import Role
 from lines_pipeline.suites.glyphs import GlyphSuite
-from lines_pipeline.zoo.glyph_tasks import TASKS
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TARGETS = ("digits", "arrows")

@@ -1,4 +1,4 @@
-"""Evaluates the embedded suite ``zoo://glyphs``: 20 glyph-recognition tasks with frozen heads."""
+"""Evaluates the embedded suites of glyphs, ``zoo://glyphs`` and its like: recognition tasks with frozen heads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn import functional
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import Sink
@@ -22,27 +21,39 @@ from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, judged_answers
 from lines_pipeline.suites.models import Model, state_of
 from lines_pipeline.zoo.build import build
 from lines_pipeline.zoo.catalogue import locate
-from lines_pipeline.zoo.entries import ZooEntry
-from lines_pipeline.zoo.glyph_tasks import HEADS, PRETRAINED, TASKS, ZOO_VERSION, experts_folder
-from lines_pipeline.zoo.model import LOGIT_SCALE, GlyphEncoder, class_scores
-from lines_pipeline.zoo.splits import SPLIT_IMAGES, SPLIT_SEEDS, split_glyphs, split_images
+from lines_pipeline.zoo.entries import Address, ZooEntry
+from lines_pipeline.zoo.glyphs.bases import base_file
+from lines_pipeline.zoo.glyphs.families import FAMILIES, ZOO_VERSION, Family
+from lines_pipeline.zoo.glyphs.heads import head
+from lines_pipeline.zoo.glyphs.images import SPLIT_IMAGES, split_images
+from lines_pipeline.zoo.glyphs.model import LOGIT_SCALE, GlyphEncoder, class_scores
+from lines_pipeline.zoo.glyphs.zoo import Choice
 
 BATCH_SIZE = 125
-_BASELINES_VERSION = 1
+_BASELINES_VERSION = 2
 
 
 @dataclass
 class GlyphSuite:
-    """Evaluates models on glyphs; ``seed`` names the experts whose figures normalize."""
+    """Evaluates models on the tasks of a family; ``choice`` names the experts whose figures normalize.
 
-    seed: int = 0
+    Heads are those of the pretrained model of ``choice``: models tuned from another one don't fit them.
+    """
+
+    family: Family = FAMILIES["glyphs"]
+    choice: Choice = Choice()
     emit: Sink = lambda event: None
     _remembered: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, address: Address, emit: Sink) -> GlyphSuite:
+        """Return the suite that an address names."""
+        return cls(FAMILIES[address.zoo], Choice.of(address), emit)
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Return the names of all tasks."""
-        return tuple(TASKS)
+        return self.family.tasks
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -51,16 +62,17 @@ class GlyphSuite:
 
     def check(self, tasks: Sequence[str], split: str) -> tuple[str, ...]:
         """Return no message; ``EvalError`` for the training split, whose images are drawn at random."""
-        if split not in SPLIT_SEEDS:
-            raise EvalError(f"zoo://glyphs@seed{self.seed}: split '{split}' is for training, expected val or test")
+        if split not in SPLIT_IMAGES:
+            expected = ", ".join(SPLIT_IMAGES)
+            raise EvalError(f"{self._uri}: split '{split}' is for training, expected one of {expected}")
         return ()
 
     def digest(self, split: str) -> str:
         """Return the digest of the data and heads of a split."""
-        return content_key(["glyphs", ZOO_VERSION, split, SPLIT_IMAGES, HEADS.stat().st_size])
+        return content_key(["glyphs", ZOO_VERSION, self.family.data, self.choice.base, split, SPLIT_IMAGES[split]])
 
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
-        """Evaluate a model of the zoo's tensors; ``EvalError`` for others. A glyph's images are a cluster."""
+        """Evaluate a model of the zoo's tensors; ``EvalError`` for others. A shape's images are a cluster."""
         return self.judged(self.answers(model, tasks, split, device=device))
 
     @torch.inference_mode()
@@ -69,13 +81,12 @@ class GlyphSuite:
         self.check(tasks, split)
         module = model if isinstance(model, nn.Module) else self._loaded(state_of(model))
         module = module.eval().to(device)
-        heads = load_file(HEADS)
         answers = {}
         for task in tasks:
-            images, labels = split_images(task, split)
-            features = torch.cat([module(part.to(device)) for part in torch.split(images, BATCH_SIZE)]).cpu()
-            clusters = split_glyphs(task, split).int().numpy()
-            answers[task] = Answers(class_scores(features, heads[task]), labels, clusters)
+            found = split_images(self.family.data, task, split)
+            features = torch.cat([module(part.to(device)) for part in torch.split(found.images, BATCH_SIZE)]).cpu()
+            logits = class_scores(features, head(self.family.data, task, self.choice.base))
+            answers[task] = Answers(logits, found.labels, found.shapes.numpy())
         return answers
 
     def judged(self, answers: Mapping[str, Answers]) -> Scores:
@@ -87,16 +98,15 @@ class GlyphSuite:
         return GlyphEncoder()
 
     def batches(self, task: str, split: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield images and labels of the validation or test split."""
+        """Yield images and labels of a split that is not for training."""
         self.check([task], split)
-        images, labels = split_images(task, split)
-        return zip(torch.split(images, BATCH_SIZE), torch.split(labels, BATCH_SIZE), strict=True)
+        found = split_images(self.family.data, task, split)
+        return zip(torch.split(found.images, BATCH_SIZE), torch.split(found.labels, BATCH_SIZE), strict=True)
 
     def heads(self) -> dict[str, Head]:
         """Return the frozen class vectors, at unit length."""
-        return {
-            task: Head(functional.normalize(head, dim=-1), scale=LOGIT_SCALE) for task, head in load_file(HEADS).items()
-        }
+        vectors = {task: head(self.family.data, task, self.choice.base) for task in self.tasks}
+        return {task: Head(weight, scale=LOGIT_SCALE) for task, weight in vectors.items()}
 
     def code(self) -> tuple[Code, ...]:
         """None."""
@@ -108,19 +118,25 @@ class GlyphSuite:
 
     def baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
         """Return figures of each task's own expert, built if need be, or of the pretrained model."""
-        names = {task: task if role == "expert" else "pretrained" for task in tasks}
-        uris = {task: f"zoo://glyphs@seed{self.seed}/{name}" for task, name in names.items()}
         if role == "expert":
+            uris = {task: self.family.own_expert(task, self.choice.text) for task in tasks}
             build(list(uris.values()), self.emit)
+        else:
+            uris = dict.fromkeys(tasks, f"{self._uri}/pretrained")
         return {task: self._measured(locate(uri), task, split) for task, uri in uris.items()}
 
-    @staticmethod
-    def _loaded(state: Mapping[str, torch.Tensor]) -> nn.Module:
-        expected = {name: stored.spec.shape for name, stored in open_checkpoint(PRETRAINED).tensors.items()}
+    @property
+    def _uri(self) -> str:
+        return f"zoo://{self.family.name}{self.choice.text}"
+
+    def _loaded(self, state: Mapping[str, torch.Tensor]) -> nn.Module:
+        expected = {
+            name: stored.spec.shape for name, stored in open_checkpoint(base_file(self.choice.base)).tensors.items()
+        }
         for name in sorted(set(expected) | set(state)):
             shape = tuple(state[name].shape) if name in state else None
             if shape != expected.get(name):
-                raise EvalError(f"zoo://glyphs: tensor '{name}' has shape {shape}, expected {expected.get(name)}")
+                raise EvalError(f"{self._uri}: tensor '{name}' has shape {shape}, expected {expected.get(name)}")
         module = GlyphEncoder()
         module.load_state_dict(state)
         return module
@@ -135,11 +151,11 @@ class GlyphSuite:
         if not self._remembered:
             self._remembered.update(read_entry(self._file()) or {})
         if key(task) not in self._remembered:
-            tasks = list(TASKS) if entry.task is None else [task]
+            tasks = list(self.tasks) if entry.task is None else [task]
             for name, values in self.evaluate(load_file(entry.path), tasks, split).values.items():
                 self._remembered[key(name)] = dict(values)
             write_entry(self._file(), self._remembered)
         return self._remembered[key(task)]
 
     def _file(self) -> Path:
-        return experts_folder(self.seed) / "baselines.json"
+        return self.family.folder(self.choice.base, self.choice.seed) / "baselines.json"

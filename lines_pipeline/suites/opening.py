@@ -68,4 +68,4 @@ def _zoo_suite(uri: str, emit: Sink) -> Suite:
         return TextZooSuite.of(address, emit)
     from lines_pipeline.suites.glyphs import GlyphSuite
 
-    return GlyphSuite(address.numbers("seed")["seed"], emit)
+    return GlyphSuite.of(address, emit)

@@ -9,10 +9,10 @@ from lines_pipeline.core.errors import CheckpointError, did_you_mean
 from lines_pipeline.io.entries import read_entry
 from lines_pipeline.io.write_once import noted_once, notes_path
 from lines_pipeline.zoo.entries import Address, Zoo, ZooEntry
-from lines_pipeline.zoo.glyph_zoo import GlyphZoo
+from lines_pipeline.zoo.glyphs.zoo import GLYPH_ZOOS
 from lines_pipeline.zoo.texts.zoo import TextZoo
 
-ZOOS: Mapping[str, Zoo] = {zoo.name: zoo for zoo in (GlyphZoo(), TextZoo())}
+ZOOS: Mapping[str, Zoo] = {zoo.name: zoo for zoo in (*GLYPH_ZOOS, TextZoo())}
 """Zoos by the word after ``zoo://``."""
 
 

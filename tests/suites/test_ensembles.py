@@ -21,12 +21,13 @@ from lines_pipeline.core.events import Event, MetricsComputed, SamplesJudged
 from lines_pipeline.suites.ensembles import ensemble_scores, require_classifier
 from lines_pipeline.suites.opening import open_suite
 from lines_pipeline.suites.samples import Samples
-from lines_pipeline.zoo.glyph_tasks import PRETRAINED
+from lines_pipeline.zoo.glyphs.bases import base_file
 
 Recipe = Callable[..., Path]
 
 SUMS = {"down": -0.5, "up": 1.8, "above": 1.75}
 IMAGES = {"near": [(0.5, 1), (0.25, 0)], "far": [(2.0, 0), (1.0, 1), (0.5, 0)]}
+TASK = "quarter-latin"
 FUNCTION = "def score(model, task, split):\n    return 1.0\n"
 
 
@@ -197,15 +198,15 @@ def test_a_model_that_is_saved_has_no_card_of_an_ensemble(recipe: Recipe, toy: P
 
 def test_on_the_embedded_suite_the_mean_of_two_models_answers() -> None:
     suite, generator = open_suite("zoo://glyphs", Path()), torch.Generator().manual_seed(0)
-    pretrained = load_file(PRETRAINED)
+    pretrained = load_file(base_file(0))
     noisy = {name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in pretrained.items()}
     found = ensemble_scores(
-        require_classifier(suite, "zoo://glyphs"), [pretrained, noisy], ["digits"], "val", "probabilities"
+        require_classifier(suite, "zoo://glyphs"), [pretrained, noisy], [TASK], "val", "probabilities"
     )
-    module, head = suite.model().eval(), suite.heads()["digits"]
+    module, head = suite.model().eval(), suite.heads()[TASK]
     means, truth = [], []
     with torch.inference_mode():
-        for images, labels in suite.batches("digits", "val"):
+        for images, labels in suite.batches(TASK, "val"):
             probabilities = []
             for state in (pretrained, noisy):
                 module.load_state_dict(state)
@@ -213,10 +214,10 @@ def test_on_the_embedded_suite_the_mean_of_two_models_answers() -> None:
             means.append(torch.stack(probabilities).mean(0))
             truth.append(labels)
     mean, label = torch.cat(means), torch.cat(truth)
-    figures = found.values["digits"]
+    figures = found.values[TASK]
     assert figures["accuracy"] == (mean.argmax(1) == label).double().mean().item()
     assert figures["loss"] == pytest.approx(functional.nll_loss(mean.log(), label).item(), rel=1e-5)
-    alone = [suite.evaluate(state, ["digits"], "val").values["digits"]["loss"] for state in (pretrained, noisy)]
+    alone = [suite.evaluate(state, [TASK], "val").values[TASK]["loss"] for state in (pretrained, noisy)]
     assert figures["loss"] < sum(alone) / 2  # the loss is convex in the probabilities
-    clusters = found.samples["digits"].clusters
+    clusters = found.samples[TASK].clusters
     assert clusters is not None and len(np.unique(clusters)) < len(label)

@@ -20,16 +20,17 @@ from lines_pipeline.io.write_once import written_once
 from lines_pipeline.suites.glyphs import GlyphSuite
 from lines_pipeline.zoo.build import build
 from lines_pipeline.zoo.catalogue import locate
-from lines_pipeline.zoo.glyph_tasks import PRETRAINED
-from lines_pipeline.zoo.training import FINE_TUNING
+from lines_pipeline.zoo.glyphs.bases import base_file
+from lines_pipeline.zoo.glyphs.families import FAMILIES
 
-DIGITS = "zoo://glyphs/digits"
-BUILD_DIGITS = f"from lines_pipeline.zoo.build import build; build([{DIGITS!r}], lambda p: print(p.done, flush=True))"
+LETTERS = "zoo://glyphs/quarter-latin"
+PRETRAINED, STEPS = base_file(0), FAMILIES["glyphs"].steps
+BUILD_LETTERS = f"from lines_pipeline.zoo.build import build; build([{LETTERS!r}], lambda p: print(p.done, flush=True))"
 
 
 def builder() -> subprocess.Popen[str]:
     """Another process that builds the same expert; prints its progress."""
-    return subprocess.Popen([sys.executable, "-c", BUILD_DIGITS], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", BUILD_LETTERS], stdout=subprocess.PIPE, text=True)
 
 
 def flip(path: Path) -> None:
@@ -55,19 +56,19 @@ def test_an_expert_is_alike_whoever_builds_it_and_forgets(tmp_path: Path, monkey
         one.communicate(timeout=300)
         other.communicate(timeout=300)
         assert one.returncode == other.returncode == 0
-    first = locate(DIGITS).path
-    assert sorted(path.name for path in first.parent.iterdir()) == ["digits.json", "digits.safetensors"]
+    first = locate(LETTERS).path
+    assert sorted(path.name for path in first.parent.iterdir()) == ["quarter-latin.json", "quarter-latin.safetensors"]
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     seen: list[Event] = []
-    paths = build([DIGITS, "zoo://glyphs/pretrained", DIGITS], seen.append)
-    assert paths == [locate(DIGITS).path, PRETRAINED, locate(DIGITS).path]
+    paths = build([LETTERS, "zoo://glyphs/pretrained", LETTERS], seen.append)
+    assert paths == [locate(LETTERS).path, PRETRAINED, locate(LETTERS).path]
     assert paths[0] != first and paths[0].read_bytes() == first.read_bytes()
-    assert seen[-1] == ZooProgress(FINE_TUNING.steps, FINE_TUNING.steps, DIGITS)
+    assert seen[-1] == ZooProgress(STEPS, STEPS, LETTERS)
 
-    tasks = ["digits", "greek", "arrows", "symbols"]
+    tasks = ["quarter-latin", "manner-latin", "sound-european", "script"]
     before, after = (accuracies(path, tasks) for path in (PRETRAINED, first))
-    assert after["digits"] > 0.85 > 0.7 > before["digits"]
+    assert after["quarter-latin"] > 0.85 > 0.75 > before["quarter-latin"]
     assert sum(after[task] for task in tasks[1:]) < 0.9 * sum(before[task] for task in tasks[1:])
 
 
@@ -77,53 +78,53 @@ def test_an_interrupted_build_leaves_nothing() -> None:
         assert building.stdout is not None and building.stdout.readline()
         building.send_signal(signal.SIGINT)
         assert building.wait(60) != 0
-    folder = locate(DIGITS).path.parent
+    folder = locate(LETTERS).path.parent
     assert not folder.exists() or not list(folder.iterdir())
 
 
 def test_what_is_built_is_not_built_again(tmp_path: Path) -> None:
-    for task in ("digits", "greek"):
+    for task in ("quarter-latin", "script"):
         path = locate(f"zoo://glyphs/{task}").path
         assert path.is_relative_to(tmp_path)
         written_once(path, partial(put, b"there"), what="an expert")
     seen: list[Event] = []
-    assert [path.read_bytes() for path in build([DIGITS, "zoo://glyphs/greek"], seen.append)] == [b"there"] * 2
+    assert [path.read_bytes() for path in build([LETTERS, "zoo://glyphs/script"], seen.append)] == [b"there"] * 2
     assert seen == []
 
 
 @pytest.mark.slow
 def test_an_expert_that_is_not_as_it_was_built_is_built_again() -> None:
     """One that an earlier version built without a digest, and one in which a bit flipped."""
-    path, seen = locate(DIGITS).path, list[Event]()
+    path, seen = locate(LETTERS).path, list[Event]()
     path.parent.mkdir(parents=True)
     path.write_bytes(PRETRAINED.read_bytes())
-    assert not locate(DIGITS).built
-    build([DIGITS], seen.append)
+    assert not locate(LETTERS).built
+    build([LETTERS], seen.append)
     expected = path.read_bytes()
     assert expected != PRETRAINED.read_bytes()
     flip(path)
-    build([DIGITS], seen.append)
+    build([LETTERS], seen.append)
     assert path.read_bytes() == expected
-    build([DIGITS], seen.append)
+    build([LETTERS], seen.append)
     notes = [event.text for event in seen if isinstance(event, Note)]
-    assert len(notes) == 2 and all("digits.safetensors does not have the digest" in note for note in notes)
+    assert len(notes) == 2 and all("quarter-latin.safetensors does not have the digest" in note for note in notes)
 
 
 def test_a_damaged_expert_is_told_by_what_builds_nothing(tmp_path: Path) -> None:
-    path = written_once(locate(DIGITS).path, partial(put, PRETRAINED.read_bytes()), what="an expert")
+    path = written_once(locate(LETTERS).path, partial(put, PRETRAINED.read_bytes()), what="an expert")
     recipe = tmp_path / "recipe.yaml"
-    nodes = "{saved: {op: save, model: e, path: m.safetensors}, e: {op: load, path: 'zoo://glyphs/digits'}}"
+    nodes = "{saved: {op: save, model: e, path: m.safetensors}, e: {op: load, path: 'zoo://glyphs/quarter-latin'}}"
     recipe.write_text(f"name: tested\nnodes: {nodes}\n")
     assert lines_pipeline.validate(recipe).notes == ()
     flip(path)
-    assert lines_pipeline.validate(recipe).notes == (f"{DIGITS}: damaged, the first run builds it",)
-    assert api.inspect(DIGITS)["digest"] == api.inspect("zoo://glyphs/pretrained")["digest"]
+    assert lines_pipeline.validate(recipe).notes == (f"{LETTERS}: damaged, the first run builds it",)
+    assert api.inspect(LETTERS)["digest"] == api.inspect("zoo://glyphs/pretrained")["digest"]
 
 
 def test_an_unknown_expert_is_refused_before_anything_is_built() -> None:
-    with pytest.raises(CheckpointError, match="did you mean 'digits'"):
-        build([DIGITS, "zoo://glyphs/digit"])
-    assert not locate(DIGITS).path.parent.exists()
+    with pytest.raises(CheckpointError, match="did you mean 'quarter-latin'"):
+        build([LETTERS, "zoo://glyphs/quarter-latn"])
+    assert not locate(LETTERS).path.parent.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,4 +132,4 @@ def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch:
     blocked.write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     with pytest.raises(CheckpointError, match="could not be built"):
-        build([DIGITS])
+        build([LETTERS])

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lines_pipeline.zoo.domains import IMAGE_SIZE
+from lines_pipeline.zoo.glyphs.domains import IMAGE_SIZE
 
 WIDTH, BLOCKS, HEADS, EMBEDDING = 64, 8, 2, 64
 LOGIT_SCALE = 16.0
