@@ -17,14 +17,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from lines_pipeline.zoo.glyph_tasks import TASKS
-
 import lines_pipeline
 from lines_pipeline.suites.base import Role
 from lines_pipeline.suites.glyphs import GlyphSuite
+from lines_pipeline.zoo.glyphs.families import FAMILIES
+from lines_pipeline.zoo.glyphs.zoo import Choice
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-TARGETS = ("digits", "arrows")
+TASKS = FAMILIES["glyphs"].tasks
+TARGETS = ("quarter-cyrillic", "manner-latin")
 COUNTS = (20, 8)
 
 METHODS: dict[str, tuple[str, str, Sequence[float]]] = {
@@ -66,7 +67,7 @@ def _measurements(seeds: Iterable[int], coarse: bool) -> Iterable[tuple[str, Cal
 
 
 def _references(seed: int) -> dict[str, float]:
-    suite = GlyphSuite(seed)
+    suite = GlyphSuite(choice=Choice(seed=seed))
     roles: dict[str, Role] = {"zero-shot": "pretrained", "experts": "expert"}
     return {
         name: mean(one["accuracy"] for one in suite.baselines(role, list(TASKS), "test").values())

@@ -41,7 +41,7 @@ class GlyphSuite:
     """
 
     family: Family = FAMILIES["glyphs"]
-    choice: Choice = Choice()
+    choice: Choice = field(default_factory=Choice)
     emit: Sink = lambda event: None
     _remembered: dict[str, dict[str, float]] = field(default_factory=dict)
 

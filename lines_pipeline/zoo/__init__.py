@@ -1,1 +1,1 @@
-"""Holds the embedded model zoo: a small vision transformer, 20 glyph-recognition tasks and an expert for each."""
+"""Holds the model zoos: glyphs, which is embedded, and texts, which is built of packages."""

@@ -12,7 +12,8 @@ from lines_pipeline.zoo.entries import Address, Zoo, ZooEntry
 from lines_pipeline.zoo.glyphs.zoo import GLYPH_ZOOS
 from lines_pipeline.zoo.texts.zoo import TextZoo
 
-ZOOS: Mapping[str, Zoo] = {zoo.name: zoo for zoo in (*GLYPH_ZOOS, TextZoo())}
+_EVERY_ZOO: tuple[Zoo, ...] = (*GLYPH_ZOOS, TextZoo())
+ZOOS: Mapping[str, Zoo] = {zoo.name: zoo for zoo in _EVERY_ZOO}
 """Zoos by the word after ``zoo://``."""
 
 

@@ -1,16 +1,13 @@
 """Finds the strength of every domain: ``python -m lines_pipeline.zoo.glyphs.calibrate`` prints a line a task.
 
-A strength is that at which the pretrained models name ``TARGET`` of a task's validation images, on average; or the
-strongest tried where they still name more. No expert takes part.
+A strength is that at which base 0 names ``TARGET`` of a task's validation images; or the strongest tried where it still
+names more. No expert takes part.
 """
 
 from __future__ import annotations
 
-from statistics import mean
-
 import torch
 
-from lines_pipeline.zoo.glyphs.bases import BASES
 from lines_pipeline.zoo.glyphs.domains import render
 from lines_pipeline.zoo.glyphs.drawings import task_drawings
 from lines_pipeline.zoo.glyphs.heads import head, pretrained
@@ -24,35 +21,34 @@ _ROUNDS = 10
 
 
 def main() -> None:
-    """Print the strength of each task's domain, and what the pretrained models name there."""
+    """Print the strength of each task's domain, and what the pretrained model names there."""
     torch.set_num_threads(1)
-    models = [pretrained(base) for base in range(BASES)]
+    model = pretrained(0)
     for task in DOMAIN_TASKS:
-        strength = calibrated(task, models)
-        print(f"{task}: {strength:.2f} ({100 * named(task, strength, models):.1f} %)", flush=True)
+        strength = calibrated(task, model)
+        print(f"{task}: {strength:.2f} ({100 * named(task, strength, model):.1f} %)", flush=True)
 
 
-def calibrated(task: str, models: list[GlyphEncoder]) -> float:
+def calibrated(task: str, model: GlyphEncoder) -> float:
     """Return the strength of a task's domain, to two places."""
     low, high = WEAKEST, STRONGEST
-    if named(task, high, models) > TARGET:
+    if named(task, high, model) > TARGET:
         return high
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if named(task, middle, models) > TARGET else (low, middle)
+        low, high = (middle, high) if named(task, middle, model) > TARGET else (low, middle)
     return round((low + high) / 2, 2)
 
 
 @torch.inference_mode()
-def named(task: str, strength: float, models: list[GlyphEncoder]) -> float:
-    """Return the share of validation images that pretrained models name, on average, at a strength."""
+def named(task: str, strength: float, model: GlyphEncoder) -> float:
+    """Return the share of validation images that base 0 names at a strength."""
     drawn = task_drawings("glyphs-domains", task, "val")
     generator = torch.Generator().manual_seed(7)
     canvas, labels = drawn.canvas.repeat(_ROUNDS, 1, 1), drawn.labels.repeat(_ROUNDS)
     images = render(canvas, DOMAIN_TASKS[task].domain, strength, generator)
-    vectors = [head("glyphs-domains", task, base) for base in range(len(models))]
-    answers = [class_scores(model(images), rows).argmax(1) for model, rows in zip(models, vectors, strict=True)]
-    return mean(float((answer == labels).float().mean()) for answer in answers)
+    answers = class_scores(model(images), head("glyphs-domains", task, 0)).argmax(1)
+    return float((answers == labels).float().mean())
 
 
 if __name__ == "__main__":

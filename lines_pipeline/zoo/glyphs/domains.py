@@ -137,7 +137,8 @@ def _grid(canvas: torch.Tensor, strength: float, generator: torch.Generator) -> 
 
 
 def _grain(canvas: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
-    return functional.avg_pool2d(_noisy(place(canvas, generator), 0.6 * strength, generator), 3, 1, 1)
+    images = place(canvas, generator)
+    return images + strength * (functional.avg_pool2d(_noisy(images, 0.6, generator), 3, 1, 1) - images)
 
 
 def _wave(canvas: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:

@@ -92,7 +92,7 @@ def _elsewhere(canvas: torch.Tensor, own: str, index: int, generator: torch.Gene
 
 def _in_turn(labels: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """Drawings for ``count`` images in random order: classes as often as each other, so far as ``count`` allows."""
-    classes = labels.unique().tolist()
+    classes = sorted(set(labels.tolist()))
     share = -(-count // len(classes))
     found = []
     for label in classes:

@@ -59,8 +59,7 @@ class Distinct:
 
 
 def _unit(image: torch.Tensor) -> torch.Tensor:
-    flat = image.flatten()
-    return flat / flat.norm().clamp(min=1e-6)
+    return functional.normalize(image.flatten(), dim=0, eps=1e-6)
 
 
 def _margins(pixels: int) -> list[int]:
