@@ -16,7 +16,7 @@ import torch
 
 from lines_pipeline.zoo.glyphs.drawings import LETTERS
 from lines_pipeline.zoo.glyphs.fonts import FONTS, SOURCE_FONTS, characters, draw
-from lines_pipeline.zoo.glyphs.likeness import SAME_SHAPE, Distinct, outline
+from lines_pipeline.zoo.glyphs.likeness import SAME_SHAPE, Distinct, curves, outline
 from lines_pipeline.zoo.glyphs.tasks import DOMAIN_TASKS, MEANING_TASKS, DomainTask, MeaningTask
 
 ALIKE, ALIKE_IN_DOMAIN = 0.95, 0.93
@@ -94,28 +94,28 @@ class _Seen:
 def _meaning(name: str, task: MeaningTask, seen: _Seen) -> dict[str, Any]:
     meaning = task.meaning()
     labels = {ord(letter): label for label, letters in enumerate(meaning.values()) for letter in letters}
-    chosen, kept, sizes, taken = Distinct(), dict[int, str](), [0] * len(meaning), seen.shapes[:0]
+    chosen, kept, sizes, taken = Distinct(), dict[int, str](), [0] * len(meaning), Taken()
     for code in _shuffled(labels, name):
         known = task.unseen and seen.characters.likeness(code) >= ALIKE
         if known or sizes[labels[code]] >= CLASS_CHARACTERS or chosen.likeness(code) >= task.alike:
             continue
-        found = assign(code, seen.shapes, taken)
-        if found is not None:
+        letters = assign(code, seen.shapes, taken)
+        if letters is not None:
             chosen.add(code)
-            kept[code], taken = found
+            kept[code] = letters
             sizes[labels[code]] += 1
     return _described(meaning, {code: (labels[code], kept[code]) for code in sorted(kept)})
 
 
 def _domain(name: str, task: DomainTask, seen: _Seen) -> dict[str, Any]:
-    chosen, kept, taken = Distinct(), dict[int, str](), seen.shapes[:0]
+    chosen, kept, taken = Distinct(), dict[int, str](), Taken()
     for code in _shuffled(range(task.low, task.high + 1), name):
         known = seen.characters.likeness(code) < ALIKE if task.unseen else code in seen.characters.codes
         if len(kept) < DOMAIN_CLASSES and known and chosen.likeness(code) < ALIKE_IN_DOMAIN:
-            found = assign(code, seen.shapes, taken)
-            if found is not None:
+            letters = assign(code, seen.shapes, taken)
+            if letters is not None:
                 chosen.add(code)
-                kept[code], taken = found
+                kept[code] = letters
     ordered = sorted(kept)
     return _described(map(chr, ordered), {code: (label, kept[code]) for label, code in enumerate(ordered)})
 
@@ -127,27 +127,56 @@ def _described(classes: Iterable[str], glyphs: Mapping[int, tuple[int, str]]) ->
     }
 
 
-def assign(code: int, seen: torch.Tensor, taken: torch.Tensor) -> tuple[str, torch.Tensor] | None:
-    """Return a letter a font, and ``taken`` with the shapes that these drawings add; None for too few shapes.
+class Taken:
+    """Holds the shapes that a task has: their outlines, and the curves that font files have for them."""
+
+    def __init__(self) -> None:
+        self.outlines: list[torch.Tensor] = []
+        self.curves: set[str] = set()
+
+    def joined(self, other: Taken) -> None:
+        """Add the shapes of another."""
+        self.outlines += other.outlines
+        self.curves |= other.curves
+
+    def has(self, code: int, font: str) -> bool:
+        """Return whether a drawing is one of these shapes."""
+        return curves(code, font) in self.curves or _is_among(outline(code, font), self.outlines)
+
+    def add(self, code: int, font: str) -> None:
+        """Add a drawing's shape."""
+        self.outlines.append(outline(code, font))
+        self.curves.add(curves(code, font))
+
+
+def assign(code: int, seen: torch.Tensor, taken: Taken) -> str | None:
+    """Return a letter a font, and add these drawings' shapes to ``taken``; None for too few shapes, which adds none.
 
     The letter is the split's, ``-`` for a font without the character and for a shape that the task has already, be it
     another character's: a shape is in one split. Validation and test have none that pretraining has seen, either.
     """
-    letters, count = "", dict.fromkeys(FONTS, 0)
+    letters, count, own = "", dict.fromkeys(FONTS, 0), Taken()
     for split, font in _ordered_fonts():
         known = code in characters(font) and float(draw(code, font).sum()) > _LEAST_INK
-        others = [taken, *([seen] if split in ("val", "test") else [])]
-        if not known or any(_is_among(outline(code, font), some) for some in others):
+        elsewhere = known and (taken.has(code, font) or own.has(code, font))
+        if not known or elsewhere or (split in ("val", "test") and _most(outline(code, font), seen) >= SAME_SHAPE):
             letters += "-"
             continue
-        taken = torch.cat([taken, outline(code, font)[None]])
+        own.add(code, font)
         count[split] += 1
         letters += LETTERS[split]
-    return (letters, taken) if all(count[split] >= least for split, least in SHAPES.items()) else None
+    if any(count[split] < least for split, least in SHAPES.items()):
+        return None
+    taken.joined(own)
+    return letters
 
 
-def _is_among(shape: torch.Tensor, others: torch.Tensor) -> bool:
-    return bool(len(others)) and float((others @ shape).max()) >= SAME_SHAPE
+def _is_among(shape: torch.Tensor, others: list[torch.Tensor]) -> bool:
+    return bool(others) and _most(shape, torch.stack(others)) >= SAME_SHAPE
+
+
+def _most(shape: torch.Tensor, others: torch.Tensor) -> float:
+    return float((others @ shape).max())
 
 
 def _ordered_fonts() -> Iterator[tuple[str, str]]:

@@ -49,18 +49,18 @@ def _by_task(tasks: Mapping[str, object]) -> dict[str, str]:
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
-        Family("glyphs", "glyphs", tuple(MEANING_TASKS), _by_task(MEANING_TASKS), steps=150),
+        Family("glyphs", "glyphs", tuple(MEANING_TASKS), _by_task(MEANING_TASKS), steps=100),
         Family("glyphs-domains", "glyphs-domains", tuple(DOMAIN_TASKS), _by_task(DOMAIN_TASKS), steps=120),
         Family(
             "glyphs-soup",
             "glyphs",
             (SOUP_TASK,),
             {f"run-{number}": SOUP_TASK for number in range(SOUP_SIZE)},
-            steps=150,
+            steps=100,
         ),
-        Family("glyphs-rewards", "glyphs", REWARDS, {PARENT: REWARDS[0]} | {task: task for task in REWARDS}, steps=150),
-        Family("glyphs-decayed", "glyphs", tuple(MEANING_TASKS), _by_task(MEANING_TASKS), steps=150),
-        Family("glyphs-pulled", "glyphs", tuple(MEANING_TASKS), _by_task(MEANING_TASKS), steps=150),
+        Family("glyphs-rewards", "glyphs", REWARDS, {PARENT: REWARDS[0]} | {task: task for task in REWARDS}, steps=100),
+        Family("glyphs-decayed", "glyphs", tuple(MEANING_TASKS), _by_task(MEANING_TASKS), steps=100),
+        Family("glyphs-pulled", "glyphs", tuple(MEANING_TASKS), _by_task(MEANING_TASKS), steps=100),
     )
 }
 """Families by name."""

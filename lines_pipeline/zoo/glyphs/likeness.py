@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import torch
 from torch.nn import functional
 
-from lines_pipeline.zoo.glyphs.fonts import SOURCE_FONTS, characters, draw
+from lines_pipeline.zoo.glyphs.fonts import SOURCE_FONTS, characters, draw, font_file
 
 SAME_SHAPE = 0.99
 """Cosine of two outlines from which on they are one shape."""
@@ -33,6 +35,28 @@ def outline(code: int, font: str) -> torch.Tensor:
     padded = functional.pad(ink, _margins(side - ink.shape[1]) + _margins(side - ink.shape[0]))
     scaled = functional.interpolate(padded[None, None], (_SIDE, _SIDE), mode="bilinear", antialias=True)
     return _unit(scaled)
+
+
+@cache
+def curves(code: int, font: str) -> str:
+    """Return a digest of the curves that a font's file has for a character, wherever they stand in their box."""
+    from fontTools.pens.recordingPen import DecomposingRecordingPen
+
+    glyphs, names = _font(font)
+    pen = DecomposingRecordingPen(glyphs)
+    glyphs[names[code]].draw(pen)
+    points = [point for _, step in pen.value for point in step if point is not None]
+    left, bottom = min(point[0] for point in points), min(point[1] for point in points)
+    moved = [(name, [point and (point[0] - left, point[1] - bottom) for point in step]) for name, step in pen.value]
+    return hashlib.blake2b(repr(moved).encode(), digest_size=16).hexdigest()
+
+
+@cache
+def _font(font: str) -> tuple[Any, Any]:
+    from fontTools.ttLib import TTFont
+
+    opened = TTFont(font_file(font))
+    return opened.getGlyphSet(), opened.getBestCmap()
 
 
 class Distinct:

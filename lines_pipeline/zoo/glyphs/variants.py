@@ -26,7 +26,7 @@ PULL = 0.05
 SOUP_RATES = (1.5e-3, 2e-3, 3e-3, 4e-3, 5e-3)
 SOUP_TURNS = (6.0, 12.0, 20.0)
 """Rates and largest turns (degrees) that the runs of a soup cycle through."""
-PARENT_STEPS = 60
+PARENT_STEPS = 40
 
 
 def tune_decayed(task: str, base: int, seed: int, report: Report = lambda done: None) -> GlyphEncoder:
