@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch.nn import functional
 
@@ -66,7 +67,7 @@ def test_the_pull_is_half_the_squared_distance_times_its_weight() -> None:
     start, model = pretrained(0), pretrained(0)
     with torch.no_grad():
         model.visual.proj[0, 0] += 2.0
-    assert float(pull_to(start)(model).detach()) == 0.05 / 2 * 4
+    assert float(pull_to(start)(model).detach()) == pytest.approx(0.05 / 2 * 4)
 
 
 def test_the_reward_is_the_probability_of_the_right_answer() -> None:
