@@ -69,20 +69,20 @@ def require_held(
     more = f" (and some of {others} more tensors)" if others else ""
     share = f"{count:,} of {numel:,} values ({100 * count / numel:.2g} %){more} {'is' if count == 1 else 'are'}"
     raise CheckpointError(
-        f"node '{step}': tensor '{tensor}' of the result: {share} {_complaint(whole, dtype)}. "
+        f"node '{step}': tensor '{tensor}' of the result: {share} {_reason(whole, dtype)}. "
         f"Nothing is written; {_remedy(whole, dtype, step in set(saved))}"
     )
 
 
-def _complaint(found: Unheld, dtype: str) -> str:
-    if found.nonfinite:
+def _reason(values: Unheld, dtype: str) -> str:
+    if values.nonfinite:
         return "NaN or Inf, which no input is: sums or factors leave the range of the type that is computed with"
     limit = torch.finfo(getattr(torch, dtype)).max
-    return f"beyond the range of {dtype}, whose largest number is {limit:g} (up to {found.largest:g})"
+    return f"beyond the range of {dtype}, whose largest number is {limit:g} (up to {values.largest:g})"
 
 
-def _remedy(found: Unheld, dtype: str, saved: bool) -> str:
-    if found.nonfinite:
+def _remedy(values: Unheld, dtype: str, saved: bool) -> str:
+    if values.nonfinite:
         return "use smaller factors, or look for a damaged checkpoint with 'lines-pipeline inspect'"
     wider = {"float32": "'dtype: float64'", "bfloat16": "'dtype: float32'"}
     types = wider.get(dtype, "'dtype: bfloat16' or 'dtype: float32'")

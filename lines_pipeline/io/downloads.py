@@ -58,17 +58,17 @@ def download(uri: str, downloads: Path, tell: Callable[[str], object] = lambda t
     except ImportError as error:
         raise CheckpointError(f"{uri}: needs the extra 'hub': pip install 'lines-pipeline[hub]'") from error
     except Exception as error:  # any of the many ways in which networks and stores fail
-        again = f"{_complaint(notes)}, and " if was_there else ""
+        again = f"{_damage(notes)}, and " if was_there else ""
         raise CheckpointError(f"{uri}: {again}cannot be downloaded ({type(error).__name__}: {error})") from error
     found = _noted(fetched)
     write_entry(_notes(path), found)
     if was_there:
         now = ", and has other contents now" if notes and notes != found else ""
-        tell(f"{uri}: {_complaint(notes)}; it was fetched again{now}")
+        tell(f"{uri}: {_damage(notes)}; it was fetched again{now}")
     return fetched
 
 
-def _complaint(notes: Noted | None) -> str:
+def _damage(notes: Noted | None) -> str:
     return f"what the cache holds of it {'is damaged' if notes else 'has no digest to check it by'}"
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.patterns import Pattern, PatternError
 from lines_pipeline.core.printable import printable
@@ -23,7 +24,7 @@ from lines_pipeline.io.model_folders import declared_quantization
 from lines_pipeline.io.opening import open_leniently
 from lines_pipeline.io.renaming import rename
 from lines_pipeline.ops.base import Ids, Op, OpParams
-from lines_pipeline.ops.roles import Mistake, ReadContext, Source
+from lines_pipeline.ops.roles import ReadContext, Source
 from lines_pipeline.ops.schemas.globs import match_each, matches
 from lines_pipeline.ops.schemas.notes import Told
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
@@ -93,17 +94,17 @@ class Load(Op[LoadParams]):
         assert context.checkpoint is not None
         return _loaded(context, params, context.checkpoint)
 
-    def mistakes(self, params: LoadParams, inputs: Ids, gives: EdgeType) -> Iterable[Mistake]:
+    def diagnostics(self, params: LoadParams, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
         for index, rule in enumerate(params.rename):
             try:
                 pattern = Pattern(rule.from_)
             except PatternError as error:
-                yield Mistake(("rename", index, "from"), str(error))
+                yield Diagnostic(("rename", index, "from"), str(error))
                 continue
             try:
                 pattern.check_replacement(rule.to)
             except PatternError as error:
-                yield Mistake(("rename", index, "to"), str(error))
+                yield Diagnostic(("rename", index, "to"), str(error))
 
 
 def _read(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:

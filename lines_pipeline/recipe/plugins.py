@@ -8,13 +8,14 @@ from functools import cached_property
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from lines_pipeline.core.errors import Diagnostic, LinesError, PluginError, RecipeError, did_you_mean
+from lines_pipeline.core.diagnostics import Diagnostic, SourceLocation
+from lines_pipeline.core.errors import LinesError, PluginError, RecipeError, did_you_mean
 from lines_pipeline.core.plugins import FileOrigin
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.trust import remedy, why_untrusted
 from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.recipe.stock import stock_folder
-from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation
+from lines_pipeline.recipe.syntax.source_map import Document
 
 if TYPE_CHECKING:
     from lines_pipeline.ops import OpRegistry

@@ -93,12 +93,12 @@ class MlflowSink:
         """Connect, and see that there is a place for the run, which is not made yet."""
         self._guarded(lambda: self._place(target))
 
-    def complaints(self) -> list[str]:
+    def refusals(self) -> list[str]:
         """Return what the store would not take since the last time, and why."""
-        found: list[str] = []
+        refusals: list[str] = []
         if self._sender is not None:
-            found, self._sender.complaints = self._sender.complaints, found
-        return found
+            refusals, self._sender.refusals = self._sender.refusals, refusals
+        return refusals
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
@@ -149,9 +149,7 @@ class MlflowSink:
             own = mlflow_name(name)
             if run.data.params.get(own, told[own]) != told[own]:
                 value = run.data.params[own]
-                sender.complaints.append(
-                    f"the parameter {own} is {value} already, and stays so; here it is {told[own]}"
-                )
+                sender.refusals.append(f"the parameter {own} is {value} already, and stays so; here it is {told[own]}")
                 del self._params[name]
 
     def _made(self, name: str, tags: Mapping[str, str], record: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from typing_extensions import TypeVar
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.events import Event, LearningProgress, Note, TableComputed
 from lines_pipeline.core.threads import one_thread
 from lines_pipeline.core.types import EdgeType
@@ -33,9 +34,9 @@ from lines_pipeline.ops.coefficients.fitting import Fit, FitSettings, Tasks
 from lines_pipeline.ops.coefficients.inputs import Order, TaskInputs
 from lines_pipeline.ops.coefficients.merged_model import MergedModel, State
 from lines_pipeline.ops.coefficients.units import Per, Unit, line, units_of
-from lines_pipeline.ops.depth import pattern_mistakes
+from lines_pipeline.ops.depth import pattern_diagnostics
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
-from lines_pipeline.ops.roles import Mistake, SuiteUse
+from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.schemas.coefficients import table_of
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.task_models import TaskModel
@@ -102,8 +103,8 @@ class LearningOp(Op[Learned], Generic[Learned]):
             return f"'clamp' is {list(params.clamp)}, expected the least and the most, in this order"
         return None
 
-    def mistakes(self, params: Learned, inputs: Ids, gives: EdgeType) -> Iterable[Mistake]:
-        return pattern_mistakes(params.blocks, "blocks")
+    def diagnostics(self, params: Learned, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
+        return pattern_diagnostics(params.blocks, "blocks")
 
     def completed(self, params: Learned, context: StepContext) -> Learned:
         return params.model_copy(update={"seed": context.seed} if params.seed is None else {})

@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.graph.graph import Step
-from lines_pipeline.recipe.binding.validation import Complaint
 
 _Taken = dict[tuple[str, str], tuple[str, str]]
 """By kind and spelling of a path: the step that writes there, and the path as it has it."""
@@ -18,26 +18,25 @@ MAX_NAME_BYTES = 200
 """The longest file name: numbers of shards and temporary names still fit into the 255 bytes of file systems."""
 
 
-def step_complaints(steps: Iterable[Step]) -> Iterator[tuple[str, Complaint]]:
-    """Return node and complaint (path from the node on) for every mistake."""
+def step_diagnostics(steps: Iterable[Step]) -> Iterator[tuple[str, Diagnostic]]:
+    """Yield each diagnostic with its node, where its path starts."""
     taken: _Taken = {}
     for step in steps:
-        yield from ((step.node, complaint) for complaint in _place(step, taken))
-        for mistake in step.op.mistakes(step.params, step.inputs, step.gives):
-            yield step.node, Complaint(mistake.path, mistake.message)
+        yield from ((step.node, diagnostic) for diagnostic in _place(step, taken))
+        yield from ((step.node, diagnostic) for diagnostic in step.op.diagnostics(step.params, step.inputs, step.gives))
 
 
-def _place(step: Step, taken: _Taken) -> Iterator[Complaint]:
+def _place(step: Step, taken: _Taken) -> Iterator[Diagnostic]:
     """Complain about files that would leave the output folder, have no known kind, or meet those of another step."""
     output, derivation = step.op.file_of(step.params, step.inputs), step.op.derivation_of(step.params)
     paths = [output.path] if output else list(derivation.files if derivation else ())
     for path in paths:
-        message = _path_mistake(path) or (_kind_mistake(path) if output else None) or _clash(step, path, taken)
+        message = _path_message(path) or (_kind_message(path) if output else None) or _clash(step, path, taken)
         if message:
-            yield Complaint(("path",), message)
+            yield Diagnostic(("path",), message)
 
 
-def _path_mistake(text: str) -> str | None:
+def _path_message(text: str) -> str | None:
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or path.parts[:1] in ((), ("~",)) or "\0" in text:
         return f"'path' is '{shortened(text)}', expected a file inside the run's output folder"
@@ -46,7 +45,7 @@ def _path_mistake(text: str) -> str | None:
     return None
 
 
-def _kind_mistake(text: str) -> str | None:
+def _kind_message(text: str) -> str | None:
     """Return what is wrong with the place of a checkpoint: neither a file of safetensors nor a folder."""
     path = PurePosixPath(text)
     if text.endswith("/") == (path.suffix == ".safetensors"):
