@@ -42,8 +42,8 @@ def _diagnostics(text: str, path: tuple[str | int, ...]) -> Iterator[Diagnostic]
         yield Diagnostic(path, str(error))
         return
     if not groups:
-        found = shortened(text)
-        yield Diagnostic(path, rf"expected a group for the block's index, such as (\d+), found '{found}'")
+        shown = shortened(text)
+        yield Diagnostic(path, rf"expected a group for the block's index, such as (\d+), found '{shown}'")
 
 
 def explain_blocks(
@@ -58,10 +58,12 @@ def explain_blocks(
     places = {
         tower: [place_of(layers, (tower, index)) for index in range(depth)] for tower, depth in layers.depths.items()
     }
-    texts = {tower: [said(place) for place in found] for tower, found in places.items()}
-    below = [f"{tower} block {index}: {text}" for tower, found in texts.items() for index, text in enumerate(found)]
+    texts = {tower: [said(place) for place in of_tower] for tower, of_tower in places.items()}
+    below = [
+        f"{tower} block {index}: {text}" for tower, of_tower in texts.items() for index, text in enumerate(of_tower)
+    ]
     return OpExplanation(
         (f"layer map {layers.family} ({depths}); outside the blocks {outside}", *below),
-        {**layers.to_dict(), "scales": {tower: [*found] for tower, found in texts.items()}, "outside": outside},
-        {tower: tuple(map(scale, found)) for tower, found in places.items()} if scale else {},
+        {**layers.to_dict(), "scales": {tower: [*of_tower] for tower, of_tower in texts.items()}, "outside": outside},
+        {tower: tuple(map(scale, of_tower)) for tower, of_tower in places.items()} if scale else {},
     )

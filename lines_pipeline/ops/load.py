@@ -150,7 +150,7 @@ def _loaded(context: SchemaContext, params: LoadParams, checkpoint: Checkpoint) 
     if context.gives is EdgeType.MASK:
         tensors = {name: _masked(context, spec) for name, spec in specs.items()}
     integers = [name for name in specs if name not in tensors]
-    told = [
+    notes = [
         Told(
             context.node,
             tuple(integers),
@@ -169,7 +169,7 @@ def _loaded(context: SchemaContext, params: LoadParams, checkpoint: Checkpoint) 
         extra_remedy=_DROP_EXTRA,
         sizes={name: spec.numel for name, spec in tensors.items() if spec.is_floating},
         partial=context.gives is not EdgeType.WEIGHTS,
-        told=(*_dropped(context, checkpoint, gone), *(told if integers else ())),
+        told=(*_dropped(context, checkpoint, gone), *(notes if integers else ())),
         globs=match_each(params.drop, known),
     )
 
@@ -193,7 +193,7 @@ def _dropped(context: SchemaContext, checkpoint: Checkpoint, gone: frozenset[str
     for alias, name in checkpoint.aliases.items():
         if alias in gone and name not in gone:
             kept.setdefault(name, []).append(alias)
-    told = [
+    notes = [
         Told(context.node, tuple(sorted(aliases)), f"dropped; its other name '{printable(name)}' stays", checkpoint.uri)
         for name, aliases in kept.items()
     ]
@@ -201,5 +201,5 @@ def _dropped(context: SchemaContext, checkpoint: Checkpoint, gone: frozenset[str
         numels = {name: stored.spec.numel for name, stored in checkpoint.tensors.items()}
         share = sum(numel for name, numel in numels.items() if name in whole) / max(sum(numels.values()), 1)
         reason = f"dropped, {len(whole)} in all with {share:.2%} of the parameters; they are in no output"
-        told.insert(0, Told(context.node, tuple(sorted(whole)), reason, checkpoint.uri))
-    return told
+        notes.insert(0, Told(context.node, tuple(sorted(whole)), reason, checkpoint.uri))
+    return notes

@@ -21,11 +21,11 @@ class Told:
 def render(told: Iterable[Told]) -> tuple[str, ...]:
     """One text for what is said alike of several checkpoints, in order."""
     origins: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
-    for one in told:
-        origins.setdefault((one.node, one.tensors, one.reason), []).append(one.origin)
+    for note in told:
+        origins.setdefault((note.node, note.tensors, note.reason), []).append(note.origin)
     return tuple(
-        f"node '{node}': {quoted(tensors)}: {reason} ({counted(dict.fromkeys(found))})"
-        for (node, tensors, reason), found in origins.items()
+        f"node '{node}': {quoted(tensors)}: {reason} ({counted(dict.fromkeys(of_note))})"
+        for (node, tensors, reason), of_note in origins.items()
     )
 
 
