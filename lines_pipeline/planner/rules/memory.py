@@ -11,8 +11,8 @@ from lines_pipeline.planner.plan import Plan
 
 def fit_memory(planned: Plan) -> Plan:
     """Say of every stage how many tasks are done side by side, and what memory that takes."""
-    found = (stage_memory(planned.graph, one, planned.schemas, planned.settings) for one in planned.stages)
-    return replace(planned, memory=tuple(found))
+    memory = (stage_memory(planned.graph, stage, planned.schemas, planned.settings) for stage in planned.stages)
+    return replace(planned, memory=tuple(memory))
 
 
 def count_drivers(planned: Plan) -> Plan:
