@@ -32,11 +32,11 @@ def stock_folder() -> Path:
 
 def stock_recipes() -> list[StockRecipe]:
     """Return all stock recipes, by name."""
-    found = []
+    recipes = []
     for path in sorted(stock_folder().glob("*.yaml")):
         document, *_ = read_chain(path)
-        found.append(StockRecipe(path.stem, str(document.data.get("description", "")), path))
-    return found
+        recipes.append(StockRecipe(path.stem, str(document.data.get("description", "")), path))
+    return recipes
 
 
 def find_recipe(recipe: str | Path) -> Path:
@@ -54,7 +54,7 @@ def copy_recipe(name: str, folder: Path) -> list[Path]:
     RecipeError where there is no such recipe, or where another file lies in the way: then nothing is copied.
     """
     source = stock_folder() / f"{_stem(name)}.yaml"
-    known = [one.stem for one in sorted(stock_folder().glob("*.yaml"))]
+    known = [path.stem for path in sorted(stock_folder().glob("*.yaml"))]
     if source.stem not in known:
         listed = ", ".join(known)
         message = f"no such stock recipe{did_you_mean(_stem(name), known)}; there are: {listed}"

@@ -50,26 +50,26 @@ def _require_harmless_items(recipe: Recipe, graph: Graph) -> None:
     """Raise RecipeError where items from the environment end up in a URL, and the recipe's folder is not trusted."""
     names = {name for fields in recipe.recorded["nodes"].values() for name in environment_names(fields.get("for_each"))}
     values = {environ[name] for name in names if environ.get(name)}
-    found = []
+    uses = []
     for step in graph.steps.values() if values else ():
         for path, text in _texts(step.params.model_dump(mode="json", by_alias=True), ("nodes", step.node)):
             if "://" in text and any(value in text for value in values):
-                found.append((path, "sends items from the environment as part of a URL"))
-    _require(found, recipe)
+                uses.append((path, "sends items from the environment as part of a URL"))
+    _require(uses, recipe)
 
 
-def _require(found: list[tuple[FieldPath, str]], recipe: Recipe) -> None:
-    written = [(path, what) for path, what in found if recipe.document.source_map.value(path).line]
+def _require(uses: list[tuple[FieldPath, str]], recipe: Recipe) -> None:
+    written = [(path, use) for path, use in uses if recipe.document.source_map.value(path).line]
     folders = dict.fromkeys(file.parent for file in recipe.files if not file.is_relative_to(stock_folder()))
     for folder in folders if written else ():
         reason = why_untrusted(folder)
         if reason:
-            raise RecipeError([_diagnostic(recipe, path, what, reason, folder) for path, what in written])
+            raise RecipeError([_diagnostic(recipe, path, use, reason, folder) for path, use in written])
 
 
-def _diagnostic(recipe: Recipe, path: FieldPath, what: str, reason: str, folder: FilePath) -> Diagnostic:
+def _diagnostic(recipe: Recipe, path: FieldPath, use: str, reason: str, folder: FilePath) -> Diagnostic:
     node = str(path[1]) if path[0] == "nodes" else ""
-    message = f"the recipe {what}, but {reason}; {remedy(folder)}"
+    message = f"the recipe {use}, but {reason}; {remedy(folder)}"
     return recipe.document.source_map.value(path).diagnostic(message, node)
 
 

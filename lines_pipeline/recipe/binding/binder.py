@@ -269,9 +269,9 @@ class Binder:
         member = spread.by_item.get(reference.item)
         if member is not None:
             return (member,)
-        known = [other.item for other in spread.members or () if other.item is not None]
-        what = f"has no item '{reference.item}'{did_you_mean(str(reference.item), known)}" if known else ""
-        message = f"'{reference.node}' {what or 'is not a collection: name it without [...]'}"
+        known = [sibling.item for sibling in spread.members or () if sibling.item is not None]
+        problem = f"has no item '{reference.item}'{did_you_mean(str(reference.item), known)}" if known else ""
+        message = f"'{reference.node}' {problem or 'is not a collection: name it without [...]'}"
         diagnostics[Diagnostic(reference.path, message)] = None
         return None
 
@@ -303,7 +303,7 @@ def _loads(unbound: UnboundNode, step: Step, row: Item) -> list[Step]:
     """Steps that load the files which a step's ports name."""
     from lines_pipeline.ops.reading import reader_of
 
-    found = []
+    loads = []
     for port in (port for port in unbound.inputs if port not in unbound.connected):
         path = str(fill_items(unbound.inputs[port], row.names))
         read = reader_of(path)
@@ -319,8 +319,8 @@ def _loads(unbound: UnboundNode, step: Step, row: Item) -> list[Step]:
             gives=EdgeType.WEIGHTS,
             port=port,
         )
-        found.append(load)
-    return found
+        loads.append(load)
+    return loads
 
 
 def _load_id(unbound: UnboundNode, item: str | None, port: str) -> str:

@@ -75,10 +75,10 @@ def checked_graph(
 
 def _once(diagnostics: Iterable[tuple[str, Diagnostic]]) -> Iterator[tuple[str, Diagnostic]]:
     """Yield the first diagnostic of each node and path: the members of a collection share it."""
-    told = set()
+    places = set()
     for node, diagnostic in diagnostics:
-        if (node, diagnostic.path) not in told:
-            told.add((node, diagnostic.path))
+        if (node, diagnostic.path) not in places:
+            places.add((node, diagnostic.path))
             yield node, diagnostic
 
 

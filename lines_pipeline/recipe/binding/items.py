@@ -49,10 +49,10 @@ class Items:
 
     def __init__(self, rows: Iterable[Item]) -> None:
         self.rows = tuple(rows)
-        whole = dict.fromkeys(row.key for row in self.rows)
+        keys = dict.fromkeys(row.key for row in self.rows)
         self.mapped = {key: index for index, key in enumerate(dict.fromkeys(row.mapped for row in self.rows))}
         own = dict.fromkeys(row.own for row in self.rows)
-        self._sides: dict[str, dict[str, Any]] = {"key": whole, "mapped": self.mapped, "own": own}
+        self._sides: dict[str, dict[str, Any]] = {"key": keys, "mapped": self.mapped, "own": own}
         self._chosen: dict[str, tuple[str, Mapping[str, Any], list[Diagnostic]] | None] = {}
 
     def chosen(self, name: str, value: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[Diagnostic]] | None:
@@ -81,7 +81,7 @@ def read_items(raw: Any) -> tuple[tuple[Item, ...], list[Diagnostic]]:
     diagnostics: list[Diagnostic] = []
     raw = {name: listed_range(name, listed, diagnostics) for name, listed in raw.items()}
     if not diagnostics:
-        diagnostics += [found for name, listed in raw.items() for found in _list_diagnostics(name, listed)]
+        diagnostics += [diagnostic for name, listed in raw.items() for diagnostic in _list_diagnostics(name, listed)]
     lengths = {name: len(listed) for name, listed in raw.items() if isinstance(listed, list)}
     if not diagnostics and len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name} has {count}" for name, count in lengths.items())
@@ -107,17 +107,17 @@ def _list_diagnostics(name: str, listed: Any) -> Iterable[Diagnostic]:
     else:
         for index, entry in enumerate(listed):
             if isinstance(entry, Mapping | list) or entry is None or not _KEY.fullmatch(scalar_text(entry)):
-                found = described(entry)
-                yield Diagnostic((name, index), f"expected a text or a number without brackets as item, found {found}")
+                shown = described(entry)
+                yield Diagnostic((name, index), f"expected a text or a number without brackets as item, found {shown}")
 
 
 def _twice(name: str, items: Iterable[Item]) -> list[Diagnostic]:
-    seen: set[str] = set()
+    keys: set[str] = set()
     diagnostics = []
     for index, item in enumerate(items):
-        if item.key in seen:
+        if item.key in keys:
             diagnostics.append(Diagnostic((name, index), f"found the item '{item.key}' twice, expected each once"))
-        seen.add(item.key)
+        keys.add(item.key)
     return diagnostics
 
 

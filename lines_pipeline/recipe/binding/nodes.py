@@ -132,7 +132,7 @@ def _unknown(op: AnyOp, key: str, known: list[str], ops: OpRegistry) -> Diagnost
     if key in ("include", "exclude"):
         message = f"'{key}' is for ops that make weights, a delta or a mask, '{op.name}' does not"
         return Diagnostic((key,), message, at_key=True)
-    owners = [name for name, other in ops.at_hand.items() if key in fields_of(other)]
+    owners = [name for name, candidate in ops.at_hand.items() if key in fields_of(candidate)]
     hint = f"; '{key}' is a key of '{owners[0]}'" if len(owners) == 1 else ""
     return Diagnostic((key,), unknown_key(key, known) + hint, at_key=True)
 
@@ -203,7 +203,11 @@ def _given_ports(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, Any], 
 
 def _input_diagnostics(path: FieldPath, value: Any, takes: str, lists: bool) -> list[Diagnostic]:
     if isinstance(value, list) and lists and value:
-        return [one for index, entry in enumerate(value) for one in _name_diagnostic((*path, index), entry, takes)]
+        return [
+            diagnostic
+            for index, entry in enumerate(value)
+            for diagnostic in _name_diagnostic((*path, index), entry, takes)
+        ]
     if isinstance(value, list) and lists:
         return [Diagnostic(path, f"expected the {takes}, found an empty list")]
     return _name_diagnostic(path, value, takes)

@@ -44,8 +44,8 @@ class InputBinding:
         cls, entries: tuple[tuple[str, str], ...], names: Mapping[str, Mapping[str, Any]], *, with_all: bool = False
     ) -> InputBinding:
         """Bind each item to one value, followed by all where the port wants that: the node maps over them."""
-        rest = entries if with_all else ()
-        return cls(rows={label: ((step, label), *rest) for step, label in entries}, mapped=True, names=names)
+        shared = entries if with_all else ()
+        return cls(rows={label: ((step, label), *shared) for step, label in entries}, mapped=True, names=names)
 
     @classmethod
     def picked(cls, many: bool, rows: Mapping[str, tuple[tuple[str, str], ...]]) -> InputBinding:
@@ -104,15 +104,21 @@ def step_params(
             values[name] = _spread(unbound, name, value, row, bindings, items, diagnostics)
         else:
             values[name] = _chosen(name, value, row, items, diagnostics)
-    params, varying, new = _filled_and_validated(unbound, values, row.names if row else {}, written)
-    diagnostics += [one for one in new if not any(known.path[:1] == one.path[:1] for known in diagnostics)]
+    params, varying, of_params = _filled_and_validated(unbound, values, row.names if row else {}, written)
+    diagnostics += [
+        diagnostic
+        for diagnostic in of_params
+        if not any(earlier.path[:1] == diagnostic.path[:1] for earlier in diagnostics)
+    ]
     if params is not None and not diagnostics and bindings.keys() >= set(unbound.connected):
         counts = {port: len(bindings[port].at(row)) if port in bindings else 0 for port in unbound.op.inputs}
         message = unbound.op.check(params, counts)
         diagnostics += [Diagnostic((), message, at_key=True)] if message else []
         diagnostics += [
-            Diagnostic(one.path[:1], f"'{one.path[0]}' is one number: a driver carries this node out", at_key=True)
-            for one in varying
+            Diagnostic(
+                number.path[:1], f"'{number.path[0]}' is one number: a driver carries this node out", at_key=True
+            )
+            for number in varying
             if unbound.op.driver_of(params) is not None
         ]
         labels = {port: binding.labels(row) for port, binding in bindings.items()}

@@ -55,7 +55,7 @@ def _is_same_side(own: Iterable[Item], mapped: Iterable[Item]) -> bool:
     own_names = {name for item in own for name in item.names}
     mapped_names = {name for item in mapped for name in item.names}
     return bool(own_names & mapped_names) or (
-        not mapped_names and {one.key for one in own} == {one.key for one in mapped}
+        not mapped_names and {item.key for item in own} == {item.key for item in mapped}
     )
 
 
@@ -65,16 +65,16 @@ def _product(
     if len(mapped) * len(own) > MAX_ITEMS:
         message = f"{len(mapped):,} members times {len(own):,} items are too many, expected at most {MAX_ITEMS:,}"
         return [], [*diagnostics, Diagnostic(("for_each",), message)]
-    rows = [Item.combined(one, other) for one in mapped for other in own]
+    rows = [Item.combined(of_collection, of_node) for of_collection in mapped for of_node in own]
     twice = [key for key, count in Counter(row.key for row in rows).items() if count > 1]
     if twice:
         diagnostics = [*diagnostics, Diagnostic(("for_each",), f"found the combination '{shortened(twice[0])}' twice")]
     return rows, diagnostics
 
 
-def _difference(first: str, keys: Iterable[str], other: str, others: Iterable[str]) -> str:
-    lacks = sorted(set(keys) - set(others))
-    extra = sorted(set(others) - set(keys))
+def _difference(first: str, keys: Iterable[str], second: str, its_keys: Iterable[str]) -> str:
+    lacks = sorted(set(keys) - set(its_keys))
+    extra = sorted(set(its_keys) - set(keys))
     parts = [f"lacks {', '.join(lacks[:5])}"] if lacks else []
     parts += [f"has {', '.join(extra[:5])} besides"] if extra else []
-    return f"collections in one node need equal items: compared with '{first}', '{other}' {' and '.join(parts)}"
+    return f"collections in one node need equal items: compared with '{first}', '{second}' {' and '.join(parts)}"

@@ -66,27 +66,27 @@ def _clash(step: Step, path: str, taken: _Taken) -> str | None:
     above = [str(parent) for parent in PurePosixPath(own).parents][:-1]
     shard = re.fullmatch(r"(.*)-\d{5}-of-\d{5}\.safetensors", own)
     base = f"{shard[1]}.safetensors" if shard else ""
-    met = {
+    rivals = {
         "same": taken.get(("at", own)),
-        "outer": next((taken["at", one] for one in above if ("at", one) in taken), None),
+        "outer": next((taken["at", folder] for folder in above if ("at", folder) in taken), None),
         "inner": taken.get(("below", own)),
         "whole": taken.get(("at", base)),
         "shard": taken.get(("shard", own)),
     }
-    for kind, key in (("at", own), ("shard", base), *(("below", one) for one in above)):
+    for kind, key in (("at", own), ("shard", base), *(("below", folder) for folder in above)):
         taken.setdefault((kind, key), (step.id, path))
-    how, other = next(((how, other) for how, other in met.items() if other is not None), ("", None))
-    return None if other is None else _clash_message(how, (step.id, path), other)
+    how, rival = next(((how, rival) for how, rival in rivals.items() if rival is not None), ("", None))
+    return None if rival is None else _clash_message(how, (step.id, path), rival)
 
 
-def _clash_message(how: str, one: tuple[str, str], other: tuple[str, str]) -> str:
-    mine, its = PurePosixPath(one[1]), PurePosixPath(other[1])
-    both = f"'{other[0]}' and '{one[0]}' both write"
+def _clash_message(how: str, writer: tuple[str, str], rival: tuple[str, str]) -> str:
+    path, rival_path = PurePosixPath(writer[1]), PurePosixPath(rival[1])
+    both = f"'{rival[0]}' and '{writer[0]}' both write"
     if how == "same":
-        case = "" if mine == its else f", spelled '{its}' there: one file where case does not count"
-        return f"{both} '{mine}'{case}; give each its own, as with an item in the path"
+        case = "" if path == rival_path else f", spelled '{rival_path}' there: one file where case does not count"
+        return f"{both} '{path}'{case}; give each its own, as with an item in the path"
     if how in ("outer", "inner"):
-        outer = its if how == "outer" else mine
+        outer = rival_path if how == "outer" else path
         return f"{both} to '{outer}', one into the other's place; give each a place of its own"
-    whole, part = (its, mine) if how == "whole" else (mine, its)
+    whole, part = (rival_path, path) if how == "whole" else (path, rival_path)
     return f"{both} '{part}': shards of '{whole}' have such names; choose another"

@@ -35,8 +35,8 @@ def tune_diagnostics(
 ) -> list[Diagnostic]:
     """Return all diagnostics about ``tune``, by path from the top of the recipe."""
     diagnostics = _sampler_diagnostics(tune)
-    objective, found = _read_objective(tune)
-    diagnostics += found
+    objective, of_objective = _read_objective(tune)
+    diagnostics += of_objective
     evaluated: set[str] = set()
     if objective is not None:
         diagnostics += _objective_diagnostics(objective, unbound_nodes, graph, metrics_of)
@@ -45,8 +45,8 @@ def tune_diagnostics(
     upstream = _upstream(unbound_nodes, evaluated) if evaluated <= unbound_nodes.keys() else set()
     for name, space in tune.parameters.items():
         path = ("tune", "parameters", name)
-        found = _parameter_diagnostics(path, name, unbound_nodes, upstream)
-        diagnostics += found or _value_diagnostics(path, name, space, unbound_nodes, binder)
+        of_parameter = _parameter_diagnostics(path, name, unbound_nodes, upstream)
+        diagnostics += of_parameter or _value_diagnostics(path, name, space, unbound_nodes, binder)
     return diagnostics
 
 
@@ -67,8 +67,8 @@ def _sampler_diagnostics(tune: Tune) -> list[Diagnostic]:
     if tune.sampler == "grid":
         total = math.prod(len(space.choices() or ()) for space in tune.parameters.values())
         if total > MAX_GRID:
-            found = f"the grid has {total:,} combinations, expected at most {MAX_GRID:,}"
-            diagnostics.append(Diagnostic(("tune", "parameters"), found, True))
+            message = f"the grid has {total:,} combinations, expected at most {MAX_GRID:,}"
+            diagnostics.append(Diagnostic(("tune", "parameters"), message, True))
     return diagnostics
 
 
@@ -135,8 +135,8 @@ def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) 
 
 
 def _test_message(step_id: str, graph: Graph) -> str | None:
-    seen = [graph.steps[name] for name in graph.needed([step_id])]
-    uses = {step.id: step.op.suite_of(step.params, step.inputs) for step in seen}
+    ancestors = [graph.steps[name] for name in graph.needed([step_id])]
+    uses = {step.id: step.op.suite_of(step.params, step.inputs) for step in ancestors}
     on_test = [step for step, use in uses.items() if use is not None and use.split == "test"]
     if not on_test:
         return None
@@ -154,14 +154,18 @@ def _parameter_diagnostics(
 ) -> list[Diagnostic]:
     node, _, parameter = name.partition(".")
     if not parameter or node not in unbound_nodes:
-        known = [f"{other}.{each}" for other, unbound in unbound_nodes.items() for each in parameter_names(unbound.op)]
+        known = [
+            f"{name_of_node}.{own}"
+            for name_of_node, unbound in unbound_nodes.items()
+            for own in parameter_names(unbound.op)
+        ]
         return [Diagnostic(path, f"no node has the parameter '{name}'{did_you_mean(name, known)}", at_key=True)]
     op = unbound_nodes[node].op
     if parameter not in parameter_names(op):
         known = parameter_names(op)
         listed = f"; '{op.name}' has: {', '.join(known)}" if known else f"; '{op.name}' has none"
-        found = f"'{node}' has no parameter '{parameter}'{did_you_mean(parameter, known)}{listed}"
-        return [Diagnostic(path, found, at_key=True)]
+        message = f"'{node}' has no parameter '{parameter}'{did_you_mean(parameter, known)}{listed}"
+        return [Diagnostic(path, message, at_key=True)]
     if op.gives == EdgeType.METRICS or op.is_source or op.is_output or parameter in op.untuned:
         return [
             Diagnostic(
@@ -182,9 +186,9 @@ def _value_diagnostics(
         return []
     for value in space.samples():
         unbound = replace(unbound_nodes[node], params={**unbound_nodes[node].params, parameter: _as_list(value)})
-        found: list[Any] = binder.dry_bind(unbound, {parameter: value})[2]
-        if found:
-            return [Diagnostic(path, f"with '{parameter}' as {described(value)}: {found[0].message}", at_key=True)]
+        of_value: list[Any] = binder.dry_bind(unbound, {parameter: value})[2]
+        if of_value:
+            return [Diagnostic(path, f"with '{parameter}' as {described(value)}: {of_value[0].message}", at_key=True)]
     return []
 
 

@@ -47,18 +47,20 @@ def read_params(
     if diagnostics:
         return None, (), diagnostics
     plain, plainly_shown = dict(values), dict(shown)
-    for one in written:
-        first = next(iter(one.numbers))
-        plain = replaced(plain, one.path, one.numbers[first])
-        plainly_shown = replaced(plainly_shown, one.path, _as_shown(shown, one, first))
+    for place in written:
+        first = next(iter(place.numbers))
+        plain = replaced(plain, place.path, place.numbers[first])
+        plainly_shown = replaced(plainly_shown, place.path, _as_shown(shown, place, first))
     params, diagnostics = validated(op.Params, plain, plainly_shown)
-    for one in written:
-        diagnostics = [_moved(diagnostic, one, next(iter(one.numbers)), shown) for diagnostic in diagnostics]
-        for below in list(one.numbers)[1:]:
-            tried = replaced(plain, one.path, one.numbers[below])
-            found = validated(op.Params, tried, replaced(plainly_shown, one.path, _as_shown(shown, one, below)))[1]
-            wrong = [diagnostic for diagnostic in found if diagnostic.path[: len(one.path)] == one.path]
-            diagnostics += [_moved(diagnostic, one, below, shown) for diagnostic in wrong]
+    for place in written:
+        diagnostics = [_moved(diagnostic, place, next(iter(place.numbers)), shown) for diagnostic in diagnostics]
+        for below in list(place.numbers)[1:]:
+            trial = replaced(plain, place.path, place.numbers[below])
+            of_number = validated(
+                op.Params, trial, replaced(plainly_shown, place.path, _as_shown(shown, place, below))
+            )[1]
+            of_place = [diagnostic for diagnostic in of_number if diagnostic.path[: len(place.path)] == place.path]
+            diagnostics += [_moved(diagnostic, place, below, shown) for diagnostic in of_place]
     return (None if diagnostics else params), tuple(map(_varying, written)), diagnostics
 
 
@@ -110,23 +112,23 @@ def _numbers(value: Mapping[str, Any]) -> Iterator[tuple[FieldPath, Any]]:
     yield from (((kind, key), number) for key, number in entries)
 
 
-def _as_shown(shown: Mapping[str, Any], one: _Written, below: FieldPath) -> Any:
+def _as_shown(shown: Mapping[str, Any], place: _Written, below: FieldPath) -> Any:
     """Return one of the numbers as it may be shown."""
-    is_listed = isinstance(shown.get(str(one.path[0])), list)  # else it is one for all inputs
-    return value_towards(shown, (*(one.path if is_listed else one.path[:1]), *below))
+    is_listed = isinstance(shown.get(str(place.path[0])), list)  # else it is one for all inputs
+    return value_towards(shown, (*(place.path if is_listed else place.path[:1]), *below))
 
 
-def _moved(diagnostic: Diagnostic, one: _Written, below: FieldPath, shown: Mapping[str, Any]) -> Diagnostic:
+def _moved(diagnostic: Diagnostic, place: _Written, below: FieldPath, shown: Mapping[str, Any]) -> Diagnostic:
     """Return a diagnostic about a number at the place where it is written."""
-    if diagnostic.path != one.path:
+    if diagnostic.path != place.path:
         return diagnostic
-    is_listed = isinstance(shown.get(str(one.path[0])), list)
-    return replace(diagnostic, path=(*(one.path if is_listed else one.path[:1]), *below))
+    is_listed = isinstance(shown.get(str(place.path[0])), list)
+    return replace(diagnostic, path=(*(place.path if is_listed else place.path[:1]), *below))
 
 
-def _varying(one: _Written) -> Varying:
+def _varying(place: _Written) -> Varying:
     from lines_pipeline.ops.varying import ByBlock, ByName, Varying
 
-    numbers: Sequence[Any] = [(below[1], number) for below, number in one.numbers.items()]
-    by_name = next(iter(one.numbers))[0] == BY_NAME
-    return Varying(one.path, ByName(tuple(numbers)) if by_name else ByBlock(tuple(number for _, number in numbers)))
+    numbers: Sequence[Any] = [(below[1], number) for below, number in place.numbers.items()]
+    by_name = next(iter(place.numbers))[0] == BY_NAME
+    return Varying(place.path, ByName(tuple(numbers)) if by_name else ByBlock(tuple(number for _, number in numbers)))

@@ -101,8 +101,10 @@ def _with_all_plugins(document: Document, layers: list[Document]) -> Document:
         return document
     outside = document.source_map.without(("plugins",))
     top: dict[FieldPath, SourceLocation] = {("plugins",): document.source_map.value(("plugins",))}
-    each: dict[FieldPath, SourceLocation] = {("plugins", index): location for index, (_, location) in enumerate(named)}
-    source_map = SourceMap({**outside.values, **top, **each}, {**outside.keys, **top})
+    entries: dict[FieldPath, SourceLocation] = {
+        ("plugins", index): location for index, (_, location) in enumerate(named)
+    }
+    source_map = SourceMap({**outside.values, **top, **entries}, {**outside.keys, **top})
     return Document({**document.data, "plugins": [entry for entry, _ in named]}, source_map)
 
 

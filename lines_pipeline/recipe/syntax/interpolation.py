@@ -219,11 +219,11 @@ def _inside(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, Mapping) else None
 
 
-def _shared(values: Any, others: Any) -> list[tuple[Any, Any]]:
+def _shared(values: Any, recorded: Any) -> list[tuple[Any, Any]]:
     """Return the pairs of entries of two maps or two lists that stand at the same place."""
-    if isinstance(values, Mapping) and isinstance(others, Mapping):
-        return [(values[key], others[key]) for key in values if key in others]
-    return list(zip(values, others, strict=False)) if isinstance(values, list) and isinstance(others, list) else []
+    if isinstance(values, Mapping) and isinstance(recorded, Mapping):
+        return [(values[key], recorded[key]) for key in values if key in recorded]
+    return list(zip(values, recorded, strict=False)) if isinstance(values, list) and isinstance(recorded, list) else []
 
 
 def referenced(value: Any) -> set[str]:

@@ -44,8 +44,8 @@ def apply_sets(document: Document, sets: Mapping[str, Any]) -> tuple[Document, l
         except _Unknown as unknown:
             diagnostics.append(location.diagnostic(str(unknown)))
             continue
-        left = document.source_map.without(path)
-        source_map = SourceMap({**left.values, path: location}, {**left.keys, path: location})
+        rest_of_map = document.source_map.without(path)
+        source_map = SourceMap({**rest_of_map.values, path: location}, {**rest_of_map.keys, path: location})
         document = Document(data, source_map)
     return document, diagnostics
 
@@ -67,8 +67,8 @@ def _located(data: Mapping[str, Any], dotted: str) -> FieldPath:
 def _step(inside: Any, parts: Sequence[str]) -> tuple[str | int | None, int]:
     """Return the key of ``inside`` that ``parts`` begin with (keys may hold dots), and how many parts it takes."""
     if isinstance(inside, list | tuple):
-        found = parts[0].isdecimal() and int(parts[0]) < len(inside)
-        return (int(parts[0]), 1) if found else (None, 0)
+        is_index = parts[0].isdecimal() and int(parts[0]) < len(inside)
+        return (int(parts[0]), 1) if is_index else (None, 0)
     if isinstance(inside, Mapping):
         for used in range(len(parts), 0, -1):
             if ".".join(parts[:used]) in inside:

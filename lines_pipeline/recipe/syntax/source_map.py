@@ -93,8 +93,8 @@ def replaced(data: Any, path: FieldPath, value: Any) -> Any:
     """Return a copy of ``data`` in which ``path`` holds ``value``; mappings that are missing on the way are made."""
     if not path:
         return value
-    head, rest = path[0], path[1:]
+    head, inner = path[0], path[1:]
     if isinstance(data, list | tuple):
-        return [replaced(entry, rest, value) if index == head else entry for index, entry in enumerate(data)]
+        return [replaced(entry, inner, value) if index == head else entry for index, entry in enumerate(data)]
     inside = data.get(head, {}) if isinstance(data, Mapping) else {}
-    return {**(data if isinstance(data, Mapping) else {}), head: replaced(inside, rest, value)}
+    return {**(data if isinstance(data, Mapping) else {}), head: replaced(inside, inner, value)}

@@ -70,9 +70,9 @@ def _decoded(path: FilePath, what: str) -> str:
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # never waits
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
-        found = f"{path.stat().st_size:,} bytes"
+        size = f"{path.stat().st_size:,} bytes"
         raise RecipeError.at(
-            SourceLocation(str(path)), f"the file has {found}, expected a {what} of at most {MAX_BYTES:,} bytes"
+            SourceLocation(str(path)), f"the file has {size}, expected a {what} of at most {MAX_BYTES:,} bytes"
         )
     try:
         return raw.decode("utf-8-sig")
@@ -102,8 +102,8 @@ def _refuse_surrogates(text: str, file: str) -> None:
     """Refuse halves of characters: bytes of the command line that are no UTF-8 become such, and no file holds them."""
     odd = _SURROGATE.search(text)
     if odd:
-        found = f"found U+{ord(odd.group()):04X}, half a character, expected UTF-8 text"
-        raise RecipeError.at(SourceLocation(file, *_position(text[: odd.start()])), f"not valid YAML: {found}")
+        surrogate = f"found U+{ord(odd.group()):04X}, half a character, expected UTF-8 text"
+        raise RecipeError.at(SourceLocation(file, *_position(text[: odd.start()])), f"not valid YAML: {surrogate}")
 
 
 def _refuse_surrogates_of(event: Any, location: SourceLocation) -> None:
@@ -119,8 +119,8 @@ def _syntax_error(error: yaml.YAMLError, text: str, file: str) -> RecipeError:
         return RecipeError.at(SourceLocation(file, mark.line + 1, mark.column + 1), f"not valid YAML: {words}")
     odd = yaml.reader.Reader.NON_PRINTABLE.search(text)
     line, column = _position(text[: odd.start()]) if odd else (1, 1)
-    found = f"found the character U+{ord(odd.group()):04X}" if odd else str(error).splitlines()[0]
-    return RecipeError.at(SourceLocation(file, line, column), f"not valid YAML: {found}, expected printable text")
+    fault = f"found the character U+{ord(odd.group()):04X}" if odd else str(error).splitlines()[0]
+    return RecipeError.at(SourceLocation(file, line, column), f"not valid YAML: {fault}, expected printable text")
 
 
 def _plain(
@@ -181,8 +181,8 @@ class _Reader:
             tag = shortened(event.tag.replace("tag:yaml.org,2002:", "!!"))
             raise RecipeError.at(self.location(event), f"found the tag {tag}; tags are not allowed in a {self.what}")
 
-    def count(self, more: int, event: Any) -> None:
-        self.total += more
+    def count(self, number: int, event: Any) -> None:
+        self.total += number
         if self.total > MAX_VALUES:
             message = f"more than {MAX_VALUES:,} values, those that aliases repeat included"
             raise RecipeError.at(self.location(event), f"{message}; write a smaller {self.what}")
