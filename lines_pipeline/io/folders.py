@@ -54,10 +54,10 @@ def make_inside(folder: Path, make: Callable[[], Made]) -> Made:
 @contextmanager
 def removed_if_empty(folder: Path) -> Iterator[None]:
     """Remove a folder and its parents in the end where they are new and empty."""
-    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    missing = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
     try:
         yield
     finally:
-        for one in missing:
+        for parent in missing:
             with suppress(OSError):  # something is in there, or it was never made
-                one.rmdir()
+                parent.rmdir()
