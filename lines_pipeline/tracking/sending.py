@@ -50,22 +50,22 @@ class Sender:
         except MlflowException as error:
             if error.error_code not in _REFUSED:
                 raise
-            what = [f"{len(kind)} {name}" for name, kind in (("metrics", metrics), ("parameters", params)) if kind]
-            what += [f"{len(tags)} tags"] if tags else []
-            self.refusals.append(f"{', '.join(what)}: {str(error).partition(chr(10))[0]}")
+            parts = [f"{len(kind)} {name}" for name, kind in (("metrics", metrics), ("parameters", params)) if kind]
+            parts += [f"{len(tags)} tags"] if tags else []
+            self.refusals.append(f"{', '.join(parts)}: {str(error).partition(chr(10))[0]}")
 
     def params(self, run: str, params: Mapping[str, Any]) -> list[Param]:
         """Return parameters as MLflow takes them: of long values the beginning; log the whole as an artifact."""
         from mlflow.entities import Param
 
-        found = []
+        sent = []
         for name, value in params.items():
             own, text = mlflow_name(name), str(value)
             if len(text) > MAX_PARAM_LENGTH:
                 self.text(run, text, f"params/{own}.txt")
                 text = f"{text[:_BEGINNING]}... ({len(text)} characters, see params/{own}.txt)"
-            found.append(Param(own, text))
-        return found
+            sent.append(Param(own, text))
+        return sent
 
     def tags(self, tags: Mapping[str, str]) -> list[RunTag]:
         """Return tags as MLflow takes them."""
