@@ -109,9 +109,9 @@ def _slips(word: str, name: str) -> int:
     rows = [list(range(len(name) + 1))]
     for i, letter in enumerate(word, 1):
         row = [i]
-        for j, other in enumerate(name, 1):
-            costs = [rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (letter != other)]
-            if i > 1 and j > 1 and (letter, word[i - 2]) == (name[j - 2], other):
+        for j, other_letter in enumerate(name, 1):
+            costs = [rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (letter != other_letter)]
+            if i > 1 and j > 1 and (letter, word[i - 2]) == (name[j - 2], other_letter):
                 costs.append(rows[-2][j - 2] + 1)
             row.append(min(costs))
         rows.append(row)
