@@ -95,8 +95,8 @@ class Evaluator:
         present = {value for request in requests if (value := existing(self.session, graph, request)) is not None}
         values, _ = materialise(self.session, graph, requests) if requests else ([], {})
         paths = [value.path for value in values]
-        made = tuple(value.path for value in values if value not in present)
-        return EvaluationBatch(graph, uses, tuple(steps), remembered, dict(zip(models, paths, strict=True)), made)
+        new_paths = tuple(value.path for value in values if value not in present)
+        return EvaluationBatch(graph, uses, tuple(steps), remembered, dict(zip(models, paths, strict=True)), new_paths)
 
     def unscored_models(self, graph: Graph, uses: Uses) -> list[str]:
         """Return the steps whose weights have to be made, because no scores of them are remembered."""

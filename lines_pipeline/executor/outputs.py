@@ -228,10 +228,10 @@ def _require_inputs_stay(step: Step, request: OutputRequest, checkpoints: Mappin
         )
 
 
-def notes(wanted: Mapping[str, OutputRequest]) -> list[str]:
+def notes(requests: Mapping[str, OutputRequest]) -> list[str]:
     """What is to be told of the model folders that are wanted, each once."""
     steps = {
-        note: step for step, request in wanted.items() if request.folder for note in request.folder.companions.notes
+        note: step for step, request in requests.items() if request.folder for note in request.folder.companions.notes
     }
     return [f"node '{step}': {note}" for note, step in steps.items()]
 
@@ -251,7 +251,7 @@ def deliver(
 
 def write_cards(
     graph: Graph,
-    wanted: Mapping[str, OutputRequest],
+    requests: Mapping[str, OutputRequest],
     digests: Mapping[str, str],
     metrics: Mapping[str, Mapping[str, float]],
     *,
@@ -262,7 +262,7 @@ def write_cards(
     What steps and metrics take from the environment is in them by name.
     """
     changed = []
-    for request in wanted.values():
+    for request in requests.values():
         if request.folder is not None:
             alone = (request.step,)
             judged = {step: figures for step, figures in metrics.items() if graph.models_of([step]) == alone}

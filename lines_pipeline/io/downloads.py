@@ -58,8 +58,8 @@ def download(uri: str, downloads: Path, tell: Callable[[str], object] = lambda t
     except ImportError as error:
         raise CheckpointError(f"{uri}: needs the extra 'hub': pip install 'lines-pipeline[hub]'") from error
     except Exception as error:  # any of the many ways in which networks and stores fail
-        again = f"{_damage(notes)}, and " if was_there else ""
-        raise CheckpointError(f"{uri}: {again}cannot be downloaded ({type(error).__name__}: {error})") from error
+        reason = f"{_damage(notes)}, and " if was_there else ""
+        raise CheckpointError(f"{uri}: {reason}cannot be downloaded ({type(error).__name__}: {error})") from error
     arrived_notes = _noted(fetched)
     write_entry(_notes(path), arrived_notes)
     if was_there:

@@ -102,7 +102,7 @@ def compiled(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
         totals, counts = ran.results.totals[0], ran.results.counts[0, COUNTED]
         return float(totals[kept_result.slot]) if kept_result.code is OpCode.TOTAL else int(counts[kept_result.slot])
 
-    return [result(one) for one in kept]
+    return [result(kept_result) for kept_result in kept]
 
 
 def interpreted(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:

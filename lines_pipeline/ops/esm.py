@@ -74,8 +74,8 @@ class Esm(Op[EsmParams]):
         merged = union(context, updates)
         beside = find_beside(context, base, merged.tensors, inputs["statistics"], square=False)
         views = {step: named for update in updates for step, named in update.views.items()}
-        notes = tuple(note for update in updates for note in update.told)
-        return replace(merged, beside=beside, views=views, told=notes)
+        notes = tuple(note for update in updates for note in update.notes)
+        return replace(merged, beside=beside, views=views, notes=notes)
 
     def wants_whole(self, params: EsmParams, tensor: TensorSpec) -> bool:
         return params.decomposes(tensor)

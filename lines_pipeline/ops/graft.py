@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, OpParams, Port
-from lines_pipeline.ops.schemas.notes import Told
+from lines_pipeline.ops.schemas.notes import TensorNote
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 
@@ -59,7 +59,7 @@ def _grafted(context: SchemaContext, model: Schema, donor: Schema) -> Schema:
         left_out=model.left_out - tensors.keys(),
         passthrough={n: sources[origins[n][0]][0].passthrough[origins[n][1]] for n in sorted(integers)},
         origin=model.origin,
-        told=_told(context, model, donor, names),
+        notes=_notes(context, model, donor, names),
         globs=context.globs_among(known),
     )
 
@@ -105,8 +105,8 @@ def _add(names: _Names, donor: Schema, added: list[str]) -> None:
             names.donor[name] = tensor
 
 
-def _told(context: SchemaContext, model: Schema, donor: Schema, names: _Names) -> tuple[Told, ...]:
+def _notes(context: SchemaContext, model: Schema, donor: Schema, names: _Names) -> tuple[TensorNote, ...]:
     added = [name for name in names.donor if name not in model.names]
     put = [name for name in names.donor if name in model.names]
     cases = {f"added to {model.origin}": added, f"in place of {model.origin}'s": put}
-    return context.told({reason: sorted(tensors) for reason, tensors in cases.items()}, donor.origin)
+    return context.notes({reason: sorted(tensors) for reason, tensors in cases.items()}, donor.origin)

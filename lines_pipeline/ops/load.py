@@ -26,7 +26,7 @@ from lines_pipeline.io.renaming import rename
 from lines_pipeline.ops.base import Ids, Op, OpParams
 from lines_pipeline.ops.roles import ReadContext, Source
 from lines_pipeline.ops.schemas.globs import match_each, matches
-from lines_pipeline.ops.schemas.notes import Told
+from lines_pipeline.ops.schemas.notes import TensorNote
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 
@@ -151,7 +151,7 @@ def _loaded(context: SchemaContext, params: LoadParams, checkpoint: Checkpoint) 
         tensors = {name: _masked(context, spec) for name, spec in specs.items()}
     integers = [name for name in specs if name not in tensors]
     notes = [
-        Told(
+        TensorNote(
             context.node,
             tuple(integers),
             f"not floating-point, no part of {_KINDS.get(context.gives, 'a model')}",
@@ -169,7 +169,7 @@ def _loaded(context: SchemaContext, params: LoadParams, checkpoint: Checkpoint) 
         extra_remedy=_DROP_EXTRA,
         sizes={name: spec.numel for name, spec in tensors.items() if spec.is_floating},
         partial=context.gives is not EdgeType.WEIGHTS,
-        told=(*_dropped(context, checkpoint, gone), *(notes if integers else ())),
+        notes=(*_dropped(context, checkpoint, gone), *(notes if integers else ())),
         globs=match_each(params.drop, known),
     )
 
@@ -187,19 +187,21 @@ def _masked(context: SchemaContext, spec: TensorSpec) -> TensorSpec:
     return replace(spec, dtype="float32")
 
 
-def _dropped(context: SchemaContext, checkpoint: Checkpoint, gone: frozenset[str]) -> list[Told]:
+def _dropped(context: SchemaContext, checkpoint: Checkpoint, gone: frozenset[str]) -> list[TensorNote]:
     """Tell which tensors a step drops, and which only lose a name of several."""
     kept: dict[str, list[str]] = {}
     for alias, name in checkpoint.aliases.items():
         if alias in gone and name not in gone:
             kept.setdefault(name, []).append(alias)
     notes = [
-        Told(context.node, tuple(sorted(aliases)), f"dropped; its other name '{printable(name)}' stays", checkpoint.uri)
+        TensorNote(
+            context.node, tuple(sorted(aliases)), f"dropped; its other name '{printable(name)}' stays", checkpoint.uri
+        )
         for name, aliases in kept.items()
     ]
     if whole := gone.difference(*kept.values()):
         numels = {name: stored.spec.numel for name, stored in checkpoint.tensors.items()}
         share = sum(numel for name, numel in numels.items() if name in whole) / max(sum(numels.values()), 1)
         reason = f"dropped, {len(whole)} in all with {share:.2%} of the parameters; they are in no output"
-        notes.insert(0, Told(context.node, tuple(sorted(whole)), reason, checkpoint.uri))
+        notes.insert(0, TensorNote(context.node, tuple(sorted(whole)), reason, checkpoint.uri))
     return notes

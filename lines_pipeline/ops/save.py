@@ -42,7 +42,7 @@ class Save(Op[SaveParams]):
     Params = SaveParams
 
     def schema(self, params: SaveParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
-        return replace(inputs["model"][0], copied={}, regions={}, views={}, told=(), globs={})
+        return replace(inputs["model"][0], copied={}, regions={}, views={}, notes=(), globs={})
 
     def file_of(self, params: SaveParams, inputs: Ids) -> FileOutput:
         like = inputs["like"][0] if "like" in inputs else None

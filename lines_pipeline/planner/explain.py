@@ -144,7 +144,7 @@ def explain_plan(name: str, planned: Plan, trials: int = 0) -> Explanation:
         trials=trials,
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
         drivers=_largest_by_node(planned),
-        notes=render(note for step in steps for note in schemas[step].told),
+        notes=render(note for step in steps for note in schemas[step].notes),
         warnings=tuple(dict.fromkeys(warning for step in explained for warning in step.warnings)),
     )
 

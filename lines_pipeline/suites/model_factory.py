@@ -101,8 +101,8 @@ class _ImageTower(nn.Module):
         return features
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        found = self.model.load_state_dict(state, strict=False, assign=assign)
-        missing = [name for name in found.missing_keys if name.startswith("visual.")]
-        if missing or found.unexpected_keys:
-            raise RuntimeError(f"missing tensors {missing[:3]}, unexpected ones {found.unexpected_keys[:3]}")
-        return found
+        result = self.model.load_state_dict(state, strict=False, assign=assign)
+        missing = [name for name in result.missing_keys if name.startswith("visual.")]
+        if missing or result.unexpected_keys:
+            raise RuntimeError(f"missing tensors {missing[:3]}, unexpected ones {result.unexpected_keys[:3]}")
+        return result

@@ -57,14 +57,14 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
     """Carry out a recipe, and return what it gave; the run's record and time are added by ``RunEvents.complete``."""
     drivers = Drivers.of(context.session, context.recipe.folder)
     chosen = _choose(context, drivers, tune=tune)
-    made = _make(context, destination, drivers)
-    _tell_what_was_found(context, made.facts)
+    files_made = _make(context, destination, drivers)
+    _tell_what_was_found(context, files_made.facts)
     metrics = drivers.metrics(context.graph)
     derivations = Derivations(context, destination, drivers, dict(metrics), dict(drivers.units))
     derivations.carry_out()
-    locations = [*made.locations, *derivations.locations]
+    locations = [*files_made.locations, *derivations.locations]
     digests, secrets = context.session.digests, context.recipe.secrets
-    destination.renew(outputs.write_cards(context.graph, made.requests, digests, metrics, secrets=secrets))
+    destination.renew(outputs.write_cards(context.graph, files_made.requests, digests, metrics, secrets=secrets))
     if unwritten := context.session.cache.unwritten:
         context.session.emit(Note(f"{unwritten}; what this run learnt is not kept for later runs", warning=True))
     return RunResult(
@@ -73,11 +73,11 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
         metrics=derivations.metrics,
         files=tuple(location for location in locations if isinstance(location, Path)),
         urls=tuple(location for location in locations if isinstance(location, str)),
-        facts=gather_summaries(context.graph, made.facts),
+        facts=gather_summaries(context.graph, files_made.facts),
         run_id="",
         tracking_uri="",
         chosen=chosen,
-        cached=(*sorted(made.before), *drivers.cached),
+        cached=(*sorted(files_made.before), *drivers.cached),
         seconds=0.0,
         units=derivations.units,
     )

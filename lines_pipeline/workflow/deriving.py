@@ -40,11 +40,11 @@ class Derivations:
     def carry_out(self) -> None:
         """Make everything in topological order: metrics of metrics may be drawn."""
         for step_id, derivation in self.context.graph.derivations.items():
-            made = self._made(step_id, derivation)
-            if isinstance(made, Figure):
-                self._write(step_id, made)
+            value = self._made(step_id, derivation)
+            if isinstance(value, Figure):
+                self._write(step_id, value)
             else:
-                self._keep(step_id, made)
+                self._keep(step_id, value)
 
     def _made(self, step_id: str, derivation: Derivation) -> Derived | Figure:
         graph = self.context.graph

@@ -77,9 +77,9 @@ def _tensors(module: nn.Module, names: Iterable[str]) -> dict[str, torch.Tensor]
     return {state_names[own_name]: value for own_name, value in own.items() if own_name in state_names}
 
 
-def _product(one: torch.Tensor, other: torch.Tensor) -> float:
+def _product(first: torch.Tensor, second: torch.Tensor) -> float:
     """Inner product, the same however large the memory is."""
-    flat = one.reshape(-1), other.reshape(-1)
-    starts = range(0, max(one.numel(), 1), DOT_NUMEL)
+    flat = first.reshape(-1), second.reshape(-1)
+    starts = range(0, max(first.numel(), 1), DOT_NUMEL)
     parts = [torch.dot(*(value[start : start + DOT_NUMEL] for value in flat)) for start in starts]
     return float(torch.stack(parts).double().sum())

@@ -7,8 +7,8 @@ from typing import Literal
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.ops.schemas.comparison import Comparison, compare, refuse_extra, refuse_missing, refuse_shapes
-from lines_pipeline.ops.schemas.like_base import told_of_model
-from lines_pipeline.ops.schemas.notes import Told
+from lines_pipeline.ops.schemas.like_base import notes_of_model
+from lines_pipeline.ops.schemas.notes import TensorNote
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 OnMissing = Literal["error", "base"]
@@ -42,9 +42,9 @@ def difference(
         views={model.step: views} if views else {},
         origin=base.origin,
         sizes=base.sizes,
-        told=(
-            *told_of_model(context, comparison, model, base),
-            *_told_of_shapes(context, comparison, overlaps, model, base),
+        notes=(
+            *notes_of_model(context, comparison, model, base),
+            *_notes_of_shapes(context, comparison, overlaps, model, base),
         ),
         globs=context.globs(base, model),
     )
@@ -72,13 +72,13 @@ def _overlaps(
     return {name: shape for name, shape in overlaps.items() if 0 not in shape}
 
 
-def _told_of_shapes(
+def _notes_of_shapes(
     context: SchemaContext, comparison: Comparison, overlaps: Mapping[str, tuple[int, ...]], model: Schema, base: Schema
-) -> tuple[Told, ...]:
+) -> tuple[TensorNote, ...]:
     """What was done about tensors of different shapes."""
     cropped = tuple(
-        Told(context.node, (name,), f"cropped to {list(shape)}, the rest of the base's stays", model.origin)
+        TensorNote(context.node, (name,), f"cropped to {list(shape)}, the rest of the base's stays", model.origin)
         for name, shape in overlaps.items()
     )
     kept = [name for name in comparison.reshaped if name not in overlaps]
-    return (*cropped, *context.told({f"of another shape, {base.origin}'s stay": kept}, model.origin))
+    return (*cropped, *context.notes({f"of another shape, {base.origin}'s stay": kept}, model.origin))

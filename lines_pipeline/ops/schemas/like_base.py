@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lines_pipeline.ops.schemas.comparison import Comparison, compare, refuse_extra, refuse_missing, refuse_shapes
-from lines_pipeline.ops.schemas.notes import Told
+from lines_pipeline.ops.schemas.notes import TensorNote
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 
@@ -21,7 +21,7 @@ def like_base(
     floating = [name for name, spec in base.tensors.items() if spec.is_floating]
     chosen = {n for n in floating if context.chooses(base.all_names(n))} if context.is_bounded else set(floating)
     views: dict[str, Mapping[str, str]] = {}
-    notes: list[Told] = []
+    notes: list[TensorNote] = []
     moved = set[str]()
     for other in models:
         comparison = compare(context, other, base)
@@ -32,14 +32,14 @@ def like_base(
         refuse_shapes(context, other, base, comparison.reshaped, _SHAPES.format("first model"))
         chosen &= comparison.same.keys()
         views |= {other.step: comparison.views} if comparison.views else {}
-        notes += told_of_model(context, comparison, other, base)
+        notes += notes_of_model(context, comparison, other, base)
     for delta in deltas:
         comparison = compare(context, delta, base)
         refuse_extra(context, delta, base, comparison)
         refuse_shapes(context, delta, base, comparison.reshaped, _SHAPES.format("base"))
         moved |= comparison.same.keys()
         views |= {delta.step: comparison.views} if comparison.views else {}
-        notes += _told_of_delta(context, comparison, base, delta)
+        notes += _notes_of_delta(context, comparison, base, delta)
     computed = chosen & moved if deltas else chosen
     return replace(
         base,
@@ -48,7 +48,7 @@ def like_base(
         views=views,
         drops_extra=False,
         extra_remedy="",
-        told=tuple(notes),
+        notes=tuple(notes),
         globs=context.globs(base, *models),
     )
 
@@ -56,7 +56,9 @@ def like_base(
 _SHAPES = "'exclude' on this node keeps the {}'s values of such tensors"
 
 
-def told_of_model(context: SchemaContext, comparison: Comparison, other: Schema, first: Schema) -> tuple[Told, ...]:
+def notes_of_model(
+    context: SchemaContext, comparison: Comparison, other: Schema, first: Schema
+) -> tuple[TensorNote, ...]:
     """What a comparison of two models leaves as it is, leaves out or uses twice."""
     origin, uses = first.origin, Counter(comparison.same.values())
     cases = {
@@ -69,10 +71,12 @@ def told_of_model(context: SchemaContext, comparison: Comparison, other: Schema,
         ],
         f"not in {origin}, in no output unless 'graft' adds them": [*comparison.extra, *comparison.extra_left],
     }
-    return context.told(cases, other.origin)
+    return context.notes(cases, other.origin)
 
 
-def _told_of_delta(context: SchemaContext, comparison: Comparison, base: Schema, delta: Schema) -> tuple[Told, ...]:
+def _notes_of_delta(
+    context: SchemaContext, comparison: Comparison, base: Schema, delta: Schema
+) -> tuple[TensorNote, ...]:
     """What a task vector lacks that its own model did not have either, and what of it is not used."""
     known = {*delta.names, *delta.left_out}
     cases = {
@@ -82,4 +86,4 @@ def _told_of_delta(context: SchemaContext, comparison: Comparison, base: Schema,
         f"not in {base.origin}, in no output": comparison.extra,
         f"integer in {base.origin}, whose values stay": comparison.typed,
     }
-    return context.told(cases, delta.origin)
+    return context.notes(cases, delta.origin)

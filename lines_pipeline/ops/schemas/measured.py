@@ -26,12 +26,12 @@ def like_base_measured(context: SchemaContext, models: Sequence[Schema], statist
         views |= {source.step: comparison.views} if comparison.views else {}
     floating = [name for name, spec in merged.tensors.items() if spec.is_floating]
     unmeasured = [name for name in floating if name not in measured and name not in merged.copied]
-    notes = context.told({f"in no statistics, {models[0].origin}'s stay": unmeasured}, statistics[0].origin)
+    notes = context.notes({f"in no statistics, {models[0].origin}'s stay": unmeasured}, statistics[0].origin)
     return replace(
         merged,
         copied={**merged.copied, **dict.fromkeys(unmeasured, models[0].step)},
         views={**merged.views, **views},
-        told=(*merged.told, *notes),
+        notes=(*merged.notes, *notes),
     )
 
 

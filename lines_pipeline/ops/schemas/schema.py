@@ -10,7 +10,7 @@ from lines_pipeline.core.tensor_specs import ITEM_BYTES, TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.ops.schemas.globs import Bounds, chooses, match_each
-from lines_pipeline.ops.schemas.notes import Told
+from lines_pipeline.ops.schemas.notes import TensorNote
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Schema:
     sizes: Mapping[str, int] = field(default_factory=dict)
     partial: bool = False
     """Whether it may lack any tensor of the model: a task vector that was loaded."""
-    told: tuple[Told, ...] = ()
+    notes: tuple[TensorNote, ...] = ()
     globs: Mapping[str, bool] = field(default_factory=dict)
     """Patterns of the node, and whether each matches a tensor here."""
     step: str = ""
@@ -122,7 +122,7 @@ class SchemaContext:
         include, exclude = self.bounds
         return match_each((*include, *exclude), names)
 
-    def told(self, cases: Mapping[str, Iterable[str]], origin: str) -> tuple[Told, ...]:
+    def notes(self, cases: Mapping[str, Iterable[str]], origin: str) -> tuple[TensorNote, ...]:
         """What is told of the tensors of ``origin``, by reason; nothing where a reason has no tensors."""
         tensors = {reason: tuple(names) for reason, names in cases.items()}
-        return tuple(Told(self.node, names, reason, origin) for reason, names in tensors.items() if names)
+        return tuple(TensorNote(self.node, names, reason, origin) for reason, names in tensors.items() if names)

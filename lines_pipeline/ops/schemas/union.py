@@ -40,7 +40,7 @@ def union(
         partial=all(schema.partial for schema in merged),
         drops_extra=any(schema.drops_extra for schema in merged),
         extra_remedy=next((schema.extra_remedy for schema in merged if schema.extra_remedy), ""),
-        told=(),
+        notes=(),
         globs=context.globs(*merged),
     )
 
