@@ -73,7 +73,7 @@ class Validation:
 
 
 def _metrics_html(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """A table with a row a metric and a column a node; empty where there are none."""
+    """Return a table with a row a metric and a column a node; empty where there are none."""
     names = dict.fromkeys(name for figures in metrics.values() for name in figures)
     rows = [[name, *(_number(figures.get(name)) for figures in metrics.values())] for name in names]
     head = "".join(f"<th>{escape(name)}</th>" for name in ("metric", *metrics))

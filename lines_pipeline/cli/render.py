@@ -31,7 +31,7 @@ def _console() -> Console:
 
 
 def _table(*headings: str, right: Iterable[str] = (), title: str | None = None) -> Table:
-    """An empty table with further columns ``right`` for figures; cells fold where there is little room."""
+    """Return an empty table with further columns ``right`` for figures; cells fold where there is little room."""
     table = Table(title=title, title_justify="left")
     for heading in headings:
         table.add_column(heading, overflow="fold")
@@ -59,7 +59,7 @@ def show_result(result: RunResult) -> None:
 
 
 def _metrics_table(metrics: Mapping[str, Mapping[str, float]], units: Mapping[str, Mapping[str, str]]) -> Table:
-    """Means, then tasks one by one by what each suite declares first; intervals stand beside their figures."""
+    """Return a table of means, then of tasks by what each suite declares first, with intervals beside the figures."""
     table = _table("metric", right=metrics, title="metrics")
     shown = {node: _shown_metrics(figures) for node, figures in metrics.items()}
     names = list(dict.fromkeys(name for names_shown in shown.values() for name in names_shown))
@@ -69,7 +69,7 @@ def _metrics_table(metrics: Mapping[str, Mapping[str, float]], units: Mapping[st
 
 
 def _shown_metrics(figures: Mapping[str, float]) -> list[str]:
-    """The metrics of a node that a table has room for: others are in ``--json`` and in the record of the run."""
+    """Return the metrics of a node that a table has room for: others are in ``--json`` and in the record of the run."""
     first = next(iter(figures), "").partition("/")[0]
     ends = ("/low", "/high")
     return [

@@ -35,7 +35,7 @@ class PluginEntry:
 
     @property
     def value(self) -> str:
-        """What it names: ``my_package.methods:magmax``."""
+        """Return what it names: ``my_package.methods:magmax``."""
         return self.rivals[0].value
 
     def load(self) -> Any:

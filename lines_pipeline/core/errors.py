@@ -80,7 +80,7 @@ class RecipeError(LinesError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest known name, or an empty string."""
+    """Return `` (did you mean 'x'?)`` for the nearest known name, or an empty text."""
     if len(word) > _MAX_WORD:
         return ""
     alike = sorted(name for name in known if _NEAR * (len(name) + len(word)) <= 2 * min(len(name), len(word)))
@@ -91,7 +91,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def did_you_misspell(word: str, known: Iterable[str]) -> str:
-    """As ``did_you_mean``, for names that may be right elsewhere: suggest only a name one typing mistake away."""
+    """Return what ``did_you_mean`` does, of names one typing mistake away: others may be right elsewhere."""
     if len(word) > _MAX_WORD:
         return ""
     distances = {name: _slips(word, name) for name in sorted(known)}
@@ -105,7 +105,7 @@ def _is_part(word: str, name: str) -> bool:
 
 
 def _slips(word: str, name: str) -> int:
-    """Letters to change, add, leave out or swap with their neighbour (optimal string alignment)."""
+    """Return how many letters to change, add, leave out or swap with a neighbour (optimal string alignment)."""
     rows = [list(range(len(name) + 1))]
     for i, letter in enumerate(word, 1):
         row = [i]

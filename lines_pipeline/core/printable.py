@@ -25,7 +25,7 @@ def printable(name: object, length: int = MAX_NAME) -> str:
 
 
 def exact_glob(name: str) -> str:
-    """A glob that matches just this name, as quoted YAML; it is there to be copied and never cut."""
+    """Return a glob that matches just this name, as quoted YAML; it is there to be copied and never cut."""
     text = glob.escape(name).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{_UNPRINTABLE.sub(_escaped, text)}"'
 

@@ -23,7 +23,7 @@ class TrustError(LinesError):
 
 
 def store_path() -> Path:
-    """The file of the list: ``lines-pipeline/trusted.json`` in ``$XDG_CONFIG_HOME``, by default ``~/.config``."""
+    """Return the file of the list: ``lines-pipeline/trusted.json`` in ``$XDG_CONFIG_HOME`` or ``~/.config``."""
     configured = os.environ.get("XDG_CONFIG_HOME", "")
     try:
         base = Path(configured) if os.path.isabs(configured) else Path.home() / ".config"

@@ -37,7 +37,7 @@ class Sample(Statistic[Magnitudes, Mapping[str, list[Magnitudes]]]):
 
 
 def collect(results: Sequence[TaskResult], number: int, assumption: int) -> dict[str, list[Any]]:
-    """Partials of one observation under one assumption, by tensor, in block order."""
+    """Return the partials of one observation under one assumption, by tensor, in block order."""
     blocks: dict[str, list[tuple[int, Any]]] = {}
     for result in results:
         for (index, tensor), partials in result.partials.items():
@@ -53,7 +53,7 @@ def combine_all(
     results: Sequence[TaskResult],
     numels: Mapping[AnyStatistic, Mapping[str, int]],
 ) -> dict[AnyStatistic, Any]:
-    """Results of a stage's statistics; those made under assumptions come after what was assumed."""
+    """Return the results of a stage's statistics; those made under assumptions come after what was assumed."""
     combined: dict[AnyStatistic, Any] = {}
     order = sorted(range(len(observations)), key=lambda i: observations[i].speculation is not None)
     for number in order:

@@ -23,7 +23,7 @@ class CompiledTasks:
         self.tracer, self._reading, self._writing = tracer, reading, writing
 
     def run(self, positions: Sequence[BlockPosition]) -> list[CompiledBlock]:
-        """Do blocks of one tensor, from the first on as far as one launch goes; raises ``CompilerFailure``.
+        """Run blocks of one tensor, from the first on as far as one launch goes; raises ``CompilerFailure``.
 
         Return none where the first is for the interpreter: it cannot be traced or read, or its values are not finite.
         """

@@ -8,7 +8,7 @@ from lines_pipeline.core.errors import PlanError
 
 
 def resolve_device(device: str) -> str:
-    """``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes a GPU where there is one."""
+    """Return ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes a GPU where there is one."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():

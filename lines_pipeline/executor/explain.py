@@ -24,7 +24,7 @@ def explain(
     models: Iterable[str],
     trials: int = 0,
 ) -> Explanation:
-    """The plan of the requested files and of the ``models`` to evaluate. Checks keys, shapes, memory and disks."""
+    """Return the plan of the requested files and of ``models`` to evaluate. Checks keys, shapes, memory and disks."""
     return _planned(recipe, graph, session, requests, models, trials)[0]
 
 
@@ -36,7 +36,7 @@ def explain_with_room(
     models: Iterable[str],
     trials: int = 0,
 ) -> Explanation:
-    """As ``explain``; where the cache's disk is too small for what comes there, what is old in the cache goes first.
+    """Explain; where the cache's disk is too small for what comes there, old entries of the cache go first.
 
     Where all of the cache would not be enough, it stays.
     """
@@ -76,7 +76,7 @@ def _planned(
 
 
 def _pending(session: Session, steps: Iterable[str]) -> dict[str, int]:
-    """Bytes that a run writes into the cache before it can read the values of steps, by step."""
+    """Return the bytes that a run writes into the cache before it can read the values of steps, by step."""
     pending = {step: session.checkpoints[step].pending_bytes for step in steps if step in session.checkpoints}
     return {step: nbytes for step, nbytes in pending.items() if nbytes}
 
@@ -89,7 +89,7 @@ def _pending_notes(graph: Graph, pending: Mapping[str, int]) -> list[str]:
 
 
 def block_scales(graph: Graph, session: Session, steps: Collection[str]) -> list[BlockScales]:
-    """The factor of every block, of those ``steps`` whose ops scale by depth and whose statistics are known."""
+    """Return the factor of every block, of those ``steps`` whose ops scale by depth and whose statistics are known."""
     behind = ancestors(graph, tuple(step for step in graph.steps if step in steps))
     schemas, known = infer_schemas(graph, behind, session.checkpoints), session.known(graph, behind)
     explained = {s: explained_step(graph.steps[s], schemas[s], stats_of(graph, s, known)) for s in behind if s in steps}

@@ -64,7 +64,7 @@ def open_recipe(
     trust: bool = False,
     scheduler: Scheduler = DRIVER,
 ) -> Iterator[OpenedRecipe]:
-    """A recipe with every checkpoint found and opened; ``build`` also makes or downloads what is not there.
+    """Yield a recipe with every checkpoint found and opened; ``build`` also makes or downloads what is not there.
 
     Where suites name Python, ``EvalError`` for a ``build`` without ``trust`` in a folder that is not trusted.
     What it uses of the cache is kept there until it is done with.
@@ -131,7 +131,7 @@ def _check_digest(context: OpenedRecipe, step: str, expected: str, *, read: bool
 def _open_updates(
     context: OpenedRecipe, updates: Mapping[str, Source], checkpoints: Mapping[str, Checkpoint], *, build: bool
 ) -> dict[str, Checkpoint]:
-    """What sources read for a base, for the tensors of that; those whose base is not on this machine yet wait."""
+    """Return what sources read for a base, for its tensors; those whose base is not on this machine yet wait."""
     recipe, graph, spool = context.recipe, context.graph, context.session.cache.spool
     located = each(recipe, graph, "path", updates, lambda s: locate_checkpoint(updates[s].path, recipe.folder))
     opened_updates: dict[str, Checkpoint] = {}
@@ -157,14 +157,14 @@ def _open_updates(
 
 
 def _base(graph: Graph, step: str, checkpoints: Mapping[str, Checkpoint]) -> Base:
-    """The model that an adapter is for; its values can be read where it is loaded."""
+    """Return the model that an adapter is for; its values can be read where it is loaded."""
     schema, read = schema_of(graph, step, checkpoints), checkpoints.get(step)
     where = (read.tensors, read.files) if read else (None, ())
     return Base(schema.origin, schema.tensors, schema.aliases, *where)
 
 
 def locate_checkpoint(path: str, folder: Path) -> Any:
-    """Where a ``load`` path lies: a ``ZooEntry``, or a location of files."""
+    """Return where a ``load`` path lies: a ``ZooEntry``, or a location of files."""
     return locate_in_zoo(path) if path.startswith("zoo://") else locate(path, folder, cache_folder() / "downloads")
 
 

@@ -61,7 +61,7 @@ def keep_value(session: Session, graph: Graph, step: str, measured: Measured) ->
 
 
 def _stored(measured: Mapping[str, torch.Tensor], schema: Schema | None) -> dict[str, torch.Tensor]:
-    """The tensors of a schema, or all, on the CPU: floating-point ones in the compute type."""
+    """Return the tensors of a schema, or all, on the CPU: floating-point ones in the compute type."""
     if schema is None:
         return {name: value.float().cpu().contiguous() for name, value in measured.items()}
     return {

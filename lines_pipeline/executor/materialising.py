@@ -55,7 +55,7 @@ class ModelFolder:
 
     @property
     def targets(self) -> tuple[Path, ...]:
-        """The files beside the weights, but for the model card, which changes with what is measured."""
+        """Return the files beside the weights, but for the model card, which changes with what is measured."""
         return (*(self.path / file.name for file in self.companions.files), self.path / MANIFEST)
 
 
@@ -161,7 +161,7 @@ def _require_held(outcome: Outcome, planned: Plan, requests: Iterable[OutputRequ
 
 
 def wanted_of(requests: Iterable[OutputRequest], told: Iterable[str]) -> Wanted:
-    """What a plan has to give for requests, each step in the type that its first request says."""
+    """Return what a plan has to give for requests, each step in the type that its first request says."""
     dtypes: dict[str, str] = {}
     in_cache = set[str]()
     for request in requests:
@@ -172,7 +172,7 @@ def wanted_of(requests: Iterable[OutputRequest], told: Iterable[str]) -> Wanted:
 
 
 def folders_of(request: OutputRequest) -> tuple[Path, ...]:
-    """The folders that a request writes to."""
+    """Return the folders that a request writes to."""
     if request.path is None:
         return ()
     beside = request.folder.targets if request.folder else ()
@@ -180,7 +180,7 @@ def folders_of(request: OutputRequest) -> tuple[Path, ...]:
 
 
 def existing(session: Session, graph: Graph, request: OutputRequest) -> Stored | None:
-    """What is requested where it is there already, with the content that it should have."""
+    """Return the requested value where it is there already, with the content that it should have."""
     key = session.keys(graph).step(request.step)
     if key is None:
         return None
@@ -199,7 +199,7 @@ def existing(session: Session, graph: Graph, request: OutputRequest) -> Stored |
 
 
 def _stored(request: OutputRequest, files: Sequence[Path]) -> Stored:
-    """Weights come first in ``files``, an index after its shards; what lies beside them in a folder comes last."""
+    """Return the files of a value: weights first, an index after its shards, a folder's other files last."""
     if request.folder is not None:
         weights = files[: len(files) - len(request.folder.targets)]
         return Stored(request.folder.path, (*files, request.folder.path / CARD), tuple(weights))
@@ -217,7 +217,7 @@ def _options(request: OutputRequest) -> list[Any]:
 
 
 def sizes(session: Session, requests: Iterable[OutputRequest], planned: Plan) -> dict[Path, int]:
-    """Bytes that each of the requested values takes, by its path; nothing is written."""
+    """Return the bytes that each of the requested values takes, by its path; nothing is written."""
     nbytes: dict[Path, int] = {}
     for request in requests:
         path = request.path or session.cache.value_path(request.step)
@@ -236,7 +236,7 @@ def _output_layout(session: Session, request: OutputRequest, step: Step, planned
 
 
 def _all_names(schema: Schema, step: Step) -> dict[str, TensorSpec]:
-    """Tensors to write: those of the schema and, for weights, second names of tied ones."""
+    """Return the tensors to write: those of the schema and, for weights, second names of tied ones."""
     tensors = dict(schema.tensors)
     tied = schema.aliases if step.gives is EdgeType.WEIGHTS else {}
     return tensors | {alias: tensors[name] for alias, name in tied.items() if name in tensors}
@@ -346,7 +346,7 @@ def _labelled(session: Session, request: OutputRequest, config: bytes, layout: O
 
 
 def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Facts of all steps behind those told, whether computed now or remembered."""
+    """Return the summaries of all steps behind those told, whether computed now or remembered."""
     steps = ancestors(graph, told)
     schemas, known = infer_schemas(graph, steps, session.checkpoints), session.known(graph, steps)
     facts: dict[str, dict[str, Any]] = {}

@@ -26,7 +26,7 @@ class Unheld:
 
 
 def unheld(value: torch.Tensor, stored: torch.Tensor, given: torch.Tensor | None) -> Unheld | None:
-    """What of a block's ``value`` its form in the ``stored`` type does not hold; None where it holds everything.
+    """Return what of ``value`` its ``stored`` form does not hold; None where it holds everything.
 
     ``given`` masks where all inputs had the same NaN or Inf, which results keep.
     """
@@ -43,7 +43,7 @@ def unheld(value: torch.Tensor, stored: torch.Tensor, given: torch.Tensor | None
 
 
 def _holds_all(value: torch.Tensor, stored: torch.Tensor) -> bool:
-    """Whether a quick look proves it: only finite values have a finite sum. Types of 8 bits may have no Inf to show."""
+    """Return whether a quick look proves it: finite values alone have a finite sum. Types of 8 bits may have no Inf."""
     if stored.itemsize > 1:
         return math.isfinite(stored.sum().item())
     return bool(value.abs().amax() <= largest_held(value.dtype, stored.dtype))

@@ -32,14 +32,14 @@ from lines_pipeline.zoo.entries import cache_folder
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """Where a run writes: a folder, from which files may go on to an object store."""
+    """Names the folder that a run writes to, from which files may go on to an object store."""
 
     folder: Path
     store: ObjectStore | None = None
 
     @property
     def out(self) -> Path | str:
-        """The place that was asked for."""
+        """Return the place that was asked for."""
         return self.store.url if self.store else self.folder
 
     def deliver(self) -> None:
@@ -53,17 +53,17 @@ class OutputFolder:
             self.store.renew(self.folder, files)
 
     def location(self, path: Path) -> Path | str:
-        """Where a file or folder is in the end."""
+        """Return where a file or folder is in the end."""
         return path if self.store is None else self.store.location(path, self.folder)
 
 
 def place(recipe: Recipe, out: str | Path | None) -> str | Path:
-    """Where results go: a folder, or the URL of an object store."""
+    """Return where results go: a folder, or the URL of an object store."""
     return Path("runs") / recipe.name if out is None else out
 
 
 def planned_destination(out: str | Path) -> OutputFolder:
-    """Where a run would write; nothing is made. Raises ``PlanError`` for a file, or an unknown store."""
+    """Return where a run would write; nothing is made. Raises ``PlanError`` for a file, or an unknown store."""
     if is_url(out):
         return OutputFolder(cache_folder() / "uploads" / "run", open_store(str(out)))
     folder = Path(str(out).removeprefix("file://"))
@@ -85,7 +85,7 @@ def _ways_up(folder: Path) -> list[Path]:
 
 @contextmanager
 def open_destination(out: str | Path) -> Iterator[OutputFolder]:
-    """A folder, or by way of a folder in the cache the object store at a URL, which workers need not reach.
+    """Return a folder, or the object store at a URL, by way of a folder in the cache: workers need not reach the store.
 
     Raises ``PlanError`` for a file, an unknown store, or a cache that cannot be written. Folders that are made
     meanwhile go again where nothing came to lie in them.
@@ -103,7 +103,7 @@ def open_destination(out: str | Path) -> Iterator[OutputFolder]:
 
 
 def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
-    """The files to write, of a model folder the list of its files; ``PlanError`` where one cannot lie there."""
+    """Return the files to write, of a model folder the list of its files; ``PlanError`` where one cannot lie there."""
     files: list[Path] = []
     for step, output in _file_outputs(graph):
         target = resolve_output(folder, output.path)
@@ -117,7 +117,7 @@ def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
 
 
 def _file_outputs(graph: Graph) -> list[tuple[Step, FileOutput]]:
-    """The steps that write a file, and which."""
+    """Yield the steps that write a file, and which."""
     steps = graph.steps.values()
     return [(step, output) for step in steps if (output := step.op.file_of(step.params, step.inputs))]
 
@@ -144,7 +144,7 @@ def require_writable(files: Iterable[Path], folder: Path) -> None:
 def requests(
     recipe: Recipe, graph: Graph, destination: OutputFolder, checkpoints: Mapping[str, Checkpoint]
 ) -> dict[str, OutputRequest]:
-    """What the ``save`` steps want, by step. Raises ``PlanError`` where it would replace an input."""
+    """Return what the ``save`` steps ask for, by step. Raises ``PlanError`` where it would replace an input."""
     by_step: dict[str, OutputRequest] = {}
     metadata, lasting = {"recipe": recipe.canonical(), "recipe_hash": recipe.hash}, destination.store is None
     for step, output in _file_outputs(graph):
@@ -229,7 +229,7 @@ def _require_inputs_stay(step: Step, request: OutputRequest, checkpoints: Mappin
 
 
 def notes(requests: Mapping[str, OutputRequest]) -> list[str]:
-    """What is to be told of the model folders that are wanted, each once."""
+    """Return what is to be told of the model folders that are wanted, each once."""
     steps = {
         note: step for step, request in requests.items() if request.folder for note in request.folder.companions.notes
     }

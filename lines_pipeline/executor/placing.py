@@ -19,7 +19,7 @@ def each(
     steps: Iterable[str],
     find: Callable[[str], Found],
 ) -> dict[str, Found]:
-    """What is found for every step; all that is wrong is told as one error, by the places of the nodes' ``field``.
+    """Return what ``find`` gives for every step; one error tells all that is wrong, at the nodes' ``field``.
 
     A callable ``field`` is asked which one is wrong of a step.
     """
@@ -37,5 +37,5 @@ def each(
 
 
 def placed(recipe: Recipe, node: str, field: str, message: str) -> str:
-    """A message with the place of a node's field."""
+    """Return a message with the place of a node's field."""
     return str(recipe.document.source_map.value(("nodes", node, field)).diagnostic(message, node))

@@ -47,7 +47,7 @@ MAX_SWEEPS = 12
 
 @dataclass
 class Outcome:
-    """What stages gave besides files: statistics, and values of results that their types cannot hold."""
+    """Gathers what stages give besides files: statistics, and values of results that their types cannot hold."""
 
     known: dict[AnyStatistic, Any]
     unheld: dict[BlockPosition, dict[int, Unheld]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Outcome:
         return speculative
 
     def forget(self, steps: Iterable[str], slices: Iterable[TensorSlice]) -> None:
-        """Blocks of ``steps`` that are made again."""
+        """Forget what could not be stored of blocks of ``steps`` that are made again."""
         for (step, tensor, _), blocks in self.unheld.items():
             for tensor_slice in slices:
                 if step in steps and tensor == tensor_slice.tensor:
@@ -72,7 +72,7 @@ class Outcome:
 
 @dataclass
 class Session:
-    """State of a run's engine; ``checkpoints`` by load step."""
+    """Carries out plans; ``checkpoints`` by load step."""
 
     checkpoints: Mapping[str, Checkpoint]
     cache: NodeCache
@@ -98,11 +98,11 @@ class Session:
                 self.nonfinite[step] = frozenset(remembered.nonfinite)
 
     def keys(self, graph: Graph) -> Fingerprints:
-        """Content keys as far as the inputs' contents are known."""
+        """Return the content keys as far as the inputs' contents are known."""
         return Fingerprints(graph, self.digests)
 
     def catalogue(self, graph: Graph, steps: Iterable[str]) -> Catalogue:
-        """What is known of ``steps`` and all behind them; reads headers and small entries of the cache."""
+        """Return what is known of ``steps`` and all behind them; reads headers and small entries of the cache."""
         behind, keys = ancestors(graph, steps), self.keys(graph)
         computed = {step: keys.step(step) for step in behind if not graph.steps[step].op.is_source}
         opened = {s: self.cache.open_value(str(key)) for s, key in computed.items() if self.cache.has_value(key)}
@@ -114,7 +114,7 @@ class Session:
         return plan(graph, wanted, self.catalogue(graph, (*wanted.files, *wanted.told)), self.settings)
 
     def sound_plan(self, graph: Graph, wanted: Wanted) -> Plan:
-        """As ``plan``; reads the cached values that it relies on, and plans without those that are damaged."""
+        """Plan as ``plan`` does; read the cached values that it relies on, and plan without those that are damaged."""
         planned, keys = self.plan(graph, wanted), self.keys(graph)
         read = {step for part in planned.parts for stage in part.stages for step in stage.steps if step in part.cached}
         steps_read = sorted(read & planned.catalogue.values.keys())
@@ -123,7 +123,7 @@ class Session:
         return planned if all(sound) else self.sound_plan(graph, wanted)
 
     def known(self, graph: Graph, steps: Iterable[str]) -> dict[AnyStatistic, Any]:
-        """Statistics of ``steps`` that this run or an earlier one computed."""
+        """Return the statistics of ``steps`` that this run or an earlier one computed."""
         keys = self.keys(graph)
         known: dict[AnyStatistic, Any] = {}
         for step_id in steps:
@@ -164,7 +164,7 @@ class Session:
         outcome.take(self._sweep(f"{stage.number} corrected", stage_plan, tasks))
 
     def _compiled(self, planned: Plan, stage: Stage, known: Results, outputs: Outputs) -> StagePlan:
-        """The plan of a stage, but for the states of its statistics."""
+        """Return the plan of a stage, without the states of its statistics."""
         sources = stage_sources(planned, stage, outputs)
         unhashed = frozenset(step for step in stage.steps if step in self.checkpoints and step not in self.digests)
         nonfinite = {**self.nonfinite, **self._inherited(planned)}
@@ -175,14 +175,14 @@ class Session:
         return replace(compiled, device=self.settings.device, most_at_once=memory.at_once)
 
     def _inherited(self, planned: Plan) -> dict[str, frozenset[str]]:
-        """By step that is read from the cache: tensors in which something that it was made of has NaN or Inf."""
+        """Return, by step read from the cache, the tensors in which something that it was made of has NaN or Inf."""
         return {
             step: frozenset().union(*(self.nonfinite.get(ancestor, ()) for ancestor in planned.graph.needed([step])))
             for step in planned.cached
         }
 
     def _finite(self, planned: Plan) -> bool:
-        """Whether no input has NaN or Inf: a partial output cannot tell where they were."""
+        """Return whether no input has NaN or Inf: a partial output cannot tell where they were."""
         return not any(self.nonfinite.get(step) for step in planned.schemas)
 
     def remember(self, graph: Graph, known: Mapping[AnyStatistic, Any]) -> None:
@@ -213,7 +213,7 @@ class Session:
         return speculative
 
     def _states(self, planned: Plan, stage_plan: StagePlan, stage: Stage) -> dict[AnyStatistic, Any]:
-        """What sampled statistics learn from a sample before the sweep."""
+        """Return the states that sampled statistics make of a sample before the sweep."""
         if not stage.sampled:
             return {}
         numels = {statistic: population(statistic, planned.schemas) for statistic in stage.sampled}
@@ -290,7 +290,7 @@ class Session:
             self._learn(step, identify(checkpoint, ordered, bad[step]))
 
     def identify(self, step: str) -> str:
-        """The content digest of a load step's checkpoint; reads all of it where that is not known yet."""
+        """Return the content digest of a load step's checkpoint; reads all of it where that is not known yet."""
         if step not in self.digests:
             self._learn(step, identify(self.checkpoints[step]))
         return self.digests[step]
@@ -305,5 +305,5 @@ def _way(stage_plan: StagePlan) -> str:
 
 
 def _sample(statistic: AnyStatistic) -> Sample:
-    """What is sampled for a statistic: magnitudes of the first value that it observes."""
+    """Return the statistic of a sample: magnitudes of the first value that a statistic observes."""
     return Sample(statistic.of[:1], bounds=statistic.bounds)

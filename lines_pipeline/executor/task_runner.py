@@ -46,7 +46,7 @@ GPU_BLOCKS = 16
 
 
 def run_task(stage_plan: StagePlan, task: Task) -> TaskResult:
-    """Do one task, in one thread: results depend on neither the worker nor the order."""
+    """Carry out one task in one thread: results depend on neither the worker nor the order."""
     torch.set_num_threads(1)
     keep_freed_blocks()
     worker = _TaskRunner(stage_plan)
@@ -79,22 +79,22 @@ class _Values(Protocol):
     """One block with its sources read, whichever way it is computed."""
 
     def observed(self, number: int, assumption: int) -> Any:
-        """The partial of an observation in one of its worlds."""
+        """Return the partial of an observation under one of its assumptions."""
 
     def written(self, number: int) -> torch.Tensor | None:
-        """The value of a write; None where it is written already."""
+        """Return the value of a write; None where it is written already."""
 
 
 @dataclass(frozen=True)
 class _Resolved:
-    """Where a block is not finite, alike in all sources, and a source's own values for these places."""
+    """Holds where a block is not finite, alike in all sources, and a source's own values for these places."""
 
     positions: torch.Tensor
     original: torch.Tensor
 
 
 class _TaskRunner:
-    """The state of one task."""
+    """Carries out one task."""
 
     def __init__(self, stage_plan: StagePlan) -> None:
         self.result = TaskResult()
@@ -116,7 +116,7 @@ class _TaskRunner:
             os.close(self._outputs.popitem()[1])
 
     def do(self, slices: Sequence[TensorSlice]) -> None:
-        """Of each block: read and hash all sources, settle NaN and Inf, then observe and write."""
+        """Read and hash all sources of each block, resolve NaN and Inf, then observe and write."""
         if slices and slices[0].tensor in self._program.whole:
             self._merge_whole(slices[0])
             return
@@ -130,7 +130,7 @@ class _TaskRunner:
             self._run_compiled(compiled, list(blocks))
 
     def _blocks(self, tensor_slice: TensorSlice) -> Iterator[BlockPosition]:
-        """Where the blocks of a slice are; a GPU takes larger ones."""
+        """Yield the positions of a slice's blocks; a GPU takes larger ones."""
         numel = BLOCK_NUMEL if self._program.device == "cpu" else GPU_BLOCKS * BLOCK_NUMEL
         for start in range(tensor_slice.start, tensor_slice.stop, numel):
             yield tensor_slice.tensor, start, min(start + numel, tensor_slice.stop)
@@ -189,7 +189,7 @@ class _TaskRunner:
         return Beside(name, value.view(stored.spec.shape))
 
     def _run_compiled(self, compiled: CompiledTasks, positions: Sequence[BlockPosition]) -> None:
-        """Do blocks of a tensor by launches of its kernel; the interpreter does those that a launch leaves out."""
+        """Run blocks of a tensor by launches of its kernel; the interpreter does those that a launch leaves out."""
         while positions:
             blocks = self._launched(compiled, positions)
             for block in blocks:
@@ -249,7 +249,7 @@ class _TaskRunner:
         return self._program.sources[step][tensor].spec
 
     def _resolve(self, tensor: str, staged: Staged) -> tuple[BlockEvaluator, _Resolved | None]:
-        """The block of what was read, with zeros where all sources hold the same NaN or Inf."""
+        """Return the block of what was read, with zeros where all sources hold the same NaN or Inf."""
         sources = [source for source in self._index.sources(tensor) if source in staged.stored]
         floating = {s: staged.stored[s] for s in sources if staged.stored[s].dtype.is_floating_point}
         values = {s: widen(staged.moved[s], self._spec(s, tensor)) for s in sources}
@@ -285,7 +285,7 @@ class _TaskRunner:
             self.result.speculative.append(TensorSlice(tensor, start, stop))
 
     def _observe(self, number: int, block: _Values, position: BlockPosition) -> None:
-        """Under every outcome that can make a difference on this block."""
+        """Observe a block under every outcome that can make a difference to it."""
         partials = [block.observed(number, 0)]
         for assumption in range(1, len(self._index.assumptions[number])):
             affects = self._affects(self._program.observations[number].speculation)
@@ -313,7 +313,7 @@ class _TaskRunner:
         return BlockEvaluator(self._index, tensor, values, start).observed(number, assumption)
 
     def _affects(self, speculation: AnyStatistic | None) -> bool:
-        """Whether the outcomes of what is assumed can make a difference on the block in hand."""
+        """Return whether the outcomes of what is assumed can make a difference on the block in hand."""
         if speculation is None:
             return False
         number = self._index.numbers[speculation]
@@ -379,5 +379,5 @@ def _restored(value: torch.Tensor, resolved: _Resolved | None) -> torch.Tensor:
 
 
 def _packed(mask: torch.Tensor) -> torch.Tensor:
-    """8 entries a byte, the first in the lowest bit."""
+    """Return eight entries a byte, the first in the lowest bit."""
     return torch.from_numpy(np.packbits(mask.bool().numpy(), bitorder="little"))

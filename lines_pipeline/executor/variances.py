@@ -16,7 +16,7 @@ VARIANCE = "running_var"
 
 
 def variance_note(step: str, files: Iterable[Path]) -> Note | None:
-    """A warning where weights that were written to ``files`` have a negative variance; reads these tensors alone."""
+    """Return a warning where weights written to ``files`` have a negative variance; reads these tensors alone."""
     lowest = {name: value for name, value in _lowest_variances(files) if value < 0}
     if not lowest:
         return None

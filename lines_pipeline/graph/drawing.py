@@ -27,7 +27,7 @@ class Box:
 
     @property
     def middle(self) -> float:
-        """Height of its centre."""
+        """Return the height of its centre."""
         return self.y + self.height / 2
 
 
@@ -46,7 +46,7 @@ _Bend = tuple[str, str, int]
 
 
 def arranged(graph: networkx.DiGraph[str], sizes: Mapping[str, tuple[float, float]]) -> Drawing:
-    """The layout of an acyclic graph whose nodes have the given widths and heights."""
+    """Return the layout of an acyclic graph whose nodes have the given widths and heights."""
     layer_of = _layers(graph)
     columns, links = _with_bends(graph, layer_of)
     _uncross(columns, links)
@@ -63,7 +63,7 @@ def arranged(graph: networkx.DiGraph[str], sizes: Mapping[str, tuple[float, floa
 
 
 def _layers(graph: networkx.DiGraph[str]) -> dict[str, int]:
-    """Longest way from a source; sources themselves stand right before what needs them first."""
+    """Return the longest way from a source; sources themselves stand right before what needs them first."""
     layer_of = {node: depth for depth, nodes in enumerate(networkx.topological_generations(graph)) for node in nodes}
     for node in [node for node in layer_of if not graph.in_degree(node) and graph.out_degree(node)]:
         layer_of[node] = min(layer_of[after] for after in graph.successors(node)) - 1
@@ -87,7 +87,7 @@ def _with_bends(
 
 
 def _uncross(columns: list[list[str | _Bend]], links: Iterable[tuple[str | _Bend, str | _Bend]]) -> None:
-    """Sorts every column by the mean position of what its entries connect to, back and forth."""
+    """Sort every column by the mean position of what its entries connect to, back and forth."""
     near = _neighbours(links)
     for sweep in range(_SWEEPS):
         order = columns[1:] if sweep % 2 == 0 else columns[-2::-1]
@@ -129,7 +129,7 @@ def _middles(
     links: Iterable[tuple[str | _Bend, str | _Bend]],
     sizes: Mapping[str, tuple[float, float]],
 ) -> dict[str | _Bend, float]:
-    """Heights: each entry as near to the mean of what it connects to as its column's order and gaps allow."""
+    """Return heights: each entry as near to the mean of what it connects to as its column's order and gaps allow."""
     near = _neighbours(links)
     high = {
         entry: sizes[entry][1] if isinstance(entry, str) else BEND_HEIGHT
@@ -153,7 +153,7 @@ def _stack(
     high: Mapping[str | _Bend, float],
     middles: dict[str | _Bend, float],
 ) -> None:
-    """Places a column in its order with gaps, its centre where the entries want to be on average."""
+    """Place a column in its order with gaps, its centre where the entries want to be on average."""
     offsets, below = {}, 0.0
     for entry in column:
         offsets[entry] = below + high[entry] / 2
@@ -171,7 +171,7 @@ def _route(
     columns: list[list[str | _Bend]],
     sizes: Mapping[str, tuple[float, float]],
 ) -> tuple[tuple[float, float], ...]:
-    """From the right side of one box to the left side of the other, level across every layer between."""
+    """Yield the line from the right side of one box to the left side of another, level across every layer between."""
     source, target = edge
     start = boxes[source]
     right = start.x + start.width

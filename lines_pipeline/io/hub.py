@@ -73,7 +73,7 @@ def cached(place: HubPath) -> Path | None:
 
 
 def fetch(place: HubPath) -> Path:
-    """Download a file, or what is needed of a model folder, into the Hugging Face cache; gives where it lies there."""
+    """Download a file, or what is needed of a model folder, into the Hugging Face cache; return where it lies there."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     if place.is_file:

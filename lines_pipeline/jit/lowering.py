@@ -135,7 +135,7 @@ class _LoopBody:
         self._vectors.put(f"store {wide} {total}, ptr {address}, align 8")
 
     def _within(self, slot: int, magnitude: str, low: str, high: str) -> None:
-        """Most vectors have nothing in the bracket, and are left after two comparisons."""
+        """Keep what lies in the bracket; most vectors have nothing there, and are left after two comparisons."""
         vectors, label = self._vectors, len(self._vectors.lines)
         below, upto = (self._bits(vectors.compare(*how)) for how in (("olt", magnitude, low), ("ole", magnitude, high)))
         self._count(BELOW, slot, below)

@@ -22,7 +22,7 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Ran:
-    """What a launch did with one block."""
+    """Holds what a launch did with one block."""
 
     end: tuple[int, int]
     memory: Any
@@ -77,7 +77,7 @@ def run_kernel(
 
 
 def compiled(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
-    """Tensors and results of reductions of a function of blocks, from a kernel."""
+    """Return tensors and results of reductions of a function of blocks, from a kernel."""
     from lines_pipeline.jit import runtime
 
     builder, size = TraceBuilder(values[0].dtype, len(values)), len(values[0])
@@ -106,7 +106,7 @@ def compiled(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
 
 
 def interpreted(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
-    """The same, from torch."""
+    """Return what ``compiled`` does, from torch."""
     results: list[Any] = []
     for result in as_list(function(*(value.clone() for value in values))):
         if isinstance(result, torch.Tensor):

@@ -48,7 +48,7 @@ class TracedValue:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The data type of the block that it stands for."""
+        """Return the data type of the block that it stands for."""
         return torch.bool if self.is_mask else self.builder.dtype
 
     def __sub__(self, other: TracedValue) -> TracedValue:

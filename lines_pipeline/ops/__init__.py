@@ -57,7 +57,7 @@ class OpRegistry(Mapping[str, AnyOp]):
 
     @property
     def at_hand(self) -> dict[str, AnyOp]:
-        """The ops that are known without importing a package."""
+        """Return the ops that are known without importing a package."""
         return {**self.own, **self._loaded, **self.of_files}
 
     def with_file(self, file: FileOrigin) -> OpRegistry:
@@ -87,7 +87,7 @@ class OpRegistry(Mapping[str, AnyOp]):
 
 
 def registry() -> OpRegistry:
-    """Every op that comes with lines-pipeline, or that an installed package offers."""
+    """Return every op that comes with lines-pipeline, or that an installed package offers."""
     return _registry(tuple(sys.path))
 
 
@@ -116,7 +116,7 @@ def _ops_of_file(file: FileOrigin) -> dict[str, AnyOp]:
 
 
 def _defined_in(module: ModuleType) -> list[AnyOp]:
-    """The ops that a module itself defines."""
+    """Return the ops that a module itself defines."""
     members = dict.fromkeys(member for _, member in inspect.getmembers(module, _is_op))
     return [
         method for member in members if member.__module__ == module.__name__ and (method := _as_op(member)) is not None

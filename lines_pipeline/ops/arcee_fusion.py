@@ -59,7 +59,7 @@ def _importance(change: torch.Tensor, base: torch.Tensor, model: torch.Tensor, r
 
 
 def _threshold(importance: torch.Tensor) -> torch.Tensor:
-    """Median plus 1.5 interquartile ranges, with quantiles by truncated index."""
+    """Return the median plus 1.5 interquartile ranges, with quantiles by truncated index."""
     ordered, last = importance.sort().values, importance.numel() - 1
     first, median, third = (ordered[int(share * last)] for share in (0.25, 0.5, 0.75))
     return median + 1.5 * (third - first)

@@ -81,7 +81,7 @@ def _steps_a_round(params: AtlasParams, batches: int) -> int:
 
 
 def _score(accuracies: Mapping[str, float], experts: Mapping[str, Mapping[str, float]]) -> float:
-    """Mean accuracy, normalized by the experts' where all of them are known."""
+    """Return the mean accuracy, normalized by the experts' where all of them are known."""
     known = {task: experts.get(task, {}).get("accuracy", 0.0) for task in accuracies}
     if not all(known.values()):
         return fmean(accuracies.values())

@@ -12,7 +12,7 @@ from lines_pipeline.ops.base import AnyOp
 
 
 def _default(op: AnyOp, name: str, field: FieldInfo) -> Any:
-    """A parameter's default; of one that takes a number by item, the number."""
+    """Return a parameter's default; of one that takes a number by item, the number."""
     value = field.get_default(call_default_factory=True)
     return value[0] if name in op.per_item and isinstance(value, tuple) and len(value) == 1 else value
 

@@ -80,14 +80,14 @@ class Della(DrawingOp[DellaParams]):
 
 
 def _strips(tensor: TensorSpec) -> Iterator[slice]:
-    """Whole rows of a tensor, in slices of its flat values."""
+    """Yield whole rows of a tensor, in slices of its flat values."""
     outer = _outer_numel(tensor)
     step = max(STRIP_NUMEL // outer, 1) * outer
     return (slice(start, min(start + step, tensor.numel)) for start in range(0, tensor.numel, step))
 
 
 def _probabilities(values: torch.Tensor, tensor: TensorSpec, density: float, epsilon: float) -> torch.Tensor:
-    """The probability of keeping each entry of some rows."""
+    """Return the probability of keeping each entry of some rows."""
     row = tensor.shape[1] if len(tensor.shape) > 1 else tensor.numel
     if row == 1:
         return torch.full_like(values, density)
@@ -99,5 +99,5 @@ def _probabilities(values: torch.Tensor, tensor: TensorSpec, density: float, eps
 
 
 def _outer_numel(tensor: TensorSpec) -> int:
-    """Values of the smallest slice of a tensor that has only whole rows."""
+    """Return the number of values of the smallest slice that has only whole rows."""
     return tensor.numel // tensor.shape[0] if len(tensor.shape) > 1 else tensor.numel

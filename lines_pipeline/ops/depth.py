@@ -13,7 +13,7 @@ from lines_pipeline.ops.explanations import OpExplanation
 
 
 class Place(NamedTuple):
-    """Where a tensor is: in which block (from 0) of how many, and in which tower (from 0)."""
+    """Tells where a tensor is: in which block (from 0) of how many, and in which tower (from 0)."""
 
     block: int
     depth: int
@@ -27,7 +27,7 @@ def place_of(layers: LayerMap, block: tuple[str, int]) -> Place:
 
 
 def pattern_diagnostics(blocks: str | tuple[str, ...], field: str) -> Iterator[Diagnostic]:
-    """Regular expressions that are none, or find no block's index; ``field`` is the parameter that holds them."""
+    """Yield what is wrong with regular expressions for a block's index; ``field`` is the parameter that holds them."""
     if isinstance(blocks, tuple):
         for index, text in enumerate(blocks):
             yield from _diagnostics(text, (field, index))
@@ -49,7 +49,7 @@ def _diagnostics(text: str, path: tuple[str | int, ...]) -> Iterator[Diagnostic]
 def explain_blocks(
     layers: LayerMap, outside: str, said: Callable[[Place], str], scale: Callable[[Place], float] | None
 ) -> OpExplanation:
-    """The layer map and every block's factor: ``said`` in a line each, ``scale`` in numbers once it is known."""
+    """Explain the layer map and every block's factor: ``said`` in a line each, ``scale`` in numbers once known."""
     shares, paths = layers.shares(), layers.paths
     depths = ", ".join(
         f"{tower}: {depth} blocks, {shares[tower]:.1%} of the parameters, {printable(paths[tower])}"

@@ -23,7 +23,7 @@ class EmrParams(OpParams):
 
 
 def unified(deltas: Sequence[Value]) -> tuple[Value, list[Value], Value]:
-    """The largest magnitude that agrees with the elected sign, each task vector's agreeing magnitudes, and the sign."""
+    """Return the largest magnitude with the elected sign, each task vector's agreeing magnitudes, and the sign."""
     sign = (running_sum(deltas).sign() * 2.0 + -1.0).sign()
     agreeing = [(delta * sign).clamp(min=0.0) for delta in deltas]
     largest = agreeing[0]
@@ -34,7 +34,7 @@ def unified(deltas: Sequence[Value]) -> tuple[Value, list[Value], Value]:
 
 @dataclass(frozen=True)
 class Rescalers(Statistic[list[float], list[float]]):
-    """For each of ``of``: its own mean magnitude over that of its mask of the unified update; 1 where there is none."""
+    """Measures each mean magnitude over that of the masked unified update, for each of ``of``; 1 where there is none."""
 
     rescale: str
 
@@ -102,6 +102,6 @@ class Emr(Op[EmrParams, Any]):
 
     @staticmethod
     def _rescaler(stats: Mapping[str, Any]) -> float:
-        """The rescaler of a step's own task vector: the only statistic, by its number among all."""
+        """Return the rescaler of a step's own task vector: the only statistic, by its number among all."""
         ((number, rescalers),) = stats.items()
         return float(rescalers[int(number)])

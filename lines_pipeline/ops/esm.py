@@ -84,7 +84,7 @@ class Esm(Op[EsmParams]):
         return 3 * matrix_bytes(tensor) + _OTHERS.working_bytes(params, tensor, counts)
 
     def beside_bytes(self, params: EsmParams, tensor: TensorSpec, beside: TensorSpec) -> int:
-        """Either the shifts of one task are decomposed, or what all tasks have side by side is, at most [out, out]."""
+        """Return the memory to decompose the shifts of one task, or of all tasks side by side, at most [out, out]."""
         outputs = tensor.numel // beside.shape[1]
         shifts, together = (replace(tensor, shape=(rows, outputs)) for rows in (beside.shape[0], outputs))
         own = matrix_bytes(beside) + 2 * matrix_bytes(shifts) + decomposition_bytes(shifts) + vectors_bytes(shifts)

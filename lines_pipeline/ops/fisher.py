@@ -78,7 +78,7 @@ def _norm(number: int) -> str:
 
 
 def _coefficients(params: FisherParams, stats: Mapping[str, float]) -> list[float]:
-    """The factor of each F: a weight over a norm, where an F of zeros counts as one of norm 1."""
+    """Return the factor of each F: a weight over a norm, where an F of zeros counts as one of norm 1."""
     if not params.normalize:
         return list(params.weights)
     norms = [stats[_norm(number)] for number in range(len(params.weights))]

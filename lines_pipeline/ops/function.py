@@ -101,7 +101,7 @@ class FunctionOp(Op[Any]):
 
 @dataclass(frozen=True)
 class Signature:
-    """What the parameters of a function stand for."""
+    """Tells what the parameters of a function stand for."""
 
     code: Code
     place: str
@@ -112,7 +112,7 @@ class Signature:
     """Ports whose values the function takes all at once."""
 
     def arguments(self, inputs: Values, tensor: TensorSpec, shape: Sequence[int] | None) -> list[Any]:
-        """The positional arguments: values as they are, or each in a ``shape``."""
+        """Return the positional arguments: values as they are, or each in a ``shape``."""
         return [
             tensor if port is None else self._argument(name, port, inputs.get(name, ()), shape)
             for name, port in self.kinds
@@ -256,7 +256,7 @@ def _port(hint: Any) -> Port | None:
 
 
 def _without_none(hint: Any) -> Any:
-    """The type, without the ``None`` that makes it optional."""
+    """Return the type, without the ``None`` that makes it optional."""
     if get_origin(hint) in (Union, UnionType):
         types = [member for member in get_args(hint) if member is not NoneType]
         if len(types) == 1 and len(get_args(hint)) == 2:

@@ -38,7 +38,7 @@ class _Names:
 
 
 def _grafted(context: SchemaContext, model: Schema, donor: Schema) -> Schema:
-    """The schema of ``model`` with the tensors of ``donor`` that the step chooses, also such as the model lacks."""
+    """Return the schema of ``model`` with the tensors of ``donor`` that the step chooses, also new ones."""
     known = (*donor.tensors, *donor.aliases)
     chosen = [name for name in known if context.chooses((name,))]
     names = _named(model, donor, chosen)

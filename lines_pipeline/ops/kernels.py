@@ -24,7 +24,7 @@ class Value(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The compute type, or bool for a mask."""
+        """Return the compute type, or bool for a mask."""
 
     def __add__(self, other: Self | float, /) -> Self: ...
     def __sub__(self, other: Self, /) -> Self: ...
@@ -33,13 +33,13 @@ class Value(Protocol):
     def __gt__(self, other: Self, /) -> Self: ...
     def __ge__(self, other: float, /) -> Self: ...
     def abs(self) -> Self:
-        """Magnitudes."""
+        """Return the magnitudes."""
 
     def sign(self) -> Self:
-        """1, 0 and -1."""
+        """Return 1, 0 or -1 of each entry."""
 
     def clamp(self, *, min: float) -> Self:
-        """At least ``min``."""
+        """Return the entries, at least ``min``."""
 
 
 Block = Any
@@ -94,7 +94,7 @@ def add_kept(total: Block, count: Block, value: Block, threshold: float, weight:
 def add_agreeing(
     total: Block, count: Block, value: Block, threshold: float, weight: float, *, direction: Block
 ) -> tuple[Value, Value]:
-    """As ``add_kept``, but add magnitudes, and only those of entries with the sign ``direction`` (1 or -1)."""
+    """Add up as ``add_kept`` does, but magnitudes, and of entries with the sign ``direction`` (1 or -1) alone."""
     if isinstance(value, TracedValue):
         return value.builder.compute_two(OpCode.ADD_AGREEING, (total, count, value, direction), (threshold, weight))
     kept: Block = keep_from(value, threshold)
@@ -157,7 +157,7 @@ def _weighted(kept: torch.Tensor, weight: float) -> torch.Tensor:
 
 
 def above(number: float, dtype: torch.dtype) -> float:
-    """The next larger number of a type."""
+    """Return the next larger number of a type."""
     exact = np.float64(number) if dtype == torch.float64 else np.float32(number)
     return float(np.nextafter(exact, type(exact)(np.inf)))
 

@@ -51,12 +51,12 @@ class LinesScaleParams(OpParams):
 
     @property
     def slope(self) -> float:
-        """Beta, or what ``gamma`` makes of it."""
+        """Return beta, or what ``gamma`` makes of it."""
         return self.beta if self.gamma is None else 1.0 - self.gamma
 
     @property
     def tables(self) -> tuple[tuple[float, ...], ...]:
-        """The tables, one a tower; one alone is for all of them."""
+        """Return the tables, one a tower; one alone is for all of them."""
         nested = tuple(row for row in self.table or () if isinstance(row, tuple))
         flat = tuple(number for number in self.table or () if isinstance(number, float))
         return nested or ((flat,) if flat else ())
@@ -169,7 +169,7 @@ class LinesScale(Op[LinesScaleParams, float]):
 
 
 def _said(params: LinesScaleParams, alpha: float | None, place: Place) -> str:
-    """The scale of a block; as a sum where alpha is not known."""
+    """Return the scale of a block; as a sum where alpha is not known."""
     if alpha is not None or params.schedule == "table":
         return f"{params.scale(alpha or 0.0, place):.6g}"
     share = f"{place.block}/{place.depth - 1}"
@@ -179,7 +179,7 @@ def _said(params: LinesScaleParams, alpha: float | None, place: Place) -> str:
 
 
 def _alpha(params: LinesScaleParams, stats: Mapping[str, float], experts: int) -> float:
-    """The resolved alpha; ``experts`` is the number of ``deltas``."""
+    """Return the resolved alpha; ``experts`` is the number of ``deltas``."""
     if params.gamma is not None:
         return params.gamma
     if params.alpha != "auto":

@@ -108,7 +108,7 @@ class Load(Op[LoadParams]):
 
 
 def _read(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
-    """The header of what lies at ``path``, under the names that the recipe gives its tensors."""
+    """Return the header of what lies at ``path``, under the names that the recipe gives its tensors."""
 
     def is_dropped(name: str) -> bool:
         return matches(params.drop, (name,))
@@ -134,7 +134,7 @@ _KINDS = {
 
 
 def _of_type(params: LoadParams, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as what the node says that it holds; ``CheckpointError`` where its header says otherwise."""
+    """Return the checkpoint as what the node says it is; ``CheckpointError`` where its header says otherwise."""
     said = checkpoint.metadata.get(VALUE_TYPE, EdgeType.WEIGHTS.value)
     if said != params.type and (said in _KINDS or params.type == "mask"):
         kind = _KINDS.get(said, "a model")
@@ -178,7 +178,7 @@ _DROP_EXTRA = "'on_extra: drop' in its load node leaves such tensors out of the 
 
 
 def _masked(context: SchemaContext, spec: TensorSpec) -> TensorSpec:
-    """A mask's tensor, as of the task vector that it is for."""
+    """Return a mask's tensor, as of the task vector that it is for."""
     if spec.dtype != "bool":
         raise CheckpointError(
             f"node '{context.node}': tensor '{spec.name}' is {spec.dtype}, expected bool: a mask is what 'save' writes "

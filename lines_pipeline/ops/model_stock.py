@@ -65,7 +65,7 @@ class ModelStock(SphereOp[ModelStockParams]):
 
 
 def _share(cosine: float, count: int) -> float:
-    """How much of the mean to take."""
+    """Return how much of the mean to take."""
     divisor = 1.0 + (count - 1) * cosine
     return count * cosine / divisor if divisor > NO_REST else 0.0
 
@@ -77,7 +77,7 @@ def _mean_cosine(gram: Gram) -> float:
 
 
 def _row_shares(rows: list[torch.Tensor]) -> torch.Tensor:
-    """The share of each row, as a column."""
+    """Return the share of each row, as a column."""
     norms = [row.norm(dim=-1) for row in rows]
     cosines = [
         ((rows[i] * rows[j]).sum(dim=-1) / (norms[i] * norms[j]).clamp(min=SMALLEST_PRODUCT)).clamp(-1, 1)

@@ -47,7 +47,7 @@ class Multislerp(SphereOp[MultislerpParams]):
 
 
 def _factors(weights: list[float], gram: Gram, tensor: str) -> list[float]:
-    """What the vectors are multiplied with."""
+    """Return the factor of each vector."""
     directions = units(gram, SMALLEST_NORM)
     mean = combination(list(zip(weights, directions, strict=True)))
     size = length(mean, gram)

@@ -28,7 +28,7 @@ class NuslerpParams(OpParams):
 
     @property
     def t(self) -> float:
-        """How far to go from the first model to the second."""
+        """Return how far to go from the first model to the second."""
         whole = sum(self.weights)
         return 0.5 if abs(whole) < NO_WEIGHT else self.weights[1] / whole
 
@@ -73,7 +73,7 @@ class Nuslerp(SphereOp[NuslerpParams]):
 
 
 def _factors(t: float, angle: float) -> tuple[float, float]:
-    """What two vectors are multiplied with."""
+    """Return the factors of two vectors."""
     sine = math.sin(angle)
     if abs(sine) < PARALLEL:
         return 1.0 - t, t

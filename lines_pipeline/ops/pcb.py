@@ -112,7 +112,7 @@ def _bounds(thresholds: Sequence[Thresholds]) -> tuple[float, float]:
 
 
 def _balance(delta: Block, whole: Block, bounds: tuple[float, float], count: int) -> Block:
-    """How much an entry counts: by its size among its own, and by its product with the sum of all."""
+    """Return how much an entry counts: by its size among its own, and by its product with the sum of all."""
     low, high = bounds
     size = (delta.abs().clamp(low, high) - low) / (high - low) if high > low else delta * 0.0
     return (size * size * count).exp() * (delta * whole).tanh()

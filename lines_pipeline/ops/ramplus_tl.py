@@ -27,7 +27,7 @@ Counts = Mapping[str, list[list[int]]]
 
 @dataclass(frozen=True)
 class ChangeCounts(Statistic[list[int], Counts]):
-    """By tensor and task vector: how many entries it changed with others, and how many alone."""
+    """Counts, by tensor and task vector, the entries that it changed with others, and those that it changed alone."""
 
     epsilon: float
 
@@ -79,6 +79,6 @@ class RamPlusTensorLocal(Op[RamPlusParams, Counts]):
 
 
 def _factor(params: RamPlusParams, shared: int, unique: int) -> float:
-    """What unique entries are multiplied with."""
+    """Return the factor of unique entries."""
     ratio = shared / max(unique, params.epsilon) if shared else 0.0
     return 1.0 + params.r * min(ratio, params.alpha)

@@ -122,7 +122,7 @@ def _recalibrated(params: RecalibrateParams, step: str, context: DriverContext) 
 
 
 def _layers(module: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, _BatchNorm]:
-    """The BatchNorm layers with statistics of their own, by what their tensors' names in the state begin with."""
+    """Return the BatchNorm layers with statistics of their own, by the prefix of their tensors' names."""
     layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
     by_prefix = {}
     for name in state:
@@ -136,7 +136,7 @@ def _layers(module: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, _
 
 
 def _in_rows(batches: Iterator[torch.Tensor], rows: int) -> Iterator[torch.Tensor]:
-    """The same inputs in batches of so many, the last of them smaller."""
+    """Yield the same inputs in batches of so many, the last of them smaller."""
     waiting: list[torch.Tensor] = []
     for batch in batches:
         waiting.append(batch)

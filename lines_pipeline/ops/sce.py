@@ -28,14 +28,14 @@ class SceParams(OpParams):
 
 
 def variance(deltas: Sequence[Value]) -> Value:
-    """Population variance of each entry over the task vectors."""
+    """Return the population variance of each entry over the task vectors."""
     mean = running_sum(deltas) / len(deltas)
     differences = [delta - mean for delta in deltas]
     return running_sum([difference * difference for difference in differences]) / len(deltas)
 
 
 def selected(deltas: Sequence[Value], cut: float | None) -> list[Value]:
-    """The task vectors where their variance reaches ``cut``; all of them where that is None."""
+    """Return the task vectors where their variance reaches ``cut``; all of them where that is None."""
     if cut is None:
         return list(deltas)
     if cut == NOTHING:
@@ -46,7 +46,7 @@ def selected(deltas: Sequence[Value], cut: float | None) -> list[Value]:
 
 @dataclass(frozen=True)
 class VarianceCut(FoundValue):
-    """By tensor: the smallest variance that is kept."""
+    """Finds, by tensor, the smallest variance that is kept."""
 
     density: float
     descending = True
@@ -64,7 +64,7 @@ Squares = Mapping[str, list[float]]
 
 @dataclass(frozen=True)
 class SelectedSquares(Statistic[list[float], Squares]):
-    """By tensor: the sum of squares of each task vector, where ``needs`` (a cut, if one is there) keeps it."""
+    """Sums the squares of each task vector by tensor, where ``needs`` (a cut, if one is there) keeps it."""
 
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
         kept = selected(values, needs[0][tensor.name] if needs else None)

@@ -79,7 +79,7 @@ class Soup(Op[SoupParams]):
     def _scores(
         self, params: SoupParams, soups: Mapping[str, tuple[str, ...]], context: DriverContext
     ) -> dict[str, float]:
-        """The metric of the uniform soup of each entry's models."""
+        """Return the metric of the uniform soup of each entry's models."""
         variants = {name: self._uniform(models) for name, models in soups.items()}
         scores = context.evaluate(variants, _judged(params))
         if any(params.objective not in metrics for metrics in scores.values()):
@@ -89,6 +89,6 @@ class Soup(Op[SoupParams]):
 
 
 def _judged(params: SoupParams) -> SuiteUse:
-    """The part of the suite that judges soups."""
+    """Return the part of the suite that judges soups."""
     assert params.suite is not None
     return SuiteUse(params.suite, params.split, params.tasks, objective=params.objective)

@@ -21,7 +21,7 @@ from lines_pipeline.ops.kernels import Block, Value, running_sum
 
 
 class MatrixParams(OpParams):
-    """Which tensors are matrices: all that are 2-D, or those of them that ``matrices`` names."""
+    """Tells which tensors are matrices: all that are 2-D, or those of them that ``matrices`` names."""
 
     matrices: tuple[str, ...] | None = Field(
         None, description="Globs of the 2-D tensors to decompose; default all.", strict=False

@@ -17,12 +17,12 @@ Coefficients = list[float]
 
 
 def inner(first: Sequence[float], second: Sequence[float], gram: Gram) -> float:
-    """Inner product of two combinations."""
+    """Return the inner product of two combinations."""
     return math.fsum(a * b * gram[i][j] for i, a in enumerate(first) if a for j, b in enumerate(second) if b)
 
 
 def length(vector: Sequence[float], gram: Gram) -> float:
-    """Euclidean norm of a combination."""
+    """Return the euclidean norm of a combination."""
     return math.sqrt(max(inner(vector, vector, gram), 0.0))
 
 
@@ -32,7 +32,7 @@ def combination(parts: Sequence[tuple[float, Sequence[float]]]) -> Coefficients:
 
 
 def units(gram: Gram, floor: float = 0.0) -> list[Coefficients]:
-    """Every vector divided by its norm plus ``floor``; a vector of norm 0 stays as it is."""
+    """Return every vector divided by its norm plus ``floor``; a vector of norm 0 stays as it is."""
     vectors = []
     for i in range(len(gram)):
         size = math.sqrt(gram[i][i])
@@ -55,7 +55,7 @@ class SphereOp(Op[P, Grams], Generic[P]):
 
 
 def combined(base: Sequence[Value], models: Sequence[Value], factors: Sequence[float]) -> Value:
-    """The combination of models, or of their differences from a base that is then added."""
+    """Return the combination of models, or of their differences from a base that is then added."""
     if not base:
         return running_sum(models, factors)
     return base[0] + running_sum([model - base[0] for model in models], factors)

@@ -40,12 +40,12 @@ class TaskModel:
         return cls(module, None if head is None else head.to(device), task, device, parameters, names)
 
     def logits(self, parameters: Mapping[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-        """Logits [n, classes] of inputs [n, whatever the model takes], with these parameters."""
+        """Return logits [n, classes] of inputs [n, whatever the model takes], with these parameters."""
         features = functional_call(self.module, dict(parameters), (inputs,))
         return features if self.head is None else self.head.logits(features)
 
     def inputs(self, data: TaskData, split: str, rows: int) -> Iterator[torch.Tensor]:
-        """The first ``rows`` inputs of a split, batch by batch; ``EvalError`` where there are none."""
+        """Yield the first ``rows`` inputs of a split, batch by batch; ``EvalError`` where there are none."""
         rows_left = rows
         for batch, _ in data.batches(self.task, split):
             if rows_left == 0:
@@ -60,7 +60,7 @@ class TaskModel:
 
 
 def _named(module: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The parameters of a module by name, tied ones once, and their names by those of a state that it has loaded.
+    """Return a module's parameters by name, tied ones once, and their names by those of a state that it has loaded.
 
     A module may wrap the one that the state's names are of: its parameters then have a prefix more.
     """

@@ -24,7 +24,7 @@ class DensityParams(OpParams):
 def trim_statistics(
     densities: Sequence[float], scope: str, deltas: tuple[str, ...], *, exact: bool = False
 ) -> dict[str, TrimThreshold]:
-    """A threshold for each of ``deltas``; none where nothing is trimmed."""
+    """Return a threshold for each of ``deltas``; none where nothing is trimmed."""
     kind = RankedEntry if exact else TrimThreshold
     thresholds = zip(deltas, densities, strict=True)
     return {f"threshold{i}": kind((delta,), share, scope) for i, (delta, share) in enumerate(thresholds) if share < 1.0}

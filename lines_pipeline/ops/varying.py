@@ -52,7 +52,7 @@ class Varying:
 
     @property
     def label(self) -> str:
-        """The parameter as it is written: ``weights[0]``."""
+        """Return the parameter as it is written: ``weights[0]``."""
         return "".join(f"[{part}]" if isinstance(part, int) else part for part in self.path)
 
 

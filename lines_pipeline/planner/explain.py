@@ -23,7 +23,7 @@ from lines_pipeline.planner.varying_numbers import explain_numbers
 
 @dataclass(frozen=True)
 class ExplainedStep:
-    """What a step's op says of it, and the blocks that it tells apart."""
+    """Holds what a step's op says of it, and the blocks that it tells apart."""
 
     step: str
     said: OpExplanation
@@ -32,18 +32,18 @@ class ExplainedStep:
     """What is scaled and in no tower."""
 
     def to_dict(self) -> dict[str, Any]:
-        """In plain values, but for the block of every tensor."""
+        """Return plain values, without the block of every tensor."""
         return {"step": self.step, **self.said.values}
 
     def render(self) -> list[str]:
-        """As lines for people."""
+        """Return lines for people."""
         first, *below = self.said.lines
         return [f"  {self.step}: {first}", *(f"    {line}" for line in below)]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What would run. Bytes are of tensor data; ``peak_bytes`` of anonymous memory."""
+    """Tells what would run. Bytes are of tensor data; ``peak_bytes`` of anonymous memory."""
 
     name: str
     passes: tuple[Mapping[str, Any], ...]
@@ -70,13 +70,13 @@ class Explanation:
     """Disks that have not got room for what is to be written: a run would be refused."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Return what ``--json`` prints."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "explained"}
         values = [step.to_dict() for step in self.explained]
         return {**plain, "passes": [dict(stage) for stage in self.passes], "lines": values}
 
     def render(self) -> str:
-        """As text for people."""
+        """Return text for people."""
         lines = [f"plan of {self.name}"]
         for stage in self.passes:
             parts = [f"gathers {', '.join(stage['measures'])}"] if stage["measures"] else []
@@ -158,7 +158,7 @@ def _largest_by_node(planned: Plan) -> dict[str, int]:
 
 
 def _described(planned: Plan, number: int) -> dict[str, Any]:
-    """A stage of a plan in plain values."""
+    """Return a stage of a plan in plain values."""
     stage, schemas = planned.stages[number], planned.schemas
     kinds = sorted({type(statistic).__name__ for statistic in stage.statistics if not statistic.optional})
     partial_outputs = {
@@ -194,7 +194,7 @@ def _nbytes(sinks: Iterable[str], schemas: Mapping[str, Schema]) -> int:
 
 
 def explained_step(step: Step, schema: Schema, stats: Mapping[str, Any] | None) -> ExplainedStep | None:
-    """What a step's op says of it; ``stats`` is None while statistics that it needs are not known."""
+    """Return what a step's op says of it; ``stats`` is None while statistics that it needs are not known."""
     layers = layers_of(step, schema)
     said = step.op.explain(step.params, PlannedValue(schema, step.counts, layers), stats) if not step.varying else None
     said = explain_numbers(step, schema, layers) if step.varying else said
@@ -205,7 +205,7 @@ def explained_step(step: Step, schema: Schema, stats: Mapping[str, Any] | None) 
 
 
 def describe_layers(report: Explanation) -> str:
-    """The layer maps and scales as JSON text, for the run's artifacts."""
+    """Return the layer maps and scales as JSON text, for the run's artifacts."""
     maps = {
         explained.step: dict(explained.said.values)
         | {"blocks": {name: [*place] for name, place in explained.layers.blocks.items()}}

@@ -24,13 +24,13 @@ class Fingerprints:
         self._steps: dict[str, str | None] = {}
 
     def step(self, step_id: str) -> str | None:
-        """The key of a step's value, or None while an input's content is unknown."""
+        """Return the key of a step's value, or None while an input's content is unknown."""
         if step_id not in self._steps:
             self._steps[step_id] = self._step_key(step_id)
         return self._steps[step_id]
 
     def statistic(self, statistic: AnyStatistic) -> str | None:
-        """The key of a statistic's result."""
+        """Return the key of a statistic's result."""
         of, needs = [self.step(step_id) for step_id in statistic.of], [self.statistic(need) for need in statistic.needs]
         if None in of or None in needs:
             return None
@@ -42,7 +42,7 @@ class Fingerprints:
 
     @cached_property
     def _foreign(self) -> Mapping[type[AnyStatistic], list[str]]:
-        """The plug-ins that define statistics of their own, by kind."""
+        """Return the plug-ins that define statistics of their own, by kind."""
         return {
             type(statistic): _plugin_identity(step.op)
             for step in self._graph.steps.values()

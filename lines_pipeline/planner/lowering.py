@@ -43,7 +43,7 @@ def compile_stage(
     hashed: frozenset[str] = frozenset(),
     nonfinite: Mapping[str, frozenset[str]] | None = None,
 ) -> StagePlan:
-    """The plan of a stage, of which sources in ``hashed`` are hashed; ``nonfinite`` names tensors by source.
+    """Return the plan of a stage, of which sources in ``hashed`` are hashed; ``nonfinite`` names tensors by source.
 
     The device and the states of statistics are filled in by the engine.
     """
@@ -117,7 +117,7 @@ def compile_stage(
 
 
 def stage_sources(planned: Plan, stage: Stage, outputs: Outputs) -> dict[str, Checkpoint]:
-    """What a stage reads, by step; partial outputs lie where ``outputs`` will be."""
+    """Return what a stage reads, by step; partial outputs lie where ``outputs`` will be."""
     checkpoints = planned.catalogue.checkpoints
     checkpoints_read = {step: checkpoints[step] for step in stage.steps if step in checkpoints}
     checkpoints_read |= {step: planned.cached[step] for step in stage.steps if step in planned.cached}
@@ -134,7 +134,7 @@ def stage_sources(planned: Plan, stage: Stage, outputs: Outputs) -> dict[str, Ch
 
 
 def _observed(statistic: AnyStatistic, schemas: Mapping[str, Schema], shapes: Shapes) -> frozenset[str] | None:
-    """Keys of the tensors that a bounded statistic looks at."""
+    """Return the keys of the tensors that a bounded statistic looks at."""
     if not statistic.bounds:
         return None
     specs = {name: spec for step in statistic.of for name, spec in schemas[step].tensors.items()}
@@ -147,7 +147,7 @@ def _keyed_nonfinite(
     views: Mapping[str, Views],
     shapes: Shapes,
 ) -> dict[str, frozenset[str]]:
-    """Keys of tensors and views that are known to hold NaN or Inf, by source."""
+    """Return the keys of tensors and views that are known to hold NaN or Inf, by source."""
     keyed = {}
     for step, checkpoint in sources.items():
         own = {shapes.key(name, checkpoint.tensors[name].spec.shape) for name in nonfinite.get(step, ())}
@@ -158,7 +158,7 @@ def _keyed_nonfinite(
 def _partial_writes(
     sink: str, partial_output: PartialOutput, schemas: Mapping[str, Schema], outputs: Outputs
 ) -> list[Write]:
-    """The output itself, or another step's value at the first place of every floating-point tensor that it has."""
+    """Return the output itself, or another step's value at the first place of every tensor that it has."""
     if sink == partial_output.step:
         return [replace(write, speculation=partial_output.speculation) for write in outputs.get(sink, ())]
     first = outputs[sink][0].positions if outputs else {}
@@ -169,7 +169,7 @@ def _partial_writes(
 
 
 def positions_of(step: Step, schema: Schema) -> dict[str, Place]:
-    """Where each tensor is, for a step whose op depends on depth; nothing for others."""
+    """Return where each tensor is, for a step whose op depends on depth; nothing for others."""
     layers = layers_of(step, schema)
     if layers is None:
         return {}

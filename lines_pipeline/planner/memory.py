@@ -25,7 +25,7 @@ LOCAL_SCHEDULERS = ("serial", "threads")
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How a run is carried out; ``memory`` in bytes, None for no bound."""
+    """Says how a run is carried out; ``memory`` in bytes, None for no bound."""
 
     scheduler: str = "threads"
     workers: int = os.cpu_count() or 1
@@ -36,13 +36,13 @@ class EngineSettings:
 
     @property
     def on_cluster(self) -> bool:
-        """Whether tasks run in processes of a Dask cluster, perhaps on other machines."""
+        """Return whether tasks run in processes of a Dask cluster, perhaps on other machines."""
         return self.scheduler not in LOCAL_SCHEDULERS
 
 
 @dataclass(frozen=True)
 class StageMemory:
-    """What a stage takes: ``peak_bytes`` of anonymous memory, with ``at_once`` tasks side by side."""
+    """Tells what a stage takes: ``peak_bytes`` of anonymous memory, with ``at_once`` tasks side by side."""
 
     at_once: int
     peak_bytes: int

@@ -11,7 +11,7 @@ from lines_pipeline.ops.schemas.schema import Schema
 
 
 def population(statistic: AnyStatistic, schemas: Mapping[str, Schema]) -> dict[str, int]:
-    """Entries by tensor that a statistic counts: of all that its values have, without what its bounds leave out."""
+    """Return the entries by tensor that a statistic counts: all that its values have, within its bounds."""
     entries: dict[str, int] = {}
     values = [schemas[step] for step in statistic.of]
     for schema in values:

@@ -17,7 +17,7 @@ __all__ = ["Schema", "infer_schemas", "schema_of"]
 
 
 def infer_schemas(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Schema]:
-    """Schemas of the ``needed`` steps (in topological order); ``checkpoints`` by step that reads one.
+    """Return the schemas of the ``needed`` steps (in topological order); ``checkpoints`` by step that reads one.
 
     Raises ``CheckpointError`` for missing, extra or mis-shaped tensors, ``PlanError`` for globs that match nothing.
     """
@@ -41,19 +41,19 @@ def schema_of(graph: Graph, step: str, checkpoints: Mapping[str, Checkpoint]) ->
 
 
 def _as_input(schema: Schema) -> Schema:
-    """The schema without what only the step that makes the value needs to know."""
+    """Return the schema without what only the step that makes the value needs to know."""
     return replace(schema, beside={}, streamed=frozenset()) if schema.beside or schema.streamed else schema
 
 
 def holds_exactly(value: Checkpoint, schema: Schema) -> bool:
-    """Whether a step's stored value is as it was computed, not rounded: further steps may be computed from it."""
+    """Return whether a stored value is as it was computed, not rounded: further steps may be computed from it."""
     floating = [(name, spec) for name, spec in schema.tensors.items() if spec.is_floating and name in value.tensors]
     types = {(value.tensors[name].spec.dtype, spec.compute_dtype) for name, spec in floating}
     return all(stored in (computed, "bool") for stored, computed in types)
 
 
 def left_out_names(step: Step, tensors: Mapping[str, Sequence[str]]) -> frozenset[str]:
-    """Tensors, of those given with all their names, that ``include`` and ``exclude`` leave out."""
+    """Return the tensors, given with all their names, that ``include`` and ``exclude`` leave out."""
     bounds = step.include, step.exclude
     return frozenset(name for name, names in tensors.items() if not chooses(bounds, names))
 

@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class View:
-    """What another step takes a tensor as: the tensor's own key, and the shape that it is taken in."""
+    """Tells what another step takes a tensor as: the tensor's own key, and the shape that it is taken in."""
 
     key: str
     shape: Shape
@@ -41,23 +41,23 @@ class Shapes:
     odd: Mapping[str, Mapping[Shape, str]]
 
     def key(self, name: str, shape: Shape) -> str:
-        """The key of a tensor."""
+        """Return the key of a tensor."""
         return self.odd[name][shape] if name in self.odd else name
 
     def keyed(self, values: Mapping[str, Value], specs: Mapping[str, TensorSpec]) -> Mapping[str, Value]:
-        """Values by key, from values by name of tensors that have these specs."""
+        """Return the values by key, from values by name of tensors that have these specs."""
         if self.odd.keys().isdisjoint(specs.keys()):
             return values
         return {self.key(name, specs[name].shape): value for name, value in values.items()}
 
     @property
     def names(self) -> dict[str, str]:
-        """Names by key, where they differ."""
+        """Return the names by key, where they differ."""
         return {key: name for name, keys in self.odd.items() for key in keys.values()}
 
 
 def tell_apart(schemas: Mapping[str, Schema], sources: Mapping[str, Checkpoint]) -> Shapes:
-    """The keys that values and the files behind them need, by step."""
+    """Return the keys that values and the files behind them need, by step."""
     shapes: dict[str, Shape] = {}
     odd: dict[str, dict[Shape, None]] = {}
     specs = [schema.tensors for schema in schemas.values()]
@@ -81,7 +81,7 @@ def _new(name: str, shape: Shape, taken: set[str]) -> str:
 
 
 def views_of(steps: Sequence[Step], schemas: Mapping[str, Schema], shapes: Shapes) -> Mapping[str, Views]:
-    """The views that steps (in topological order) need of the steps before them, by step."""
+    """Return the views that steps (in topological order) need of the steps before them, by step."""
     views: defaultdict[str, dict[str, View]] = defaultdict(dict)
     if not any(schema.views for schema in schemas.values()):
         return views
@@ -110,7 +110,7 @@ def _expose(views: dict[str, View], key: str, view: View, step: Step) -> None:
 
 
 def keyed_schema(schema: Schema, views: Views, shapes: Shapes) -> Schema:
-    """A schema by key, with its views."""
+    """Return a schema by key, with its views."""
     specs = schema.tensors
     own = replace(
         schema,
@@ -137,7 +137,7 @@ def keyed_schema(schema: Schema, views: Views, shapes: Shapes) -> Schema:
 
 
 def keyed_beside(schema: Schema, schemas: Mapping[str, Schema], shapes: Shapes) -> dict[str, dict[str, str]]:
-    """What lies beside the tensors of a schema, by key, in inputs that have schemas."""
+    """Return what lies beside the tensors of a schema, by key, in inputs that have schemas."""
     return {
         source: {
             shapes.key(name, schema.tensors[name].shape): shapes.key(
@@ -151,18 +151,18 @@ def keyed_beside(schema: Schema, schemas: Mapping[str, Schema], shapes: Shapes) 
 
 
 def with_views(values: Mapping[str, Value], views: Views) -> dict[str, Value]:
-    """Values by key, also for the keys of views."""
+    """Return the values by key, also for the keys of views."""
     return {**values, **{key: values[view.key] for key, view in views.items() if view.key in values}}
 
 
 def keyed_sources(tensors: Mapping[str, StoredTensor], views: Views, shapes: Shapes) -> Mapping[str, StoredTensor]:
-    """Stored tensors by key, with their views."""
+    """Return the stored tensors by key, with their views."""
     own = shapes.keyed(tensors, {name: stored.spec for name, stored in tensors.items()}) if shapes.odd else tensors
     return {**own, **{key: _seen(own[v.key], v.shape) for key, v in views.items() if v.key in own}} if views else own
 
 
 def _seen(stored: StoredTensor, shape: Shape) -> StoredTensor:
-    """The leading region of a shape: what lies beyond the tensor reads as zero."""
+    """Return the leading region of a shape: what lies beyond the tensor reads as zero."""
     if stored.spec.shape == shape:
         return stored
     return replace(stored, spec=replace(stored.spec, shape=shape), stored_shape=stored.spec.shape)

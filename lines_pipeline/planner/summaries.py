@@ -11,7 +11,7 @@ Facts = Mapping[str, Mapping[str, Any]]
 
 
 def gather_summaries(graph: Graph, by_step: Facts) -> dict[str, dict[str, Any]]:
-    """Facts by node: a collection's lists are joined in item order, equal values stand once, others become lists."""
+    """Return summaries by node: lists of a collection are joined in item order, equal values stand once."""
     by_node: dict[str, dict[str, Any]] = {}
     for node, members in graph.members.items():
         of_members = [by_step[step] for step in members if step in by_step]

@@ -80,7 +80,7 @@ def _tensors(count: int) -> str:
 
 
 def _computed(schema: Schema) -> list[str]:
-    """The tensors that a step computes: it copies all others."""
+    """Return the tensors that a step computes: it copies all others."""
     return [name for name, spec in schema.tensors.items() if spec.is_floating and name not in schema.copied]
 
 
@@ -146,7 +146,7 @@ def _number(step: Step, varying: Varying, schema: Schema, name: str, layers: Lay
 
 
 def _variant(step: Step, numbers: tuple[Number, ...], name: str) -> OpParams:
-    """The parameters with a tensor's numbers; ``PlanError`` where the op does not take them."""
+    """Return the parameters with a tensor's numbers; ``PlanError`` where the op does not take them."""
     labels = ", ".join(
         f"'{varying.label}' is {number:g}" for varying, number in zip(step.varying, numbers, strict=True)
     )

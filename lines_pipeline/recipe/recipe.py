@@ -58,17 +58,17 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """The recipe's name, a slug."""
+        """Return the recipe's name, a slug."""
         return self.settings.name
 
     @property
     def description(self) -> str:
-        """What the recipe says it is for."""
+        """Return what the recipe says it is for."""
         return self.settings.description
 
     @property
     def seed(self) -> int:
-        """Seed of everything random."""
+        """Return the seed of everything random."""
         return self.settings.seed
 
     @property
@@ -88,7 +88,7 @@ class Recipe:
 
     @property
     def folder(self) -> FilePath:
-        """The folder that relative input paths start from."""
+        """Return the folder that relative input paths start from."""
         return self.path.parent
 
     @property

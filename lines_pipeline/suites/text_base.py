@@ -106,7 +106,7 @@ class TextBase:
 
     @property
     def _transformer(self) -> Path:
-        """The folder with the configuration and the tokenizer."""
+        """Return the folder with the configuration and the tokenizer."""
         modules = read_json_or_none(self.folder / MODULES) if self.model.factory == SENTENCE else None
         first = modules[0] if isinstance(modules, list) and modules else {}
         named = [name for name in read_modules(self.folder) if isinstance(first, dict) and name == first.get("path")]

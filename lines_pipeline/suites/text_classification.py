@@ -116,7 +116,7 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
 
     @property
     def _base(self) -> TextBase:
-        """The base's folder as it is now; a local one need not be there."""
+        """Return the base's folder as it is now; a local one need not be there."""
         base = self.content.model.base
         if base.startswith("zoo://"):
             folder = zoo_checkpoint(base).path.parent
@@ -166,7 +166,7 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
 
     @property
     def _rows(self) -> dict[str, torch.Tensor]:
-        """The rows of the heads that are made of label names."""
+        """Return the rows of the heads that are made of label names."""
         model, tasks = self.content.model, [task for task in self.tasks if self._embedded(task)]
         code = [code_read.digest() for code_read in self.code()]
         key = content_key([model.model_dump(mode="json"), self._base.identity, str(self._base.folder), code])

@@ -28,7 +28,7 @@ def _max(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _cls(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The hidden state of each text's first token, which padding may stand before."""
+    """Return the hidden state of each text's first token, which padding may stand before."""
     first = weight.argmax(1, keepdim=True).expand(-1, -1, hidden.shape[-1])
     return hidden.gather(1, first)[:, 0]
 

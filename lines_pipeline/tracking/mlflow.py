@@ -60,7 +60,7 @@ class MlflowSink:
     """
 
     def __init__(self, uri: str, new: bytes | None = None, *, record: str = "", resumes: bool = False) -> None:
-        """``new`` is the content of a database that may have to be made (``stores.prepare``).
+        """Take the content (``new``) of a database that may have to be made (``stores.prepare``).
 
         With ``resumes``, what an earlier attempt to send the ``record`` has made is taken up again.
         """
@@ -272,7 +272,7 @@ class MlflowSink:
         return Metric(mlflow_name(name), float(value), self._at, step)
 
     def _send_pending(self, params: Mapping[str, Any] | None = None) -> None:
-        """A request that fails is not made again; the run's end is told whatever becomes of it."""
+        """Send what is pending; a request that fails is not made again, and the run's end is told in any case."""
         sender = self._sending()
         metrics, self._metrics = self._metrics, []
         tags, self._tags = sender.tags(self._tags), {}

@@ -63,7 +63,7 @@ class Records:
         self.messages.put(None)
 
     def serve(self) -> None:
-        """Do what is asked until nobody can ask any more; runs that are still open were killed."""
+        """Serve requests until nobody can send any more; runs that are still open were killed."""
         while True:
             if self.messages.empty():
                 self._flush()

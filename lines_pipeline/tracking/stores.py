@@ -59,7 +59,7 @@ def check_reachable(uri: str, target: Target = USUAL) -> bool:
 
 
 def prepare(uri: str) -> bytes | None:
-    """Do early what the first ``connect`` to a database takes its time for; gives the content of one still to be made.
+    """Do early what the first ``connect`` to a database takes its time for; return the content of one still to be made.
 
     Makes no file. What does not work here is told by ``connect``.
     """

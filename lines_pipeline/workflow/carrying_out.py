@@ -96,7 +96,7 @@ def _choose(context: OpenedRecipe, drivers: Drivers, *, tune: bool) -> Mapping[s
 
 @dataclass(frozen=True)
 class _Made:
-    """What became of the requested files."""
+    """Holds what became of the requested files."""
 
     requests: Mapping[str, OutputRequest]
     before: frozenset[str]

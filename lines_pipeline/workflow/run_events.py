@@ -33,7 +33,7 @@ class RunEvents:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken so far."""
+        """Return how long the run has taken so far."""
         return time.perf_counter() - self._started
 
     def begin(self, context: OpenedRecipe, report: Explanation) -> None:

@@ -38,7 +38,7 @@ class Code:
         return f"{self.text} ({self.file})" if self.file is not None else self.text
 
     def digest(self) -> str:
-        """Identity of the code: its file, and what that imports from the same folder or package."""
+        """Return the identity of the code: its file, and what that imports from the same folder or package."""
         digest = sha256()
         for source in self._sources():
             digest.update(sha256(source).digest())
@@ -58,7 +58,7 @@ class Code:
                 visited.update(nearby)
 
     def _imported(self, file: Path, content: bytes) -> list[Path]:
-        """Files that a file imports from its folder or package."""
+        """Return the files that a file imports from its folder or package."""
         top = self.root or self._package_folder()
         own = self.module.partition(".")[0] if self.root is None else ""
         files: dict[Path, None] = {}
@@ -75,7 +75,7 @@ class Code:
 
 
 def own_file(folder: Path, module: str) -> Path | None:
-    """The file of a module under a folder."""
+    """Return the file of a module under a folder."""
     location = folder.joinpath(*module.split("."))
     return next(
         (
@@ -88,7 +88,7 @@ def own_file(folder: Path, module: str) -> Path | None:
 
 
 def _module_files(folder: Path, module: str) -> list[Path]:
-    """The files under a folder that importing a module runs: its own, and those of the packages around it."""
+    """Return the files under a folder that importing a module runs: its own, and those of the packages around it."""
     parts = module.split(".")
     around = [folder.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts))]
     own = own_file(folder, module)
@@ -96,7 +96,7 @@ def _module_files(folder: Path, module: str) -> list[Path]:
 
 
 def _is_installed(file: Path) -> bool:
-    """Whether a file belongs to Python or to a package that was installed: its version tells what it imports."""
+    """Return whether a file belongs to Python or to a package that was installed: its version tells what it imports."""
     installed = {"site-packages", "dist-packages"} & set(file.parts)
     return bool(installed) or file.is_relative_to(sysconfig.get_path("stdlib"))
 
@@ -132,7 +132,7 @@ def names_made_by(code: Code) -> tuple[set[str], bool]:
 
 
 def _names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
-    """The names that statements of a module bind, and whether there may be more."""
+    """Return the names that statements of a module bind, and whether there may be more."""
     names: set[str] = set()
     open_end = False
     for node in (inside for statement in body for inside in _at_module_level(statement)):
@@ -149,7 +149,7 @@ def _names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
 
 
 def _at_module_level(statement: ast.AST) -> Iterator[ast.AST]:
-    """A statement and what it holds, but for the bodies of functions and classes."""
+    """Yield a statement and what it holds, but for the bodies of functions and classes."""
     waiting = [statement]
     while waiting:
         node = waiting.pop()
@@ -159,7 +159,7 @@ def _at_module_level(statement: ast.AST) -> Iterator[ast.AST]:
 
 
 def _imports(node: ast.AST, file: Path, top: Path) -> Iterator[tuple[Path, str]]:
-    """Folder and module of everything that an import statement may import from a folder."""
+    """Yield folder and module of everything that an import statement may import from a folder."""
     if isinstance(node, ast.Import):
         yield from ((top, alias.name) for alias in node.names)
     if isinstance(node, ast.ImportFrom):
@@ -173,7 +173,7 @@ def _imports(node: ast.AST, file: Path, top: Path) -> Iterator[tuple[Path, str]]
 
 
 def line_of(code: Code) -> int:
-    """The line that makes the factory's name, 0 where it cannot be told."""
+    """Return the line that makes the factory's name, 0 where it cannot be told."""
     if code.file is None or code.file.suffix != ".py":
         return 0
     for node in _parsed(code.file, _bytes_of(code.file)).body:

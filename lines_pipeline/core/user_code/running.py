@@ -24,7 +24,7 @@ _kept: dict[tuple[Path, str], tuple[str, dict[str, ModuleType]]] = {}
 
 @contextlib.contextmanager
 def to_stderr() -> Iterator[None]:
-    """What runs within prints to stderr, where it spoils no output."""
+    """Send what runs within to stderr, where it spoils no output."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
@@ -43,7 +43,7 @@ def _text_of(error: BaseException) -> str:
 
 
 def _place_of(error: BaseException, code: Code | None) -> str:
-    """`` (file:line)``: the last line of the user's own files that was reached, else the one that defines it."""
+    """Return `` (file:line)``: the last line of the user's own files that was reached, else the one that defines it."""
     if code is None or code.file is None:
         return ""
     if isinstance(error, SyntaxError) and error.filename:
@@ -59,7 +59,7 @@ def _place_of(error: BaseException, code: Code | None) -> str:
 
 @contextlib.contextmanager
 def at_home(code: Code) -> Iterator[None]:
-    """Imports look into the code's folder first meanwhile, and write nothing there.
+    """Have imports look into the code's folder first meanwhile, and write nothing there.
 
     Its modules are out of the way of others of the same name afterwards. They are kept until their files change.
     """
@@ -94,7 +94,7 @@ def at_home(code: Code) -> Iterator[None]:
 
 
 def modules_of(code: Code) -> Mapping[str, ModuleType]:
-    """The modules that code which was run at home made, its own and those from its folder that it imports."""
+    """Return the modules that code which was run at home made, its own and those from its folder that it imports."""
     return _kept[code.root, code.text][1] if code.root is not None and (code.root, code.text) in _kept else {}
 
 

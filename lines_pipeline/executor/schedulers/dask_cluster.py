@@ -34,12 +34,12 @@ class Cluster:
 
     @property
     def tasks_at_once(self) -> int:
-        """One for every thread of every worker."""
+        """Return the number of threads of all workers."""
         return max(sum(self._threads().values()), 1)
 
     @property
     def calls_at_once(self) -> int:
-        """One for every worker."""
+        """Return the number of workers."""
         return max(len(self._threads()), 1)
 
     def run_tasks(self, stage_plan: StagePlan, tasks: Sequence[Task], on_done: OnDone) -> list[TaskResult]:
@@ -49,7 +49,7 @@ class Cluster:
         return self._results([self._client.submit(run_job_here, shared, task, pure=False) for task in tasks], on_done)
 
     def call(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """Calls as tasks."""
+        """Submit calls as tasks; return their results."""
         self._check_workers()
         return self._results([self._client.submit(call_here, function, item, pure=False) for item in items])
 
@@ -81,7 +81,7 @@ class Cluster:
         return [results[future.key] for future in futures]
 
     def _as_they_end(self, futures: Sequence[Any]) -> Iterator[Any]:
-        """Futures as they end. Looks now and then whether there are workers: without any it would wait for ever."""
+        """Yield futures as they end; check now and then that there are workers, for which it would wait for ever."""
         from distributed import as_completed
 
         pending = {future.key: future for future in futures}
@@ -94,7 +94,7 @@ class Cluster:
                 self._check_workers()
 
     def _check_workers(self) -> None:
-        """Every worker once: that there are any, and that they have the driver's packages."""
+        """Check every worker once: that there are any, and that they have the driver's packages."""
         self._wait_for_workers()
         unknown = sorted(set(self._threads()) - self._checked)
         if not unknown:
@@ -114,7 +114,7 @@ class Cluster:
         self._checked.update(answered)
 
     def _threads(self) -> dict[str, int]:
-        """Threads by the address of their worker, as the scheduler has it now."""
+        """Return the number of threads by worker's address, as the scheduler has it now."""
         return dict(self._connection.ask(self._client.nthreads))
 
     def _wait_for_workers(self) -> None:
@@ -128,7 +128,7 @@ class Cluster:
 
 
 def _difference(versions: Mapping[str, str] | Exception, expected: Mapping[str, str]) -> str:
-    """What a worker has other than the driver; local parts of versions (``+cpu``) may differ."""
+    """Return which packages a worker has in other versions; local parts (``+cpu``) may differ."""
     if isinstance(versions, Exception):
         return f"no package of this version ({versions})"
     differences = []

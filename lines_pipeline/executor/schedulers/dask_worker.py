@@ -46,7 +46,7 @@ def run_job_here(stage_plan: StagePlan, task: Task) -> TaskResult:
 
 
 def call_here(function: Callable[[Item], Result], item: Item) -> Result:
-    """A call as a task; it has all threads of the worker."""
+    """Carry out a call as a task, with all threads of the worker."""
     from distributed import get_worker
 
     with _named_errors(), _call:
@@ -75,7 +75,7 @@ def _name() -> str:
 
 @contextmanager
 def _named_errors() -> Iterator[None]:
-    """Errors say on which worker they happened, and where it cannot open a file, what to do."""
+    """Have errors say on which worker they happened, and where it cannot open a file, what to do."""
     name = _name()
     try:
         yield

@@ -55,7 +55,7 @@ class _List:
 
     @property
     def role(self) -> Role:
-        """What its name says of it, or that of the module it is in (``pos_conv_embed.layers`` are no blocks)."""
+        """Return the role that its name says, or that of its module (``pos_conv_embed.layers`` are no blocks)."""
         around = self.parent if self.word else self.parent.parent
         if around is None:
             return role_of(self.name)
@@ -67,7 +67,7 @@ class _List:
 
     @property
     def first(self) -> int:
-        """Number of the first element: 0, or whatever names that end in a number begin with."""
+        """Return the number of the first element: 0, or whatever names that end in a number begin with."""
         return min(self.elements) if self.word else 0
 
     @property

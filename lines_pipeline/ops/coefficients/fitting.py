@@ -23,7 +23,7 @@ Optimiser = Callable[[Sequence[torch.Tensor]], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Tasks:
-    """What is learned from: each task's inputs, its head where that is outside the module, and the order of rows."""
+    """Holds what is learned from: each task's inputs, its head outside the module, and the order of rows."""
 
     inputs: Sequence[TaskInputs]
     heads: Mapping[str, FrozenHead]

@@ -84,7 +84,7 @@ class LearningOp(Op[Learned], Generic[Learned]):
 
     @abstractmethod
     def settings(self, params: Learned, batches: int) -> FitSettings:
-        """How coefficients are fitted to tasks of which the largest has so many batches."""
+        """Return how coefficients are fitted to tasks of which the largest has so many batches."""
 
     def fitted(self, params: Learned, fit: Fit, context: DriverContext, data: TaskData) -> list[torch.Tensor]:
         """Take all steps; return the coefficients by unit."""
@@ -93,7 +93,7 @@ class LearningOp(Op[Learned], Generic[Learned]):
         return fit.coefficients()
 
     def told(self, coefficients: list[list[float]]) -> list[list[float]]:
-        """The coefficients, a row a unit, as the source writes them."""
+        """Return the coefficients, a row a unit, as the source writes them."""
         return coefficients
 
     def check(self, params: Learned, counts: Mapping[str, int]) -> str | None:
@@ -143,7 +143,7 @@ class LearningOp(Op[Learned], Generic[Learned]):
 
 @dataclass
 class Learning:
-    """One step's learning: the value, and what is told of it."""
+    """Learns the coefficients of one step: its value, and what is told of it."""
 
     op: LearningOp[Any]
     params: LearningParams
@@ -171,7 +171,7 @@ class Learning:
         return self._summary
 
     def tell(self, summary: Summary) -> Iterable[Event]:
-        """The coefficients as a table, a row a unit and a column a task vector, and where they are transductive."""
+        """Yield the coefficients as a table, a row a unit and a column a task vector; warn where transductive."""
         if self.params.split == "test":
             message = "coefficients are learned from inputs of the test split: what is measured there is transductive"
             yield Note(f"node '{self.context.node}': {message}", warning=True)
@@ -221,5 +221,5 @@ def progress(fit: Fit, context: DriverContext) -> Iterable[int]:
 
 
 def _label(step: str) -> str:
-    """The item of a collection's step, or the step itself."""
+    """Return the item of a collection's step, or the step itself."""
     return step.partition("[")[2].removesuffix("]") or step

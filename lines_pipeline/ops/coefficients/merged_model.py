@@ -63,7 +63,7 @@ class MergedModel:
 
 
 def _tensors(module: nn.Module, names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Tensors of a module by names of a state that it loads, parameters first and in its own order.
+    """Return tensors of a module by names of a state that it loads, parameters first and in its own order.
 
     The module may wrap the one that the names are of: its own names then have a prefix more.
     """
@@ -78,7 +78,7 @@ def _tensors(module: nn.Module, names: Iterable[str]) -> dict[str, torch.Tensor]
 
 
 def _product(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Inner product, the same however large the memory is."""
+    """Return the inner product, the same however large the memory is."""
     flat = first.reshape(-1), second.reshape(-1)
     starts = range(0, max(first.numel(), 1), DOT_NUMEL)
     parts = [torch.dot(*(value[start : start + DOT_NUMEL] for value in flat)) for start in starts]

@@ -13,7 +13,7 @@ from lines_pipeline.ops.schemas.union import union
 
 
 def table_of(context: SchemaContext, deltas: Sequence[Schema]) -> Schema:
-    """A row for each tensor that any of the task vectors has, under its name: float32, one entry a task vector."""
+    """Return a row for each tensor that any task vector has, under its name: float32, one entry a task vector."""
     merged = union(context, deltas)
     rows = {name: TensorSpec(name, "float32", (len(deltas),)) for name in merged.tensors}
     return replace(merged, tensors=rows, partial=True, globs={}, origin=f"node '{context.node}'")

@@ -15,7 +15,7 @@ from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 @dataclass
 class Comparison:
-    """What another value has of the floating-point tensors that a step keeps of a first one.
+    """Sorts the floating-point tensors of a first value by what another value has of them.
 
     Names are those of the first value, but for ``extra`` and ``extra_left``.
     """
@@ -38,7 +38,7 @@ class Comparison:
 
     @property
     def views(self) -> dict[str, str]:
-        """Tensors that the other value has under another name or in another shape."""
+        """Return the tensors that the other value has under another name or in another shape."""
         renamed = {name: theirs for name, theirs in self.same.items() if name != theirs}
         return renamed | self.reshaped
 
@@ -116,7 +116,7 @@ def refuse_missing(context: SchemaContext, other: Schema, first: Schema, compari
 
 
 def _renamed(other: Schema, comparison: Comparison) -> str:
-    """What to do where the names alone differ."""
+    """Return what to do where the names alone differ; an empty text elsewhere."""
     return name_remedy(
         other.origin, comparison.extra, comparison.missing, (*comparison.same.values(), *comparison.reshaped.values())
     )

@@ -23,7 +23,7 @@ def difference(
     on_missing: OnMissing = "error",
     on_shape_mismatch: OnShapeMismatch = "error",
 ) -> Schema:
-    """The tensors of ``base`` that ``model`` has, too. Raises ``CheckpointError`` for what else either of them has."""
+    """Return the schema of the tensors that both have. Raises ``CheckpointError`` for what else either of them has."""
     comparison = compare(context, model, base)
     refuse_extra(context, model, base, comparison)
     if on_missing == "error":
@@ -59,7 +59,7 @@ _RESHAPED = (
 def _overlaps(
     context: SchemaContext, model: Schema, base: Schema, comparison: Comparison
 ) -> dict[str, tuple[int, ...]]:
-    """The leading region that both have of tensors of different shapes."""
+    """Return the leading region that both have of tensors of different shapes."""
     overlaps = {}
     for name, theirs in comparison.reshaped.items():
         shape, model_shape = base.tensors[name].shape, model.tensors[theirs].shape
@@ -75,7 +75,7 @@ def _overlaps(
 def _notes_of_shapes(
     context: SchemaContext, comparison: Comparison, overlaps: Mapping[str, tuple[int, ...]], model: Schema, base: Schema
 ) -> tuple[TensorNote, ...]:
-    """What was done about tensors of different shapes."""
+    """Return notes of what was done about tensors of different shapes."""
     cropped = tuple(
         TensorNote(context.node, (name,), f"cropped to {list(shape)}, the rest of the base's stays", model.origin)
         for name, shape in overlaps.items()

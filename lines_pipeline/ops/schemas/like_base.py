@@ -14,7 +14,7 @@ from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 def like_base(
     context: SchemaContext, base: Schema, *, models: Sequence[Schema] = (), deltas: Sequence[Schema] = ()
 ) -> Schema:
-    """The schema of ``base``. It keeps its values where the node leaves a tensor out, and where no delta has it.
+    """Return the schema of ``base``, which keeps its values of tensors that the node leaves out, or that no delta has.
 
     Raises ``CheckpointError`` where a model lacks a tensor, or any input has one more or in another shape.
     """
@@ -59,7 +59,7 @@ _SHAPES = "'exclude' on this node keeps the {}'s values of such tensors"
 def notes_of_model(
     context: SchemaContext, comparison: Comparison, other: Schema, first: Schema
 ) -> tuple[TensorNote, ...]:
-    """What a comparison of two models leaves as it is, leaves out or uses twice."""
+    """Return notes of tensors that two models do not share, or that one of them ties."""
     origin, uses = first.origin, Counter(comparison.same.values())
     cases = {
         f"left out, {origin}'s stay": comparison.left,
@@ -77,7 +77,7 @@ def notes_of_model(
 def _notes_of_delta(
     context: SchemaContext, comparison: Comparison, base: Schema, delta: Schema
 ) -> tuple[TensorNote, ...]:
-    """What a task vector lacks that its own model did not have either, and what of it is not used."""
+    """Return notes of what a task vector lacks that its own model had, and of what in it is not used."""
     known = {*delta.names, *delta.left_out}
     cases = {
         f"not in the task vector, {base.origin}'s stay": [

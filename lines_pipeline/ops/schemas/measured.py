@@ -11,7 +11,7 @@ from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 
 def like_base_measured(context: SchemaContext, models: Sequence[Schema], statistics: Sequence[Schema]) -> Schema:
-    """The schema of the first model, which keeps its values of tensors that none of the statistics have.
+    """Return the schema of the first model, which keeps its values of tensors that none of the statistics have.
 
     Raises ``CheckpointError`` where the models differ, or statistics have a tensor that they lack or in another shape.
     """

@@ -10,7 +10,7 @@ from lines_pipeline.core.printable import counted, listed
 
 @dataclass(frozen=True)
 class TensorNote:
-    """What becomes of ``tensors`` at a node, and of which checkpoint (``origin``) that is said."""
+    """Says what becomes of ``tensors`` at a node, and of which checkpoint (``origin``) they are."""
 
     node: str
     tensors: tuple[str, ...]
@@ -19,7 +19,7 @@ class TensorNote:
 
 
 def render(notes: Iterable[TensorNote]) -> tuple[str, ...]:
-    """One text for what is said alike of several checkpoints, in order."""
+    """Return one text for each note; checkpoints of which the same is said share it."""
     origins: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
     for note in notes:
         origins.setdefault((note.node, note.tensors, note.reason), []).append(note.origin)
@@ -30,6 +30,6 @@ def render(notes: Iterable[TensorNote]) -> tuple[str, ...]:
 
 
 def quoted(names: Iterable[str]) -> str:
-    """``tensors 'a', 'b' and 3 more``."""
+    """Return ``tensors 'a', 'b' and 3 more``."""
     names = list(names)
     return f"tensor{'s' if len(names) > 1 else ''} {listed(names)}"

@@ -8,7 +8,7 @@ from itertools import takewhile
 
 
 def name_remedy(origin: str, theirs: Sequence[str], ours: Sequence[str], others: Iterable[str]) -> str:
-    """A sentence about ``theirs``, names in ``origin`` that another model lacks, which has ``ours`` in their place.
+    """Return a sentence about ``theirs``, names in ``origin`` that another model lacks, which has ``ours`` instead.
 
     ``others`` are the names that both have. The sentence is empty where only one side lacks names.
     """
@@ -22,7 +22,7 @@ def name_remedy(origin: str, theirs: Sequence[str], ours: Sequence[str], others:
 
 
 def _prefixes(theirs: Sequence[str], ours: Sequence[str], others: Iterable[str]) -> tuple[str, str] | None:
-    """What ``prefix`` has to strip of names, and add to all of them, to make ``theirs`` of one model those of another.
+    """Return what ``prefix`` has to strip and to add to make ``theirs`` of one model those of another.
 
     Both are sorted, so that names with equal ends stand at equal places.
     """
@@ -40,7 +40,7 @@ def _prefixes(theirs: Sequence[str], ours: Sequence[str], others: Iterable[str])
 
 
 def _common_end(first: str, second: str) -> int:
-    """How many characters two names end with alike."""
+    """Return how many characters two names end with alike."""
     return sum(
         1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(first), reversed(second), strict=False))
     )

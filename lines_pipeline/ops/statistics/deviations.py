@@ -42,6 +42,6 @@ class Spread(Statistic[tuple[float, float], Spreads]):
 
 
 def far_from_mean(value: Value, spreads: Spreads, deviations: float, tensor: TensorSpec) -> Value:
-    """Where entries are further from the mean than so many standard deviations."""
+    """Return where entries are further from the mean than so many standard deviations."""
     mean, deviation = spreads["" if "" in spreads else tensor.name]
     return exceeds((value + -mean).abs(), deviations * deviation)

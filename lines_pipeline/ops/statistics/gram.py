@@ -19,7 +19,7 @@ Grams = Mapping[str, Gram]
 
 @dataclass(frozen=True)
 class TensorGrams(Statistic[list[float], Grams]):
-    """By tensor: the inner products of all observed values, or of their differences from the first of ``of``."""
+    """Measures, by tensor, the inner products of all values, or of their differences from the first of ``of``."""
 
     from_base: bool = False
 

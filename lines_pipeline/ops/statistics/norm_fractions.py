@@ -17,7 +17,7 @@ from lines_pipeline.ops.statistics.thresholds import groups
 
 @dataclass(frozen=True)
 class NormFraction(FoundValue):
-    """By tensor (or ``""``): the magnitude, 0 where there is no norm, and the tensor and position of the last entry."""
+    """Finds the magnitude by tensor (or ``""``), 0 where there is no norm, and tensor and position of the last entry."""
 
     fraction: float
     descending = True
@@ -44,7 +44,7 @@ class NormFraction(FoundValue):
 
 
 def keep_fraction(value: Block, cuts: Mapping[str, Sequence[Any]], tensor: TensorSpec, position: int) -> Block:
-    """``value`` with zeros below the magnitude that was found, but for the last entry of all."""
+    """Return ``value`` with zeros below the cut, but for the last entry of all."""
     cut, name, last = cuts["" if "" in cuts else tensor.name]
     kept: Block = keep_from(value, cut)
     if name != tensor.name or not 0 <= last - position < tensor.numel:

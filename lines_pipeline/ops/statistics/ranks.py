@@ -20,7 +20,7 @@ NO_ENTRY = -1.0
 
 @dataclass(frozen=True)
 class RankedEntries(Thresholds):
-    """By tensor name (``""``: the whole model) the magnitude of the entry of a rank, and where it is.
+    """Holds, by tensor name (``""``: the whole model), the magnitude of the entry of a rank, and where it is.
 
     Entries are ordered by magnitude, then by tensor name, then by position. ``places`` has tensor and position of
     those only whose magnitude others share.
@@ -29,7 +29,7 @@ class RankedEntries(Thresholds):
     places: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     def place(self, tensor: TensorSpec) -> tuple[str, int] | None:
-        """Where the entry is, if its magnitude does not tell."""
+        """Return where the entry is, if its magnitude does not tell."""
         return self.places.get("" if "" in self.cuts else tensor.name)
 
 
@@ -52,7 +52,7 @@ class RankedEntry(TrimThreshold):
         return min(max(rank, 1), max(total, 1)), total
 
     def _kept(self, total: int) -> tuple[int, int]:
-        """How many entries are kept, and how many smaller ones there are."""
+        """Return how many entries are kept, and how many smaller ones there are."""
         kept = min(max(int(total * self.density), self.at_least), total)
         return kept, max(total - kept - int(total * self.gamma), 0)
 
@@ -98,7 +98,7 @@ class RankedEntry(TrimThreshold):
 
 
 def keep_from_entry(value: Block, entries: RankedEntries, tensor: TensorSpec, position: int) -> Block:
-    """``value`` with the entries before a ranked one set to zero; the block begins at ``position``."""
+    """Return ``value`` with the entries before a ranked one set to zero; the block begins at ``position``."""
     cut, place = entries.of(tensor), entries.place(tensor)
     if cut == NO_ENTRY:
         return value * 0.0
@@ -119,7 +119,7 @@ def trimmed(delta: Value, thresholds: Thresholds | None, tensor: TensorSpec, pos
 
 
 def drop_after_entry(value: Block, entries: RankedEntries, tensor: TensorSpec, position: int) -> Block:
-    """``value`` with the entries after a ranked one set to zero; the block begins at ``position``."""
+    """Return ``value`` with the entries after a ranked one set to zero; the block begins at ``position``."""
     cut, place = entries.of(tensor), entries.place(tensor)
     if cut == NO_ENTRY:
         return value * 0.0
@@ -133,7 +133,7 @@ def drop_after_entry(value: Block, entries: RankedEntries, tensor: TensorSpec, p
 
 
 def _magnitudes(value: Block) -> np.ndarray[Any, Any]:
-    """The magnitudes of a block, in the processor's memory."""
+    """Return the magnitudes of a block, in the processor's memory."""
     magnitudes: np.ndarray[Any, Any] = value.abs().numpy(force=True)
     return magnitudes
 
@@ -155,7 +155,7 @@ class _Locating:
     wanted: Mapping[str, _Equal]
 
     def located(self, partials: Mapping[str, list[Any]]) -> RankedEntries:
-        """The entries with their places."""
+        """Return the entries with their places."""
         places = {}
         for name, equal in self.wanted.items():
             bits = [np.unpackbits(packed, count=numel) for packed, numel in partials[name]]
@@ -166,7 +166,7 @@ class _Locating:
 def _equal_entry(
     group: str, magnitude: float, rank: int, blocks: Mapping[str, list[BracketCounts]], state: Mapping[str, Any]
 ) -> dict[str, _Equal]:
-    """By tensor: which of several entries of one magnitude has the rank; nothing where there is only one."""
+    """Return, by tensor, which of several equal magnitudes has the rank; nothing where there is only one."""
     bracket = state[group]
     smaller, equal = 0, dict.fromkeys(blocks, 0)
     for name, counts in blocks.items():
@@ -185,7 +185,7 @@ def _equal_entry(
 
 
 def _against(block: BracketCounts, magnitude: float, low: float, high: float) -> tuple[int, int]:
-    """How many entries of a block are smaller than a magnitude, and how many equal to it."""
+    """Return how many entries of a block are smaller than a magnitude, and how many equal to it."""
     if magnitude == low:
         return block.below, block.at_low
     smaller = block.below + block.at_low + int((block.inside < magnitude).sum())

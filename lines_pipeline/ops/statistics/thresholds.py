@@ -30,13 +30,13 @@ QUANTILES = 257
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where a trim cuts: the smallest kept magnitude by tensor name (``""``: the whole model), and entries kept."""
+    """Holds where a trim cuts, by tensor name (``""``: the whole model): the smallest kept magnitude, and entries kept."""
 
     cuts: Mapping[str, float]
     kept: int
 
     def of(self, tensor: TensorSpec) -> float:
-        """The threshold for one tensor."""
+        """Return the threshold for one tensor."""
         return self.cuts[""] if "" in self.cuts else self.cuts.get(tensor.name, 0.0)
 
 
@@ -55,7 +55,7 @@ class Bracket:
 
 @dataclass(frozen=True)
 class BracketCounts:
-    """One block against a bracket: counts below and on the ends, and the magnitudes strictly inside."""
+    """Counts one block against a bracket: below, on the ends, and the magnitudes strictly inside."""
 
     below: int
     at_low: int
@@ -127,7 +127,7 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
         return Thresholds(result["cuts"], result["kept"])
 
     def _rank(self, names: Sequence[str], numels: Mapping[str, int]) -> tuple[int, int]:
-        """The rank of the threshold (from 1), and how many magnitudes there are."""
+        """Return the rank of the threshold (from 1), and how many magnitudes there are."""
         total = sum(numels[name] for name in names)
         return max(total - int(total * self.density), 1), total
 
@@ -135,19 +135,19 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
         return item_bytes * self.kept_numel(numels)
 
     def kept_numel(self, numels: Mapping[str, int]) -> int:
-        """How many magnitudes a sweep keeps at most, of values of this many entries by tensor."""
+        """Return how many magnitudes a sweep keeps at most, of values of this many entries by tensor."""
         whole = sum(numels.values())
         share = 2.0 * self._max_margin(whole) if self.sample_runs(numels) else 1.0
         totals = [self._rank(names, numels)[1] for names in groups(self.scope, numels).values()]
         return sum(total if total <= self._small(numels) else int(share * total) for total in totals)
 
     def _small(self, numels: Mapping[str, int]) -> int:
-        """Up to this many values that a threshold is for, all are kept: a sample tells too little of them."""
+        """Return up to how many values of a threshold all are kept: a sample tells too little of them."""
         runs = self.sample_runs(numels)
         return FEW_RUNS * sum(numels.values()) // runs if runs else SMALL_NUMEL
 
     def _max_margin(self, total: int) -> float:
-        """Half the share of a model's ``total`` values that brackets may hold: less of larger models."""
+        """Return half the share of a model's ``total`` values that brackets may hold: less of larger models."""
         return MAX_MARGIN[self.scope] * min(1.0, math.sqrt(LARGE_NUMEL / max(total, 1)))
 
 
@@ -162,13 +162,13 @@ def _require_finite(threshold: float, names: Sequence[str]) -> None:
 
 
 def groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:
-    """The tensors that each threshold is for, in order: all of them (``""``), or one by one."""
+    """Yield the tensors that each threshold is for, in order: all of them (``""``), or one by one."""
     names = [name for name in sorted(numels) if numels[name]]
     return {"": names} if scope == "global" else {name: [name] for name in names}
 
 
 def _bracket(runs: list[Any], rank: int, total: int, most: float) -> Bracket:
-    """From runs of neighbouring magnitudes, in their order: how much runs differ from the next tells the error."""
+    """Return a bracket from runs of neighbouring magnitudes, in order: their differences tell its error."""
     if not runs:
         return Bracket(0.0, math.inf, 1.0)
     values = np.sort(np.concatenate(runs))
@@ -190,7 +190,7 @@ def _around(points: np.ndarray[Any, Any], quantile: float, margin: float) -> Bra
 
 
 def _moved(bracket: Bracket, counts: Sequence[BracketCounts], rank: int, total: int) -> Bracket:
-    """A bracket on the side where the magnitude is, as far off as the counts say, and wider."""
+    """Return a wider bracket on the side where the magnitude is, as far off as the counts say."""
     below = sum(block.below for block in counts)
     upto = below + _above_low(counts, bracket) + sum(block.at_low + len(block.inside) for block in counts)
     side, end, reached = ("left", bracket.low, below) if rank <= below else ("right", bracket.high, upto)
@@ -202,7 +202,7 @@ def _moved(bracket: Bracket, counts: Sequence[BracketCounts], rank: int, total: 
 
 
 def _select(counts: Sequence[BracketCounts], rank: int, bracket: Bracket) -> float | None:
-    """The ``rank``-th smallest magnitude (from 1), or None where the bracket missed it."""
+    """Return the ``rank``-th smallest magnitude (from 1), or None where the bracket missed it."""
     number = rank - sum(block.below for block in counts)
     at_low, at_high = sum(block.at_low for block in counts), _above_low(counts, bracket)
     if number <= 0:
@@ -217,11 +217,11 @@ def _select(counts: Sequence[BracketCounts], rank: int, bracket: Bracket) -> flo
 
 
 def _above_low(counts: Sequence[BracketCounts], bracket: Bracket) -> int:
-    """Magnitudes on the upper end, where that is not the lower one too."""
+    """Return how many magnitudes lie on the upper end, where that is not the lower one too."""
     return sum(block.at_high for block in counts) if bracket.high > bracket.low else 0
 
 
 def _smaller(counts: Sequence[BracketCounts], value: float, bracket: Bracket) -> int:
-    """How many magnitudes are below ``value``, which the bracket holds."""
+    """Return how many magnitudes are below ``value``, which the bracket holds."""
     number = sum(block.below + int((block.inside < value).sum()) for block in counts)
     return number + (sum(block.at_low for block in counts) if value > bracket.low else 0)

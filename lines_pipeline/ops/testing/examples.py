@@ -90,7 +90,7 @@ def bind(op: AnyOp | str, inputs: Inputs, **params: Any) -> Application:
 
 
 def _spread(op: AnyOp, name: str, params: Mapping[str, Any], count: int) -> dict[str, tuple[float, ...]]:
-    """A parameter that has a number for each input; one alone, or the default, is for all. Nothing where it lacks."""
+    """Return a parameter with a number for each input, of one for all or of the default; nothing where it lacks."""
     if name in params:
         given = params[name]
         return {name: (given,) * count if isinstance(given, int | float) else tuple(given)}
@@ -119,7 +119,7 @@ def _gathered(
 
 
 def _steps(port: str, values: Sequence[torch.Tensor], with_all: bool) -> tuple[str, ...]:
-    """Names of the steps that tensors are values of; the first one is also among the others of a port ``with_all``."""
+    """Return names for the steps of tensors; the first one is also among the others of a port ``with_all``."""
     names = [f"{port}{number}" for number in range(len(values))]
     if with_all:
         names[0] = next(
@@ -131,7 +131,7 @@ def _steps(port: str, values: Sequence[torch.Tensor], with_all: bool) -> tuple[s
 def _known(
     statistic: AnyStatistic, values: Mapping[str, torch.Tensor], tensor: TensorSpec, results: dict[AnyStatistic, Any]
 ) -> Any:
-    """A statistic's result, with those that it needs in ``results``."""
+    """Return a statistic's result, with those that it needs in ``results``."""
     if statistic not in results:
         for need in statistic.needs:
             _known(need, values, tensor, results)

@@ -49,7 +49,7 @@ def leave_partial_outputs(planned: Plan) -> Plan:
 def with_partial_outputs(
     stages: Sequence[Stage], graph: Graph, known: Results, available: Iterable[str], in_place: Iterable[str]
 ) -> list[Stage]:
-    """The stages, the last finishing partial outputs where that pays; ``in_place``: outputs that can be read back."""
+    """Return the stages, with partial outputs where they pay; those ``in_place`` can be read back."""
     available, levels = frozenset(available), StageAssignment(graph, known, available)
     last = stages[-1] if stages else None
     if last is None or last.number == 1 or not last.sinks:
@@ -74,7 +74,7 @@ def with_partial_outputs(
 
 
 def holds_partial_outputs(step: Step, dtype: str, schemas: Mapping[str, Schema]) -> bool:
-    """Whether a step's file, of values of ``dtype`` (``keep``: as they are), can hold values as they are computed."""
+    """Return whether a file of values of ``dtype`` (``keep``: as they are) holds values as they are computed."""
     if step.gives not in (EdgeType.WEIGHTS, EdgeType.DELTA) or not dtype:
         return False
     for name, spec in schemas[step.id].tensors.items():
@@ -86,7 +86,7 @@ def holds_partial_outputs(step: Step, dtype: str, schemas: Mapping[str, Schema])
 
 
 def partial_output_of(schema: Schema, outputs: Sequence[Write]) -> Checkpoint:
-    """A partial output, to be read back from where any of ``outputs`` has a tensor (nowhere yet, while planning)."""
+    """Return a partial output, read back from where ``outputs`` have its tensors (nowhere yet, while planning)."""
     tensors = {}
     for name, spec in schema.tensors.items():
         stored = replace(spec, dtype=spec.compute_dtype)
@@ -113,7 +113,7 @@ def _leaving(
 def _best(
     graph: Graph, levels: StageAssignment, sink: str, number: int, available: frozenset[str], in_place: bool
 ) -> tuple[int, PartialOutput] | None:
-    """The stage that can write the partial output after which the least is left to read, and that output."""
+    """Return the stage that can write the partial output after which the least is left to read, and that output."""
     whole = _reads(graph, sink, available)
     best: tuple[int, int, PartialOutput] | None = None
     for step_id in value_ancestors(graph, [sink], available) if in_place else (sink,):
@@ -128,6 +128,6 @@ def _best(
 
 
 def _reads(graph: Graph, sink: str, available: frozenset[str]) -> int:
-    """How many models' values have to be read for ``sink``."""
+    """Return how many models' values have to be read for ``sink``."""
     steps = value_ancestors(graph, [sink], available)
     return sum(step in available or graph.steps[step].op.is_source for step in steps)

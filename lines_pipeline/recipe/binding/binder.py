@@ -300,7 +300,7 @@ def _step(
 
 
 def _loads(unbound: UnboundNode, step: Step, row: Item) -> list[Step]:
-    """Steps that load the files which a step's ports name."""
+    """Return steps that load the files which a step's ports name."""
     from lines_pipeline.ops.reading import reader_of
 
     loads = []

@@ -59,7 +59,7 @@ class UnboundNode:
 
     @property
     def connected(self) -> tuple[str, ...]:
-        """The ports that name nodes, of those that are given; the others name files."""
+        """Return the ports that name nodes, of those that are given; the others name files."""
         return tuple(port for port in self.inputs if not self.op.inputs[port].is_path)
 
     def named(self) -> dict[str, Reference]:

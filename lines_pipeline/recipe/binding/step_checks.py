@@ -27,7 +27,7 @@ def step_diagnostics(steps: Iterable[Step]) -> Iterator[tuple[str, Diagnostic]]:
 
 
 def _place(step: Step, taken: _Taken) -> Iterator[Diagnostic]:
-    """Complain about files that would leave the output folder, have no known kind, or meet those of another step."""
+    """Yield diagnostics of files that leave the output folder, have no known kind, or meet those of another step."""
     output, derivation = step.op.file_of(step.params, step.inputs), step.op.derivation_of(step.params)
     paths = [output.path] if output else list(derivation.files if derivation else ())
     for path in paths:
