@@ -34,7 +34,7 @@ def unified(deltas: Sequence[Value]) -> tuple[Value, list[Value], Value]:
 
 @dataclass(frozen=True)
 class Rescalers(Statistic[list[float], list[float]]):
-    """Measures each mean magnitude over that of the masked unified update, for each of ``of``; 1 where there is none."""
+    """Measures each mean magnitude over that of the masked unified update, for each of ``of``; 1 where none is."""
 
     rescale: str
 

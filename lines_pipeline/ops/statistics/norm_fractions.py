@@ -17,7 +17,7 @@ from lines_pipeline.ops.statistics.thresholds import groups
 
 @dataclass(frozen=True)
 class NormFraction(FoundValue):
-    """Finds the magnitude by tensor (or ``""``), 0 where there is no norm, and tensor and position of the last entry."""
+    """Finds the magnitude by tensor (or ``""``), 0 without a norm, with tensor and position of the last entry."""
 
     fraction: float
     descending = True

@@ -30,7 +30,7 @@ QUANTILES = 257
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Holds where a trim cuts, by tensor name (``""``: the whole model): the smallest kept magnitude, and entries kept."""
+    """Holds where a trim cuts, by tensor name (``""``: whole model): the smallest kept magnitude, and entries kept."""
 
     cuts: Mapping[str, float]
     kept: int
