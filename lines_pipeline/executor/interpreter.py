@@ -43,7 +43,7 @@ class PlanIndex:
         self.assumptions = [self._assumptions(observation.speculation) for observation in stage_plan.observations]
         """By observation: one assumption for every outcome of the statistic that it waits for."""
         self.written = [self._assumptions(write.speculation)[0] for write in stage_plan.writes]
-        """By write: the world whose value is written."""
+        """By write: the assumption under which the written value is computed."""
         numbers = {observation.statistic: number for number, observation in enumerate(stage_plan.observations)}
         self.numbers = numbers
         """Observations by statistic."""
