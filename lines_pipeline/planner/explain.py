@@ -83,6 +83,9 @@ class Explanation:
             what += [f"drafts {sink} as {step}" for sink, step in one["drafts"].items()]
             what += [f"writes {', '.join(one['writes'])}"] if one["writes"] else []
             what += [_waiting(one["at_once"], self.settings["workers"])] if one["waits"] else []
+            what += (
+                [f"keeps brackets {one['narrowing']:g} times narrower, for the same"] if one["narrowing"] > 1 else []
+            )
             lines.append(f"  pass {one['number']}: reads {_bytes(one['bytes_read'])}; {'; '.join(what)}")
         if not self.passes:
             lines.append("  no pass over the data: everything is in the cache")
@@ -173,6 +176,7 @@ def _described(planned: Plan, number: int) -> dict[str, Any]:
         "sampled": any(statistic.sampled for statistic in one.statistics),
         "at_once": planned.memory[number].at_once,
         "waits": planned.memory[number].is_waiting,
+        "narrowing": planned.memory[number].narrowing,
     }
 
 
