@@ -50,9 +50,9 @@ class PackageOrigin:
         """Raise ``EngineError`` where this process has not got the same version of the package."""
         entry = entry_points_of(self.group).get(self.name)
         if entry is None or PackageOrigin.of(entry) != self:
-            here = "it is not installed" if entry is None else f"{entry.distribution} ({entry.value}) offers it"
+            offered = "it is not installed" if entry is None else f"{entry.distribution} ({entry.value}) offers it"
             raise EngineError(
-                f"'{self.name}' of {self.group} comes from {self.distribution} ({self.value}), but here {here}: "
+                f"'{self.name}' of {self.group} comes from {self.distribution} ({self.value}), but here {offered}: "
                 "install the same version everywhere"
             )
 

@@ -50,8 +50,8 @@ def listed(names: Iterable[object]) -> str:
 def counted(texts: Iterable[str]) -> str:
     """Return the first texts with commas between them, and how many more there are."""
     texts = list(texts)
-    rest = len(texts) - SHOWN
-    return ", ".join(texts[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    remaining = len(texts) - SHOWN
+    return ", ".join(texts[:SHOWN]) + (f" and {remaining} more" if remaining > 0 else "")
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -78,27 +78,27 @@ class Secrets:
             return name
         return self.labels.get(name) or "".join(self.labels.get(part, part) for part in _IN_NAMES.split(name))
 
-    def labelled(self, found: Mapping[str, Value]) -> dict[str, Value]:
+    def labelled(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """A map with the recorded forms of its keys, also in the maps that it holds."""
-        inside = {key: self.labelled(value) if isinstance(value, Mapping) else value for key, value in found.items()}
+        inside = {key: self.labelled(value) if isinstance(value, Mapping) else value for key, value in values.items()}
         return {self.label(key): value for key, value in inside.items()}  # type: ignore[misc]
 
     def hidden(self, value: Value, name: str = "") -> Value:
         """A value with every text in it hidden: of maps, lists, tuples and dataclasses; keys of maps are labels."""
-        found: Any = value
+        hidden: Any = value
         if isinstance(value, str):
-            found = self.label(value) if name in NAMES else self.labels.get(value) or self.hide(value)
+            hidden = self.label(value) if name in NAMES else self.labels.get(value) or self.hide(value)
         elif isinstance(value, Path):
-            found = Path(self.hide(str(value)))
+            hidden = Path(self.hide(str(value)))
         elif isinstance(value, Mapping):
-            found = {self.label(k) if isinstance(k, str) else k: self.hidden(v) for k, v in value.items()}
+            hidden = {self.label(k) if isinstance(k, str) else k: self.hidden(v) for k, v in value.items()}
         elif type(value) in (list, tuple):
-            inside = [self.hidden(one, name) for one in found]
-            found = inside if isinstance(value, list) else tuple(inside)
+            inside = [self.hidden(entry, name) for entry in hidden]
+            hidden = inside if isinstance(value, list) else tuple(inside)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value) if one.init}
-            found = dataclasses.replace(value, **{key: self.hidden(inside, key) for key, inside in fields.items()})
-        return found  # type: ignore[no-any-return]
+            values = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+            hidden = dataclasses.replace(value, **{key: self.hidden(inside, key) for key, inside in values.items()})
+        return hidden  # type: ignore[no-any-return]
 
     @contextmanager
     def hiding(self) -> Iterator[None]:
@@ -111,14 +111,14 @@ class Secrets:
                 raise
             raise clean from error.__cause__
 
-    def _cleaned(self, error: BaseException, seen: set[int]) -> BaseException:
+    def _cleaned(self, error: BaseException, visited: set[int]) -> BaseException:
         """The error itself, changed in place; another one where its text cannot be changed."""
-        seen.add(id(error))
+        visited.add(id(error))
         for way in ("__cause__", "__context__"):
             behind = getattr(error, way)
-            if behind is not None and id(behind) not in seen:
+            if behind is not None and id(behind) not in visited:
                 kept = error.__suppress_context__
-                setattr(error, way, self._cleaned(behind, seen))
+                setattr(error, way, self._cleaned(behind, visited))
                 error.__suppress_context__ = kept
         if not self._shows(error):
             return error
@@ -130,9 +130,9 @@ class Secrets:
                 error.filename, error.filename2 = self.hidden(error.filename), self.hidden(error.filename2)
         if not self._shows(error):
             return error
-        other = RuntimeError(self.hide(f"{type(error).__name__}: {_shown(error, str)}"))
-        other.__cause__, other.__context__ = error.__cause__, error.__context__
-        return other.with_traceback(error.__traceback__)
+        replacement = RuntimeError(self.hide(f"{type(error).__name__}: {_shown(error, str)}"))
+        replacement.__cause__, replacement.__context__ = error.__cause__, error.__context__
+        return replacement.with_traceback(error.__traceback__)
 
     def _shows(self, error: BaseException) -> bool:
         texts = [*traceback.format_exception_only(error), _shown(error, str), _shown(error, repr)]

@@ -15,7 +15,7 @@ def parse_bytes(text: str | int) -> int:
     match = _BYTES.fullmatch(str(text).strip())
     if not match or match[2].upper() not in _UNITS:
         raise ValueError(f"expected a size such as 4GB or 512MiB, found '{text}'")
-    found = int(Decimal(match[1]) * _UNITS[match[2].upper()])
-    if not found:
+    nbytes = int(Decimal(match[1]) * _UNITS[match[2].upper()])
+    if not nbytes:
         raise ValueError(f"expected a size of at least one byte, found '{text}'")
-    return found
+    return nbytes

@@ -86,8 +86,8 @@ class PlanIndex:
         """Observations that look at the tensor, of those that have so many worlds."""
         if (tensor, assumption) not in self._observed:
             numbers = (number for number, assumptions in enumerate(self.assumptions) if assumption < len(assumptions))
-            found = [number for number in numbers if self.observed_spec(number, tensor) is not None]
-            self._observed[tensor, assumption] = found
+            observed = [number for number in numbers if self.observed_spec(number, tensor) is not None]
+            self._observed[tensor, assumption] = observed
         return self._observed[tensor, assumption]
 
     def observed_spec(self, number: int, tensor: str) -> TensorSpec | None:
@@ -117,17 +117,17 @@ class PlanIndex:
         if speculation not in self._hypothetical:
             steps = frozenset(self._dependants(speculation))
             self._hypothetical[speculation] = tuple(
-                Assumption({speculation: found}, steps) for found in speculation.outcomes
+                Assumption({speculation: outcome}, steps) for outcome in speculation.outcomes
             )
         return self._hypothetical[speculation]
 
     def _dependants(self, speculation: AnyStatistic) -> set[str]:
-        found: set[str] = set()
+        dependants: set[str] = set()
         for step in self.stage_plan.steps:
             own = speculation in self.stage_plan.speculated.get(step.id, {}).values()
-            if own or any(i in found for ids in step.value_inputs.values() for i in ids):
-                found.add(step.id)
-        return found
+            if own or any(i in dependants for ids in step.value_inputs.values() for i in ids):
+                dependants.add(step.id)
+        return dependants
 
 
 class BlockEvaluator:

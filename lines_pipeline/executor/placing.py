@@ -23,17 +23,17 @@ def each(
 
     A callable ``field`` is asked which one is wrong of a step.
     """
-    found: dict[str, Found] = {}
+    results: dict[str, Found] = {}
     errors: dict[str, CheckpointError | EvalError] = {}
     for step in steps:
         try:
-            found[step] = find(step)
+            results[step] = find(step)
         except (CheckpointError, EvalError) as error:
             wrong = graph.steps[step].port or (field if isinstance(field, str) else field(step))
             errors.setdefault(placed(recipe, graph.steps[step].node, wrong, str(error)), error)
     if errors:
         raise type(next(iter(errors.values())))("\n".join(errors))
-    return found
+    return results
 
 
 def placed(recipe: Recipe, node: str, field: str, message: str) -> str:

@@ -58,16 +58,16 @@ class Outcome:
         speculative: list[TensorSlice] = []
         for result in results:
             speculative += result.speculative
-            for position, found in result.unheld.items():
-                self.unheld.setdefault(position, {}).update(found)
+            for position, blocks in result.unheld.items():
+                self.unheld.setdefault(position, {}).update(blocks)
         return speculative
 
     def forget(self, steps: Iterable[str], slices: Iterable[TensorSlice]) -> None:
         """Blocks of ``steps`` that are made again."""
-        for (step, tensor, _), found in self.unheld.items():
+        for (step, tensor, _), blocks in self.unheld.items():
             for tensor_slice in slices:
                 if step in steps and tensor == tensor_slice.tensor:
-                    found.pop(tensor_slice.start, None)
+                    blocks.pop(tensor_slice.start, None)
 
 
 @dataclass
@@ -116,9 +116,9 @@ class Session:
     def sound_plan(self, graph: Graph, wanted: Wanted) -> Plan:
         """As ``plan``; reads the cached values that it relies on, and plans without those that are damaged."""
         planned, keys = self.plan(graph, wanted), self.keys(graph)
-        read = {step for part in planned.parts for one in part.stages for step in one.steps if step in part.cached}
-        there = sorted(read & planned.catalogue.values.keys())
-        paths = [self.cache.value_path(str(keys.step(step))) for step in there]
+        read = {step for part in planned.parts for stage in part.stages for step in stage.steps if step in part.cached}
+        steps_read = sorted(read & planned.catalogue.values.keys())
+        paths = [self.cache.value_path(str(keys.step(step))) for step in steps_read]
         sound = [self.cache.is_sound(path) for path in paths]
         return planned if all(sound) else self.sound_plan(graph, wanted)
 
@@ -131,53 +131,53 @@ class Session:
                 key = keys.statistic(statistic)
                 if key in self.results:
                     known[statistic] = self.results[key]
-                elif key is not None and (found := self.cache.get("stats", key)) is not None:
-                    known[statistic] = self.results[key] = statistic.decode(found)
+                elif key is not None and (kept := self.cache.get("stats", key)) is not None:
+                    known[statistic] = self.results[key] = statistic.decode(kept)
         return known
 
     def run(self, planned: Plan, outputs: Outputs) -> Outcome:
         """Carry out all stages; the written files are left under their temporary names."""
         outcome = Outcome(dict(planned.known))
         for stage in planned.stages:
-            one = stage if stage.otherwise is None or self._finite(planned) else stage.otherwise
-            if not one.is_empty:
-                speculative = self._run_pass(planned, one, outcome, outputs)
-                self._correct(planned, one, outcome, outputs, speculative)
+            chosen = stage if stage.otherwise is None or self._finite(planned) else stage.otherwise
+            if not chosen.is_empty:
+                speculative = self._run_pass(planned, chosen, outcome, outputs)
+                self._correct(planned, chosen, outcome, outputs, speculative)
         return outcome
 
     def _correct(
-        self, planned: Plan, one: Stage, outcome: Outcome, outputs: Outputs, speculative: Sequence[TensorSlice]
+        self, planned: Plan, stage: Stage, outcome: Outcome, outputs: Outputs, speculative: Sequence[TensorSlice]
     ) -> None:
         """Make partial outputs anew that were made under a wrong assumption, where that makes a difference."""
         wrong = {
             sink: replace(partial_output, speculation=None)
-            for sink, partial_output in one.partial_outputs.items()
+            for sink, partial_output in stage.partial_outputs.items()
             if partial_output.speculation is not None
             and partial_output.speculation.outcome(outcome.known[partial_output.speculation])
         }
         if not wrong or not speculative or not self._finite(planned):
             return
-        again = replace(one, statistics=(), speculations={}, sinks=(), partial_outputs=wrong)
-        stage_plan = self._compiled(planned, again, outcome.known, outputs)
+        corrected = replace(stage, statistics=(), speculations={}, sinks=(), partial_outputs=wrong)
+        stage_plan = self._compiled(planned, corrected, outcome.known, outputs)
         outcome.forget(wrong, speculative)
         tasks = group_slices(stage_plan, speculative, self.scheduler.tasks_at_once)
-        outcome.take(self._sweep(f"{one.number} corrected", stage_plan, tasks))
+        outcome.take(self._sweep(f"{stage.number} corrected", stage_plan, tasks))
 
-    def _compiled(self, planned: Plan, one: Stage, known: Results, outputs: Outputs) -> StagePlan:
+    def _compiled(self, planned: Plan, stage: Stage, known: Results, outputs: Outputs) -> StagePlan:
         """The plan of a stage, but for the states of its statistics."""
-        sources = stage_sources(planned, one, outputs)
-        unhashed = frozenset(step for step in one.steps if step in self.checkpoints and step not in self.digests)
+        sources = stage_sources(planned, stage, outputs)
+        unhashed = frozenset(step for step in stage.steps if step in self.checkpoints and step not in self.digests)
         nonfinite = {**self.nonfinite, **self._inherited(planned)}
         compiled = compile_stage(
-            one, planned.graph, planned.schemas, sources, known, outputs, hashed=unhashed, nonfinite=nonfinite
+            stage, planned.graph, planned.schemas, sources, known, outputs, hashed=unhashed, nonfinite=nonfinite
         )
-        memory = stage_memory(planned.graph, one, planned.schemas, self.settings)
+        memory = stage_memory(planned.graph, stage, planned.schemas, self.settings)
         return replace(compiled, device=self.settings.device, most_at_once=memory.at_once)
 
     def _inherited(self, planned: Plan) -> dict[str, frozenset[str]]:
         """By step that is read from the cache: tensors in which something that it was made of has NaN or Inf."""
         return {
-            step: frozenset().union(*(self.nonfinite.get(one, ()) for one in planned.graph.needed([step])))
+            step: frozenset().union(*(self.nonfinite.get(ancestor, ()) for ancestor in planned.graph.needed([step])))
             for step in planned.cached
         }
 
@@ -194,58 +194,63 @@ class Session:
                 self.results[key] = result
                 self.cache.put("stats", key, result)
 
-    def _run_pass(self, planned: Plan, one: Stage, outcome: Outcome, outputs: Outputs) -> list[TensorSlice]:
+    def _run_pass(self, planned: Plan, stage: Stage, outcome: Outcome, outputs: Outputs) -> list[TensorSlice]:
         """Add to the outcome; gives the blocks of partial outputs that depend on what was assumed."""
-        stage_plan = self._compiled(planned, one, outcome.known, outputs)
+        stage_plan = self._compiled(planned, stage, outcome.known, outputs)
         tasks = cut_tasks(stage_plan, self.scheduler.tasks_at_once)
         stage_plan = replace(stage_plan, compile=self._compilation.mode(sum(task.nbytes for task in tasks)))
-        states = self._states(planned, stage_plan, one)
+        states = self._states(planned, stage_plan, stage)
         observations = tuple(replace(o, state=states.get(o.statistic)) for o in stage_plan.observations)
         stage_plan = replace(stage_plan, observations=observations)
-        name = f"{one.number}/{len(planned.stages)}"
+        name = f"{stage.number}/{len(planned.stages)}"
         results = self._sweep(name, stage_plan, tasks)
         self._learn_digests(stage_plan, results)
         numels = {o.statistic: population(o.statistic, planned.schemas) for o in observations}
         speculative = outcome.take(results)
-        found = combine_all(observations, results, numels)
+        combined = combine_all(observations, results, numels)
         results.clear()  # a sweep again needs the room of the magnitudes in them
-        outcome.known |= self._resolve(name, stage_plan, found, numels)
+        outcome.known |= self._resolve(name, stage_plan, combined, numels)
         return speculative
 
-    def _states(self, planned: Plan, stage_plan: StagePlan, one: Stage) -> dict[AnyStatistic, Any]:
+    def _states(self, planned: Plan, stage_plan: StagePlan, stage: Stage) -> dict[AnyStatistic, Any]:
         """What sampled statistics learn from a sample before the sweep."""
-        if not one.sampled:
+        if not stage.sampled:
             return {}
-        numels = {m: population(m, planned.schemas) for m in one.sampled}
-        looked_at = {o.statistic: o.tensors for o in stage_plan.observations}
-        taps = tuple(Observation(_sample(m), (), None, tensors=looked_at[m]) for m in one.sampled)
+        numels = {statistic: population(statistic, planned.schemas) for statistic in stage.sampled}
+        tensors_of = {o.statistic: o.tensors for o in stage_plan.observations}
+        taps = tuple(
+            Observation(_sample(statistic), (), None, tensors=tensors_of[statistic]) for statistic in stage.sampled
+        )
         tensors = {key: spec.numel for tap in taps for key, spec in observed_tensors(stage_plan, tap).items()}
         samples: Mapping[Any, Any] = {}
-        runs = max(m.sample_runs(numels[m]) for m in one.sampled)
+        runs = max(statistic.sample_runs(numels[statistic]) for statistic in stage.sampled)
         if runs:
             sampler = replace(stage_plan, observations=taps, writes=(), hashed=frozenset())
-            results = self._sweep(f"{one.number} sample", sampler, sample_tasks(tensors, runs))
+            results = self._sweep(f"{stage.number} sample", sampler, sample_tasks(tensors, runs))
             samples = combine_all(taps, results, {tap.statistic: {} for tap in taps})
-        return {m: m.prepare(samples.get(_sample(m), {}), numels[m]) for m in one.sampled}
+        return {
+            statistic: statistic.prepare(samples.get(_sample(statistic), {}), numels[statistic])
+            for statistic in stage.sampled
+        }
 
     def _resolve(
         self,
         name: str,
         stage_plan: StagePlan,
-        found: dict[AnyStatistic, Any],
+        combined: dict[AnyStatistic, Any],
         numels: Mapping[AnyStatistic, Mapping[str, int]],
     ) -> dict[AnyStatistic, Any]:
         """Sweep again for statistics whose bracket missed, until none does."""
         for _ in range(MAX_SWEEPS):
-            missed = {m: result.state for m, result in found.items() if isinstance(result, Retry)}
+            missed = {statistic: result.state for statistic, result in combined.items() if isinstance(result, Retry)}
             if not missed:
-                return found
-            again = tuple(
+                return combined
+            observations = tuple(
                 replace(o, state=missed[o.statistic]) for o in stage_plan.observations if o.statistic in missed
             )
-            narrowed = replace(stage_plan, observations=again, writes=(), hashed=frozenset())
+            narrowed = replace(stage_plan, observations=observations, writes=(), hashed=frozenset())
             results = self._sweep(f"{name} again", narrowed, cut_tasks(narrowed, self.scheduler.tasks_at_once))
-            found |= combine_all(again, results, numels)
+            combined |= combine_all(observations, results, numels)
         raise PlanError("a trim threshold was not found; please report this")
 
     def _sweep(self, name: str, stage_plan: StagePlan, tasks: Sequence[Task]) -> list[TaskResult]:
@@ -253,12 +258,12 @@ class Session:
         nbytes = sum(task.nbytes for task in tasks)
         LOG.info("pass %s begins: %d jobs, %.1f MB%s", name, len(tasks), nbytes / 1e6, _way(stage_plan))
         self.emit(StageStarted(name, nbytes))
-        started, done = time.perf_counter(), 0
+        started, bytes_read = time.perf_counter(), 0
 
         def progress(result: TaskResult) -> None:
-            nonlocal done
-            done += result.bytes_read
-            self.emit(StageProgress(done))
+            nonlocal bytes_read
+            bytes_read += result.bytes_read
+            self.emit(StageProgress(bytes_read))
 
         results = self.scheduler.run_tasks(stage_plan, tasks, progress)
         check_unchanged(stage_plan.files)
@@ -266,20 +271,22 @@ class Session:
         for text in sorted({text for result in results for text in result.remarks}):
             self.emit(Note(text))
         written = sum(result.bytes_written for result in results)
-        self.emit(StageFinished(name, time.perf_counter() - started, done, written))
+        self.emit(StageFinished(name, time.perf_counter() - started, bytes_read, written))
         return results
 
     def _learn_digests(self, stage_plan: StagePlan, results: Sequence[TaskResult]) -> None:
         blocks: dict[str, dict[str, list[tuple[int, int]]]] = {step: {} for step in stage_plan.hashed}
         bad: dict[str, set[str]] = {step: set() for step in stage_plan.hashed}
         for result in results:
-            for (source, tensor), found in result.digests.items():
-                blocks[source].setdefault(tensor, []).extend(found)
+            for (source, tensor), of_tensor in result.digests.items():
+                blocks[source].setdefault(tensor, []).extend(of_tensor)
             for source, tensor in result.nonfinite:
                 bad[source].add(tensor)
         for step in sorted(stage_plan.hashed):
             checkpoint = self.checkpoints[step]
-            ordered = {tensor: [digest for _, digest in sorted(found)] for tensor, found in blocks[step].items()}
+            ordered = {
+                tensor: [digest for _, digest in sorted(of_tensor)] for tensor, of_tensor in blocks[step].items()
+            }
             self._learn(step, identify(checkpoint, ordered, bad[step]))
 
     def identify(self, step: str) -> str:

@@ -39,20 +39,20 @@ class SuiteChecks:
             recipe, graph, "split", judges, lambda step: self._suite(step).check(tasks[step], judges[step].split)
         )
         each(recipe, graph, "baselines", judges, lambda step: self._check_baselines(step, tasks[step]))
-        told = [(graph.steps[step].node, file) for step, files in missing.items() for file in files]
-        return list(dict.fromkeys(placed(recipe, node, "suite", file) for node, file in told))
+        lacking = [(graph.steps[step].node, file) for step, files in missing.items() for file in files]
+        return list(dict.fromkeys(placed(recipe, node, "suite", file) for node, file in lacking))
 
     def code(self, *, trust: bool, build: bool) -> list[str]:
         """Notes of the Python that suites name; nothing is imported. ``EvalError`` where a run may not run it."""
 
         def runs(step: str) -> str:
-            uri, found = self._judges[step].suite, self._suite(step).foreign_code()
-            if found is None:
+            uri, code = self._judges[step].suite, self._suite(step).foreign_code()
+            if code is None:
                 return ""
-            refused = "" if trust else found.untrusted
+            refused = "" if trust else code.untrusted
             if refused and build:
-                raise EvalError(f"the suite {uri} runs Python, {found.what}, but {refused}")
-            return f"the suite {uri} runs Python: {found.what}" + (f"; {refused}" if refused else "")
+                raise EvalError(f"the suite {uri} runs Python, {code.what}, but {refused}")
+            return f"the suite {uri} runs Python: {code.what}" + (f"; {refused}" if refused else "")
 
         notes = each(self.recipe, self.graph, "suite", self._judges, runs)
         return [] if build else list(dict.fromkeys(note for note in notes.values() if note))

@@ -147,9 +147,9 @@ class _TaskRunner:
             value = torch.empty(spec.numel, dtype=torch_dtype(spec.compute_dtype), device=self._program.device)
             for position in positions:
                 stored = self._read(position, self._index.sources_behind(source, tensor))
-                moved = {name: one.to(self._program.device) for name, one in stored.items()}
-                block, found = self._resolve(tensor, Staged(position, stored, moved))
-                resolved.update({position: found} if found else {})
+                moved = {name: part.to(self._program.device) for name, part in stored.items()}
+                block, resolution = self._resolve(tensor, Staged(position, stored, moved))
+                resolved.update({position: resolution} if resolution else {})
                 value[position[1] : position[2]] = block.input_value(source, spec)
             return value
 
@@ -164,15 +164,15 @@ class _TaskRunner:
 
         inputs = {port: values(port) for port in step.op.inputs}
         stats = self._index.stats(step, tensor, ACTUAL)
-        with remarks() as told:
+        with remarks() as texts:
             result: Block = step.op.apply_at(step.params_of(spec.name), inputs, spec, stats, 0)
-        self.result.remarks += [f"node '{step.node}': tensor '{self._index.name(tensor)}': {text}" for text in told]
+        self.result.remarks += [f"node '{step.node}': tensor '{self._index.name(tensor)}': {text}" for text in texts]
         merged = result.cpu()
         for position in positions:
-            found = resolved.get(position)
-            value = _restored(merged[position[1] : position[2]], found)
+            resolution = resolved.get(position)
+            value = _restored(merged[position[1] : position[2]], resolution)
             for write in writes:
-                self._write(write, value, position, found.positions if found else None)
+                self._write(write, value, position, resolution.positions if resolution else None)
 
     def _beside(self, source: str, key: str) -> Beside:
         """Read what a source has beside a tensor, in the compute type; ``CheckpointError`` for NaN and Inf in it."""
@@ -225,7 +225,7 @@ class _TaskRunner:
     def _read(self, position: BlockPosition, sources: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
         """Read a block of the sources that are needed, or of ``sources``; hash what is read for the first time."""
         tensor, start, stop = position
-        found: dict[str, torch.Tensor] = {}
+        values: dict[str, torch.Tensor] = {}
         hashed = self._index.hashed(tensor)
         for step in self._index.read(tensor) if sources is None else sources:
             stored = self._program.sources[step][tensor]
@@ -234,8 +234,8 @@ class _TaskRunner:
             if step in hashed and (step, position) not in self._digested:
                 self._digested.update([(step, position)] if sources is not None else ())
                 self._hash(step, tensor, start, value)
-            found[step] = value
-        return found
+            values[step] = value
+        return values
 
     def _hash(self, step: str, tensor: str, start: int, value: torch.Tensor) -> None:
         name = self._index.name(tensor)
@@ -286,12 +286,14 @@ class _TaskRunner:
 
     def _observe(self, number: int, block: _Values, position: BlockPosition) -> None:
         """Under every outcome that can make a difference on this block."""
-        found = [block.observed(number, 0)]
+        partials = [block.observed(number, 0)]
         for assumption in range(1, len(self._index.assumptions[number])):
             affects = self._affects(self._program.observations[number].speculation)
-            found.append(self._assumed(block, position, number, assumption) if affects else found[0])
-        self._latest[number] = found[0]
-        self.result.partials.setdefault((number, self._index.name(position[0])), []).append((position[1], tuple(found)))
+            partials.append(self._assumed(block, position, number, assumption) if affects else partials[0])
+        self._latest[number] = partials[0]
+        self.result.partials.setdefault((number, self._index.name(position[0])), []).append(
+            (position[1], tuple(partials))
+        )
 
     def _assumed(self, block: _Values, position: BlockPosition, number: int, assumption: int) -> Any:
         """Return the partial of an observation under an assumption, from the interpreter where a kernel has none."""
@@ -304,7 +306,10 @@ class _TaskRunner:
             self._tracer.give_up(failure)
         tensor, start, stop = position
         stored = {step: self._program.sources[step][tensor] for step in self._index.sources(tensor)}
-        values = {step: widen(self._reader.block(one, start, stop), one.spec) for step, one in stored.items()}
+        values = {
+            step: widen(self._reader.block(tensor_stored, start, stop), tensor_stored.spec)
+            for step, tensor_stored in stored.items()
+        }
         return BlockEvaluator(self._index, tensor, values, start).observed(number, assumption)
 
     def _affects(self, speculation: AnyStatistic | None) -> bool:
@@ -335,16 +340,16 @@ class _TaskRunner:
     ) -> None:
         """Write a value to all its places; None is written already, and was looked at. ``given``: as for ``unheld``."""
         tensor, start, stop = position
-        for to in write.positions[tensor]:
+        for target in write.positions[tensor]:
             if value is None:
-                self.result.bytes_written += (stop - start) * ITEM_BYTES[to.dtype]
+                self.result.bytes_written += (stop - start) * ITEM_BYTES[target.dtype]
                 continue
-            out = _packed(value) if write.packed else value.to(torch_dtype(to.dtype))
-            found = None if write.packed or write.is_draft else unheld(value, out, given)
-            if found is not None:
-                self.result.unheld.setdefault((write.step, tensor, to.dtype), []).append((start, found))
+            out = _packed(value) if write.packed else value.to(torch_dtype(target.dtype))
+            lost = None if write.packed or write.is_draft else unheld(value, out, given)
+            if lost is not None:
+                self.result.unheld.setdefault((write.step, tensor, target.dtype), []).append((start, lost))
             offset = start // 8 if write.packed else start * out.element_size()
-            write_block(to.path, self._output(to.path), to.offset + offset, out)
+            write_block(target.path, self._output(target.path), target.offset + offset, out)
             self.result.bytes_written += out.nbytes
 
     def _output(self, path: str) -> int:

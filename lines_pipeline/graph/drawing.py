@@ -92,9 +92,13 @@ def _uncross(columns: list[list[str | _Bend]], links: Iterable[tuple[str | _Bend
     for sweep in range(_SWEEPS):
         order = columns[1:] if sweep % 2 == 0 else columns[-2::-1]
         for column in order:
-            location = {entry: index / max(len(each) - 1, 1) for each in columns for index, entry in enumerate(each)}
+            location = {
+                entry: index / max(len(any_column) - 1, 1)
+                for any_column in columns
+                for index, entry in enumerate(any_column)
+            }
             means = {
-                entry: _mean([location[other] for other in near.get(entry, ())] or [location[entry]])
+                entry: _mean([location[neighbour] for neighbour in near.get(entry, ())] or [location[entry]])
                 for entry in column
             }
             column.sort(key=lambda entry: means[entry])
@@ -113,10 +117,10 @@ def _mean(numbers: list[float]) -> float:
 
 
 def _lefts(columns: list[list[str | _Bend]], sizes: Mapping[str, tuple[float, float]]) -> list[float]:
-    lefts, left = [], 0.0
+    lefts, x = [], 0.0
     for column in columns:
-        lefts.append(left)
-        left += max((sizes[entry][0] for entry in column if isinstance(entry, str)), default=0) + GAP_X
+        lefts.append(x)
+        x += max((sizes[entry][0] for entry in column if isinstance(entry, str)), default=0) + GAP_X
     return lefts
 
 
@@ -127,21 +131,25 @@ def _middles(
 ) -> dict[str | _Bend, float]:
     """Heights: each entry as near to the mean of what it connects to as its column's order and gaps allow."""
     near = _neighbours(links)
-    high = {entry: sizes[entry][1] if isinstance(entry, str) else BEND_HEIGHT for each in columns for entry in each}
+    high = {
+        entry: sizes[entry][1] if isinstance(entry, str) else BEND_HEIGHT
+        for column_of_entry in columns
+        for entry in column_of_entry
+    }
     middles: dict[str | _Bend, float] = {}
     for column in columns:
         _stack(column, dict.fromkeys(column, 0.0), high, middles)
     for sweep in range(_SWEEPS):
         for column in columns if sweep % 2 else reversed(columns):
-            wanted = {entry: _mean([middles[other] for other in near.get(entry, [entry])]) for entry in column}
-            _stack(column, wanted, high, middles)
+            targets = {entry: _mean([middles[neighbour] for neighbour in near.get(entry, [entry])]) for entry in column}
+            _stack(column, targets, high, middles)
     top = min(middle - high[entry] / 2 for entry, middle in middles.items())
     return {entry: middle - top for entry, middle in middles.items()}
 
 
 def _stack(
     column: list[str | _Bend],
-    wanted: Mapping[str | _Bend, float],
+    targets: Mapping[str | _Bend, float],
     high: Mapping[str | _Bend, float],
     middles: dict[str | _Bend, float],
 ) -> None:
@@ -150,7 +158,7 @@ def _stack(
     for entry in column:
         offsets[entry] = below + high[entry] / 2
         below += high[entry] + GAP_Y
-    shift = _mean([wanted[entry] - offsets[entry] for entry in column]) if column else 0.0
+    shift = _mean([targets[entry] - offsets[entry] for entry in column]) if column else 0.0
     middles.update({entry: offset + shift for entry, offset in offsets.items()})
 
 

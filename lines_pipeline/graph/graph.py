@@ -101,13 +101,13 @@ class Graph:
 
     def needed(self, targets: Iterable[str]) -> tuple[str, ...]:
         """Targets (step ids, or nodes) and all they depend on, in order; KeyError for what is neither."""
-        wanted = {step for target in targets for step in self.members.get(target, (target,))}
-        for unknown in wanted - self.steps.keys():
+        needed = {step for target in targets for step in self.members.get(target, (target,))}
+        for unknown in needed - self.steps.keys():
             raise KeyError(unknown)
         for step in reversed(list(self.steps.values())):
-            if step.id in wanted:
-                wanted.update(step.sources)
-        return tuple(step for step in self.steps if step in wanted)
+            if step.id in needed:
+                needed.update(step.sources)
+        return tuple(step for step in self.steps if step in needed)
 
     def followed(self, step_id: str) -> str:
         """The step without inputs whose model a step's value follows: of the base, or else of the first model."""
@@ -136,8 +136,8 @@ class Graph:
     @cached_property
     def derivations(self) -> Mapping[str, Derivation]:
         """How steps are made of the metrics of others, in topological order."""
-        found = {step.id: step.op.derivation_of(step.params) for step in self.steps.values()}
-        return {step: derivation for step, derivation in found.items() if derivation is not None}
+        of_steps = {step.id: step.op.derivation_of(step.params) for step in self.steps.values()}
+        return {step: derivation for step, derivation in of_steps.items() if derivation is not None}
 
     def models_of(self, steps: Iterable[str]) -> tuple[str, ...]:
         """The steps whose weights some steps take, each once."""

@@ -60,13 +60,13 @@ class Della(DrawingOp[DellaParams]):
         if not self.wants_whole(params, tensor):
             untouched: Value = delta if density else delta * 0.0
             return untouched
-        given: Sequence[Block] = tuple(inputs["uniforms"])
+        sources: Sequence[Block] = tuple(inputs["uniforms"])
         result: Block = torch.empty_like(delta)
         before, after = [], []
         for part in _strips(tensor):
             values = delta[part]
             probabilities = _probabilities(values, tensor, density, params.epsilon)
-            numbers = uniforms(params, [one[part] for one in given], tensor, part.start, values)
+            numbers = uniforms(params, [source[part] for source in sources], tensor, part.start, values)
             kept = torch.where(numbers < probabilities, values, torch.zeros_like(values))
             before.append(total(values.abs()))
             after.append(total(kept.abs()))

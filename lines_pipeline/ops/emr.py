@@ -27,8 +27,8 @@ def unified(deltas: Sequence[Value]) -> tuple[Value, list[Value], Value]:
     sign = (running_sum(deltas).sign() * 2.0 + -1.0).sign()
     agreeing = [(delta * sign).clamp(min=0.0) for delta in deltas]
     largest = agreeing[0]
-    for one in agreeing[1:]:
-        largest = larger(largest, one)
+    for magnitudes in agreeing[1:]:
+        largest = larger(largest, magnitudes)
     return largest, agreeing, sign
 
 
@@ -41,7 +41,7 @@ class Rescalers(Statistic[list[float], list[float]]):
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
         largest, agreeing, _ = unified(values)
         own = [total(value.abs()) for value in values]
-        return (*own, *(total(largest * one.sign()) for one in agreeing))
+        return (*own, *(total(largest * magnitudes.sign()) for magnitudes in agreeing))
 
     def partial(self, *reduced: Any) -> list[float]:
         return list(reduced)
@@ -53,7 +53,10 @@ class Rescalers(Statistic[list[float], list[float]]):
             for column, sums in zip(columns, zip(*partials[name], strict=True), strict=True):
                 column.append(math.fsum(sums) / size)
         own, masked = ([math.fsum(column) for column in half] for half in _halves(columns))
-        return [one / other if one and other else 1.0 for one, other in zip(own, masked, strict=True)]
+        return [
+            own_sum / masked_sum if own_sum and masked_sum else 1.0
+            for own_sum, masked_sum in zip(own, masked, strict=True)
+        ]
 
 
 def _halves(columns: list[list[float]]) -> tuple[list[list[float]], list[list[float]]]:

@@ -51,7 +51,7 @@ class Fisher(Op[FisherParams, float]):
     def statistics(self, params: FisherParams, inputs: Ids, step: str) -> Mapping[str, Statistic[Any, float, Any]]:
         if not params.normalize:
             return {}
-        return {_norm(number): Norm((one,)) for number, one in enumerate(inputs["statistics"])}
+        return {_norm(number): Norm((source,)) for number, source in enumerate(inputs["statistics"])}
 
     def apply(self, params: FisherParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, float]) -> Value:
         coefficients = _coefficients(params, stats)

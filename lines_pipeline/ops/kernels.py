@@ -56,11 +56,11 @@ def all_set(value: Block) -> Value:
     return value.abs() >= 0.0 if isinstance(value, TracedValue) else torch.ones_like(value, dtype=torch.bool)
 
 
-def larger(one: Block, other: Block) -> Value:
+def larger(first: Block, second: Block) -> Value:
     """Return the larger of each two entries; the second where they are equal."""
-    if isinstance(one, TracedValue):
-        return one.builder.compute(OpCode.MAXIMUM, (one, other))
-    return torch.where(one > other, one, other)
+    if isinstance(first, TracedValue):
+        return first.builder.compute(OpCode.MAXIMUM, (first, second))
+    return torch.where(first > second, first, second)
 
 
 def exceeds(value: Value, number: float) -> Value:
@@ -133,9 +133,9 @@ def within(value: Block, low: float, high: float) -> Any:
         return value.builder.reduce(OpCode.WITHIN, value, (low, high))
     sizes: Any = value.abs().numpy() if value.device.type == "cpu" else value.abs()
     low, high = (torch.tensor(end, dtype=value.dtype).item() for end in (low, high))
-    found = sizes[(sizes > low) & (sizes < high)]
-    found = found if isinstance(found, np.ndarray) else found.numpy(force=True)
-    return int((sizes < low).sum()), int((sizes == low).sum()), found, int((sizes == high).sum())
+    between = sizes[(sizes > low) & (sizes < high)]
+    between = between if isinstance(between, np.ndarray) else between.numpy(force=True)
+    return int((sizes < low).sum()), int((sizes == low).sum()), between, int((sizes == high).sum())
 
 
 def running_sum(values: Sequence[Block], weights: Sequence[float] | None = None) -> Value:

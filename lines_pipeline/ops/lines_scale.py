@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Summary, Values
-from lines_pipeline.ops.depth import Place, explain_blocks, pattern_mistakes
+from lines_pipeline.ops.depth import Place, explain_blocks, pattern_diagnostics
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
-from lines_pipeline.ops.roles import Mistake
 from lines_pipeline.ops.statistics.norms import SumNorm
 
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -106,8 +106,8 @@ class LinesScale(Op[LinesScaleParams, float]):
             return "'alpha: auto' needs 'deltas', the task vectors that were merged"
         return None
 
-    def mistakes(self, params: LinesScaleParams, inputs: Ids, gives: EdgeType) -> Iterable[Mistake]:
-        return pattern_mistakes(params.blocks, "blocks")
+    def diagnostics(self, params: LinesScaleParams, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
+        return pattern_diagnostics(params.blocks, "blocks")
 
     def statistics(self, params: LinesScaleParams, inputs: Ids, step: str) -> dict[str, SumNorm]:
         if params.alpha != "auto":

@@ -66,8 +66,8 @@ class ModelStock(SphereOp[ModelStockParams]):
 
 def _share(cosine: float, count: int) -> float:
     """How much of the mean to take."""
-    rest = 1.0 + (count - 1) * cosine
-    return count * cosine / rest if rest > NO_REST else 0.0
+    divisor = 1.0 + (count - 1) * cosine
+    return count * cosine / divisor if divisor > NO_REST else 0.0
 
 
 def _mean_cosine(gram: Gram) -> float:
@@ -84,6 +84,6 @@ def _row_shares(rows: list[torch.Tensor]) -> torch.Tensor:
         for i, j in itertools.combinations(range(len(rows)), 2)
     ]
     cosine = torch.stack(cosines).mean(dim=0)
-    rest = 1.0 + (len(rows) - 1) * cosine
-    share = len(rows) * cosine / rest
-    return torch.where(rest > NO_REST, share, torch.zeros_like(share)).unsqueeze(-1)
+    divisor = 1.0 + (len(rows) - 1) * cosine
+    share = len(rows) * cosine / divisor
+    return torch.where(divisor > NO_REST, share, torch.zeros_like(share)).unsqueeze(-1)

@@ -35,18 +35,20 @@ class ChangeCounts(Statistic[list[int], Counts]):
         changed, count = changes(values, self.epsilon)
         shared = exceeds(count, 1.0)
         return tuple(
-            found for mask in changed for found in (nonzero_count(mask * (count * shared)), nonzero_count(mask * count))
+            number
+            for mask in changed
+            for number in (nonzero_count(mask * (count * shared)), nonzero_count(mask * count))
         )
 
     def partial(self, *reduced: Any) -> list[int]:
         return list(reduced)
 
     def combine(self, partials: Mapping[str, list[list[int]]], numels: Mapping[str, int], state: None) -> Counts:
-        found = {}
+        counts = {}
         for name, blocks in partials.items():
             sums = [sum(column) for column in zip(*blocks, strict=True)]
-            found[name] = [[shared, every - shared] for shared, every in zip(sums[::2], sums[1::2], strict=True)]
-        return found
+            counts[name] = [[shared, every - shared] for shared, every in zip(sums[::2], sums[1::2], strict=True)]
+        return counts
 
 
 class RamPlusTensorLocal(Op[RamPlusParams, Counts]):

@@ -10,15 +10,15 @@ from typing import ClassVar, Generic, Literal
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.adapter_updates import Base
 from lines_pipeline.io.checkpoint import Checkpoint
-from lines_pipeline.ops.derivations import Derivation, Mistake
+from lines_pipeline.ops.derivations import Derivation
 
 __all__ = [
     "FileOutput",
     "Ids",
-    "Mistake",
     "OpParams",
     "P",
     "ReadContext",
@@ -162,6 +162,6 @@ class StepRoles(Generic[P]):
         """What is wrong with this combination of parameters and numbers of inputs by port, or nothing."""
         return None
 
-    def mistakes(self, params: P, inputs: Ids, gives: EdgeType) -> Iterable[Mistake]:
-        """What is wrong with a step that is bound, by field."""
+    def diagnostics(self, params: P, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
+        """Say what is wrong with a bound step; the paths lead from its node to the fields."""
         return ()

@@ -81,11 +81,11 @@ class Soup(Op[SoupParams]):
     ) -> dict[str, float]:
         """The metric of the uniform soup of each entry's models."""
         variants = {name: self._uniform(models) for name, models in soups.items()}
-        found = context.evaluate(variants, _judged(params))
-        if any(params.objective not in metrics for metrics in found.values()):
-            known = ", ".join(next(iter(found.values())))
+        scores = context.evaluate(variants, _judged(params))
+        if any(params.objective not in metrics for metrics in scores.values()):
+            known = ", ".join(next(iter(scores.values())))
             raise EvalError(f"node '{context.node}': no metric '{params.objective}'; the suite gives: {known}")
-        return {name: metrics[params.objective] for name, metrics in found.items()}
+        return {name: metrics[params.objective] for name, metrics in scores.items()}
 
 
 def _judged(params: SoupParams) -> SuiteUse:

@@ -113,7 +113,7 @@ class SpectralOp(Op[SP], Generic[SP]):
         return OpExplanation(
             (
                 f"decomposes {len(matrices)} matrices of {count} task vectors, {share:.1%} of the parameters{largest}",
-                *(f"rank {kept} of {full}: {found} matrices" for (kept, full), found in sorted(ranks.items())),
+                *(f"rank {kept} of {full}: {number} matrices" for (kept, full), number in sorted(ranks.items())),
             ),
             {
                 "matrices": len(matrices),

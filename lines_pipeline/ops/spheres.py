@@ -16,28 +16,28 @@ Coefficients = list[float]
 """A vector as a combination of the models (or task vectors) of a tensor."""
 
 
-def inner(one: Sequence[float], other: Sequence[float], gram: Gram) -> float:
+def inner(first: Sequence[float], second: Sequence[float], gram: Gram) -> float:
     """Inner product of two combinations."""
-    return math.fsum(a * b * gram[i][j] for i, a in enumerate(one) if a for j, b in enumerate(other) if b)
+    return math.fsum(a * b * gram[i][j] for i, a in enumerate(first) if a for j, b in enumerate(second) if b)
 
 
-def length(one: Sequence[float], gram: Gram) -> float:
+def length(vector: Sequence[float], gram: Gram) -> float:
     """Euclidean norm of a combination."""
-    return math.sqrt(max(inner(one, one, gram), 0.0))
+    return math.sqrt(max(inner(vector, vector, gram), 0.0))
 
 
 def combination(parts: Sequence[tuple[float, Sequence[float]]]) -> Coefficients:
     """Sum of combinations, each with its factor."""
-    return [math.fsum(factor * one[i] for factor, one in parts) for i in range(len(parts[0][1]))]
+    return [math.fsum(factor * vector[i] for factor, vector in parts) for i in range(len(parts[0][1]))]
 
 
 def units(gram: Gram, floor: float = 0.0) -> list[Coefficients]:
     """Every vector divided by its norm plus ``floor``; a vector of norm 0 stays as it is."""
-    found = []
+    vectors = []
     for i in range(len(gram)):
         size = math.sqrt(gram[i][i])
-        found.append([1.0 / (size + floor) if i == j and size else float(i == j) for j in range(len(gram))])
-    return found
+        vectors.append([1.0 / (size + floor) if i == j and size else float(i == j) for j in range(len(gram))])
+    return vectors
 
 
 class SphereOp(Op[P, Grams], Generic[P]):

@@ -55,8 +55,8 @@ class Fingerprints:
         step = self._graph.steps[step_id]
         if step.op.is_source and step_id not in self._digests:
             return None
-        taken = {} if step.op.is_source else step.inputs  # what was read is known by its own digest
-        inputs = {port: [self.step(i) for i in ids] for port, ids in taken.items()}
+        read = {} if step.op.is_source else step.inputs  # what was read is known by its own digest
+        inputs = {port: [self.step(i) for i in ids] for port, ids in read.items()}
         if any(key is None for keys in inputs.values() for key in keys):
             return None
         params = step.params.model_dump(mode="json", exclude=set(step.op.identified_by_content))
@@ -66,9 +66,9 @@ class Fingerprints:
         versions = {name: statistic.version for name, statistic in statistics.items()}
         bounded = ["bounded"] if any(statistic.bounds for statistic in statistics.values()) else []  # unlike in 0.1
         op = [step.op.name, step.op.version, versions, *bounded, *_plugin_identity(step.op)]
-        more: list[Any] = [step.content] if step.content else []
-        more += [[type(one.by).__name__, one.path, one.by.numbers] for one in step.varying]
-        return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source, *more])
+        extra: list[Any] = [step.content] if step.content else []
+        extra += [[type(varying.by).__name__, varying.path, varying.by.numbers] for varying in step.varying]
+        return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source, *extra])
 
 
 def _plugin_identity(op: AnyOp) -> list[str]:

@@ -33,7 +33,7 @@ Outputs = Mapping[str, tuple[Write, ...]]
 
 
 def compile_stage(
-    one: Stage,
+    stage: Stage,
     graph: Graph,
     schemas: Mapping[str, Schema],
     sources: Mapping[str, Checkpoint],
@@ -47,49 +47,68 @@ def compile_stage(
 
     The device and the states of statistics are filled in by the engine.
     """
-    steps = tuple(graph.steps[step_id] for step_id in one.steps)
+    steps = tuple(graph.steps[step_id] for step_id in stage.steps)
     shapes = tell_apart(schemas, sources)
-    named = {step_id: schemas[step_id] for step_id in (*one.steps, *sources)}
-    views = views_of(steps, named, shapes)
-    seen = {step_id: views.get(step_id, {}) for step_id in named}
+    own_schemas = {step_id: schemas[step_id] for step_id in (*stage.steps, *sources)}
+    views = views_of(steps, own_schemas, shapes)
+    own_views = {step_id: views.get(step_id, {}) for step_id in own_schemas}
     statistics = {step.id: statistics_of(graph, step.id) for step in steps if step.id not in sources}
     speculated = {
-        *one.speculations.values(),
-        *(partial_output.speculation for partial_output in one.partial_outputs.values() if partial_output.speculation),
+        *stage.speculations.values(),
+        *(
+            partial_output.speculation
+            for partial_output in stage.partial_outputs.values()
+            if partial_output.speculation
+        ),
     }
     writes = (
-        *(write for sink in one.sinks for write in outputs.get(sink, ())),
+        *(write for sink in stage.sinks for write in outputs.get(sink, ())),
         *(
             write
-            for sink, partial_output in one.partial_outputs.items()
+            for sink, partial_output in stage.partial_outputs.items()
             for write in _partial_writes(sink, partial_output, schemas, outputs)
         ),
     )
     return StagePlan(
         steps=steps,
         schemas={
-            step_id: replace(keyed_schema(schema, seen[step_id], shapes), beside=keyed_beside(schema, named, shapes))
-            for step_id, schema in named.items()
+            step_id: replace(
+                keyed_schema(schema, own_views[step_id], shapes), beside=keyed_beside(schema, own_schemas, shapes)
+            )
+            for step_id, schema in own_schemas.items()
         },
-        stats={step: {n: known[m] for n, m in found.items() if m in known} for step, found in statistics.items()},
-        speculated={step: {n: m for n, m in found.items() if m in speculated} for step, found in statistics.items()},
+        stats={
+            step: {name: known[statistic] for name, statistic in by_name.items() if statistic in known}
+            for step, by_name in statistics.items()
+        },
+        speculated={
+            step: {name: statistic for name, statistic in by_name.items() if statistic in speculated}
+            for step, by_name in statistics.items()
+        },
         positions={
             step.id: with_views(
-                shapes.keyed(positions_of(step, schemas[step.id]), schemas[step.id].tensors), seen[step.id]
+                shapes.keyed(positions_of(step, schemas[step.id]), schemas[step.id].tensors), own_views[step.id]
             )
             for step in steps
             if step.id not in sources
         },
-        sources={step_id: keyed_sources(one.tensors, seen[step_id], shapes) for step_id, one in sources.items()},
+        sources={
+            step_id: keyed_sources(checkpoint.tensors, own_views[step_id], shapes)
+            for step_id, checkpoint in sources.items()
+        },
         files=source_files(list(sources.values())),
         hashed=hashed,
-        nonfinite=_keyed_nonfinite(nonfinite or {}, sources, seen, shapes),
+        nonfinite=_keyed_nonfinite(nonfinite or {}, sources, own_views, shapes),
         observations=tuple(
             Observation(
-                m, tuple(known[need] for need in m.needs), None, one.speculations.get(m), _observed(m, schemas, shapes)
+                statistic,
+                tuple(known[need] for need in statistic.needs),
+                None,
+                stage.speculations.get(statistic),
+                _observed(statistic, schemas, shapes),
             )
-            for m in sorted(
-                one.statistics, key=lambda statistic: statistic in one.speculations
+            for statistic in sorted(
+                stage.statistics, key=lambda statistic: statistic in stage.speculations
             )  # what is assumed comes first
         ),
         writes=tuple(replace(w, positions=shapes.keyed(w.positions, schemas[w.step].tensors)) for w in writes),
@@ -97,19 +116,21 @@ def compile_stage(
     )
 
 
-def stage_sources(planned: Plan, one: Stage, outputs: Outputs) -> dict[str, Checkpoint]:
+def stage_sources(planned: Plan, stage: Stage, outputs: Outputs) -> dict[str, Checkpoint]:
     """What a stage reads, by step; partial outputs lie where ``outputs`` will be."""
     checkpoints = planned.catalogue.checkpoints
-    found = {step: checkpoints[step] for step in one.steps if step in checkpoints}
-    found |= {step: planned.cached[step] for step in one.steps if step in planned.cached}
-    left = (sink for sink, partial_output in one.partial_outputs.items() if partial_output.step == sink)
-    passthrough = {step for sink in (*one.sinks, *left) for step in planned.schemas[sink].passthrough.values()}
-    found |= {step: checkpoints[step] for step in sorted(passthrough)}
+    checkpoints_read = {step: checkpoints[step] for step in stage.steps if step in checkpoints}
+    checkpoints_read |= {step: planned.cached[step] for step in stage.steps if step in planned.cached}
+    begun = (sink for sink, partial_output in stage.partial_outputs.items() if partial_output.step == sink)
+    passthrough = {step for sink in (*stage.sinks, *begun) for step in planned.schemas[sink].passthrough.values()}
+    checkpoints_read |= {step: checkpoints[step] for step in sorted(passthrough)}
     partial_outputs: dict[str, list[Write]] = {}
-    for sink, partial_output in one.finishes.items():
-        if partial_output.step in one.steps:
+    for sink, partial_output in stage.finishes.items():
+        if partial_output.step in stage.steps:
             partial_outputs.setdefault(partial_output.step, []).extend(outputs.get(sink, ())[:1])
-    return found | {step: partial_output_of(planned.schemas[step], writes) for step, writes in partial_outputs.items()}
+    return checkpoints_read | {
+        step: partial_output_of(planned.schemas[step], writes) for step, writes in partial_outputs.items()
+    }
 
 
 def _observed(statistic: AnyStatistic, schemas: Mapping[str, Schema], shapes: Shapes) -> frozenset[str] | None:
@@ -127,11 +148,11 @@ def _keyed_nonfinite(
     shapes: Shapes,
 ) -> dict[str, frozenset[str]]:
     """Keys of tensors and views that are known to hold NaN or Inf, by source."""
-    found = {}
+    keyed = {}
     for step, checkpoint in sources.items():
         own = {shapes.key(name, checkpoint.tensors[name].spec.shape) for name in nonfinite.get(step, ())}
-        found[step] = frozenset(own | {key for key, seen in views[step].items() if seen.key in own})
-    return found
+        keyed[step] = frozenset(own | {key for key, view in views[step].items() if view.key in own})
+    return keyed
 
 
 def _partial_writes(
@@ -152,11 +173,11 @@ def positions_of(step: Step, schema: Schema) -> dict[str, Place]:
     layers = layers_of(step, schema)
     if layers is None:
         return {}
-    found: dict[str, Place] = {}
+    places: dict[str, Place] = {}
     for name in schema.tensors:
         block = layers.blocks.get(name)
         if block is None and step.op.places_outside(step.params):
             block = layers.nearest_end(name)
         if block is not None:
-            found[name] = place_of(layers, block)
-    return found
+            places[name] = place_of(layers, block)
+    return places

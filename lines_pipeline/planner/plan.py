@@ -68,7 +68,7 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """Bytes of anonymous memory at the peak of all parts, and of drivers."""
-        stages = (one.peak_bytes for part in self.parts for one in part.memory)
+        stages = (stage.peak_bytes for part in self.parts for stage in part.memory)
         return max([BASE_BYTES, *stages, *self.drivers.values()])
 
     def everywhere(self, rule: Callable[[Plan], Plan]) -> Plan:

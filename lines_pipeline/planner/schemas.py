@@ -62,11 +62,11 @@ def _refuse_unmatched(graph: Graph, schemas: Mapping[str, Schema]) -> None:
     """Raise ``PlanError`` for a pattern that matches no tensor of any member of its node."""
     matched: dict[tuple[str, str], bool] = {}
     for step_id, schema in schemas.items():
-        for glob, found in schema.globs.items():
+        for glob, matches in schema.globs.items():
             key = (graph.steps[step_id].node, glob)
-            matched[key] = matched.get(key, False) or found
-    for (node, glob), found in matched.items():
-        if not found:
+            matched[key] = matched.get(key, False) or matches
+    for (node, glob), is_matched in matched.items():
+        if not is_matched:
             names = {
                 name for step, schema in schemas.items() if graph.steps[step].node == node for name in schema.names
             }

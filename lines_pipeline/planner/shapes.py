@@ -82,27 +82,27 @@ def _new(name: str, shape: Shape, taken: set[str]) -> str:
 
 def views_of(steps: Sequence[Step], schemas: Mapping[str, Schema], shapes: Shapes) -> Mapping[str, Views]:
     """The views that steps (in topological order) need of the steps before them, by step."""
-    found: defaultdict[str, dict[str, View]] = defaultdict(dict)
+    views: defaultdict[str, dict[str, View]] = defaultdict(dict)
     if not any(schema.views for schema in schemas.values()):
-        return found
+        return views
     own = {step: shapes.keyed(schema.tensors, schema.tensors) for step, schema in schemas.items()}
     for step in reversed(steps):
         schema = schemas[step.id]
         for source, renamed in schema.views.items():
-            for name, other in renamed.items() if source in schemas else ():
-                shape, theirs = schema.tensors[name].shape, schemas[source].tensors[other].shape
-                _expose(found[source], shapes.key(name, shape), View(shapes.key(other, theirs), shape), step)
+            for name, other_name in renamed.items() if source in schemas else ():
+                shape, theirs = schema.tensors[name].shape, schemas[source].tensors[other_name].shape
+                _expose(views[source], shapes.key(name, shape), View(shapes.key(other_name, theirs), shape), step)
         sources = {source: own[source] for ids in step.value_inputs.values() for source in ids if source in own}
-        for key, seen in tuple(found[step.id].items()):
+        for key, view in tuple(views[step.id].items()):
             for source, tensors in sources.items():
-                theirs_key = found[source][seen.key].key if seen.key in found[source] else seen.key
+                theirs_key = views[source][view.key].key if view.key in views[source] else view.key
                 if theirs_key in tensors:
-                    _expose(found[source], key, View(theirs_key, seen.shape), step)
-    return found
+                    _expose(views[source], key, View(theirs_key, view.shape), step)
+    return views
 
 
-def _expose(views: dict[str, View], key: str, seen: View, step: Step) -> None:
-    if views.setdefault(key, seen) != seen or step.op.granularity is not Granularity.ELEMENTWISE:
+def _expose(views: dict[str, View], key: str, view: View, step: Step) -> None:
+    if views.setdefault(key, view) != view or step.op.granularity is not Granularity.ELEMENTWISE:
         raise PlanError(
             f"node '{step.node}': tensor '{key}' would be two tensors of one model; save that model first, and load it "
             "in another recipe"
@@ -122,12 +122,12 @@ def keyed_schema(schema: Schema, views: Views, shapes: Shapes) -> Schema:
     )
     if not views:
         return own
-    regions = {key: own.regions[seen.key] for key, seen in views.items() if seen.key in own.regions}
+    regions = {key: own.regions[view.key] for key, view in views.items() if view.key in own.regions}
     return replace(
         own,
         tensors={
             **own.tensors,
-            **{key: replace(own.tensors[seen.key], shape=seen.shape) for key, seen in views.items()},
+            **{key: replace(own.tensors[view.key], shape=view.shape) for key, view in views.items()},
         },
         copied=with_views(own.copied, views),
         regions={**own.regions, **{key: tuple(map(min, region, views[key].shape)) for key, region in regions.items()}},
@@ -140,8 +140,10 @@ def keyed_beside(schema: Schema, schemas: Mapping[str, Schema], shapes: Shapes) 
     """What lies beside the tensors of a schema, by key, in inputs that have schemas."""
     return {
         source: {
-            shapes.key(name, schema.tensors[name].shape): shapes.key(other, schemas[source].tensors[other].shape)
-            for name, other in named.items()
+            shapes.key(name, schema.tensors[name].shape): shapes.key(
+                name_beside, schemas[source].tensors[name_beside].shape
+            )
+            for name, name_beside in named.items()
         }
         for source, named in schema.beside.items()
         if source in schemas
@@ -150,7 +152,7 @@ def keyed_beside(schema: Schema, schemas: Mapping[str, Schema], shapes: Shapes) 
 
 def with_views(values: Mapping[str, Value], views: Views) -> dict[str, Value]:
     """Values by key, also for the keys of views."""
-    return {**values, **{key: values[seen.key] for key, seen in views.items() if seen.key in values}}
+    return {**values, **{key: values[view.key] for key, view in views.items() if view.key in values}}
 
 
 def keyed_sources(tensors: Mapping[str, StoredTensor], views: Views, shapes: Shapes) -> Mapping[str, StoredTensor]:

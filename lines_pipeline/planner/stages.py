@@ -58,14 +58,15 @@ class Stage:
 def statistics_of(graph: Graph, step_id: str) -> Mapping[str, AnyStatistic]:
     """The statistics a step needs, by the name its op gives them."""
     step = graph.steps[step_id]
-    others = set(step.inputs.values())
-    told = {
-        port: _summed(graph, ids, others) if step.op.inputs[port].from_sum else ids for port, ids in step.inputs.items()
+    all_ids = set(step.inputs.values())
+    ids_told = {
+        port: _summed(graph, ids, all_ids) if step.op.inputs[port].from_sum else ids
+        for port, ids in step.inputs.items()
     }
     return {
         step.stats_name(variant, name): _bounded(step, statistic)
         for variant, params in enumerate(step.all_params)
-        for name, statistic in step.op.statistics(params, told, step.id).items()
+        for name, statistic in step.op.statistics(params, ids_told, step.id).items()
     }
 
 
@@ -85,12 +86,12 @@ def stats_of(graph: Graph, step_id: str, known: Results) -> dict[str, Any] | Non
     return {name: known[statistic] for name, statistic in statistics.items() if statistic in known}
 
 
-def _summed(graph: Graph, ids: tuple[str, ...], others: Collection[tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the steps whose plain sum a step is, where ``others`` has just these; else return the step itself."""
+def _summed(graph: Graph, ids: tuple[str, ...], known_ids: Collection[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the steps whose plain sum a step is, where ``known_ids`` has just these; else return the step itself."""
     step = graph.steps[ids[0]]
     ports = {step.op.is_sum_of(params) for params in step.all_params}
     port = None if step.include or step.exclude or len(ports) > 1 else ports.pop()
-    return step.inputs[port] if port and step.inputs[port] in others else ids
+    return step.inputs[port] if port and step.inputs[port] in known_ids else ids
 
 
 class StageAssignment:
@@ -134,12 +135,12 @@ class StageAssignment:
 
     def _waits_for(self, step_id: str) -> set[AnyStatistic]:
         """Unknown statistics, required by the step or anything it is computed from."""
-        found: set[AnyStatistic] = set()
+        awaited: set[AnyStatistic] = set()
         for ancestor in value_ancestors(self._graph, [step_id], self._available):
             if ancestor not in self._available:
                 step_measures = statistics_of(self._graph, ancestor).values()
-                found |= {m for m in step_measures if not m.optional and m not in self._known}
-        return found
+                awaited |= {m for m in step_measures if not m.optional and m not in self._known}
+        return awaited
 
 
 def ancestors(graph: Graph, targets: Iterable[str], available: Iterable[str] = ()) -> tuple[str, ...]:
@@ -159,14 +160,14 @@ def _value_inputs(step: Step) -> tuple[str, ...]:
 def _reached(
     graph: Graph, targets: Iterable[str], available: Iterable[str], follow: Callable[[Step], Iterable[str]]
 ) -> tuple[str, ...]:
-    stop, found, stack = set(available), set(), list(targets)
+    stop, reached, stack = set(available), set(), list(targets)
     while stack:
         step_id = stack.pop()
-        if step_id not in found:
-            found.add(step_id)
+        if step_id not in reached:
+            reached.add(step_id)
             if step_id not in stop:
                 stack += follow(graph.steps[step_id])
-    return tuple(step_id for step_id in graph.steps if step_id in found)
+    return tuple(step_id for step_id in graph.steps if step_id in reached)
 
 
 def plan_stages(
@@ -179,8 +180,8 @@ def plan_stages(
     sinks, available = tuple(sinks), frozenset(available)
     levels = StageAssignment(graph, known, available)
     live = [step_id for step_id in _needed(graph, sinks, known, available) if step_id not in available]
-    wanted = [m for step_id in live for m in statistics_of(graph, step_id).values() if m not in known]
-    required = list(dict.fromkeys([*(m for m in wanted if not m.optional), *also]))
+    statistics = [m for step_id in live for m in statistics_of(graph, step_id).values() if m not in known]
+    required = list(dict.fromkeys([*(m for m in statistics if not m.optional), *also]))
     last = max([levels.level(m) for m in required] + [levels.ready(sink) + 1 for sink in sinks], default=0)
     stages: list[Stage] = []
     placed: set[AnyStatistic] = set()
@@ -188,7 +189,9 @@ def plan_stages(
         gathered = [m for m in required if levels.level(m) == number]
         written = tuple(sink for sink in sinks if levels.ready(sink) + 1 == number)
         steps = value_ancestors(graph, [*written, *(s for m in gathered for s in m.of)], available)
-        extra = [m for m in dict.fromkeys(wanted) if m not in required and m not in placed and set(m.of) <= set(steps)]
+        extra = [
+            m for m in dict.fromkeys(statistics) if m not in required and m not in placed and set(m.of) <= set(steps)
+        ]
         extra = [] if any(_breaks(graph, s) for s in written) else extra  # of whole tensors nothing is measured
         extra = [m for m in extra if _optional_level(levels, m) <= number]
         placed |= set(extra)
@@ -201,8 +204,8 @@ def lacking_statistics(
     graph: Graph, steps: Iterable[str], known: Results, stages: Iterable[Stage]
 ) -> list[AnyStatistic]:
     """Statistics behind ``steps`` that are neither known nor gathered by ``stages``."""
-    gathered = {statistic for one in stages for statistic in one.statistics}
-    statistics_only = (statistic for one in plan_stages(graph, steps, {}) for statistic in one.statistics)
+    gathered = {statistic for stage in stages for statistic in stage.statistics}
+    statistics_only = (statistic for stage in plan_stages(graph, steps, {}) for statistic in stage.statistics)
     return [statistic for statistic in statistics_only if statistic not in known and statistic not in gathered]
 
 

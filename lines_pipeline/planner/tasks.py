@@ -129,7 +129,9 @@ class Readers:
         self._copying = [schema.copied for schema in stage_plan.schemas.values() if schema.copied]
         self._choices: list[Collection[str]] = [schema.tensors for schema in stage_plan.schemas.values()]
         self._choices += [schema.exposed for schema in stage_plan.schemas.values() if schema.exposed]
-        self._choices += [one.tensors for one in stage_plan.observations if one.tensors is not None]
+        self._choices += [
+            observation.tensors for observation in stage_plan.observations if observation.tensors is not None
+        ]
         self._choices += [write.positions for write in stage_plan.writes]
         self._computed: dict[tuple[Any, ...], tuple[str, ...]] = {}
 
@@ -137,9 +139,9 @@ class Readers:
         """Sources that values to be observed or written are computed from."""
         alike = self._alike(tensor)
         if alike not in self._computed:
-            found = self._reached(tensor, self._targets(tensor))
+            reached = self._reached(tensor, self._targets(tensor))
             sources = self._program.sources.items()
-            self._computed[alike] = tuple(step for step, tensors in sources if step in found and tensor in tensors)
+            self._computed[alike] = tuple(step for step, tensors in sources if step in reached and tensor in tensors)
         return self._computed[alike]
 
     def _alike(self, tensor: str) -> tuple[Any, ...]:
@@ -164,8 +166,8 @@ class Readers:
         """All sources that are read."""
         if not self._program.hashed:
             return self.computed(tensor)
-        found = {*self.computed(tensor), *self.hashed(tensor)}
-        return tuple(step for step in self._program.sources if step in found)
+        read = {*self.computed(tensor), *self.hashed(tensor)}
+        return tuple(step for step in self._program.sources if step in read)
 
     def behind(self, step_id: str, tensor: str) -> tuple[str, ...]:
         """Sources of a tensor that the value of a step is computed from."""
@@ -186,37 +188,37 @@ class Readers:
         step = next(self._steps[write.step] for write in self._program.writes if tensor in write.positions)
         spec = self._program.schemas[step.id].tensors[tensor]
         taken = (ids for port, ids in step.value_inputs.items() if not step.op.inputs[port].beside)
-        once = [source for ids in taken for one in ids for source in self.behind(one, tensor)]
+        once = [source for ids in taken for step_id in ids for source in self.behind(step_id, tensor)]
         return once * step.op.times_taken(step.params_of(spec.name), spec, step.counts)
 
     def _targets(self, tensor: str) -> list[str]:
         """Steps whose values are wanted; integer tensors come as they are from one source."""
         schemas = self._program.schemas
-        wanted = [
+        targets = [
             step
-            for one in self._program.observations
-            for step in one.statistic.of
-            if observes(self._program, one, tensor)
+            for observation in self._program.observations
+            for step in observation.statistic.of
+            if observes(self._program, observation, tensor)
         ]
         for write in self._program.writes:
             if tensor in write.positions:
                 schema = schemas[write.step]
-                wanted.append(write.step if schema.tensors[tensor].is_floating else schema.passthrough[tensor])
-        return wanted
+                targets.append(write.step if schema.tensors[tensor].is_floating else schema.passthrough[tensor])
+        return targets
 
     def _reached(self, tensor: str, targets: list[str]) -> set[str]:
-        schemas, sources, found = self._program.schemas, self._program.sources, set[str]()
+        schemas, sources, reached = self._program.schemas, self._program.sources, set[str]()
         while targets:
             step_id = targets.pop()
-            if step_id in found or tensor not in schemas[step_id].tensors:
+            if step_id in reached or tensor not in schemas[step_id].tensors:
                 continue
-            found.add(step_id)
+            reached.add(step_id)
             if step_id not in sources:
                 copied = schemas[step_id].copied.get(tensor)
                 step = self._steps[step_id]
                 taken = (ids for port, ids in step.value_inputs.items() if not step.op.inputs[port].beside)
                 targets += [copied] if copied else (i for ids in taken for i in ids)
-        return found
+        return reached
 
 
 def observes(stage_plan: StagePlan, observation: Observation, tensor: str) -> bool:
@@ -232,24 +234,24 @@ def observes(stage_plan: StagePlan, observation: Observation, tensor: str) -> bo
 
 def observed_tensors(stage_plan: StagePlan, observation: Observation) -> dict[str, TensorSpec]:
     """The tensors that an observation looks at."""
-    found: dict[str, TensorSpec] = {}
+    specs: dict[str, TensorSpec] = {}
     for step_id in observation.statistic.of:
         schema = stage_plan.schemas[step_id]
-        found |= {n: s for n, s in schema.tensors.items() if s.is_floating and n not in schema.exposed}
-    return found if observation.tensors is None else {n: s for n, s in found.items() if n in observation.tensors}
+        specs |= {n: s for n, s in schema.tensors.items() if s.is_floating and n not in schema.exposed}
+    return specs if observation.tensors is None else {n: s for n, s in specs.items() if n in observation.tensors}
 
 
 def needed_tensors(stage_plan: StagePlan) -> dict[str, TensorSpec]:
     """Tensors that the stage has to visit, by key."""
-    found: dict[str, TensorSpec] = {}
+    specs: dict[str, TensorSpec] = {}
     for source in sorted(stage_plan.hashed):
         exposed = stage_plan.schemas[source].exposed
-        found |= {key: stored.spec for key, stored in stage_plan.sources[source].items() if key not in exposed}
+        specs |= {key: stored.spec for key, stored in stage_plan.sources[source].items() if key not in exposed}
     for observation in stage_plan.observations:
-        found |= observed_tensors(stage_plan, observation)
+        specs |= observed_tensors(stage_plan, observation)
     for write in stage_plan.writes:
-        found |= {key: stage_plan.schemas[write.step].tensors[key] for key in write.positions}
-    return dict(sorted(found.items()))
+        specs |= {key: stage_plan.schemas[write.step].tensors[key] for key in write.positions}
+    return dict(sorted(specs.items()))
 
 
 def read_bytes(stage_plan: StagePlan) -> int:
@@ -262,11 +264,11 @@ def read_bytes(stage_plan: StagePlan) -> int:
 
 def _beside_bytes(stage_plan: StagePlan, key: str) -> int:
     """Bytes that are read of what lies beside a whole tensor."""
-    found = 0
+    nbytes = 0
     for step in stage_plan.steps if key in stage_plan.whole else ():
         beside = stage_plan.schemas[step.id].beside.items()
-        found += sum(stage_plan.sources[one][named[key]].spec.nbytes for one, named in beside if key in named)
-    return found
+        nbytes += sum(stage_plan.sources[source][named[key]].spec.nbytes for source, named in beside if key in named)
+    return nbytes
 
 
 def cut_tasks(stage_plan: StagePlan, workers: int) -> list[Task]:

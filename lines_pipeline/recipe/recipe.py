@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lines_pipeline.core.diagnostics import SourceLocation
 from lines_pipeline.core.fingerprints import canonical_json
 from lines_pipeline.core.scalars import (
     SpelledBool,
@@ -26,7 +27,7 @@ from lines_pipeline.recipe.binding.items import fill_items, read_items
 from lines_pipeline.recipe.binding.varying import BY_NAME
 from lines_pipeline.recipe.plugins import Plugins
 from lines_pipeline.recipe.schema import Engine, Settings, Tracking, Tune
-from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation, SourceMap, replaced
+from lines_pipeline.recipe.syntax.source_map import Document, SourceMap, replaced
 
 if TYPE_CHECKING:
     from lines_pipeline.graph.graph import Step

@@ -76,9 +76,9 @@ class Head:
         from torch.nn import functional
 
         features = functional.normalize(features, dim=-1) if self.normalize else features
-        found = features @ self.weight.T
-        found = found if self.scale == 1.0 else self.scale * found
-        return found if self.bias is None else found + self.bias
+        logits = features @ self.weight.T
+        logits = logits if self.scale == 1.0 else self.scale * logits
+        return logits if self.bias is None else logits + self.bias
 
 
 class Suite(Protocol):

@@ -93,12 +93,12 @@ class MlflowSink:
         """Connect, and see that there is a place for the run, which is not made yet."""
         self._guarded(lambda: self._place(target))
 
-    def complaints(self) -> list[str]:
+    def refusals(self) -> list[str]:
         """Return what the store would not take since the last time, and why."""
-        found: list[str] = []
+        refusals: list[str] = []
         if self._sender is not None:
-            found, self._sender.complaints = self._sender.complaints, found
-        return found
+            refusals, self._sender.refusals = self._sender.refusals, refusals
+        return refusals
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
@@ -107,8 +107,8 @@ class MlflowSink:
             store = f"tracking store {without_credentials(self.uri)}"
             raise error if str(error).startswith(store) else TrackingError(f"{store}: {error}") from error
         except Exception as error:  # whatever a store or a network raises
-            what = without_credentials(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
-            raise TrackingError(f"tracking store {without_credentials(self.uri)}: {what}") from error
+            reason = without_credentials(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            raise TrackingError(f"tracking store {without_credentials(self.uri)}: {reason}") from error
 
     def _sending(self) -> Sender:
         if self._sender is None:
@@ -120,11 +120,11 @@ class MlflowSink:
         """Return the run to go on with, if there is one; else None, with the experiment for a new one."""
         client = self._sending().client
         if target.run_id:
-            found = client.get_run(target.run_id)
-            if found.info.lifecycle_stage == "deleted":
+            run = client.get_run(target.run_id)
+            if run.info.lifecycle_stage == "deleted":
                 raise TrackingError(f"the run {target.run_id} was deleted; bring it back, or unset MLFLOW_RUN_ID")
-            self._experiment = found.info.experiment_id
-            return found
+            self._experiment = run.info.experiment_id
+            return run
         self._experiment = patiently(lambda: experiment_id(client, target, artifacts(self.uri)))
         return None
 
@@ -144,25 +144,25 @@ class MlflowSink:
         sender, self.run_id = self._sending(), run.info.run_id
         sender.client.update_run(self.run_id, status="RUNNING")
         self._tags |= {k: v for k, v in event.tags.items() if not (k.startswith("mlflow.") and k in run.data.tags)}
-        told = {param.key: param.value for param in sender.params(self.run_id, self._params)}
+        params = {param.key: param.value for param in sender.params(self.run_id, self._params)}
         for name in list(self._params):
             own = mlflow_name(name)
-            if run.data.params.get(own, told[own]) != told[own]:
+            if run.data.params.get(own, params[own]) != params[own]:
                 value = run.data.params[own]
-                sender.complaints.append(
-                    f"the parameter {own} is {value} already, and stays so; here it is {told[own]}"
+                sender.refusals.append(
+                    f"the parameter {own} is {value} already, and stays so; here it is {params[own]}"
                 )
                 del self._params[name]
 
     def _made(self, name: str, tags: Mapping[str, str], record: str) -> str:
         client = self._sending().client
         if self._resumes:
-            wanted = f"tags.`{RECORD_TAG}` = '{record}'"
-            for found in client.search_runs([self._experiment], wanted, max_results=1):
-                return str(found.info.run_id)
+            condition = f"tags.`{RECORD_TAG}` = '{record}'"
+            for run in client.search_runs([self._experiment], condition, max_results=1):
+                return str(run.info.run_id)
         own = plain_tags({**tags, **({RECORD_TAG: record} if record else {})})
-        made = patiently(lambda: client.create_run(self._experiment, self._at, own, name))
-        return str(made.info.run_id)
+        run = patiently(lambda: client.create_run(self._experiment, self._at, own, name))
+        return str(run.info.run_id)
 
     def _on_Note(self, event: Note) -> None:  # noqa: N802
         self._notes.append(str(event))
@@ -194,7 +194,7 @@ class MlflowSink:
 
     def _on_MetricsComputed(self, event: MetricsComputed) -> None:  # noqa: N802
         self._log({f"{event.step}/{name}": value for name, value in event.metrics.items()})
-        self._tags |= {f"metric.{name}": what for name, what in event.declared.items()}
+        self._tags |= {f"metric.{name}": declaration for name, declaration in event.declared.items()}
         if event.cached:
             self._tags[f"cached.{event.step}"] = "true"
 
@@ -221,9 +221,13 @@ class MlflowSink:
 
     def _on_FileWritten(self, event: FileWritten) -> None:  # noqa: N802
         self._files += _rows(event)
-        same = [one for one in self._files if one["node"] == event.node]
-        told = f"{len(same)} files, see {FILES_FILE}" if len(same) > 1 else same[0]["digest"] or f"{event.nbytes} bytes"
-        self._tags[f"file.{event.node}"] = told
+        of_node = [row for row in self._files if row["node"] == event.node]
+        text = (
+            f"{len(of_node)} files, see {FILES_FILE}"
+            if len(of_node) > 1
+            else of_node[0]["digest"] or f"{event.nbytes} bytes"
+        )
+        self._tags[f"file.{event.node}"] = text
         if event.reused:
             self._tags[f"cached.{event.node}"] = "true"
 
@@ -281,9 +285,9 @@ def _rows(event: FileWritten) -> list[dict[str, Any]]:
     for file in files:
         nbytes, digest = _measured(str(file))
         nbytes = event.nbytes if nbytes is None and len(files) == 1 else nbytes
-        told = {"node": event.node, "path": str(file), "bytes": nbytes}
+        fields = {"node": event.node, "path": str(file), "bytes": nbytes}
         part = {} if str(file) == str(event.path) else {"opened_by": str(event.path)}
-        rows.append({**told, "digest": digest, "reused": event.reused, **part})
+        rows.append({**fields, "digest": digest, "reused": event.reused, **part})
     return rows
 
 

@@ -125,9 +125,9 @@ class Records:
     def _attempt(self, run: int, act: Callable[[], None]) -> None:
         taken = self.taken[run]
         trouble = _trouble(act)
-        complaints = taken.sink.complaints()
-        if complaints:
-            self._reply(Reply(run, trouble=f"tracking store {taken.head.uri} would not take {'; '.join(complaints)}"))
+        refusals = taken.sink.refusals()
+        if refusals:
+            self._reply(Reply(run, trouble=f"tracking store {taken.head.uri} would not take {'; '.join(refusals)}"))
         if trouble:
             self._keep(taken)
             kept = str(taken.keeper.path) if taken.keeper else ""

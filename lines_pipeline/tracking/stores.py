@@ -92,8 +92,8 @@ def connect(uri: str, new: bytes | None = None) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # whatever a store or a network raises
-        what = without_credentials(str(error).partition("\n")[0])  # not the SQL below it
-        raise TrackingError(f"tracking store {shown(uri)} cannot be used: {type(error).__name__}: {what}") from error
+        reason = without_credentials(str(error).partition("\n")[0])  # not the SQL below it
+        raise TrackingError(f"tracking store {shown(uri)} cannot be used: {type(error).__name__}: {reason}") from error
     return client
 
 

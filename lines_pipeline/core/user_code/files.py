@@ -39,34 +39,34 @@ class Code:
 
     def digest(self) -> str:
         """Identity of the code: its file, and what that imports from the same folder or package."""
-        found = sha256()
+        digest = sha256()
         for source in self._sources():
-            found.update(sha256(source).digest())
-        return found.hexdigest()
+            digest.update(sha256(source).digest())
+        return digest.hexdigest()
 
     def _sources(self) -> Iterator[bytes]:
         if self.file is None:
             return
-        waiting, seen = [self.file], {self.file}
-        while waiting and len(seen) < MAX_SOURCES:
+        waiting, visited = [self.file], {self.file}
+        while waiting and len(visited) < MAX_SOURCES:
             file = waiting.pop(0)
             content = _bytes_of(file)
             yield content
             if file.suffix == ".py" and not _is_installed(file):
-                nearby = [one for one in self._imported(file, content) if one not in seen]
+                nearby = [imported for imported in self._imported(file, content) if imported not in visited]
                 waiting += nearby
-                seen.update(nearby)
+                visited.update(nearby)
 
     def _imported(self, file: Path, content: bytes) -> list[Path]:
         """Files that a file imports from its folder or package."""
         top = self.root or self._package_folder()
         own = self.module.partition(".")[0] if self.root is None else ""
-        found: dict[Path, None] = {}
+        files: dict[Path, None] = {}
         for node in ast.walk(_parsed(file, content)):
             for folder, module in _imports(node, file, top):
                 if not own or module.partition(".")[0] == own or folder != top:
-                    found.update(dict.fromkeys(_module_files(folder, module)))
-        return list(found)
+                    files.update(dict.fromkeys(_module_files(folder, module)))
+        return list(files)
 
     def _package_folder(self) -> Path:
         assert self.file is not None
@@ -78,7 +78,12 @@ def own_file(folder: Path, module: str) -> Path | None:
     """The file of a module under a folder."""
     location = folder.joinpath(*module.split("."))
     return next(
-        (one for one in (location / "__init__.py", location.with_name(location.name + ".py")) if one.is_file()), None
+        (
+            candidate
+            for candidate in (location / "__init__.py", location.with_name(location.name + ".py"))
+            if candidate.is_file()
+        ),
+        None,
     )
 
 
@@ -87,7 +92,7 @@ def _module_files(folder: Path, module: str) -> list[Path]:
     parts = module.split(".")
     around = [folder.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts))]
     own = own_file(folder, module)
-    return [one for one in around if one.is_file()] + ([own] if own is not None else [])
+    return [init for init in around if init.is_file()] + ([own] if own is not None else [])
 
 
 def _is_installed(file: Path) -> bool:

@@ -69,8 +69,8 @@ def at_home(code: Code) -> Iterator[None]:
     digest, home = code.digest(), (code.root, code.text)
     kept = _kept[home][1] if home in _kept and _kept[home][0] == digest else {}
     tops = {name.partition(".")[0] for name in (*kept, module_name(code))}
-    others = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops}
-    for name in others:
+    hidden_modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops}
+    for name in hidden_modules:
         del sys.modules[name]
     sys.modules.update(kept)
     before, path, writes_nothing = (
@@ -86,11 +86,11 @@ def at_home(code: Code) -> Iterator[None]:
     finally:
         sys.path[:], sys.dont_write_bytecode = path, writes_nothing
         loaded = [(name, module) for name, module in sys.modules.items() if _is_from(module, code.root)]
-        made = {name: module for name, module in loaded if id(module) not in before or name in kept}
-        for name in made:
+        imported = {name: module for name, module in loaded if id(module) not in before or name in kept}
+        for name in imported:
             del sys.modules[name]
-        sys.modules.update(others)
-        _kept[home] = (digest, made)
+        sys.modules.update(hidden_modules)
+        _kept[home] = (digest, imported)
 
 
 def modules_of(code: Code) -> Mapping[str, ModuleType]:

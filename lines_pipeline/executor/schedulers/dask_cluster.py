@@ -62,11 +62,11 @@ class Cluster:
         from distributed.comm import CommClosedError
         from distributed.scheduler import KilledWorker
 
-        found: dict[Any, Any] = {}
+        results: dict[Any, Any] = {}
         try:
             for future in self._as_they_end(futures):
-                found[future.key] = self._connection.answer(future.result)
-                on_done(found[future.key])
+                results[future.key] = self._connection.answer(future.result)
+                on_done(results[future.key])
         except BaseException as error:
             self._connection.tell(self._client.cancel, futures)
             if isinstance(error, KilledWorker):
@@ -78,17 +78,17 @@ class Cluster:
                 raise self._connection.lost() from error
             raise
         self._check_workers()  # some may have joined meanwhile
-        return [found[future.key] for future in futures]
+        return [results[future.key] for future in futures]
 
     def _as_they_end(self, futures: Sequence[Any]) -> Iterator[Any]:
         """Futures as they end. Looks now and then whether there are workers: without any it would wait for ever."""
         from distributed import as_completed
 
-        left = {future.key: future for future in futures}
-        while left:
+        pending = {future.key: future for future in futures}
+        while pending:
             try:
-                for future in as_completed(list(left.values()), loop=self._client.loop, timeout=PATIENCE_SECONDS):
-                    del left[future.key]
+                for future in as_completed(list(pending.values()), loop=self._client.loop, timeout=PATIENCE_SECONDS):
+                    del pending[future.key]
                     yield future
             except TimeoutError:
                 self._check_workers()
@@ -103,15 +103,15 @@ class Cluster:
         answers = self._connection.ask(
             self._client.run, package_versions, SAME_PACKAGES, workers=unknown, on_error="return"
         )
-        there = {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}
-        for worker, versions in sorted(there.items()):
+        answered = {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}
+        for worker, versions in sorted(answered.items()):
             difference = _difference(versions, expected)
             if difference:
                 raise self._connection.error(
                     f"worker {worker} has {difference}, so that results could differ: "
                     "start workers from the environment that the driver runs in"
                 )
-        self._checked.update(there)
+        self._checked.update(answered)
 
     def _threads(self) -> dict[str, int]:
         """Threads by the address of their worker, as the scheduler has it now."""
@@ -131,9 +131,9 @@ def _difference(versions: Mapping[str, str] | Exception, expected: Mapping[str, 
     """What a worker has other than the driver; local parts of versions (``+cpu``) may differ."""
     if isinstance(versions, Exception):
         return f"no package of this version ({versions})"
-    told = []
+    differences = []
     for name, version in expected.items():
-        found = versions.get(name)
-        if (found or "").partition("+")[0] != version.partition("+")[0]:
-            told.append(f"{f'{name} {found}' if found else f'no {name}'} (the driver: {version})")
-    return ", ".join(told)
+        own = versions.get(name)
+        if (own or "").partition("+")[0] != version.partition("+")[0]:
+            differences.append(f"{f'{name} {own}' if own else f'no {name}'} (the driver: {version})")
+    return ", ".join(differences)

@@ -59,10 +59,10 @@ def require_same_files(files: Iterable[SourceFile]) -> None:
     time (in seconds, which copies keep) tell; ``CheckpointError`` for one that is not there.
     """
     for file in files:
-        here = SourceFile.of(Path(file.path))
-        if (here.size, here.mtime_ns // 10**9) != (file.size, file.mtime_ns // 10**9):
+        own = SourceFile.of(Path(file.path))
+        if (own.size, own.mtime_ns // 10**9) != (file.size, file.mtime_ns // 10**9):
             raise EngineError(
-                f"{file.path}: {here.size} bytes with a time of {here.mtime_ns // 10**9}, the driver has {file.size} "
+                f"{file.path}: {own.size} bytes with a time of {own.mtime_ns // 10**9}, the driver has {file.size} "
                 f"bytes with {file.mtime_ns // 10**9}; {_SHARED}"
             )
 

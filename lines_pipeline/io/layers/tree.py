@@ -66,7 +66,7 @@ class Node:
         elements = ((f"{word}*", node) for word, list_ in self.lists.items() for node in list_.values())
         for word, node in (*self.parts.items(), *elements):
             yield word
-            yield from (f"{word}.{rest}" for rest in node._outline(levels - 1))
+            yield from (f"{word}.{inner}" for inner in node._outline(levels - 1))
 
     @property
     def is_layer(self) -> bool:

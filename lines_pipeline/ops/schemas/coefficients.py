@@ -29,8 +29,8 @@ def require_rows(context: SchemaContext, table: Schema, merged: Schema, count: i
         )
     odd = [name for name in merged.tensors if table.tensors[name].shape != (count,)]
     if odd:
-        found = list(table.tensors[odd[0]].shape)
+        shape = list(table.tensors[odd[0]].shape)
         raise CheckpointError(
-            f"node '{context.node}': {table.origin}, named by 'coefficients', has rows of shape {found}, such as "
+            f"node '{context.node}': {table.origin}, named by 'coefficients', has rows of shape {shape}, such as "
             f"{quoted(odd[:1])}; expected [{count}], one number for each of 'deltas'"
         )

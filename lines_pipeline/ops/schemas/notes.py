@@ -9,7 +9,7 @@ from lines_pipeline.core.printable import counted, listed
 
 
 @dataclass(frozen=True)
-class Told:
+class TensorNote:
     """What becomes of ``tensors`` at a node, and of which checkpoint (``origin``) that is said."""
 
     node: str
@@ -18,14 +18,14 @@ class Told:
     origin: str
 
 
-def render(told: Iterable[Told]) -> tuple[str, ...]:
+def render(notes: Iterable[TensorNote]) -> tuple[str, ...]:
     """One text for what is said alike of several checkpoints, in order."""
     origins: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
-    for one in told:
-        origins.setdefault((one.node, one.tensors, one.reason), []).append(one.origin)
+    for note in notes:
+        origins.setdefault((note.node, note.tensors, note.reason), []).append(note.origin)
     return tuple(
-        f"node '{node}': {quoted(tensors)}: {reason} ({counted(dict.fromkeys(found))})"
-        for (node, tensors, reason), found in origins.items()
+        f"node '{node}': {quoted(tensors)}: {reason} ({counted(dict.fromkeys(of_note))})"
+        for (node, tensors, reason), of_note in origins.items()
     )
 
 

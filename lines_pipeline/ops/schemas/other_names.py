@@ -14,11 +14,11 @@ def name_remedy(origin: str, theirs: Sequence[str], ours: Sequence[str], others:
     """
     if not theirs or not ours:
         return ""
-    found, node = _prefixes(sorted(theirs), sorted(ours), tuple(others)), f"the node that loads {origin}"
-    if found is None:
+    prefix, node = _prefixes(sorted(theirs), sorted(ours), tuple(others)), f"the node that loads {origin}"
+    if prefix is None:
         return f"If only the names differ, use 'prefix' or 'rename' in {node}"
-    said = ", ".join(f"{key}: {json.dumps(text)}" for key, text in zip(("strip", "add"), found, strict=True) if text)
-    return f"Only the beginning of the names differs: say 'prefix: {{{said}}}' in {node}"
+    fields = ", ".join(f"{key}: {json.dumps(text)}" for key, text in zip(("strip", "add"), prefix, strict=True) if text)
+    return f"Only the beginning of the names differs: say 'prefix: {{{fields}}}' in {node}"
 
 
 def _prefixes(theirs: Sequence[str], ours: Sequence[str], others: Iterable[str]) -> tuple[str, str] | None:
@@ -29,13 +29,18 @@ def _prefixes(theirs: Sequence[str], ours: Sequence[str], others: Iterable[str])
     if len(theirs) != len(ours):
         return None
     pairs = list(zip(theirs, ours, strict=True))
-    length = max(len(one) - _common_end(one, other) for one, other in pairs)
+    length = max(len(own_name) - _common_end(own_name, other_name) for own_name, other_name in pairs)
     strip, add = theirs[0][:length], ours[0].removesuffix(theirs[0][length:])
-    fits = all(len(one) > length and one.startswith(strip) and other == add + one[length:] for one, other in pairs)
+    fits = all(
+        len(own_name) > length and own_name.startswith(strip) and other_name == add + own_name[length:]
+        for own_name, other_name in pairs
+    )
     spoils = any(add or name.startswith(strip) for name in others)
     return (strip, add) if fits and not spoils else None
 
 
-def _common_end(one: str, other: str) -> int:
+def _common_end(first: str, second: str) -> int:
     """How many characters two names end with alike."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(one), reversed(other), strict=False)))
+    return sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(first), reversed(second), strict=False))
+    )

@@ -10,7 +10,7 @@ from lines_pipeline.core.tensor_specs import ITEM_BYTES, TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.ops.schemas.globs import Bounds, chooses, match_each
-from lines_pipeline.ops.schemas.notes import Told
+from lines_pipeline.ops.schemas.notes import TensorNote
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Schema:
     sizes: Mapping[str, int] = field(default_factory=dict)
     partial: bool = False
     """Whether it may lack any tensor of the model: a task vector that was loaded."""
-    told: tuple[Told, ...] = ()
+    notes: tuple[TensorNote, ...] = ()
     globs: Mapping[str, bool] = field(default_factory=dict)
     """Patterns of the node, and whether each matches a tensor here."""
     step: str = ""
@@ -58,8 +58,8 @@ class Schema:
     @cached_property
     def numels(self) -> Mapping[str, int]:
         """Values that count of each floating-point tensor."""
-        found = {name: spec.numel for name, spec in self.tensors.items() if spec.is_floating}
-        return found | {name: replace(self.tensors[name], shape=shape).numel for name, shape in self.regions.items()}
+        numels = {name: spec.numel for name, spec in self.tensors.items() if spec.is_floating}
+        return numels | {name: replace(self.tensors[name], shape=shape).numel for name, shape in self.regions.items()}
 
     @cached_property
     def state_bytes(self) -> int:
@@ -72,10 +72,10 @@ class Schema:
     @cached_property
     def ties(self) -> Mapping[str, tuple[str, ...]]:
         """Second names by tensor, of those that have any."""
-        found: dict[str, tuple[str, ...]] = {}
+        aliases: dict[str, tuple[str, ...]] = {}
         for alias, name in self.aliases.items():
-            found[name] = (*found.get(name, ()), alias)
-        return found
+            aliases[name] = (*aliases.get(name, ()), alias)
+        return aliases
 
     def all_names(self, name: str) -> tuple[str, ...]:
         """The names of a tensor."""
@@ -114,15 +114,15 @@ class SchemaContext:
         """The node's patterns, and whether each matches a floating-point tensor of any of these values."""
         if not self.is_bounded:
             return {}
-        kept = ((one, name) for one in schemas for name, spec in one.tensors.items() if spec.is_floating)
-        return self.globs_among(known for one, name in kept for known in one.all_names(name))
+        kept = ((schema, name) for schema in schemas for name, spec in schema.tensors.items() if spec.is_floating)
+        return self.globs_among(alias for schema, name in kept for alias in schema.all_names(name))
 
     def globs_among(self, names: Iterable[str]) -> dict[str, bool]:
         """The node's patterns, and whether each matches any of ``names``."""
         include, exclude = self.bounds
         return match_each((*include, *exclude), names)
 
-    def told(self, cases: Mapping[str, Iterable[str]], origin: str) -> tuple[Told, ...]:
+    def notes(self, cases: Mapping[str, Iterable[str]], origin: str) -> tuple[TensorNote, ...]:
         """What is told of the tensors of ``origin``, by reason; nothing where a reason has no tensors."""
-        found = {reason: tuple(names) for reason, names in cases.items()}
-        return tuple(Told(self.node, names, reason, origin) for reason, names in found.items() if names)
+        tensors = {reason: tuple(names) for reason, names in cases.items()}
+        return tuple(TensorNote(self.node, names, reason, origin) for reason, names in tensors.items() if names)

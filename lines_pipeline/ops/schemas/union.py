@@ -40,7 +40,7 @@ def union(
         partial=all(schema.partial for schema in merged),
         drops_extra=any(schema.drops_extra for schema in merged),
         extra_remedy=next((schema.extra_remedy for schema in merged if schema.extra_remedy), ""),
-        told=(),
+        notes=(),
         globs=context.globs(*merged),
     )
 
@@ -59,15 +59,15 @@ def _regions(
     inputs: Sequence[Schema], merged: Sequence[Schema], tensors: Mapping[str, TensorSpec], within: Schema | None
 ) -> dict[str, tuple[int, ...]]:
     """The regions that count: what any of the merged vectors has, and where ``within`` is for it."""
-    found = {}
+    regions = {}
     for name in {name for schema in inputs for name in schema.regions} & tensors.keys():
         shapes = [schema.regions.get(name, tensors[name].shape) for schema in merged if name in schema.tensors]
         region = tuple(map(max, *shapes)) if len(shapes) > 1 else shapes[0]
         if within is not None:
             region = tuple(map(min, region, within.regions.get(name, region)))
         if region != tensors[name].shape:
-            found[name] = region
-    return found
+            regions[name] = region
+    return regions
 
 
 def _require_same_model(

@@ -86,8 +86,8 @@ class Statistic(ABC, Generic[Partial, Result, State]):
 
     def decode(self, result: Any) -> Result:
         """The result from its JSON form, as remembered by the cache."""
-        found: Result = result
-        return found
+        decoded: Result = result
+        return decoded
 
     @property
     def sampled(self) -> bool:

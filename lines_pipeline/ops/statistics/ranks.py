@@ -60,8 +60,8 @@ class RankedEntry(TrimThreshold):
         if not isinstance(state, _Locating):
             return super().observe(values, tensor, needs, state)
         sizes = _magnitudes(values[0])
-        wanted = state.wanted.get(tensor.name)
-        return (None if wanted is None else np.packbits(sizes == wanted.magnitude), len(sizes))
+        entry = state.wanted.get(tensor.name)
+        return (None if entry is None else np.packbits(sizes == entry.magnitude), len(sizes))
 
     def partial(self, *reduced: Any) -> Any:
         return super().partial(*reduced) if len(reduced) == 1 else reduced
@@ -69,10 +69,10 @@ class RankedEntry(TrimThreshold):
     def combine(self, partials: Mapping[str, list[Any]], numels: Mapping[str, int], state: Any) -> Any:
         if isinstance(state, _Locating):
             return state.located(partials)
-        found = super().combine(partials, numels, state)
-        if isinstance(found, Retry):
-            return found
-        cuts, kept, wanted = dict(found.cuts), 0, dict[str, _Equal]()
+        thresholds = super().combine(partials, numels, state)
+        if isinstance(thresholds, Retry):
+            return thresholds
+        cuts, kept, equal_entries = dict(thresholds.cuts), 0, dict[str, _Equal]()
         for group, names in groups(self.scope, numels).items():
             count = self._kept(sum(numels[name] for name in names))[0]
             kept += count
@@ -81,11 +81,11 @@ class RankedEntry(TrimThreshold):
                 continue
             rank = self._rank(names, numels)[0]
             if cuts[group] > 0.0:
-                wanted |= _equal_entry(
+                equal_entries |= _equal_entry(
                     group, cuts[group], rank, {name: partials.get(name, []) for name in names}, state
                 )
         entries = RankedEntries(cuts, kept)
-        return Retry(_Locating(entries, wanted)) if wanted else entries
+        return Retry(_Locating(entries, equal_entries)) if equal_entries else entries
 
     def kept_bytes(self, numels: Mapping[str, int], item_bytes: int) -> int:
         searched = [sum(numels.values()), max(numels.values(), default=0)]
@@ -97,9 +97,9 @@ class RankedEntry(TrimThreshold):
         return RankedEntries(result["cuts"], result["kept"], places)
 
 
-def keep_from_entry(value: Block, found: RankedEntries, tensor: TensorSpec, position: int) -> Block:
+def keep_from_entry(value: Block, entries: RankedEntries, tensor: TensorSpec, position: int) -> Block:
     """``value`` with the entries before a ranked one set to zero; the block begins at ``position``."""
-    cut, place = found.of(tensor), found.place(tensor)
+    cut, place = entries.of(tensor), entries.place(tensor)
     if cut == NO_ENTRY:
         return value * 0.0
     if place is None or tensor.name > place[0]:
@@ -118,9 +118,9 @@ def trimmed(delta: Value, thresholds: Thresholds | None, tensor: TensorSpec, pos
     return delta, 0.0 if thresholds is None else thresholds.of(tensor)
 
 
-def drop_after_entry(value: Block, found: RankedEntries, tensor: TensorSpec, position: int) -> Block:
+def drop_after_entry(value: Block, entries: RankedEntries, tensor: TensorSpec, position: int) -> Block:
     """``value`` with the entries after a ranked one set to zero; the block begins at ``position``."""
-    cut, place = found.of(tensor), found.place(tensor)
+    cut, place = entries.of(tensor), entries.place(tensor)
     if cut == NO_ENTRY:
         return value * 0.0
     if place is None or tensor.name < place[0]:
@@ -134,8 +134,8 @@ def drop_after_entry(value: Block, found: RankedEntries, tensor: TensorSpec, pos
 
 def _magnitudes(value: Block) -> np.ndarray[Any, Any]:
     """The magnitudes of a block, in the processor's memory."""
-    found: np.ndarray[Any, Any] = value.abs().numpy(force=True)
-    return found
+    magnitudes: np.ndarray[Any, Any] = value.abs().numpy(force=True)
+    return magnitudes
 
 
 @dataclass(frozen=True)
@@ -174,13 +174,13 @@ def _equal_entry(
             below, same = _against(block, magnitude, bracket.low, bracket.high)
             smaller += below
             equal[name] += same
-    left = rank - smaller - 1
+    number = rank - smaller - 1
     if sum(equal.values()) == 1:
         return {}
     for name, count in equal.items():
-        if left < count:
-            return {name: _Equal(group, magnitude, left)}
-        left -= count
+        if number < count:
+            return {name: _Equal(group, magnitude, number)}
+        number -= count
     raise AssertionError("the rank lies beyond all entries")
 
 

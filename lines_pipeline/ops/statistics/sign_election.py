@@ -120,10 +120,12 @@ class SignMajority(PositionedStatistic[Ballots, Election]):
         self, deltas: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int
     ) -> tuple[Kept, Sequence[float]]:
         """The task vectors with their thresholds and weights, and the squared norms."""
-        rest = iter(needs)
-        thresholds = [next(rest) if trims else None for trims in self.trims or [False] * len(deltas)]
-        pairs = [trimmed(delta, found, tensor, position) for delta, found in zip(deltas, thresholds, strict=True)]
-        return [(*pair, weight) for pair, weight in zip(pairs, self.weights, strict=True)], list(rest)
+        needed = iter(needs)
+        thresholds = [next(needed) if trims else None for trims in self.trims or [False] * len(deltas)]
+        pairs = [
+            trimmed(delta, threshold, tensor, position) for delta, threshold in zip(deltas, thresholds, strict=True)
+        ]
+        return [(*pair, weight) for pair, weight in zip(pairs, self.weights, strict=True)], list(needed)
 
     def partial(self, *reduced: Any) -> Ballots:
         signs, decided, marked = reduced
@@ -131,7 +133,7 @@ class SignMajority(PositionedStatistic[Ballots, Election]):
         return whole, decided, marked > 0 if self.is_given else decided < marked
 
     def combine(self, partials: Mapping[str, list[Ballots]], numels: Mapping[str, int], state: None) -> Election:
-        blocks = [block for found in partials.values() for block in found]
+        blocks = [block for of_tensor in partials.values() for block in of_tensor]
         signs, decided = sum(block[0] for block in blocks), sum(block[1] for block in blocks)
         return Election((signs > 0) - (signs < 0), sum(numels.values()) - decided)
 

@@ -91,12 +91,12 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
         return int(runs) if total > SMALL_NUMEL else 0
 
     def prepare(self, sample: Sample, numels: Mapping[str, int]) -> Brackets:
-        found: dict[str, Bracket] = {}
+        brackets: dict[str, Bracket] = {}
         for group, names in groups(self.scope, numels).items():
             rank, total = self._rank(names, numels)
             runs = [run for name in names for run in sample.get(name, [])] if total > self._small(numels) else []
-            found[group] = _bracket(runs, rank, total, self._max_margin(sum(numels.values())))
-        return found
+            brackets[group] = _bracket(runs, rank, total, self._max_margin(sum(numels.values())))
+        return brackets
 
     def observe(
         self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: Brackets
@@ -110,20 +110,20 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
     def combine(
         self, partials: Mapping[str, list[BracketCounts]], numels: Mapping[str, int], state: Brackets
     ) -> Thresholds | Retry[Brackets]:
-        found: dict[str, float] = {}
+        cuts: dict[str, float] = {}
         kept = 0
-        moved: dict[str, Bracket] = {}
+        brackets: dict[str, Bracket] = {}
         for group, names in groups(self.scope, numels).items():
             counts = [block for name in names for block in partials.get(name, [])]
             rank, total = self._rank(names, numels)
             value = _select(counts, rank, state[group]) if total else 0.0  # of nothing, everything is kept
             if value is None:
-                moved[group] = _moved(state[group], counts, rank, total)
+                brackets[group] = _moved(state[group], counts, rank, total)
             else:
                 _require_finite(value, names)
-                found[group] = value
+                cuts[group] = value
                 kept += total - _smaller(counts, value, state[group])
-        return Retry({**state, **moved}) if moved else Thresholds(found, kept)
+        return Retry({**state, **brackets}) if brackets else Thresholds(cuts, kept)
 
     def decode(self, result: Any) -> Thresholds:
         return Thresholds(result["cuts"], result["kept"])
@@ -201,25 +201,25 @@ def _moved(bracket: Bracket, counts: Sequence[BracketCounts], rank: int, total: 
     upto = below + _above_low(counts, bracket) + sum(block.at_low + len(block.inside) for block in counts)
     side, end, reached = ("left", bracket.low, below) if rank <= below else ("right", bracket.high, upto)
     start = float(np.searchsorted(bracket.points, end, side)) / max(len(bracket.points) - 1, 1)  # type: ignore[call-overload]
-    found = _around(bracket.points, start + (rank - reached) / total, 2.0 * bracket.margin)
+    around = _around(bracket.points, start + (rank - reached) / total, 2.0 * bracket.margin)
     if rank <= below:
-        return replace(found, high=min(found.high, bracket.low), low=min(found.low, bracket.low))
-    return replace(found, low=max(found.low, bracket.high), high=max(found.high, bracket.high))
+        return replace(around, high=min(around.high, bracket.low), low=min(around.low, bracket.low))
+    return replace(around, low=max(around.low, bracket.high), high=max(around.high, bracket.high))
 
 
 def _select(counts: Sequence[BracketCounts], rank: int, bracket: Bracket) -> float | None:
     """The ``rank``-th smallest magnitude (from 1), or None where the bracket missed it."""
-    left = rank - sum(block.below for block in counts)
+    number = rank - sum(block.below for block in counts)
     at_low, at_high = sum(block.at_low for block in counts), _above_low(counts, bracket)
-    if left <= 0:
+    if number <= 0:
         return None
-    if left <= at_low:
+    if number <= at_low:
         return bracket.low
     inside = np.concatenate([block.inside for block in counts]) if counts else np.empty(0)
-    left -= at_low
-    if left <= len(inside):
-        return float(np.partition(inside, left - 1)[left - 1])
-    return bracket.high if left - len(inside) <= at_high else None
+    number -= at_low
+    if number <= len(inside):
+        return float(np.partition(inside, number - 1)[number - 1])
+    return bracket.high if number - len(inside) <= at_high else None
 
 
 def _above_low(counts: Sequence[BracketCounts], bracket: Bracket) -> int:
@@ -229,5 +229,5 @@ def _above_low(counts: Sequence[BracketCounts], bracket: Bracket) -> int:
 
 def _smaller(counts: Sequence[BracketCounts], value: float, bracket: Bracket) -> int:
     """How many magnitudes are below ``value``, which the bracket holds."""
-    found = sum(block.below + int((block.inside < value).sum()) for block in counts)
-    return found + (sum(block.at_low for block in counts) if value > bracket.low else 0)
+    number = sum(block.below + int((block.inside < value).sum()) for block in counts)
+    return number + (sum(block.at_low for block in counts) if value > bracket.low else 0)

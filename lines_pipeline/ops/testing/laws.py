@@ -27,8 +27,8 @@ def check_laws(op: AnyOp | str, inputs: Inputs | None = None, laws: Sequence[str
 def _identity(op: AnyOp, inputs: Inputs, params: Mapping[str, Any]) -> None:
     """Of one input, the op gives that input."""
     port = _main_port(op)
-    one = {name: values[:1] if op.inputs[name].many else values for name, values in inputs.items()}
-    _same(op, "identity", apply_op(op, one, **params), one[port][0])
+    single = {name: values[:1] if op.inputs[name].many else values for name, values in inputs.items()}
+    _same(op, "identity", apply_op(op, single, **params), single[port][0])
 
 
 def _permutation(op: AnyOp, inputs: Inputs, params: Mapping[str, Any]) -> None:
@@ -63,5 +63,5 @@ def _main_port(op: AnyOp) -> str:
     return next(name for name, port in op.inputs.items() if port.type is op.gives or op.gives is EdgeType.MASK)
 
 
-def _same(op: AnyOp, law: str, found: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(found, expected, msg=lambda told: f"'{op.name}' breaks the law of {law}: {told}")
+def _same(op: AnyOp, law: str, value: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(value, expected, msg=lambda message: f"'{op.name}' breaks the law of {law}: {message}")

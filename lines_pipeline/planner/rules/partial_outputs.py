@@ -55,8 +55,8 @@ def with_partial_outputs(
     if last is None or last.number == 1 or not last.sinks:
         return list(stages)
     in_place = frozenset(in_place)
-    found = {sink: _best(graph, levels, sink, last.number, available, sink in in_place) for sink in last.sinks}
-    partial_outputs = {sink: partial_output for sink, partial_output in found.items() if partial_output is not None}
+    best = {sink: _best(graph, levels, sink, last.number, available, sink in in_place) for sink in last.sinks}
+    partial_outputs = {sink: partial_output for sink, partial_output in best.items() if partial_output is not None}
     stop = available | {partial_output.step for _, partial_output in partial_outputs.values()}
     steps = value_ancestors(graph, [sink for sink in partial_outputs if partial_outputs[sink][1].step != sink], stop)
     if len(partial_outputs) < len(last.sinks) or any(
@@ -70,7 +70,7 @@ def with_partial_outputs(
         finishes={sink: partial_output for sink, (_, partial_output) in partial_outputs.items()},
         otherwise=last,
     )
-    return [*(_leaving(one, graph, partial_outputs, available) for one in stages[:-1]), finishing]
+    return [*(_leaving(stage, graph, partial_outputs, available) for stage in stages[:-1]), finishing]
 
 
 def holds_partial_outputs(step: Step, dtype: str, schemas: Mapping[str, Schema]) -> bool:
@@ -99,15 +99,15 @@ def partial_output_of(schema: Schema, outputs: Sequence[Write]) -> Checkpoint:
 
 
 def _leaving(
-    one: Stage, graph: Graph, partial_outputs: Mapping[str, tuple[int, PartialOutput]], available: frozenset[str]
+    stage: Stage, graph: Graph, partial_outputs: Mapping[str, tuple[int, PartialOutput]], available: frozenset[str]
 ) -> Stage:
-    own = {sink: partial_output for sink, (number, partial_output) in partial_outputs.items() if number == one.number}
-    wanted = [
-        *one.sinks,
+    own = {sink: partial_output for sink, (number, partial_output) in partial_outputs.items() if number == stage.number}
+    targets = [
+        *stage.sinks,
         *(partial_output.step for partial_output in own.values()),
-        *(s for m in one.statistics for s in m.of),
+        *(s for m in stage.statistics for s in m.of),
     ]
-    return replace(one, partial_outputs=own, steps=value_ancestors(graph, wanted, available)) if own else one
+    return replace(stage, partial_outputs=own, steps=value_ancestors(graph, targets, available)) if own else stage
 
 
 def _best(
@@ -121,9 +121,9 @@ def _best(
         if step_id in available or step.op.is_source or (step.gives is EdgeType.MASK and step_id != sink):
             continue
         early, speculation = levels.earliest(step_id)
-        left = 0 if step_id == sink else _reads(graph, sink, available | {step_id})
-        if early < number and whole - left >= MIN_SAVED and (best is None or left < best[0]):
-            best = left, early, PartialOutput(step_id, speculation)
+        reads_left = 0 if step_id == sink else _reads(graph, sink, available | {step_id})
+        if early < number and whole - reads_left >= MIN_SAVED and (best is None or reads_left < best[0]):
+            best = reads_left, early, PartialOutput(step_id, speculation)
     return None if best is None else (best[1], best[2])
 
 
