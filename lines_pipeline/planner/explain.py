@@ -83,6 +83,7 @@ class Explanation:
             parts += [f"drafts {sink} as {step}" for sink, step in stage["drafts"].items()]
             parts += [f"writes {', '.join(stage['writes'])}"] if stage["writes"] else []
             parts += [_waiting(stage["at_once"], self.settings["workers"])] if stage["waits"] else []
+            parts += [_narrowing(stage["narrowing"])] if stage["narrowing"] > 1 else []
             lines.append(f"  pass {stage['number']}: reads {_bytes(stage['bytes_read'])}; {'; '.join(parts)}")
         if not self.passes:
             lines.append("  no pass over the data: everything is in the cache")
@@ -106,6 +107,10 @@ class Explanation:
 
 def _waiting(at_once: int, workers: int) -> str:
     return f"{at_once} of {workers} workers at a time, to keep within --memory"
+
+
+def _narrowing(factor: float) -> str:
+    return f"keeps brackets {factor:g} times narrower, for the same"
 
 
 def _bytes(count: int) -> str:
@@ -178,6 +183,7 @@ def _described(planned: Plan, number: int) -> dict[str, Any]:
         "sampled": any(statistic.sampled for statistic in stage.statistics),
         "at_once": planned.memory[number].at_once,
         "waits": planned.memory[number].is_waiting,
+        "narrowing": planned.memory[number].narrowing,
     }
 
 

@@ -34,7 +34,7 @@ class Fingerprints:
         of, needs = [self.step(step_id) for step_id in statistic.of], [self.statistic(need) for need in statistic.needs]
         if None in of or None in needs:
             return None
-        fields = {f.name: getattr(statistic, f.name) for f in dataclasses.fields(statistic)}
+        fields = {f.name: getattr(statistic, f.name) for f in dataclasses.fields(statistic) if f.compare}
         own = {name: value for name, value in fields.items() if name not in ("of", "needs", "optional")}
         own |= {} if own.pop("bounds") is None else {"bounds": statistic.bounds}
         kind = [type(statistic).__name__, statistic.version, *self._foreign.get(type(statistic), ())]

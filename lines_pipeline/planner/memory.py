@@ -48,6 +48,8 @@ class StageMemory:
     peak_bytes: int
     is_waiting: bool
     """Whether workers wait, because more of them would not fit."""
+    narrowing: float = 1.0
+    """By what factor statistics keep less than they would without a bound."""
 
 
 def stage_memory(graph: Graph, stage: Stage, schemas: Mapping[str, Schema], settings: EngineSettings) -> StageMemory:

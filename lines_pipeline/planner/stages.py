@@ -50,6 +50,10 @@ class Stage:
         """Return the statistics that want a sample first."""
         return tuple(statistic for statistic in self.statistics if statistic.sampled)
 
+    def narrowed(self, factor: float) -> Stage:
+        """Return the same stage, whose statistics keep less of the sweep."""
+        return replace(self, statistics=tuple(statistic.narrowed(factor) for statistic in self.statistics))
+
 
 def statistics_of(graph: Graph, step_id: str) -> Mapping[str, AnyStatistic]:
     """Return the statistics a step needs, by the name its op gives them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
 from typing_extensions import TypeVar
@@ -104,6 +104,13 @@ class Statistic(ABC, Generic[Partial, Result, State]):
         Numbers that are kept of every block are not among them.
         """
         return 0
+
+    def narrowed(self, factor: float) -> Self:
+        """Return an equal statistic whose ``kept_bytes`` are about ``1 / factor`` of these, perhaps over more sweeps.
+
+        One whose arrays cannot be fewer returns itself.
+        """
+        return self
 
     def prepare(self, sample: Sample, numels: Mapping[str, int]) -> State:
         """Return the state for the sweep, from a sample of the first value of ``of``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -78,6 +78,8 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
 
     density: float
     scope: str
+    narrowing: float = field(default=1.0, compare=False, kw_only=True)
+    """By what brackets are narrower than ``MAX_MARGIN`` allows: they keep less, and miss more often."""
 
     @property
     def sampled(self) -> bool:
@@ -131,13 +133,17 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
         total = sum(numels[name] for name in names)
         return max(total - int(total * self.density), 1), total
 
+    def narrowed(self, factor: float) -> Self:
+        return replace(self, narrowing=self.narrowing * factor)
+
     def kept_bytes(self, numels: Mapping[str, int], item_bytes: int) -> int:
         return item_bytes * self.kept_numel(numels)
 
     def kept_numel(self, numels: Mapping[str, int]) -> int:
         """Return how many magnitudes a sweep keeps at most, of values of this many entries by tensor."""
         whole = sum(numels.values())
-        share = 2.0 * self._max_margin(whole) if self.sample_runs(numels) else 1.0
+        widened = 1.0 if self.narrowing == 1.0 else 2.0  # narrow ones often miss, and are then twice as wide
+        share = 2.0 * self._max_margin(whole) * widened if self.sample_runs(numels) else 1.0
         totals = [self._rank(names, numels)[1] for names in groups(self.scope, numels).values()]
         return sum(total if total <= self._small(numels) else int(share * total) for total in totals)
 
@@ -148,7 +154,7 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
 
     def _max_margin(self, total: int) -> float:
         """Return half the share of a model's ``total`` values that brackets may hold: less of larger models."""
-        return MAX_MARGIN[self.scope] * min(1.0, math.sqrt(LARGE_NUMEL / max(total, 1)))
+        return MAX_MARGIN[self.scope] * min(1.0, math.sqrt(LARGE_NUMEL / max(total, 1))) / self.narrowing
 
 
 def _require_finite(threshold: float, names: Sequence[str]) -> None:
