@@ -118,7 +118,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
 def _check_digest(context: OpenedRecipe, step: str, expected: str, *, read: bool) -> None:
     """Refuse other contents than expected; ``read`` them where they are not known, else only tell."""
     session = context.session
-    digest = session.identify(step) if read else session.digests.get(step)
+    digest = session.contents.identify(step) if read else session.digests.get(step)
     if digest is None:
         context.notes.append(f"node '{step}': its content is compared with 'digest' by the run, which reads it")
     elif digest != expected:

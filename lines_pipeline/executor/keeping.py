@@ -35,7 +35,7 @@ def keep_value(session: Session, graph: Graph, step: str, measured: Measured) ->
     """
     for source in graph.needed([step]):
         if graph.steps[source].op.is_source:
-            session.identify(source)
+            session.contents.identify(source)
     key = session.keys(graph).step(step)
     assert key is not None
     path = session.cache.value_path(key)

@@ -17,7 +17,8 @@ from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.executor.non_finite import require_held
-from lines_pipeline.executor.session import Outcome, Session
+from lines_pipeline.executor.plan_run import Outcome
+from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.io.committing import commit_files, commit_folder
