@@ -105,12 +105,11 @@ class PlanRun:
         """Return the plan of a stage, without the states of its statistics."""
         plan = self.plan
         stage_plan = compile_stage(
+            plan,
             stage,
-            plan.graph,
-            plan.schemas,
             stage_sources(plan, stage, self.outputs),
-            outcome.known,
-            self.outputs,
+            known=outcome.known,
+            outputs=self.outputs,
             hashed=self.contents.unhashed(stage.steps),
             nonfinite={**self.contents.nonfinite, **self._inherited()},
         )

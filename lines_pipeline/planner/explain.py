@@ -192,7 +192,8 @@ def _bytes_read(planned: Plan, stage: Stage) -> int:
     unknown = {statistic: None for any_stage in planned.stages for statistic in any_stage.statistics}
     written = {s: (Write(s, dict.fromkeys(schemas[s].tensors, ())),) for s in (*stage.sinks, *stage.partial_outputs)}
     known = {**unknown, **planned.known}
-    return read_bytes(compile_stage(stage, planned.graph, schemas, stage_sources(planned, stage, {}), known, written))
+    sources = stage_sources(planned, stage, {})
+    return read_bytes(compile_stage(planned, stage, sources, known=known, outputs=written))
 
 
 def _nbytes(sinks: Iterable[str], schemas: Mapping[str, Schema]) -> int:
