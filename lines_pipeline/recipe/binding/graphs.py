@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -36,33 +36,11 @@ def checked_graph(
     except RecipeError as error:  # without them, most nodes would be told to have unknown ops
         return Graph({}, {}), list(error.diagnostics)
     nodes = {name: fields for name, fields in document.data["nodes"].items() if isinstance(fields, Mapping)}
-    diagnostics: list[Diagnostic] = []
-    unbound_nodes: dict[str, UnboundNode] = {}
-    broken = set()
-    for name, fields in nodes.items():
-        unbound, of_node = unbound_node(name, fields, ops, plugins.untrusted)
-        diagnostics += _in_node(document, name, of_node)
-        broken |= {name} if of_node else set()
-        if unbound is not None:
-            unbound_nodes[name] = unbound
+    unbound_nodes, diagnostics, broken = _unbound_nodes(document, nodes, plugins)
     diagnostics += _circle_diagnostics(document, unbound_nodes)
-    seed = document.data.get("seed")
-    gives = {name: unbound.gives for name, unbound in unbound_nodes.items()}
-    binder = Binder(document.data["nodes"], gives, seed if isinstance(seed, int) else 0)
-    for name in node_order(unbound_nodes):
-        steps_before = dict(binder.steps)
-        diagnostics += _in_node(document, name, binder.add(unbound_nodes[name], recorded["nodes"][name]))
-        if name in broken:
-            binder.steps = steps_before
-            binder.poison(name)
+    binder, of_binding = _bound(document, recorded["nodes"], unbound_nodes, broken)
     graph = _graph(binder, unbound_nodes, recorded["nodes"])
-    of_steps = (
-        *_once(step_diagnostics(graph.steps.values())),
-        *_once(_objectives(graph.steps.values(), metrics_of)),
-        *_once(derivation_diagnostics(graph, metrics_of)),
-    )
-    for name, diagnostic in of_steps:
-        diagnostics += _in_node(document, name, [diagnostic])
+    diagnostics += of_binding + _of_steps(document, graph, metrics_of)
     if not any(unbound.op.is_output for unbound in unbound_nodes.values()) and len(unbound_nodes) == len(nodes):
         outputs = ", ".join(f"'{name}'" for name, op in ops.at_hand.items() if op.is_output)
         message = f"the recipe has no node that a run is for ({outputs}): nothing would run; add one"
@@ -71,6 +49,50 @@ def checked_graph(
         of_tune = tune_diagnostics(tune, unbound_nodes, binder, graph, metrics_of)
         diagnostics += map(document.source_map.locate, of_tune)
     return graph, diagnostics
+
+
+def _unbound_nodes(
+    document: Document, nodes: Mapping[str, Mapping[str, Any]], plugins: Plugins
+) -> tuple[dict[str, UnboundNode], list[Diagnostic], set[str]]:
+    """Return the nodes whose ops are known, the diagnostics of all, and the names of those that have some."""
+    unbound_nodes: dict[str, UnboundNode] = {}
+    diagnostics: list[Diagnostic] = []
+    broken = set()
+    for name, fields in nodes.items():
+        unbound, of_node = unbound_node(name, fields, plugins.ops, plugins.untrusted)
+        diagnostics += _in_node(document, name, of_node)
+        broken |= {name} if of_node else set()
+        if unbound is not None:
+            unbound_nodes[name] = unbound
+    return unbound_nodes, diagnostics, broken
+
+
+def _bound(
+    document: Document, recorded: Mapping[str, Any], unbound_nodes: Mapping[str, UnboundNode], broken: Collection[str]
+) -> tuple[Binder, list[Diagnostic]]:
+    """Bind nodes in topological order; those that are ``broken`` are checked, and unknown to their dependants."""
+    seed = document.data.get("seed")
+    gives = {name: unbound.gives for name, unbound in unbound_nodes.items()}
+    binder = Binder(document.data["nodes"], gives, seed if isinstance(seed, int) else 0)
+    diagnostics: list[Diagnostic] = []
+    for name in node_order(unbound_nodes):
+        steps_before = dict(binder.steps)
+        diagnostics += _in_node(document, name, binder.add(unbound_nodes[name], recorded[name]))
+        if name in broken:
+            binder.steps = steps_before
+            binder.poison(name)
+    return binder, diagnostics
+
+
+def _of_steps(document: Document, graph: Graph, metrics_of: MetricsOf) -> list[Diagnostic]:
+    """Return the diagnostics of bound steps."""
+    by_check = (
+        step_diagnostics(graph.steps.values()),
+        _objectives(graph.steps.values(), metrics_of),
+        derivation_diagnostics(graph, metrics_of),
+    )
+    pairs = [pair for diagnostics in by_check for pair in _once(diagnostics)]
+    return [located for node, diagnostic in pairs for located in _in_node(document, node, [diagnostic])]
 
 
 def _once(diagnostics: Iterable[tuple[str, Diagnostic]]) -> Iterator[tuple[str, Diagnostic]]:

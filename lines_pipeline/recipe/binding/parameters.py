@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from lines_pipeline.recipe.binding.varying import is_varying, read_params
 
 if TYPE_CHECKING:
     from lines_pipeline.ops.base import OpParams
+    from lines_pipeline.ops.roles import StepContext
     from lines_pipeline.ops.varying import Varying
 
 
@@ -111,22 +112,37 @@ def step_params(
         if not any(earlier.path[:1] == diagnostic.path[:1] for earlier in diagnostics)
     ]
     if params is not None and not diagnostics and bindings.keys() >= set(unbound.connected):
-        counts = {port: len(bindings[port].at(row)) if port in bindings else 0 for port in unbound.op.inputs}
-        message = unbound.op.check(params, counts)
-        diagnostics += [Diagnostic((), message, at_key=True)] if message else []
-        diagnostics += [
-            Diagnostic(
-                number.path[:1], f"'{number.path[0]}' is one number: a driver carries this node out", at_key=True
-            )
-            for number in varying
-            if unbound.op.driver_of(params) is not None
-        ]
-        labels = {port: binding.labels(row) for port, binding in bindings.items()}
-        mapped = len(items.mapped) if any(binding.mapped for binding in bindings.values()) else 0
-        from lines_pipeline.ops.roles import StepContext
-
-        params = unbound.op.completed(params, StepContext(labels, seed, mapped, unbound.name, row.key if row else None))
+        diagnostics += _of_combination(unbound, params, varying, row, bindings)
+        params = unbound.op.completed(params, _context(unbound, row, bindings, items, seed))
     return ReadParams(params, tuple(diagnostics), varying)
+
+
+def _of_combination(
+    unbound: UnboundNode,
+    params: OpParams,
+    varying: Iterable[Varying],
+    row: Item | None,
+    bindings: Mapping[str, InputBinding],
+) -> list[Diagnostic]:
+    """Return what is wrong with parameters and inputs together, each of which is right by itself."""
+    counts = {port: len(bindings[port].at(row)) if port in bindings else 0 for port in unbound.op.inputs}
+    message = unbound.op.check(params, counts)
+    diagnostics = [Diagnostic((), message, at_key=True)] if message else []
+    if unbound.op.driver_of(params) is not None:
+        for number in varying:
+            reason = f"'{number.path[0]}' is one number: a driver carries this node out"
+            diagnostics.append(Diagnostic(number.path[:1], reason, at_key=True))
+    return diagnostics
+
+
+def _context(
+    unbound: UnboundNode, row: Item | None, bindings: Mapping[str, InputBinding], items: Items, seed: int
+) -> StepContext:
+    from lines_pipeline.ops.roles import StepContext
+
+    labels = {port: binding.labels(row) for port, binding in bindings.items()}
+    mapped = len(items.mapped) if any(binding.mapped for binding in bindings.values()) else 0
+    return StepContext(labels, seed, mapped, unbound.name, row.key if row else None)
 
 
 def _filled_and_validated(
