@@ -176,21 +176,10 @@ def _op_of(
 ) -> FunctionOp:
     code = Code(function.__name__, function.__name__, "", Path(function.__code__.co_filename), None)
     place = f"{function.__name__} ({code.file}:{function.__code__.co_firstlineno})"
-    if not _NAME.fullmatch(function.__name__):
-        _refuse(place, "its name becomes the op's: expected lower-case letters, digits and single '_'")
-    if granularity not in ("elementwise", "tensor"):
-        _refuse(place, f"granularity is {granularity!r}, expected 'elementwise' or 'tensor'")
-    if working_bytes is not None and granularity != "tensor":
-        _refuse(place, "'working_bytes' is for granularity='tensor'")
+    _check_declaration(function.__name__, granularity, working_bytes, place)
     hints = _hints(function, place)
     parameters = inspect.signature(function).parameters.values()
-    kinds = tuple(
-        (parameter.name, _port_of(parameter, hints, place)) for parameter in parameters if parameter.kind in _POSITIONAL
-    )
-    inputs = {name: port for name, port in kinds if port is not None}
-    if not inputs:
-        _refuse(place, f"it takes no input: {_EXPECTED} at a positional parameter")
-    lists = frozenset(name for name in inputs if get_origin(_without_none(hints[name])) is list)
+    signature = _signature(code, place, parameters, hints)
     options = [parameter for parameter in parameters if parameter.kind not in _POSITIONAL]
     op_class = type(
         function.__name__,
@@ -202,17 +191,38 @@ def _op_of(
             "formula": formula,
             "source": source,
             "gives": _given(hints, place),
-            "inputs": inputs,
+            "inputs": {name: port for name, port in signature.kinds if port is not None},
             "granularity": Granularity(granularity),
             "laws": laws,
             "Params": _params_of(function, options, hints, place),
-            "signature": Signature(code, place, kinds, lists),
+            "signature": signature,
             "function": staticmethod(function),
             "own_working_bytes": staticmethod(working_bytes) if working_bytes is not None else None,
         },
-    )()
-    assert isinstance(op_class, FunctionOp)
-    return op_class
+    )
+    method = op_class()
+    assert isinstance(method, FunctionOp)
+    return method
+
+
+def _check_declaration(name: str, granularity: str, working_bytes: WorkingBytes | None, place: str) -> None:
+    if not _NAME.fullmatch(name):
+        _refuse(place, "its name becomes the op's: expected lower-case letters, digits and single '_'")
+    if granularity not in ("elementwise", "tensor"):
+        _refuse(place, f"granularity is {granularity!r}, expected 'elementwise' or 'tensor'")
+    if working_bytes is not None and granularity != "tensor":
+        _refuse(place, "'working_bytes' is for granularity='tensor'")
+
+
+def _signature(code: Code, place: str, parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]) -> Signature:
+    """Return what the positional parameters stand for; refuse a function without an input."""
+    positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+    kinds = tuple((parameter.name, _port_of(parameter, hints, place)) for parameter in positional)
+    inputs = [name for name, port in kinds if port is not None]
+    if not inputs:
+        _refuse(place, f"it takes no input: {_EXPECTED} at a positional parameter")
+    lists = frozenset(name for name in inputs if get_origin(_without_none(hints[name])) is list)
+    return Signature(code, place, kinds, lists)
 
 
 def _refuse(place: str, message: str) -> NoReturn:
