@@ -95,10 +95,10 @@ def test_a_gpu_merges_as_the_processor_does(
         kept = {n: v.to(getattr(torch, dtype)) if v.is_floating_point() else v for n, v in state.items()}
         save_file(kept, models / f"{name}.safetensors")
     recipe = write_recipe(METHODS[method])
-    found = {
+    by_name = {
         device: lines_pipeline.run(recipe, out=device, cache=False, device=device).files for device in ("cpu", "cuda")
     }
-    for one, other in zip(found["cpu"], found["cuda"], strict=True):
+    for one, other in zip(by_name["cpu"], by_name["cuda"], strict=True):
         expected, merged = load_file(one), load_file(other)
         assert expected.keys() == merged.keys()
         for name, value in expected.items():

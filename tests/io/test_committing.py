@@ -153,8 +153,8 @@ def test_what_an_earlier_run_wrote_beside_the_weights_goes(tmp_path: Path) -> No
     put_folder(tmp_path, 1.0, "two", "tokenizer/vocab.txt")
     (tmp_path / "notes.txt").write_text("mine")
     put_folder(tmp_path, 2.0, "single", "merges.txt")
-    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert found == ["config.json", "lines_pipeline.json", "merges.txt", "model.safetensors", "notes.txt"]
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert paths == ["config.json", "lines_pipeline.json", "merges.txt", "model.safetensors", "notes.txt"]
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt", "link/outside.txt", "..", ""])

@@ -69,8 +69,8 @@ def flipped(content: bytes) -> bytes:
 
 def result(path: Path) -> tuple[list[float], list[str]]:
     """What a run of the recipe saves, and the notes of downloads."""
-    found = lines_pipeline.run(path, out="out", scheduler="serial")
-    return load_file(found.files[0])["w"].tolist(), [note for note in found.notes if "fetched again" in note]
+    run_result = lines_pipeline.run(path, out="out", scheduler="serial")
+    return load_file(run_result.files[0])["w"].tolist(), [note for note in run_result.notes if "fetched again" in note]
 
 
 def test_a_bit_that_flips_in_a_download_or_its_note_changes_nothing(store: type[Store], tmp_path: Path) -> None:

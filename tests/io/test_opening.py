@@ -38,9 +38,9 @@ STATE = {
 def read(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """All tensors, through positional reads."""
     reader = BlockReader()
-    found = {n: reader.block(s, 0, s.spec.numel).view(s.spec.shape) for n, s in checkpoint.tensors.items()}
+    by_name = {n: reader.block(s, 0, s.spec.numel).view(s.spec.shape) for n, s in checkpoint.tensors.items()}
     reader.close()
-    return found
+    return by_name
 
 
 def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:

@@ -31,14 +31,14 @@ def same_size_blocks(draw: st.DrawFn) -> list[torch.Tensor]:
     size = draw(st.sampled_from([1, 31, 32, 33, 200, LANES - 1, LANES, LANES + 1, 3 * LANES + 17]))
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
-    found = []
+    entries = []
     for _ in range(3):
         chosen = torch.randint(len(SPECIAL) + 4, (size,), generator=generator)
         values = torch.randn(size, generator=generator, dtype=torch.float64)
         for index, special in enumerate(SPECIAL):
             values[chosen == index] = special
-        found.append(values.to(dtype))
-    return found
+        entries.append(values.to(dtype))
+    return entries
 
 
 def elected(a: Any, b: Any, c: Any) -> Any:

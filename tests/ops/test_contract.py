@@ -318,10 +318,10 @@ def write_layers(folder: Path) -> None:
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> dict[str, AnyOp]:
     """Register a renamed copy of every op, which recipes may name; return the copies."""
-    found: dict[str, AnyOp] = {name: Renamed(op) for name, op in registry().items()}
-    for copy in found.values():
+    by_name: dict[str, AnyOp] = {name: Renamed(op) for name, op in registry().items()}
+    for copy in by_name.values():
         monkeypatch.setitem(registry().own, copy.name, copy)
-    return found
+    return by_name
 
 
 def written(folder: Path, nodes: Mapping[str, Any], **top: Any) -> Path:
@@ -349,16 +349,16 @@ def outcome(recipe: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     events: list[Event] = []
     plan = lines_pipeline.plan(recipe, out="out").render()
-    done = lines_pipeline.run(recipe, out=cache / "out", tracking=False, sinks=[events.append])
-    tensors = {path.relative_to(done.out): load_file(path) for path in done.files if path.suffix == ".safetensors"}
+    result = lines_pipeline.run(recipe, out=cache / "out", tracking=False, sinks=[events.append])
+    tensors = {path.relative_to(result.out): load_file(path) for path in result.files if path.suffix == ".safetensors"}
     return {
         "plan": plan,
         "values": {str(path): {name: bits(value) for name, value in found.items()} for path, found in tensors.items()},
-        "config": [path.read_bytes() for path in done.files if path.name == "config.json"],
-        "figures": {path.name: path.read_bytes() for path in done.files if path.suffix in (".svg", ".csv")},
-        "metrics": done.metrics,
-        "facts": done.facts,
-        "chosen": done.chosen,
+        "config": [path.read_bytes() for path in result.files if path.name == "config.json"],
+        "figures": {path.name: path.read_bytes() for path in result.files if path.suffix in (".svg", ".csv")},
+        "metrics": result.metrics,
+        "facts": result.facts,
+        "chosen": result.chosen,
         "tables": [event for event in events if isinstance(event, TableComputed)],
         "order": [type(event).__name__ for event in events],
     }

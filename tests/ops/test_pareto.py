@@ -76,10 +76,10 @@ def test_a_reference_moves_the_volume() -> None:
 
 def test_what_is_minimized_is_negated() -> None:
     points = [(1, -3), (2, -2), (3, -1), (1, -1)]
-    told = derived(points, directions=["maximize", "minimize"], reference=[0, 0])
+    derivation_made = derived(points, directions=["maximize", "minimize"], reference=[0, 0])
     declared = derived(points, better=["higher", "lower"], reference=[0, 0])
-    assert told == declared
-    assert told["hypervolume"] == 6 and on_front(told) == "abc"
+    assert derivation_made == declared
+    assert derivation_made["hypervolume"] == 6 and on_front(derivation_made) == "abc"
 
 
 def test_what_is_minimized_needs_a_reference() -> None:

@@ -150,8 +150,8 @@ def _write_suite(case: dict[str, Any], folder: Path, workspace: Path) -> None:
     (workspace / "network.py").write_text(NETWORK)
     tasks = {}
     for number, (head, data) in enumerate(zip(inputs["heads"], inputs["data"], strict=True)):
-        found = load_file(folder / data)
-        save_file({"images": found["x"], "labels": found["y"]}, workspace / f"data_{number}.safetensors")
+        tensors = load_file(folder / data)
+        save_file({"images": tensors["x"], "labels": tensors["y"]}, workspace / f"data_{number}.safetensors")
         tasks[str(number)] = {"head": str((folder / head).resolve()), "data": {"val": f"data_{number}.safetensors"}}
     layers = load_file(folder / inputs["base"])
     widths = [layers[f"blocks.{block}.weight"].shape for block in range(len(layers) // 2)]

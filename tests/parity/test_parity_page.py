@@ -18,8 +18,8 @@ def test_the_tables_are_those_of_the_cases() -> None:
 
 def test_every_case_has_a_difference_that_was_found_or_awaits_its_op() -> None:
     found = differences_of(TEXT)
-    told = {case.id: float(found[case.id] or "nan") >= 0 for case in cases()}
-    assert told == {case.id: bool(case.ops) for case in cases()}
+    by_name = {case.id: float(found[case.id] or "nan") >= 0 for case in cases()}
+    assert by_name == {case.id: bool(case.ops) for case in cases()}
 
 
 def test_the_number_of_cases_is_told() -> None:

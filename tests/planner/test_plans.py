@@ -74,12 +74,12 @@ def test_planning_touches_nothing(nodes: Nodes, folder: Path, monkeypatch: pytes
     loads = {"base": "base", **{f"experts[{name}]": name for name in "abc"}}
     assert loads.keys() == {step.id for step in graph.steps.values() if step.op.is_source}
     headers = {step: open_checkpoint(folder / f"{name}.safetensors") for step, name in loads.items()}
-    wanted = Wanted({"model": "keep"}, ("model",))
+    expected = Wanted({"model": "keep"}, ("model",))
     with monkeypatch.context() as patch:
         for name in ("open", "stat", "pread"):
             patch.setattr(os, name, explode)
         patch.setattr(builtins, "open", explode)
-        first, second = (plan(graph, wanted, Catalogue(headers), EngineSettings(workers=WORKERS)) for _ in range(2))
+        first, second = (plan(graph, expected, Catalogue(headers), EngineSettings(workers=WORKERS)) for _ in range(2))
         text = explain_plan("planned", first).render()
     assert explain_plan("planned", second).render() == text
     assert text == lines_pipeline.plan(folder / "recipe.yaml", workers=WORKERS).render()
@@ -159,7 +159,7 @@ def test_memory_makes_workers_wait_before_it_refuses(
         lines_pipeline.plan(path, workers=WORKERS, memory="421MB")
     least = str(refused.value).split("at least ")[1].split(",")[0]
     tight = lines_pipeline.plan(path, workers=WORKERS, memory=least)
-    at_once = [one["at_once"] for one in tight.passes]
+    at_once = [planned_pass["at_once"] for planned_pass in tight.passes]
     assert tight.peak_bytes < most and min(at_once) == 1
     options: dict[str, Any] = {"tracking": False, "cache": False, "workers": WORKERS}
     free = lines_pipeline.run(path, out="free", **options).files[0].read_bytes()

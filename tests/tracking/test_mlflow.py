@@ -226,16 +226,16 @@ def test_names_that_mlflow_cannot_hold_stay_apart(tmp_path: Path) -> None:
 
 def test_two_runs_are_compared_with_what_differs_first(write_recipe: Recipe) -> None:
     recipe = write_recipe(TIES_LINES)
-    one = lines_pipeline.run(recipe, out="one")
+    result = lines_pipeline.run(recipe, out="one")
     two = lines_pipeline.run(recipe, out="two", sets={"nodes.scaled.beta": 0.25})
-    found = compare([one.run_id, two.run_id[:12]], one.tracking_uri)
-    rows = {row.name: row for row in found.rows}
+    comparison = compare([result.run_id, two.run_id[:12]], result.tracking_uri)
+    rows = {row.name: row for row in comparison.rows}
     assert rows["scaled.beta"].values == ("0.5", "0.25") and rows["scaled.beta"].differs
     assert not rows["merged.op"].differs
-    order = [row.differs for row in found.rows]
+    order = [row.differs for row in comparison.rows]
     assert order == sorted(order, reverse=True)
     with pytest.raises(TrackingError, match="no run"):
-        compare(["nothing-like-it", one.run_id], one.tracking_uri)
+        compare(["nothing-like-it", result.run_id], result.tracking_uri)
 
 
 def test_items_that_are_absolute_paths_are_recorded(models: Path, write_recipe: Recipe) -> None:
@@ -254,9 +254,9 @@ def test_what_differs_in_structure_differs_in_a_parameter(write_recipe: Recipe) 
         saved = {"op": "save", "model": "model", "path": "model.safetensors"}
         recipe = write_recipe({"experts": experts, "model": model, "saved": saved})
         runs.append(lines_pipeline.run(recipe, out=order))
-    found = compare(["tested", "tested"], runs[0].tracking_uri)
-    assert found.run_ids == tuple(run.run_id for run in runs), "the two latest, the older one first"
-    differing = {(row.kind, row.name) for row in found.rows if row.differs}
+    comparison = compare(["tested", "tested"], runs[0].tracking_uri)
+    assert comparison.run_ids == tuple(run.run_id for run in runs), "the two latest, the older one first"
+    differing = {(row.kind, row.name) for row in comparison.rows if row.differs}
     assert {("params", "experts.for_each"), ("hashes", "recipe_hash")} <= differing
     assert not [name for kind, name in differing if kind == "inputs"], "the same files are read"
 
@@ -271,9 +271,9 @@ def test_runs_are_named_by_what_was_set_and_found_by_their_recipe(write_recipe: 
         compare(["tested", "tested"], first.tracking_uri)
     lines_pipeline.run(recipe, out="out")
     last = lines_pipeline.run(recipe, out="out")
-    found = compare(["tested", first.run_id], first.tracking_uri)
-    assert found.run_ids == (last.run_id, first.run_id)
-    assert "3 runs are called 'tested'; compared is the latest: " + last.run_id[:8] in found.notes[0]
+    comparison = compare(["tested", first.run_id], first.tracking_uri)
+    assert comparison.run_ids == (last.run_id, first.run_id)
+    assert "3 runs are called 'tested'; compared is the latest: " + last.run_id[:8] in comparison.notes[0]
 
 
 def test_a_deleted_experiment_is_told_by_its_name_before_anything_is_read(write_recipe: Recipe) -> None:

@@ -183,11 +183,11 @@ def test_what_dask_logs_shows_secrets_by_name(
     address = started(dask, 1)
     monkeypatch.setenv("LINES_SECRET", address)
     recipe = write_recipe(TIES_LINES, engine={"scheduler": "${env:LINES_SECRET}"})
-    told: list[str] = []
+    texts: list[str] = []
 
     class Kept(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            told.append(self.format(record))
+            texts.append(self.format(record))
 
     def act() -> None:
         for failure in (OSError(f"no {address}"), None):
@@ -203,11 +203,11 @@ def test_what_dask_logs_shows_secrets_by_name(
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-    assert told.pop() == f"after the run: {address}"  # nothing stays behind
-    assert any(text.startswith("Establishing connection to ${env:LINES_SECRET}") for text in told)
-    assert "from ${env:LINES_SECRET}" in told
-    assert any(text.endswith("OSError: no ${env:LINES_SECRET}") for text in told)
-    assert not [text for text in told if address.removeprefix("tcp://") in text]
+    assert texts.pop() == f"after the run: {address}"  # nothing stays behind
+    assert any(text.startswith("Establishing connection to ${env:LINES_SECRET}") for text in texts)
+    assert "from ${env:LINES_SECRET}" in texts
+    assert any(text.endswith("OSError: no ${env:LINES_SECRET}") for text in texts)
+    assert not [text for text in texts if address.removeprefix("tcp://") in text]
 
 
 @pytest.fixture
@@ -283,8 +283,10 @@ def in_a_mount_namespace(command: str) -> list[str]:
 
 def test_a_folder_that_a_worker_does_not_see(dask: DaskProcesses, models: Path, write_recipe: Recipe) -> None:
     address = started(dask, 1, within=in_a_mount_namespace(f"mount -t tmpfs tmpfs {models}"))
-    wanted = rf"worker tcp://127\S+ on {socket.gethostname()}: {models}/\w+\.safetensors: cannot be read.*every worker"
-    with pytest.raises(EngineError, match=wanted):
+    expected = (
+        rf"worker tcp://127\S+ on {socket.gethostname()}: {models}/\w+\.safetensors: cannot be read.*every worker"
+    )
+    with pytest.raises(EngineError, match=expected):
         followed(write_recipe(TIES_LINES), scheduler=address)
     assert not Path("out/model.safetensors").exists()
 

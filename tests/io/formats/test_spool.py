@@ -67,8 +67,8 @@ def test_cache_verify_finds_a_damaged_file(turned: Path, tmp_path: Path) -> None
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    done = CliRunner().invoke(app, ["cache", "verify"])
-    assert done.exit_code == 1 and "removed 1 damaged" in done.output and not path.exists()
+    completed = CliRunner().invoke(app, ["cache", "verify"])
+    assert completed.exit_code == 1 and "removed 1 damaged" in completed.output and not path.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told(turned: Path, tmp_path: Path) -> None:
