@@ -1,4 +1,4 @@
-"""From requests to files: lays out outputs, runs the stages, and commits headers, cache entries and facts."""
+"""From requests to files: lays out outputs, runs the stages, and commits headers, cache entries and summaries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lines_pipeline.io.entries import file_digest
 from lines_pipeline.io.folders import removed_if_empty
 from lines_pipeline.io.masks import SHAPES, VALUE_TYPE, packed_shapes
 from lines_pipeline.io.model_cards import Card
-from lines_pipeline.io.model_configs import find_classifier, settled_config, with_labels
+from lines_pipeline.io.model_configs import find_classifier, resolved_config, with_labels
 from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.io.writing import OutputLayout, complete_files, create_files, discard_files, lay_out_files
 from lines_pipeline.planner.origins import tensor_origin
@@ -89,12 +89,12 @@ class Stored:
 def materialise(
     session: Session, graph: Graph, requests: Sequence[OutputRequest], told: Sequence[str] = ()
 ) -> tuple[list[Stored], dict[str, dict[str, Any]]]:
-    """Write what is requested and not there yet; returns what there is, and the facts behind the steps ``told``.
+    """Write what is requested and not there yet; returns what there is, and the summaries behind the steps ``told``.
 
     Values that break the pipeline come first, each into the cache. Nothing keeps its final name unless it is complete;
     after an error no temporary file and no empty folder is left.
     """
-    return _write(session, graph, requests, told), _facts(session, graph, told)
+    return _write(session, graph, requests, told), _summaries(session, graph, told)
 
 
 def _write(session: Session, graph: Graph, requests: Sequence[OutputRequest], told: Sequence[str] = ()) -> list[Stored]:
@@ -321,7 +321,7 @@ def _contents(session: Session, request: OutputRequest, layout: OutputLayout, or
     contents: dict[str, Path | bytes] = {companion.name: companion.source for companion in folder.companions.files}
     config = contents.get(folder.companions.config)
     if isinstance(config, Path):
-        resolved = settled_config(config.read_bytes(), layout.specs, str(config))
+        resolved = resolved_config(config.read_bytes(), layout.specs, str(config))
         if origin != folder.followed:
             resolved = _labelled(session, request, resolved, layout, origin)
         contents[folder.companions.config] = resolved
@@ -346,19 +346,19 @@ def _labelled(session: Session, request: OutputRequest, config: bytes, layout: O
     return config if resolved is None else resolved
 
 
-def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _summaries(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the summaries of all steps behind those told, whether computed now or remembered."""
     steps = ancestors(graph, told)
     schemas, known = infer_schemas(graph, steps, session.checkpoints), session.known(graph, steps)
-    facts: dict[str, dict[str, Any]] = {}
+    summaries: dict[str, dict[str, Any]] = {}
     for step_id in schemas:
         step, stats = graph.steps[step_id], stats_of(graph, step_id, known)
         if stats is not None:
             summary = summary_of(step, stats, schemas[step_id].numels)
             summary = {**session.summaries.get(step_id, {}), **summary}
             if summary:
-                facts[step_id] = dict(summary)
-    return facts
+                summaries[step_id] = dict(summary)
+    return summaries
 
 
 def announce(

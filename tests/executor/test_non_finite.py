@@ -130,7 +130,7 @@ def test_infinity_that_no_input_has(kind: str, models: Path, write_recipe: Recip
 
 
 @pytest.mark.usefixtures("way")
-def test_a_result_that_is_drafted(models: Path, write_recipe: Recipe) -> None:
+def test_a_result_that_is_partialed(models: Path, write_recipe: Recipe) -> None:
     change(models, "a b c", p0_0=1e30)
     nodes = {**TIES_LINES, "model": {**TIES_LINES["model"], "scale": 1e9}}
     refused(write_recipe(nodes), r"node 'model': tensor 'visual\.proj'.* NaN or Inf")

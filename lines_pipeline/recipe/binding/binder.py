@@ -1,4 +1,4 @@
-"""Binds unbound nodes: finds circles, spreads collections into steps, checks types and parameters."""
+"""Binds unbound nodes: finds circles, makes steps of collections, checks types and parameters."""
 
 from __future__ import annotations
 
@@ -107,21 +107,21 @@ class Binder:
 
     def __init__(self, names: Iterable[str], gives: Mapping[str, EdgeType | None], seed: int = 0) -> None:
         self.names, self._seed = sorted(names), seed
-        self.spread = {name: BoundNode(kind, None) for name, kind in gives.items()}
+        self.bound = {name: BoundNode(kind, None) for name, kind in gives.items()}
         self.steps: dict[str, Step] = {}
         self.edges = 0
 
     def add(self, unbound: UnboundNode, written: Mapping[str, Any]) -> list[Diagnostic]:
         """Bind a node, keep its steps, and return diagnostics; ``written`` is the node with secrets by name."""
-        steps, spread, diagnostics = self.dry_bind(unbound, written)
-        self.spread[unbound.name] = spread
+        steps, bound, diagnostics = self.dry_bind(unbound, written)
+        self.bound[unbound.name] = bound
         self.steps |= {step.id: step for step in steps}
         self.edges += sum(len(ids) for step in steps for ids in step.inputs.values())
         return diagnostics
 
     def poison(self, name: str) -> None:
         """Make a node with mistakes of its own unknown to its dependants, but for its type."""
-        self.spread[name] = BoundNode(self.spread[name].gives, None)
+        self.bound[name] = BoundNode(self.bound[name].gives, None)
 
     def dry_bind(
         self, unbound: UnboundNode, written: Mapping[str, Any]
@@ -183,7 +183,7 @@ class Binder:
         accepted = (port.type,) if port.type else FILED
         diagnostics = []
         for reference in self._all_references(unbound, port_name):
-            gives = self.spread[reference.node].gives if reference.node in self.spread else None
+            gives = self.bound[reference.node].gives if reference.node in self.bound else None
             if gives is not None and gives not in accepted:
                 takes = listed(accepted)
                 advice = _ADVICE.get((accepted[0], gives), "") if port.type else ""
@@ -200,7 +200,7 @@ class Binder:
         """Return the type of the followed input, or else the first, for an op that gives what it takes."""
         for port in sorted(unbound.connected, key=lambda name: not unbound.op.inputs[name].followed):
             for reference in self._all_references(unbound, port):
-                return self.spread[reference.node].gives if reference.node in self.spread else None
+                return self.bound[reference.node].gives if reference.node in self.bound else None
         return None
 
     def _bindings(self, unbound: UnboundNode) -> tuple[dict[str, InputBinding] | None, list[Diagnostic]]:
@@ -246,30 +246,30 @@ class Binder:
         references = tuple(references)
         collection = len(references) > 1 or len(references[0].path) > 1
         for reference in references:
-            spread = self._looked_up(reference, diagnostics)
-            if spread is None or spread.members is None:
+            bound = self._looked_up(reference, diagnostics)
+            if bound is None or bound.members is None:
                 return None
-            named = self._picked(reference, spread, diagnostics) if reference.item is not None else spread.members
+            named = self._picked(reference, bound, diagnostics) if reference.item is not None else bound.members
             if named is None:
                 return None
             members += named
-            collection = collection or (spread.collection and reference.item is None)
+            collection = collection or (bound.collection and reference.item is None)
         return tuple(members), collection
 
     def _looked_up(self, reference: Reference, diagnostics: dict[Diagnostic, None]) -> BoundNode | None:
         if reference.node not in self.names:
             near = did_you_mean(reference.node, self.names)
             diagnostics[Diagnostic(reference.path, f"unknown node '{shortened(reference.node)}'{near}")] = None
-        return self.spread.get(reference.node)
+        return self.bound.get(reference.node)
 
     @staticmethod
     def _picked(
-        reference: Reference, spread: BoundNode, diagnostics: dict[Diagnostic, None]
+        reference: Reference, bound: BoundNode, diagnostics: dict[Diagnostic, None]
     ) -> tuple[Member, ...] | None:
-        member = spread.by_item.get(reference.item)
+        member = bound.by_item.get(reference.item)
         if member is not None:
             return (member,)
-        known = [sibling.item for sibling in spread.members or () if sibling.item is not None]
+        known = [sibling.item for sibling in bound.members or () if sibling.item is not None]
         problem = f"has no item '{reference.item}'{did_you_mean(str(reference.item), known)}" if known else ""
         message = f"'{reference.node}' {problem or 'is not a collection: name it without [...]'}"
         diagnostics[Diagnostic(reference.path, message)] = None
