@@ -18,7 +18,7 @@ NAMES = list(registry())
 def entries() -> Mapping[str, str]:
     """The text of each entry, by op."""
     parts = re.split(r"^##+ ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {found[1]: part for part in parts if (found := re.match(r"`([a-z-]+)`\n", part))}
+    return {match[1]: part for part in parts if (match := re.match(r"`([a-z-]+)`\n", part))}
 
 
 def told(entry: str, field: str) -> str:
@@ -46,7 +46,7 @@ def test_an_entry_says_what_it_computes_when_to_take_it_and_what_to_mind(name: s
 def test_an_entry_names_the_papers_and_files_of_the_source(name: str) -> None:
     source = registry()[name].source
     expected = re.findall(r"\d{4}\.\d{5}|[\w-]+\.py\b", source)
-    assert [one for one in expected if one not in told(entries()[name], "Source")] == []
+    assert [name_expected for name_expected in expected if name_expected not in told(entries()[name], "Source")] == []
 
 
 def test_costs_are_those_that_the_planner_tells(toy: Path, request: pytest.FixtureRequest) -> None:

@@ -141,8 +141,8 @@ def test_a_recipe_merges_with_the_op_of_a_package_and_tells_its_sink(models: Pat
         if value.is_floating_point():
             largest = torch.stack([expert[name] - value for expert in experts]).max(0).values
             torch.testing.assert_close(result[name], value + largest * 0.5)
-    told = Path("told.txt").read_text().split()
-    assert "FileWritten" in told and told[-1] == "RunFinished" and Path("events.txt").read_text().split() == told
+    words = Path("told.txt").read_text().split()
+    assert "FileWritten" in words and words[-1] == "RunFinished" and Path("events.txt").read_text().split() == words
 
 
 @pytest.mark.usefixtures("installed")

@@ -214,7 +214,7 @@ def test_processes_at_once_with_hardly_any_room_get_the_same_result(judged: Path
             )
             for n in range(3)
         ]
-        entries = [(one.communicate(timeout=120), one.returncode) for one in running]
+        entries = [(process_run.communicate(timeout=120), process_run.returncode) for process_run in running]
         assert [code for _, code in entries] == [0, 0, 0], entries
         metrics = [json.loads(out)["metrics"] for (out, _), _ in entries]
         assert metrics[0] == metrics[1] == metrics[2]

@@ -204,7 +204,7 @@ def test_a_run_records_the_scales_that_were_known_before_it(write_recipe: Recipe
 
     for _ in range(2):
         alpha = lines_pipeline.run(write_recipe(TIES_LINES), out="out", sinks=[keep]).facts["scaled"]["alpha"]
-    assert [one["outside"] for one in recorded] == ["auto", f"{alpha:.6g}"]
+    assert [layers["outside"] for layers in recorded] == ["auto", f"{alpha:.6g}"]
     assert recorded[1]["scales"]["visual"][0] == f"{alpha:.6g}" and recorded[1]["depths"] == {"visual": 4}
 
 

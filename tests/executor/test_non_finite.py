@@ -48,9 +48,9 @@ def change(folder: Path, names: str, dtype: torch.dtype | None = None, **values:
         save_file(state, folder / f"{name}.safetensors")
 
 
-def refused(recipe: Path, wanted: str, **options: Any) -> str:
+def refused(recipe: Path, words: str, **options: Any) -> str:
     """The message of a run that writes nothing."""
-    with pytest.raises(CheckpointError, match=wanted) as error:
+    with pytest.raises(CheckpointError, match=words) as error:
         lines_pipeline.run(recipe, out="out", **options)
     assert not Path("out").exists()
     assert error.value.exit_code == 2

@@ -113,8 +113,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_model_folder_has_what_the_base_has_and_nothing_of_its_training(folders: Path) -> None:
     result = run(recipe_of(folders, {"path": "merged/"}))
     tensors = contents(Path("out/merged"))
-    made = {"model.safetensors", "config.json", "README.md", "lines_pipeline.json"}
-    assert set(tensors) == {*COMPANIONS, *made}
+    made_files = {"model.safetensors", "config.json", "README.md", "lines_pipeline.json"}
+    assert set(tensors) == {*COMPANIONS, *made_files}
     assert all(tensors[name].decode() == text for name, text in COMPANIONS.items())
     config = {key: value for key, value in CONFIG.items() if key != "quantization_config"}
     assert json.loads(tensors["config.json"]) == config
@@ -304,8 +304,8 @@ def test_paths_that_are_refused(path: str, folders: Path) -> None:
     ],
 )
 def test_two_nodes_that_would_meet_are_refused(first: str, second: str, folders: Path) -> None:
-    for one, other in ((first, second), (second, first)):
-        recipe = recipe_of(folders, {"path": one}, second={"op": "save", "model": "model", "path": other})
+    for one_path, other_path in ((first, second), (second, first)):
+        recipe = recipe_of(folders, {"path": one_path}, second={"op": "save", "model": "model", "path": other_path})
         with pytest.raises(RecipeError, match="'saved' and 'second' both write"):
             lines_pipeline.validate(recipe)
 

@@ -98,8 +98,8 @@ def test_a_gpu_merges_as_the_processor_does(
     by_name = {
         device: lines_pipeline.run(recipe, out=device, cache=False, device=device).files for device in ("cpu", "cuda")
     }
-    for one, other in zip(by_name["cpu"], by_name["cuda"], strict=True):
-        expected, merged = load_file(one), load_file(other)
+    for by_processor, by_gpu in zip(by_name["cpu"], by_name["cuda"], strict=True):
+        expected, merged = load_file(by_processor), load_file(by_gpu)
         assert expected.keys() == merged.keys()
         for name, value in expected.items():
             assert merged[name].dtype == value.dtype

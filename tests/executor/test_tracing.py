@@ -66,8 +66,8 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 def learnt() -> set[str]:
     """Digests of inputs in the cache that the environment names."""
-    found = Path(os.environ["XDG_CACHE_HOME"]).rglob("digests/*.json")
-    digests = {json.loads(path.read_text())["result"]["digest"] for path in found}
+    entries = Path(os.environ["XDG_CACHE_HOME"]).rglob("digests/*.json")
+    digests = {json.loads(path.read_text())["result"]["digest"] for path in entries}
     assert len(digests) == 4
     return digests
 

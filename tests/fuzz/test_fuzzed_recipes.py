@@ -92,7 +92,7 @@ def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The ways to all values inside."""
     values = [path] if path else []
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return values + [one for key, part in inside for one in paths_of(part, (*path, key))]
+    return values + [inner_path for key, part in inside for inner_path in paths_of(part, (*path, key))]
 
 
 def changed(document: Any, chance: random.Random) -> Any:
@@ -182,7 +182,9 @@ def tried(number: int, recipe: Path, sets: list[str]) -> None:
             check(recipe, sets=dict(map(parse_set, sets)))
         except LinesError as error:
             assert error.exit_code == 2, f"input {number}: {error!r}"
-            assert all(one.isprintable() or one == "\n" for one in str(error)), f"input {number}: {str(error)!r}"
+            assert all(character.isprintable() or character == "\n" for character in str(error)), (
+                f"input {number}: {str(error)!r}"
+            )
             if number % 4:  # the plan would say the same
                 break
         except Exception as error:

@@ -37,9 +37,9 @@ def inspected(names: Iterable[str] | Mapping[str, Sequence[int]]) -> dict[str, A
     return api.inspect(header_only(Path("model.safetensors"), shapes), headers=True)
 
 
-def blocks_of(found: Mapping[str, Any]) -> dict[str, str]:
+def blocks_of(report: Mapping[str, Any]) -> dict[str, str]:
     """Tower and index (``visual 3``) by tensor name, empty for what is in no block."""
-    return {row["name"]: row["block"] for row in found["tensors"]}
+    return {row["name"]: row["block"] for row in report["tensors"]}
 
 
 def expected_blocks(names: Iterable[str], towers: Mapping[str, str]) -> dict[str, str]:
@@ -89,9 +89,9 @@ def test_blocks_in_the_order_of_the_forward_pass(layout: str, name: str, block: 
 
 
 def test_the_decoder_of_an_autoencoder_takes_its_stages_backwards() -> None:
-    found = blocks_of(inspected(stages("first_stage_model.decoder.up.{}.block.{}", [3, 3, 3, 3])))
-    assert found["first_stage_model.decoder.up.3.block.0.conv1.weight"].endswith(" 0")
-    assert found["first_stage_model.decoder.up.0.block.2.conv1.weight"].endswith(" 11")
+    blocks_found = blocks_of(inspected(stages("first_stage_model.decoder.up.{}.block.{}", [3, 3, 3, 3])))
+    assert blocks_found["first_stage_model.decoder.up.3.block.0.conv1.weight"].endswith(" 0")
+    assert blocks_found["first_stage_model.decoder.up.0.block.2.conv1.weight"].endswith(" 11")
 
 
 def test_norms_that_are_listed_beside_the_blocks_belong_to_them() -> None:

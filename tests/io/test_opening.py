@@ -43,9 +43,9 @@ def read(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     return by_name
 
 
-def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
-    return set(found) == set(expected) and all(
-        found[name].dtype == value.dtype and torch.equal(found[name], value) for name, value in expected.items()
+def same(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return set(tensors) == set(expected) and all(
+        tensors[name].dtype == value.dtype and torch.equal(tensors[name], value) for name, value in expected.items()
     )
 
 

@@ -158,11 +158,13 @@ def test_a_bracket_is_counted_as_defined() -> None:
 
 def test_nothing_is_computed_twice_and_only_what_is_kept_takes_room() -> None:
     builder = TraceBuilder(torch.float32, 2)
-    one, other = builder.source(0), builder.source(1)
+    first, second = builder.source(0), builder.source(1)
     for _ in range(50):
-        forms.total((one - other).abs())
+        forms.total((first - second).abs())
     kernel = builder.kernel(BLOCK_NUMEL)
-    assert [one.code for one in kernel.instructions] == [OpCode.SUBTRACT, OpCode.ABS] + [OpCode.TOTAL] * 50
+    assert [instruction.code for instruction in kernel.instructions] == [OpCode.SUBTRACT, OpCode.ABS] + [
+        OpCode.TOTAL
+    ] * 50
     assert kernel.memory_bytes == 2 * (-(-PIECE_NUMEL * 4 // GAP_BYTES) + 1) * GAP_BYTES
 
 

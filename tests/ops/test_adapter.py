@@ -97,8 +97,11 @@ def test_it_is_the_task_vector_of_the_merged_model(op: str, place: Path) -> None
         "update": {"op": "task-vector", "model": "merged", "base": "base"},
     }
     sums = {"sum": {"op": op, "deltas": ["update"]}, "saved": {"op": "save", "model": "sum", "path": "d.safetensors"}}
-    one, other = (saved(place, {**APPLIED, **update, **sums}) for update in ({}, vector))
-    assert all(torch.equal(one[name], value) for name, value in other.items()) and one.keys() == other.keys()
+    update_saved, vector_saved = (saved(place, {**APPLIED, **update, **sums}) for update in ({}, vector))
+    assert (
+        all(torch.equal(update_saved[name], value) for name, value in vector_saved.items())
+        and update_saved.keys() == vector_saved.keys()
+    )
 
 
 def test_a_soup_of_two_is_that_of_their_products(place: Path) -> None:

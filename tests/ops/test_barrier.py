@@ -23,15 +23,15 @@ def members(line: Mapping[float, float], direction: str = "higher", **names: Any
 
 
 def derivation() -> Derivation:
-    found = BARRIER.derivation_of(BARRIER.Params.model_validate({"metric": "m"}))
-    assert found is not None
-    return found
+    of_barrier = BARRIER.derivation_of(BARRIER.Params.model_validate({"metric": "m"}))
+    assert of_barrier is not None
+    return of_barrier
 
 
 def derived(given: list[Member]) -> Derived:
-    found = derivation().make({"metrics": given})
-    assert isinstance(found, Derived)
-    return found
+    metrics = derivation().make({"metrics": given})
+    assert isinstance(metrics, Derived)
+    return metrics
 
 
 @pytest.mark.parametrize(

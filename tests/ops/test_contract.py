@@ -86,20 +86,20 @@ class Renamed(Op[Any, Any]):
         return self.op.suite_of(params, inner(inputs))
 
     def derivation_of(self, params: Any) -> Derivation | None:
-        found = self.op.derivation_of(params)
-        if found is None:
+        derivation = self.op.derivation_of(params)
+        if derivation is None:
             return None
-        make, check = found.make, found.check
-        return replace(found, make=lambda given: make(inner(given)), check=lambda given: check(inner(given)))
+        make, check = derivation.make, derivation.check
+        return replace(derivation, make=lambda given: make(inner(given)), check=lambda given: check(inner(given)))
 
     def driver_of(self, params: Any) -> Driver | None:
         driver = self.op.driver_of(params)
         return None if driver is None else lambda inputs, context: self.renamed(driver(inner(inputs), context))
 
-    def renamed(self, found: Variant | Evaluated) -> Variant | Evaluated:
-        if isinstance(found, Evaluated):
-            return found
-        return replace(found, op=self, inputs={PREFIX + port: ids for port, ids in found.inputs.items()})
+    def renamed(self, driven: Variant | Evaluated) -> Variant | Evaluated:
+        if isinstance(driven, Evaluated):
+            return driven
+        return replace(driven, op=self, inputs={PREFIX + port: ids for port, ids in driven.inputs.items()})
 
     def schema(self, params: Any, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
         return self.op.schema(params, inner(inputs), context)
@@ -353,7 +353,10 @@ def outcome(recipe: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     tensors = {path.relative_to(result.out): load_file(path) for path in result.files if path.suffix == ".safetensors"}
     return {
         "plan": plan,
-        "values": {str(path): {name: bits(value) for name, value in found.items()} for path, found in tensors.items()},
+        "values": {
+            str(path): {name: bits(value) for name, value in values_of_file.items()}
+            for path, values_of_file in tensors.items()
+        },
         "config": [path.read_bytes() for path in result.files if path.name == "config.json"],
         "figures": {path.name: path.read_bytes() for path in result.files if path.suffix in (".svg", ".csv")},
         "metrics": result.metrics,

@@ -137,10 +137,10 @@ def test_della_divides_by_each_probability() -> None:
 @pytest.mark.parametrize("rescale", ["density", "l1", "none"])
 def test_no_shape_gives_anything_but_numbers(op: str, rescale: str, shape: tuple[int, ...]) -> None:
     delta = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    for one in (delta, delta * 0.0):
-        value = apply_op(op, {"delta": [one]}, density=0.5, rescale=rescale)
-        assert value.shape == one.shape and torch.isfinite(value).all()
-        assert not value[one == 0].any()
+    for update in (delta, delta * 0.0):
+        value = apply_op(op, {"delta": [update]}, density=0.5, rescale=rescale)
+        assert value.shape == update.shape and torch.isfinite(value).all()
+        assert not value[update == 0].any()
 
 
 def test_della_needs_probabilities(models: Path, write_recipe: Recipe) -> None:

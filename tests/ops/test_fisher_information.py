@@ -88,8 +88,8 @@ def measure(folder: Path, model: State, **params: Any) -> State:
     return read(lines_pipeline.run(write_recipe(folder, **params), out=folder / "out", tracking=False, trust=True))
 
 
-def read(done: lines_pipeline.RunResult) -> State:
-    tensors: State = load_file(done.files[0])
+def read(result: lines_pipeline.RunResult) -> State:
+    tensors: State = load_file(result.files[0])
     return tensors
 
 

@@ -58,9 +58,9 @@ def stacked(deltas: list[Delta], *, rows: int = 1) -> Mask:
     return torch.stack(deltas).sum(0) > rows
 
 
-def applied(made: FunctionOp, inputs: Values, **params: Any) -> Any:
+def applied(method: FunctionOp, inputs: Values, **params: Any) -> Any:
     """Return the numbers that an op gives for ``SPEC``."""
-    result = made.apply(made.Params.model_validate(params), inputs, SPEC, {})
+    result = method.apply(method.Params.model_validate(params), inputs, SPEC, {})
     assert isinstance(result, torch.Tensor)
     return result.tolist()
 

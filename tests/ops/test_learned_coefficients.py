@@ -110,10 +110,10 @@ def test_one_step_by_hand(tmp_path: Path) -> None:
     model = load_file(tmp_path / "out" / "model.safetensors")
     assert model["weight"].item() == pytest.approx(0.5 + 0.6 * 0.25 - 0.4 * 0.25)
     share = 1 / (1 + math.exp(-1.0))
-    told = result.facts["learned"]
-    assert told["losses"] == [pytest.approx(-share * math.log(share) - (1 - share) * math.log(1 - share))]
-    assert told["coefficients"] == [[pytest.approx(0.6), pytest.approx(0.4)]]
-    assert told["vectors"] == ["0", "1"] and told["units"] == ["weight"]
+    summary = result.facts["learned"]
+    assert summary["losses"] == [pytest.approx(-share * math.log(share) - (1 - share) * math.log(1 - share))]
+    assert summary["coefficients"] == [[pytest.approx(0.6), pytest.approx(0.4)]]
+    assert summary["vectors"] == ["0", "1"] and summary["units"] == ["weight"]
 
 
 def test_without_steps_the_model_is_the_plain_merge(folder: Path) -> None:
@@ -123,8 +123,8 @@ def test_without_steps_the_model_is_the_plain_merge(folder: Path) -> None:
     del plain["learned"], plain["table"]
     run(folder, plain, out="plain")
     assert (folder / "out" / "table.safetensors").is_file()
-    found, expected = (load_file(folder / one / "model.safetensors") for one in ("out", "plain"))
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    tensors, expected = (load_file(folder / one / "model.safetensors") for one in ("out", "plain"))
+    assert all(torch.equal(tensors[name], value) for name, value in expected.items())
 
 
 def test_a_start_on_the_line_is_lines_on_the_plain_sum(folder: Path) -> None:
@@ -197,8 +197,8 @@ def test_a_table_that_is_saved_and_loaded_gives_the_same_bytes(folder: Path) -> 
     again["learned"] = {"op": "load", "path": "out/table.safetensors", "type": "coefficients"}
     del again["table"]
     run(folder, again, out="again")
-    made, made_again = (load_file(folder / out / "model.safetensors") for out in ("out", "again"))
-    assert all(torch.equal(made_again[name], value) for name, value in made.items())
+    tensors, tensors_again = (load_file(folder / out / "model.safetensors") for out in ("out", "again"))
+    assert all(torch.equal(tensors_again[name], value) for name, value in tensors.items())
     again["learned"].pop("type")
     again["copied"] = {"op": "save", "model": "learned", "path": "copied.safetensors"}
     with pytest.raises(CheckpointError, match=r"holds coefficients of task vectors: .* 'type: coefficients'"):
@@ -291,7 +291,7 @@ def test_what_is_learned_on_test_inputs_is_marked_everywhere(folder: Path) -> No
     record = MlflowClient(store).get_run(result.run_id).data
     assert record.tags["transductive"] == "learned" and record.metrics["val/transductive"] == 1.0
     history = MlflowClient(store).get_metric_history(result.run_id, "learning/learned/loss")
-    assert [(one.step, one.value) for one in history] == [(1, result.facts["learned"]["losses"][0])]
+    assert [(point.step, point.value) for point in history] == [(1, result.facts["learned"]["losses"][0])]
     honest = run(folder, nodes("adamerging", steps=1) | judge("test"), out="honest")
     assert "transductive" not in honest.metrics["val"] and not honest.facts["learned"]["transductive"]
     tune = {"parameters": {"learned.lr": {"values": [0.1]}}, "objective": "val.mean_accuracy"}

@@ -31,8 +31,8 @@ def scales(recipe: Recipe, **params: Any) -> dict[str, float]:
     return {name: float((scaled[name] * whole[name]).sum() / whole[name].square().sum()) for name in whole}
 
 
-def of_blocks(found: dict[str, float]) -> list[float]:
-    return [found[BLOCK.format(block)] for block in range(4)]
+def of_blocks(factors: dict[str, float]) -> list[float]:
+    return [factors[BLOCK.format(block)] for block in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_a_uniform_control_has_the_same_total_update(models: Path, write_recipe:
     }
     result = lines_pipeline.run(write_recipe(nodes), out="out", tracking=False)
     control, lines = (load_file(path) for path in sorted(result.files))
-    assert sum(float(one.abs().sum()) for one in control.values()) == pytest.approx(
-        sum(float(one.abs().sum()) for one in lines.values()), rel=1e-5
+    assert sum(float(update.abs().sum()) for update in control.values()) == pytest.approx(
+        sum(float(update.abs().sum()) for update in lines.values()), rel=1e-5
     )
     base, expert = (load_file(models / f"{name}.safetensors") for name in ("base", "a"))
     by = result.facts["control"]["by"]

@@ -47,8 +47,10 @@ def test_saved_task_vectors_and_masks_can_be_loaded(stored: dict[str, Any], mode
     recipe.write_text(yaml.safe_dump({"name": "again", "nodes": again}))
     run_result = lines_pipeline.run(recipe, out="again")
     first, second = (
-        load_file(next(file for file in done.files if file.name == "model.safetensors" and "mask" not in file.parts))
-        for done in (result, run_result)
+        load_file(
+            next(file for file in each_result.files if file.name == "model.safetensors" and "mask" not in file.parts)
+        )
+        for each_result in (result, run_result)
     )
     assert all(torch.equal(first[name], value) for name, value in second.items())
     copied = load_file(Path("again") / "mask.safetensors")

@@ -187,8 +187,8 @@ def test_ties_never_leaves_the_range_of_its_vectors(found: list[torch.Tensor]) -
     ],
 )
 def test_combinations_that_mean_nothing_are_refused(op: str, params: dict[str, Any], counts: dict[str, int]) -> None:
-    found = registry()[op]
-    assert found.check(found.Params(**params), counts)
+    method = registry()[op]
+    assert method.check(method.Params(**params), counts)
 
 
 def test_every_op_says_where_it_comes_from() -> None:

@@ -91,7 +91,7 @@ def test_emr_compares_means_of_tensors_or_all_entries(models: Path, write_recipe
             own = [deltas[key].abs() for key in merged]
             masked = [merged[key].abs() / rescaler for key in merged]
             size = torch.mean if rescale == "tensor-mean" else torch.sum
-            ratio = sum(size(one).item() for one in own) / sum(size(one).item() for one in masked)
+            ratio = sum(size(value).item() for value in own) / sum(size(value).item() for value in masked)
             assert ratio == pytest.approx(rescaler, rel=1e-4)
     assert by_name["tensor-mean"] != by_name["entries"]
 
@@ -182,15 +182,15 @@ def test_every_shape_and_type_comes_out_finite_and_alike(
     nodes["model"] = {"op": "apply", "base": "base", "delta": "merged"}
     nodes["saved"] = {"op": "save", "model": "model", "path": "model.safetensors"}
     recipe = write_recipe(nodes)
-    one, other = (
+    first, second = (
         load_file(lines_pipeline.run(recipe, out=out, cache=False, tracking=False, **options).files[0])
         for out, options in (("one", {"scheduler": "serial"}), ("two", {"workers": 3}))
     )
     base = load_file(models / "base.safetensors")
-    for key, value in one.items():
-        assert torch.equal(value, other[key]) and torch.isfinite(value.float()).all()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]) and torch.isfinite(value.float()).all()
         assert value.dtype == base[key].dtype
-    assert torch.equal(one["frozen"], base["frozen"]) and torch.equal(one["position_ids"], base["position_ids"])
+    assert torch.equal(first["frozen"], base["frozen"]) and torch.equal(first["position_ids"], base["position_ids"])
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_figures_may_be_of_metrics_that_are_made_of_metrics(write: Write) -> Non
     ]
     assert result.units["barrier"] == {"barrier": "nats"}
     along = [result.metrics[f"along[{t}]"] for t in ("0.00", "0.25", "0.50", "0.75", "1.00")]
-    volumes = [(0.0, 0.0), *sorted((one["accuracy/rise"], one["accuracy/fall"]) for one in along)]
+    volumes = [(0.0, 0.0), *sorted((metrics["accuracy/rise"], metrics["accuracy/fall"]) for metrics in along)]
     area = sum((b[0] - a[0]) * b[1] for a, b in pairwise(volumes))
     assert result.metrics["front"]["hypervolume"] == pytest.approx(area)
     by_name = {event.step: event.metrics for event in events if isinstance(event, MetricsComputed)}

@@ -41,7 +41,7 @@ def test_inputs_apart_weigh_each_entry_by_hand(tmp_path: Path) -> None:
 
 def test_off_diagonals_are_reduced_by_hand(tmp_path: Path) -> None:
     """Halves of 1 off the diagonals: (W1 G1 + W2 G2) (G1 + G2)^-1 with G1 + G2 = [[4, 1], [1, 4]]."""
-    together = [{"layer": one["layer"] + 1.0 - torch.eye(2)} for one in APART]
+    together = [{"layer": gram["layer"] + 1.0 - torch.eye(2)} for gram in APART]
     target = torch.tensor([1.0, 2.0]) @ torch.tensor([[3.0, 0.5], [0.5, 1.0]])
     target = target + torch.tensor([5.0, 10.0]) @ torch.tensor([[1.0, 0.5], [0.5, 3.0]])
     expected = torch.tensor([(4 * target[0] - target[1]) / 15, (4 * target[1] - target[0]) / 15])
@@ -125,7 +125,7 @@ def test_a_weight_in_by_out_is_taken_as_its_transpose(shape: tuple[int, int], na
     _, grams, _ = drawn(2)
     turned = [{"layer.weight": model["layer.weight"].T.contiguous()} for model in models]
     expected = merge(tmp_path, turned, grams)["layer.weight"].T
-    tensors = merge(tmp_path, models, [{name: one["layer"]} for one in grams])
+    tensors = merge(tmp_path, models, [{name: of_model["layer"]} for of_model in grams])
     torch.testing.assert_close(tensors["layer.weight"], expected)
 
 
@@ -134,14 +134,14 @@ def test_other_types(dtype: torch.dtype, tmp_path: Path) -> None:
     models, grams, _ = drawn(2)
     stored = [{name: value.to(dtype) for name, value in model.items()} for model in models]
     tensors = merge(tmp_path, stored, grams)
-    expected = merge(tmp_path, [{n: v.float() for n, v in one.items()} for one in stored], grams)
+    expected = merge(tmp_path, [{n: v.float() for n, v in state.items()} for state in stored], grams)
     assert all(value.dtype is dtype for value in tensors.values())
     torch.testing.assert_close(tensors["layer.weight"].float(), expected["layer.weight"].to(dtype).float())
 
 
 def test_gram_matrices_are_those_of_modules_or_of_tensors(tmp_path: Path) -> None:
     models, grams, _ = drawn(2)
-    named = [{"layer.weight": one["layer"]} for one in grams]
+    named = [{"layer.weight": of_model["layer"]} for of_model in grams]
     assert torch.equal(merge(tmp_path, models, named)["layer.weight"], merge(tmp_path, models, grams)["layer.weight"])
 
 
@@ -210,9 +210,9 @@ def test_mistakes(grams: list[State], params: Node, words: str, tmp_path: Path) 
 
 def test_statistics_that_lack_a_layer_are_named(tmp_path: Path) -> None:
     models = [{"a.weight": torch.eye(2), "b.weight": torch.eye(2)}] * 2
-    both, one = {"a": torch.eye(2), "b": torch.eye(2)}, {"a": torch.eye(2)}
+    both, first_layer = {"a": torch.eye(2), "b": torch.eye(2)}, {"a": torch.eye(2)}
     with pytest.raises(LinesError, match=r"s1.safetensors has nothing of tensor 'b.weight', which other 'statistics'"):
-        merge(tmp_path, models, [both, one])
+        merge(tmp_path, models, [both, first_layer])
 
 
 def test_gram_matrices_that_are_not_finite_are_named(tmp_path: Path) -> None:

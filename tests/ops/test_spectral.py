@@ -53,15 +53,15 @@ def merge(folder: Path, op: str, updates: list[State], **params: Any) -> State:
 
 def test_iso_c_by_hand(tmp_path: Path) -> None:
     """The sum is diag(3, 1): its polar factor is the identity, its mean singular value 2."""
-    one = {"w": torch.tensor([[2.0, 1.0], [0.0, 1.0]])}
+    update = {"w": torch.tensor([[2.0, 1.0], [0.0, 1.0]])}
     other = {"w": torch.tensor([[1.0, -1.0], [0.0, 0.0]])}
-    torch.testing.assert_close(merge(tmp_path, "iso-c", [one, other])["w"], 2 * torch.eye(2))
+    torch.testing.assert_close(merge(tmp_path, "iso-c", [update, other])["w"], 2 * torch.eye(2))
 
 
 def test_tsv_m_by_hand(tmp_path: Path) -> None:
     """Each task keeps its leading direction; the directions are orthogonal already, so nothing is decorrelated."""
-    one, other = {"w": torch.diag(torch.tensor([5.0, 1.0]))}, {"w": torch.diag(torch.tensor([2.0, 3.0]))}
-    torch.testing.assert_close(merge(tmp_path, "tsv-m", [one, other])["w"], torch.diag(torch.tensor([5.0, 3.0])))
+    first, second = {"w": torch.diag(torch.tensor([5.0, 1.0]))}, {"w": torch.diag(torch.tensor([2.0, 3.0]))}
+    torch.testing.assert_close(merge(tmp_path, "tsv-m", [first, second])["w"], torch.diag(torch.tensor([5.0, 3.0])))
 
 
 @pytest.mark.parametrize(("op", "rank"), [("iso-c", 4), ("tsv-m", 2)])
@@ -155,15 +155,15 @@ def test_one_task_keeps_its_update(op: str, tmp_path: Path) -> None:
 
 def test_iso_cts_without_common_directions_by_hand(tmp_path: Path) -> None:
     """Of each task the larger direction: they are orthogonal, and their mean singular value is 4."""
-    one, other = {"w": torch.diag(torch.tensor([5.0, 1.0]))}, {"w": torch.diag(torch.tensor([2.0, 3.0]))}
-    tensors = merge(tmp_path, "iso-cts", [one, other], common_fraction=0.0)
+    first, second = {"w": torch.diag(torch.tensor([5.0, 1.0]))}, {"w": torch.diag(torch.tensor([2.0, 3.0]))}
+    tensors = merge(tmp_path, "iso-cts", [first, second], common_fraction=0.0)
     torch.testing.assert_close(tensors["w"], 4 * torch.eye(2))
 
 
 def test_iso_cts_takes_directions_of_a_task_beside_the_common_ones(tmp_path: Path) -> None:
     """The sum is diag(7, 4, 0): one common direction, of value 7; then 4 of the first task, 2 of the second."""
-    one, other = {"w": torch.diag(torch.tensor([3.0, 4.0, 0.0]))}, {"w": torch.diag(torch.tensor([4.0, 0.0, 2.0]))}
-    tensors = merge(tmp_path, "iso-cts", [one, other], common_fraction=0.34)
+    first, second = {"w": torch.diag(torch.tensor([3.0, 4.0, 0.0]))}, {"w": torch.diag(torch.tensor([4.0, 0.0, 2.0]))}
+    tensors = merge(tmp_path, "iso-cts", [first, second], common_fraction=0.34)
     torch.testing.assert_close(tensors["w"], (7 + 4 + 2) / 3 * torch.eye(3))
 
 
@@ -177,9 +177,9 @@ def test_iso_cts_without_directions_of_tasks_is_iso_c(fraction: float, tasks: in
 
 def test_cart_by_hand(tmp_path: Path) -> None:
     """The mean is diag(2, 2); the tasks differ from it by +-diag(3, 1), of which one triplet each cancels."""
-    one, other = {"w": torch.diag(torch.tensor([5.0, 3.0]))}, {"w": torch.diag(torch.tensor([-1.0, 1.0]))}
+    first, second = {"w": torch.diag(torch.tensor([5.0, 3.0]))}, {"w": torch.diag(torch.tensor([-1.0, 1.0]))}
     third = {"w": torch.diag(torch.tensor([2.0, 2.0]))}
-    torch.testing.assert_close(merge(tmp_path, "cart", [one, other, third], scale=7.0)["w"], 2 * torch.eye(2))
+    torch.testing.assert_close(merge(tmp_path, "cart", [first, second, third], scale=7.0)["w"], 2 * torch.eye(2))
 
 
 def test_cart_scales_what_is_beyond_the_mean(tmp_path: Path) -> None:
@@ -247,9 +247,11 @@ def test_decompositions_are_those_of_the_library(shape: tuple[int, int]) -> None
     left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
     torch.testing.assert_close(polar_factor(matrix).double(), left @ right, rtol=0, atol=1e-6)
     torch.testing.assert_close(isotropic(matrix).double(), values.mean() * (left @ right), rtol=0, atol=1e-5)
-    found = leading_triplets(matrix, 5)
+    triplets = leading_triplets(matrix, 5)
     best = (left[:, :5] * values[:5]) @ right[:5]
-    torch.testing.assert_close((found.left.double() * found.values) @ found.right.double().T, best, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        (triplets.left.double() * triplets.values) @ triplets.right.double().T, best, rtol=0, atol=1e-5
+    )
 
 
 def test_small_singular_values_are_resolved() -> None:
@@ -258,5 +260,5 @@ def test_small_singular_values_are_resolved() -> None:
     left = torch.linalg.qr(torch.randn(30, 6, generator=generator, dtype=torch.float64))[0]
     right = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
     values = torch.tensor([1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-9], dtype=torch.float64)
-    found = polar_factor((left * values) @ right.T)
-    torch.testing.assert_close(found, left @ right.T, rtol=0, atol=1e-5)
+    factor = polar_factor((left * values) @ right.T)
+    torch.testing.assert_close(factor, left @ right.T, rtol=0, atol=1e-5)

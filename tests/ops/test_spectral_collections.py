@@ -73,11 +73,11 @@ def best(matrix: torch.Tensor, rank: int) -> torch.Tensor:
 
 def test_each_task_vector_keeps_its_share_of_directions(tmp_path: Path) -> None:
     updates = random_states(2)
-    for update, found in zip(updates, compress(tmp_path, updates), strict=True):
+    for update, compressed in zip(updates, compress(tmp_path, updates), strict=True):
         for name, rank in {"wide": 3, "tall": 2, "text_projection": 4}.items():
-            torch.testing.assert_close(found[name], best(update[name], rank), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(compressed[name], best(update[name], rank), rtol=1e-5, atol=1e-5)
         for name in ("bias", "kernel", "one"):
-            assert torch.equal(found[name], update[name])
+            assert torch.equal(compressed[name], update[name])
 
 
 def test_a_rank_and_globs_bound_what_is_compressed(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_a_rank_is_a_fraction(tmp_path: Path) -> None:
 
 def test_svc_by_hand(tmp_path: Path) -> None:
     """The sum is diag(4, 3); it holds the tasks' first directions 4 and 4/3 times, their second 3 and 1 (at least)."""
-    one, other = {"w": torch.diag(torch.tensor([1.0, 0.0]))}, {"w": torch.diag(torch.tensor([3.0, 3.0]))}
-    _, compressed = calibrate(tmp_path, [one, other], SUM)
+    first, second = {"w": torch.diag(torch.tensor([1.0, 0.0]))}, {"w": torch.diag(torch.tensor([3.0, 3.0]))}
+    _, compressed = calibrate(tmp_path, [first, second], SUM)
     expected = torch.diag(torch.tensor([4 * 2 / (4 + 4 / 3), 3 * 2 / (1 + 1)]))
     torch.testing.assert_close(compressed["w"], expected)
 

@@ -126,9 +126,9 @@ def test_karcher_is_no_mean_of_tangents() -> None:
     three = [tensor(1, 0, 0), tensor(0, 1, 0), tensor(0, 0.6, 0.8)]
     value = apply_op("karcher", {"models": three}, max_iter=100, tol=1e-9)
     logs = []
-    for one in three:
-        cosine = float(value.double() @ one.double())
-        logs.append((one.double() - cosine * value.double()) * math.acos(cosine) / math.sin(math.acos(cosine)))
+    for vector in three:
+        cosine = float(value.double() @ vector.double())
+        logs.append((vector.double() - cosine * value.double()) * math.acos(cosine) / math.sin(math.acos(cosine)))
     assert float(sum(logs).norm()) < 1e-6  # type: ignore[union-attr]
     assert not torch.allclose(value, apply_op("multislerp", {"models": three}), atol=1e-3)
 

@@ -385,7 +385,7 @@ def _parameter(params: dict[str, Any], name: str, default: Any = None) -> Any:
 
 def _by_model(params: dict[str, Any], name: str, default: Any = None) -> list[Any]:
     """A parameter of every model of a mergekit configuration, in order."""
-    return [(one.get("parameters") or {}).get(name, default) for one in params["config"]["models"]]
+    return [(model.get("parameters") or {}).get(name, default) for model in params["config"]["models"]]
 
 
 def _soup(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
@@ -395,7 +395,7 @@ def _soup(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[st
 def _linear(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
     node = {"op": "interpolate", "models": experts, "normalize": _parameter(params, "normalize", True)}
     weights = _by_model(params, "weight")
-    filters = next((one for one in weights if isinstance(one, list)), [{"value": None}])
+    filters = next((entry for entry in weights if isinstance(entry, list)), [{"value": None}])
     nodes: dict[str, Node] = {}
     whole = ""
     for part in reversed(filters):  # the last one is for all tensors, those before it for what they name

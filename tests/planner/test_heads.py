@@ -99,10 +99,10 @@ def test_heads_that_differ_need_a_graft_each(folder: Path) -> None:
     }
     lines_pipeline.run(write(folder, nodes, ["e2", "e3", "e4"], **HEAD), out="out")
     base, *experts = tensors(folder, "base", "e2", "e3", "e4")
-    for expert, found in zip(experts, tensors(folder / "out", "e2", "e3", "e4"), strict=True):
+    for expert, merged in zip(experts, tensors(folder / "out", "e2", "e3", "e4"), strict=True):
         for name, value in expert.items():
             mean = base[name] + sum(e[name] - base[name] for e in experts) / 3 if name not in _head(base) else value
-            torch.testing.assert_close(found[name], mean)
+            torch.testing.assert_close(merged[name], mean)
 
 
 def test_two_families_may_have_tensors_of_one_name(folder: Path) -> None:
@@ -128,8 +128,8 @@ def test_a_tensor_that_is_left_out_may_be_unfit_to_merge(folder: Path) -> None:
     broken["classifier.bias"][0] = float("nan")
     save_file(broken, folder / "e3.safetensors")
     lines_pipeline.run(write(folder, {}, ["e3", "e4"], **HEAD), out="out")
-    (found,), (base,) = tensors(folder / "out", "model"), tensors(folder, "base")
-    assert torch.equal(found["classifier.bias"], base["classifier.bias"])
+    (merged,), (base,) = tensors(folder / "out", "model"), tensors(folder, "base")
+    assert torch.equal(merged["classifier.bias"], base["classifier.bias"])
 
 
 def test_heads_may_have_names_of_their_own(folder: Path) -> None:

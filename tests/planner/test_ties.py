@@ -111,11 +111,11 @@ def test_a_graft_of_a_head_unties_it(folder: Path) -> None:
     }
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"name": "grafted", "nodes": nodes}))
-    one, two = (load_file(file) for file in lines_pipeline.run(recipe, out="out").files)
+    first, second = (load_file(file) for file in lines_pipeline.run(recipe, out="out").files)
     tied, untied = state(0), state(2, tied=False)
     for name in tied:
-        assert torch.equal(one[name], (untied if name == "lm_head.weight" else tied)[name])
-        assert torch.equal(two[name], (tied if name == "lm_head.weight" else untied)[name])
+        assert torch.equal(first[name], (untied if name == "lm_head.weight" else tied)[name])
+        assert torch.equal(second[name], (tied if name == "lm_head.weight" else untied)[name])
 
 
 def test_a_dropped_second_name_is_told_as_such(folder: Path) -> None:

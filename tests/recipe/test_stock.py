@@ -48,8 +48,8 @@ def test_other_names_are_not_there(name: str) -> None:
 
 def test_the_list_has_them_all() -> None:
     printed = json.loads(command("recipes", "--json").stdout)
-    assert [one["name"] for one in printed] == [path.stem for path in sorted((ROOT / "recipes").glob("*.yaml"))]
-    assert all(one["description"] and one["name"] in command("recipes").stdout for one in printed)
+    assert [recipe["name"] for recipe in printed] == [path.stem for path in sorted((ROOT / "recipes").glob("*.yaml"))]
+    assert all(recipe["description"] and recipe["name"] in command("recipes").stdout for recipe in printed)
 
 
 def test_a_copy_brings_what_it_extends_and_its_suites() -> None:

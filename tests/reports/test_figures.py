@@ -53,7 +53,7 @@ def test_rows_of_equal_place_are_drawn_by_mean_and_deviation() -> None:
 
 def test_groups_are_series_of_their_own_in_the_order_of_the_recipe() -> None:
     series = series_of(figure([*ROWS[2:], *ROWS[:2]], group="e"))
-    assert [(one.label, [point.mean for point in one.points]) for one in series] == [("b", [0, 2]), ("a", [0, 1])]
+    assert [(line.label, [point.mean for point in line.points]) for line in series] == [("b", [0, 2]), ("a", [0, 1])]
 
 
 def test_the_picture_says_how_many_rows_a_mean_is_of() -> None:

@@ -37,7 +37,7 @@ def margin(image: float, total: float) -> float:
 
 def probability(margins: Sequence[float]) -> float:
     """The mean probability of class 1."""
-    return sum(1 / (1 + math.exp(-one)) for one in margins) / len(margins)
+    return sum(1 / (1 + math.exp(-of_model)) for of_model in margins) / len(margins)
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def test_on_the_embedded_suite_the_mean_of_two_models_answers() -> None:
     suite, generator = open_suite("zoo://glyphs", Path()), torch.Generator().manual_seed(0)
     pretrained = load_file(PRETRAINED)
     noisy = {name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in pretrained.items()}
-    found = ensemble_scores(
+    scores = ensemble_scores(
         require_classifier(suite, "zoo://glyphs"), [pretrained, noisy], ["digits"], "val", "probabilities"
     )
     module, head = suite.model().eval(), suite.heads()["digits"]
@@ -213,10 +213,10 @@ def test_on_the_embedded_suite_the_mean_of_two_models_answers() -> None:
             means.append(torch.stack(probabilities).mean(0))
             truth.append(labels)
     mean, label = torch.cat(means), torch.cat(truth)
-    figures = found.values["digits"]
+    figures = scores.values["digits"]
     assert figures["accuracy"] == (mean.argmax(1) == label).double().mean().item()
     assert figures["loss"] == pytest.approx(functional.nll_loss(mean.log(), label).item(), rel=1e-5)
     alone = [suite.evaluate(state, ["digits"], "val").values["digits"]["loss"] for state in (pretrained, noisy)]
     assert figures["loss"] < sum(alone) / 2  # the loss is convex in the probabilities
-    clusters = found.samples["digits"].clusters
+    clusters = scores.samples["digits"].clusters
     assert clusters is not None and len(np.unique(clusters)) < len(label)

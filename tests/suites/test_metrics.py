@@ -161,17 +161,17 @@ def judged(right: list[bool], clusters: list[int] | None = None) -> dict[str, fl
 
 
 def test_an_interval_is_about_as_wide_as_the_binomial_one_and_always_the_same() -> None:
-    found = judged([True] * 300 + [False] * 100)
+    metrics = judged([True] * 300 + [False] * 100)
     deviation = (0.75 * 0.25 / 400) ** 0.5
-    assert found["accuracy/cars/low"] == pytest.approx(0.75 - 1.96 * deviation, abs=0.006)
-    assert found["accuracy/cars/high"] == pytest.approx(0.75 + 1.96 * deviation, abs=0.006)
-    assert judged([True] * 300 + [False] * 100) == found
+    assert metrics["accuracy/cars/low"] == pytest.approx(0.75 - 1.96 * deviation, abs=0.006)
+    assert metrics["accuracy/cars/high"] == pytest.approx(0.75 + 1.96 * deviation, abs=0.006)
+    assert judged([True] * 300 + [False] * 100) == metrics
 
 
 def test_samples_that_belong_together_count_as_one() -> None:
     right = [True] * 300 + [False] * 100
     alone, together = judged(right), judged(right, [number // 20 for number in range(400)])
-    width = [found["accuracy/cars/high"] - found["accuracy/cars/low"] for found in (alone, together)]
+    width = [metrics["accuracy/cars/high"] - metrics["accuracy/cars/low"] for metrics in (alone, together)]
     assert width[1] == pytest.approx(20**0.5 * width[0], rel=0.15)
     assert "accuracy/cars/low" not in judged(right, [7] * 400)
 

@@ -94,7 +94,7 @@ def test_preparing_makes_no_file(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     new = prepare(uri)
     assert new is not None and not list(tmp_path.iterdir())
-    assert [found.name for found in connect(uri, new).search_experiments()] == ["Default"]
+    assert [experiment.name for experiment in connect(uri, new).search_experiments()] == ["Default"]
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///{}/mlflow.db?timeout=20", "http://127.0.0.1:9"])
@@ -107,7 +107,7 @@ def test_where_none_can_be_made_in_memory_mlflow_makes_it(tmp_path: Path, monkey
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     new = prepare(uri)
     assert new is None
-    assert [found.name for found in connect(uri, new).search_experiments()] == ["Default"]
+    assert [experiment.name for experiment in connect(uri, new).search_experiments()] == ["Default"]
 
 
 @pytest.mark.slow

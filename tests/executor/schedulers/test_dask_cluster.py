@@ -110,10 +110,10 @@ def test_trials_and_evaluations_are_done_by_workers_and_give_the_same(
     address = started(dask, 3, python=[toy / "python"])
     monkeypatch.setitem(sys.modules, "toy_encoder", None)  # the driver cannot measure anything itself
     monkeypatch.chdir(tuned.parent)
-    found, together = followed(Path(tuned.name), tmp_path / "out", scheduler=address)
+    result_there, together = followed(Path(tuned.name), tmp_path / "out", scheduler=address)
     assert together == serially
-    assert (found.chosen, found.metrics) == (expected.chosen, expected.metrics)
-    assert found.files[0].read_bytes() == content
+    assert (result_there.chosen, result_there.metrics) == (expected.chosen, expected.metrics)
+    assert result_there.files[0].read_bytes() == content
 
 
 def test_a_worker_without_the_model_factory_says_so(dask: DaskProcesses, tuned: Path) -> None:
@@ -326,12 +326,12 @@ def networks() -> Iterator[Networks]:
     """Two network namespaces, joined with this one by a bridge; skips where none can be made."""
     number = os.getpid()
     bridge, subnet = f"lp{number % 100_000}", f"10.213.{number % 250}"
-    found = Networks(tuple(f"lines-{number}-{each}" for each in range(2)), f"{subnet}.1")
+    two_networks = Networks(tuple(f"lines-{number}-{each}" for each in range(2)), f"{subnet}.1")
     try:
         ip("link", "add", bridge, "type", "bridge")
-        ip("addr", "add", f"{found.host}/24", "dev", bridge)
+        ip("addr", "add", f"{two_networks.host}/24", "dev", bridge)
         ip("link", "set", bridge, "up")
-        for each, name in enumerate(found.names):
+        for each, name in enumerate(two_networks.names):
             near, far = f"{bridge}n{each}", f"{bridge}f{each}"
             ip("netns", "add", name)
             ip("link", "add", near, "type", "veth", "peer", "name", far)
@@ -342,12 +342,12 @@ def networks() -> Iterator[Networks]:
             ip("-n", name, "link", "set", "lo", "up")
             ip("netns", "exec", name, "true")
     except (OSError, subprocess.CalledProcessError):
-        _remove(bridge, found.names)
+        _remove(bridge, two_networks.names)
         pytest.skip("network namespaces need rights that this machine does not give")
     try:
-        yield found
+        yield two_networks
     finally:
-        _remove(bridge, found.names)
+        _remove(bridge, two_networks.names)
 
 
 def _remove(bridge: str, names: Sequence[str]) -> None:

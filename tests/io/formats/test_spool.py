@@ -122,4 +122,4 @@ def test_a_file_that_another_run_has_just_made_stays(tmp_path: Path) -> None:
     inodes: list[int] = []
     written_once(path, write_late, what="x")
     assert inodes == [path.stat().st_ino] and is_sound(path)
-    assert sorted(one.name for one in path.parent.iterdir()) == ["x.json", "x.safetensors"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["x.json", "x.safetensors"]

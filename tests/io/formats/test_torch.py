@@ -37,9 +37,9 @@ def read(path: Path, **options: Any) -> dict[str, torch.Tensor]:
     return read_tensors(open_checkpoint(path, spool=path.parent / "spool", **options))
 
 
-def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
-    return found.keys() == expected.keys() and all(
-        found[name].dtype == value.dtype and torch.equal(found[name], value) for name, value in expected.items()
+def same(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return tensors.keys() == expected.keys() and all(
+        tensors[name].dtype == value.dtype and torch.equal(tensors[name], value) for name, value in expected.items()
     )
 
 
@@ -182,11 +182,11 @@ NESTED: dict[str, tuple[Any, str, str, float]] = {
 
 @pytest.mark.parametrize("case", NESTED.values(), ids=NESTED)
 def test_nested_state_dicts(case: tuple[Any, str, str, float], tmp_path: Path) -> None:
-    content, key, told, value = case
+    content, key, words, value = case
     path = write(tmp_path, content, "m.pth.tar")
     checkpoint = open_checkpoint(path, key=key)
     assert same(read_tensors(checkpoint), state(value))
-    assert told in " ".join(checkpoint.notes) and bool(told) == bool(checkpoint.notes)
+    assert words in " ".join(checkpoint.notes) and bool(words) == bool(checkpoint.notes)
 
 
 def test_a_key_that_is_not_there_is_an_error_that_names_those_there_are(tmp_path: Path) -> None:

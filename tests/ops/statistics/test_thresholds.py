@@ -70,11 +70,11 @@ def test_a_sample_that_misleads_costs_a_sweep_or_two_and_keeps_little(density: f
     for factor in (0.8, 1.25):
         runs = [delta[start : start + 1024].abs().numpy() * factor for start in range(0, NUMEL, NUMEL // 512)]
         state, sweeps = statistic.prepare({"t": runs}, {"t": NUMEL}), 1
-        while isinstance(found := swept(statistic, delta, state), Retry):
-            state, sweeps = found.state, sweeps + 1
+        while isinstance(outcome := swept(statistic, delta, state), Retry):
+            state, sweeps = outcome.state, sweeps + 1
             held = (delta.abs() > state[""].low) & (delta.abs() < state[""].high)
             assert int(held.sum()) < 0.13 * NUMEL
-        assert found.of(SPEC) == expected
+        assert outcome.of(SPEC) == expected
         assert sweeps <= 6
 
 
