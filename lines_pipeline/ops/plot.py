@@ -8,9 +8,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from lines_pipeline.core.diagnostics import FieldPath
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Op, OpParams, Port
-from lines_pipeline.ops.derivations import Derivation, Members, Path
+from lines_pipeline.ops.derivations import Derivation, Members
 from lines_pipeline.ops.figures import Figure, FigureKind
 from lines_pipeline.ops.metrics_table import table_of
 from lines_pipeline.ops.roles import StepContext
@@ -74,7 +75,7 @@ class Plot(Op[PlotParams]):
         return Derivation(draw, tuple(_named(params)), (params.path, data_path))
 
 
-def _named(params: PlotParams) -> Iterable[tuple[Path, str]]:
+def _named(params: PlotParams) -> Iterable[tuple[FieldPath, str]]:
     yield ("x",), params.x
     several = not isinstance(params.y, str)
     yield from ((("y", number) if several else ("y",), column) for number, column in enumerate(params.measured))

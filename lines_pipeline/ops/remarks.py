@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_told: ContextVar[list[str] | None] = ContextVar("told", default=None)
+_texts: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 
 
 def remark(text: str) -> None:
     """Tell something of the tensor in hand; lost where nobody listens."""
-    told = _told.get()
-    if told is not None:
-        told.append(text)
+    texts = _texts.get()
+    if texts is not None:
+        texts.append(text)
 
 
 @contextmanager
 def remarks() -> Iterator[list[str]]:
     """Listen to what ops tell in this context."""
-    told: list[str] = []
-    token = _told.set(told)
+    texts: list[str] = []
+    token = _texts.set(texts)
     try:
-        yield told
+        yield texts
     finally:
-        _told.reset(token)
+        _texts.reset(token)

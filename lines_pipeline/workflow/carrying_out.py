@@ -57,14 +57,14 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
     """Carry out a recipe, and return what it gave; the run's record and time are added by ``RunEvents.complete``."""
     drivers = Drivers.of(context.session, context.recipe.folder)
     chosen = _choose(context, drivers, tune=tune)
-    made = _make(context, destination, drivers)
-    _tell_what_was_found(context, made.facts)
+    files_made = _make(context, destination, drivers)
+    _emit_findings(context, files_made.summaries)
     metrics = drivers.metrics(context.graph)
     derivations = Derivations(context, destination, drivers, dict(metrics), dict(drivers.units))
     derivations.carry_out()
-    locations = [*made.locations, *derivations.locations]
+    locations = [*files_made.locations, *derivations.locations]
     digests, secrets = context.session.digests, context.recipe.secrets
-    destination.renew(outputs.write_cards(context.graph, made.requests, digests, metrics, secrets=secrets))
+    destination.renew(outputs.write_cards(context.graph, files_made.requests, digests, metrics, secrets=secrets))
     if unwritten := context.session.cache.unwritten:
         context.session.emit(Note(f"{unwritten}; what this run learnt is not kept for later runs", warning=True))
     return RunResult(
@@ -73,11 +73,11 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
         metrics=derivations.metrics,
         files=tuple(location for location in locations if isinstance(location, Path)),
         urls=tuple(location for location in locations if isinstance(location, str)),
-        facts=gather_summaries(context.graph, made.facts),
+        facts=gather_summaries(context.graph, files_made.summaries),
         run_id="",
         tracking_uri="",
         chosen=chosen,
-        cached=(*sorted(made.before), *drivers.cached),
+        cached=(*sorted(files_made.before), *drivers.cached),
         seconds=0.0,
         units=derivations.units,
     )
@@ -96,30 +96,30 @@ def _choose(context: OpenedRecipe, drivers: Drivers, *, tune: bool) -> Mapping[s
 
 @dataclass(frozen=True)
 class _Made:
-    """What became of the requested files."""
+    """Holds what became of the requested files."""
 
     requests: Mapping[str, OutputRequest]
     before: frozenset[str]
     """Save steps whose files were there already."""
     locations: Iterable[Path | str]
-    facts: Mapping[str, Mapping[str, Any]]
+    summaries: Mapping[str, Mapping[str, Any]]
 
 
 def _make(context: OpenedRecipe, destination: outputs.OutputFolder, drivers: Drivers) -> _Made:
     """Write the files of ``save`` nodes, and the models that metrics wait for."""
     session, graph = context.session, context.graph
-    wanted = outputs.requests(context.recipe, graph, destination, session.checkpoints)
-    for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
+    requests = outputs.requests(context.recipe, graph, destination, session.checkpoints)
+    for folder in dict.fromkeys(folder for request in requests.values() for folder in folders_of(request)):
         sweep_temporaries(folder)
-    before = {step for step, request in wanted.items() if existing(session, graph, request)}
-    if before != wanted.keys():
+    before = {step for step, request in requests.items() if existing(session, graph, request)}
+    if before != requests.keys():
         require_output(destination.folder)
-    told = [request.step for request in wanted.values()] + list(graph.models_of(graph.evaluations))
-    asked = [*wanted.values(), *(OutputRequest(model) for model in drivers.unmade_models(graph))]
-    stored, facts = materialise(session, graph, asked, told)
-    _note_variances(context, asked, stored)
-    locations = outputs.deliver(session, destination, dict(zip(wanted, stored, strict=False)), before)
-    return _Made(wanted, frozenset(before), locations, facts)
+    steps = [request.step for request in requests.values()] + list(graph.models_of(graph.evaluations))
+    all_requests = [*requests.values(), *(OutputRequest(model) for model in drivers.unmade_models(graph))]
+    stored, summaries = materialise(session, graph, all_requests, steps)
+    _note_variances(context, all_requests, stored)
+    locations = outputs.deliver(session, destination, dict(zip(requests, stored, strict=False)), before)
+    return _Made(requests, frozenset(before), locations, summaries)
 
 
 def _note_variances(context: OpenedRecipe, asked: Iterable[OutputRequest], stored: Iterable[Stored]) -> None:
@@ -129,11 +129,11 @@ def _note_variances(context: OpenedRecipe, asked: Iterable[OutputRequest], store
             context.session.emit(note)
 
 
-def _tell_what_was_found(context: OpenedRecipe, facts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Emit the digests of the inputs, the facts of steps, and the factor of every block."""
+def _emit_findings(context: OpenedRecipe, summaries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Emit the digests of the inputs, the summaries of steps, and the factor of every block."""
     session = context.session
     session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))
-    for step, found in facts.items():
-        session.emit(SummaryComputed(step, found))
-    for scales in block_scales(context.graph, session, facts.keys()):
+    for step, summary in summaries.items():
+        session.emit(SummaryComputed(step, summary))
+    for scales in block_scales(context.graph, session, summaries.keys()):
         session.emit(scales)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from toy_suite import above, below, write_model, write_suite
 
 import lines_pipeline
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.core.events import Event, TableComputed
 from lines_pipeline.core.tensor_specs import TensorSpec
@@ -26,7 +27,7 @@ from lines_pipeline.ops.depth import Place
 from lines_pipeline.ops.derivations import Derivation
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
-from lines_pipeline.ops.roles import FileOutput, Mistake, Source, StepContext, SuiteUse
+from lines_pipeline.ops.roles import FileOutput, Source, StepContext, SuiteUse
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 PREFIX = "of_"
@@ -69,10 +70,11 @@ class Renamed(Op[Any, Any]):
     def check(self, params: Any, counts: Mapping[str, int]) -> str | None:
         return self.op.check(params, inner(counts))
 
-    def mistakes(self, params: Any, inputs: Ids, gives: EdgeType) -> Iterator[Mistake]:
-        for one in self.op.mistakes(params, inner(inputs), gives):
-            field = str(one.path[0])
-            yield Mistake((PREFIX + field if field in self.op.inputs else field, *one.path[1:]), one.message)
+    def diagnostics(self, params: Any, inputs: Ids, gives: EdgeType) -> Iterator[Diagnostic]:
+        for diagnostic in self.op.diagnostics(params, inner(inputs), gives):
+            field, *below = diagnostic.path
+            written = f"{PREFIX}{field}" if field in self.op.inputs else field
+            yield replace(diagnostic, path=(written, *below))
 
     def source_of(self, params: Any) -> Source | None:
         return self.op.source_of(params)
@@ -84,20 +86,20 @@ class Renamed(Op[Any, Any]):
         return self.op.suite_of(params, inner(inputs))
 
     def derivation_of(self, params: Any) -> Derivation | None:
-        found = self.op.derivation_of(params)
-        if found is None:
+        derivation = self.op.derivation_of(params)
+        if derivation is None:
             return None
-        make, check = found.make, found.check
-        return replace(found, make=lambda given: make(inner(given)), check=lambda given: check(inner(given)))
+        make, check = derivation.make, derivation.check
+        return replace(derivation, make=lambda given: make(inner(given)), check=lambda given: check(inner(given)))
 
     def driver_of(self, params: Any) -> Driver | None:
         driver = self.op.driver_of(params)
         return None if driver is None else lambda inputs, context: self.renamed(driver(inner(inputs), context))
 
-    def renamed(self, found: Variant | Evaluated) -> Variant | Evaluated:
-        if isinstance(found, Evaluated):
-            return found
-        return replace(found, op=self, inputs={PREFIX + port: ids for port, ids in found.inputs.items()})
+    def renamed(self, driven: Variant | Evaluated) -> Variant | Evaluated:
+        if isinstance(driven, Evaluated):
+            return driven
+        return replace(driven, op=self, inputs={PREFIX + port: ids for port, ids in driven.inputs.items()})
 
     def schema(self, params: Any, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
         return self.op.schema(params, inner(inputs), context)
@@ -316,10 +318,10 @@ def write_layers(folder: Path) -> None:
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> dict[str, AnyOp]:
     """Register a renamed copy of every op, which recipes may name; return the copies."""
-    found: dict[str, AnyOp] = {name: Renamed(op) for name, op in registry().items()}
-    for copy in found.values():
+    by_name: dict[str, AnyOp] = {name: Renamed(op) for name, op in registry().items()}
+    for copy in by_name.values():
         monkeypatch.setitem(registry().own, copy.name, copy)
-    return found
+    return by_name
 
 
 def written(folder: Path, nodes: Mapping[str, Any], **top: Any) -> Path:
@@ -347,16 +349,19 @@ def outcome(recipe: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     events: list[Event] = []
     plan = lines_pipeline.plan(recipe, out="out").render()
-    done = lines_pipeline.run(recipe, out=cache / "out", tracking=False, sinks=[events.append])
-    tensors = {path.relative_to(done.out): load_file(path) for path in done.files if path.suffix == ".safetensors"}
+    result = lines_pipeline.run(recipe, out=cache / "out", tracking=False, sinks=[events.append])
+    tensors = {path.relative_to(result.out): load_file(path) for path in result.files if path.suffix == ".safetensors"}
     return {
         "plan": plan,
-        "values": {str(path): {name: bits(value) for name, value in found.items()} for path, found in tensors.items()},
-        "config": [path.read_bytes() for path in done.files if path.name == "config.json"],
-        "figures": {path.name: path.read_bytes() for path in done.files if path.suffix in (".svg", ".csv")},
-        "metrics": done.metrics,
-        "facts": done.facts,
-        "chosen": done.chosen,
+        "values": {
+            str(path): {name: bits(value) for name, value in values_of_file.items()}
+            for path, values_of_file in tensors.items()
+        },
+        "config": [path.read_bytes() for path in result.files if path.name == "config.json"],
+        "figures": {path.name: path.read_bytes() for path in result.files if path.suffix in (".svg", ".csv")},
+        "metrics": result.metrics,
+        "facts": result.facts,
+        "chosen": result.chosen,
         "tables": [event for event in events if isinstance(event, TableComputed)],
         "order": [type(event).__name__ for event in events],
     }

@@ -119,7 +119,7 @@ def run_case(case_path: Path, out: Path, workspace: Path, **options: Any) -> dic
     workspace.mkdir(parents=True, exist_ok=True)
     if "data" in case["inputs"]:
         _write_suite(case, case_path.parent, workspace)
-    nodes = _nodes(case, case_path.parent)
+    nodes = nodes_of(case, case_path.parent)
     recipe = workspace / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"name": "golden", "nodes": nodes}, sort_keys=False))
     uri = f"sqlite:///{workspace / 'mlflow.db'}"
@@ -150,8 +150,8 @@ def _write_suite(case: dict[str, Any], folder: Path, workspace: Path) -> None:
     (workspace / "network.py").write_text(NETWORK)
     tasks = {}
     for number, (head, data) in enumerate(zip(inputs["heads"], inputs["data"], strict=True)):
-        found = load_file(folder / data)
-        save_file({"images": found["x"], "labels": found["y"]}, workspace / f"data_{number}.safetensors")
+        tensors = load_file(folder / data)
+        save_file({"images": tensors["x"], "labels": tensors["y"]}, workspace / f"data_{number}.safetensors")
         tasks[str(number)] = {"head": str((folder / head).resolve()), "data": {"val": f"data_{number}.safetensors"}}
     layers = load_file(folder / inputs["base"])
     widths = [layers[f"blocks.{block}.weight"].shape for block in range(len(layers) // 2)]
@@ -164,7 +164,8 @@ def _write_suite(case: dict[str, Any], folder: Path, workspace: Path) -> None:
     (workspace / "suite.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
 
 
-def _nodes(case: dict[str, Any], folder: Path) -> dict[str, Node]:
+def nodes_of(case: dict[str, Any], folder: Path) -> dict[str, Node]:
+    """The nodes of the recipe that a case of this folder is run by."""
     paths = [str((folder / path).resolve()) for path in case["inputs"]["experts"]]
     items = [str(index) for index in range(len(paths))]
     nodes: dict[str, Node] = {f"expert{i}": {"op": "load", "path": path} for i, path in zip(items, paths, strict=True)}
@@ -384,7 +385,7 @@ def _parameter(params: dict[str, Any], name: str, default: Any = None) -> Any:
 
 def _by_model(params: dict[str, Any], name: str, default: Any = None) -> list[Any]:
     """A parameter of every model of a mergekit configuration, in order."""
-    return [(one.get("parameters") or {}).get(name, default) for one in params["config"]["models"]]
+    return [(model.get("parameters") or {}).get(name, default) for model in params["config"]["models"]]
 
 
 def _soup(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
@@ -394,7 +395,7 @@ def _soup(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[st
 def _linear(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
     node = {"op": "interpolate", "models": experts, "normalize": _parameter(params, "normalize", True)}
     weights = _by_model(params, "weight")
-    filters = next((one for one in weights if isinstance(one, list)), [{"value": None}])
+    filters = next((entry for entry in weights if isinstance(entry, list)), [{"value": None}])
     nodes: dict[str, Node] = {}
     whole = ""
     for part in reversed(filters):  # the last one is for all tensors, those before it for what they name

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lines_pipeline.core.errors import Diagnostic, RecipeError
+from lines_pipeline.core.diagnostics import Diagnostic
+from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.core.scalars import unspelled
 from lines_pipeline.graph.picture import mermaid, svg
 from lines_pipeline.recipe.building import build_graph
@@ -50,8 +51,8 @@ GOOD = Path(__file__).parents[1] / "good.yaml"
     ],
 )
 def test_scalars_mean_what_yaml_1_2_says(text: str, value: object) -> None:
-    found = parse_yaml(f"a: {text}", "x")[0]["a"]
-    plain = unspelled(found)
+    filled_in = parse_yaml(f"a: {text}", "x")[0]["a"]
+    plain = unspelled(filled_in)
     assert (plain, type(plain)) == (value, type(value))
 
 
@@ -78,8 +79,8 @@ def bomb(levels: int) -> str:
 def reference_bomb(levels: int, opening: str, closing: str) -> str:
     lines = [f"a0: {opening}x{closing}"]
     for level in range(1, levels):
-        one = f"${{a{level - 1}}}"
-        again = ", ".join([f'"{one}"'] * 10) if opening == "[" else one * 10
+        message = f"${{a{level - 1}}}"
+        again = ", ".join([f'"{message}"'] * 10) if opening == "[" else message * 10
         lines.append(f"a{level}: {opening}{again}{closing}")
     return "name: bomb\nvars:\n  " + "\n  ".join(lines) + "\nnodes: {a: {op: load, path: x}}\n"
 
@@ -150,7 +151,8 @@ def refused(read: Callable[[], object]) -> tuple[Diagnostic, ...]:
 @example("\ud800".encode("utf-8", "replace").decode())
 @settings(max_examples=300, deadline=None)
 def test_any_text_gives_a_value_or_a_recipe_error(text: str) -> None:
-    assert all(diagnostic.line > 0 and diagnostic.column > 0 for diagnostic in refused(lambda: parse_yaml(text, "f")))
+    spots = [diagnostic.location for diagnostic in refused(lambda: parse_yaml(text, "f"))]
+    assert all(spot.line > 0 and spot.column > 0 for spot in spots)
 
 
 PIECES = [
