@@ -14,6 +14,7 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.adapter_updates import Base
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.ops.derivations import Derivation, Mistake
+from lines_pipeline.ops.sample_parts import SamplePart
 
 __all__ = [
     "FileOutput",
@@ -126,6 +127,8 @@ class SuiteUse:
     """The steps whose metrics normalize, by role; what is not named the suite records."""
     objective: str | None = None
     """The metric by which the step chooses."""
+    part: SamplePart | None = None
+    """The samples that are judged; None for all."""
 
 
 class StepRoles(Generic[P]):

@@ -23,6 +23,7 @@ from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.temporaries import temporary_folder
 from lines_pipeline.ops.base import Evaluated, Measured, TaskData, Variant
 from lines_pipeline.ops.roles import SuiteUse
+from lines_pipeline.ops.sample_parts import SamplePart
 from lines_pipeline.planner.layer_maps import layers_of
 from lines_pipeline.planner.schemas import schema_of
 from lines_pipeline.planner.varying_numbers import settle_numbers
@@ -73,9 +74,13 @@ class Drivers:
         """Return the steps whose weights have to be made for ``metrics``."""
         return self.evaluator.unscored_models(graph, self._uses(graph, graph.evaluations))
 
-    def prepare(self, graph: Graph, steps: Sequence[str]) -> EvaluationBatch:
-        """Make the models that the metrics of some steps wait for; ``Evaluator.compare`` gives these."""
-        return self.evaluator.prepare(graph, self._uses(graph, steps), steps)
+    def prepare(self, graph: Graph, steps: Sequence[str], part: SamplePart | None = None) -> EvaluationBatch:
+        """Make the models that the metrics of some steps wait for; ``Evaluator.compare`` gives these.
+
+        With ``part``, the steps are judged by these samples alone, and what normalizes them by all.
+        """
+        uses = self._uses(graph, steps)
+        return self.evaluator.prepare(graph, uses | {step: replace(uses[step], part=part) for step in steps}, steps)
 
     def directions(self, step: Step) -> dict[str, str]:
         """Return which of ``higher`` and ``lower`` is better, by full name of a metric of the step's suite."""

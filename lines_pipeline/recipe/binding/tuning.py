@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import networkx
@@ -25,6 +26,9 @@ from lines_pipeline.recipe.binding.validation import Complaint, described
 from lines_pipeline.recipe.schema import MAX_GRID, Space, Tune
 from lines_pipeline.recipe.syntax.source_map import Path
 
+TRIALS_FOLDER = "tune"
+"""The folder, in the output folder, of what shows the trials: no node may write there."""
+
 
 def tune_complaints(
     tune: Tune,
@@ -34,7 +38,7 @@ def tune_complaints(
     metrics_of: MetricsOf = lambda step: None,
 ) -> list[Complaint]:
     """Return all complaints about ``tune``, by path from the top of the recipe."""
-    complaints = _sampler_complaints(tune)
+    complaints = [*_sampler_complaints(tune), *_folder_complaints(graph)]
     objective, found = _read_objective(tune)
     complaints += found
     evaluated: set[str] = set()
@@ -68,6 +72,19 @@ def _sampler_complaints(tune: Tune) -> list[Complaint]:
             found = f"the grid has {total:,} combinations, expected at most {MAX_GRID:,}"
             complaints.append(Complaint(("tune", "parameters"), found, True))
     return complaints
+
+
+def _folder_complaints(graph: Graph) -> Iterator[Complaint]:
+    """Complain, once a node, about files that would lie among those of the trials."""
+    for node, members in graph.members.items():
+        steps = [graph.steps[member] for member in members]
+        files = [step.op.file_of(step.params, step.inputs) for step in steps]
+        drawn = [step.op.derivation_of(step.params) for step in steps]
+        paths = [*(file.path for file in files if file), *(path for one in drawn if one for path in one.files)]
+        taken = [path for path in paths if PurePosixPath(path).parts[:1] == (TRIALS_FOLDER,)]
+        if taken:
+            message = f"'path' is '{taken[0]}', but in '{TRIALS_FOLDER}/' are the trials of 'tune'; choose another"
+            yield Complaint(("nodes", node, "path"), message)
 
 
 def _read_objective(tune: Tune) -> tuple[Objective | None, list[Complaint]]:
