@@ -121,7 +121,7 @@ def _make(context: OpenedRecipe, destination: outputs.OutputFolder, drivers: Dri
     before = {step for step, request in wanted.items() if existing(session, graph, request)}
     if before != wanted.keys():
         require_output(destination.folder)
-    told = [request.step for request in wanted.values()] + list(graph.models_of(graph.evaluations))
+    told = [request.step for request in wanted.values()] + list(graph.measured_models)
     asked = [*wanted.values(), *(OutputRequest(model) for model in drivers.unmade_models(graph))]
     stored, facts = materialise(session, graph, asked, told)
     _note_variances(context, asked, stored)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import MetricsComputed
+from lines_pipeline.core.types import EdgeType
 from lines_pipeline.executor.inputs import OpenedRecipe
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.ops.derivations import Derivation, Derived
@@ -47,11 +48,15 @@ class Derivations:
             raise EvalError(f"node '{step.node}': {error}") from error
 
     def _member(self, graph: Graph, step_id: str) -> Member:
-        step, metrics = graph.steps[step_id], self.metrics[step_id]
+        step = graph.steps[step_id]
+        if step.gives is EdgeType.COEFFICIENTS:
+            table, columns = self.drivers.table(graph, step_id), step.op.columns_of(step.params, step.inputs)
+            return Member(step_id, step.node, step.item, step.names, table=table, columns=columns)
+        metrics = self.metrics[step_id]
         known = {} if step_id in graph.derivations else self.drivers.directions(step)
         directions = {name: known[name] for name in metrics if name in known}
         units = self.units.get(step_id, {})
-        return Member(step_id, step.node, step.item, step.names, metrics, units, directions)
+        return Member(step_id, step.node, step.item, step.names, metrics, units, directions, step.op.metrics_by)
 
     def _keep(self, step_id: str, found: Derived) -> None:
         self.metrics[step_id] = found.metrics

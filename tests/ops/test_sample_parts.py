@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lines_pipeline.ops.sample_parts import SamplePart
 
 
+@settings(deadline=None)
 @given(
     clusters=st.lists(st.integers(0, 9), min_size=1, max_size=60),
     seed=st.integers(0, 2**63 - 1),

@@ -134,9 +134,9 @@ def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph:
 
 
 def _judges(unbound: UnboundNode, graph: Graph) -> bool:
-    """Return whether a node gives metrics of a model, and not such as are made of others'."""
+    """Return whether a node has a suite judge a model."""
     derived = any(step in graph.derivations for step in graph.members.get(unbound.name, ()))
-    return unbound.op.gives == EdgeType.METRICS and not derived
+    return unbound.op.gives == EdgeType.METRICS and not derived and not unbound.op.measures_metrics
 
 
 def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) -> str | None:
