@@ -6,9 +6,9 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import (
     CheckpointError,
-    Diagnostic,
     EngineError,
     EvalError,
     LinesError,

@@ -75,9 +75,9 @@ def validate(
         ready.unopened_output() as (context, destination),
     ):
         report = None if context.unread else explain_outputs(context, destination)
-        found = (*report.notes, *report.shortages) if report else ()
+        notes = (*report.notes, *report.shortages) if report else ()
         warnings = report.warnings if report else ()
-        validation = Validation(ready.recipe.name, len(ready.graph.steps), (*context.notes, *found), warnings)
+        validation = Validation(ready.recipe.name, len(ready.graph.steps), (*context.notes, *notes), warnings)
         return ready.recipe.secrets.hidden(validation)
 
 

@@ -44,10 +44,10 @@ class RunResult:
             "name": self.secrets.label(self.name),
             "run_id": self.run_id,
             "tracking_uri": self.tracking_uri,
-            "metrics": {node: dict(found) for node, found in self.metrics.items()},
-            "units": {node: dict(found) for node, found in self.units.items()},
+            "metrics": {node: dict(values) for node, values in self.metrics.items()},
+            "units": {node: dict(values) for node, values in self.units.items()},
             "files": [str(file) for file in (*self.files, *self.urls)],
-            "facts": {node: dict(found) for node, found in self.facts.items()},
+            "facts": {node: dict(values) for node, values in self.facts.items()},
             "chosen": dict(self.chosen),
             "cached": [self.secrets.label(step) for step in self.cached],
             "seconds": self.seconds,
@@ -77,9 +77,9 @@ class Validation:
 
 
 def _metrics_html(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """A table with a row a metric and a column a node; empty where there are none."""
-    names = dict.fromkeys(name for found in metrics.values() for name in found)
-    rows = [[name, *(_number(found.get(name)) for found in metrics.values())] for name in names]
+    """Return a table with a row a metric and a column a node; empty where there are none."""
+    names = dict.fromkeys(name for figures in metrics.values() for name in figures)
+    rows = [[name, *(_number(figures.get(name)) for figures in metrics.values())] for name in names]
     head = "".join(f"<th>{escape(name)}</th>" for name in ("metric", *metrics))
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""

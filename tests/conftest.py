@@ -31,7 +31,9 @@ WITHOUT_COMPILERS = Path(__file__).parent / "without_compilers"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--without-compilers", action="store_true", help="run as where Numba and llvmlite are missing")
-    parser.addoption("--rewrite-plans", action="store_true", help="write tests/planner/*.plan.txt anew")
+    parser.addoption(
+        "--rewrite-plans", action="store_true", help="write tests/planner/*.plan.txt and costs in docs/methods.md anew"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -45,8 +45,8 @@ def size_limit() -> int:
 
 def entries(folder: Path) -> list[Entry]:
     """Return all entries of the cache, the least recently used first."""
-    found = [entry for kind in KINDS for entry in _entries(folder, kind)]
-    return sorted(found, key=lambda entry: (entry.used, entry.kind, entry.key))
+    all_entries = [entry for kind in KINDS for entry in _entries(folder, kind)]
+    return sorted(all_entries, key=lambda entry: (entry.used, entry.kind, entry.key))
 
 
 def _entries(folder: Path, kind: str) -> Iterator[Entry]:
@@ -71,13 +71,13 @@ def prune(folder: Path, limit: int) -> list[Entry]:
         if not (value := beside.with_suffix(".safetensors")).exists():
             remove(value)
     present, removed = entries(folder), []
-    left = sum(entry.nbytes for entry in present)
+    nbytes = sum(entry.nbytes for entry in present)
     for entry in present:
-        if left <= limit:
+        if nbytes <= limit:
             break
         if remove(entry.path):
             removed.append(entry)
-            left -= entry.nbytes
+            nbytes -= entry.nbytes
     return removed
 
 
@@ -104,8 +104,8 @@ def remove(path: Path, *, held: bool = False) -> bool:
             if not held:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, lock):
-                for one in (path, notes_path(path), lock):
-                    one.unlink(missing_ok=True)
+                for file_beside in (path, notes_path(path), lock):
+                    file_beside.unlink(missing_ok=True)
     except OSError:  # a run holds it, there are no locks here, or it is another user's
         return False
     return True

@@ -26,12 +26,18 @@ class CacheReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as ``--json`` prints it."""
-        told = [
-            {"kind": e.kind, "key": e.key, "path": str(e.path), "bytes": e.nbytes, "used": _moment(e.used)}
-            for e in self.entries
+        rows = [
+            {
+                "kind": entry.kind,
+                "key": entry.key,
+                "path": str(entry.path),
+                "bytes": entry.nbytes,
+                "used": _moment(entry.used),
+            }
+            for entry in self.entries
         ]
         limits = {"folder": str(self.folder), "bytes": self.nbytes, "limit": self.limit}
-        return {**limits, "checked": self.checked, "entries": told}
+        return {**limits, "checked": self.checked, "entries": rows}
 
 
 def cache_list() -> CacheReport:
@@ -58,9 +64,9 @@ def _parsed(to: str | int) -> int:
         raise PlanError(f"--to: {error}") from error
 
 
-def _report(told: Iterable[Entry], checked: int = 0) -> CacheReport:
+def _report(listed: Iterable[Entry], checked: int = 0) -> CacheReport:
     nbytes = sum(entry.nbytes for entry in entries(_folder()))
-    return CacheReport(_folder(), nbytes, size_limit(), checked, tuple(told))
+    return CacheReport(_folder(), nbytes, size_limit(), checked, tuple(listed))
 
 
 def _folder() -> Path:

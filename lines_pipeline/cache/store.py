@@ -79,10 +79,10 @@ class NodeCache:
 
     def get(self, kind: str, key: str | None) -> Any:
         """Return a remembered result (``stats``, ``scores``, ``files``), or None."""
-        found = None if key is None or not self._reading else read_entry(self._path(kind, key))
+        remembered = None if key is None or not self._reading else read_entry(self._path(kind, key))
         if key is not None:
-            LOG.debug("cache: %s of %s: %s", kind, key, "not there" if found is None else "found")
-        return _mapped(by_value, found) if kind == FILES else found
+            LOG.debug("cache: %s of %s: %s", kind, key, "not there" if remembered is None else "found")
+        return _mapped(by_value, remembered) if kind == FILES else remembered
 
     def put(self, kind: str, key: str | None, result: Any) -> None:
         """Remember a result that JSON can hold; a result without a key is not kept."""

@@ -107,8 +107,8 @@ def run(
     from lines_pipeline import api
     from lines_pipeline.cli import render
 
-    with _told(events, quiet=quiet, verbose=verbose) as told:
-        result = api.run(loaded, options, sinks=[*told, *(sinks or [])])
+    with _told(events, quiet=quiet, verbose=verbose) as own_sinks:
+        result = api.run(loaded, options, sinks=[*own_sinks, *(sinks or [])])
     if as_json:
         print_json(result.to_dict())
     else:
@@ -175,11 +175,11 @@ def validate(
 
     _exclude_each_other(quiet, verbose)
     with _log(verbose=verbose):
-        found = api.validate(recipe, RunOptions(out=out, sets=_parse(sets), trust=trust))
-    told = [*(f"warning: {text}" for text in found.warnings), *(f"note: {text}" for text in found.notes)]
-    for text in told if not quiet else ():
+        validation = api.validate(recipe, RunOptions(out=out, sets=_parse(sets), trust=trust))
+    lines = [*(f"warning: {text}" for text in validation.warnings), *(f"note: {text}" for text in validation.notes)]
+    for text in lines if not quiet else ():
         typer.echo(printable_message(text))
-    typer.echo(f"{found.name}: valid, {found.steps} steps")
+    typer.echo(f"{validation.name}: valid, {validation.steps} steps")
 
 
 @app.command()
@@ -301,13 +301,13 @@ def compare(
 
     if len(runs) < 2:
         raise typer.BadParameter("name at least two runs")
-    found = compare_runs(runs, resolve_uri(tracking_uri))
-    for note in found.notes:
+    comparison = compare_runs(runs, resolve_uri(tracking_uri))
+    for note in comparison.notes:
         typer.echo(f"note: {note}", err=True)
     if as_json:
-        print_json(found.to_dict())
+        print_json(comparison.to_dict())
     else:
-        render.show_comparison(found)
+        render.show_comparison(comparison)
 
 
 def _exclude_each_other(quiet: bool, verbose: bool) -> None:

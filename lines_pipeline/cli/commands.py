@@ -51,19 +51,19 @@ def ops(
     from lines_pipeline import api
     from lines_pipeline.cli import render
 
-    found = api.catalogue()
+    descriptions = api.catalogue()
     if name is not None:
         from lines_pipeline.core.errors import did_you_misspell
 
-        names = [op["name"] for op in found]
-        found = [op for op in found if op["name"] == name.lower()]
-        if not found:
+        names = [op["name"] for op in descriptions]
+        descriptions = [op for op in descriptions if op["name"] == name.lower()]
+        if not descriptions:
             near = did_you_misspell(name.lower(), names)
             raise typer.BadParameter(f"no op '{name}'{near}; there are: {', '.join(names)}")
     if as_json:
-        print_json(found[0] if name else found)
+        print_json(descriptions[0] if name else descriptions)
     else:
-        render.show_ops(found, detailed=name is not None)
+        render.show_ops(descriptions, detailed=name is not None)
 
 
 def recipes(
@@ -86,12 +86,14 @@ def recipes(
         return
     if name is not None:
         raise typer.BadParameter(f"'{name}' is for copy")
-    found = stock_recipes()
+    stock = stock_recipes()
     if as_json:
-        print_json([{"name": one.name, "description": one.description, "path": str(one.path)} for one in found])
+        print_json(
+            [{"name": recipe.name, "description": recipe.description, "path": str(recipe.path)} for recipe in stock]
+        )
     else:
-        width = max(len(one.name) for one in found)
-        typer.echo("\n".join(f"{one.name:<{width}}  {one.description}" for one in found))
+        width = max(len(recipe.name) for recipe in stock)
+        typer.echo("\n".join(f"{recipe.name:<{width}}  {recipe.description}" for recipe in stock))
 
 
 def trust(
@@ -106,8 +108,8 @@ def trust(
     if listed == (folder is not None) or (listed and remove):
         raise typer.BadParameter("name a folder to trust (or, with --remove, to trust no longer), or give --list")
     if folder is None:
-        for one in store.trusted_folders():
-            typer.echo(printable_message(str(one)))
+        for trusted in store.trusted_folders():
+            typer.echo(printable_message(str(trusted)))
     elif remove:
         typer.echo(f"no longer trusted: {printable_message(str(store.distrust(folder)))}")
     else:

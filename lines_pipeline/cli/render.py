@@ -31,7 +31,7 @@ def _console() -> Console:
 
 
 def _table(*headings: str, right: Iterable[str] = (), title: str | None = None) -> Table:
-    """An empty table with further columns ``right`` for figures; cells fold where there is little room."""
+    """Return an empty table with further columns ``right`` for figures; cells fold where there is little room."""
     table = Table(title=title, title_justify="left")
     for heading in headings:
         table.add_column(heading, overflow="fold")
@@ -59,30 +59,32 @@ def show_result(result: RunResult) -> None:
 
 
 def _metrics_table(metrics: Mapping[str, Mapping[str, float]], units: Mapping[str, Mapping[str, str]]) -> Table:
-    """Means, then tasks one by one by what each suite declares first; intervals stand beside their figures."""
+    """Return a table of means, then of tasks by what each suite declares first, with intervals beside the figures."""
     table = _table("metric", right=metrics, title="metrics")
-    shown = {node: _shown_metrics(found) for node, found in metrics.items()}
-    names = list(dict.fromkeys(name for found in shown.values() for name in found))
+    shown = {node: _shown_metrics(figures) for node, figures in metrics.items()}
+    names = list(dict.fromkeys(name for names_shown in shown.values() for name in names_shown))
     for name in sorted(names, key=lambda name: "/" in name):
         table.add_row(name, *(_metric_cell(name, metrics[node], units[node]) for node in metrics))
     return table
 
 
-def _shown_metrics(found: Mapping[str, float]) -> list[str]:
-    """The metrics of a node that a table has room for: others are in ``--json`` and in the record of the run."""
-    first = next(iter(found), "").partition("/")[0]
+def _shown_metrics(figures: Mapping[str, float]) -> list[str]:
+    """Return the metrics of a node that a table has room for: others are in ``--json`` and in the record of the run."""
+    first = next(iter(figures), "").partition("/")[0]
     ends = ("/low", "/high")
-    return [n for n in found if not n.endswith(ends) and ("/" not in n or n.partition("/")[0] == first)]
+    return [
+        name for name in figures if not name.endswith(ends) and ("/" not in name or name.partition("/")[0] == first)
+    ]
 
 
-def _metric_cell(name: str, found: Mapping[str, float], units: Mapping[str, str]) -> str:
-    if name not in found:
+def _metric_cell(name: str, figures: Mapping[str, float], units: Mapping[str, str]) -> str:
+    if name not in figures:
         return ""
     unit = units.get(name, "")
-    low, high = found.get(f"{name}/low"), found.get(f"{name}/high")
+    low, high = figures.get(f"{name}/low"), figures.get(f"{name}/high")
     if low is None or high is None:
-        return figure_text(found[name], unit)
-    return f"{figure_text(found[name], unit)} ({interval_text(low, high, unit)})"
+        return figure_text(figures[name], unit)
+    return f"{figure_text(figures[name], unit)} ({interval_text(low, high, unit)})"
 
 
 def show_ops(ops: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:
@@ -107,32 +109,32 @@ def show_ops(ops: Sequence[Mapping[str, Any]], *, detailed: bool) -> None:
             console.print(f"  param    {param['name']} ({default}): {param['description']}")
 
 
-def show_checkpoint(found: Mapping[str, Any]) -> None:
+def show_checkpoint(inspected: Mapping[str, Any]) -> None:
     """Print what ``inspect`` found."""
     console = _console()
-    for note in found["notes"]:
+    for note in inspected["notes"]:
         console.print(f"note: {printable_message(note)}")
     for name in ("uri", "digest", "parameters", "bytes", "dtypes", "family", "aliases", "metadata"):
-        if name in found:
-            console.print(printable_message(f"{name:11}{found[name]}"))
-    _show_layers(console, found)
+        if name in inspected:
+            console.print(printable_message(f"{name:11}{inspected[name]}"))
+    _show_layers(console, inspected)
     table = _table("tensor", "dtype", "shape", "block", "L2 norm")
-    for row in found["tensors"]:
+    for row in inspected["tensors"]:
         norm = f"{row['norm']:.4g}" if "norm" in row else ""
         table.add_row(printable(row["name"]), row["dtype"], str(row["shape"]), printable(row["block"]), norm)
     console.print(table)
-    for name, why in found["unreadable"].items():
+    for name, why in inspected["unreadable"].items():
         console.print(f"cannot be read: tensor '{printable(name)}' {why}")
 
 
-def _show_layers(console: Console, found: Mapping[str, Any]) -> None:
+def _show_layers(console: Console, inspected: Mapping[str, Any]) -> None:
     """Print towers with depth and share, then what is in no tower, or why there is no layer map."""
-    if "problem" in found:
-        console.print(f"{'layers':11}{printable(found['problem'])}")
-    for tower, depth in found["depths"].items():
-        share, path = found["shares"][tower], found["paths"][tower]
+    if "problem" in inspected:
+        console.print(f"{'layers':11}{printable(inspected['problem'])}")
+    for tower, depth in inspected["depths"].items():
+        share, path = inspected["shares"][tower], inspected["paths"][tower]
         console.print(printable(f"{'tower':11}{tower}: {depth} blocks, {share:.1%} of the parameters, {path}"))
-    for stack in found.get("in_no_tower", ()):
+    for stack in inspected.get("in_no_tower", ()):
         console.print(printable(f"{'in no tower':11} {stack['stack']}: {stack['share']:.1%}, {stack['reason']}"))
 
 
@@ -150,30 +152,32 @@ def show_cache(action: str, report: CacheReport) -> None:
     if report.entries:
         console.print(table)
     count, freed = len(report.entries), sum(entry.nbytes for entry in report.entries)
-    what = {
+    outcomes = {
         "list": f"{count} entries",
         "prune": f"removed {count} entries, {freed / 1e6:,.1f} MB",
         "verify": f"checked {report.checked} entries, removed {count} damaged ones",
     }
     sizes = f"{report.nbytes / 1e6:,.1f} MB of {report.limit / 1e6:,.0f} MB"
-    console.print(f"{what[action]}; {report.folder} has {sizes}")
+    console.print(f"{outcomes[action]}; {report.folder} has {sizes}")
 
 
 def show_sync(report: SyncReport) -> None:
     """Print records that were sent, and those that were not."""
     console = _console()
-    for one in report.sent:
-        console.print(f"sent     {one.name} {one.run_id} ({one.status}) to {one.store}")
+    for sent in report.sent:
+        console.print(f"sent     {sent.name} {sent.run_id} ({sent.status}) to {sent.store}")
     for path in report.running:
         console.print(f"running  {path}: its run goes on")
     if not (report.sent or report.running or report.troubles):
         console.print("no records wait to be sent")
 
 
-def show_comparison(found: Comparison) -> None:
+def show_comparison(comparison: Comparison) -> None:
     """Print runs side by side."""
-    table = _table("", *(f"{name}\n{run_id[:8]}" for name, run_id in zip(found.names, found.run_ids, strict=True)))
-    for row in found.rows:
+    table = _table(
+        "", *(f"{name}\n{run_id[:8]}" for name, run_id in zip(comparison.names, comparison.run_ids, strict=True))
+    )
+    for row in comparison.rows:
         values = ("" if value is None else str(value)[:40] for value in row.values)
         table.add_row(row.name, *values, style="bold" if row.differs else "dim")
     _console().print(table)

@@ -35,14 +35,16 @@ class PluginEntry:
 
     @property
     def value(self) -> str:
-        """What it names: ``my_package.methods:magmax``."""
+        """Return what it names: ``my_package.methods:magmax``."""
         return self.rivals[0].value
 
     def load(self) -> Any:
         """Import the object. Raises ``PluginError`` where that fails, or where several packages offer the name."""
         if len(self.rivals) > 1:
-            told = " and ".join(f"{_distribution(one)} ({one.value})" for one in self.rivals)
-            raise PluginError(f"entry point '{self.name}' of {self.group} is offered by {told}: uninstall all but one")
+            rivals = " and ".join(f"{_distribution(rival)} ({rival.value})" for rival in self.rivals)
+            raise PluginError(
+                f"entry point '{self.name}' of {self.group} is offered by {rivals}: uninstall all but one"
+            )
         try:
             with redirect_stdout(sys.stderr):
                 return self.rivals[0].load()
@@ -69,10 +71,10 @@ def entry_points_of(group: str) -> Mapping[str, PluginEntry]:
 
 @lru_cache(maxsize=16)
 def _entry_points_of(group: str, path: tuple[str, ...]) -> Mapping[str, PluginEntry]:
-    found: dict[str, list[EntryPoint]] = {}
+    points: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=group):
-        found.setdefault(point.name, []).append(point)
-    return {name: PluginEntry(group, name, tuple(sorted(found[name], key=_distribution))) for name in sorted(found)}
+        points.setdefault(point.name, []).append(point)
+    return {name: PluginEntry(group, name, tuple(sorted(points[name], key=_distribution))) for name in sorted(points)}
 
 
 def _distribution(point: EntryPoint) -> str:

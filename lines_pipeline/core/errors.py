@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from lines_pipeline.core.diagnostics import Diagnostic, SourceLocation, in_file_order
 from lines_pipeline.core.printable import printable, printable_message
 
 _NEAR = 0.6
 _MAX_WORD = 100
 _MAX_NAMES = 500
-_MAX_TOLD = 200
+_MAX_LINES = 200
 
 
 class LinesError(Exception):
@@ -64,34 +64,23 @@ class UnknownRunError(TrackingError):
     exit_code = 2
 
 
-@dataclass(frozen=True, order=True)
-class Diagnostic:
-    """One mistake in a recipe, with its place (lines and columns count from 1; 0 where there is none)."""
-
-    file: str
-    line: int
-    column: int
-    message: str
-    node: str = ""
-
-    def __str__(self) -> str:
-        location = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        node = f"node '{self.node}': " if self.node else ""
-        return printable_message(f"{location}: {node}{self.message}")
-
-
 class RecipeError(LinesError):
-    """Every mistake found in a recipe, all at once, in file order."""
+    """A recipe is wrong; ``diagnostics`` say everything that is, in file order."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
-        self.diagnostics = tuple(sorted(set(diagnostics)))
-        told = [str(diagnostic) for diagnostic in self.diagnostics[:_MAX_TOLD]]
-        more = len(self.diagnostics) - len(told)
-        super().__init__("\n".join([*told, *([f"... and {more} more mistakes"] if more else ())]))
+        self.diagnostics = in_file_order(diagnostics)
+        lines = [str(diagnostic) for diagnostic in self.diagnostics[:_MAX_LINES]]
+        untold = len(self.diagnostics) - len(lines)
+        super().__init__("\n".join([*lines, *([f"... and {untold} more mistakes"] if untold else ())]))
+
+    @classmethod
+    def at(cls, location: SourceLocation, message: str) -> RecipeError:
+        """Return an error of one diagnostic."""
+        return cls([location.diagnostic(message)])
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest known name, or an empty string."""
+    """Return `` (did you mean 'x'?)`` for the nearest known name, or an empty text."""
     if len(word) > _MAX_WORD:
         return ""
     alike = sorted(name for name in known if _NEAR * (len(name) + len(word)) <= 2 * min(len(name), len(word)))
@@ -102,7 +91,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def did_you_misspell(word: str, known: Iterable[str]) -> str:
-    """As ``did_you_mean``, for names that may be right elsewhere: suggest only a name one typing mistake away."""
+    """Return what ``did_you_mean`` does, of names one typing mistake away: others may be right elsewhere."""
     if len(word) > _MAX_WORD:
         return ""
     distances = {name: _slips(word, name) for name in sorted(known)}
@@ -116,13 +105,13 @@ def _is_part(word: str, name: str) -> bool:
 
 
 def _slips(word: str, name: str) -> int:
-    """Letters to change, add, leave out or swap with their neighbour (optimal string alignment)."""
+    """Return how many letters to change, add, leave out or swap with a neighbour (optimal string alignment)."""
     rows = [list(range(len(name) + 1))]
     for i, letter in enumerate(word, 1):
         row = [i]
-        for j, other in enumerate(name, 1):
-            costs = [rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (letter != other)]
-            if i > 1 and j > 1 and (letter, word[i - 2]) == (name[j - 2], other):
+        for j, other_letter in enumerate(name, 1):
+            costs = [rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (letter != other_letter)]
+            if i > 1 and j > 1 and (letter, word[i - 2]) == (name[j - 2], other_letter):
                 costs.append(rows[-2][j - 2] + 1)
             row.append(min(costs))
         rows.append(row)

@@ -19,7 +19,7 @@ def collect_seldom() -> None:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage is collected meanwhile, nor looked for later in what was made: for work that makes what stays.
+    """Collect no garbage meanwhile, and never look at what was made: for work whose objects stay.
 
     Only at the start of a process: what is garbage by then is kept for good.
     """

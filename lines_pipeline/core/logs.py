@@ -54,7 +54,7 @@ class _Hiding(logging.Filter):
 
 
 def _message(record: logging.LogRecord) -> str:
-    """The text of a record; for one whose arguments do not fit, which ``logging`` tells itself, what it has of it."""
+    """Return the text of a record; of one whose arguments do not fit, which ``logging`` tells itself, what it has."""
     try:
         return record.getMessage()
     except (TypeError, ValueError, KeyError):

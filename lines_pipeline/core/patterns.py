@@ -45,8 +45,8 @@ class Pattern:
         try:
             self._checked.sub(replacement, "")
         except (re.error, IndexError, OverflowError) as error:
-            told = f"expected a replacement for '{shortened(self.text)}', found '{shortened(replacement)}': {error}"
-            raise PatternError(told) from error
+            message = f"expected a replacement for '{shortened(self.text)}', found '{shortened(replacement)}': {error}"
+            raise PatternError(message) from error
 
     def search(self, name: str) -> Any:
         """Return the first match anywhere in ``name``, or None."""

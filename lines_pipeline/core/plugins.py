@@ -50,9 +50,9 @@ class PackageOrigin:
         """Raise ``EngineError`` where this process has not got the same version of the package."""
         entry = entry_points_of(self.group).get(self.name)
         if entry is None or PackageOrigin.of(entry) != self:
-            here = "it is not installed" if entry is None else f"{entry.distribution} ({entry.value}) offers it"
+            offered = "it is not installed" if entry is None else f"{entry.distribution} ({entry.value}) offers it"
             raise EngineError(
-                f"'{self.name}' of {self.group} comes from {self.distribution} ({self.value}), but here {here}: "
+                f"'{self.name}' of {self.group} comes from {self.distribution} ({self.value}), but here {offered}: "
                 "install the same version everywhere"
             )
 
@@ -75,7 +75,7 @@ class FileOrigin:
 
     @cached_property
     def code(self) -> Code:
-        """The file as code of the user's."""
+        """Return the file as code of the user's."""
         return Code(self.file.name, "", "", self.file, self.file.parent)
 
     def module(self) -> ModuleType:
@@ -98,7 +98,7 @@ class FileOrigin:
             raise PluginError(f"{self.file.name} raised {what_was_raised(error, self.code)}") from error
 
     def beside(self) -> Mapping[str, ModuleType]:
-        """The modules from its folder that the file imports, by name."""
+        """Return the modules from its folder that the file imports, by name."""
         own = module_name(self.code)
         return {name: module for name, module in modules_of(self.code).items() if name != own}
 

@@ -25,7 +25,7 @@ def printable(name: object, length: int = MAX_NAME) -> str:
 
 
 def exact_glob(name: str) -> str:
-    """A glob that matches just this name, as quoted YAML; it is there to be copied and never cut."""
+    """Return a glob that matches just this name, as quoted YAML; it is there to be copied and never cut."""
     text = glob.escape(name).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{_UNPRINTABLE.sub(_escaped, text)}"'
 
@@ -50,8 +50,8 @@ def listed(names: Iterable[object]) -> str:
 def counted(texts: Iterable[str]) -> str:
     """Return the first texts with commas between them, and how many more there are."""
     texts = list(texts)
-    rest = len(texts) - SHOWN
-    return ", ".join(texts[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    remaining = len(texts) - SHOWN
+    return ", ".join(texts[:SHOWN]) + (f" and {remaining} more" if remaining > 0 else "")
 
 
 def _escaped(match: re.Match[str]) -> str:

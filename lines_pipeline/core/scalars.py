@@ -49,13 +49,13 @@ class SpelledBool:
 
 
 def read_scalar(text: str) -> Any:
-    """The value of a plain scalar: None, a bool, an int, a float or the text; ValueError where it is not finite."""
+    """Return the value of a plain scalar: None, a bool, an int, a float or the text; ValueError for Inf and NaN."""
     value = read_spelled(text)
     return value.value if isinstance(value, SpelledBool) else value
 
 
 def read_spelled(text: str) -> Any:
-    """As ``read_scalar``; numbers and truth values that Python would write in another way keep their spelling."""
+    """Return what ``read_scalar`` does; what Python would write in another way keeps its spelling."""
     value = _resolved(text)
     if value is None or isinstance(value, str) or scalar_text(value) == text:
         return value
@@ -65,14 +65,14 @@ def read_spelled(text: str) -> Any:
 
 
 def spelled(number: int | float, spelling: str) -> SpelledInt | SpelledFloat:
-    """The number with a spelling of its own."""
+    """Return the number with a spelling of its own."""
     kept = SpelledInt(number) if isinstance(number, int) else SpelledFloat(number)
     kept.spelling = spelling
     return kept
 
 
 def unspelled(value: Any) -> Any:
-    """A value of a recipe as plain Python values."""
+    """Return a value of a recipe as plain Python values."""
     if isinstance(value, Mapping):
         return {key: unspelled(inside) for key, inside in value.items()}
     if isinstance(value, list | tuple):
@@ -97,7 +97,7 @@ def _resolved(text: str) -> Any:
 
 
 def scalar_text(value: Any) -> str:
-    """A scalar as the recipe has it, or as it would write it: ``true``, ``0.5``, ``1.10``, ``digits``."""
+    """Return a scalar as the recipe has it, or as it would write it: ``true``, ``0.5``, ``1.10``, ``digits``."""
     if isinstance(value, SpelledInt | SpelledFloat | SpelledBool):
         return value.spelling
     if value is None or isinstance(value, bool):

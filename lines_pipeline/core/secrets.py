@@ -50,7 +50,7 @@ def _starred(credential: str) -> str:
 
 @dataclass(frozen=True)
 class Secrets:
-    """What one recipe took from the environment: ``values`` by variable; an empty one still hides credentials.
+    """Holds what one recipe took from the environment: ``values`` by variable; an empty one still hides credentials.
 
     ``labels`` maps items and tasks that come from the environment to their recorded form (``${env:NAME}``).
     """
@@ -73,32 +73,32 @@ class Secrets:
         return text
 
     def label(self, name: str) -> str:
-        """The recorded form of a name such as ``experts[digits]`` or ``accuracy/digits``."""
+        """Return the recorded form of a name such as ``experts[digits]`` or ``accuracy/digits``."""
         if not self.labels:
             return name
         return self.labels.get(name) or "".join(self.labels.get(part, part) for part in _IN_NAMES.split(name))
 
-    def labelled(self, found: Mapping[str, Value]) -> dict[str, Value]:
-        """A map with the recorded forms of its keys, also in the maps that it holds."""
-        inside = {key: self.labelled(value) if isinstance(value, Mapping) else value for key, value in found.items()}
+    def labelled(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Return a map with the recorded forms of its keys, also in the maps that it holds."""
+        inside = {key: self.labelled(value) if isinstance(value, Mapping) else value for key, value in values.items()}
         return {self.label(key): value for key, value in inside.items()}  # type: ignore[misc]
 
     def hidden(self, value: Value, name: str = "") -> Value:
-        """A value with every text in it hidden: of maps, lists, tuples and dataclasses; keys of maps are labels."""
-        found: Any = value
+        """Return a value with every text in it hidden, also inside maps, lists, tuples and dataclasses."""
+        hidden: Any = value
         if isinstance(value, str):
-            found = self.label(value) if name in NAMES else self.labels.get(value) or self.hide(value)
+            hidden = self.label(value) if name in NAMES else self.labels.get(value) or self.hide(value)
         elif isinstance(value, Path):
-            found = Path(self.hide(str(value)))
+            hidden = Path(self.hide(str(value)))
         elif isinstance(value, Mapping):
-            found = {self.label(k) if isinstance(k, str) else k: self.hidden(v) for k, v in value.items()}
+            hidden = {self.label(k) if isinstance(k, str) else k: self.hidden(v) for k, v in value.items()}
         elif type(value) in (list, tuple):
-            inside = [self.hidden(one, name) for one in found]
-            found = inside if isinstance(value, list) else tuple(inside)
+            inside = [self.hidden(entry, name) for entry in hidden]
+            hidden = inside if isinstance(value, list) else tuple(inside)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value) if one.init}
-            found = dataclasses.replace(value, **{key: self.hidden(inside, key) for key, inside in fields.items()})
-        return found  # type: ignore[no-any-return]
+            values = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+            hidden = dataclasses.replace(value, **{key: self.hidden(inside, key) for key, inside in values.items()})
+        return hidden  # type: ignore[no-any-return]
 
     @contextmanager
     def hiding(self) -> Iterator[None]:
@@ -111,14 +111,14 @@ class Secrets:
                 raise
             raise clean from error.__cause__
 
-    def _cleaned(self, error: BaseException, seen: set[int]) -> BaseException:
-        """The error itself, changed in place; another one where its text cannot be changed."""
-        seen.add(id(error))
+    def _cleaned(self, error: BaseException, visited: set[int]) -> BaseException:
+        """Return the error itself, changed in place; another one where its text cannot be changed."""
+        visited.add(id(error))
         for way in ("__cause__", "__context__"):
             behind = getattr(error, way)
-            if behind is not None and id(behind) not in seen:
+            if behind is not None and id(behind) not in visited:
                 kept = error.__suppress_context__
-                setattr(error, way, self._cleaned(behind, seen))
+                setattr(error, way, self._cleaned(behind, visited))
                 error.__suppress_context__ = kept
         if not self._shows(error):
             return error
@@ -130,9 +130,9 @@ class Secrets:
                 error.filename, error.filename2 = self.hidden(error.filename), self.hidden(error.filename2)
         if not self._shows(error):
             return error
-        other = RuntimeError(self.hide(f"{type(error).__name__}: {_shown(error, str)}"))
-        other.__cause__, other.__context__ = error.__cause__, error.__context__
-        return other.with_traceback(error.__traceback__)
+        replacement = RuntimeError(self.hide(f"{type(error).__name__}: {_shown(error, str)}"))
+        replacement.__cause__, replacement.__context__ = error.__cause__, error.__context__
+        return replacement.with_traceback(error.__traceback__)
 
     def _shows(self, error: BaseException) -> bool:
         texts = [*traceback.format_exception_only(error), _shown(error, str), _shown(error, repr)]
@@ -140,7 +140,7 @@ class Secrets:
 
     @cached_property
     def _finder(self) -> tuple[re.Pattern[str], Mapping[str, str]] | None:
-        """A pattern that finds every form of every value, the longest first, and what each match is replaced by."""
+        """Return a pattern for every form of every value, the longest first, and what replaces each match."""
         names: dict[str, str] = {}
         for name, value in sorted(self.values.items()):
             for form in filter(None, _forms(value)):
@@ -161,7 +161,7 @@ NO_SECRETS = Secrets()
 
 
 def _shown(error: BaseException, way: Callable[[object], str]) -> str:
-    """The text of an error; none where its class, which may be the user's, cannot give it."""
+    """Return the text of an error; none where its class, which may be the user's, cannot give it."""
     try:
         return way(error)
     except Exception:
@@ -174,22 +174,22 @@ def by_value(text: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def named_in(text: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that ``by_value`` fills in, with their values."""
+    """Return the variables that ``by_value`` fills in, with their values."""
     return {name: environ[name] for name in _REFERENCE.findall(text) if name in environ}
 
 
 def _is_findable(value: str) -> bool:
-    """Whether a value can be told from other words."""
+    """Return whether a value can be told from other words."""
     return len(value) >= (SHORTEST_NUMBER if _PLAIN.fullmatch(value) else SHORTEST)
 
 
 def _cuts(form: str) -> range:
-    """Lengths to which a message may have cut a value, so that enough of it is left to be told."""
+    """Yield the lengths to which a message may have cut a value, with enough of it left to be told."""
     return range(max(SHORTEST_NUMBER, len(form) // 2), min(len(form), _LONGEST_CUT))
 
 
 def _forms(value: str) -> Iterable[str]:
-    """A value as messages show it: as it is, as a path, in a URL, in JSON, on one line; and parts that tell it."""
+    """Return a value as messages show it: as it is, as a path, in a URL, in JSON, on one line; and parts of it."""
     yield value
     yield from (" ".join(value.split()), value.lower(), json.dumps(value)[1:-1], repr(value)[1:-1])
     yield from (quote(value), quote(value, safe=""), quote_plus(value))

@@ -11,11 +11,11 @@ _BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)", re.ASCII)
 
 
 def parse_bytes(text: str | int) -> int:
-    """Bytes in ``4GB`` (10^9), ``4GiB`` (2^30), ``500MB`` or a plain number; ValueError where it is no such thing."""
+    """Return the bytes in ``4GB`` (10^9), ``4GiB`` (2^30), ``500MB`` or a plain number; ValueError for other texts."""
     match = _BYTES.fullmatch(str(text).strip())
     if not match or match[2].upper() not in _UNITS:
         raise ValueError(f"expected a size such as 4GB or 512MiB, found '{text}'")
-    found = int(Decimal(match[1]) * _UNITS[match[2].upper()])
-    if not found:
+    nbytes = int(Decimal(match[1]) * _UNITS[match[2].upper()])
+    if not nbytes:
         raise ValueError(f"expected a size of at least one byte, found '{text}'")
-    return found
+    return nbytes

@@ -11,7 +11,7 @@ from lines_pipeline.core.errors import EngineError
 
 
 class _Unbroken(io.FileIO):
-    """A descriptor that takes everything from the moment on when its reader is gone.
+    """Writes to a descriptor, and takes everything from the moment on when its reader is gone.
 
     Of standard output, other failures (a full disk) are told once, as ``EngineError``: results were to go there.
     """

@@ -44,20 +44,20 @@ class TensorSpec:
 
     @property
     def numel(self) -> int:
-        """Number of values; 1 for a scalar."""
+        """Return the number of values; 1 for a scalar."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Size of the stored values in bytes."""
+        """Return the size of the stored values in bytes."""
         return self.numel * ITEM_BYTES[self.dtype]
 
     @property
     def is_floating(self) -> bool:
-        """Whether merges touch it: integer and bool tensors are copied from the base."""
+        """Return whether merges touch it: integer and bool tensors are copied from the base."""
         return self.dtype.startswith(("float", "bfloat"))
 
     @property
     def compute_dtype(self) -> str:
-        """The data type a merge computes it in: float64 for float64, else float32."""
+        """Return the data type a merge computes it in: float64 for float64, else float32."""
         return "float64" if self.dtype == "float64" else "float32"

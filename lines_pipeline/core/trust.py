@@ -23,7 +23,7 @@ class TrustError(LinesError):
 
 
 def store_path() -> Path:
-    """The file of the list: ``lines-pipeline/trusted.json`` in ``$XDG_CONFIG_HOME``, by default ``~/.config``."""
+    """Return the file of the list: ``lines-pipeline/trusted.json`` in ``$XDG_CONFIG_HOME`` or ``~/.config``."""
     configured = os.environ.get("XDG_CONFIG_HOME", "")
     try:
         base = Path(configured) if os.path.isabs(configured) else Path.home() / ".config"
@@ -57,9 +57,11 @@ def _read(path: Path, content: bytes) -> tuple[Path, ...]:
         folders = json.loads(content) if len(content) <= _MAX_BYTES else None
     except (ValueError, RecursionError):
         folders = None
-    if not isinstance(folders, list) or not all(isinstance(one, str) and os.path.isabs(one) for one in folders):
+    if not isinstance(folders, list) or not all(
+        isinstance(folder, str) and os.path.isabs(folder) for folder in folders
+    ):
         raise _damaged(path, "it is not a list of folders")
-    return tuple(sorted({Path(one) for one in folders}))
+    return tuple(sorted({Path(folder) for folder in folders}))
 
 
 def _damaged(path: Path, reason: str) -> TrustError:
@@ -70,7 +72,7 @@ def why_untrusted(folder: Path) -> str:
     """Return why Python of a folder may not run; an empty text where it may. The folder's real place counts."""
     try:
         real = folder.resolve()
-        if any(real.is_relative_to(one) for one in trusted_folders()):
+        if any(real.is_relative_to(trusted) for trusted in trusted_folders()):
             return ""
         return f"'{printable_message(str(real))}' is not a trusted folder"
     except (OSError, RuntimeError, ValueError, TrustError) as error:
@@ -107,7 +109,7 @@ def distrust(folder: Path) -> Path:
     with _changing():
         known = set(trusted_folders())
         if real not in known:
-            above = [one for one in sorted(known) if real.is_relative_to(one)]
+            above = [parent for parent in sorted(known) if real.is_relative_to(parent)]
             hint = f"; it is trusted as part of '{above[-1]}'" if above else ""
             raise TrustError(f"'{printable_message(str(real))}' is not on the list of trusted folders{hint}")
         _write(known - {real})
@@ -137,7 +139,7 @@ def _write(folders: set[Path]) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".trusted-", suffix=".tmp")  # mode 0600
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump([str(one) for one in sorted(folders)], file, indent=2)
+            json.dump([str(folder) for folder in sorted(folders)], file, indent=2)
             file.write("\n")
         os.replace(temporary, target)
     except BaseException:

@@ -10,7 +10,7 @@ CompileMode = Literal["auto", "always", "never"]
 
 
 class EdgeType(StrEnum):
-    """What flows along an edge."""
+    """Names what flows along an edge."""
 
     WEIGHTS = "weights"
     """A checkpoint: every tensor of a model, in the data types it is stored with."""

@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the versions of those of ``names`` that are installed."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -104,11 +104,11 @@ class Evaluator:
         remembered = self._remembered_by_step(graph, uses)
         models = _unscored(uses, remembered)
         requests = [OutputRequest(model) for model in models]
-        there = {value for r in requests if (value := existing(self.session, graph, r)) is not None}
+        present = {value for request in requests if (value := existing(self.session, graph, request)) is not None}
         values, _ = materialise(self.session, graph, requests) if requests else ([], {})
         paths = [value.path for value in values]
-        made = tuple(value.path for value in values if value not in there)
-        return EvaluationBatch(graph, uses, tuple(steps), remembered, dict(zip(models, paths, strict=True)), made)
+        new_paths = tuple(value.path for value in values if value not in present)
+        return EvaluationBatch(graph, uses, tuple(steps), remembered, dict(zip(models, paths, strict=True)), new_paths)
 
     def unscored_models(self, graph: Graph, uses: Uses) -> list[str]:
         """Return the steps whose weights have to be made, because no scores of them are remembered."""
@@ -127,18 +127,18 @@ class Evaluator:
 
     def _scores(self, batches: Sequence[EvaluationBatch]) -> list[dict[str, Scores]]:
         """Return the scores of all steps of every batch; evaluate what is not remembered, equal models once."""
-        wanted: dict[str, tuple[EvaluationBatch, str]] = {}
+        missing: dict[str, tuple[EvaluationBatch, str]] = {}
         for number, batch in enumerate(batches):
             for step_id, scores in batch.scores.items():
                 if scores is None:
                     key = self._key(batch.graph, batch.uses[step_id]) or f"{number}/{step_id}"
-                    wanted.setdefault(key, (batch, step_id))
-        evaluations = [self._evaluation(batch, step) for batch, step in wanted.values()]
+                    missing.setdefault(key, (batch, step_id))
+        evaluations = [self._evaluation(batch, step) for batch, step in missing.values()]
         session = self.session
         scored = evaluate_all(session.scheduler, evaluations, session.settings.memory)
-        results = dict(zip(wanted, scored, strict=True))
+        results = dict(zip(missing, scored, strict=True))
         for key, scores in results.items():
-            batch, step = wanted[key]
+            batch, step = missing[key]
             self._remember(batch.graph, batch.uses[step], scores, normalizes=step not in batch.steps)
         return [
             {

@@ -25,12 +25,14 @@ def packed(scores: Scores, tasks: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def unpacked(found: Any, tasks: Sequence[str]) -> Scores | None:
+def unpacked(packed: Any, tasks: Sequence[str]) -> Scores | None:
     """Return the scores that ``packed`` packed; None where an entry holds something else."""
     with suppress(TypeError, KeyError, ValueError, AttributeError):
-        pairs = list(zip(tasks, found, strict=True))
-        values = {task: {name: float(value) for name, value in one["values"].items()} for task, one in pairs}
-        return Scores(values, {task: Samples.unpacked(one["samples"]) for task, one in pairs if one["samples"]})
+        pairs = list(zip(tasks, packed, strict=True))
+        values = {task: {name: float(value) for name, value in of_task["values"].items()} for task, of_task in pairs}
+        return Scores(
+            values, {task: Samples.unpacked(of_task["samples"]) for task, of_task in pairs if of_task["samples"]}
+        )
     return None
 
 

@@ -70,19 +70,19 @@ def evaluate_all(scheduler: Scheduler, evaluations: Sequence[Evaluation], memory
     Each worker gets evaluations on the same data together, and reads the data once where its memory has room.
     """
     parts = max(scheduler.calls_at_once // max(len(evaluations), 1), 1)
-    dealt = [(number, part) for number, one in enumerate(evaluations) for part in _dealt(one, parts)]
+    dealt = [(number, part) for number, evaluation in enumerate(evaluations) for part in _dealt(evaluation, parts)]
     groups = _grouped([part for _, part in dealt], scheduler.calls_at_once)
     asked = [EvaluationGroup(tuple(dealt[place][1] for place in group), memory) for group in groups]
     results = scheduler.call(evaluate_together, asked)
     scored = {
         place: scores
-        for group, of in zip(groups, results, strict=True)
-        for place, scores in zip(group, of, strict=True)
+        for group, group_scores in zip(groups, results, strict=True)
+        for place, scores in zip(group, group_scores, strict=True)
     }
-    found = [Scores({}) for _ in evaluations]
+    joined = [Scores({}) for _ in evaluations]
     for place, (number, _) in enumerate(dealt):
-        found[number] = found[number].joined(scored[place])
-    return [scores.picked(one.tasks) for one, scores in zip(evaluations, found, strict=True)]
+        joined[number] = joined[number].joined(scored[place])
+    return [scores.picked(evaluation.tasks) for evaluation, scores in zip(evaluations, joined, strict=True)]
 
 
 def _dealt(evaluation: Evaluation, parts: int) -> list[Evaluation]:
@@ -92,14 +92,14 @@ def _dealt(evaluation: Evaluation, parts: int) -> list[Evaluation]:
 
 def _grouped(parts: Sequence[Evaluation], workers: int) -> list[list[int]]:
     """Return which parts go together, by their places: those on the same data, as many groups as there are workers."""
-    same: dict[object, list[int]] = {}
+    alike: dict[object, list[int]] = {}
     for place, part in enumerate(parts):
-        same.setdefault((part.suite, part.folder, part.digest, part.split, part.device), []).append(place)
-    found = []
-    for places in same.values():
+        alike.setdefault((part.suite, part.folder, part.digest, part.split, part.device), []).append(place)
+    groups = []
+    for places in alike.values():
         count = min(workers, len(places))
-        found += [places[start::count] for start in range(count)]
-    return found
+        groups += [places[start::count] for start in range(count)]
+    return groups
 
 
 def evaluate_together(group: EvaluationGroup) -> list[Scores]:
@@ -108,7 +108,7 @@ def evaluate_together(group: EvaluationGroup) -> list[Scores]:
     suite = open_suite(first.suite, first.folder)
     if len(group.evaluations) > 1 and isinstance(suite, HoldsData):
         suite.hold_data(_room(group.memory))
-    return [evaluate(one, suite) for one in group.evaluations]
+    return [evaluate(evaluation, suite) for evaluation in group.evaluations]
 
 
 def _room(memory: int | None) -> int:
@@ -117,8 +117,8 @@ def _room(memory: int | None) -> int:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except ValueError:  # macOS does not tell what is free
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-    left = free if memory is None else min(free, memory - BASE_BYTES)
-    return max(left, 0) // 4
+    available = free if memory is None else min(free, memory - BASE_BYTES)
+    return max(available, 0) // 4
 
 
 def evaluate(evaluation: Evaluation, suite: Suite | None = None) -> Scores:

@@ -37,13 +37,15 @@ class Sample(Statistic[Magnitudes, Mapping[str, list[Magnitudes]]]):
 
 
 def collect(results: Sequence[TaskResult], number: int, assumption: int) -> dict[str, list[Any]]:
-    """Partials of one observation under one assumption, by tensor, in block order."""
-    found: dict[str, list[tuple[int, Any]]] = {}
+    """Return the partials of one observation under one assumption, by tensor, in block order."""
+    blocks: dict[str, list[tuple[int, Any]]] = {}
     for result in results:
         for (index, tensor), partials in result.partials.items():
             if index == number:
-                found.setdefault(tensor, []).extend((start, values[assumption]) for start, values in partials)
-    return {tensor: [value for _, value in sorted(found[tensor], key=lambda pair: pair[0])] for tensor in sorted(found)}
+                blocks.setdefault(tensor, []).extend((start, values[assumption]) for start, values in partials)
+    return {
+        tensor: [value for _, value in sorted(blocks[tensor], key=lambda pair: pair[0])] for tensor in sorted(blocks)
+    }
 
 
 def combine_all(
@@ -51,15 +53,15 @@ def combine_all(
     results: Sequence[TaskResult],
     numels: Mapping[AnyStatistic, Mapping[str, int]],
 ) -> dict[AnyStatistic, Any]:
-    """Results of a stage's statistics; those made under assumptions come after what was assumed."""
-    found: dict[AnyStatistic, Any] = {}
+    """Return the results of a stage's statistics; those made under assumptions come after what was assumed."""
+    combined: dict[AnyStatistic, Any] = {}
     order = sorted(range(len(observations)), key=lambda i: observations[i].speculation is not None)
     for number in order:
         observation = observations[number]
         speculation = observation.speculation
-        assumption = 0 if speculation is None else speculation.outcome(found[speculation])
+        assumption = 0 if speculation is None else speculation.outcome(combined[speculation])
         partials = collect(results, number, assumption)
-        found[observation.statistic] = observation.statistic.combine(
+        combined[observation.statistic] = observation.statistic.combine(
             partials, numels[observation.statistic], observation.state
         )
-    return found
+    return combined

@@ -13,7 +13,7 @@ _LARGEST = 32 * 2**20
 
 @cache
 def keep_freed_blocks() -> None:
-    """Once a process; nothing where the C library is not glibc.
+    """Have the C library keep freed blocks, once a process; do nothing where it is not glibc.
 
     Blocks are requested and freed by the thousand. By default glibc hands much of that back to the system at once, and
     every block then costs page faults, for which all threads of a process wait.

@@ -47,9 +47,9 @@ class Compilation:
         failure = next(filter(None, failures), "")
         if failure and not self._is_told:
             self._is_told = True
-            what = "the interpreter does their work, with the same bytes and up to four times the processor time"
+            consequence = "the interpreter does their work, with the same bytes and up to four times the processor time"
             choices = "'engine.compile: never' runs without them, 'always' makes this an error"
-            self._emit(Note(f"compiled loops failed ({failure}): {what}. {choices}"))
+            self._emit(Note(f"compiled loops failed ({failure}): {consequence}. {choices}"))
 
 
 def compiling_pays(nbytes: int) -> bool:

@@ -23,7 +23,7 @@ class CompiledTasks:
         self.tracer, self._reading, self._writing = tracer, reading, writing
 
     def run(self, positions: Sequence[BlockPosition]) -> list[CompiledBlock]:
-        """Do blocks of one tensor, from the first on as far as one launch goes; raises ``CompilerFailure``.
+        """Run blocks of one tensor, from the first on as far as one launch goes; raises ``CompilerFailure``.
 
         Return none where the first is for the interpreter: it cannot be traced or read, or its values are not finite.
         """
@@ -93,8 +93,8 @@ class CompiledBlock:
 
     def observed(self, number: int, assumption: int) -> Any:
         """Return the partial of an observation under an assumption."""
-        found = self.tasks.run_again(self.position, assumption) if assumption else self.reductions
-        reduced = [found[one.code][one.slot] for one in self._trace(assumption).observed[number]]
+        reductions = self.tasks.run_again(self.position, assumption) if assumption else self.reductions
+        reduced = [reductions[output.code][output.slot] for output in self._trace(assumption).observed[number]]
         return self.tasks.tracer.statistic(number).partial(*reduced)
 
     def written(self, number: int) -> torch.Tensor | None:

@@ -24,7 +24,7 @@ def explain(
     models: Iterable[str],
     trials: int = 0,
 ) -> Explanation:
-    """The plan of the requested files and of the ``models`` to evaluate. Checks keys, shapes, memory and disks."""
+    """Return the plan of the requested files and of ``models`` to evaluate. Checks keys, shapes, memory and disks."""
     return _planned(recipe, graph, session, requests, models, trials)[0]
 
 
@@ -36,13 +36,15 @@ def explain_with_room(
     models: Iterable[str],
     trials: int = 0,
 ) -> Explanation:
-    """As ``explain``; where the cache's disk is too small for what comes there, what is old in the cache goes first.
+    """Explain; where the cache's disk is too small for what comes there, old entries of the cache go first.
 
     Where all of the cache would not be enough, it stays.
     """
     models = list(models)
     report, shortages = _planned(recipe, graph, session, requests, models, trials)
-    inside = [one for one in shortages if any(path.is_relative_to(session.cache.folder) for path in one.paths)]
+    inside = [
+        shortage for shortage in shortages if any(path.is_relative_to(session.cache.folder) for path in shortage.paths)
+    ]
     missing = sum(shortage.missing_bytes for shortage in inside)
     if not 0 < missing <= session.cache.nbytes:
         return report
@@ -58,9 +60,9 @@ def _planned(
     models: Iterable[str],
     trials: int,
 ) -> tuple[Explanation, list[Shortage]]:
-    wanted = [*requests, *(OutputRequest(model) for model in models)]
-    absent = [request for request in wanted if existing(session, graph, request) is None]
-    planned = session.plan(graph, wanted_of(absent, [request.step for request in wanted]))
+    all_requests = [*requests, *(OutputRequest(model) for model in models)]
+    absent = [request for request in all_requests if existing(session, graph, request) is None]
+    planned = session.plan(graph, wanted_of(absent, [request.step for request in all_requests]))
     pending = _pending(session, planned.schemas)
     pending_files = {session.cache.spool / str(number): n for number, n in enumerate(pending.values())}
     shortages = space_shortages({**sizes(session, absent, planned), **pending_files})
@@ -74,9 +76,9 @@ def _planned(
 
 
 def _pending(session: Session, steps: Iterable[str]) -> dict[str, int]:
-    """Bytes that a run writes into the cache before it can read the values of steps, by step."""
-    found = {step: session.checkpoints[step].pending_bytes for step in steps if step in session.checkpoints}
-    return {step: nbytes for step, nbytes in found.items() if nbytes}
+    """Return the bytes that a run writes into the cache before it can read the values of steps, by step."""
+    pending = {step: session.checkpoints[step].pending_bytes for step in steps if step in session.checkpoints}
+    return {step: nbytes for step, nbytes in pending.items() if nbytes}
 
 
 def _pending_notes(graph: Graph, pending: Mapping[str, int]) -> list[str]:
@@ -87,8 +89,12 @@ def _pending_notes(graph: Graph, pending: Mapping[str, int]) -> list[str]:
 
 
 def block_scales(graph: Graph, session: Session, steps: Collection[str]) -> list[BlockScales]:
-    """The factor of every block, of those ``steps`` whose ops scale by depth and whose statistics are known."""
+    """Return the factor of every block, of those ``steps`` whose ops scale by depth and whose statistics are known."""
     behind = ancestors(graph, tuple(step for step in graph.steps if step in steps))
     schemas, known = infer_schemas(graph, behind, session.checkpoints), session.known(graph, behind)
-    found = {s: explained_step(graph.steps[s], schemas[s], stats_of(graph, s, known)) for s in behind if s in steps}
-    return [BlockScales(step, one.said.block_scales) for step, one in found.items() if one and one.said.block_scales]
+    explained = {s: explained_step(graph.steps[s], schemas[s], stats_of(graph, s, known)) for s in behind if s in steps}
+    return [
+        BlockScales(step, step_explained.said.block_scales)
+        for step, step_explained in explained.items()
+        if step_explained and step_explained.said.block_scales
+    ]

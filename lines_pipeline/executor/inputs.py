@@ -64,7 +64,7 @@ def open_recipe(
     trust: bool = False,
     scheduler: Scheduler = DRIVER,
 ) -> Iterator[OpenedRecipe]:
-    """A recipe with every checkpoint found and opened; ``build`` also makes or downloads what is not there.
+    """Yield a recipe with every checkpoint found and opened; ``build`` also makes or downloads what is not there.
 
     Where suites name Python, ``EvalError`` for a ``build`` without ``trust`` in a folder that is not trusted.
     What it uses of the cache is kept there until it is done with.
@@ -103,14 +103,14 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
         path = _local_path(located[step], context, step, build=build)
         return None if path is None else loads[step].read(path.absolute(), ReadContext(session.cache.spool, build))
 
-    found = each(recipe, graph, "path", loads, opened)
-    checkpoints = {step: checkpoint for step, checkpoint in found.items() if checkpoint is not None}
+    by_step = each(recipe, graph, "path", loads, opened)
+    checkpoints = {step: checkpoint for step, checkpoint in by_step.items() if checkpoint is not None}
     checkpoints |= _open_updates(context, updates, checkpoints, build=build)
     context.notes += [f"node '{step}': {note}" for step, checkpoint in checkpoints.items() for note in checkpoint.notes]
     context.session = replace(session, checkpoints=checkpoints)
-    for step, one in checkpoints.items():
+    for step, checkpoint in checkpoints.items():
         known = "content known" if step in context.session.digests else "content not known yet"
-        LOG.info("'%s': opened '%s', %d tensors, %s", step, one.uri, len(one.tensors), known)
+        LOG.info("'%s': opened '%s', %d tensors, %s", step, checkpoint.uri, len(checkpoint.tensors), known)
     expected = {step: source.digest for step, source in sources.items() if step in checkpoints and source.digest}
     each(recipe, graph, "digest", expected, lambda step: _check_digest(context, step, expected[step], read=build))
 
@@ -118,7 +118,7 @@ def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
 def _check_digest(context: OpenedRecipe, step: str, expected: str, *, read: bool) -> None:
     """Refuse other contents than expected; ``read`` them where they are not known, else only tell."""
     session = context.session
-    digest = session.identify(step) if read else session.digests.get(step)
+    digest = session.contents.identify(step) if read else session.digests.get(step)
     if digest is None:
         context.notes.append(f"node '{step}': its content is compared with 'digest' by the run, which reads it")
     elif digest != expected:
@@ -131,40 +131,40 @@ def _check_digest(context: OpenedRecipe, step: str, expected: str, *, read: bool
 def _open_updates(
     context: OpenedRecipe, updates: Mapping[str, Source], checkpoints: Mapping[str, Checkpoint], *, build: bool
 ) -> dict[str, Checkpoint]:
-    """What sources read for a base, for the tensors of that; those whose base is not on this machine yet wait."""
+    """Return what sources read for a base, for its tensors; those whose base is not on this machine yet wait."""
     recipe, graph, spool = context.recipe, context.graph, context.session.cache.spool
     located = each(recipe, graph, "path", updates, lambda s: locate_checkpoint(updates[s].path, recipe.folder))
-    found: dict[str, Checkpoint] = {}
+    opened_updates: dict[str, Checkpoint] = {}
 
     def opened(step: str) -> None:
         sources = {s for s in ancestors(graph, [step]) if graph.steps[s].op.is_source} - {step}
         path = _local_path(located[step], context, step, build=build)
         if path is None:
             return
-        if not sources <= checkpoints.keys() | found.keys():
+        if not sources <= checkpoints.keys() | opened_updates.keys():
             node = graph.steps[step].node
             context.wait(
                 step, f"node '{node}': its base is not on this machine yet, the first run checks it against that"
             )
             return
         followed = graph.steps[step].followed
-        base = None if followed is None else _base(graph, followed, {**checkpoints, **found})
+        base = None if followed is None else _base(graph, followed, {**checkpoints, **opened_updates})
         left_out = partial(left_out_names, graph.steps[step])
-        found[step] = updates[step].read(path.absolute(), ReadContext(spool, build, base, left_out))
+        opened_updates[step] = updates[step].read(path.absolute(), ReadContext(spool, build, base, left_out))
 
     each(recipe, graph, "path", updates, opened)
-    return found
+    return opened_updates
 
 
 def _base(graph: Graph, step: str, checkpoints: Mapping[str, Checkpoint]) -> Base:
-    """The model that an adapter is for; its values can be read where it is loaded."""
+    """Return the model that an adapter is for; its values can be read where it is loaded."""
     schema, read = schema_of(graph, step, checkpoints), checkpoints.get(step)
     where = (read.tensors, read.files) if read else (None, ())
     return Base(schema.origin, schema.tensors, schema.aliases, *where)
 
 
 def locate_checkpoint(path: str, folder: Path) -> Any:
-    """Where a ``load`` path lies: a ``ZooEntry``, or a location of files."""
+    """Return where a ``load`` path lies: a ``ZooEntry``, or a location of files."""
     return locate_in_zoo(path) if path.startswith("zoo://") else locate(path, folder, cache_folder() / "downloads")
 
 

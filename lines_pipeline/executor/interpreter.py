@@ -34,7 +34,7 @@ ACTUAL = Assumption({}, frozenset())
 
 
 class PlanIndex:
-    """What every block of a task looks up, worked out once."""
+    """Looks up what every block of a task needs, worked out once."""
 
     def __init__(self, stage_plan: StagePlan) -> None:
         self.stage_plan = stage_plan
@@ -43,7 +43,7 @@ class PlanIndex:
         self.assumptions = [self._assumptions(observation.speculation) for observation in stage_plan.observations]
         """By observation: one assumption for every outcome of the statistic that it waits for."""
         self.written = [self._assumptions(write.speculation)[0] for write in stage_plan.writes]
-        """By write: the world whose value is written."""
+        """By write: the assumption under which the written value is computed."""
         numbers = {observation.statistic: number for number, observation in enumerate(stage_plan.observations)}
         self.numbers = numbers
         """Observations by statistic."""
@@ -53,15 +53,15 @@ class PlanIndex:
         self._observed: dict[tuple[str, int], list[int]] = {}
 
     def read(self, tensor: str) -> tuple[str, ...]:
-        """Sources that have the tensor and are computed with or hashed."""
+        """Return the sources that have the tensor and are computed with or hashed."""
         return self._reading(tensor)[0]
 
     def hashed(self, tensor: str) -> frozenset[str]:
-        """Sources that are hashed, of those that have the tensor."""
+        """Return the sources that are hashed, of those that have the tensor."""
         return self._reading(tensor)[1]
 
     def sources(self, tensor: str) -> tuple[str, ...]:
-        """Sources of the tensor that the stage computes with (others are only hashed)."""
+        """Return the sources of the tensor that the stage computes with (others are only hashed)."""
         return self._reading(tensor)[2]
 
     def sources_behind(self, step_id: str, tensor: str) -> tuple[str, ...]:
@@ -69,11 +69,11 @@ class PlanIndex:
         return self._readers.behind(step_id, tensor)
 
     def is_view(self, step: str, tensor: str) -> bool:
-        """Whether a source has the tensor as a part of another, or by another name."""
+        """Return whether a source has the tensor as a part of another, or by another name."""
         return tensor in self.stage_plan.schemas[step].exposed
 
     def name(self, tensor: str) -> str:
-        """The name of a tensor, from its key."""
+        """Return the name of a tensor, from its key."""
         return self.stage_plan.names.get(tensor, tensor)
 
     def _reading(self, tensor: str) -> tuple[tuple[str, ...], frozenset[str], tuple[str, ...]]:
@@ -83,15 +83,15 @@ class PlanIndex:
         return self._read[tensor]
 
     def observed(self, tensor: str, assumption: int = 0) -> list[int]:
-        """Observations that look at the tensor, of those that have so many worlds."""
+        """Return the observations that look at the tensor, of those that have so many assumptions."""
         if (tensor, assumption) not in self._observed:
             numbers = (number for number, assumptions in enumerate(self.assumptions) if assumption < len(assumptions))
-            found = [number for number in numbers if self.observed_spec(number, tensor) is not None]
-            self._observed[tensor, assumption] = found
+            observed = [number for number in numbers if self.observed_spec(number, tensor) is not None]
+            self._observed[tensor, assumption] = observed
         return self._observed[tensor, assumption]
 
     def observed_spec(self, number: int, tensor: str) -> TensorSpec | None:
-        """What the values are computed as that an observation takes; None where it passes the tensor by."""
+        """Return the spec that an observation's values are computed as; None where it passes the tensor by."""
         observation = self.stage_plan.observations[number]
         if not observes(self.stage_plan, observation, tensor):
             return None
@@ -99,7 +99,7 @@ class PlanIndex:
         return next(schema.tensors[tensor] for schema in schemas if tensor in schema.tensors)
 
     def stats(self, step: Step, tensor: str, assumption: Assumption) -> Mapping[str, Any]:
-        """What an op's ``apply`` is told about one tensor."""
+        """Return the statistics that an op's ``apply`` gets for one tensor."""
         key = (step.id, tensor, assumption)
         if key not in self._stats:
             known = self.stage_plan.stats.get(step.id, {})
@@ -117,17 +117,17 @@ class PlanIndex:
         if speculation not in self._hypothetical:
             steps = frozenset(self._dependants(speculation))
             self._hypothetical[speculation] = tuple(
-                Assumption({speculation: found}, steps) for found in speculation.outcomes
+                Assumption({speculation: outcome}, steps) for outcome in speculation.outcomes
             )
         return self._hypothetical[speculation]
 
     def _dependants(self, speculation: AnyStatistic) -> set[str]:
-        found: set[str] = set()
+        dependants: set[str] = set()
         for step in self.stage_plan.steps:
             own = speculation in self.stage_plan.speculated.get(step.id, {}).values()
-            if own or any(i in found for ids in step.value_inputs.values() for i in ids):
-                found.add(step.id)
-        return found
+            if own or any(i in dependants for ids in step.value_inputs.values() for i in ids):
+                dependants.add(step.id)
+        return dependants
 
 
 class BlockEvaluator:
@@ -142,11 +142,11 @@ class BlockEvaluator:
         self._like = next(iter(sources.values()), None)
 
     def observed(self, number: int, assumption: int) -> Any:
-        """The partial of an observation in one of its worlds."""
+        """Return the partial of an observation under one of its assumptions."""
         return self._program.observations[number].statistic.partial(*self.reduced(number, assumption))
 
     def reduced(self, number: int, assumption: int) -> tuple[Any, ...]:
-        """The reductions of an observation in one of its worlds."""
+        """Return the reductions of an observation under one of its assumptions."""
         observation, spec = self._program.observations[number], self._index.observed_spec(number, self._tensor)
         assert spec is not None
         values = [
@@ -160,11 +160,11 @@ class BlockEvaluator:
         return observation.statistic.observe_at(values, spec, observation.needs, observation.state, self._start)
 
     def written(self, number: int) -> Block:
-        """The value of a write."""
+        """Return the value of a write."""
         return self.value(self._program.writes[number].step, self._index.written[number])
 
     def value(self, step_id: str, assumption: Assumption = ACTUAL) -> Block:
-        """1-D value in the compute type (masks: bool) of a step whose schema has the tensor."""
+        """Return the 1-D value, in the compute type (masks: bool), of a step whose schema has the tensor."""
         key = (step_id, assumption) if step_id in assumption.steps else step_id
         if key not in self._values:
             self._values[key] = self._compute(self._index.steps[step_id], assumption)
@@ -188,12 +188,12 @@ class BlockEvaluator:
         return torch.where(self._inside(value, spec, region), value, torch.zeros_like(value))
 
     def _inside(self, value: torch.Tensor, spec: TensorSpec, region: tuple[int, ...]) -> torch.Tensor:
-        """Which entries of a block lie in the leading region of a tensor."""
+        """Return which entries of a block lie in the leading region of a tensor."""
         positions = np.arange(self._start, self._start + value.numel())
         return torch.from_numpy(inside(positions, spec.shape, region)).to(value.device)
 
     def input_value(self, step_id: str, spec: TensorSpec, assumption: Assumption = ACTUAL) -> Block:
-        """The value of ``step_id`` as input to a step computed as ``spec``: zero where it has no such tensor."""
+        """Return the value of ``step_id`` as input to a step computed as ``spec``: zero where it has no such tensor."""
         compute = torch_dtype(spec.compute_dtype)
         if self._tensor in self._program.schemas[step_id].tensors:
             value = self.value(step_id, assumption)
@@ -204,24 +204,24 @@ class BlockEvaluator:
 
 @cache
 def torch_dtype(name: str) -> torch.dtype:
-    """torch's data type of a ``TensorSpec.dtype``."""
+    """Return torch's data type of a ``TensorSpec.dtype``."""
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
 
 
 def widen(value: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    """A stored block in its compute type; masks and integers as they are."""
+    """Return a stored block in its compute type; masks and integers as they are."""
     return value.to(torch_dtype(spec.compute_dtype)) if spec.is_floating else value
 
 
 def holds_nonfinite(value: torch.Tensor) -> bool:
-    """Whether a floating-point block has NaN or Inf; a finite sum proves that it has none."""
+    """Return whether a floating-point block has NaN or Inf; a finite sum proves that it has none."""
     return not math.isfinite(value.sum().item()) and not bool(torch.isfinite(value).all())
 
 
 def resolve_nonfinite(stored: Mapping[str, torch.Tensor], tensor: str, origins: Mapping[str, str]) -> torch.Tensor:
-    """Where one block is not finite, alike in every source: the mask of such values.
+    """Return the mask of the NaN and Inf of one block, where all sources hold the same ones.
 
     Raises ``CheckpointError`` naming the file and tensor where the sources differ there.
     """

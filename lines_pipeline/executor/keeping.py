@@ -35,7 +35,7 @@ def keep_value(session: Session, graph: Graph, step: str, measured: Measured) ->
     """
     for source in graph.needed([step]):
         if graph.steps[source].op.is_source:
-            session.identify(source)
+            session.contents.identify(source)
     key = session.keys(graph).step(step)
     assert key is not None
     path = session.cache.value_path(key)
@@ -61,7 +61,7 @@ def keep_value(session: Session, graph: Graph, step: str, measured: Measured) ->
 
 
 def _stored(measured: Mapping[str, torch.Tensor], schema: Schema | None) -> dict[str, torch.Tensor]:
-    """The tensors of a schema, or all, on the CPU: floating-point ones in the compute type."""
+    """Return the tensors of a schema, or all, on the CPU: floating-point ones in the compute type."""
     if schema is None:
         return {name: value.float().cpu().contiguous() for name, value in measured.items()}
     return {

@@ -17,7 +17,8 @@ from lines_pipeline.core.printable import printable
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.executor.non_finite import require_held
-from lines_pipeline.executor.session import Outcome, Session
+from lines_pipeline.executor.plan_run import Outcome
+from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.io.committing import commit_files, commit_folder
@@ -55,8 +56,8 @@ class ModelFolder:
 
     @property
     def targets(self) -> tuple[Path, ...]:
-        """The files beside the weights, but for the model card, which changes with what is measured."""
-        return (*(self.path / one.name for one in self.companions.files), self.path / MANIFEST)
+        """Return the files beside the weights, but for the model card, which changes with what is measured."""
+        return (*(self.path / file.name for file in self.companions.files), self.path / MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -98,40 +99,42 @@ def materialise(
 
 def _write(session: Session, graph: Graph, requests: Sequence[OutputRequest], told: Sequence[str] = ()) -> list[Stored]:
     """Write what is requested and not there yet; gather the statistics behind the steps ``told``."""
-    there = {n: value for n, r in enumerate(requests) if (value := existing(session, graph, r)) is not None}
-    found = {n: value for n, value in there.items() if requests[n].path or session.cache.is_sound(value.path)}
-    wanted = {number: request for number, request in enumerate(requests) if number not in found}
-    planned = session.sound_plan(graph, wanted_of(wanted.values(), told))
+    existing_values = {n: value for n, r in enumerate(requests) if (value := existing(session, graph, r)) is not None}
+    stored = {
+        n: value for n, value in existing_values.items() if requests[n].path or session.cache.is_sound(value.path)
+    }
+    missing = {number: request for number, request in enumerate(requests) if number not in stored}
+    planned = session.sound_plan(graph, wanted_of(missing.values(), told))
     if planned.before:  # one by one: what the first finds of its inputs may spare the others
         _write(session, graph, [OutputRequest(step) for step in planned.before[0].wanted.files])
         return _write(session, graph, requests, told)
-    layouts = {n: _output_layout(session, r, graph.steps[r.step], planned) for n, r in wanted.items()}
-    _log(requests, found, planned)
+    layouts = {n: _output_layout(session, r, graph.steps[r.step], planned) for n, r in missing.items()}
+    _log(requests, stored, planned)
     with ExitStack() as cleanup:
-        for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
+        for folder in dict.fromkeys(folder for request in missing.values() for folder in folders_of(request)):
             cleanup.enter_context(removed_if_empty(folder))
         for number, layout in layouts.items():
             cleanup.callback(discard_files, layout)
             _create(session, requests[number], layout)
-        outcome = session.run(planned, _writes(wanted, layouts, planned, graph))
+        outcome = session.run(planned, _writes(missing, layouts, planned, graph))
         session.remember(graph, outcome.known)
-        _require_held(outcome, planned, wanted.values())
-        for number, request in wanted.items():
+        _require_held(outcome, planned, missing.values())
+        for number, request in missing.items():
             metadata = _metadata(session, graph, request, planned.schemas[request.step])
-            found[number] = _commit(session, graph, request, layouts[number], metadata, planned.schemas)
-    return [found[number] for number in range(len(requests))]
+            stored[number] = _commit(session, graph, request, layouts[number], metadata, planned.schemas)
+    return [stored[number] for number in range(len(requests))]
 
 
-def _log(requests: Sequence[OutputRequest], found: Mapping[int, Stored], planned: Plan) -> None:
+def _log(requests: Sequence[OutputRequest], stored: Mapping[int, Stored], planned: Plan) -> None:
     """Log which values are there, and what is done for the others."""
     for number, request in enumerate(requests):
-        if number in found:
-            LOG.info("'%s': there already: '%s'", request.step, found[number].path)
+        if number in stored:
+            LOG.info("'%s': there already: '%s'", request.step, stored[number].path)
         else:
             LOG.info("'%s': to be made, %s", request.step, f"at '{request.path}'" if request.path else "in the cache")
-    for one in planned.stages:
-        if not one.is_empty:
-            LOG.info("pass %s: over %s", one.number, ", ".join(f"'{step}'" for step in one.steps))
+    for stage in planned.stages:
+        if not stage.is_empty:
+            LOG.info("pass %s: over %s", stage.number, ", ".join(f"'{step}'" for step in stage.steps))
     for step, value in planned.cached.items():
         LOG.info("'%s': from the cache: '%s'", step, value.uri)
 
@@ -150,33 +153,35 @@ def _create(session: Session, request: OutputRequest, layout: OutputLayout) -> N
             raise EngineError(cache_full(session.cache.folder, error.__cause__)) from error
 
 
-def _require_held(outcome: Outcome, planned: Plan, wanted: Iterable[OutputRequest]) -> None:
+def _require_held(outcome: Outcome, planned: Plan, requests: Iterable[OutputRequest]) -> None:
     numels = {step: schema.numels for step, schema in planned.schemas.items()}
-    saved = [request.step for request in wanted if request.path is not None]
-    require_held({position: list(found.values()) for position, found in outcome.unheld.items() if found}, numels, saved)
+    saved = [request.step for request in requests if request.path is not None]
+    require_held(
+        {position: list(blocks.values()) for position, blocks in outcome.unheld.items() if blocks}, numels, saved
+    )
 
 
 def wanted_of(requests: Iterable[OutputRequest], told: Iterable[str]) -> Wanted:
-    """What a plan has to give for requests, each step in the type that its first request says."""
-    found: dict[str, str] = {}
+    """Return what a plan has to give for requests, each step in the type that its first request says."""
+    dtypes: dict[str, str] = {}
     in_cache = set[str]()
     for request in requests:
-        found.setdefault(request.step, "" if request.packed else request.dtype)
+        dtypes.setdefault(request.step, "" if request.packed else request.dtype)
         if request.path is None:
             in_cache.add(request.step)
-    return Wanted(found, tuple(told), frozenset(in_cache))
+    return Wanted(dtypes, tuple(told), frozenset(in_cache))
 
 
 def folders_of(request: OutputRequest) -> tuple[Path, ...]:
-    """The folders that a request writes to."""
+    """Return the folders that a request writes to."""
     if request.path is None:
         return ()
-    others = request.folder.targets if request.folder else ()
-    return tuple(dict.fromkeys(path.parent for path in (request.path, *others)))
+    beside = request.folder.targets if request.folder else ()
+    return tuple(dict.fromkeys(path.parent for path in (request.path, *beside)))
 
 
 def existing(session: Session, graph: Graph, request: OutputRequest) -> Stored | None:
-    """What is requested where it is there already, with the content that it should have."""
+    """Return the requested value where it is there already, with the content that it should have."""
     key = session.keys(graph).step(request.step)
     if key is None:
         return None
@@ -195,7 +200,7 @@ def existing(session: Session, graph: Graph, request: OutputRequest) -> Stored |
 
 
 def _stored(request: OutputRequest, files: Sequence[Path]) -> Stored:
-    """Weights come first in ``files``, an index after its shards; what lies beside them in a folder comes last."""
+    """Return the files of a value: weights first, an index after its shards, a folder's other files last."""
     if request.folder is not None:
         weights = files[: len(files) - len(request.folder.targets)]
         return Stored(request.folder.path, (*files, request.folder.path / CARD), tuple(weights))
@@ -207,20 +212,20 @@ def _options(request: OutputRequest) -> list[Any]:
     options = [path, request.dtype, request.max_shard_bytes, request.packed, dict(request.metadata)]
     if request.folder is None:
         return options
-    options.append({one.name: file_digest(one.source) for one in request.folder.companions.files})
+    options.append({file.name: file_digest(file.source) for file in request.folder.companions.files})
     configs = {step: file_digest(path) for step, path in request.folder.configs.items()}
     return [*options, configs] if configs else options
 
 
 def sizes(session: Session, requests: Iterable[OutputRequest], planned: Plan) -> dict[Path, int]:
-    """Bytes that each of the requested values takes, by its path; nothing is written."""
-    found: dict[Path, int] = {}
+    """Return the bytes that each of the requested values takes, by its path; nothing is written."""
+    nbytes: dict[Path, int] = {}
     for request in requests:
         path = request.path or session.cache.value_path(request.step)
         beside = request.folder.companions.files if request.folder else ()
         layout = _output_layout(session, request, planned.graph.steps[request.step], planned)
-        found[path] = layout.nbytes + sum(one.source.stat().st_size for one in beside)
-    return found
+        nbytes[path] = layout.nbytes + sum(companion.source.stat().st_size for companion in beside)
+    return nbytes
 
 
 def _output_layout(session: Session, request: OutputRequest, step: Step, planned: Plan) -> OutputLayout:
@@ -232,7 +237,7 @@ def _output_layout(session: Session, request: OutputRequest, step: Step, planned
 
 
 def _all_names(schema: Schema, step: Step) -> dict[str, TensorSpec]:
-    """Tensors to write: those of the schema and, for weights, second names of tied ones."""
+    """Return the tensors to write: those of the schema and, for weights, second names of tied ones."""
     tensors = dict(schema.tensors)
     tied = schema.aliases if step.gives is EdgeType.WEIGHTS else {}
     return tensors | {alias: tensors[name] for alias, name in tied.items() if name in tensors}
@@ -249,10 +254,10 @@ def _stored_spec(name: str, spec: TensorSpec, step: Step, request: OutputRequest
 
 
 def _writes(
-    wanted: Mapping[int, OutputRequest], layouts: Mapping[int, OutputLayout], planned: Plan, graph: Graph
+    requests: Mapping[int, OutputRequest], layouts: Mapping[int, OutputLayout], planned: Plan, graph: Graph
 ) -> dict[str, tuple[Write, ...]]:
-    found: dict[str, tuple[Write, ...]] = {}
-    for number, request in wanted.items():
+    writes: dict[str, tuple[Write, ...]] = {}
+    for number, request in requests.items():
         positions = {
             spec.name: WriteTarget(str(file.temporary), offset, spec.dtype)
             for file in layouts[number].files
@@ -263,8 +268,8 @@ def _writes(
         for name in _all_names(schema, step):
             original = name if name in schema.tensors else schema.aliases[name]
             grouped[original] = (*grouped.get(original, ()), positions[name])
-        found[request.step] = (*found.get(request.step, ()), Write(request.step, grouped, request.packed))
-    return found
+        writes[request.step] = (*writes.get(request.step, ()), Write(request.step, grouped, request.packed))
+    return writes
 
 
 def _metadata(session: Session, graph: Graph, request: OutputRequest, schema: Schema) -> dict[str, str]:
@@ -272,9 +277,9 @@ def _metadata(session: Session, graph: Graph, request: OutputRequest, schema: Sc
     label = session.cache.secrets.label  # what a recipe takes from the environment is in no file but by name
     digests = {label(step): session.digests.get(step, "0" * DIGEST_LENGTH) for step in loads}
     kind = graph.steps[request.step].gives
-    told = {} if kind is EdgeType.WEIGHTS else {VALUE_TYPE: kind.value}
-    told |= {SHAPES: packed_shapes(list(schema.tensors.values()))} if request.packed else {}
-    return {"format": "pt", **request.metadata, **told, "inputs": canonical_json(digests)}
+    value_type = {} if kind is EdgeType.WEIGHTS else {VALUE_TYPE: kind.value}
+    value_type |= {SHAPES: packed_shapes(list(schema.tensors.values()))} if request.packed else {}
+    return {"format": "pt", **request.metadata, **value_type, "inputs": canonical_json(digests)}
 
 
 def _commit(
@@ -313,14 +318,14 @@ def _contents(session: Session, request: OutputRequest, layout: OutputLayout, or
     """
     folder = request.folder
     assert folder is not None
-    found: dict[str, Path | bytes] = {one.name: one.source for one in folder.companions.files}
-    config = found.get(folder.companions.config)
+    contents: dict[str, Path | bytes] = {companion.name: companion.source for companion in folder.companions.files}
+    config = contents.get(folder.companions.config)
     if isinstance(config, Path):
         resolved = settled_config(config.read_bytes(), layout.specs, str(config))
         if origin != folder.followed:
             resolved = _labelled(session, request, resolved, layout, origin)
-        found[folder.companions.config] = resolved
-    return {**found, CARD: folder.card.render(session.cache.secrets.labelled(session.digests)).encode()}
+        contents[folder.companions.config] = resolved
+    return {**contents, CARD: folder.card.render(session.cache.secrets.labelled(session.digests)).encode()}
 
 
 def _labelled(session: Session, request: OutputRequest, config: bytes, layout: OutputLayout, origin: str) -> bytes:
@@ -342,18 +347,18 @@ def _labelled(session: Session, request: OutputRequest, config: bytes, layout: O
 
 
 def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Facts of all steps behind those told, whether computed now or remembered."""
+    """Return the summaries of all steps behind those told, whether computed now or remembered."""
     steps = ancestors(graph, told)
     schemas, known = infer_schemas(graph, steps, session.checkpoints), session.known(graph, steps)
-    found: dict[str, dict[str, Any]] = {}
+    facts: dict[str, dict[str, Any]] = {}
     for step_id in schemas:
         step, stats = graph.steps[step_id], stats_of(graph, step_id, known)
         if stats is not None:
             summary = summary_of(step, stats, schemas[step_id].numels)
             summary = {**session.summaries.get(step_id, {}), **summary}
             if summary:
-                found[step_id] = dict(summary)
-    return found
+                facts[step_id] = dict(summary)
+    return facts
 
 
 def announce(

@@ -26,7 +26,7 @@ class Unheld:
 
 
 def unheld(value: torch.Tensor, stored: torch.Tensor, given: torch.Tensor | None) -> Unheld | None:
-    """What of a block's ``value`` its form in the ``stored`` type does not hold; None where it holds everything.
+    """Return what of ``value`` its ``stored`` form does not hold; None where it holds everything.
 
     ``given`` masks where all inputs had the same NaN or Inf, which results keep.
     """
@@ -43,46 +43,48 @@ def unheld(value: torch.Tensor, stored: torch.Tensor, given: torch.Tensor | None
 
 
 def _holds_all(value: torch.Tensor, stored: torch.Tensor) -> bool:
-    """Whether a quick look proves it: only finite values have a finite sum. Types of 8 bits may have no Inf to show."""
+    """Return whether a quick look proves it: finite values alone have a finite sum. Types of 8 bits may have no Inf."""
     if stored.itemsize > 1:
         return math.isfinite(stored.sum().item())
     return bool(value.abs().amax() <= largest_held(value.dtype, stored.dtype))
 
 
 def require_held(
-    found: Mapping[BlockPosition, Iterable[Unheld]], numels: Mapping[str, Mapping[str, int]], saved: Iterable[str]
+    unheld_values: Mapping[BlockPosition, Iterable[Unheld]],
+    numels: Mapping[str, Mapping[str, int]],
+    saved: Iterable[str],
 ) -> None:
     """Raise ``CheckpointError`` for results that cannot be stored: names the first tensor, how many values, the remedy.
 
     ``numels`` by step and tensor; ``saved`` are the steps that the recipe saves, others are only judged.
     """
-    if not found:
+    if not unheld_values:
         return
-    (step, tensor, dtype), blocks = min(found.items())
+    (step, tensor, dtype), blocks = min(unheld_values.items())
     whole = Unheld(
         sum(block.nonfinite for block in blocks),
         sum(block.too_large for block in blocks),
         max(block.largest for block in blocks),
     )
     count, numel = whole.nonfinite or whole.too_large, numels[step][tensor]
-    others = len({name for _, name, _ in found} - {tensor})
-    more = f" (and some of {others} more tensors)" if others else ""
-    share = f"{count:,} of {numel:,} values ({100 * count / numel:.2g} %){more} {'is' if count == 1 else 'are'}"
+    other_tensors = len({name for _, name, _ in unheld_values} - {tensor})
+    also = f" (and some of {other_tensors} more tensors)" if other_tensors else ""
+    share = f"{count:,} of {numel:,} values ({100 * count / numel:.2g} %){also} {'is' if count == 1 else 'are'}"
     raise CheckpointError(
-        f"node '{step}': tensor '{tensor}' of the result: {share} {_complaint(whole, dtype)}. "
+        f"node '{step}': tensor '{tensor}' of the result: {share} {_reason(whole, dtype)}. "
         f"Nothing is written; {_remedy(whole, dtype, step in set(saved))}"
     )
 
 
-def _complaint(found: Unheld, dtype: str) -> str:
-    if found.nonfinite:
+def _reason(values: Unheld, dtype: str) -> str:
+    if values.nonfinite:
         return "NaN or Inf, which no input is: sums or factors leave the range of the type that is computed with"
     limit = torch.finfo(getattr(torch, dtype)).max
-    return f"beyond the range of {dtype}, whose largest number is {limit:g} (up to {found.largest:g})"
+    return f"beyond the range of {dtype}, whose largest number is {limit:g} (up to {values.largest:g})"
 
 
-def _remedy(found: Unheld, dtype: str, saved: bool) -> str:
-    if found.nonfinite:
+def _remedy(values: Unheld, dtype: str, saved: bool) -> str:
+    if values.nonfinite:
         return "use smaller factors, or look for a damaged checkpoint with 'lines-pipeline inspect'"
     wider = {"float32": "'dtype: float64'", "bfloat16": "'dtype: float32'"}
     types = wider.get(dtype, "'dtype: bfloat16' or 'dtype: float32'")

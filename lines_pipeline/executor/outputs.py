@@ -32,14 +32,14 @@ from lines_pipeline.zoo.entries import cache_folder
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """Where a run writes: a folder, from which files may go on to an object store."""
+    """Names the folder that a run writes to, from which files may go on to an object store."""
 
     folder: Path
     store: ObjectStore | None = None
 
     @property
     def out(self) -> Path | str:
-        """The place that was asked for."""
+        """Return the place that was asked for."""
         return self.store.url if self.store else self.folder
 
     def deliver(self) -> None:
@@ -53,21 +53,21 @@ class OutputFolder:
             self.store.renew(self.folder, files)
 
     def location(self, path: Path) -> Path | str:
-        """Where a file or folder is in the end."""
+        """Return where a file or folder is in the end."""
         return path if self.store is None else self.store.location(path, self.folder)
 
 
 def place(recipe: Recipe, out: str | Path | None) -> str | Path:
-    """Where results go: a folder, or the URL of an object store."""
+    """Return where results go: a folder, or the URL of an object store."""
     return Path("runs") / recipe.name if out is None else out
 
 
 def planned_destination(out: str | Path) -> OutputFolder:
-    """Where a run would write; nothing is made. Raises ``PlanError`` for a file, or an unknown store."""
+    """Return where a run would write; nothing is made. Raises ``PlanError`` for a file, or an unknown store."""
     if is_url(out):
         return OutputFolder(cache_folder() / "uploads" / "run", open_store(str(out)))
     folder = Path(str(out).removeprefix("file://"))
-    existing = next((one for one in _ways_up(folder) if os.path.exists(one)), None)
+    existing = next((above for above in _ways_up(folder) if os.path.exists(above)), None)
     if existing is None:
         raise PlanError(f"{folder}: the working directory is gone; change to another, or give a whole path as --out")
     if not existing.is_dir():
@@ -85,7 +85,7 @@ def _ways_up(folder: Path) -> list[Path]:
 
 @contextmanager
 def open_destination(out: str | Path) -> Iterator[OutputFolder]:
-    """A folder, or by way of a folder in the cache the object store at a URL, which workers need not reach.
+    """Return a folder, or the object store at a URL, by way of a folder in the cache: workers need not reach the store.
 
     Raises ``PlanError`` for a file, an unknown store, or a cache that cannot be written. Folders that are made
     meanwhile go again where nothing came to lie in them.
@@ -103,7 +103,7 @@ def open_destination(out: str | Path) -> Iterator[OutputFolder]:
 
 
 def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
-    """The files to write, of a model folder the list of its files; ``PlanError`` where one cannot lie there."""
+    """Return the files to write, of a model folder the list of its files; ``PlanError`` where one cannot lie there."""
     files: list[Path] = []
     for step, output in _file_outputs(graph):
         target = resolve_output(folder, output.path)
@@ -117,7 +117,7 @@ def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
 
 
 def _file_outputs(graph: Graph) -> list[tuple[Step, FileOutput]]:
-    """The steps that write a file, and which."""
+    """Yield the steps that write a file, and which."""
     steps = graph.steps.values()
     return [(step, output) for step in steps if (output := step.op.file_of(step.params, step.inputs))]
 
@@ -125,7 +125,7 @@ def _file_outputs(graph: Graph) -> list[tuple[Step, FileOutput]]:
 def _require_place(step: Step, path: str, target: Path) -> None:
     """Raise ``PlanError`` where a folder lies in the place of a file, or a file in that of a folder."""
     is_folder = path.endswith("/")
-    blocking = next((one for one in target.parents if one.exists() and not one.is_dir()), None)
+    blocking = next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None)
     if is_folder and target.exists() and not target.is_dir():
         blocking = target
     if blocking is not None:
@@ -144,8 +144,8 @@ def require_writable(files: Iterable[Path], folder: Path) -> None:
 def requests(
     recipe: Recipe, graph: Graph, destination: OutputFolder, checkpoints: Mapping[str, Checkpoint]
 ) -> dict[str, OutputRequest]:
-    """What the ``save`` steps want, by step. Raises ``PlanError`` where it would replace an input."""
-    found: dict[str, OutputRequest] = {}
+    """Return what the ``save`` steps ask for, by step. Raises ``PlanError`` where it would replace an input."""
+    by_step: dict[str, OutputRequest] = {}
     metadata, lasting = {"recipe": recipe.canonical(), "recipe_hash": recipe.hash}, destination.store is None
     for step, output in _file_outputs(graph):
         limit = parse_bytes(output.max_shard_size) if output.max_shard_size else None
@@ -155,8 +155,8 @@ def requests(
             path = path / folder.companions.weights
         request = OutputRequest(output.value, path, output.dtype, limit, output.packed, metadata, lasting, folder)
         _require_inputs_stay(step, request, checkpoints)
-        found[step.id] = request
-    return found
+        by_step[step.id] = request
+    return by_step
 
 
 def _model_folder(
@@ -171,16 +171,16 @@ def _model_folder(
     followed_step = graph.followed(output.like or output.value)
     followed = checkpoints.get(followed_step)
     companions = Companions("model.safetensors") if followed is None else find_companions(_file(followed))
-    for one in companions.files:
-        resolve_output(path, one.name)
-        if one.name == companions.config:
-            where = f"node '{step.node}': {one.name} of the folder that '{followed_step}' loads"
-            settled_config(one.source.read_bytes(), (), where)
-    sources = [graph.steps[one] for one in graph.needed([output.value])]
+    for file in companions.files:
+        resolve_output(path, file.name)
+        if file.name == companions.config:
+            where = f"node '{step.node}': {file.name} of the folder that '{followed_step}' loads"
+            settled_config(file.source.read_bytes(), (), where)
+    sources = [graph.steps[step_id] for step_id in graph.needed([output.value])]
     inputs = tuple(
-        CardInput(recipe.secrets.label(one.id), recipe.recorded_path(one), _license(checkpoints.get(one.id)))
-        for one in sources
-        if one.op.is_source
+        CardInput(recipe.secrets.label(source.id), recipe.recorded_path(source), _license(checkpoints.get(source.id)))
+        for source in sources
+        if source.op.is_source
     )
     version = package_versions(["lines-pipeline"]).get("lines-pipeline", "")
     name = str(recipe.recorded.get("name", recipe.name))
@@ -191,8 +191,8 @@ def _model_folder(
 
 def _configs(sources: Iterable[Step], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Path]:
     """Find the configurations beside what steps load, by step."""
-    found = {one.id: config_beside(_file(checkpoints[one.id])) for one in sources if one.id in checkpoints}
-    return {step: config for step, config in found.items() if config is not None}
+    configs = {load.id: config_beside(_file(checkpoints[load.id])) for load in sources if load.id in checkpoints}
+    return {step: config for step, config in configs.items() if config is not None}
 
 
 def _file(checkpoint: Checkpoint) -> Path:
@@ -214,7 +214,7 @@ def _require_inputs_stay(step: Step, request: OutputRequest, checkpoints: Mappin
     }
     written = {request.path, index_path(request.path)}
     if request.folder is not None:
-        read |= {one.source.resolve(): "which it is to follow" for one in request.folder.companions.files}
+        read |= {companion.source.resolve(): "which it is to follow" for companion in request.folder.companions.files}
         written |= {*request.folder.targets, request.folder.path / CARD, *earlier_files(request.folder.path)}
     pattern = shard_pattern(request.path)
     lost = [
@@ -228,12 +228,12 @@ def _require_inputs_stay(step: Step, request: OutputRequest, checkpoints: Mappin
         )
 
 
-def notes(wanted: Mapping[str, OutputRequest]) -> list[str]:
-    """What is to be told of the model folders that are wanted, each once."""
-    told = {
-        note: step for step, request in wanted.items() if request.folder for note in request.folder.companions.notes
+def notes(requests: Mapping[str, OutputRequest]) -> list[str]:
+    """Return what is to be told of the model folders that are wanted, each once."""
+    steps = {
+        note: step for step, request in requests.items() if request.folder for note in request.folder.companions.notes
     }
-    return [f"node '{step}': {note}" for note, step in told.items()]
+    return [f"node '{step}': {note}" for note, step in steps.items()]
 
 
 def deliver(
@@ -241,17 +241,17 @@ def deliver(
 ) -> list[Path | str]:
     """Send what was saved to where it belongs, and tell sinks of it; returns all files."""
     destination.deliver()
-    found: list[Path | str] = []
+    locations: list[Path | str] = []
     for step, value in stored.items():
         files = [destination.location(path) for path in value.files]
         announce(session, step, value, destination.location(value.path), files, reused=step in reused)
-        found += files
-    return found
+        locations += files
+    return locations
 
 
 def write_cards(
     graph: Graph,
-    wanted: Mapping[str, OutputRequest],
+    requests: Mapping[str, OutputRequest],
     digests: Mapping[str, str],
     metrics: Mapping[str, Mapping[str, float]],
     *,
@@ -262,10 +262,10 @@ def write_cards(
     What steps and metrics take from the environment is in them by name.
     """
     changed = []
-    for request in wanted.values():
+    for request in requests.values():
         if request.folder is not None:
             alone = (request.step,)
-            judged = {step: found for step, found in metrics.items() if graph.models_of([step]) == alone}
+            judged = {step: figures for step, figures in metrics.items() if graph.models_of([step]) == alone}
             card = request.folder.card.render(secrets.labelled(digests), secrets.labelled(judged))
             path, content = request.folder.path / CARD, card.encode()
             if not path.is_file() or path.read_bytes() != content:

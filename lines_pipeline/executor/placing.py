@@ -19,23 +19,23 @@ def each(
     steps: Iterable[str],
     find: Callable[[str], Found],
 ) -> dict[str, Found]:
-    """What is found for every step; all that is wrong is told as one error, by the places of the nodes' ``field``.
+    """Return what ``find`` gives for every step; one error tells all that is wrong, at the nodes' ``field``.
 
     A callable ``field`` is asked which one is wrong of a step.
     """
-    found: dict[str, Found] = {}
+    results: dict[str, Found] = {}
     errors: dict[str, CheckpointError | EvalError] = {}
     for step in steps:
         try:
-            found[step] = find(step)
+            results[step] = find(step)
         except (CheckpointError, EvalError) as error:
             wrong = graph.steps[step].port or (field if isinstance(field, str) else field(step))
             errors.setdefault(placed(recipe, graph.steps[step].node, wrong, str(error)), error)
     if errors:
         raise type(next(iter(errors.values())))("\n".join(errors))
-    return found
+    return results
 
 
 def placed(recipe: Recipe, node: str, field: str, message: str) -> str:
-    """A message with the place of a node's field."""
+    """Return a message with the place of a node's field."""
     return str(recipe.document.source_map.value(("nodes", node, field)).diagnostic(message, node))

@@ -36,7 +36,7 @@ class Copier(Protocol):
 
 
 def stage(device: str, positions: Iterable[BlockPosition], read: Read) -> Iterator[Staged]:
-    """Blocks at ``positions`` in order.
+    """Yield the blocks at ``positions`` in order.
 
     For a GPU, ``read`` fills pinned memory in a thread of its own, and a side stream copies it while the block before
     is computed. In main memory nothing is copied, and a block is read when its turn comes.
@@ -50,7 +50,7 @@ def stage(device: str, positions: Iterable[BlockPosition], read: Read) -> Iterat
 
 
 def read_ahead(copier: Copier, positions: Iterable[BlockPosition], read: Read) -> Iterator[Staged]:
-    """Blocks in order; while one is used, the next is read and copied."""
+    """Yield blocks in order; while one is used, the next is read and copied."""
 
     def load(position: BlockPosition) -> tuple[Staged, Any]:
         with torch.inference_mode():

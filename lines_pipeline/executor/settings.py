@@ -18,7 +18,7 @@ def engine_settings(
     memory: str | int | None = None,
     device: str | None = None,
 ) -> EngineSettings:
-    """What the recipe says under ``engine``, where nothing else is asked for; a cluster's workers find their device."""
+    """Return what the recipe says under ``engine``, unless the arguments say else; a cluster finds its devices."""
     engine = recipe.engine
     try:
         budget = parse_bytes(memory) if memory is not None else engine.memory_bytes

@@ -21,14 +21,14 @@ from lines_pipeline.suites.opening import chosen_tasks, open_suite
 
 @dataclass
 class SuiteChecks:
-    """The checks of one recipe's suites, each opened once."""
+    """Checks the suites of one recipe, each opened once."""
 
     recipe: Recipe
     graph: Graph
     _opened: dict[str, Suite] = field(default_factory=dict)
 
     def missing_files(self) -> list[str]:
-        """What the suites lack, by place.
+        """Return what the suites lack, by place.
 
         Raises ``EvalError`` for what is no suite, for ensembles that it cannot judge, for tasks and splits that it has
         not got, and for baselines without a member for a task.
@@ -42,27 +42,27 @@ class SuiteChecks:
             recipe, graph, "split", judges, lambda step: self._suite(step).check(tasks[step], judges[step].split)
         )
         each(recipe, graph, "baselines", judges, lambda step: self._check_baselines(step, tasks[step]))
-        told = [(graph.steps[step].node, file) for step, files in missing.items() for file in files]
-        return list(dict.fromkeys(placed(recipe, node, "suite", file) for node, file in told))
+        lacking = [(graph.steps[step].node, file) for step, files in missing.items() for file in files]
+        return list(dict.fromkeys(placed(recipe, node, "suite", file) for node, file in lacking))
 
     def code(self, *, trust: bool, build: bool) -> list[str]:
-        """Notes of the Python that suites name; nothing is imported. ``EvalError`` where a run may not run it."""
+        """Return notes of the Python that suites name; import nothing. ``EvalError`` where a run may not run it."""
 
         def runs(step: str) -> str:
-            uri, found = self._judges[step].suite, self._suite(step).foreign_code()
-            if found is None:
+            uri, code = self._judges[step].suite, self._suite(step).foreign_code()
+            if code is None:
                 return ""
-            refused = "" if trust else found.untrusted
+            refused = "" if trust else code.untrusted
             if refused and build:
-                raise EvalError(f"the suite {uri} runs Python, {found.what}, but {refused}")
-            return f"the suite {uri} runs Python: {found.what}" + (f"; {refused}" if refused else "")
+                raise EvalError(f"the suite {uri} runs Python, {code.what}, but {refused}")
+            return f"the suite {uri} runs Python: {code.what}" + (f"; {refused}" if refused else "")
 
         notes = each(self.recipe, self.graph, "suite", self._judges, runs)
         return [] if build else list(dict.fromkeys(note for note in notes.values() if note))
 
     @cached_property
     def _judges(self) -> dict[str, SuiteUse]:
-        """What models are judged by, by step."""
+        """Return the part of a suite that judges models, by step."""
         steps = self.graph.steps.values()
         return {step.id: use for step in steps if (use := step.op.suite_of(step.params, step.inputs)) is not None}
 

@@ -39,12 +39,12 @@ class Trace:
 
     @cached_property
     def compiled(self) -> CompiledKernel:
-        """The kernel's machine code, compiled where no kernel of its signature was; raises ``CompilerFailure``."""
+        """Return the kernel's machine code, compiled once a signature; raises ``CompilerFailure``."""
         return compile_kernel(self.kernel)
 
     @cached_property
     def width(self) -> int:
-        """Bytes of one value of all sources together, as stored."""
+        """Return the bytes of one value of all sources together, as stored."""
         return sum(ITEM_BYTES[stored.spec.dtype] for stored in self.sources.values())
 
 

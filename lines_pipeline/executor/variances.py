@@ -16,14 +16,14 @@ VARIANCE = "running_var"
 
 
 def variance_note(step: str, files: Iterable[Path]) -> Note | None:
-    """A warning where weights that were written to ``files`` have a negative variance; reads these tensors alone."""
+    """Return a warning where weights written to ``files`` have a negative variance; reads these tensors alone."""
     lowest = {name: value for name, value in _lowest_variances(files) if value < 0}
     if not lowest:
         return None
     first = min(lowest)
-    others = f" (and {len(lowest) - 1} more)" if len(lowest) > 1 else ""
+    also = f" (and {len(lowest) - 1} more)" if len(lowest) > 1 else ""
     return Note(
-        f"node '{step}': tensor '{first}'{others} is the variance of a BatchNorm and was merged to less than zero "
+        f"node '{step}': tensor '{first}'{also} is the variance of a BatchNorm and was merged to less than zero "
         f"({lowest[first]:.4g}): the layer gives NaN. Say exclude: ['*running_var', '*running_mean'] on the node that "
         "takes the task vectors, or that interpolates, to keep the base's, and measure them anew on data",
         warning=True,

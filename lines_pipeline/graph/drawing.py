@@ -27,7 +27,7 @@ class Box:
 
     @property
     def middle(self) -> float:
-        """Height of its centre."""
+        """Return the height of its centre."""
         return self.y + self.height / 2
 
 
@@ -46,7 +46,7 @@ _Bend = tuple[str, str, int]
 
 
 def arranged(graph: networkx.DiGraph[str], sizes: Mapping[str, tuple[float, float]]) -> Drawing:
-    """The layout of an acyclic graph whose nodes have the given widths and heights."""
+    """Return the layout of an acyclic graph whose nodes have the given widths and heights."""
     layer_of = _layers(graph)
     columns, links = _with_bends(graph, layer_of)
     _uncross(columns, links)
@@ -63,7 +63,7 @@ def arranged(graph: networkx.DiGraph[str], sizes: Mapping[str, tuple[float, floa
 
 
 def _layers(graph: networkx.DiGraph[str]) -> dict[str, int]:
-    """Longest way from a source; sources themselves stand right before what needs them first."""
+    """Return the longest way from a source; sources themselves stand right before what needs them first."""
     layer_of = {node: depth for depth, nodes in enumerate(networkx.topological_generations(graph)) for node in nodes}
     for node in [node for node in layer_of if not graph.in_degree(node) and graph.out_degree(node)]:
         layer_of[node] = min(layer_of[after] for after in graph.successors(node)) - 1
@@ -87,14 +87,18 @@ def _with_bends(
 
 
 def _uncross(columns: list[list[str | _Bend]], links: Iterable[tuple[str | _Bend, str | _Bend]]) -> None:
-    """Sorts every column by the mean position of what its entries connect to, back and forth."""
+    """Sort every column by the mean position of what its entries connect to, back and forth."""
     near = _neighbours(links)
     for sweep in range(_SWEEPS):
         order = columns[1:] if sweep % 2 == 0 else columns[-2::-1]
         for column in order:
-            location = {entry: index / max(len(each) - 1, 1) for each in columns for index, entry in enumerate(each)}
+            location = {
+                entry: index / max(len(any_column) - 1, 1)
+                for any_column in columns
+                for index, entry in enumerate(any_column)
+            }
             means = {
-                entry: _mean([location[other] for other in near.get(entry, ())] or [location[entry]])
+                entry: _mean([location[neighbour] for neighbour in near.get(entry, ())] or [location[entry]])
                 for entry in column
             }
             column.sort(key=lambda entry: means[entry])
@@ -113,10 +117,10 @@ def _mean(numbers: list[float]) -> float:
 
 
 def _lefts(columns: list[list[str | _Bend]], sizes: Mapping[str, tuple[float, float]]) -> list[float]:
-    lefts, left = [], 0.0
+    lefts, x = [], 0.0
     for column in columns:
-        lefts.append(left)
-        left += max((sizes[entry][0] for entry in column if isinstance(entry, str)), default=0) + GAP_X
+        lefts.append(x)
+        x += max((sizes[entry][0] for entry in column if isinstance(entry, str)), default=0) + GAP_X
     return lefts
 
 
@@ -125,32 +129,36 @@ def _middles(
     links: Iterable[tuple[str | _Bend, str | _Bend]],
     sizes: Mapping[str, tuple[float, float]],
 ) -> dict[str | _Bend, float]:
-    """Heights: each entry as near to the mean of what it connects to as its column's order and gaps allow."""
+    """Return heights: each entry as near to the mean of what it connects to as its column's order and gaps allow."""
     near = _neighbours(links)
-    high = {entry: sizes[entry][1] if isinstance(entry, str) else BEND_HEIGHT for each in columns for entry in each}
+    high = {
+        entry: sizes[entry][1] if isinstance(entry, str) else BEND_HEIGHT
+        for column_of_entry in columns
+        for entry in column_of_entry
+    }
     middles: dict[str | _Bend, float] = {}
     for column in columns:
         _stack(column, dict.fromkeys(column, 0.0), high, middles)
     for sweep in range(_SWEEPS):
         for column in columns if sweep % 2 else reversed(columns):
-            wanted = {entry: _mean([middles[other] for other in near.get(entry, [entry])]) for entry in column}
-            _stack(column, wanted, high, middles)
+            targets = {entry: _mean([middles[neighbour] for neighbour in near.get(entry, [entry])]) for entry in column}
+            _stack(column, targets, high, middles)
     top = min(middle - high[entry] / 2 for entry, middle in middles.items())
     return {entry: middle - top for entry, middle in middles.items()}
 
 
 def _stack(
     column: list[str | _Bend],
-    wanted: Mapping[str | _Bend, float],
+    targets: Mapping[str | _Bend, float],
     high: Mapping[str | _Bend, float],
     middles: dict[str | _Bend, float],
 ) -> None:
-    """Places a column in its order with gaps, its centre where the entries want to be on average."""
+    """Place a column in its order with gaps, its centre where the entries want to be on average."""
     offsets, below = {}, 0.0
     for entry in column:
         offsets[entry] = below + high[entry] / 2
         below += high[entry] + GAP_Y
-    shift = _mean([wanted[entry] - offsets[entry] for entry in column]) if column else 0.0
+    shift = _mean([targets[entry] - offsets[entry] for entry in column]) if column else 0.0
     middles.update({entry: offset + shift for entry, offset in offsets.items()})
 
 
@@ -163,7 +171,7 @@ def _route(
     columns: list[list[str | _Bend]],
     sizes: Mapping[str, tuple[float, float]],
 ) -> tuple[tuple[float, float], ...]:
-    """From the right side of one box to the left side of the other, level across every layer between."""
+    """Yield the line from the right side of one box to the left side of another, level across every layer between."""
     source, target = edge
     start = boxes[source]
     right = start.x + start.width

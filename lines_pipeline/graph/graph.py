@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """One application of an op: a node, or one member of a collection (``updates[digits]``)."""
+    """Applies an op once: for a node, or for one member of a collection (``updates[digits]``)."""
 
     id: str
     node: str
@@ -54,7 +54,7 @@ class Step:
 
     @property
     def all_params(self) -> tuple[OpParams, ...]:
-        """The parameters of any tensor, each once."""
+        """Return the parameters of any tensor, each once."""
         return self.variants or (self.params,)
 
     def stats_name(self, variant: int, name: str) -> str:
@@ -70,23 +70,23 @@ class Step:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Ids of all steps this one takes, each once, in order of ports."""
+        """Return the ids of all steps this one takes, each once, in order of ports."""
         return tuple(dict.fromkeys(source for ids in self.inputs.values() for source in ids))
 
     @property
     def followed(self) -> str | None:
-        """The input whose tensors the value has: of the followed port, or else the first; None without inputs."""
+        """Return the input whose tensors the value has: of the followed port, else the first; None without inputs."""
         ports = sorted(self.inputs, key=lambda port: not self.op.inputs[port].followed)
         return self.inputs[ports[0]][0] if ports else None
 
     @cached_property
     def counts(self) -> Mapping[str, int]:
-        """Number of inputs by port; 0 for ports that are left open."""
+        """Return the number of inputs by port; 0 for ports that are left open."""
         return {port: len(self.inputs.get(port, ())) for port in self.op.inputs}
 
     @cached_property
     def value_inputs(self) -> Mapping[str, tuple[str, ...]]:
-        """Step ids by port that the value is computed from: what is only measured is not among them."""
+        """Return the step ids by port that the value is computed from, without those that are only measured."""
         return {port: ids for port, ids in self.inputs.items() if not self.op.inputs[port].statistics_only}
 
 
@@ -100,23 +100,23 @@ class Graph:
     """Parameters by node as the recipe has them, the environment by name: what may be shown and tracked."""
 
     def needed(self, targets: Iterable[str]) -> tuple[str, ...]:
-        """Targets (step ids, or nodes) and all they depend on, in order; KeyError for what is neither."""
-        wanted = {step for target in targets for step in self.members.get(target, (target,))}
-        for unknown in wanted - self.steps.keys():
+        """Return targets (step ids, or nodes) and all they depend on, in order; KeyError for what is neither."""
+        needed = {step for target in targets for step in self.members.get(target, (target,))}
+        for unknown in needed - self.steps.keys():
             raise KeyError(unknown)
         for step in reversed(list(self.steps.values())):
-            if step.id in wanted:
-                wanted.update(step.sources)
-        return tuple(step for step in self.steps if step in wanted)
+            if step.id in needed:
+                needed.update(step.sources)
+        return tuple(step for step in self.steps if step in needed)
 
     def followed(self, step_id: str) -> str:
-        """The step without inputs whose model a step's value follows: of the base, or else of the first model."""
+        """Return the step without inputs whose model a step's value follows: of the base, else of the first model."""
         while (source := self.steps[step_id].followed) is not None:
             step_id = source
         return step_id
 
     def transductive(self, targets: Iterable[str]) -> tuple[str, ...]:
-        """Nodes that learn from inputs of the test split, of all that ``targets`` depend on."""
+        """Return the nodes that learn from inputs of the test split, of all that ``targets`` depend on."""
         steps = [self.steps[step] for step in self.needed(targets)]
         learning = (step for step in steps if step.gives is not EdgeType.METRICS)
         uses = {step.node: step.op.suite_of(step.params, step.inputs) for step in learning}
@@ -124,12 +124,12 @@ class Graph:
 
     @cached_property
     def sinks(self) -> tuple[str, ...]:
-        """The steps that a run is for: files to write, models to judge."""
+        """Return the steps that a run is for: files to write, models to judge."""
         return tuple(step.id for step in self.steps.values() if step.op.is_output)
 
     @cached_property
     def evaluations(self) -> tuple[str, ...]:
-        """The steps that have a suite judge a model."""
+        """Return the steps that have a suite judge a model."""
         metrics = (step for step in self.steps.values() if step.gives is EdgeType.METRICS)
         judging = (step for step in metrics if not step.op.measures_metrics)
         return tuple(step.id for step in judging if step.op.suite_of(step.params, step.inputs) is not None)
@@ -151,23 +151,23 @@ class Graph:
 
     @cached_property
     def derivations(self) -> Mapping[str, Derivation]:
-        """How steps are made of the metrics of others, in topological order."""
-        found = {step.id: step.op.derivation_of(step.params) for step in self.steps.values()}
-        return {step: derivation for step, derivation in found.items() if derivation is not None}
+        """Return how steps are made of the metrics of others, in topological order."""
+        of_steps = {step.id: step.op.derivation_of(step.params) for step in self.steps.values()}
+        return {step: derivation for step, derivation in of_steps.items() if derivation is not None}
 
     def models_of(self, steps: Iterable[str]) -> tuple[str, ...]:
-        """The steps whose weights some steps take, each once."""
+        """Return the steps whose weights some steps take, each once."""
         sources = (source for step in steps for source in self.steps[step].sources)
         return tuple(dict.fromkeys(source for source in sources if self.steps[source].gives is EdgeType.WEIGHTS))
 
     @cached_property
     def plugins(self) -> tuple[Origin, ...]:
-        """The plug-ins that its ops come from."""
+        """Return the plug-ins that its ops come from."""
         return tuple(dict.fromkeys(step.op.origin for step in self.steps.values() if step.op.origin is not None))
 
     @cached_property
     def digraph(self) -> networkx.DiGraph[str]:
-        """Nodes, and an edge for each pair of connected nodes with its ``ports`` and ``type``."""
+        """Return a graph of the nodes, with an edge for each pair of connected nodes, its ``ports`` and ``type``."""
         import networkx
 
         drawn: networkx.DiGraph[str] = networkx.DiGraph()

@@ -31,7 +31,7 @@ _FONT = "font-family=\"'DejaVu Sans', Verdana, Arial, sans-serif\""
 
 
 def mermaid(graph: Graph) -> str:
-    """A Mermaid flowchart, left to right: nodes with op and parameters, edges with types."""
+    """Return a Mermaid flowchart, left to right: nodes with op and parameters, edges with types."""
     drawn = graph.digraph
     number = {node: f"n{index}" for index, node in enumerate(drawn.nodes)}
     lines = ["flowchart LR"]
@@ -47,13 +47,13 @@ def mermaid(graph: Graph) -> str:
 
 
 def _entity(text: str) -> str:
-    """Text as Mermaid takes it in a quoted label."""
+    """Return a text as Mermaid takes it in a quoted label."""
     special = '&"<>#;[]{}()|`\\'
     return "".join(f"#{ord(letter)};" if letter in special else letter for letter in text)
 
 
 def svg(graph: Graph) -> str:
-    """An SVG drawing, left to right: nodes with op and parameters, collections as stacks, edges with types."""
+    """Return an SVG drawing, left to right: nodes with op and parameters, collections as stacks, edges with types."""
     sizes = {node: _size(graph, node) for node in graph.digraph.nodes}
     drawing = arranged(graph.digraph, sizes)
     width, height = drawing.width + 2 * _MARGIN, drawing.height + 2 * _MARGIN
@@ -89,7 +89,7 @@ def _title(graph: Graph, node: str) -> str:
 
 
 def _lines(graph: Graph, node: str) -> list[str]:
-    """What stands under a node's name: its op, and the parameters that the recipe gives it."""
+    """Return what stands under a node's name: its op, and the parameters that the recipe gives it."""
     written = graph.recorded.get(node, {})
     lines = [shortened(f"{name}: {_value(value)}", _MAX_TEXT) for name, value in written.items()]
     if len(lines) > _MAX_LINES:
@@ -146,7 +146,7 @@ def _drawn_edges(graph: Graph, drawing: Drawing) -> Iterable[str]:
 
 
 def _drawn_labels(graph: Graph, drawing: Drawing) -> Iterable[str]:
-    """The type of each edge, once where the edges of a node leave together."""
+    """Return the type of each edge, once where the edges of a node leave together."""
     for node in graph.digraph.nodes:
         if not graph.digraph.out_degree(node):
             continue

@@ -89,11 +89,11 @@ def update_checkpoint(
 
 def _all_names(names: Sequence[str], base: Base | None) -> dict[str, list[str]]:
     """Return all names of each tensor, which has several where the base ties it."""
-    found = {name: [name] for name in names}
+    all_names = {name: [name] for name in names}
     for alias, name in base.aliases.items() if base else ():
-        if name in found:
-            found[name].append(alias)
-    return found
+        if name in all_names:
+            all_names[name].append(alias)
+    return all_names
 
 
 def _stored(
@@ -107,15 +107,15 @@ def _stored(
 ) -> Checkpoint:
     """Return the update with the places of its tensors, if it is built: all that are zero share one."""
     identity = [list(astuple(file)) for file in checkpoint.files]
-    told = [[u.name, u.shape, u.transposed, _scaling(u), _places(u)] for u in updates.values()]
+    described = [[u.name, u.shape, u.transposed, _scaling(u), _places(u)] for u in updates.values()]
     zeros = max((spec.numel for name, spec in specs.items() if name not in updates), default=0)
-    key = content_key([VERSION, identity, told, scale, zeros])
-    made = [specs[name] for name in updates]
+    key = content_key([VERSION, identity, described, scale, zeros])
+    changed = [specs[name] for name in updates]
     if not build:
-        pending = 0 if spool_path(spool, key).exists() else sum(spec.nbytes for spec in made)
+        pending = 0 if spool_path(spool, key).exists() else sum(spec.nbytes for spec in changed)
         tensors = {name: StoredTensor(spec, checkpoint.files[0].path, -1) for name, spec in specs.items()}
         return replace(checkpoint, tensors=tensors, pending_bytes=pending)
-    path, offsets, end = spooled(spool, key, made, zeros, lambda: _values(updates.values(), scale))
+    path, offsets, end = spooled(spool, key, changed, zeros, lambda: _values(updates.values(), scale))
     tensors = {name: StoredTensor(spec, str(path), offsets.get(name, end)) for name, spec in specs.items()}
     return replace(checkpoint, tensors=tensors, files=(*checkpoint.files, SourceFile.of(path)))
 
@@ -135,18 +135,18 @@ def _places(update: Update) -> list[list[object]]:
 
 def _bound(adapter: Adapter, base: Base | None) -> dict[str, Update]:
     """Return updates by the base's names, in their order."""
-    wanted = list(dict.fromkeys([*adapter.factors, *adapter.biases, *adapter.whole]))
-    if not wanted:
+    own_names = list(dict.fromkeys([*adapter.factors, *adapter.biases, *adapter.whole]))
+    if not own_names:
         raise CheckpointError(f"{adapter.uri}: the adapter changes no tensor")
-    names = _base_names(adapter, base) if base else {name: name for name in wanted}
+    names = _base_names(adapter, base) if base else {name: name for name in own_names}
     updates: dict[str, Update] = {}
-    for own in wanted:
-        name = names.get(own, own)
+    for own_name in own_names:
+        name = names.get(own_name, own_name)
         if name in updates:
             raise CheckpointError(
                 f"{adapter.uri}: two of its modules change '{printable(name)}', which is one tensor in the base"
             )
-        factors, bias, whole = adapter.factors.get(own), adapter.biases.get(own), adapter.whole.get(own)
+        factors, bias, whole = adapter.factors.get(own_name), adapter.biases.get(own_name), adapter.whole.get(own_name)
         stored = base.stored.get(name) if base and base.stored else None
         update = Update(name, (), factors, adapter.transposed, bias, whole, stored)
         updates[name] = _shaped(adapter, update, base.specs.get(name) if base else None)
@@ -167,15 +167,19 @@ def _shaped(adapter: Adapter, update: Update, spec: TensorSpec | None) -> Update
         turns = [update.transposed, not update.transposed] if expected else [update.transposed]
         shapes = [(straight[::-1] if turn else straight, turn) for turn in (turns if may_turn else [False])]
     else:
-        own = update.whole or (update.bias[0] if update.bias else None)
-        shapes = [(own.spec.shape, False)] if own else []
+        part = update.whole or (update.bias[0] if update.bias else None)
+        shapes = [(part.spec.shape, False)] if part else []
     fitting = next(((shape, turn) for shape, turn in shapes if expected in (None, shape)), None)
-    others = [part.spec.shape for part in (update.whole, update.bias[0] if update.bias else None) if part is not None]
-    if fitting is None or any(shape != fitting[0] for shape in others):
-        found = next((shape for shape in others if shape != expected), shapes[0][0])
+    part_shapes = [
+        other_part.spec.shape
+        for other_part in (update.whole, update.bias[0] if update.bias else None)
+        if other_part is not None
+    ]
+    if fitting is None or any(shape != fitting[0] for shape in part_shapes):
+        odd_shape = next((shape for shape in part_shapes if shape != expected), shapes[0][0])
         raise CheckpointError(
-            f"{adapter.uri}: the update of '{printable(update.name)}' has shape {list(found)}, the base's tensor "
-            f"{list(expected or found)}: the adapter was made for another model"
+            f"{adapter.uri}: the update of '{printable(update.name)}' has shape {list(odd_shape)}, the base's tensor "
+            f"{list(expected or odd_shape)}: the adapter was made for another model"
         )
     return replace(update, shape=fitting[0], transposed=fitting[1])
 
@@ -193,13 +197,13 @@ def _require_values(adapter: Adapter, base: Base | None, update: Update) -> None
     if update.whole is not None:
         why = "holds the whole of"
     if base is None:
-        what = "an update of it needs the base's values: give 'base', a node that loads the model"
+        remedy = "an update of it needs the base's values: give 'base', a node that loads the model"
     elif update.name not in base.specs:
-        what = f"{base.origin} has no such tensor to change: add it with 'graft'"
+        remedy = f"{base.origin} has no such tensor to change: add it with 'graft'"
     else:
-        what = f"an update of it needs the base's values, which {base.origin} has to be loaded for (op 'load')"
+        remedy = f"an update of it needs the base's values, which {base.origin} has to be loaded for (op 'load')"
     raise CheckpointError(
-        f"{adapter.uri}: the adapter {why} '{name}' (modules_to_save, bias or use_dora in {CONFIG}), and {what}; "
+        f"{adapter.uri}: the adapter {why} '{name}' (modules_to_save, bias or use_dora in {CONFIG}), and {remedy}; "
         f"or leave it out with exclude: [{exact_glob(update.name)}]"
     )
 
@@ -208,24 +212,30 @@ def _base_names(adapter: Adapter, base: Base) -> dict[str, str]:
     """Return the base's name of each tensor that the adapter changes: the same, or with one prefix for all."""
     known = {**{name: name for name in base.specs}, **base.aliases}
     needed = [*adapter.factors, *adapter.biases] or list(adapter.whole)
-    counts = {way: sum(_renamed(name, way) in known for name in needed) for way in _prefixes(needed, known)}
-    complete = [way for way, count in counts.items() if count == len(needed)]
+    counts = {prefix: sum(_renamed(name, prefix) in known for name in needed) for prefix in _prefixes(needed, known)}
+    complete = [prefix for prefix, count in counts.items() if count == len(needed)]
     if len(complete) > 1 and ("", "") not in complete:
-        found = listed(_renamed(needed[0], way) for way in complete)
+        names = listed(_renamed(needed[0], prefix) for prefix in complete)
         raise CheckpointError(
-            f"{adapter.uri}: the tensor '{printable(needed[0])}' could be {found} of {base.origin}: load the part of "
+            f"{adapter.uri}: the tensor '{printable(needed[0])}' could be {names} of {base.origin}: load the part of "
             "the model that the adapter is for, or use 'prefix' in its load node"
         )
-    way = ("", "") if ("", "") in complete else complete[0] if complete else max(counts, key=lambda way: counts[way])
-    missing = [name for name in needed if _renamed(name, way) not in known]
+    prefix = (
+        ("", "")
+        if ("", "") in complete
+        else complete[0]
+        if complete
+        else max(counts, key=lambda prefix: counts[prefix])
+    )
+    missing = [name for name in needed if _renamed(name, prefix) not in known]
     if missing:
-        near = did_you_mean(_renamed(missing[0], way), known) if len(known) < 5000 else ""
+        near = did_you_mean(_renamed(missing[0], prefix), known) if len(known) < 5000 else ""
         raise CheckpointError(
             f"{adapter.uri}: the adapter changes {listed(missing)}, which {base.origin} lacks{near}: take the model "
             "that it was trained on as 'base'; if only the names differ, use 'prefix' or 'rename' in its load node"
         )
     every = dict.fromkeys([*needed, *adapter.whole])
-    return {name: known.get(_renamed(name, way), _renamed(name, way)) for name in every}
+    return {name: known.get(_renamed(name, prefix), _renamed(name, prefix)) for name in every}
 
 
 def _prefixes(needed: list[str], known: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -283,10 +293,10 @@ def _matrices(reader: BlockReader, update: Update) -> tuple[torch.Tensor, torch.
     assert update.factors is not None
     rank = update.factors.a.spec.shape[0]
     a, b = (reader.block(t, 0, t.spec.numel).float() for t in (update.factors.a, update.factors.b))
-    left, right = b.view(-1, rank), a.view(rank, -1)
+    b_matrix, a_matrix = b.view(-1, rank), a.view(rank, -1)
     if update.transposed or update.factors.embedding:
-        return right.T.contiguous(), left.T.contiguous()
-    return left, right
+        return a_matrix.T.contiguous(), b_matrix.T.contiguous()
+    return b_matrix, a_matrix
 
 
 def _rows(reader: BlockReader, stored: StoredTensor, start: int, stop: int, columns: int) -> torch.Tensor:

@@ -65,13 +65,13 @@ class SourceFile:
     def of(cls, path: Path) -> SourceFile:
         """Describe the file as it is now; ``CheckpointError`` when it is unreachable, a pipe, a device or a socket."""
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise CheckpointError(f"{path}: cannot be read ({reason})") from error
-        if kind := irregular(found.st_mode):
+        if kind := irregular(status.st_mode):
             raise CheckpointError(f"{path}: {kind}, not a file; a merge reads files more than once")
-        return cls(str(path), found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+        return cls(str(path), status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,20 @@ class Checkpoint:
 
 def require_readable(checkpoint: Checkpoint, is_dropped: Callable[[str], bool] = lambda name: False) -> Checkpoint:
     """Return the checkpoint; ``CheckpointError`` for tensors that cannot be read, but those that the recipe drops."""
-    left = [name for name in checkpoint.unreadable if not is_dropped(name)]
-    if not left:
-        told = [f"'{printable(name)}' {why}" for name, why in checkpoint.unreadable.items()]
+    unread = [name for name in checkpoint.unreadable if not is_dropped(name)]
+    if not unread:
+        reasons = [f"'{printable(name)}' {why}" for name, why in checkpoint.unreadable.items()]
         dropped = (
-            [f"{checkpoint.uri}: 'drop' leaves out tensors that cannot be read: {'; '.join(told[:4])}"] if told else []
+            [f"{checkpoint.uri}: 'drop' leaves out tensors that cannot be read: {'; '.join(reasons[:4])}"]
+            if reasons
+            else []
         )
         return replace(checkpoint, notes=(*checkpoint.notes, *dropped))
-    more = f" (and {len(left) - 1} more tensors cannot be read)" if len(left) > 1 else ""
-    name = printable(left[0])
+    also = f" (and {len(unread) - 1} more tensors cannot be read)" if len(unread) > 1 else ""
+    name = printable(unread[0])
     raise CheckpointError(
-        f"{checkpoint.uri}: tensor '{name}' {checkpoint.unreadable[left[0]]}{more}. To leave it out of everything, say "
-        f"'drop: [{exact_glob(left[0])}]' in the load node."
+        f"{checkpoint.uri}: tensor '{name}' {checkpoint.unreadable[unread[0]]}{also}. To leave it out of everything, "
+        f"say 'drop: [{exact_glob(unread[0])}]' in the load node."
     )
 
 

@@ -70,7 +70,7 @@ def find_companions(checkpoint: Path) -> Companions:
     stem = _STEMS.match(checkpoint.name)
     weights = f"{stem[1] if stem else 'model'}.safetensors"
     root, prefix, modules = _root_of(folder)
-    if not any((one / name).is_file() for one in (root, folder) for name in _CONFIGURATIONS):
+    if not any((parent / name).is_file() for parent in (root, folder) for name in _CONFIGURATIONS):
         note = f"no config.json lies beside {checkpoint.name}, so only weights are written"
         return Companions(weights, notes=(f"{note}; 'like' names a node whose folder to follow",))
     gathered = _Gathered(root)
@@ -154,10 +154,10 @@ class _Gathered:
             yield f"{', '.join(kept)} copied as it is, as no part of the merge"
 
     def _add(self, entry: Path, name: str, *, with_weights: bool) -> None:
-        wanted = _KEPT.fullmatch(entry.name) and not _LEFT_OUT.fullmatch(entry.name)
+        is_kept = _KEPT.fullmatch(entry.name) and not _LEFT_OUT.fullmatch(entry.name)
         if entry.suffix == ".py":
             self._code.append(name)
-        elif (wanted or (with_weights and _WEIGHTS.fullmatch(entry.name))) and self._stays(entry, name):
+        elif (is_kept or (with_weights and _WEIGHTS.fullmatch(entry.name))) and self._stays(entry, name):
             self.files[name] = entry
 
     def _stays(self, entry: Path, name: str) -> bool:

@@ -69,7 +69,7 @@ def identify(
         reader.close()
     names, aliases = _names_in_files(checkpoint)
     specs = [replace(_as_stored(stored).spec, name=names[name]) for name, stored in checkpoint.tensors.items()]
-    by_stored_name = {names[name]: found for name, found in blocks.items()}
+    by_stored_name = {names[name]: of_tensor for name, of_tensor in blocks.items()}
     shapes = checkpoint.metadata.get(SHAPES, "") if checkpoint.metadata.get(VALUE_TYPE) == "mask" else ""
     return Known(checkpoint_digest(specs, by_stored_name, aliases, shapes), tuple(sorted(bad)))
 
@@ -90,8 +90,8 @@ def _names_in_files(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, s
         tied.setdefault(name, [kept.get(name, name)]).append(kept.get(alias, alias))
     aliases: dict[str, str] = {}
     for name, group in tied.items():
-        first, *others = sorted(group)
-        aliases |= dict.fromkeys(others, first)
+        first, *other_names = sorted(group)
+        aliases |= dict.fromkeys(other_names, first)
         if name in names:
             names[name] = first
     return names, aliases

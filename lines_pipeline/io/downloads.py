@@ -58,17 +58,17 @@ def download(uri: str, downloads: Path, tell: Callable[[str], object] = lambda t
     except ImportError as error:
         raise CheckpointError(f"{uri}: needs the extra 'hub': pip install 'lines-pipeline[hub]'") from error
     except Exception as error:  # any of the many ways in which networks and stores fail
-        again = f"{_complaint(notes)}, and " if was_there else ""
-        raise CheckpointError(f"{uri}: {again}cannot be downloaded ({type(error).__name__}: {error})") from error
-    found = _noted(fetched)
-    write_entry(_notes(path), found)
+        reason = f"{_damage(notes)}, and " if was_there else ""
+        raise CheckpointError(f"{uri}: {reason}cannot be downloaded ({type(error).__name__}: {error})") from error
+    arrived_notes = _noted(fetched)
+    write_entry(_notes(path), arrived_notes)
     if was_there:
-        now = ", and has other contents now" if notes and notes != found else ""
-        tell(f"{uri}: {_complaint(notes)}; it was fetched again{now}")
+        change = ", and has other contents now" if notes and notes != arrived_notes else ""
+        tell(f"{uri}: {_damage(notes)}; it was fetched again{change}")
     return fetched
 
 
-def _complaint(notes: Noted | None) -> str:
+def _damage(notes: Noted | None) -> str:
     return f"what the cache holds of it {'is damaged' if notes else 'has no digest to check it by'}"
 
 
@@ -91,15 +91,15 @@ def _fetch_hub(uri: str, target: Path, damaged: Iterable[str]) -> Path:
     """Have the Hugging Face cache fetch it, and point there."""
     hub.forget([target / name for name in damaged])
     for _ in range(_ATTEMPTS):
-        found = hub.fetch(hub.parse(uri))
-        wrong = [found / name for name in _names(found) if not hub.has_checksum_of_name(found / name)]
+        snapshot = hub.fetch(hub.parse(uri))
+        wrong = [snapshot / name for name in _names(snapshot) if not hub.has_checksum_of_name(snapshot / name)]
         if not wrong:
             break
         hub.forget(wrong)
     else:
         raise CheckpointError(f"{uri}: {wrong[0].name} does not have the checksum that the hub gives of it; try again")
     link = temporary_path(target)
-    os.symlink(found, link)
+    os.symlink(snapshot, link)
     os.replace(link, target)
     return target
 
@@ -121,8 +121,8 @@ def _fetch(uri: str, target: Path) -> Path:
                 break
             arrived.add(md5)
         else:
-            told = wrong or "its bytes differ from one download to the next"
-            raise CheckpointError(f"{uri}: does not arrive as the store describes it ({told}); try again")
+            difference = wrong or "its bytes differ from one download to the next"
+            raise CheckpointError(f"{uri}: does not arrive as the store describes it ({difference}); try again")
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -144,8 +144,8 @@ def _etag(uri: str, described: Mapping[str, Any]) -> str | None:
 
     Nothing tells of the latter: of a file that has another MD5, two downloads are compared.
     """
-    found = str(described.get("ETag", "")).strip('"')
-    return found if uri.lower().startswith("s3://") and re.fullmatch(r"[0-9a-f]{32}", found) else None
+    etag = str(described.get("ETag", "")).strip('"')
+    return etag if uri.lower().startswith("s3://") and re.fullmatch(r"[0-9a-f]{32}", etag) else None
 
 
 def _md5(path: Path) -> str:

@@ -31,12 +31,12 @@ def require_cache(folder: Path) -> None:
         _require_writable(folder, "the cache cannot be written", "set XDG_CACHE_HOME to a folder that can be written")
 
 
-def _require_writable(folder: Path, complaint: str, remedy: str) -> None:
+def _require_writable(folder: Path, problem: str, remedy: str) -> None:
     try:
         make_inside(folder, partial(TemporaryFile, dir=folder)).close()
     except OSError as error:
         kind = _FullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else PlanError
-        raise kind(f"{folder}: {complaint} ({error.strerror}); {remedy}") from error
+        raise kind(f"{folder}: {problem} ({error.strerror}); {remedy}") from error
 
 
 def make_inside(folder: Path, make: Callable[[], Made]) -> Made:
@@ -54,10 +54,10 @@ def make_inside(folder: Path, make: Callable[[], Made]) -> Made:
 @contextmanager
 def removed_if_empty(folder: Path) -> Iterator[None]:
     """Remove a folder and its parents in the end where they are new and empty."""
-    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    missing = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
     try:
         yield
     finally:
-        for one in missing:
+        for parent in missing:
             with suppress(OSError):  # something is in there, or it was never made
-                one.rmdir()
+                parent.rmdir()

@@ -73,17 +73,17 @@ def cached(place: HubPath) -> Path | None:
 
 
 def fetch(place: HubPath) -> Path:
-    """Download a file, or what is needed of a model folder, into the Hugging Face cache; gives where it lies there."""
+    """Download a file, or what is needed of a model folder, into the Hugging Face cache; return where it lies there."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     if place.is_file:
         return Path(hf_hub_download(place.repository, place.path, revision=place.revision, repo_type=place.kind))
     names = HfApi().list_repo_files(place.repository, revision=place.revision, repo_type=place.kind)
-    wanted = needed_files(names, place.path)
-    if not wanted:
+    needed = needed_files(names, place.path)
+    if not needed:
         raise CheckpointError(f"{place.uri}: the repository has no files in '{place.path or '/'}'")
     snapshot = snapshot_download(
-        place.repository, revision=place.revision, repo_type=place.kind, allow_patterns=[_literal(n) for n in wanted]
+        place.repository, revision=place.revision, repo_type=place.kind, allow_patterns=[_literal(n) for n in needed]
     )
     return Path(snapshot) / place.path
 
@@ -117,11 +117,11 @@ def needed_files(names: Iterable[str], folder: str = "") -> list[str]:
     """Return those of a repository's files that a model folder needs: the weights to read, and all small files."""
     prefix = f"{folder}/" if folder else ""
     inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-    wanted = {name for name in inside if _is_setting(name)}
+    needed = {name for name in inside if _is_setting(name)}
     for place in {"", *(name.partition("/")[0] for name in inside if _MODULE.fullmatch(name.partition("/")[0]))}:
-        own = [name.removeprefix(f"{place}/") for name in inside if not place or name.startswith(f"{place}/")]
-        wanted |= {_inside(place, name) for name in _weights([name for name in own if "/" not in name])}
-    return sorted(prefix + name for name in wanted)
+        of_place = [name.removeprefix(f"{place}/") for name in inside if not place or name.startswith(f"{place}/")]
+        needed |= {_inside(place, name) for name in _weights([name for name in of_place if "/" not in name])}
+    return sorted(prefix + name for name in needed)
 
 
 def _weights(names: list[str]) -> list[str]:

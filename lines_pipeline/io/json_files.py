@@ -46,6 +46,6 @@ def read_modules(folder: Path) -> tuple[str, ...]:
     Those that would lie outside the folder are left out.
     """
     listed = read_json_or_none(folder / MODULES)
-    found = [entry.get("path") for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
-    paths = [PurePosixPath(path) for path in found if isinstance(path, str) and path.isprintable()]
+    texts = [entry.get("path") for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
+    paths = [PurePosixPath(path) for path in texts if isinstance(path, str) and path.isprintable()]
     return tuple(str(path) for path in paths if path.parts and not path.is_absolute() and ".." not in path.parts)

@@ -42,7 +42,7 @@ class MappedTensors(Mapping[str, torch.Tensor]):
 
 
 def _is_viewed(stored: StoredTensor) -> bool:
-    """Whether the bytes of a file are a tensor's own, at a place where numbers may lie."""
+    """Return whether the bytes of a file are a tensor's own, at a place where numbers may lie."""
     plain = stored.is_plain and stored.spec.dtype == "float32" and stored.spec.numel > 0
     return plain and stored.offset % ITEM_BYTES["float32"] == 0
 

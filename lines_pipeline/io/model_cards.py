@@ -45,20 +45,22 @@ class Card:
             _table("Inputs", ("node", "path", "digest", "license"), self._input_rows(digests)),
         ]
         if metrics:
-            rows = [(step, name, _figure(value)) for step, found in metrics.items() for name, value in found.items()]
+            rows = [
+                (step, name, _figure(value)) for step, figures in metrics.items() for name, value in figures.items()
+            ]
             parts.append(_table("Metrics", ("node", "metric", "value"), rows))
         fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`+", self.recipe))])
         parts.append(f"## Recipe\n\nSHA-256 {self.recipe_hash}\n\n{fence}yaml\n{self.recipe}{fence}\n")
         return "\n".join(parts)
 
     def _front_matter(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"base_model": list(dict.fromkeys(_model_name(one.path) for one in self.inputs))}
-        licenses = {one.license for one in self.inputs}
+        matter: dict[str, Any] = {"base_model": list(dict.fromkeys(_model_name(model.path) for model in self.inputs))}
+        licenses = {model.license for model in self.inputs}
         if len(licenses) == 1 and "" not in licenses:
-            found["license"] = licenses.pop()
+            matter["license"] = licenses.pop()
         if self.library:
-            found["library_name"] = self.library
-        return {**found, "tags": ["merge", "lines-pipeline"]}
+            matter["library_name"] = self.library
+        return {**matter, "tags": ["merge", "lines-pipeline"]}
 
     def _input_rows(self, digests: Mapping[str, str]) -> list[tuple[str, ...]]:
         return [(i.step, i.path, digests.get(i.step, ""), i.license or "not stated") for i in self.inputs]
@@ -72,12 +74,12 @@ def stated_license(folder: Path) -> str:
             return ""
         with card.open(encoding="utf-8", errors="replace") as file:
             matter = _FRONT_MATTER.match(file.read(_FRONT_BYTES))
-        found = yaml.safe_load(matter[1]) if matter else None
+        fields = yaml.safe_load(matter[1]) if matter else None
     except (OSError, yaml.YAMLError, ValueError, RecursionError):
         return ""
-    stated = found.get("license") if isinstance(found, dict) else None
+    stated = fields.get("license") if isinstance(fields, dict) else None
     if isinstance(stated, list):
-        stated = ", ".join(one for one in stated if isinstance(one, str))
+        stated = ", ".join(license for license in stated if isinstance(license, str))
     return stated[:_LICENSE_CHARACTERS] if isinstance(stated, str) else ""
 
 

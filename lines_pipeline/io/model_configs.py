@@ -39,8 +39,8 @@ def settled_config(content: bytes, specs: Sequence[TensorSpec], where: str) -> b
 
 def find_classifier(specs: Sequence[TensorSpec]) -> TensorSpec | None:
     """Return the weight of a classification head, one row a label; None where there is none, or several."""
-    found = [spec for spec in specs if len(spec.shape) > 1 and _CLASSIFIER.search(spec.name)]
-    return found[0] if len(found) == 1 else None
+    candidates = [spec for spec in specs if len(spec.shape) > 1 and _CLASSIFIER.search(spec.name)]
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def with_labels(content: bytes, donor: bytes | None, rows: int) -> bytes | None:
@@ -71,10 +71,10 @@ def _labels(config: dict[str, Any]) -> int:
 def _object(content: bytes | None) -> dict[str, Any] | None:
     """Return the JSON object that a file holds; None where it holds none."""
     try:
-        found = json.loads(content) if content is not None else None
+        content_read = json.loads(content) if content is not None else None
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return content_read if isinstance(content_read, dict) else None
 
 
 def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -33,8 +33,8 @@ def open_folder(folder: Path, open_file: OpenFile) -> Checkpoint:
     else:
         raise CheckpointError(f"{folder}: {_why_nothing(folder)}")
     others = [f"'{module.name}/'" for module in modules if _holds_weights(module)]
-    told = [f"the weights in {', '.join(others)} are modules of their own and are not read"] if others else []
-    return replace(checkpoint, notes=(*checkpoint.notes, *told))
+    notes = [f"the weights in {', '.join(others)} are modules of their own and are not read"] if others else []
+    return replace(checkpoint, notes=(*checkpoint.notes, *notes))
 
 
 def weights_in(folder: Path) -> Choice | None:
@@ -102,8 +102,8 @@ def _why_nothing(folder: Path) -> str:
     entries, inner = _entries(folder), _weight_folders(folder)
     if inner:
         return f"the folder holds no checkpoint; name one of the folders in it that do: {', '.join(inner)}"
-    other = other_format(path.name for path in (*entries, *_inside(entries)))
-    return f"the folder holds {other or 'no checkpoint (*.safetensors, *.bin, *.pt)'}"
+    foreign = other_format(path.name for path in (*entries, *_inside(entries)))
+    return f"the folder holds {foreign or 'no checkpoint (*.safetensors, *.bin, *.pt)'}"
 
 
 def _inside(entries: Iterable[Path]) -> Iterator[Path]:
@@ -138,12 +138,12 @@ def _open_indexed(index: Path, open_file: OpenFile) -> Checkpoint:
     weight_map = _weight_map(index)
     paths = {name: _shard(index, name) for name in sorted(set(weight_map.values()))}
     shards = {name: open_file(path) for name, path in paths.items()}
-    wanted: dict[str, list[str]] = {}
+    names_by_shard: dict[str, list[str]] = {}
     for name, shard in sorted(weight_map.items()):
         if not any(name in names for names in (shards[shard].tensors, shards[shard].aliases, shards[shard].unreadable)):
             raise CheckpointError(f"{index}: tensor '{printable(name)}' should be in {shard}, which does not have it")
-        wanted.setdefault(shard, []).append(name)
-    parts = [_selected(shards[shard], names) for shard, names in wanted.items()]
+        names_by_shard.setdefault(shard, []).append(name)
+    parts = [_selected(shards[shard], names) for shard, names in names_by_shard.items()]
     notes = _index_notes(index, weight_map, shards)
     return _joined(index.parent, parts, [SourceFile.of(index)], notes)
 
@@ -158,9 +158,9 @@ def _index_notes(index: Path, weight_map: Mapping[str, str], shards: Mapping[str
         notes.append(f"{_tensors_are(unnamed)} left out: '{index.name}' does not name what the shards hold there")
     if doubled:
         name, shard = doubled[0]
-        more = f" (and {len(doubled) - 1} more)" if len(doubled) > 1 else ""
+        also = f" (and {len(doubled) - 1} more)" if len(doubled) > 1 else ""
         notes.append(
-            f"tensor '{printable(name)}'{more} is in '{shard}' too; "
+            f"tensor '{printable(name)}'{also} is in '{shard}' too; "
             f"that of '{weight_map[name]}' is read, as '{index.name}' says"
         )
     return notes
@@ -210,14 +210,14 @@ def _joined(folder: Path, parts: Iterable[Checkpoint], files: Iterable[SourceFil
     parts = list(parts)
     tensors = {name: stored for part in parts for name, stored in part.tensors.items()}
     aliases = {alias: name for part in parts for alias, name in part.aliases.items()}
-    told = dict.fromkeys([*notes, *(note for part in parts for note in part.notes)])
+    all_notes = dict.fromkeys([*notes, *(note for part in parts for note in part.notes)])
     return Checkpoint(
         str(folder),
         (*files, *(file for part in parts for file in part.files)),
         dict(sorted(tensors.items())),
         dict(sorted(aliases.items())),
         next((part.metadata for part in parts if part.metadata), {}),
-        tuple(told),
+        tuple(all_notes),
         unreadable={name: why for part in parts for name, why in part.unreadable.items()},
         part=next((part.part for part in parts), ""),
     )

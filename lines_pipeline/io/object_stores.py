@@ -98,12 +98,12 @@ class ObjectStore:
         path = PurePosixPath(checkpoint)
         folder = f"{self.path}/{path.parent}" if path.parent.parts else self.path
         try:
-            there = [str(name).rsplit("/", 1)[-1] for name in self.filesystem.ls(folder, detail=False)]
+            file_names = [str(name).rsplit("/", 1)[-1] for name in self.filesystem.ls(folder, detail=False)]
         except FileNotFoundError:
             return []
-        names = [name for name in sorted(there) if shard_pattern(Path(path)).fullmatch(name)]
-        found = [(path.parent / name).as_posix() for name in names]
-        return [file for file in found if file in files or is_ours(partial(self._read, file))]
+        names = [name for name in sorted(file_names) if shard_pattern(Path(path)).fullmatch(name)]
+        files_there = [(path.parent / name).as_posix() for name in names]
+        return [file for file in files_there if file in files or is_ours(partial(self._read, file))]
 
     def _read(self, file: str, start: int, end: int) -> bytes:
         return bytes(self.filesystem.cat_file(f"{self.path}/{file}", start=start, end=end))

@@ -25,8 +25,8 @@ class BlockReader:
     def block(self, stored: StoredTensor, start: int, stop: int, *, pinned: bool = False) -> torch.Tensor:
         """Return values ``start`` to ``stop`` of a flattened tensor, in the stored data type; ``pinned``: for a GPU."""
         if not stored.is_plain:
-            found = self._unpacked(stored, start, stop) if stored.packed else self._region(stored, start, stop)
-            return found.pin_memory() if pinned else found
+            values = self._unpacked(stored, start, stop) if stored.packed else self._region(stored, start, stop)
+            return values.pin_memory() if pinned else values
         value = torch.empty(stop - start, dtype=getattr(torch, stored.spec.dtype), pin_memory=pinned)
         if stop > start:
             self.fill(stored, start, as_bytes(value))
@@ -36,27 +36,27 @@ class BlockReader:
         """Return values of a mask that is stored with 8 of them in a byte."""
         first = start // 8
         packed = StoredTensor(TensorSpec(stored.spec.name, "uint8", ()), stored.path, stored.offset)
-        found = np.unpackbits(self.block(packed, first, -(-stop // 8)).numpy(), bitorder="little")
-        return torch.from_numpy(found[start - 8 * first : stop - 8 * first].copy()).bool()
+        bits = np.unpackbits(self.block(packed, first, -(-stop // 8)).numpy(), bitorder="little")
+        return torch.from_numpy(bits[start - 8 * first : stop - 8 * first].copy()).bool()
 
     def _region(self, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
         """Return values of a tensor's leading region in another shape: zero where the file has none."""
         assert stored.stored_shape is not None
-        shape, other = stored.spec.shape, stored.stored_shape
-        places = np.arange(start, stop)
-        known = inside(places, shape, tuple(map(min, shape, other)))
-        wanted = translated(places[known], shape, other)
-        whole = StoredTensor(replace(stored.spec, shape=other), stored.path, stored.offset)
-        found = torch.zeros(len(wanted), dtype=getattr(torch, stored.spec.dtype))
-        done = 0
-        while done < len(wanted):  # by stretches of the file, so that a block never needs much memory
-            first = int(wanted[done])
-            end = int(np.searchsorted(wanted, first + BLOCK_NUMEL))
-            taken = torch.from_numpy(wanted[done:end] - first)
-            found[done:end] = self.block(whole, first, int(wanted[end - 1]) + 1)[taken]
-            done = end
-        value = torch.zeros(stop - start, dtype=found.dtype)
-        value[torch.from_numpy(known)] = found
+        shape, stored_shape = stored.spec.shape, stored.stored_shape
+        entries = np.arange(start, stop)
+        known = inside(entries, shape, tuple(map(min, shape, stored_shape)))
+        positions = translated(entries[known], shape, stored_shape)
+        whole = StoredTensor(replace(stored.spec, shape=stored_shape), stored.path, stored.offset)
+        values = torch.zeros(len(positions), dtype=getattr(torch, stored.spec.dtype))
+        read_count = 0
+        while read_count < len(positions):  # by stretches of the file, so that a block never needs much memory
+            first = int(positions[read_count])
+            stretch_end = int(np.searchsorted(positions, first + BLOCK_NUMEL))
+            offsets = torch.from_numpy(positions[read_count:stretch_end] - first)
+            values[read_count:stretch_end] = self.block(whole, first, int(positions[stretch_end - 1]) + 1)[offsets]
+            read_count = stretch_end
+        value = torch.zeros(stop - start, dtype=values.dtype)
+        value[torch.from_numpy(known)] = values
         return value
 
     def fill(self, stored: StoredTensor, start: int, view: memoryview) -> None:
@@ -103,7 +103,10 @@ def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     reader = BlockReader()
     try:
         stored = checkpoint.tensors.items()
-        return {name: reader.block(one, 0, one.spec.numel).view(one.spec.shape) for name, one in stored}
+        return {
+            name: reader.block(stored_tensor, 0, stored_tensor.spec.numel).view(stored_tensor.spec.shape)
+            for name, stored_tensor in stored
+        }
     finally:
         reader.close()
 

@@ -34,8 +34,8 @@ def spooled(
     path = spool_path(folder, key)
     header, offsets, end = _laid_out(specs, zeros)
     nbytes = end + 4 * zeros
-    what = f"the update of an adapter ({nbytes / 1e6:,.1f} MB)"
-    written_once(path, lambda temporary: _write(temporary, header, values, nbytes), what=what)
+    content = f"the update of an adapter ({nbytes / 1e6:,.1f} MB)"
+    written_once(path, lambda temporary: _write(temporary, header, values, nbytes), what=content)
     return path, offsets, end
 
 

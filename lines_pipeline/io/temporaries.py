@@ -47,11 +47,11 @@ def sweep_temporaries(folder: Path) -> None:
 @cache
 def _machine() -> str:
     """Return a name for host, boot and namespace, within which process numbers are unique."""
-    told = [socket.gethostname()]
+    marks = [socket.gethostname()]
     with suppress(OSError):  # not on every system
-        told.append(Path("/proc/sys/kernel/random/boot_id").read_text())
-        told.append(os.readlink("/proc/self/ns/pid"))
-    return blake2b("\n".join(told).encode(), digest_size=4).hexdigest()
+        marks.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        marks.append(os.readlink("/proc/self/ns/pid"))
+    return blake2b("\n".join(marks).encode(), digest_size=4).hexdigest()
 
 
 def _is_alive(process: int) -> bool:

@@ -60,13 +60,13 @@ class Choice:
 
     def note(self, read: Collection[str] = ()) -> str:
         """Return a message for the user; nothing where there was no choice. ``read`` are files that an index names."""
-        others = [other.name for other in self.others if other.name not in read]
-        if not others:
+        unread = [weights.name for weights in self.others if weights.name not in read]
+        if not unread:
             return ""
-        listed = ", ".join(f"'{name}'" for name in others[:4])
-        more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+        listed = ", ".join(f"'{name}'" for name in unread[:4])
+        also = f" and {len(unread) - 4} more" if len(unread) > 4 else ""
         why = ", as transformers does," if self.taken.name in _TRANSFORMERS else ""
-        return f"the folder holds several checkpoints: '{self.taken.name}' is read{why} and not {listed}{more}"
+        return f"the folder holds several checkpoints: '{self.taken.name}' is read{why} and not {listed}{also}"
 
 
 def choose_weights(names: Iterable[str]) -> Choice | None:
@@ -75,21 +75,21 @@ def choose_weights(names: Iterable[str]) -> Choice | None:
     Raises ``CheckpointError`` (without the folder) where several models or sets of shards could be meant, and where
     shards without an index are not complete.
     """
-    found = list_weights(names)
-    by_name = {weights.name: weights for weights in found}
+    ways = list_weights(names)
+    by_name = {weights.name: weights for weights in ways}
     known = [by_name[name] for name in _TRANSFORMERS if name in by_name]
-    taken = known[0] if known else _only_model(found)
+    taken = known[0] if known else _only_model(ways)
     if taken is None:
         return None
     if taken.missing:
-        there = f"{len(taken.shards)} of {taken.total} are there"
-        raise CheckpointError(f"shard '{taken.missing}' is missing ({there}): copy or download it again")
-    return Choice(taken, tuple(weights for weights in found if weights is not taken))
+        parts = f"{len(taken.shards)} of {taken.total} are there"
+        raise CheckpointError(f"shard '{taken.missing}' is missing ({parts}): copy or download it again")
+    return Choice(taken, tuple(weights for weights in ways if weights is not taken))
 
 
-def _only_model(found: Sequence[Weights]) -> Weights | None:
+def _only_model(ways: Sequence[Weights]) -> Weights | None:
     """Return the one model that the folder holds, in the format that is preferred."""
-    models = [weights for weights in found if weights.stem != _ADAPTER] or list(found)
+    models = [weights for weights in ways if weights.stem != _ADAPTER] or list(ways)
     preferred = [weights for weights in models if weights.suffix == "safetensors"] or models
     if not preferred:
         return None
@@ -97,16 +97,16 @@ def _only_model(found: Sequence[Weights]) -> Weights | None:
     rivals = [w for w in preferred if w is not best and (w.model != best.model or w.order == best.order)]
     if rivals:
         names = ", ".join(f"'{weights.name}'" for weights in sorted([best, *rivals], key=lambda w: w.name)[:4])
-        what = "checkpoints" if any(weights.model != best.model for weights in rivals) else "sets of shards"
+        kinds = "checkpoints" if any(weights.model != best.model for weights in rivals) else "sets of shards"
         raise CheckpointError(
-            f"the folder holds several {what} ({names}) and nothing says which is meant; name the file"
+            f"the folder holds several {kinds} ({names}) and nothing says which is meant; name the file"
         )
     return best
 
 
 def list_weights(names: Iterable[str]) -> list[Weights]:
     """Return every way to read a folder that holds ``names``, sorted; files of a training's state are left out."""
-    found: list[Weights] = []
+    ways: list[Weights] = []
     shards: list[tuple[tuple[str, str, int], int, str]] = []
     for name in sorted(names):
         if match := _SHARD.fullmatch(name):
@@ -114,16 +114,16 @@ def list_weights(names: Iterable[str]) -> list[Weights]:
             shards.append(((stem + variant, suffix, int(total)), int(number), name))
         elif match := _INDEX.fullmatch(name):
             stem, suffix, variant = match.groups(default="")
-            found.append(Weights(1, name, stem + variant, suffix))
+            ways.append(Weights(1, name, stem + variant, suffix))
         elif name.rpartition(".")[2] in ("safetensors", *_TORCH) and not _TRAINING_STATE.fullmatch(name):
             stem, _, suffix = name.rpartition(".")
-            found.append(Weights(0, name, stem, suffix))
-    indexed = {(weights.stem, weights.suffix) for weights in found if weights.order == 1}
+            ways.append(Weights(0, name, stem, suffix))
+    indexed = {(weights.stem, weights.suffix) for weights in ways if weights.order == 1}
     for (stem, suffix, total), group in groupby(sorted(shards), key=lambda shard: shard[0]):
         numbers = {number: name for _, number, name in group}
         if (stem, suffix) not in indexed:
-            found.append(_shard_set(stem, suffix, total, numbers))
-    return sorted(found)
+            ways.append(_shard_set(stem, suffix, total, numbers))
+    return sorted(ways)
 
 
 def _shard_set(stem: str, suffix: str, total: int, numbers: dict[int, str]) -> Weights:

@@ -37,10 +37,10 @@ def is_sound(path: Path, *, mark_used: bool = True) -> bool:
 def noted_once(path: Path) -> dict[str, Any] | None:
     """Return what ``noted`` does, but read a file that has not changed once a process."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return _noted_once(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    return _noted_once(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 @cache

@@ -44,11 +44,11 @@ class OutputFile:
 
     def offsets(self) -> dict[str, int]:
         """Return the absolute offset of every tensor."""
-        found, offset = {}, self.start
+        offsets, offset = {}, self.start
         for spec in self.specs:
-            found[spec.name] = offset
+            offsets[spec.name] = offset
             offset += spec.nbytes
-        return found
+        return offsets
 
 
 @dataclass(frozen=True)
@@ -142,10 +142,10 @@ class Shortage:
         return self.nbytes - self.free_bytes
 
     def __str__(self) -> str:
-        more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
+        also = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
         free = f"{self.free_bytes / 1e6:,.1f} MB are free"
         return (
-            f"{self.paths[0]}{more}: {self.nbytes / 1e6:,.1f} MB are to be written, {free}; "
+            f"{self.paths[0]}{also}: {self.nbytes / 1e6:,.1f} MB are to be written, {free}; "
             "free some space or choose another --out or cache (XDG_CACHE_HOME)"
         )
 
@@ -156,11 +156,11 @@ def space_shortages(sizes: Mapping[Path, int]) -> list[Shortage]:
     folders = {path: next(parent for parent in path.absolute().parents if parent.is_dir()) for path in sizes}
     for path, folder in folders.items():
         disks.setdefault(os.stat(folder).st_dev, []).append(path)
-    found = [
+    shortages = [
         Shortage(tuple(paths), sum(sizes[path] for path in paths), shutil.disk_usage(folders[paths[0]]).free)
         for paths in disks.values()
     ]
-    return [shortage for shortage in found if shortage.missing_bytes > 0]
+    return [shortage for shortage in shortages if shortage.missing_bytes > 0]
 
 
 def write_block(path: str, descriptor: int, offset: int, value: torch.Tensor) -> None:

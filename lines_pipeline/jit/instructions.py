@@ -38,7 +38,7 @@ NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class OpCode(IntEnum):
-    """What an instruction does. From ``TOTAL`` on they reduce a block; those before compute another block."""
+    """Names what an instruction does. From ``TOTAL`` on they reduce a block; those before compute another block."""
 
     SUBTRACT = 0
     ADD = 1
@@ -76,7 +76,7 @@ class Instruction:
 
 
 class Row(NamedTuple):
-    """Where a source or a stored value lies in a thread's memory."""
+    """Tells where a source or a stored value lies in a thread's memory."""
 
     offset: int
     """In bytes."""
@@ -102,15 +102,15 @@ class Kernel:
 
     @property
     def source_rows(self) -> tuple[Row, ...]:
-        """Rows of the sources."""
+        """Return the rows of the sources."""
         return tuple(self.rows.values())[: self.sources]
 
     @property
     def stored_rows(self) -> tuple[Row, ...]:
-        """Rows of the stored values."""
+        """Return the rows of the stored values."""
         return tuple(self.rows.values())[self.sources :]
 
     @property
     def most_slots(self) -> int:
-        """Number of results of the reduction that has most; 1 at least."""
+        """Return the number of results of the reduction that has most; 1 at least."""
         return max(self.slots.values(), default=1)

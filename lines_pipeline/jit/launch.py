@@ -101,10 +101,10 @@ def launch(
             _table(blocks, 2),
         )
         scratch, results = _scratch(kernel, compiled), _results(kernel, len(blocks))
-        done, end = _runtime().run(span, scratch, results)
+        finished, end = _runtime().run(span, scratch, results)
     unwritten = end == _runtime().UNWRITTEN  # beyond the boundary: what is written must not be done again
-    done += unwritten
-    return Launched(_reductions(kernel, results, done), results.digests[:done].tolist(), unwritten)
+    finished += unwritten
+    return Launched(_reductions(kernel, results, finished), results.digests[:finished].tolist(), unwritten)
 
 
 def stored_bytes(kernel: Kernel, row: Row, numel: int) -> Array:
@@ -125,7 +125,7 @@ def is_runtime_compiled() -> bool:
     name = f"runtime._compiled.locals.run-*.py{sys.version_info.major}{sys.version_info.minor}.nbi"
     elsewhere = os.environ.get("NUMBA_CACHE_DIR")
     folders = Path(elsewhere).glob("jit_*") if elsewhere else [folder / "__pycache__"]
-    return any(index.stat().st_mtime >= changed for found in folders for index in found.glob(name))
+    return any(index.stat().st_mtime >= changed for cache_folder in folders for index in cache_folder.glob(name))
 
 
 _EMPTY = TraceBuilder(torch.float32, 0).kernel(0)
@@ -173,13 +173,13 @@ def _found(kernel: Kernel) -> Array:
     return _workspace.array("found", (kernel.slots.get(OpCode.WITHIN, 0), FOUND_NUMEL), kernel.scalars.dtype)
 
 
-def _reductions(kernel: Kernel, results: Any, done: int) -> list[Reductions]:
+def _reductions(kernel: Kernel, results: Any, finished: int) -> list[Reductions]:
     """Copy the results of each block out of memory that the next launch overwrites."""
-    totals, counts = results.totals[:done].tolist(), results.counts[:done].tolist()
+    totals, counts = results.totals[:finished].tolist(), results.counts[:finished].tolist()
     kept = [row[:filled].copy() for row, filled in zip(_found(kernel), results.filled.tolist(), strict=True)]
     ends = [0] * len(kept)
     reductions: list[Reductions] = []
-    for block in range(done):
+    for block in range(finished):
         counted, between = counts[block], counts[block][INSIDE]
         starts, ends = ends, [end + inside for end, inside in zip(ends, between, strict=False)]
         inside = [row[start:end] for row, start, end in zip(kept, starts, ends, strict=True)]

@@ -45,25 +45,25 @@ class Vectors:
         """Return a vector of one number."""
         return f"<{', '.join([f'{self.number} {number}'] * self.width)}>"
 
-    def calculate(self, operation: str, one: str, other: str) -> str:
+    def calculate(self, operation: str, left: str, right: str) -> str:
         """Append an operation on two vectors of numbers."""
-        return self.let(f"{operation} {self.type} {one}, {other}")
+        return self.let(f"{operation} {self.type} {left}, {right}")
 
     def magnitude(self, value: str) -> str:
         """Append the removal of signs."""
         return self.let(f"call {self.type} @llvm.fabs.{self.suffix}({self.type} {value})")
 
-    def compare(self, how: str, one: str, other: str) -> str:
+    def compare(self, how: str, left: str, right: str) -> str:
         """Append a comparison, whose result is a mask."""
-        return self.let(f"fcmp {how} {self.type} {one}, {other}")
+        return self.let(f"fcmp {how} {self.type} {left}, {right}")
 
-    def both(self, one: str, other: str) -> str:
+    def both(self, left: str, right: str) -> str:
         """Append the conjunction of two masks."""
-        return self.let(f"and {self.mask} {one}, {other}")
+        return self.let(f"and {self.mask} {left}, {right}")
 
-    def choose(self, mask: str, one: str, other: str = ZERO) -> str:
-        """Append the choice of ``one`` where the mask is set, and of ``other`` elsewhere."""
-        return self.let(f"select {self.mask} {mask}, {self.type} {one}, {self.type} {other}")
+    def choose(self, mask: str, chosen: str, otherwise: str = ZERO) -> str:
+        """Append the choice of ``chosen`` where the mask is set, and of ``otherwise`` elsewhere."""
+        return self.let(f"select {self.mask} {mask}, {self.type} {chosen}, {self.type} {otherwise}")
 
     def load(self, address: str) -> str:
         """Append the loading of a vector."""
@@ -114,14 +114,14 @@ class Vectors:
         up = self._integer("add", odd, (1 << (dropped - 1)) - 1)
         return self._integer("lshr", self._integer("add", bits, up), dropped)
 
-    def _integer(self, operation: str, one: str, other: str | int) -> str:
-        other = self._whole(other) if isinstance(other, int) else other
-        return self.let(f"{operation} {self._integers} {one}, {other}")
+    def _integer(self, operation: str, left: str, right: str | int) -> str:
+        right = self._whole(right) if isinstance(right, int) else right
+        return self.let(f"{operation} {self._integers} {left}, {right}")
 
-    def _pick(self, condition: tuple[str, str, int], one: str, other: str) -> str:
+    def _pick(self, condition: tuple[str, str, int], chosen: str, otherwise: str) -> str:
         how, value, limit = condition
         mask = self.let(f"icmp {how} {self._integers} {value}, {self._whole(limit)}")
-        return self.let(f"select {self.mask} {mask}, {self._integers} {one}, {self._integers} {other}")
+        return self.let(f"select {self.mask} {mask}, {self._integers} {chosen}, {self._integers} {otherwise}")
 
     def _as_number(self, value: str) -> str:
         return self.let(f"bitcast {self._integers} {value} to {self.type}")

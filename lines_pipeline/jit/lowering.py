@@ -73,8 +73,8 @@ class _LoopBody:
             return [vectors.calculate(_PLAIN[code], *values, *scalars)]
         match code:
             case OpCode.MAXIMUM | OpCode.AT_LEAST:
-                one, other = (*values, *scalars)
-                return [vectors.choose(vectors.compare("ogt", one, other), one, other)]
+                left, right = (*values, *scalars)
+                return [vectors.choose(vectors.compare("ogt", left, right), left, right)]
             case OpCode.EXCEEDS | OpCode.REACHES:
                 how = "ogt" if code is OpCode.EXCEEDS else "oge"
                 return [vectors.choose(vectors.compare(how, *values, *scalars), self._one)]
@@ -135,19 +135,19 @@ class _LoopBody:
         self._vectors.put(f"store {wide} {total}, ptr {address}, align 8")
 
     def _within(self, slot: int, magnitude: str, low: str, high: str) -> None:
-        """Most vectors have nothing in the bracket, and are left after two comparisons."""
-        vectors, here = self._vectors, len(self._vectors.lines)
+        """Keep what lies in the bracket; most vectors have nothing there, and are left after two comparisons."""
+        vectors, label = self._vectors, len(self._vectors.lines)
         below, upto = (self._bits(vectors.compare(*how)) for how in (("olt", magnitude, low), ("ole", magnitude, high)))
         self._count(BELOW, slot, below)
-        some = vectors.let(f"icmp ne i64 {below}, {upto}")
-        vectors.put(f"br i1 {some}, label %some{here}, label %none{here}")
-        vectors.lines.append(f"some{here}:")
+        is_any = vectors.let(f"icmp ne i64 {below}, {upto}")
+        vectors.put(f"br i1 {is_any}, label %some{label}, label %none{label}")
+        vectors.lines.append(f"some{label}:")
         for end, number in ((AT_LOW, low), (AT_HIGH, high)):
             self._count(end, slot, self._bits(vectors.compare("oeq", magnitude, number)))
         inside = vectors.both(vectors.compare("ogt", magnitude, low), vectors.compare("olt", magnitude, high))
         self._keep(slot, magnitude, self._bits(inside))
-        vectors.put(f"br label %none{here}")
-        vectors.lines.append(f"none{here}:")
+        vectors.put(f"br label %none{label}")
+        vectors.lines.append(f"none{label}:")
 
     def _keep(self, slot: int, value: str, bits: str) -> None:
         """Add values to those found."""
@@ -155,8 +155,8 @@ class _LoopBody:
         put(f"store {self._vectors.type} {value}, ptr %spill, align {VECTOR_BYTES}")
         before = let(f"load i64, ptr {let(f'getelementptr i64, ptr %filled, i64 {slot}')}")
         first = let(f"add i64 {before}, {let(f'mul i64 %room, {slot}')}")
-        found = let(f"getelementptr {self._vectors.number}, ptr %found, i64 {first}")
-        put(f"call void @keep(i64 {bits}, ptr %spill, ptr {found}, ptr {self._counter(INSIDE, slot)})")
+        address = let(f"getelementptr {self._vectors.number}, ptr %found, i64 {first}")
+        put(f"call void @keep(i64 {bits}, ptr %spill, ptr {address}, ptr {self._counter(INSIDE, slot)})")
 
     def _count(self, row: int, slot: int, bits: str) -> None:
         let, address = self._vectors.let, self._counter(row, slot)
@@ -194,13 +194,13 @@ class _LoopBody:
 
     def _check_range(self, value: str, largest: str) -> None:
         """Count entries that cannot be stored, in a branch that is hardly ever taken: counting always costs 5 %."""
-        vectors, here = self._vectors, len(self._vectors.lines)
+        vectors, label = self._vectors, len(self._vectors.lines)
         bits = self._bits(vectors.compare("ugt", vectors.magnitude(value), largest))
-        vectors.put(f"br i1 {vectors.let(f'icmp ne i64 {bits}, 0')}, label %unheld{here}, label %held{here}")
-        vectors.lines.append(f"unheld{here}:")
+        vectors.put(f"br i1 {vectors.let(f'icmp ne i64 {bits}, 0')}, label %unheld{label}, label %held{label}")
+        vectors.lines.append(f"unheld{label}:")
         self._count(UNHELD, 0, bits)
-        vectors.put(f"br label %held{here}")
-        vectors.lines.append(f"held{here}:")
+        vectors.put(f"br label %held{label}")
+        vectors.lines.append(f"held{label}:")
 
     def _largest_held(self, stored: int) -> str:
         """Return the largest magnitude that a type holds, as LLVM writes it: the bits of a float64."""

@@ -143,13 +143,13 @@ def _write(span: Span, scratch: Scratch, start: int, size: int) -> bool:
 @njit(nogil=True)
 def _transfer(descriptor: int, address: int, nbytes: int, position: int, writes: bool) -> bool:
     """Write bytes to their position in a file, or read them from there; return whether all were."""
-    done = 0
-    while done < nbytes:
-        rest = address + done, nbytes - done, position + done
-        count = _pwrite(descriptor, *rest) if writes else _pread(descriptor, *rest)
+    moved = 0
+    while moved < nbytes:
+        piece = address + moved, nbytes - moved, position + moved
+        count = _pwrite(descriptor, *piece) if writes else _pread(descriptor, *piece)
         if count <= 0:
             return False
-        done += count
+        moved += count
     return True
 
 

@@ -22,7 +22,7 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Ran:
-    """What a launch did with one block."""
+    """Holds what a launch did with one block."""
 
     end: tuple[int, int]
     memory: Any
@@ -60,57 +60,62 @@ def run_kernel(
     scratch = runtime.Scratch(*addresses, np.ones((totals, LANES)))
     counts = np.ones((len(places), COUNTS, kernel.most_slots), np.int64)
     digests, filled = np.zeros((len(places), kernel.sources), np.uint64), np.ones(brackets, np.int64)
-    found = np.empty((brackets, room), kernel.scalars.dtype)
-    results = runtime.Results(np.ones((len(places), totals)), counts, digests, found.ctypes.data, room, filled)
+    magnitudes = np.empty((brackets, room), kernel.scalars.dtype)
+    results = runtime.Results(np.ones((len(places), totals)), counts, digests, magnitudes.ctypes.data, room, filled)
     starts = [0, *accumulate(size * row.item_bytes for row in kernel.source_rows)]
-    with NamedTemporaryFile() as given:
-        Path(given.name).write_bytes(content)
-        with open(given.name, mode) as file:
-            at = file.fileno()
+    with NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(content)
+        with open(file.name, mode) as stream:
+            at = stream.fileno()
             rows = zip(starts, kernel.source_rows, strict=False), zip(outputs, kernel.stored_rows, strict=False)
             sources = [(at, start, row.item_bytes, row.offset, hashed) for start, row in rows[0]]
             written = [(at, start, row.item_bytes, row.offset) for start, row in rows[1]]
             arrays = (np.array(table, np.int64) for table in (sources, written, places))
             tables = (table.reshape(-1, columns) for table, columns in zip(arrays, (5, 4, 2), strict=True))
             end = runtime.run(runtime.Span(*tables), scratch, results)
-        return Ran(end, memory, results, found, Path(given.name).read_bytes())
+        return Ran(end, memory, results, magnitudes, Path(file.name).read_bytes())
 
 
 def compiled(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
-    """Tensors and results of reductions of a function of blocks, from a kernel."""
+    """Return tensors and results of reductions of a function of blocks, from a kernel."""
     from lines_pipeline.jit import runtime
 
     builder, size = TraceBuilder(values[0].dtype, len(values)), len(values[0])
-    made = as_list(function(*(builder.source(number) for number in range(len(values)))))
-    kept = [builder.store(one) if isinstance(one, TracedValue) else one for one in made]
+    results = as_list(function(*(builder.source(number) for number in range(len(values)))))
+    kept = [
+        builder.store(result_traced) if isinstance(result_traced, TracedValue) else result_traced
+        for result_traced in results
+    ]
     kernel = builder.kernel(BLOCK_NUMEL)
     ran = run_kernel(kernel, b"".join(value.numpy().tobytes() for value in values), 0, [], size)
     overflowed = ran.results.counts[0, UNHELD].any()  # such blocks are left to torch
     assert ran.end == ((0, runtime.UNDONE) if overflowed else (1, runtime.FINISHED))
 
-    def result(one: Any) -> Any:
-        if not isinstance(one, Reduced):
+    def result(kept_result: Any) -> Any:
+        if not isinstance(kept_result, Reduced):
             return torch.from_numpy(
-                ran.memory[kernel.stored_rows[one].offset :].view(kernel.scalars.dtype)[:size].copy()
+                ran.memory[kernel.stored_rows[kept_result].offset :].view(kernel.scalars.dtype)[:size].copy()
             )
-        if one.code is OpCode.WITHIN:
-            below, at_low, inside, at_high = ran.results.counts[0, BELOW:NONFINITE, one.slot].tolist()
-            return below, at_low, ran.found[one.slot, :inside].tolist(), at_high
+        if kept_result.code is OpCode.WITHIN:
+            below, at_low, inside, at_high = ran.results.counts[0, BELOW:NONFINITE, kept_result.slot].tolist()
+            return below, at_low, ran.found[kept_result.slot, :inside].tolist(), at_high
         totals, counts = ran.results.totals[0], ran.results.counts[0, COUNTED]
-        return float(totals[one.slot]) if one.code is OpCode.TOTAL else int(counts[one.slot])
+        return float(totals[kept_result.slot]) if kept_result.code is OpCode.TOTAL else int(counts[kept_result.slot])
 
-    return [result(one) for one in kept]
+    return [result(kept_result) for kept_result in kept]
 
 
 def interpreted(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
-    """The same, from torch."""
-    found: list[Any] = []
-    for one in as_list(function(*(value.clone() for value in values))):
-        if isinstance(one, torch.Tensor):
-            found.append(one.to(values[0].dtype))
+    """Return what ``compiled`` does, from torch."""
+    results: list[Any] = []
+    for result in as_list(function(*(value.clone() for value in values))):
+        if isinstance(result, torch.Tensor):
+            results.append(result.to(values[0].dtype))
         else:
-            found.append((one[0], one[1], one[2].tolist(), one[3]) if isinstance(one, tuple) else one)
-    return found
+            results.append(
+                (result[0], result[1], result[2].tolist(), result[3]) if isinstance(result, tuple) else result
+            )
+    return results
 
 
 def as_list(results: Any) -> list[Any]:
@@ -118,4 +123,4 @@ def as_list(results: Any) -> list[Any]:
 
 
 def bits(results: list[Any]) -> list[Any]:
-    return [one.numpy().tobytes() if isinstance(one, torch.Tensor) else one for one in results]
+    return [value.numpy().tobytes() if isinstance(value, torch.Tensor) else value for value in results]

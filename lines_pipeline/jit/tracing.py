@@ -48,7 +48,7 @@ class TracedValue:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The data type of the block that it stands for."""
+        """Return the data type of the block that it stands for."""
         return torch.bool if self.is_mask else self.builder.dtype
 
     def __sub__(self, other: TracedValue) -> TracedValue:
@@ -182,14 +182,16 @@ class TraceBuilder:
     def sources_in_totals(self) -> frozenset[int]:
         """Return the sources that are finite wherever all totals are: these spread their NaN and Inf to some total."""
         reached: dict[int, frozenset[int]] = {number: frozenset([number]) for number in range(self.sources)}
-        found: frozenset[int] = frozenset()
+        sources: frozenset[int] = frozenset()
         for instruction in self._instructions:
             if instruction.code is OpCode.TOTAL:
-                found |= reached.get(instruction.operands[0], frozenset())
+                sources |= reached.get(instruction.operands[0], frozenset())
             elif instruction.code in _SPREADING:
                 operands = instruction.operands[:1] if instruction.code is OpCode.DIVIDE else instruction.operands
-                reached[instruction.outs[0]] = frozenset().union(*(reached.get(one, frozenset()) for one in operands))
-        return found
+                reached[instruction.outs[0]] = frozenset().union(
+                    *(reached.get(operand, frozenset()) for operand in operands)
+                )
+        return sources
 
     def store(self, value: TracedValue, stored: int = AS_COMPUTED) -> int:
         """Let the kernel store a value as ``STORED`` has it; return its number among the stored values."""

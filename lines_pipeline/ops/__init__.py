@@ -47,7 +47,7 @@ class OpRegistry(Mapping[str, AnyOp]):
         return self._loaded[name]
 
     def __contains__(self, name: object) -> bool:
-        return any(name in some for some in (self.own, self.entries, self.of_files))
+        return any(name in ops for ops in (self.own, self.entries, self.of_files))
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted({*self.own, *self.entries, *self.of_files}))
@@ -57,16 +57,16 @@ class OpRegistry(Mapping[str, AnyOp]):
 
     @property
     def at_hand(self) -> dict[str, AnyOp]:
-        """The ops that are known without importing a package."""
+        """Return the ops that are known without importing a package."""
         return {**self.own, **self._loaded, **self.of_files}
 
     def with_file(self, file: FileOrigin) -> OpRegistry:
         """Return the registry with the ops of a file, which is run. Raises ``PluginError`` for names that are taken."""
-        found = _ops_of_file(file)
-        for name in found:
+        added = _ops_of_file(file)
+        for name in added:
             if name in self:
                 raise PluginError(f"{file} defines the op '{name}', which {self._owner(name)} has: name it otherwise")
-        return replace(self, of_files={**self.of_files, **found})
+        return replace(self, of_files={**self.of_files, **added})
 
     def _owner(self, name: str) -> str:
         if name in self.of_files:
@@ -77,17 +77,17 @@ class OpRegistry(Mapping[str, AnyOp]):
         if entry.name in self.own:
             raise PluginError(f"{entry}: lines-pipeline has an op of this name; uninstall the package")
         offered = entry.load()
-        made = _as_op(offered)
-        if made is None:
-            what = getattr(offered, "__name__", type(offered).__name__)
-            raise PluginError(f"{entry} gives '{what}', expected a function under @op, or a subclass of Op")
-        if made.name != entry.name:
-            raise PluginError(f"{entry} gives the op '{made.name}', expected '{entry.name}': name both alike")
-        return _from(made, PackageOrigin.of(entry))
+        method = _as_op(offered)
+        if method is None:
+            kind = getattr(offered, "__name__", type(offered).__name__)
+            raise PluginError(f"{entry} gives '{kind}', expected a function under @op, or a subclass of Op")
+        if method.name != entry.name:
+            raise PluginError(f"{entry} gives the op '{method.name}', expected '{entry.name}': name both alike")
+        return _from(method, PackageOrigin.of(entry))
 
 
 def registry() -> OpRegistry:
-    """Every op that comes with lines-pipeline, or that an installed package offers."""
+    """Return every op that comes with lines-pipeline, or that an installed package offers."""
     return _registry(tuple(sys.path))
 
 
@@ -98,27 +98,29 @@ def _registry(path: tuple[str, ...]) -> OpRegistry:
 
 @cache
 def _own_ops() -> Mapping[str, AnyOp]:
-    found: dict[str, AnyOp] = {}
+    ops: dict[str, AnyOp] = {}
     for module_info in pkgutil.iter_modules(__path__):
         if module_info.name not in _NO_METHODS:
             module = importlib.import_module(f"{__name__}.{module_info.name}")
-            found |= {made.name: made for made in _defined_in(module)}
-    return found
+            ops |= {method.name: method for method in _defined_in(module)}
+    return ops
 
 
 def _ops_of_file(file: FileOrigin) -> dict[str, AnyOp]:
-    found: dict[str, AnyOp] = {}
-    for made in _defined_in(file.module()):
-        if made.name in found:
-            raise PluginError(f"{file} defines the op '{made.name}' twice")
-        found[made.name] = _from(made, file)
-    return found
+    ops: dict[str, AnyOp] = {}
+    for method in _defined_in(file.module()):
+        if method.name in ops:
+            raise PluginError(f"{file} defines the op '{method.name}' twice")
+        ops[method.name] = _from(method, file)
+    return ops
 
 
 def _defined_in(module: ModuleType) -> list[AnyOp]:
-    """The ops that a module itself defines."""
+    """Return the ops that a module itself defines."""
     members = dict.fromkeys(member for _, member in inspect.getmembers(module, _is_op))
-    return [made for one in members if one.__module__ == module.__name__ and (made := _as_op(one)) is not None]
+    return [
+        method for member in members if member.__module__ == module.__name__ and (method := _as_op(member)) is not None
+    ]
 
 
 def _is_op(member: Any) -> bool:
@@ -132,6 +134,6 @@ def _as_op(offered: Any) -> AnyOp | None:
     return offered() if is_method else None
 
 
-def _from(made: AnyOp, origin: Origin) -> AnyOp:
-    made.origin = origin
-    return made
+def _from(method: AnyOp, origin: Origin) -> AnyOp:
+    method.origin = origin
+    return method

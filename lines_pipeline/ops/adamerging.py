@@ -42,5 +42,5 @@ class Adamerging(LearningOp[AdamergingParams]):
 
 
 def _entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean entropy of the answers; labels are not looked at."""
+    """Return the mean entropy of the answers, without a look at the labels."""
     return -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()

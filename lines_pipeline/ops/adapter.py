@@ -60,7 +60,7 @@ class Adapter(Op[AdapterParams]):
 
 
 def _update(context: SchemaContext, checkpoint: Checkpoint, base: Schema | None) -> Schema:
-    """The update that an adapter stands for: a task vector of ``base``, or of any model that has its tensors."""
+    """Return the update that an adapter stands for: a task vector of ``base``, or of any model that has its tensors."""
     tensors = {name: stored.spec for name, stored in checkpoint.tensors.items()}
     if base is None:
         sizes = {name: spec.numel for name, spec in tensors.items()}

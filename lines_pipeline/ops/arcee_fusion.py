@@ -43,23 +43,23 @@ class ArceeFusion(Op[OpParams]):
 
     def apply(self, params: OpParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         base: Block = inputs["base"][0]
-        other: Block = inputs["models"][0]
-        change = other - base
-        importance = _importance(change, base, other, tensor.shape[-1] if tensor.shape else 1)
+        model: Block = inputs["models"][0]
+        change = model - base
+        importance = _importance(change, base, model, tensor.shape[-1] if tensor.shape else 1)
         fused: Value = base + change * (importance >= _threshold(importance))
         return fused
 
 
-def _importance(change: torch.Tensor, base: torch.Tensor, other: torch.Tensor, row: int) -> torch.Tensor:
+def _importance(change: torch.Tensor, base: torch.Tensor, model: torch.Tensor, row: int) -> torch.Tensor:
     ours, theirs = (
-        value.reshape(-1, row).softmax(dim=-1, dtype=torch.float64) + SMALLEST_PROBABILITY for value in (other, base)
+        value.reshape(-1, row).softmax(dim=-1, dtype=torch.float64) + SMALLEST_PROBABILITY for value in (model, base)
     )
     divergence = (ours * (ours / theirs).log()).sum(dim=-1, keepdim=True)
     return (change.abs().reshape(-1, row) * divergence).reshape(-1)
 
 
 def _threshold(importance: torch.Tensor) -> torch.Tensor:
-    """Median plus 1.5 interquartile ranges, with quantiles by truncated index."""
+    """Return the median plus 1.5 interquartile ranges, with quantiles by truncated index."""
     ordered, last = importance.sort().values, importance.numel() - 1
     first, median, third = (ordered[int(share * last)] for share in (0.25, 0.5, 0.75))
     return median + 1.5 * (third - first)

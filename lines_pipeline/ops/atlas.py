@@ -56,18 +56,20 @@ class Atlas(LearningOp[AtlasParams]):
     def fitted(self, params: AtlasParams, fit: Fit, context: DriverContext, data: TaskData) -> list[torch.Tensor]:
         if params.select == "last" or fit.settings.steps == 0:
             return super().fitted(params, fit, context, data)
-        experts = data.baselines("expert", [one.task for one in fit.tasks.inputs], params.split)
+        experts = data.baselines("expert", [inputs.task for inputs in fit.tasks.inputs], params.split)
         start = _score(fit.accuracies(), experts)
         best, chosen = -1.0, fit.coefficients()
-        every = _steps_a_round(params, max(fit.tasks.order.batches(len(one)) for one in fit.tasks.inputs))
-        for done in progress(fit, context):
-            if done % every == 0 or done == fit.settings.steps:
+        every = _steps_a_round(params, max(fit.tasks.order.batches(len(inputs)) for inputs in fit.tasks.inputs))
+        for step in progress(fit, context):
+            if step % every == 0 or step == fit.settings.steps:
                 score = _score(fit.accuracies(), experts)
                 if score > best:
                     best, chosen = score, fit.coefficients()
         if best <= start:
-            told = f"no round is better than the start, {start:.4f} on '{params.split}'; taken is the best, {best:.4f}"
-            context.emit(Note(f"node '{context.node}': {told}", warning=True))
+            message = (
+                f"no round is better than the start, {start:.4f} on '{params.split}'; taken is the best, {best:.4f}"
+            )
+            context.emit(Note(f"node '{context.node}': {message}", warning=True))
         return chosen
 
     def told(self, coefficients: list[list[float]]) -> list[list[float]]:
@@ -79,7 +81,7 @@ def _steps_a_round(params: AtlasParams, batches: int) -> int:
 
 
 def _score(accuracies: Mapping[str, float], experts: Mapping[str, Mapping[str, float]]) -> float:
-    """Mean accuracy, normalized by the experts' where all of them are known."""
+    """Return the mean accuracy, normalized by the experts' where all of them are known."""
     known = {task: experts.get(task, {}).get("accuracy", 0.0) for task in accuracies}
     if not all(known.values()):
         return fmean(accuracies.values())

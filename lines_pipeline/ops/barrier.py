@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import Field
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Op, OpParams, Port
-from lines_pipeline.ops.derivations import Derivation, Derived, Mistake
+from lines_pipeline.ops.derivations import Derivation, Derived
 from lines_pipeline.ops.metrics_table import Member, cell_text, number
 
 Line = dict[float, float]
@@ -42,20 +43,20 @@ class Barrier(Op[BarrierParams]):
         return Derivation(
             make=lambda members: _derived(params, members["metrics"]),
             columns=((("x",), params.x), (("metric",), params.metric)),
-            check=lambda members: _mistakes(params, members["metrics"]),
+            check=lambda members: _diagnostics(params, members["metrics"]),
         )
 
 
-def _mistakes(params: BarrierParams, members: Sequence[Member]) -> Iterable[Mistake]:
+def _diagnostics(params: BarrierParams, members: Sequence[Member]) -> Iterable[Diagnostic]:
     for line in _lines(params.x, members).values():
         places = [number(member.names.get(params.x)) for member in line]
         known = [place for place in places if place is not None]
         if len(known) < len(places):
-            yield Mistake(("x",), f"'{params.x}' is no number in {places.count(None)} of {len(places)} members")
+            yield Diagnostic(("x",), f"'{params.x}' is no number in {places.count(None)} of {len(places)} members")
         elif 0 not in known or 1 not in known:
-            yield Mistake(("x",), f"a line needs members where '{params.x}' is 0 and 1, found {_listed(known)}")
+            yield Diagnostic(("x",), f"a line needs members where '{params.x}' is 0 and 1, found {_listed(known)}")
         elif not 0 <= min(known) <= max(known) <= 1 or len(set(known)) < len(known):
-            yield Mistake(("x",), f"expected each '{params.x}' of a line once, from 0 to 1, found {_listed(known)}")
+            yield Diagnostic(("x",), f"expected each '{params.x}' of a line once, from 0 to 1, found {_listed(known)}")
 
 
 def _listed(places: Sequence[float]) -> str:

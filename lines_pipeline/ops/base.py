@@ -71,7 +71,7 @@ Summary = Mapping[str, object]
 
 
 class Granularity(StrEnum):
-    """How much of a model an op has to see at once."""
+    """Tells how much of a model an op has to see at once."""
 
     ELEMENTWISE = "elementwise"
     """Any slice of a tensor will do."""
@@ -113,7 +113,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Beside:
-    """What an input has beside a whole tensor: its own name, and the value in its own shape and compute type."""
+    """Holds what an input has beside a whole tensor: its own name, and the value in its own shape and compute type."""
 
     name: str
     value: torch.Tensor
@@ -175,78 +175,78 @@ class FrozenHead(Protocol):
     """A classifier of a task over the features that a model gives."""
 
     def to(self, device: str) -> FrozenHead:
-        """The head on a device."""
+        """Return the head on a device."""
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits [n, classes] of features [n, features]."""
+        """Return logits [n, classes] of features [n, features]."""
 
 
 class TaskData(Protocol):
-    """What a driver may ask of a suite: a module, the data of tasks, and the heads that are outside the module."""
+    """Gives a driver what it may ask of a suite: a module, the data of tasks, and the heads outside the module."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Return the names of all tasks, in the suite's order."""
 
     def digest(self, split: str) -> str:
-        """Content identity of all that is measured on a split."""
+        """Return the content identity of all that is measured on a split."""
 
     def model(self) -> nn.Module:
-        """A module that states of this suite's models fit."""
+        """Return a module that states of this suite's models fit."""
 
     def batches(self, task: str, split: str) -> Iterator[tuple[Any, torch.Tensor]]:
-        """Inputs as the model takes them, and their labels, in the split's order."""
+        """Yield inputs as the model takes them, and their labels, in the split's order."""
 
     def heads(self) -> Mapping[str, FrozenHead]:
-        """Heads by task where they are frozen and outside the model; none where they are part of it."""
+        """Return heads by task where they are frozen and outside the model; none where they are part of it."""
 
     def baselines(
         self, role: Literal["expert", "pretrained"], tasks: Sequence[str], split: str
     ) -> Mapping[str, Mapping[str, float]]:
-        """Figures of each task's own expert, or of the pretrained model, by task and metric, as far as known."""
+        """Return figures of each task's expert, or of the pretrained model, by task and metric, as far as known."""
 
 
 class DriverContext(Protocol):
-    """What a driver may ask of the layers above; what it measures is cached for it (``Measured``)."""
+    """Gives a driver what it may ask of the layers above; what it measures is cached for it (``Measured``)."""
 
     @property
     def step(self) -> str:
-        """The id of the step that is carried out."""
+        """Return the id of the step that is carried out."""
 
     @property
     def node(self) -> str:
-        """Its node, for messages."""
+        """Return its node, for messages."""
 
     @property
     def device(self) -> str:
-        """Where tensors are computed: ``cpu`` or ``cuda``."""
+        """Return the device that computes: ``cpu`` or ``cuda``."""
 
     def materialise(self, step: str) -> Mapping[str, torch.Tensor]:
-        """The tensors of a step's value in memory, tied ones under all names; floating-point ones are float32."""
+        """Return the tensors of a step's value in memory, tied ones under all names; floating-point ones as float32."""
 
     def mapped(self, steps: Sequence[str]) -> AbstractContextManager[tuple[Mapping[str, torch.Tensor], ...]]:
-        """The tensors of steps' values by name, floating-point ones as float32: each is read when it is taken.
+        """Open the tensors of steps' values by name, floating-point ones as float32: each is read when it is taken.
 
         They are memory-mapped where that is what their files hold, and gone when the context ends.
         """
 
     def layers(self) -> LayerMap | None:
-        """The layer map of the step that is carried out, where its op has a pattern for one."""
+        """Return the layer map of the step that is carried out, where its op has a pattern for one."""
 
     def scratch(self) -> AbstractContextManager[Path]:
-        """A folder on the cache's disk, which goes with all that is in it."""
+        """Open a folder on the cache's disk, which goes with all that is in it."""
 
     def suite(self, uri: str) -> TaskData:
-        """The suite that a recipe names."""
+        """Return the suite that a recipe names."""
 
     def evaluate(self, models: Mapping[str, Variant], use: SuiteUse) -> dict[str, dict[str, float]]:
-        """The metrics of each of ``models``, by name, on the part of a suite that ``use`` names; it needs no model.
+        """Return the metrics of each of ``models``, by name, on the part of a suite that ``use`` names without a model.
 
         The models are made together, evaluated side by side, and dropped again; their scores are remembered.
         """
 
     def higher_is_better(self, metric: str) -> bool:
-        """Whether a model is better where the metric, of the suite that the step names, is higher."""
+        """Return whether a model is better where the metric, of the suite that the step names, is higher."""
 
     def emit(self, event: Event) -> None:
         """Tell the sinks."""
@@ -279,11 +279,11 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
     """The plug-in that it comes from; None for what comes with lines-pipeline."""
 
     def gives_for(self, written: Mapping[str, object]) -> EdgeType | None:
-        """``gives`` of a node with these parameters, as written."""
+        """Return ``gives`` of a node with these parameters, as written."""
         return self.gives
 
     def schema(self, params: P, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
-        """The tensors of the result, from those of the inputs by port.
+        """Return the tensors of the result, from those of the inputs by port.
 
         Weights are like the followed port's, or else like the first model's. Deltas and masks are the union of the
         followed port's values, or else of all deltas; of two models alone, a delta is what differs between them.
@@ -310,33 +310,33 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         return result
 
     def completed(self, params: P, context: StepContext) -> P:
-        """The parameters of a step, completed from the recipe: defaults may depend on what it says around it."""
+        """Return the parameters of a step, completed from the recipe: defaults may depend on what it says around it."""
         return params
 
     def statistics(self, params: P, inputs: Ids, step: str) -> Mapping[str, Statistic[Any, S, Any]]:
-        """The statistics ``apply`` needs (its ``stats``), by name; ``inputs`` and ``step`` are step ids."""
+        """Return the statistics ``apply`` needs (its ``stats``), by name; ``inputs`` and ``step`` are step ids."""
         return {}
 
     def layer_pattern(self, params: P) -> str | tuple[str, ...] | None:
-        """``auto``, or regexes (one a tower), where results depend on the block of a tensor; None where they do not."""
+        """Return ``auto``, or regexes (one a tower), where results depend on the block of a tensor; None elsewhere."""
         return None
 
     def check_depths(self, params: P, depths: Mapping[str, int]) -> str | None:
-        """What is wrong with the parameters for towers of so many blocks, or nothing."""
+        """Return what is wrong with the parameters for towers of so many blocks; None where nothing is."""
         return None
 
     def places_outside(self, params: P) -> bool:
-        """Whether tensors outside the blocks count as in the first or the last one, whichever they are nearer to."""
+        """Return whether tensors outside the blocks count as in the first or the last one, whichever is nearer."""
         return False
 
     def is_sum_of(self, params: P) -> str | None:
-        """The port of which the result is the plain sum, if it is."""
+        """Return the port of which the result is the plain sum, if it is."""
         return None
 
     def bind_tensor(
         self, params: P, stats: Mapping[str, S], place: Place | None, counts: Mapping[str, int]
     ) -> Mapping[str, S]:
-        """The ``stats`` of one tensor, in the block at ``place``, or outside the blocks (None)."""
+        """Return the ``stats`` of one tensor, in the block at ``place``, or outside the blocks (None)."""
         return stats
 
     def breaks_pipeline(self, params: P) -> bool:
@@ -370,7 +370,7 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         return beside.numel * ITEM_BYTES[beside.compute_dtype]
 
     def apply(self, params: P, inputs: Values, tensor: TensorSpec, stats: Mapping[str, S]) -> Value:
-        """The result on one block: pure, without I/O, inputs untouched; same shape and dtype as the inputs.
+        """Compute the result on one block: pure, without I/O, inputs untouched; same shape and dtype as the inputs.
 
         Written with the arithmetic that ``ops.kernels`` tells of, it also runs compiled; with more than that, it runs
         by itself. An op that depends on where entries are defines ``apply_at`` in its place.
@@ -384,15 +384,15 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
     def summary(
         self, params: P, stats: Mapping[str, S], numels: Mapping[str, int], counts: Mapping[str, int]
     ) -> Summary:
-        """Figures worth telling the user: ``numels`` by tensor name of the result, ``counts`` of inputs by port."""
+        """Return figures worth telling; ``numels`` by tensor name of the result, ``counts`` of inputs by port."""
         return {}
 
     def explain(self, params: P, value: PlannedValue, stats: Mapping[str, S] | None) -> OpExplanation | None:
-        """What ``plan`` says of a step, if anything; ``stats`` is None while one that is needed is not known."""
+        """Return what ``plan`` says of a step, if anything; ``stats`` is None while one that is needed is not known."""
         return None
 
     def driver_of(self, params: P) -> Driver | None:
-        """Who finds what takes the step's place, or its metrics, where it is carried out above the executor."""
+        """Return what finds a value or metrics in place of the step; None where the executor computes the step."""
         return None
 
 

@@ -30,7 +30,7 @@ class BreadcrumbsParams(OpParams):
 
 @dataclass(frozen=True)
 class BandNorms(DroppingNorms):
-    """By tensor: the L1 norm before entries are dropped, and after."""
+    """Measures the L1 norm of each tensor before entries are dropped, and after."""
 
     def kept(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int) -> Value:
         return _within(values[0], needs, tensor, position)
@@ -71,7 +71,7 @@ class Breadcrumbs(Op[BreadcrumbsParams, Any]):
 
 
 def _within(delta: Value, entries: Sequence[Any], tensor: TensorSpec, position: int) -> Value:
-    """The entries from one to another."""
+    """Return the entries from one to another."""
     first, last = entries
     kept: Value = keep_from_entry(drop_after_entry(delta, last, tensor, position), first, tensor, position)
     return kept

@@ -25,7 +25,7 @@ class LayerInputs(TorchFunctionMode):
     """
 
     def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
-        """``parameters``: those of a model, by the name that each is told by."""
+        """Take the ``parameters`` of a model, by the names under which their inputs are told."""
         super().__init__()
         self._names = {id(parameter): name for name, parameter in parameters.items()}
         self.seen: list[tuple[str, torch.Tensor]] = []

@@ -12,7 +12,7 @@ from lines_pipeline.ops.base import AnyOp
 
 
 def _default(op: AnyOp, name: str, field: FieldInfo) -> Any:
-    """A parameter's default; of one that takes a number by item, the number."""
+    """Return a parameter's default; of one that takes a number by item, the number."""
     value = field.get_default(call_default_factory=True)
     return value[0] if name in op.per_item and isinstance(value, tuple) and len(value) == 1 else value
 
@@ -32,12 +32,12 @@ def describe_ops() -> list[dict[str, Any]]:
             "plugin": str(op.origin or ""),
             "gives": op.gives.value if op.gives else "the same",
             "inputs": {
-                port: {
-                    "type": "path" if what.is_path else what.type.value if what.type else _ANY,
-                    "many": what.many or what.each,
-                    "optional": what.optional,
+                port_name: {
+                    "type": "path" if port.is_path else port.type.value if port.type else _ANY,
+                    "many": port.many or port.each,
+                    "optional": port.optional,
                 }
-                for port, what in op.inputs.items()
+                for port_name, port in op.inputs.items()
             },
             "params": [
                 {

@@ -20,7 +20,7 @@ def dropped_out(delta: Value, numbers: Value, density: float) -> Value:
 
 @dataclass(frozen=True)
 class KeptNorms(DroppingNorms):
-    """By tensor: the L1 norm before entries are dropped, and after."""
+    """Measures the L1 norm of each tensor before entries are dropped, and after."""
 
     density: float
     seed: int | None

@@ -60,13 +60,13 @@ class Della(DrawingOp[DellaParams]):
         if not self.wants_whole(params, tensor):
             untouched: Value = delta if density else delta * 0.0
             return untouched
-        given: Sequence[Block] = tuple(inputs["uniforms"])
+        sources: Sequence[Block] = tuple(inputs["uniforms"])
         result: Block = torch.empty_like(delta)
         before, after = [], []
         for part in _strips(tensor):
             values = delta[part]
             probabilities = _probabilities(values, tensor, density, params.epsilon)
-            numbers = uniforms(params, [one[part] for one in given], tensor, part.start, values)
+            numbers = uniforms(params, [source[part] for source in sources], tensor, part.start, values)
             kept = torch.where(numbers < probabilities, values, torch.zeros_like(values))
             before.append(total(values.abs()))
             after.append(total(kept.abs()))
@@ -80,14 +80,14 @@ class Della(DrawingOp[DellaParams]):
 
 
 def _strips(tensor: TensorSpec) -> Iterator[slice]:
-    """Whole rows of a tensor, in slices of its flat values."""
+    """Yield whole rows of a tensor, in slices of its flat values."""
     outer = _outer_numel(tensor)
     step = max(STRIP_NUMEL // outer, 1) * outer
     return (slice(start, min(start + step, tensor.numel)) for start in range(0, tensor.numel, step))
 
 
 def _probabilities(values: torch.Tensor, tensor: TensorSpec, density: float, epsilon: float) -> torch.Tensor:
-    """The probability of keeping each entry of some rows."""
+    """Return the probability of keeping each entry of some rows."""
     row = tensor.shape[1] if len(tensor.shape) > 1 else tensor.numel
     if row == 1:
         return torch.full_like(values, density)
@@ -99,5 +99,5 @@ def _probabilities(values: torch.Tensor, tensor: TensorSpec, density: float, eps
 
 
 def _outer_numel(tensor: TensorSpec) -> int:
-    """Values of the smallest slice of a tensor that has only whole rows."""
+    """Return the number of values of the smallest slice that has only whole rows."""
     return tensor.numel // tensor.shape[0] if len(tensor.shape) > 1 else tensor.numel

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.patterns import Pattern, PatternError
 from lines_pipeline.core.printable import printable, shortened
 from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.ops.explanations import OpExplanation
-from lines_pipeline.ops.roles import Mistake
 
 
 class Place(NamedTuple):
-    """Where a tensor is: in which block (from 0) of how many, and in which tower (from 0)."""
+    """Tells where a tensor is: in which block (from 0) of how many, and in which tower (from 0)."""
 
     block: int
     depth: int
@@ -26,30 +26,30 @@ def place_of(layers: LayerMap, block: tuple[str, int]) -> Place:
     return Place(index, layers.depths[tower], list(layers.depths).index(tower))
 
 
-def pattern_mistakes(blocks: str | tuple[str, ...], field: str) -> Iterator[Mistake]:
-    """Regular expressions that are none, or find no block's index; ``field`` is the parameter that holds them."""
+def pattern_diagnostics(blocks: str | tuple[str, ...], field: str) -> Iterator[Diagnostic]:
+    """Yield what is wrong with regular expressions for a block's index; ``field`` is the parameter that holds them."""
     if isinstance(blocks, tuple):
         for index, text in enumerate(blocks):
-            yield from _mistakes(text, (field, index))
+            yield from _diagnostics(text, (field, index))
     elif blocks != "auto":
-        yield from _mistakes(blocks, (field,))
+        yield from _diagnostics(blocks, (field,))
 
 
-def _mistakes(text: str, path: tuple[str | int, ...]) -> Iterator[Mistake]:
+def _diagnostics(text: str, path: tuple[str | int, ...]) -> Iterator[Diagnostic]:
     try:
         groups = Pattern(text).groups
     except PatternError as error:
-        yield Mistake(path, str(error))
+        yield Diagnostic(path, str(error))
         return
     if not groups:
-        found = shortened(text)
-        yield Mistake(path, rf"expected a group for the block's index, such as (\d+), found '{found}'")
+        shown = shortened(text)
+        yield Diagnostic(path, rf"expected a group for the block's index, such as (\d+), found '{shown}'")
 
 
 def explain_blocks(
     layers: LayerMap, outside: str, said: Callable[[Place], str], scale: Callable[[Place], float] | None
 ) -> OpExplanation:
-    """The layer map and every block's factor: ``said`` in a line each, ``scale`` in numbers once it is known."""
+    """Explain the layer map and every block's factor: ``said`` in a line each, ``scale`` in numbers once known."""
     shares, paths = layers.shares(), layers.paths
     depths = ", ".join(
         f"{tower}: {depth} blocks, {shares[tower]:.1%} of the parameters, {printable(paths[tower])}"
@@ -58,10 +58,12 @@ def explain_blocks(
     places = {
         tower: [place_of(layers, (tower, index)) for index in range(depth)] for tower, depth in layers.depths.items()
     }
-    texts = {tower: [said(place) for place in found] for tower, found in places.items()}
-    below = [f"{tower} block {index}: {text}" for tower, found in texts.items() for index, text in enumerate(found)]
+    texts = {tower: [said(place) for place in of_tower] for tower, of_tower in places.items()}
+    below = [
+        f"{tower} block {index}: {text}" for tower, of_tower in texts.items() for index, text in enumerate(of_tower)
+    ]
     return OpExplanation(
         (f"layer map {layers.family} ({depths}); outside the blocks {outside}", *below),
-        {**layers.to_dict(), "scales": {tower: [*found] for tower, found in texts.items()}, "outside": outside},
-        {tower: tuple(map(scale, found)) for tower, found in places.items()} if scale else {},
+        {**layers.to_dict(), "scales": {tower: [*of_tower] for tower, of_tower in texts.items()}, "outside": outside},
+        {tower: tuple(map(scale, of_tower)) for tower, of_tower in places.items()} if scale else {},
     )

@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lines_pipeline.core.diagnostics import Diagnostic, FieldPath
 from lines_pipeline.ops.figures import Figure
 from lines_pipeline.ops.metrics_table import Member
 
-Path = tuple[str | int, ...]
-"""Leads from a node to a value in it."""
 Members = Mapping[str, Sequence[Member]]
 """The members of a step's inputs, by port."""
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """What is wrong with a field of a node: ``path`` leads from the node to the value."""
-
-    path: Path
-    message: str
 
 
 @dataclass(frozen=True)
@@ -30,7 +21,7 @@ class Derived:
     units: Mapping[str, str] = field(default_factory=dict)
 
 
-def _no_mistakes(members: Members) -> Iterable[Mistake]:
+def _no_diagnostics(members: Members) -> Iterable[Diagnostic]:
     return ()
 
 
@@ -43,8 +34,8 @@ class Derivation:
     """
 
     make: Callable[[Members], Derived | Figure]
-    columns: Sequence[tuple[Path, str]] = ()
+    columns: Sequence[tuple[FieldPath, str]] = ()
     """The columns of the inputs' table that parameters name, with the path to each."""
     files: tuple[str, ...] = ()
     """The files that are written, inside the run's output folder."""
-    check: Callable[[Members], Iterable[Mistake]] = _no_mistakes
+    check: Callable[[Members], Iterable[Diagnostic]] = _no_diagnostics

@@ -23,7 +23,7 @@ NUMBERS_A_COUNT = 8
 
 @dataclass(frozen=True)
 class Draw:
-    """What a draw goes by."""
+    """Holds what a draw goes by."""
 
     seed: int | None
     expert: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Annotated, Literal
@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.threads import one_thread
 from lines_pipeline.core.types import EdgeType
@@ -27,8 +28,8 @@ from lines_pipeline.ops.base import (
     TaskData,
 )
 from lines_pipeline.ops.block_outputs import BlockOutputs, Rows, block_modules
-from lines_pipeline.ops.depth import pattern_mistakes
-from lines_pipeline.ops.roles import Mistake, SuiteUse
+from lines_pipeline.ops.depth import pattern_diagnostics
+from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.schemas.schema import Schema
 from lines_pipeline.ops.similarity import LinearCka, RelativeDistance, Similarity
 from lines_pipeline.ops.task_models import TaskModel
@@ -71,13 +72,14 @@ class Drift(Op[DriftParams]):
     def suite_of(self, params: DriftParams, inputs: Ids) -> SuiteUse:
         return SuiteUse(params.suite, params.split, params.tasks)
 
-    def mistakes(self, params: DriftParams, inputs: Ids, gives: EdgeType) -> Iterator[Mistake]:
-        return pattern_mistakes(params.blocks, "blocks")
+    def diagnostics(self, params: DriftParams, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
+        return pattern_diagnostics(params.blocks, "blocks")
 
     def driver_bytes(self, params: DriftParams, inputs: Mapping[str, Sequence[Schema]]) -> int:
         """Return the memory of both modules, one state beside them, and of the sums of every block."""
         (model,), (base,) = inputs["model"], inputs["base"]
-        widths = _widths(base, find_layers(base.sizes, params.blocks)) if params.measure == "cka" else []
+        sizes = {name: spec.numel for name, spec in base.tensors.items() if spec.is_floating}
+        widths = _widths(base, find_layers(sizes, params.blocks)) if params.measure == "cka" else []
         sums = sum(4 * width * width for width in widths) + 4 * max(widths, default=0) ** 2
         return 3 * max(model.state_bytes, base.state_bytes) + _FLOAT64 * sums
 

@@ -23,25 +23,25 @@ class EmrParams(OpParams):
 
 
 def unified(deltas: Sequence[Value]) -> tuple[Value, list[Value], Value]:
-    """The largest magnitude that agrees with the elected sign, each task vector's agreeing magnitudes, and the sign."""
+    """Return the largest magnitude with the elected sign, each task vector's agreeing magnitudes, and the sign."""
     sign = (running_sum(deltas).sign() * 2.0 + -1.0).sign()
     agreeing = [(delta * sign).clamp(min=0.0) for delta in deltas]
     largest = agreeing[0]
-    for one in agreeing[1:]:
-        largest = larger(largest, one)
+    for magnitudes in agreeing[1:]:
+        largest = larger(largest, magnitudes)
     return largest, agreeing, sign
 
 
 @dataclass(frozen=True)
 class Rescalers(Statistic[list[float], list[float]]):
-    """For each of ``of``: its own mean magnitude over that of its mask of the unified update; 1 where there is none."""
+    """Measures each mean magnitude over that of the masked unified update, for each of ``of``; 1 where none is."""
 
     rescale: str
 
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
         largest, agreeing, _ = unified(values)
         own = [total(value.abs()) for value in values]
-        return (*own, *(total(largest * one.sign()) for one in agreeing))
+        return (*own, *(total(largest * magnitudes.sign()) for magnitudes in agreeing))
 
     def partial(self, *reduced: Any) -> list[float]:
         return list(reduced)
@@ -53,7 +53,10 @@ class Rescalers(Statistic[list[float], list[float]]):
             for column, sums in zip(columns, zip(*partials[name], strict=True), strict=True):
                 column.append(math.fsum(sums) / size)
         own, masked = ([math.fsum(column) for column in half] for half in _halves(columns))
-        return [one / other if one and other else 1.0 for one, other in zip(own, masked, strict=True)]
+        return [
+            own_sum / masked_sum if own_sum and masked_sum else 1.0
+            for own_sum, masked_sum in zip(own, masked, strict=True)
+        ]
 
 
 def _halves(columns: list[list[float]]) -> tuple[list[list[float]], list[list[float]]]:
@@ -99,6 +102,6 @@ class Emr(Op[EmrParams, Any]):
 
     @staticmethod
     def _rescaler(stats: Mapping[str, Any]) -> float:
-        """The rescaler of a step's own task vector: the only statistic, by its number among all."""
+        """Return the rescaler of a step's own task vector: the only statistic, by its number among all."""
         ((number, rescalers),) = stats.items()
         return float(rescalers[int(number)])

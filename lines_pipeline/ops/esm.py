@@ -74,8 +74,8 @@ class Esm(Op[EsmParams]):
         merged = union(context, updates)
         beside = find_beside(context, base, merged.tensors, inputs["statistics"], square=False)
         views = {step: named for update in updates for step, named in update.views.items()}
-        told = tuple(one for update in updates for one in update.told)
-        return replace(merged, beside=beside, views=views, told=told)
+        notes = tuple(note for update in updates for note in update.notes)
+        return replace(merged, beside=beside, views=views, notes=notes)
 
     def wants_whole(self, params: EsmParams, tensor: TensorSpec) -> bool:
         return params.decomposes(tensor)
@@ -84,7 +84,7 @@ class Esm(Op[EsmParams]):
         return 3 * matrix_bytes(tensor) + _OTHERS.working_bytes(params, tensor, counts)
 
     def beside_bytes(self, params: EsmParams, tensor: TensorSpec, beside: TensorSpec) -> int:
-        """Either the shifts of one task are decomposed, or what all tasks have side by side is, at most [out, out]."""
+        """Return the memory to decompose the shifts of one task, or of all tasks side by side, at most [out, out]."""
         outputs = tensor.numel // beside.shape[1]
         shifts, together = (replace(tensor, shape=(rows, outputs)) for rows in (beside.shape[0], outputs))
         own = matrix_bytes(beside) + 2 * matrix_bytes(shifts) + decomposition_bytes(shifts) + vectors_bytes(shifts)
@@ -109,8 +109,8 @@ class Esm(Op[EsmParams]):
         """Scale by layer: the norms of all layers are known when each has been merged."""
 
         def scale(inputs: Ids, context: DriverContext) -> Variant:
-            found = Measured("scaled by layer", lambda: _by_layer(params, context.materialise(context.step)))
-            return Variant(self, params, inputs, found)
+            measured = Measured("scaled by layer", lambda: _by_layer(params, context.materialise(context.step)))
+            return Variant(self, params, inputs, measured)
 
         return scale
 
@@ -162,11 +162,11 @@ def _place(
     rank = left.shape[1]
     if not rank:
         return
-    found = leading_triplets(rows.to(update.dtype) @ update.T, rank)
-    eigenvalues = found.values.square()
+    triplets = leading_triplets(rows.to(update.dtype) @ update.T, rank)
+    eigenvalues = triplets.values.square()
     weights = (eigenvalues / (eigenvalues.sum() / rank)) ** params.eigenvalue_power
     weights = weights / (weights.sum() / rank)
-    directions = found.right.double()
+    directions = triplets.right.double()
     left[:, : len(weights)] = directions * weights
     right[: len(weights)] = (directions * weights).T @ update.double()
 
@@ -179,9 +179,9 @@ def _by_layer(params: EsmParams, update: Mapping[str, torch.Tensor]) -> dict[str
         if params.decomposes(TensorSpec(name, "float32", tuple(value.shape))):
             kinds[re.sub(r"\d+", "*", name), value.shape].append(name)
             norms[name] = float(value.double().square().sum().sqrt())
-    found = dict(update)
+    scaled = dict(update)
     for names in kinds.values():
         mean = sum(norms[name] for name in names) / len(names)
         for name in names if mean else ():
-            found[name] = update[name] * (norms[name] / mean) ** params.power
-    return found
+            scaled[name] = update[name] * (norms[name] / mean) ** params.power
+    return scaled

@@ -14,7 +14,7 @@ Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
 @dataclass(frozen=True)
 class PlannedValue:
-    """What is known of a step's value before anything is read: its tensors, and their blocks where depth matters."""
+    """Holds what is known of a value before anything is read: its tensors, and their blocks where depth matters."""
 
     schema: Schema
     counts: Mapping[str, int]

@@ -51,7 +51,7 @@ class Fisher(Op[FisherParams, float]):
     def statistics(self, params: FisherParams, inputs: Ids, step: str) -> Mapping[str, Statistic[Any, float, Any]]:
         if not params.normalize:
             return {}
-        return {_norm(number): Norm((one,)) for number, one in enumerate(inputs["statistics"])}
+        return {_norm(number): Norm((source,)) for number, source in enumerate(inputs["statistics"])}
 
     def apply(self, params: FisherParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, float]) -> Value:
         coefficients = _coefficients(params, stats)
@@ -78,7 +78,7 @@ def _norm(number: int) -> str:
 
 
 def _coefficients(params: FisherParams, stats: Mapping[str, float]) -> list[float]:
-    """The factor of each F: a weight over a norm, where an F of zeros counts as one of norm 1."""
+    """Return the factor of each F: a weight over a norm, where an F of zeros counts as one of norm 1."""
     if not params.normalize:
         return list(params.weights)
     norms = [stats[_norm(number)] for number in range(len(params.weights))]

@@ -12,11 +12,11 @@ Point = tuple[float, ...]
 def front(points: Sequence[Point | None]) -> list[bool]:
     """Return of each point whether no other is better in one objective and not worse in any; equal points all are."""
     known = [point for point in points if point is not None]
-    return [point is not None and not any(_dominates(other, point) for other in known) for point in points]
+    return [point is not None and not any(_dominates(rival, point) for rival in known) for point in points]
 
 
-def _dominates(one: Point, other: Point) -> bool:
-    return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+def _dominates(rival: Point, point: Point) -> bool:
+    return rival != point and all(a >= b for a, b in zip(rival, point, strict=True))
 
 
 def hypervolume(points: Sequence[Point], reference: Point) -> float:

@@ -101,7 +101,7 @@ class FunctionOp(Op[Any]):
 
 @dataclass(frozen=True)
 class Signature:
-    """What the parameters of a function stand for."""
+    """Tells what the parameters of a function stand for."""
 
     code: Code
     place: str
@@ -112,7 +112,7 @@ class Signature:
     """Ports whose values the function takes all at once."""
 
     def arguments(self, inputs: Values, tensor: TensorSpec, shape: Sequence[int] | None) -> list[Any]:
-        """The positional arguments: values as they are, or each in a ``shape``."""
+        """Return the positional arguments: values as they are, or each in a ``shape``."""
         return [
             tensor if port is None else self._argument(name, port, inputs.get(name, ()), shape)
             for name, port in self.kinds
@@ -176,21 +176,12 @@ def _op_of(
 ) -> FunctionOp:
     code = Code(function.__name__, function.__name__, "", Path(function.__code__.co_filename), None)
     place = f"{function.__name__} ({code.file}:{function.__code__.co_firstlineno})"
-    if not _NAME.fullmatch(function.__name__):
-        _refuse(place, "its name becomes the op's: expected lower-case letters, digits and single '_'")
-    if granularity not in ("elementwise", "tensor"):
-        _refuse(place, f"granularity is {granularity!r}, expected 'elementwise' or 'tensor'")
-    if working_bytes is not None and granularity != "tensor":
-        _refuse(place, "'working_bytes' is for granularity='tensor'")
+    _check_declaration(function.__name__, granularity, working_bytes, place)
     hints = _hints(function, place)
     parameters = inspect.signature(function).parameters.values()
-    kinds = tuple((one.name, _port_of(one, hints, place)) for one in parameters if one.kind in _POSITIONAL)
-    inputs = {name: port for name, port in kinds if port is not None}
-    if not inputs:
-        _refuse(place, f"it takes no input: {_EXPECTED} at a positional parameter")
-    lists = frozenset(name for name in inputs if get_origin(_without_none(hints[name])) is list)
-    options = [one for one in parameters if one.kind not in _POSITIONAL]
-    made = type(
+    signature = _signature(code, place, parameters, hints)
+    options = [parameter for parameter in parameters if parameter.kind not in _POSITIONAL]
+    op_class = type(
         function.__name__,
         (FunctionOp,),
         {
@@ -200,17 +191,38 @@ def _op_of(
             "formula": formula,
             "source": source,
             "gives": _given(hints, place),
-            "inputs": inputs,
+            "inputs": {name: port for name, port in signature.kinds if port is not None},
             "granularity": Granularity(granularity),
             "laws": laws,
             "Params": _params_of(function, options, hints, place),
-            "signature": Signature(code, place, kinds, lists),
+            "signature": signature,
             "function": staticmethod(function),
             "own_working_bytes": staticmethod(working_bytes) if working_bytes is not None else None,
         },
-    )()
-    assert isinstance(made, FunctionOp)
-    return made
+    )
+    method = op_class()
+    assert isinstance(method, FunctionOp)
+    return method
+
+
+def _check_declaration(name: str, granularity: str, working_bytes: WorkingBytes | None, place: str) -> None:
+    if not _NAME.fullmatch(name):
+        _refuse(place, "its name becomes the op's: expected lower-case letters, digits and single '_'")
+    if granularity not in ("elementwise", "tensor"):
+        _refuse(place, f"granularity is {granularity!r}, expected 'elementwise' or 'tensor'")
+    if working_bytes is not None and granularity != "tensor":
+        _refuse(place, "'working_bytes' is for granularity='tensor'")
+
+
+def _signature(code: Code, place: str, parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]) -> Signature:
+    """Return what the positional parameters stand for; refuse a function without an input."""
+    positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+    kinds = tuple((parameter.name, _port_of(parameter, hints, place)) for parameter in positional)
+    inputs = [name for name, port in kinds if port is not None]
+    if not inputs:
+        _refuse(place, f"it takes no input: {_EXPECTED} at a positional parameter")
+    lists = frozenset(name for name in inputs if get_origin(_without_none(hints[name])) is list)
+    return Signature(code, place, kinds, lists)
 
 
 def _refuse(place: str, message: str) -> NoReturn:
@@ -218,10 +230,10 @@ def _refuse(place: str, message: str) -> NoReturn:
 
 
 def _hints(function: Callable[..., Any], place: str) -> dict[str, Any]:
-    for one in inspect.signature(function).parameters.values():
-        if one.annotation is inspect.Parameter.empty:
-            expected = _EXPECTED if one.kind in _POSITIONAL else "expected the type of an option"
-            _refuse(place, f"parameter '{one.name}' has no annotation, {expected}")
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.annotation is inspect.Parameter.empty:
+            expected = _EXPECTED if parameter.kind in _POSITIONAL else "expected the type of an option"
+            _refuse(place, f"parameter '{parameter.name}' has no annotation, {expected}")
     try:
         return get_type_hints(function, include_extras=True)
     except (NameError, AttributeError, TypeError, SyntaxError) as error:
@@ -254,25 +266,25 @@ def _port(hint: Any) -> Port | None:
 
 
 def _without_none(hint: Any) -> Any:
-    """The type, without the ``None`` that makes it optional."""
+    """Return the type, without the ``None`` that makes it optional."""
     if get_origin(hint) in (Union, UnionType):
-        others = [one for one in get_args(hint) if one is not NoneType]
-        if len(others) == 1 and len(get_args(hint)) == 2:
-            return others[0]
+        types = [member for member in get_args(hint) if member is not NoneType]
+        if len(types) == 1 and len(get_args(hint)) == 2:
+            return types[0]
     return hint
 
 
 def _edge(hint: Any) -> EdgeType | None:
     if get_origin(hint) is not Annotated:
         return None
-    return next((one for one in get_args(hint)[1:] if isinstance(one, EdgeType)), None)
+    return next((annotation for annotation in get_args(hint)[1:] if isinstance(annotation, EdgeType)), None)
 
 
 def _given(hints: Mapping[str, Any], place: str) -> EdgeType:
     edge = _edge(hints.get("return"))
     if edge is None:
-        found = f", found {_shown(hints['return'])}" if "return" in hints else ""
-        _refuse(place, f"what it gives is not said: expected '-> Delta', '-> Weights' or '-> Mask'{found}")
+        shown = f", found {_shown(hints['return'])}" if "return" in hints else ""
+        _refuse(place, f"what it gives is not said: expected '-> Delta', '-> Weights' or '-> Mask'{shown}")
     return edge
 
 
@@ -280,32 +292,32 @@ def _params_of(
     function: Callable[..., Any], options: Iterable[inspect.Parameter], hints: Mapping[str, Any], place: str
 ) -> type[OpParams]:
     fields: dict[str, Any] = {}
-    for one in options:
-        if one.kind is not inspect.Parameter.KEYWORD_ONLY:
-            _refuse(place, f"'{one}' takes anything: expected inputs and options by name")
-        if one.name in _RESERVED:
-            _refuse(place, f"option '{one.name}' has the name of a field that nodes have anyway")
-        if _port(hints[one.name]) is not None:
-            _refuse(place, f"option '{one.name}' is an input by its type: put it before '*'")
-        fields[one.name] = (hints[one.name], ... if one.default is inspect.Parameter.empty else one.default)
+    for option in options:
+        if option.kind is not inspect.Parameter.KEYWORD_ONLY:
+            _refuse(place, f"'{option}' takes anything: expected inputs and options by name")
+        if option.name in _RESERVED:
+            _refuse(place, f"option '{option.name}' has the name of a field that nodes have anyway")
+        if _port(hints[option.name]) is not None:
+            _refuse(place, f"option '{option.name}' is an input by its type: put it before '*'")
+        fields[option.name] = (hints[option.name], ... if option.default is inspect.Parameter.empty else option.default)
     try:
-        made = create_model("Params", __base__=OpParams, __module__=function.__module__, **fields)
-        made.model_json_schema()
+        params_class = create_model("Params", __base__=OpParams, __module__=function.__module__, **fields)
+        params_class.model_json_schema()
     except (PydanticUserError, TypeError, NameError) as error:
         _refuse(place, f"an option is of a type that recipes cannot hold: {str(error).splitlines()[0]}")
-    made.__qualname__ = f"{function.__qualname__}.Params"
-    made.__doc__ = f"The options of {function.__name__}."
-    _check_defaults(made, {name: default for name, (_, default) in fields.items() if default is not ...}, place)
-    return made
+    params_class.__qualname__ = f"{function.__qualname__}.Params"
+    params_class.__doc__ = f"The options of {function.__name__}."
+    _check_defaults(params_class, {name: default for name, (_, default) in fields.items() if default is not ...}, place)
+    return params_class
 
 
-def _check_defaults(made: type[OpParams], defaults: Mapping[str, Any], place: str) -> None:
+def _check_defaults(params_class: type[OpParams], defaults: Mapping[str, Any], place: str) -> None:
     try:
-        made.model_validate(dict(defaults))
+        params_class.model_validate(dict(defaults))
     except ValidationError as error:
-        for one in error.errors():
-            if one["loc"] and one["loc"][0] in defaults and one["type"] != "missing":
-                _refuse(place, f"the default of '{one['loc'][0]}' is {one['input']!r}: {one['msg']}")
+        for detail in error.errors():
+            if detail["loc"] and detail["loc"][0] in defaults and detail["type"] != "missing":
+                _refuse(place, f"the default of '{detail['loc'][0]}' is {detail['input']!r}: {detail['msg']}")
 
 
 def _shown(hint: Any) -> str:

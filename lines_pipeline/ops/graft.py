@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, OpParams, Port
-from lines_pipeline.ops.schemas.notes import Told
+from lines_pipeline.ops.schemas.notes import TensorNote
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 
@@ -38,15 +38,15 @@ class _Names:
 
 
 def _grafted(context: SchemaContext, model: Schema, donor: Schema) -> Schema:
-    """The schema of ``model`` with the tensors of ``donor`` that the step chooses, also such as the model lacks."""
+    """Return the schema of ``model`` with the tensors of ``donor`` that the step chooses, also new ones."""
     known = (*donor.tensors, *donor.aliases)
     chosen = [name for name in known if context.chooses((name,))]
     names = _named(model, donor, chosen)
     sources = {"model": (model, names.model), "donor": (donor, names.donor)}
-    found = {name: (port, theirs) for port, (_, taken) in sources.items() for name, theirs in taken.items()}
-    tensors = {n: replace(sources[port][0].tensors[theirs], name=n) for n, (port, theirs) in sorted(found.items())}
+    origins = {name: (port, theirs) for port, (_, taken) in sources.items() for name, theirs in taken.items()}
+    tensors = {n: replace(sources[port][0].tensors[theirs], name=n) for n, (port, theirs) in sorted(origins.items())}
     views: dict[str, dict[str, str]] = {}
-    for name, (port, theirs) in found.items():
+    for name, (port, theirs) in origins.items():
         if name != theirs:
             views.setdefault(sources[port][0].step, {})[name] = theirs
     integers = {name for name, spec in tensors.items() if not spec.is_floating}
@@ -54,12 +54,12 @@ def _grafted(context: SchemaContext, model: Schema, donor: Schema) -> Schema:
         tensors,
         tuple(sorted({*model.names, *names.donor})),
         aliases=names.aliases,
-        copied={name: sources[port][0].step for name, (port, _) in found.items()},
+        copied={name: sources[port][0].step for name, (port, _) in origins.items()},
         views=views,
         left_out=model.left_out - tensors.keys(),
-        passthrough={n: sources[found[n][0]][0].passthrough[found[n][1]] for n in sorted(integers)},
+        passthrough={n: sources[origins[n][0]][0].passthrough[origins[n][1]] for n in sorted(integers)},
         origin=model.origin,
-        told=_told(context, model, donor, names),
+        notes=_notes(context, model, donor, names),
         globs=context.globs_among(known),
     )
 
@@ -80,17 +80,17 @@ def _named(model: Schema, donor: Schema, chosen: list[str]) -> _Names:
 def _replace(names: _Names, model: Schema, donor: Schema, tensor: str, taken: list[str]) -> None:
     """Take the donor's tensor under all names that the model ties, or untie them where the donor has several."""
     tied = model.all_names(tensor)
-    theirs = {found for name in tied if (found := donor.tensor(name)) is not None}
-    if len(theirs) == 1:
-        names.donor[tensor] = theirs.pop()
+    donor_tensors = {donor_tensor for name in tied if (donor_tensor := donor.tensor(name)) is not None}
+    if len(donor_tensors) == 1:
+        names.donor[tensor] = donor_tensors.pop()
         return
     for name in tied:
         names.aliases.pop(name, None)
     for name in taken:
         names.donor[name] = str(donor.tensor(name))
-    rest = [name for name in tied if name not in taken]
-    names.model |= dict.fromkeys(rest[:1], tensor)
-    names.aliases |= dict.fromkeys(rest[1:], rest[0])
+    untaken = [name for name in tied if name not in taken]
+    names.model |= dict.fromkeys(untaken[:1], tensor)
+    names.aliases |= dict.fromkeys(untaken[1:], untaken[0])
 
 
 def _add(names: _Names, donor: Schema, added: list[str]) -> None:
@@ -105,8 +105,8 @@ def _add(names: _Names, donor: Schema, added: list[str]) -> None:
             names.donor[name] = tensor
 
 
-def _told(context: SchemaContext, model: Schema, donor: Schema, names: _Names) -> tuple[Told, ...]:
+def _notes(context: SchemaContext, model: Schema, donor: Schema, names: _Names) -> tuple[TensorNote, ...]:
     added = [name for name in names.donor if name not in model.names]
     put = [name for name in names.donor if name in model.names]
     cases = {f"added to {model.origin}": added, f"in place of {model.origin}'s": put}
-    return context.told({reason: sorted(found) for reason, found in cases.items()}, donor.origin)
+    return context.notes({reason: sorted(tensors) for reason, tensors in cases.items()}, donor.origin)

@@ -33,24 +33,24 @@ class Interference:
         total = matrices[0].clone()
         rows, columns = total.shape
         wide = {"dtype": torch.float64, "device": total.device}
-        found = cls(total, torch.zeros(columns, columns, **wide), torch.zeros(rows, columns, **wide))
-        found._add(total)
+        interference = cls(total, torch.zeros(columns, columns, **wide), torch.zeros(rows, columns, **wide))
+        interference._add(total)
         for task in range(1, len(matrices)):
             matrix = matrices[task]
             total += matrix
-            found._add(matrix)
+            interference._add(matrix)
             del matrix
-        return found
+        return interference
 
     def gradient_at_total(self) -> torch.Tensor:
         """Return ``total G - B``, half the gradient there, in the type of ``total``; what rounding leaves of 0 is 0."""
         result, columns = torch.empty_like(self.total), self.total.shape[1]
         largest = float(self.total.abs().max()) * float(self.gram.abs().max())
         rounding = largest * columns * torch.finfo(torch.float64).eps
-        parts = (strips(one, columns) for one in (self.total, self.target, result))
+        parts = (strips(matrix, columns) for matrix in (self.total, self.target, result))
         for rows, target, into in zip(*parts, strict=True):
-            found = torch.addmm(target, rows.double(), self.gram, beta=-1)
-            into.copy_(functional.hardshrink(found, rounding))
+            gradient = torch.addmm(target, rows.double(), self.gram, beta=-1)
+            into.copy_(functional.hardshrink(gradient, rounding))
         return result
 
     def _add(self, matrix: torch.Tensor) -> None:

@@ -34,8 +34,8 @@ def rank_of_each(directions: int, count: int, common_fraction: float) -> int:
 
     The source's rounding (half to even) may ask for more directions than there are; one fewer a task is taken then.
     """
-    each = round((directions - int(directions * common_fraction)) / count)
-    return each if each * count <= directions else directions // count
+    rank = round((directions - int(directions * common_fraction)) / count)
+    return rank if rank * count <= directions else directions // count
 
 
 class IsoCts(SpectralOp[IsoCtsParams]):
@@ -58,17 +58,17 @@ class IsoCts(SpectralOp[IsoCtsParams]):
 
     def merge(self, params: IsoCtsParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
         directions = min(tensor.shape)
-        each = rank_of_each(directions, len(matrices), params.common_fraction)
-        if not each:
+        rank = rank_of_each(directions, len(matrices), params.common_fraction)
+        if not rank:
             return isotropic(matrices.sum())
         kept = SideBySide(directions)
-        kept.add(leading_triplets(matrices.sum(), directions - each * len(matrices)))
+        kept.add(leading_triplets(matrices.sum(), directions - rank * len(matrices)))
         common = kept.filled().left
         for task in range(len(matrices)):
-            kept.add(leading_triplets(_without(matrices[task], common), each))
-        found = kept.filled()
-        mean = found.values.sum() / directions
-        return decorrelated(Triplets(found.left, mean.expand(len(found.values)), found.right))
+            kept.add(leading_triplets(_without(matrices[task], common), rank))
+        triplets = kept.filled()
+        mean = triplets.values.sum() / directions
+        return decorrelated(Triplets(triplets.left, mean.expand(len(triplets.values)), triplets.right))
 
 
 def _without(matrix: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:

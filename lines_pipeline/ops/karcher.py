@@ -39,7 +39,7 @@ class Karcher(SphereOp[KarcherParams]):
 
 
 def _factors(params: KarcherParams, gram: Gram) -> list[float]:
-    """What the models are multiplied with."""
+    """Return the factor of each model."""
     norms = [math.sqrt(gram[i][i]) for i in range(len(gram))]
     directions = [unit for unit, norm in zip(units(gram), norms, strict=True) if norm > params.tol]
     if not directions:
@@ -60,7 +60,7 @@ def _factors(params: KarcherParams, gram: Gram) -> list[float]:
 
 
 def _step(mean: list[float], directions: list[list[float]], gram: Gram, tol: float) -> list[float]:
-    """The mean of the arcs from ``mean`` to all directions."""
+    """Return the mean of the arcs from ``mean`` to all directions."""
     parts = [(0.0, mean)]
     for unit in directions:
         cosine = min(max(inner(mean, unit, gram), -1.0), 1.0)

@@ -24,7 +24,7 @@ class Value(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The compute type, or bool for a mask."""
+        """Return the compute type, or bool for a mask."""
 
     def __add__(self, other: Self | float, /) -> Self: ...
     def __sub__(self, other: Self, /) -> Self: ...
@@ -33,13 +33,13 @@ class Value(Protocol):
     def __gt__(self, other: Self, /) -> Self: ...
     def __ge__(self, other: float, /) -> Self: ...
     def abs(self) -> Self:
-        """Magnitudes."""
+        """Return the magnitudes."""
 
     def sign(self) -> Self:
-        """1, 0 and -1."""
+        """Return 1, 0 or -1 of each entry."""
 
     def clamp(self, *, min: float) -> Self:
-        """At least ``min``."""
+        """Return the entries, at least ``min``."""
 
 
 Block = Any
@@ -56,11 +56,11 @@ def all_set(value: Block) -> Value:
     return value.abs() >= 0.0 if isinstance(value, TracedValue) else torch.ones_like(value, dtype=torch.bool)
 
 
-def larger(one: Block, other: Block) -> Value:
+def larger(first: Block, second: Block) -> Value:
     """Return the larger of each two entries; the second where they are equal."""
-    if isinstance(one, TracedValue):
-        return one.builder.compute(OpCode.MAXIMUM, (one, other))
-    return torch.where(one > other, one, other)
+    if isinstance(first, TracedValue):
+        return first.builder.compute(OpCode.MAXIMUM, (first, second))
+    return torch.where(first > second, first, second)
 
 
 def exceeds(value: Value, number: float) -> Value:
@@ -94,7 +94,7 @@ def add_kept(total: Block, count: Block, value: Block, threshold: float, weight:
 def add_agreeing(
     total: Block, count: Block, value: Block, threshold: float, weight: float, *, direction: Block
 ) -> tuple[Value, Value]:
-    """As ``add_kept``, but add magnitudes, and only those of entries with the sign ``direction`` (1 or -1)."""
+    """Add up as ``add_kept`` does, but magnitudes, and of entries with the sign ``direction`` (1 or -1) alone."""
     if isinstance(value, TracedValue):
         return value.builder.compute_two(OpCode.ADD_AGREEING, (total, count, value, direction), (threshold, weight))
     kept: Block = keep_from(value, threshold)
@@ -133,9 +133,9 @@ def within(value: Block, low: float, high: float) -> Any:
         return value.builder.reduce(OpCode.WITHIN, value, (low, high))
     sizes: Any = value.abs().numpy() if value.device.type == "cpu" else value.abs()
     low, high = (torch.tensor(end, dtype=value.dtype).item() for end in (low, high))
-    found = sizes[(sizes > low) & (sizes < high)]
-    found = found if isinstance(found, np.ndarray) else found.numpy(force=True)
-    return int((sizes < low).sum()), int((sizes == low).sum()), found, int((sizes == high).sum())
+    between = sizes[(sizes > low) & (sizes < high)]
+    between = between if isinstance(between, np.ndarray) else between.numpy(force=True)
+    return int((sizes < low).sum()), int((sizes == low).sum()), between, int((sizes == high).sum())
 
 
 def running_sum(values: Sequence[Block], weights: Sequence[float] | None = None) -> Value:
@@ -157,7 +157,7 @@ def _weighted(kept: torch.Tensor, weight: float) -> torch.Tensor:
 
 
 def above(number: float, dtype: torch.dtype) -> float:
-    """The next larger number of a type."""
+    """Return the next larger number of a type."""
     exact = np.float64(number) if dtype == torch.float64 else np.float32(number)
     return float(np.nextafter(exact, type(exact)(np.inf)))
 

@@ -19,5 +19,5 @@ def names_beside(tensor: str) -> tuple[str, ...]:
 
 
 def is_transposed(name: str, width: int, weight: TensorSpec) -> bool:
-    """Whether a weight is [in, out]: by the name and the width of the inputs of what was measured of it."""
+    """Return whether a weight is [in, out]: by the name and the width of the inputs of what was measured of it."""
     return name == weight.name + TRANSPOSED or (width != weight.shape[1] and width == weight.shape[0])

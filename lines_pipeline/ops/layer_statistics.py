@@ -61,7 +61,7 @@ class LayerStatistics(TaskStatistics):
 
 
 def _weights(model: Schema) -> list[TensorSpec]:
-    """The matrices whose names may be those of layers' weights."""
+    """Return the matrices whose names may be those of layers' weights."""
     matrices = (spec for spec in model.tensors.values() if spec.is_floating and len(spec.shape) == 2)
     return [spec for spec in matrices if spec.name.endswith("weight")]
 

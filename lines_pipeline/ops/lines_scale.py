@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Summary, Values
-from lines_pipeline.ops.depth import Place, explain_blocks, pattern_mistakes
+from lines_pipeline.ops.depth import Place, explain_blocks, pattern_diagnostics
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
-from lines_pipeline.ops.roles import Mistake
 from lines_pipeline.ops.statistics.norms import SumNorm
 
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -51,12 +51,12 @@ class LinesScaleParams(OpParams):
 
     @property
     def slope(self) -> float:
-        """Beta, or what ``gamma`` makes of it."""
+        """Return beta, or what ``gamma`` makes of it."""
         return self.beta if self.gamma is None else 1.0 - self.gamma
 
     @property
     def tables(self) -> tuple[tuple[float, ...], ...]:
-        """The tables, one a tower; one alone is for all of them."""
+        """Return the tables, one a tower; one alone is for all of them."""
         nested = tuple(row for row in self.table or () if isinstance(row, tuple))
         flat = tuple(number for number in self.table or () if isinstance(number, float))
         return nested or ((flat,) if flat else ())
@@ -106,8 +106,8 @@ class LinesScale(Op[LinesScaleParams, float]):
             return "'alpha: auto' needs 'deltas', the task vectors that were merged"
         return None
 
-    def mistakes(self, params: LinesScaleParams, inputs: Ids, gives: EdgeType) -> Iterable[Mistake]:
-        return pattern_mistakes(params.blocks, "blocks")
+    def diagnostics(self, params: LinesScaleParams, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
+        return pattern_diagnostics(params.blocks, "blocks")
 
     def statistics(self, params: LinesScaleParams, inputs: Ids, step: str) -> dict[str, SumNorm]:
         if params.alpha != "auto":
@@ -169,7 +169,7 @@ class LinesScale(Op[LinesScaleParams, float]):
 
 
 def _said(params: LinesScaleParams, alpha: float | None, place: Place) -> str:
-    """The scale of a block; as a sum where alpha is not known."""
+    """Return the scale of a block; as a sum where alpha is not known."""
     if alpha is not None or params.schedule == "table":
         return f"{params.scale(alpha or 0.0, place):.6g}"
     share = f"{place.block}/{place.depth - 1}"
@@ -179,7 +179,7 @@ def _said(params: LinesScaleParams, alpha: float | None, place: Place) -> str:
 
 
 def _alpha(params: LinesScaleParams, stats: Mapping[str, float], experts: int) -> float:
-    """The resolved alpha; ``experts`` is the number of ``deltas``."""
+    """Return the resolved alpha; ``experts`` is the number of ``deltas``."""
     if params.gamma is not None:
         return params.gamma
     if params.alpha != "auto":

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.patterns import Pattern, PatternError
 from lines_pipeline.core.printable import printable
@@ -23,9 +24,9 @@ from lines_pipeline.io.model_folders import declared_quantization
 from lines_pipeline.io.opening import open_leniently
 from lines_pipeline.io.renaming import rename
 from lines_pipeline.ops.base import Ids, Op, OpParams
-from lines_pipeline.ops.roles import Mistake, ReadContext, Source
+from lines_pipeline.ops.roles import ReadContext, Source
 from lines_pipeline.ops.schemas.globs import match_each, matches
-from lines_pipeline.ops.schemas.notes import Told
+from lines_pipeline.ops.schemas.notes import TensorNote
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 
@@ -93,21 +94,21 @@ class Load(Op[LoadParams]):
         assert context.checkpoint is not None
         return _loaded(context, params, context.checkpoint)
 
-    def mistakes(self, params: LoadParams, inputs: Ids, gives: EdgeType) -> Iterable[Mistake]:
+    def diagnostics(self, params: LoadParams, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
         for index, rule in enumerate(params.rename):
             try:
                 pattern = Pattern(rule.from_)
             except PatternError as error:
-                yield Mistake(("rename", index, "from"), str(error))
+                yield Diagnostic(("rename", index, "from"), str(error))
                 continue
             try:
                 pattern.check_replacement(rule.to)
             except PatternError as error:
-                yield Mistake(("rename", index, "to"), str(error))
+                yield Diagnostic(("rename", index, "to"), str(error))
 
 
 def _read(params: LoadParams, path: Path, spool: Path | None) -> Checkpoint:
-    """The header of what lies at ``path``, under the names that the recipe gives its tensors."""
+    """Return the header of what lies at ``path``, under the names that the recipe gives its tensors."""
 
     def is_dropped(name: str) -> bool:
         return matches(params.drop, (name,))
@@ -133,7 +134,7 @@ _KINDS = {
 
 
 def _of_type(params: LoadParams, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as what the node says that it holds; ``CheckpointError`` where its header says otherwise."""
+    """Return the checkpoint as what the node says it is; ``CheckpointError`` where its header says otherwise."""
     said = checkpoint.metadata.get(VALUE_TYPE, EdgeType.WEIGHTS.value)
     if said != params.type and (said in _KINDS or params.type == "mask"):
         kind = _KINDS.get(said, "a model")
@@ -149,8 +150,8 @@ def _loaded(context: SchemaContext, params: LoadParams, checkpoint: Checkpoint) 
     if context.gives is EdgeType.MASK:
         tensors = {name: _masked(context, spec) for name, spec in specs.items()}
     integers = [name for name in specs if name not in tensors]
-    told = [
-        Told(
+    notes = [
+        TensorNote(
             context.node,
             tuple(integers),
             f"not floating-point, no part of {_KINDS.get(context.gives, 'a model')}",
@@ -168,7 +169,7 @@ def _loaded(context: SchemaContext, params: LoadParams, checkpoint: Checkpoint) 
         extra_remedy=_DROP_EXTRA,
         sizes={name: spec.numel for name, spec in tensors.items() if spec.is_floating},
         partial=context.gives is not EdgeType.WEIGHTS,
-        told=(*_dropped(context, checkpoint, gone), *(told if integers else ())),
+        notes=(*_dropped(context, checkpoint, gone), *(notes if integers else ())),
         globs=match_each(params.drop, known),
     )
 
@@ -177,7 +178,7 @@ _DROP_EXTRA = "'on_extra: drop' in its load node leaves such tensors out of the 
 
 
 def _masked(context: SchemaContext, spec: TensorSpec) -> TensorSpec:
-    """A mask's tensor, as of the task vector that it is for."""
+    """Return a mask's tensor, as of the task vector that it is for."""
     if spec.dtype != "bool":
         raise CheckpointError(
             f"node '{context.node}': tensor '{spec.name}' is {spec.dtype}, expected bool: a mask is what 'save' writes "
@@ -186,19 +187,21 @@ def _masked(context: SchemaContext, spec: TensorSpec) -> TensorSpec:
     return replace(spec, dtype="float32")
 
 
-def _dropped(context: SchemaContext, checkpoint: Checkpoint, gone: frozenset[str]) -> list[Told]:
+def _dropped(context: SchemaContext, checkpoint: Checkpoint, gone: frozenset[str]) -> list[TensorNote]:
     """Tell which tensors a step drops, and which only lose a name of several."""
     kept: dict[str, list[str]] = {}
     for alias, name in checkpoint.aliases.items():
         if alias in gone and name not in gone:
             kept.setdefault(name, []).append(alias)
-    told = [
-        Told(context.node, tuple(sorted(aliases)), f"dropped; its other name '{printable(name)}' stays", checkpoint.uri)
+    notes = [
+        TensorNote(
+            context.node, tuple(sorted(aliases)), f"dropped; its other name '{printable(name)}' stays", checkpoint.uri
+        )
         for name, aliases in kept.items()
     ]
     if whole := gone.difference(*kept.values()):
         numels = {name: stored.spec.numel for name, stored in checkpoint.tensors.items()}
         share = sum(numel for name, numel in numels.items() if name in whole) / max(sum(numels.values()), 1)
         reason = f"dropped, {len(whole)} in all with {share:.2%} of the parameters; they are in no output"
-        told.insert(0, Told(context.node, tuple(sorted(whole)), reason, checkpoint.uri))
-    return told
+        notes.insert(0, TensorNote(context.node, tuple(sorted(whole)), reason, checkpoint.uri))
+    return notes

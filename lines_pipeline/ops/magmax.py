@@ -22,8 +22,8 @@ class MagMax(Op[OpParams]):
     Params = OpParams
 
     def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
-        largest, *others = inputs["deltas"]
-        for delta in others:
+        largest, *later = inputs["deltas"]
+        for delta in later:
             stays = largest.abs() > delta.abs()
             largest = (largest * stays) + (delta - delta * stays)
         return largest

@@ -41,6 +41,6 @@ class MagnitudeMask(Op[DensityParams, Thresholds]):
         counts: Mapping[str, int],
     ) -> Summary:
         total = sum(numels.values())
-        found = trim_summary([params.density], params.scope, stats, total)
+        figures = trim_summary([params.density], params.scope, stats, total)
         kept = stats["threshold0"].kept if stats else total
-        return found | ({"mask_density": [kept / total]} if total else {})
+        return figures | ({"mask_density": [kept / total]} if total else {})

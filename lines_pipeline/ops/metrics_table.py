@@ -74,20 +74,20 @@ class Table:
                 raise EvalError(f"{what}: no column '{column}'{near}; there are: {', '.join(self.columns)}")
 
 
-def table_of(members: Sequence[Member], wanted: Iterable[str]) -> Table:
-    """Return the table that has the columns of ``wanted``: by task where one of them is only known by task."""
+def table_of(members: Sequence[Member], columns: Iterable[str]) -> Table:
+    """Return the table with ``columns``: by task where one of them is only known by task."""
     whole = _table([(member.place, member.metrics) for member in members])
     by_task = [row for member in members for row in _rows_by_task(member)]
-    return _table(by_task) if by_task and any(column not in whole.columns for column in wanted) else whole
+    return _table(by_task) if by_task and any(name not in whole.columns for name in columns) else whole
 
 
 def split_metric(name: str) -> tuple[str, str]:
     """Return the column and the task of a metric: ``accuracy/low`` of ``accuracy/digits/low``; of others, no task."""
-    metric, _, rest = name.partition("/")
+    metric, _, task = name.partition("/")
     for end in ("/low", "/high"):
-        if rest.endswith(end):
-            return metric + end, rest.removesuffix(end)
-    return metric, rest
+        if task.endswith(end):
+            return metric + end, task.removesuffix(end)
+    return metric, task
 
 
 def cell_text(cell: Any) -> str:

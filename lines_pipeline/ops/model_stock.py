@@ -65,9 +65,9 @@ class ModelStock(SphereOp[ModelStockParams]):
 
 
 def _share(cosine: float, count: int) -> float:
-    """How much of the mean to take."""
-    rest = 1.0 + (count - 1) * cosine
-    return count * cosine / rest if rest > NO_REST else 0.0
+    """Return how much of the mean to take."""
+    divisor = 1.0 + (count - 1) * cosine
+    return count * cosine / divisor if divisor > NO_REST else 0.0
 
 
 def _mean_cosine(gram: Gram) -> float:
@@ -77,13 +77,13 @@ def _mean_cosine(gram: Gram) -> float:
 
 
 def _row_shares(rows: list[torch.Tensor]) -> torch.Tensor:
-    """The share of each row, as a column."""
+    """Return the share of each row, as a column."""
     norms = [row.norm(dim=-1) for row in rows]
     cosines = [
         ((rows[i] * rows[j]).sum(dim=-1) / (norms[i] * norms[j]).clamp(min=SMALLEST_PRODUCT)).clamp(-1, 1)
         for i, j in itertools.combinations(range(len(rows)), 2)
     ]
     cosine = torch.stack(cosines).mean(dim=0)
-    rest = 1.0 + (len(rows) - 1) * cosine
-    share = len(rows) * cosine / rest
-    return torch.where(rest > NO_REST, share, torch.zeros_like(share)).unsqueeze(-1)
+    divisor = 1.0 + (len(rows) - 1) * cosine
+    share = len(rows) * cosine / divisor
+    return torch.where(divisor > NO_REST, share, torch.zeros_like(share)).unsqueeze(-1)

@@ -47,7 +47,7 @@ class Multislerp(SphereOp[MultislerpParams]):
 
 
 def _factors(weights: list[float], gram: Gram, tensor: str) -> list[float]:
-    """What the vectors are multiplied with."""
+    """Return the factor of each vector."""
     directions = units(gram, SMALLEST_NORM)
     mean = combination(list(zip(weights, directions, strict=True)))
     size = length(mean, gram)
@@ -59,7 +59,7 @@ def _factors(weights: list[float], gram: Gram, tensor: str) -> list[float]:
             )
         return weights
     mean = [factor / size for factor in mean]
-    flat = [combination([(1.0, one), (-inner(one, mean, gram), mean)]) for one in directions]
+    flat = [combination([(1.0, direction), (-inner(direction, mean, gram), mean)]) for direction in directions]
     tangent = combination(list(zip(weights, flat, strict=True)))
     angle = length(tangent, gram) + SMALLEST_NORM
     radius = math.fsum(weight * math.sqrt(gram[i][i]) for i, weight in enumerate(weights))

@@ -34,7 +34,7 @@ class Nearswap(Op[NearswapParams]):
         return None if counts["models"] == 1 else f"'models' takes one model besides the base, got {counts['models']}"
 
     def apply(self, params: NearswapParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
-        base, other = inputs["base"][0], inputs["models"][0]
-        distance = (base - other).abs().clamp(min=NEAREST)
+        base, model = inputs["base"][0], inputs["models"][0]
+        distance = (base - model).abs().clamp(min=NEAREST)
         share = at_most((distance * 0.0 + params.t) / distance, 1.0)
-        return other * share + base * (share * -1.0 + 1.0)
+        return model * share + base * (share * -1.0 + 1.0)

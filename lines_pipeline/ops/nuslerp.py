@@ -28,7 +28,7 @@ class NuslerpParams(OpParams):
 
     @property
     def t(self) -> float:
-        """How far to go from the first model to the second."""
+        """Return how far to go from the first model to the second."""
         whole = sum(self.weights)
         return 0.5 if abs(whole) < NO_WEIGHT else self.weights[1] / whole
 
@@ -66,28 +66,28 @@ class Nuslerp(SphereOp[NuslerpParams]):
             moved: Block = _along(params.t, first, second, 0 if params.row_wise else -1).reshape(-1)
             result: Value = moved if base is None else base + moved
             return result
-        (own, mixed), (_, others) = stats["grams"][tensor.name]
-        one, other = (max(math.sqrt(square), SMALLEST_NORM) for square in (own, others))
-        angle = math.acos(min(max(mixed / one / other, -1.0), 1.0))
+        (first_square, product), (_, second_square) = stats["grams"][tensor.name]
+        first_norm, second_norm = (max(math.sqrt(square), SMALLEST_NORM) for square in (first_square, second_square))
+        angle = math.acos(min(max(product / first_norm / second_norm, -1.0), 1.0))
         return combined(inputs["base"], inputs["models"], _factors(params.t, angle))
 
 
 def _factors(t: float, angle: float) -> tuple[float, float]:
-    """What two vectors are multiplied with."""
+    """Return the factors of two vectors."""
     sine = math.sin(angle)
     if abs(sine) < PARALLEL:
         return 1.0 - t, t
     return math.sin((1.0 - t) * angle) / sine, math.sin(t * angle) / sine
 
 
-def _along(t: float, one: torch.Tensor, other: torch.Tensor, axis: int) -> torch.Tensor:
+def _along(t: float, start: torch.Tensor, end: torch.Tensor, axis: int) -> torch.Tensor:
     """Interpolate the vectors along an axis, each by its own angle."""
-    norms = [value.norm(dim=axis, keepdim=True).clamp(min=SMALLEST_NORM) for value in (one, other)]
-    cosine = (one / norms[0] * (other / norms[1])).sum(dim=axis, keepdim=True).clamp(-1, 1)
+    norms = [value.norm(dim=axis, keepdim=True).clamp(min=SMALLEST_NORM) for value in (start, end)]
+    cosine = (start / norms[0] * (end / norms[1])).sum(dim=axis, keepdim=True).clamp(-1, 1)
     angle = cosine.double().acos()
     sine = angle.sin()
     parallel = sine.abs() < PARALLEL
     sine = torch.where(parallel, 1.0, sine)
     first = torch.where(parallel, 1.0 - t, ((1.0 - t) * angle).sin() / sine)
     second = torch.where(parallel, t, (t * angle).sin() / sine)
-    return (first * one + second * other).to(one.dtype)
+    return (first * start + second * end).to(start.dtype)

@@ -78,14 +78,14 @@ class Pcb(Op[PcbParams, Any]):
     Params = PcbParams
 
     def statistics(self, params: PcbParams, inputs: Ids, step: str) -> dict[str, AnyStatistic]:
-        found: dict[str, AnyStatistic] = {}
+        statistics: dict[str, AnyStatistic] = {}
         for i, delta in enumerate(inputs["deltas"]):
             low, high = (MagnitudeBound((delta,), 0.5, "global", side) for side in _SIDES)
             of, bounds = (delta, *inputs["deltas"]), (low, high)
-            found |= {f"low{i}": low, f"high{i}": high}
-            found[f"cut{i}"] = BalanceRank(of, "global", params.density, needs=bounds)
-            found[f"top{i}"] = BalanceRank(of, "global", params.density, "top", needs=bounds)
-        return found
+            statistics |= {f"low{i}": low, f"high{i}": high}
+            statistics[f"cut{i}"] = BalanceRank(of, "global", params.density, needs=bounds)
+            statistics[f"top{i}"] = BalanceRank(of, "global", params.density, "top", needs=bounds)
+        return statistics
 
     def apply(self, params: PcbParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
         deltas: Sequence[Block] = inputs["deltas"]
@@ -106,13 +106,13 @@ class Pcb(Op[PcbParams, Any]):
 _SIDES: tuple[Literal["low", "high"], ...] = ("low", "high")
 
 
-def _bounds(found: Sequence[Thresholds]) -> tuple[float, float]:
-    low, high = (one.cuts[""] for one in found)
+def _bounds(thresholds: Sequence[Thresholds]) -> tuple[float, float]:
+    low, high = (threshold.cuts[""] for threshold in thresholds)
     return low, max(low, high)
 
 
 def _balance(delta: Block, whole: Block, bounds: tuple[float, float], count: int) -> Block:
-    """How much an entry counts: by its size among its own, and by its product with the sum of all."""
+    """Return how much an entry counts: by its size among its own, and by its product with the sum of all."""
     low, high = bounds
     size = (delta.abs().clamp(low, high) - low) / (high - low) if high > low else delta * 0.0
     return (size * size * count).exp() * (delta * whole).tanh()

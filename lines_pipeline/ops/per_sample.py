@@ -42,16 +42,16 @@ def squared_gradients(logits: Logits, parameters: Parameters, inputs: torch.Tens
         def log_probabilities(values: Parameters) -> torch.Tensor:
             return torch.log_softmax(logits(values, sample.unsqueeze(0))[0], dim=-1)
 
-        found, pull = vjp(log_probabilities, values)[:2]
-        (gradients,) = vmap(pull)(chosen * torch.exp(found / 2))
+        logs, pull = vjp(log_probabilities, values)[:2]
+        (gradients,) = vmap(pull)(chosen * torch.exp(logs / 2))
         return {name: value.square().sum(0) for name, value in gradients.items()}
 
     total = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    each = vmap(of_sample, in_dims=(None, 0, None))
+    of_samples = vmap(of_sample, in_dims=(None, 0, None))
     for rows in torch.split(inputs, rows_at_once):
         for chosen in torch.split(torch.eye(classes, device=inputs.device), classes_at_once):
             with sdpa_kernel(SDPBackend.MATH):  # fused attention has no batching rule: vmap would do it in a loop
-                squares = each(dict(parameters), rows, chosen)
+                squares = of_samples(dict(parameters), rows, chosen)
             while squares:
                 name, value = squares.popitem()
                 total[name] += value.sum(0)

@@ -8,11 +8,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from lines_pipeline.core.diagnostics import Diagnostic, FieldPath
 from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Op, OpParams, Port
 from lines_pipeline.ops.coefficients.by_block import COEFFICIENT, COLUMNS, coefficient_table
-from lines_pipeline.ops.derivations import Derivation, Members, Mistake, Path
+from lines_pipeline.ops.derivations import Derivation, Members
 from lines_pipeline.ops.figures import Figure, FigureKind
 from lines_pipeline.ops.metrics_table import BLOCK, TASK, table_of
 from lines_pipeline.ops.roles import StepContext
@@ -95,23 +96,23 @@ class Plot(Op[PlotParams]):
         def draw(members: Members) -> Figure:
             return _figure(params, members, data_path)
 
-        def check(members: Members) -> Iterable[Mistake]:
-            return _mistakes(params, members)
+        def check(members: Members) -> Iterable[Diagnostic]:
+            return _diagnostics(params, members)
 
         return Derivation(draw, tuple(_named(params)), (params.path, data_path), check)
 
 
-def _mistakes(params: PlotParams, members: Members) -> Iterable[Mistake]:
+def _diagnostics(params: PlotParams, members: Members) -> Iterable[Diagnostic]:
     """Tell of columns that coefficients do not have; those of metrics are checked against what suites declare."""
     if "coefficients" in members:
         known = [*dict.fromkeys(column for member in members["coefficients"] for column in member.place), *COLUMNS]
         for path, column in _named(params.of_coefficients()):
             if column not in known:
                 near = did_you_mean(column, known)
-                yield Mistake(path, f"no column '{column}'{near}; there are: {', '.join(known)}")
+                yield Diagnostic(path, f"no column '{column}'{near}; there are: {', '.join(known)}")
 
 
-def _named(params: PlotParams) -> Iterable[tuple[Path, str]]:
+def _named(params: PlotParams) -> Iterable[tuple[FieldPath, str]]:
     yield ("x",), params.x
     several = not isinstance(params.y, str)
     yield from ((("y", number) if several else ("y",), column) for number, column in enumerate(params.measured))

@@ -18,7 +18,7 @@ class RamParams(OpParams):
 
 
 def changes(deltas: Sequence[Value], epsilon: float) -> tuple[list[Value], Value]:
-    """Where each task vector changed an entry (a mask), and how many of them did."""
+    """Return where each task vector changed an entry (a mask), and how many of them did."""
     changed = [exceeds(delta.abs(), epsilon) for delta in deltas]
     count = deltas[0] * 0.0
     for mask in changed:

@@ -27,7 +27,7 @@ Counts = Mapping[str, list[list[int]]]
 
 @dataclass(frozen=True)
 class ChangeCounts(Statistic[list[int], Counts]):
-    """By tensor and task vector: how many entries it changed with others, and how many alone."""
+    """Counts, by tensor and task vector, the entries that it changed with others, and those that it changed alone."""
 
     epsilon: float
 
@@ -35,18 +35,20 @@ class ChangeCounts(Statistic[list[int], Counts]):
         changed, count = changes(values, self.epsilon)
         shared = exceeds(count, 1.0)
         return tuple(
-            found for mask in changed for found in (nonzero_count(mask * (count * shared)), nonzero_count(mask * count))
+            number
+            for mask in changed
+            for number in (nonzero_count(mask * (count * shared)), nonzero_count(mask * count))
         )
 
     def partial(self, *reduced: Any) -> list[int]:
         return list(reduced)
 
     def combine(self, partials: Mapping[str, list[list[int]]], numels: Mapping[str, int], state: None) -> Counts:
-        found = {}
+        counts = {}
         for name, blocks in partials.items():
             sums = [sum(column) for column in zip(*blocks, strict=True)]
-            found[name] = [[shared, every - shared] for shared, every in zip(sums[::2], sums[1::2], strict=True)]
-        return found
+            counts[name] = [[shared, every - shared] for shared, every in zip(sums[::2], sums[1::2], strict=True)]
+        return counts
 
 
 class RamPlusTensorLocal(Op[RamPlusParams, Counts]):
@@ -77,6 +79,6 @@ class RamPlusTensorLocal(Op[RamPlusParams, Counts]):
 
 
 def _factor(params: RamPlusParams, shared: int, unique: int) -> float:
-    """What unique entries are multiplied with."""
+    """Return the factor of unique entries."""
     ratio = shared / max(unique, params.epsilon) if shared else 0.0
     return 1.0 + params.r * min(ratio, params.alpha)

@@ -81,9 +81,9 @@ class Moments:
     def of(cls, layer: _BatchNorm) -> Moments:
         """Let a layer normalize by batch from now on, and count what it gets."""
         assert layer.running_mean is not None
-        found = cls(len(layer.running_mean), layer.running_mean.device)
-        layer.train().register_forward_pre_hook(lambda module, given: found.add(given[0]))
-        return found
+        moments = cls(len(layer.running_mean), layer.running_mean.device)
+        layer.train().register_forward_pre_hook(lambda module, inputs: moments.add(inputs[0]))
+        return moments
 
     def add(self, values: torch.Tensor) -> None:
         """Count inputs [n, channels, ...]."""
@@ -116,27 +116,27 @@ def _recalibrated(params: RecalibrateParams, step: str, context: DriverContext) 
     with torch.inference_mode():
         for batches in zip_longest(*inputs):
             model.module(torch.cat([batch for batch in batches if batch is not None]))
-    for prefix, found in moments.items():
-        state |= {f"{prefix}running_mean": found.mean, f"{prefix}running_var": found.variance}
+    for prefix, measured in moments.items():
+        state |= {f"{prefix}running_mean": measured.mean, f"{prefix}running_var": measured.variance}
     return state
 
 
 def _layers(module: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, _BatchNorm]:
-    """The BatchNorm layers with statistics of their own, by what their tensors' names in the state begin with."""
-    known = {path: layer for path, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
-    found = {}
+    """Return the BatchNorm layers with statistics of their own, by the prefix of their tensors' names."""
+    layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
+    by_prefix = {}
     for name in state:
         prefix, _, buffer = name.rpartition("running_mean")
-        fitting = [path for path in known if f"{path}.".endswith(f".{prefix}") or f"{path}." == prefix or not path]
+        fitting = [path for path in layers if f"{path}.".endswith(f".{prefix}") or f"{path}." == prefix or not path]
         if not buffer and name.endswith("running_mean") and len(fitting) == 1:
-            found[prefix] = known[fitting[0]]
-    if not found:
+            by_prefix[prefix] = layers[fitting[0]]
+    if not by_prefix:
         raise EvalError("the model has no BatchNorm layer with running statistics: leave 'recalibrate' out")
-    return found
+    return by_prefix
 
 
 def _in_rows(batches: Iterator[torch.Tensor], rows: int) -> Iterator[torch.Tensor]:
-    """The same inputs in batches of so many, the last of them smaller."""
+    """Yield the same inputs in batches of so many, the last of them smaller."""
     waiting: list[torch.Tensor] = []
     for batch in batches:
         waiting.append(batch)

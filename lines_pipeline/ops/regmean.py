@@ -69,8 +69,8 @@ class Regmean(Op[RegmeanParams]):
         return None
 
     def schema(self, params: RegmeanParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
-        first, *others = inputs["models"]
-        merged = like_base(context, first, models=others)
+        first, *later = inputs["models"]
+        merged = like_base(context, first, models=later)
         kept = merged.numels.keys() - merged.copied.keys()
         beside = find_beside(context, merged, kept, inputs["statistics"], square=True)
         regressed = {tensor for named in beside.values() for tensor in named}
@@ -128,9 +128,9 @@ class _Known:
 
     def reduced(self, factor: float) -> torch.Tensor:
         """Return the matrix in float64, its off-diagonal entries times a factor."""
-        found = self.value.double() * factor
-        found.diagonal().copy_(self.value.diagonal())
-        return found
+        reduced = self.value.double() * factor
+        reduced.diagonal().copy_(self.value.diagonal())
+        return reduced
 
 
 @dataclass
@@ -151,7 +151,7 @@ class _Sums:
         """Add a model's weight [out, in], strip after strip, and its Gram matrix, which is changed."""
         gram *= weight
         self.gram += gram
-        parts = (strips(one, len(gram)) for one in (model, self.target, self.mean))
+        parts = (strips(matrix, len(gram)) for matrix in (model, self.target, self.mean))
         for rows, products, means in zip(*parts, strict=True):
             wide = rows.double()
             products.addmm_(wide, gram)

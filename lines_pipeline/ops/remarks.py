@@ -11,17 +11,17 @@ _told: ContextVar[list[str] | None] = ContextVar("told", default=None)
 
 def remark(text: str) -> None:
     """Tell something of the tensor in hand; lost where nobody listens."""
-    told = _told.get()
-    if told is not None:
-        told.append(text)
+    texts = _told.get()
+    if texts is not None:
+        texts.append(text)
 
 
 @contextmanager
 def remarks() -> Iterator[list[str]]:
     """Listen to what ops tell in this context."""
-    told: list[str] = []
-    token = _told.set(told)
+    texts: list[str] = []
+    token = _told.set(texts)
     try:
-        yield told
+        yield texts
     finally:
         _told.reset(token)

@@ -10,16 +10,16 @@ from typing import ClassVar, Generic, Literal
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.adapter_updates import Base
 from lines_pipeline.io.checkpoint import Checkpoint
-from lines_pipeline.ops.derivations import Derivation, Mistake
+from lines_pipeline.ops.derivations import Derivation
 from lines_pipeline.ops.sample_parts import SamplePart
 
 __all__ = [
     "FileOutput",
     "Ids",
-    "Mistake",
     "OpParams",
     "P",
     "ReadContext",
@@ -47,7 +47,7 @@ Ids = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a recipe says around a step: it may complete the step's parameters."""
+    """Holds what a recipe says around a step: it may complete the step's parameters."""
 
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By port: the items, or nodes, that it is given."""
@@ -63,7 +63,7 @@ class StepContext:
 
 @dataclass(frozen=True)
 class ReadContext:
-    """What a source may use when it opens its file."""
+    """Holds what a source may use when it opens its file."""
 
     spool: Path
     """A folder of the cache, for values that have to be unpacked or computed first."""
@@ -77,7 +77,7 @@ class ReadContext:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a step's value is read from."""
+    """Tells where a step's value is read from."""
 
     path: str
     """A file, folder or URL, as the recipe writes it."""
@@ -105,7 +105,7 @@ class FileOutput:
 
     @property
     def is_folder(self) -> bool:
-        """Whether ``path`` is that of a model folder."""
+        """Return whether ``path`` is that of a model folder."""
         return self.path.endswith("/")
 
 
@@ -150,19 +150,19 @@ class StepRoles(Generic[P]):
     """Fields that are gone, and what to say instead."""
 
     def source_of(self, params: P) -> Source | None:
-        """Where the value is read from, where it is read."""
+        """Return where the value is read from; None for a step that reads none."""
         return None
 
     def file_of(self, params: P, inputs: Ids) -> FileOutput | None:
-        """The file that is written, where one is."""
+        """Return the file that is written; None for a step that writes none."""
         return None
 
     def suite_of(self, params: P, inputs: Ids) -> SuiteUse | None:
-        """The suite that models are judged by, where they are."""
+        """Return the part of a suite that judges models; None for a step that judges none."""
         return None
 
     def derivation_of(self, params: P) -> Derivation | None:
-        """How the value is made of metrics, once the models behind them are judged; None where it is not."""
+        """Return how the value is made of metrics, once the models behind them are judged; None where it is not."""
         return None
 
     def columns_of(self, params: P, inputs: Ids) -> tuple[str, ...]:
@@ -170,9 +170,9 @@ class StepRoles(Generic[P]):
         return ()
 
     def check(self, params: P, counts: Mapping[str, int]) -> str | None:
-        """What is wrong with this combination of parameters and numbers of inputs by port, or nothing."""
+        """Return what is wrong with these parameters and numbers of inputs by port; None where nothing is."""
         return None
 
-    def mistakes(self, params: P, inputs: Ids, gives: EdgeType) -> Iterable[Mistake]:
-        """What is wrong with a step that is bound, by field."""
+    def diagnostics(self, params: P, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
+        """Say what is wrong with a bound step; the paths lead from its node to the fields."""
         return ()

@@ -8,12 +8,13 @@ from typing import Literal, Never
 
 from pydantic import Field
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.sizes import parse_bytes
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Values
 from lines_pipeline.ops.kernels import Value
-from lines_pipeline.ops.roles import FileOutput, Mistake
+from lines_pipeline.ops.roles import FileOutput
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 
@@ -41,27 +42,27 @@ class Save(Op[SaveParams]):
     Params = SaveParams
 
     def schema(self, params: SaveParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
-        return replace(inputs["model"][0], copied={}, regions={}, views={}, told=(), globs={})
+        return replace(inputs["model"][0], copied={}, regions={}, views={}, notes=(), globs={})
 
     def file_of(self, params: SaveParams, inputs: Ids) -> FileOutput:
         like = inputs["like"][0] if "like" in inputs else None
         return FileOutput(params.path, inputs["model"][0], params.dtype, params.max_shard_size, params.packed, like)
 
-    def mistakes(self, params: SaveParams, inputs: Ids, gives: EdgeType) -> Iterable[Mistake]:
+    def diagnostics(self, params: SaveParams, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
         source, is_folder = inputs["model"][0], params.path.endswith("/")
         if is_folder and gives is not EdgeType.WEIGHTS:
             message = f"a model folder holds weights, but '{source}' gives {gives}; name a file ('x.safetensors')"
-            yield Mistake(("path",), message)
+            yield Diagnostic(("path",), message)
         if "like" in inputs and not is_folder:
             message = "'like' is for model folders: let 'path' end in / ('merged/'), or leave it out"
-            yield Mistake(("like",), message)
+            yield Diagnostic(("like",), message)
         if params.packed and gives is not EdgeType.MASK:
-            yield Mistake(("packed",), f"'packed' is for masks, but '{source}' gives {gives}")
+            yield Diagnostic(("packed",), f"'packed' is for masks, but '{source}' gives {gives}")
         if params.max_shard_size is not None:
             try:
                 parse_bytes(params.max_shard_size)
             except ValueError as error:
-                yield Mistake(("max_shard_size",), str(error))
+                yield Diagnostic(("max_shard_size",), str(error))
 
     def apply(self, params: SaveParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         return inputs["model"][0]

@@ -53,7 +53,7 @@ class Scale(Op[ScaleParams, float]):
 
     @staticmethod
     def _factor(params: ScaleParams, stats: Mapping[str, float]) -> float:
-        """The factor; 1 where an update of norm 0 cannot get another norm."""
+        """Return the factor; 1 where an update of norm 0 cannot get another norm."""
         if params.by != "auto":
             return params.by
         return stats["norm_like"] / stats["norm"] if stats["norm"] else 1.0

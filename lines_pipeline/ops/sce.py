@@ -28,14 +28,14 @@ class SceParams(OpParams):
 
 
 def variance(deltas: Sequence[Value]) -> Value:
-    """Population variance of each entry over the task vectors."""
+    """Return the population variance of each entry over the task vectors."""
     mean = running_sum(deltas) / len(deltas)
-    off = [delta - mean for delta in deltas]
-    return running_sum([one * one for one in off]) / len(deltas)
+    differences = [delta - mean for delta in deltas]
+    return running_sum([difference * difference for difference in differences]) / len(deltas)
 
 
 def selected(deltas: Sequence[Value], cut: float | None) -> list[Value]:
-    """The task vectors where their variance reaches ``cut``; all of them where that is None."""
+    """Return the task vectors where their variance reaches ``cut``; all of them where that is None."""
     if cut is None:
         return list(deltas)
     if cut == NOTHING:
@@ -46,7 +46,7 @@ def selected(deltas: Sequence[Value], cut: float | None) -> list[Value]:
 
 @dataclass(frozen=True)
 class VarianceCut(FoundValue):
-    """By tensor: the smallest variance that is kept."""
+    """Finds, by tensor, the smallest variance that is kept."""
 
     density: float
     descending = True
@@ -64,18 +64,18 @@ Squares = Mapping[str, list[float]]
 
 @dataclass(frozen=True)
 class SelectedSquares(Statistic[list[float], Squares]):
-    """By tensor: the sum of squares of each task vector, where ``needs`` (a cut, if one is there) keeps it."""
+    """Sums the squares of each task vector by tensor, where ``needs`` (a cut, if one is there) keeps it."""
 
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
         kept = selected(values, needs[0][tensor.name] if needs else None)
-        return tuple(total(one * one) for one in kept)
+        return tuple(total(delta * delta) for delta in kept)
 
     def partial(self, *reduced: Any) -> list[float]:
         return list(reduced)
 
     def combine(self, partials: Mapping[str, list[list[float]]], numels: Mapping[str, int], state: None) -> Squares:
         sums = tensor_totals(partials)
-        return {name: [one / numels[name] for one in found] for name, found in sums.items()}
+        return {name: [square / numels[name] for square in squares] for name, squares in sums.items()}
 
 
 class Sce(Op[SceParams, Any]):
@@ -103,10 +103,10 @@ class Sce(Op[SceParams, Any]):
         weights = _weights(stats["squares"][tensor.name])
         sign = (running_sum(deltas).sign() * 2.0 + 1.0).sign()
         agreeing = [(delta * sign).clamp(min=0.0) for delta in deltas]
-        taken = running_sum([one.sign() for one in agreeing], weights)
+        taken = running_sum([magnitudes.sign() for magnitudes in agreeing], weights)
         return running_sum(agreeing, weights) * sign / taken.clamp(min=SMALLEST_SUM) + 0.0  # zeros without a sign
 
 
 def _weights(squares: Sequence[float]) -> list[float]:
     whole = math.fsum(squares)
-    return [1.0 / len(squares)] * len(squares) if whole < SMALLEST_SUM else [one / whole for one in squares]
+    return [1.0 / len(squares)] * len(squares) if whole < SMALLEST_SUM else [square / whole for square in squares]

@@ -41,10 +41,10 @@ class Slerp(SphereOp[SlerpParams]):
 
 
 def _factors(t: float, gram: Gram) -> tuple[float, float]:
-    """What the two models are multiplied with."""
+    """Return the factors of the two models."""
     sizes = [math.sqrt(gram[i][i]) for i in (0, 1)]
-    one, other = (size if size > NO_DIRECTION else 1.0 for size in sizes)
-    cosine = gram[0][1] / one / other
+    first_norm, second_norm = (size if size > NO_DIRECTION else 1.0 for size in sizes)
+    cosine = gram[0][1] / first_norm / second_norm
     if abs(cosine) > NEARLY_PARALLEL:
         return 1.0 - t, t
     angle = math.acos(cosine)

@@ -79,16 +79,16 @@ class Soup(Op[SoupParams]):
     def _scores(
         self, params: SoupParams, soups: Mapping[str, tuple[str, ...]], context: DriverContext
     ) -> dict[str, float]:
-        """The metric of the uniform soup of each entry's models."""
+        """Return the metric of the uniform soup of each entry's models."""
         variants = {name: self._uniform(models) for name, models in soups.items()}
-        found = context.evaluate(variants, _judged(params))
-        if any(params.objective not in metrics for metrics in found.values()):
-            known = ", ".join(next(iter(found.values())))
+        scores = context.evaluate(variants, _judged(params))
+        if any(params.objective not in metrics for metrics in scores.values()):
+            known = ", ".join(next(iter(scores.values())))
             raise EvalError(f"node '{context.node}': no metric '{params.objective}'; the suite gives: {known}")
-        return {name: metrics[params.objective] for name, metrics in found.items()}
+        return {name: metrics[params.objective] for name, metrics in scores.items()}
 
 
 def _judged(params: SoupParams) -> SuiteUse:
-    """The part of the suite that judges soups."""
+    """Return the part of the suite that judges soups."""
     assert params.suite is not None
     return SuiteUse(params.suite, params.split, params.tasks, objective=params.objective)

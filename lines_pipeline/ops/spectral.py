@@ -21,7 +21,7 @@ from lines_pipeline.ops.kernels import Block, Value, running_sum
 
 
 class MatrixParams(OpParams):
-    """Which tensors are matrices: all that are 2-D, or those of them that ``matrices`` names."""
+    """Tells which tensors are matrices: all that are 2-D, or those of them that ``matrices`` names."""
 
     matrices: tuple[str, ...] | None = Field(
         None, description="Globs of the 2-D tensors to decompose; default all.", strict=False
@@ -113,7 +113,7 @@ class SpectralOp(Op[SP], Generic[SP]):
         return OpExplanation(
             (
                 f"decomposes {len(matrices)} matrices of {count} task vectors, {share:.1%} of the parameters{largest}",
-                *(f"rank {kept} of {full}: {found} matrices" for (kept, full), found in sorted(ranks.items())),
+                *(f"rank {kept} of {full}: {number} matrices" for (kept, full), number in sorted(ranks.items())),
             ),
             {
                 "matrices": len(matrices),

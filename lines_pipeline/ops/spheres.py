@@ -16,28 +16,28 @@ Coefficients = list[float]
 """A vector as a combination of the models (or task vectors) of a tensor."""
 
 
-def inner(one: Sequence[float], other: Sequence[float], gram: Gram) -> float:
-    """Inner product of two combinations."""
-    return math.fsum(a * b * gram[i][j] for i, a in enumerate(one) if a for j, b in enumerate(other) if b)
+def inner(first: Sequence[float], second: Sequence[float], gram: Gram) -> float:
+    """Return the inner product of two combinations."""
+    return math.fsum(a * b * gram[i][j] for i, a in enumerate(first) if a for j, b in enumerate(second) if b)
 
 
-def length(one: Sequence[float], gram: Gram) -> float:
-    """Euclidean norm of a combination."""
-    return math.sqrt(max(inner(one, one, gram), 0.0))
+def length(vector: Sequence[float], gram: Gram) -> float:
+    """Return the euclidean norm of a combination."""
+    return math.sqrt(max(inner(vector, vector, gram), 0.0))
 
 
 def combination(parts: Sequence[tuple[float, Sequence[float]]]) -> Coefficients:
     """Sum of combinations, each with its factor."""
-    return [math.fsum(factor * one[i] for factor, one in parts) for i in range(len(parts[0][1]))]
+    return [math.fsum(factor * vector[i] for factor, vector in parts) for i in range(len(parts[0][1]))]
 
 
 def units(gram: Gram, floor: float = 0.0) -> list[Coefficients]:
-    """Every vector divided by its norm plus ``floor``; a vector of norm 0 stays as it is."""
-    found = []
+    """Return every vector divided by its norm plus ``floor``; a vector of norm 0 stays as it is."""
+    vectors = []
     for i in range(len(gram)):
         size = math.sqrt(gram[i][i])
-        found.append([1.0 / (size + floor) if i == j and size else float(i == j) for j in range(len(gram))])
-    return found
+        vectors.append([1.0 / (size + floor) if i == j and size else float(i == j) for j in range(len(gram))])
+    return vectors
 
 
 class SphereOp(Op[P, Grams], Generic[P]):
@@ -55,7 +55,7 @@ class SphereOp(Op[P, Grams], Generic[P]):
 
 
 def combined(base: Sequence[Value], models: Sequence[Value], factors: Sequence[float]) -> Value:
-    """The combination of models, or of their differences from a base that is then added."""
+    """Return the combination of models, or of their differences from a base that is then added."""
     if not base:
         return running_sum(models, factors)
     return base[0] + running_sum([model - base[0] for model in models], factors)

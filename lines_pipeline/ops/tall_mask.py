@@ -18,12 +18,12 @@ class TallMaskParams(OpParams):
 
 
 def tall_mask(delta: Value, merged: Value, threshold: float) -> Value:
-    """Boolean mask of ``delta``'s shape: strictly larger than ``threshold`` times its distance to ``merged``."""
+    """Return a mask of ``delta``'s shape: strictly larger than ``threshold`` times its distance to ``merged``."""
     return delta.abs() > (merged - delta).abs() * threshold
 
 
 def mask_count(masks: Sequence[Value], like: Value) -> Value:
-    """How many of the masks are set at each entry, in the type of ``like``."""
+    """Return how many of the masks are set at each entry, in the type of ``like``."""
     total = zeros_like(like)
     for mask in masks:
         total = total + mask

@@ -94,5 +94,5 @@ def _agreeing(deltas: Sequence[Value], weights: Sequence[float], whole: Value) -
     """Sum of the weighted entries whose sign is that of the whole sum, and of their weights, or 1 where that is 0."""
     sign = (whole.sign() * 2.0 + 1.0).sign()
     kept = [(delta * weight * sign).clamp(min=0.0) for delta, weight in zip(deltas, weights, strict=True)]
-    taken = running_sum([one.sign() for one in kept], weights)
+    taken = running_sum([magnitudes.sign() for magnitudes in kept], weights)
     return running_sum(kept) * sign + 0.0, taken + (taken.abs().sign() * -1.0 + 1.0)

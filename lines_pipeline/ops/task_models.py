@@ -40,27 +40,27 @@ class TaskModel:
         return cls(module, None if head is None else head.to(device), task, device, parameters, names)
 
     def logits(self, parameters: Mapping[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-        """Logits [n, classes] of inputs [n, whatever the model takes], with these parameters."""
-        found = functional_call(self.module, dict(parameters), (inputs,))
-        return found if self.head is None else self.head.logits(found)
+        """Return logits [n, classes] of inputs [n, whatever the model takes], with these parameters."""
+        features = functional_call(self.module, dict(parameters), (inputs,))
+        return features if self.head is None else self.head.logits(features)
 
     def inputs(self, data: TaskData, split: str, rows: int) -> Iterator[torch.Tensor]:
-        """The first ``rows`` inputs of a split, batch by batch; ``EvalError`` where there are none."""
-        left = rows
+        """Yield the first ``rows`` inputs of a split, batch by batch; ``EvalError`` where there are none."""
+        rows_left = rows
         for batch, _ in data.batches(self.task, split):
-            if left == 0:
+            if rows_left == 0:
                 return
             if not isinstance(batch, torch.Tensor):
                 raise EvalError(f"task '{self.task}': inputs are a {type(batch).__name__}, expected a tensor")
-            taken = batch[:left].to(self.device)
-            left -= len(taken)
+            taken = batch[:rows_left].to(self.device)
+            rows_left -= len(taken)
             yield taken
-        if left == rows:
+        if rows_left == rows:
             raise EvalError(f"task '{self.task}' has no inputs to measure on")
 
 
 def _named(module: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The parameters of a module by name, tied ones once, and their names by those of a state that it has loaded.
+    """Return a module's parameters by name, tied ones once, and their names by those of a state that it has loaded.
 
     A module may wrap the one that the state's names are of: its parameters then have a prefix more.
     """
@@ -69,7 +69,9 @@ def _named(module: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[dict[s
     every = {name: first[id(value)] for name, value in module.named_parameters(remove_duplicate=False)}
     names = {}
     for name in state:
-        known = [one for one in every if one == name] or [one for one in every if one.endswith(f".{name}")]
-        if len(known) == 1:
-            names[name] = every[known[0]]
+        matches = [own_name for own_name in every if own_name == name] or [
+            own_name for own_name in every if own_name.endswith(f".{name}")
+        ]
+        if len(matches) == 1:
+            names[name] = every[matches[0]]
     return {name: parameters[name].detach() for name in dict.fromkeys(names.values())}, names

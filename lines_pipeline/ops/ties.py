@@ -69,12 +69,12 @@ class Ties(Op[TiesParams, Any]):
     def statistics(self, params: TiesParams, inputs: Ids, step: str) -> dict[str, AnyStatistic]:
         deltas, given = inputs["deltas"], inputs.get("sign_from", ())
         trims = trim_statistics(params.density, params.scope, deltas, exact=params.exact)
-        found, needs = dict[str, AnyStatistic](trims), tuple(trims.values())
+        statistics, needs = dict[str, AnyStatistic](trims), tuple(trims.values())
         if params.sign != "mass":
-            own = [(found[name],) if (name := f"threshold{i}") in found else () for i in range(len(deltas))]
-            found |= {f"square{i}": KeptSquares((delta,), needs=own[i]) for i, delta in enumerate(deltas)}
+            own = [(statistics[name],) if (name := f"threshold{i}") in statistics else () for i in range(len(deltas))]
+            statistics |= {f"square{i}": KeptSquares((delta,), needs=own[i]) for i, delta in enumerate(deltas)}
         if params.zero_sign == "positive":
-            return found
+            return statistics
         election = SignMajority(
             (*given, *deltas),
             params.weights,
@@ -82,9 +82,9 @@ class Ties(Op[TiesParams, Any]):
             tuple(density < 1.0 for density in params.density),
             params.sign,
             bool(given),
-            needs=(*needs, *(one for name, one in found.items() if name.startswith("square"))),
+            needs=(*needs, *(statistic for name, statistic in statistics.items() if name.startswith("square"))),
         )
-        return found | {"election": election}
+        return statistics | {"election": election}
 
     def apply_at(
         self, params: TiesParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any], position: int
@@ -105,12 +105,12 @@ class Ties(Op[TiesParams, Any]):
     def summary(
         self, params: TiesParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
     ) -> Summary:
-        found = trim_summary(params.density, params.scope, stats, sum(numels.values()))
-        found |= {"num_experts": counts["deltas"]}
+        figures = trim_summary(params.density, params.scope, stats, sum(numels.values()))
+        figures |= {"num_experts": counts["deltas"]}
         if params.zero_sign == "positive":
-            return found
+            return figures
         election = stats["election"]
-        return found | {"sign_majority": election.majority, "zero_sign_entries": election.zero_entries}
+        return figures | {"sign_majority": election.majority, "zero_sign_entries": election.zero_entries}
 
 
 def _sums(kept: Kept, direction: Value) -> tuple[Value, Value]:

@@ -24,7 +24,7 @@ class DensityParams(OpParams):
 def trim_statistics(
     densities: Sequence[float], scope: str, deltas: tuple[str, ...], *, exact: bool = False
 ) -> dict[str, TrimThreshold]:
-    """A threshold for each of ``deltas``; none where nothing is trimmed."""
+    """Return a threshold for each of ``deltas``; none where nothing is trimmed."""
     kind = RankedEntry if exact else TrimThreshold
     thresholds = zip(deltas, densities, strict=True)
     return {f"threshold{i}": kind((delta,), share, scope) for i, (delta, share) in enumerate(thresholds) if share < 1.0}
@@ -33,11 +33,11 @@ def trim_statistics(
 def trim_summary(densities: Sequence[float], scope: str, stats: Mapping[str, object], total: int) -> dict[str, object]:
     """Rank, thresholds and kept entries as the reference code counts them (global scope)."""
     figures: dict[str, object] = {"num_params": total}
-    known = (stats.get(f"threshold{index}") for index in range(len(densities)))
-    thresholds = [one if isinstance(one, Thresholds) else None for one in known]
+    results = (stats.get(f"threshold{index}") for index in range(len(densities)))
+    thresholds = [result if isinstance(result, Thresholds) else None for result in results]
     if scope == "global" and total and any(thresholds):
         ranks = [total - int(total * density) for density in densities]
         figures["trim_rank"] = ranks[0] if len(set(ranks)) == 1 else ranks
         whole = TensorSpec("", "float32", ())
-        figures["trim_thresholds"] = [0.0 if found is None else found.of(whole) for found in thresholds]
-    return figures | {"kept_per_expert": [total if found is None else found.kept for found in thresholds]}
+        figures["trim_thresholds"] = [0.0 if threshold is None else threshold.of(whole) for threshold in thresholds]
+    return figures | {"kept_per_expert": [total if threshold is None else threshold.kept for threshold in thresholds]}

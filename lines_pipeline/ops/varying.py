@@ -36,11 +36,11 @@ class ByBlock:
 
     def at(self, block: int, depth: int) -> Number:
         """Return the number of a block of so many; exactly one of ``numbers`` where there are as many."""
-        place, rest = divmod(block * (len(self.numbers) - 1), depth - 1)
-        if rest == 0:
-            return self.numbers[place]
-        low, high = self.numbers[place], self.numbers[place + 1]
-        return low + (high - low) * (rest / (depth - 1))
+        index, remainder = divmod(block * (len(self.numbers) - 1), depth - 1)
+        if remainder == 0:
+            return self.numbers[index]
+        low, high = self.numbers[index], self.numbers[index + 1]
+        return low + (high - low) * (remainder / (depth - 1))
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Varying:
 
     @property
     def label(self) -> str:
-        """The parameter as it is written: ``weights[0]``."""
+        """Return the parameter as it is written: ``weights[0]``."""
         return "".join(f"[{part}]" if isinstance(part, int) else part for part in self.path)
 
 

@@ -43,9 +43,13 @@ class Wudi(SpectralOp[WudiParams]):
         return interference_bytes(tensor) + gram + 5 * matrix_bytes(tensor)
 
     def merge(self, params: WudiParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
-        found = Interference.of(matrices)
-        total, start, gram = found.total, found.gradient_at_total(), found.gram.to(found.total.dtype)
-        del found
+        interference = Interference.of(matrices)
+        total, start, gram = (
+            interference.total,
+            interference.gradient_at_total(),
+            interference.gram.to(interference.total.dtype),
+        )
+        del interference
         return total.add_(_stepped(start, gram, params))
 
 

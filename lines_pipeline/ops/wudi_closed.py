@@ -42,7 +42,7 @@ class WudiClosed(SpectralOp[WudiClosedParams]):
         return interference_bytes(tensor) + solving + matrix_bytes(tensor)
 
     def merge(self, params: WudiClosedParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
-        found = Interference.of(matrices)
-        eps = torch.finfo(found.gram.dtype).eps
-        merged, _ = solved_from_right(found.gram, found.target, params.ridge, unknown_below=eps)
-        return merged.to(found.total.dtype)
+        interference = Interference.of(matrices)
+        eps = torch.finfo(interference.gram.dtype).eps
+        merged, _ = solved_from_right(interference.gram, interference.target, params.ridge, unknown_below=eps)
+        return merged.to(interference.total.dtype)

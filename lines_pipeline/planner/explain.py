@@ -23,7 +23,7 @@ from lines_pipeline.planner.varying_numbers import explain_numbers
 
 @dataclass(frozen=True)
 class ExplainedStep:
-    """What a step's op says of it, and the blocks that it tells apart."""
+    """Holds what a step's op says of it, and the blocks that it tells apart."""
 
     step: str
     said: OpExplanation
@@ -32,18 +32,18 @@ class ExplainedStep:
     """What is scaled and in no tower."""
 
     def to_dict(self) -> dict[str, Any]:
-        """In plain values, but for the block of every tensor."""
+        """Return plain values, without the block of every tensor."""
         return {"step": self.step, **self.said.values}
 
     def render(self) -> list[str]:
-        """As lines for people."""
+        """Return lines for people."""
         first, *below = self.said.lines
         return [f"  {self.step}: {first}", *(f"    {line}" for line in below)]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What would run. Bytes are of tensor data; ``peak_bytes`` of anonymous memory."""
+    """Tells what would run. Bytes are of tensor data; ``peak_bytes`` of anonymous memory."""
 
     name: str
     passes: tuple[Mapping[str, Any], ...]
@@ -70,31 +70,32 @@ class Explanation:
     """Disks that have not got room for what is to be written: a run would be refused."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Return what ``--json`` prints."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "explained"}
-        explained = [one.to_dict() for one in self.explained]
-        return {**plain, "passes": [dict(one) for one in self.passes], "lines": explained}
+        values = [step.to_dict() for step in self.explained]
+        return {**plain, "passes": [dict(stage) for stage in self.passes], "lines": values}
 
     def render(self) -> str:
-        """As text for people."""
+        """Return text for people."""
         lines = [f"plan of {self.name}"]
-        for one in self.passes:
-            what = [f"gathers {', '.join(one['measures'])}"] if one["measures"] else []
-            what += [f"drafts {sink} as {step}" for sink, step in one["drafts"].items()]
-            what += [f"writes {', '.join(one['writes'])}"] if one["writes"] else []
-            what += [_waiting(one["at_once"], self.settings["workers"])] if one["waits"] else []
-            lines.append(f"  pass {one['number']}: reads {_bytes(one['bytes_read'])}; {'; '.join(what)}")
+        for stage in self.passes:
+            parts = [f"gathers {', '.join(stage['measures'])}"] if stage["measures"] else []
+            parts += [f"drafts {sink} as {step}" for sink, step in stage["drafts"].items()]
+            parts += [f"writes {', '.join(stage['writes'])}"] if stage["writes"] else []
+            parts += [_waiting(stage["at_once"], self.settings["workers"])] if stage["waits"] else []
+            parts += [_narrowing(stage["narrowing"])] if stage["narrowing"] > 1 else []
+            lines.append(f"  pass {stage['number']}: reads {_bytes(stage['bytes_read'])}; {'; '.join(parts)}")
         if not self.passes:
             lines.append("  no pass over the data: everything is in the cache")
         lines.append(f"  reads {_bytes(self.bytes_read)}, writes {_bytes(self.bytes_written)}")
         lines.append(f"  projected peak of anonymous memory {_bytes(self.peak_bytes)}")
-        lines += [f"    {_bytes(taken)} while {node} is carried out" for node, taken in self.drivers.items()]
+        lines += [f"    {_bytes(nbytes)} while {node} is carried out" for node, nbytes in self.drivers.items()]
         lines.append(f"  computes in {', '.join(self.compute_dtypes)}, stores {', '.join(self.stored_dtypes)}")
-        found = [*self.cached, *(f"statistics of {step}" for step in self.measured)]
-        lines.append(f"  in the cache: {', '.join(found) or 'nothing that this recipe needs'}")
+        reused = [*self.cached, *(f"statistics of {step}" for step in self.measured)]
+        lines.append(f"  in the cache: {', '.join(reused) or 'nothing that this recipe needs'}")
         if self.trials:
             lines.append(f"  tune: {self.trials} trials before the passes above")
-        lines += [line for one in self.explained for line in one.render()]
+        lines += [line for step in self.explained for line in step.render()]
         lines += [f"  warning: {warning}" for warning in self.warnings]
         lines += [f"  note: {note}" for note in (*self.notes, *self.shortages)]
         return "\n".join(lines) + "\n"
@@ -108,6 +109,10 @@ def _waiting(at_once: int, workers: int) -> str:
     return f"{at_once} of {workers} workers at a time, to keep within --memory"
 
 
+def _narrowing(factor: float) -> str:
+    return f"keeps brackets {factor:g} times narrower, for the same"
+
+
 def _bytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count < 10**9 else f"{count / 1e9:,.2f} GB"
 
@@ -117,12 +122,15 @@ def explain_plan(name: str, planned: Plan, trials: int = 0) -> Explanation:
     graph, schemas, catalogue = planned.graph, planned.schemas, planned.catalogue
     steps, settings = ancestors(graph, planned.wanted.told), planned.settings
     stages = [
-        _described(part, number) for part in planned.parts for number, one in enumerate(part.stages) if not one.is_empty
+        _described(part, number)
+        for part in planned.parts
+        for number, stage in enumerate(part.stages)
+        if not stage.is_empty
     ]
-    stages = [{**one, "number": number} for number, one in enumerate(stages, 1)]
+    stages = [{**stage, "number": number} for number, stage in enumerate(stages, 1)]
     known = catalogue.statistics
-    said = (explained_step(graph.steps[step], schemas[step], stats_of(graph, step, known)) for step in steps)
-    explained = tuple(one for one in said if one is not None)
+    explanations = (explained_step(graph.steps[step], schemas[step], stats_of(graph, step, known)) for step in steps)
+    explained = tuple(step for step in explanations if step is not None)
     specs = [spec for step in planned.wanted.told for spec in schemas[step].tensors.values()]
     written = {step for part in planned.parts for step in part.wanted.files}
     cached = (step for part in planned.parts for step in part.cached if step in catalogue.values)
@@ -130,8 +138,8 @@ def explain_plan(name: str, planned: Plan, trials: int = 0) -> Explanation:
     return Explanation(
         name=name,
         passes=tuple(stages),
-        bytes_read=sum(one["bytes_read"] for one in stages),
-        bytes_written=sum(one["bytes_written"] for one in stages),
+        bytes_read=sum(stage["bytes_read"] for stage in stages),
+        bytes_written=sum(stage["bytes_written"] for stage in stages),
         peak_bytes=planned.peak_bytes,
         compute_dtypes=tuple(sorted({spec.compute_dtype for spec in specs if spec.is_floating})),
         stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
@@ -141,47 +149,51 @@ def explain_plan(name: str, planned: Plan, trials: int = 0) -> Explanation:
         trials=trials,
         settings={"scheduler": settings.scheduler, "workers": settings.workers, "memory": settings.memory},
         drivers=_largest_by_node(planned),
-        notes=render(told for step in steps for told in schemas[step].told),
-        warnings=tuple(dict.fromkeys(warning for one in explained for warning in one.warnings)),
+        notes=render(note for step in steps for note in schemas[step].notes),
+        warnings=tuple(dict.fromkeys(warning for step in explained for warning in step.warnings)),
     )
 
 
 def _largest_by_node(planned: Plan) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for step, taken in planned.drivers.items():
+    largest: dict[str, int] = {}
+    for step, nbytes in planned.drivers.items():
         node = planned.graph.steps[step].node
-        found[node] = max(found.get(node, 0), taken)
-    return found
+        largest[node] = max(largest.get(node, 0), nbytes)
+    return largest
 
 
 def _described(planned: Plan, number: int) -> dict[str, Any]:
-    """A stage of a plan in plain values."""
-    one, schemas = planned.stages[number], planned.schemas
-    kinds = sorted({type(statistic).__name__ for statistic in one.statistics if not statistic.optional})
+    """Return a stage of a plan in plain values."""
+    stage, schemas = planned.stages[number], planned.schemas
+    kinds = sorted({type(statistic).__name__ for statistic in stage.statistics if not statistic.optional})
     partial_outputs = {
-        sink: partial_output.step for sink, partial_output in one.partial_outputs.items() if partial_output.step != sink
+        sink: partial_output.step
+        for sink, partial_output in stage.partial_outputs.items()
+        if partial_output.step != sink
     }
-    writes = [*one.sinks, *(sink for sink in one.partial_outputs if sink not in partial_outputs)]
+    writes = [*stage.sinks, *(sink for sink in stage.partial_outputs if sink not in partial_outputs)]
     return {
-        "number": one.number,
+        "number": stage.number,
         "measures": kinds,
         "drafts": partial_outputs,
         "writes": writes,
-        "bytes_read": _bytes_read(planned, one),
+        "bytes_read": _bytes_read(planned, stage),
         "bytes_drafted": _nbytes(partial_outputs, schemas),
         "bytes_written": _nbytes(writes, schemas),
-        "sampled": any(statistic.sampled for statistic in one.statistics),
+        "sampled": any(statistic.sampled for statistic in stage.statistics),
         "at_once": planned.memory[number].at_once,
         "waits": planned.memory[number].is_waiting,
+        "narrowing": planned.memory[number].narrowing,
     }
 
 
-def _bytes_read(planned: Plan, one: Stage) -> int:
+def _bytes_read(planned: Plan, stage: Stage) -> int:
     schemas = planned.schemas
-    unknown = {statistic: None for stage in planned.stages for statistic in stage.statistics}
-    written = {s: (Write(s, dict.fromkeys(schemas[s].tensors, ())),) for s in (*one.sinks, *one.partial_outputs)}
+    unknown = {statistic: None for any_stage in planned.stages for statistic in any_stage.statistics}
+    written = {s: (Write(s, dict.fromkeys(schemas[s].tensors, ())),) for s in (*stage.sinks, *stage.partial_outputs)}
     known = {**unknown, **planned.known}
-    return read_bytes(compile_stage(one, planned.graph, schemas, stage_sources(planned, one, {}), known, written))
+    sources = stage_sources(planned, stage, {})
+    return read_bytes(compile_stage(planned, stage, sources, known=known, outputs=written))
 
 
 def _nbytes(sinks: Iterable[str], schemas: Mapping[str, Schema]) -> int:
@@ -189,7 +201,7 @@ def _nbytes(sinks: Iterable[str], schemas: Mapping[str, Schema]) -> int:
 
 
 def explained_step(step: Step, schema: Schema, stats: Mapping[str, Any] | None) -> ExplainedStep | None:
-    """What a step's op says of it; ``stats`` is None while statistics that it needs are not known."""
+    """Return what a step's op says of it; ``stats`` is None while statistics that it needs are not known."""
     layers = layers_of(step, schema)
     said = step.op.explain(step.params, PlannedValue(schema, step.counts, layers), stats) if not step.varying else None
     said = explain_numbers(step, schema, layers) if step.varying else said
@@ -200,10 +212,11 @@ def explained_step(step: Step, schema: Schema, stats: Mapping[str, Any] | None) 
 
 
 def describe_layers(report: Explanation) -> str:
-    """The layer maps and scales as JSON text, for the run's artifacts."""
+    """Return the layer maps and scales as JSON text, for the run's artifacts."""
     maps = {
-        one.step: dict(one.said.values) | {"blocks": {name: [*place] for name, place in one.layers.blocks.items()}}
-        for one in report.explained
-        if one.layers is not None
+        explained.step: dict(explained.said.values)
+        | {"blocks": {name: [*place] for name, place in explained.layers.blocks.items()}}
+        for explained in report.explained
+        if explained.layers is not None
     }
     return canonical_json(maps)

@@ -24,17 +24,17 @@ class Fingerprints:
         self._steps: dict[str, str | None] = {}
 
     def step(self, step_id: str) -> str | None:
-        """The key of a step's value, or None while an input's content is unknown."""
+        """Return the key of a step's value, or None while an input's content is unknown."""
         if step_id not in self._steps:
             self._steps[step_id] = self._step_key(step_id)
         return self._steps[step_id]
 
     def statistic(self, statistic: AnyStatistic) -> str | None:
-        """The key of a statistic's result."""
+        """Return the key of a statistic's result."""
         of, needs = [self.step(step_id) for step_id in statistic.of], [self.statistic(need) for need in statistic.needs]
         if None in of or None in needs:
             return None
-        fields = {f.name: getattr(statistic, f.name) for f in dataclasses.fields(statistic)}
+        fields = {f.name: getattr(statistic, f.name) for f in dataclasses.fields(statistic) if f.compare}
         own = {name: value for name, value in fields.items() if name not in ("of", "needs", "optional")}
         own |= {} if own.pop("bounds") is None else {"bounds": statistic.bounds}
         kind = [type(statistic).__name__, statistic.version, *self._foreign.get(type(statistic), ())]
@@ -42,7 +42,7 @@ class Fingerprints:
 
     @cached_property
     def _foreign(self) -> Mapping[type[AnyStatistic], list[str]]:
-        """The plug-ins that define statistics of their own, by kind."""
+        """Return the plug-ins that define statistics of their own, by kind."""
         return {
             type(statistic): _plugin_identity(step.op)
             for step in self._graph.steps.values()
@@ -55,8 +55,8 @@ class Fingerprints:
         step = self._graph.steps[step_id]
         if step.op.is_source and step_id not in self._digests:
             return None
-        taken = {} if step.op.is_source else step.inputs  # what was read is known by its own digest
-        inputs = {port: [self.step(i) for i in ids] for port, ids in taken.items()}
+        read = {} if step.op.is_source else step.inputs  # what was read is known by its own digest
+        inputs = {port: [self.step(i) for i in ids] for port, ids in read.items()}
         if any(key is None for keys in inputs.values() for key in keys):
             return None
         params = step.params.model_dump(mode="json", exclude=set(step.op.identified_by_content))
@@ -66,9 +66,9 @@ class Fingerprints:
         versions = {name: statistic.version for name, statistic in statistics.items()}
         bounded = ["bounded"] if any(statistic.bounds for statistic in statistics.values()) else []  # unlike in 0.1
         op = [step.op.name, step.op.version, versions, *bounded, *_plugin_identity(step.op)]
-        more: list[Any] = [step.content] if step.content else []
-        more += [[type(one.by).__name__, one.path, one.by.numbers] for one in step.varying]
-        return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source, *more])
+        extra: list[Any] = [step.content] if step.content else []
+        extra += [[type(varying.by).__name__, varying.path, varying.by.numbers] for varying in step.varying]
+        return content_key([CACHE_VERSION, op, params, inputs, step.include, step.exclude, source, *extra])
 
 
 def _plugin_identity(op: AnyOp) -> list[str]:

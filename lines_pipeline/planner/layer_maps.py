@@ -14,7 +14,7 @@ def layers_of(step: Step, schema: Schema) -> LayerMap | None:
 
     Raises ``PlanError``, naming the node, where there is none or where it leaves out too much of what is scaled.
     """
-    by_block = "auto" if any(isinstance(one.by, ByBlock) for one in step.varying) else None
+    by_block = "auto" if any(isinstance(varying.by, ByBlock) for varying in step.varying) else None
     patterns = step.op.layer_pattern(step.params) or by_block
     if patterns is None:
         return None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.io.checkpoint import Checkpoint
+from lines_pipeline.graph.graph import Step
+from lines_pipeline.io.checkpoint import Checkpoint, StoredTensor
 from lines_pipeline.ops.base import AnyStatistic
 from lines_pipeline.ops.depth import Place, place_of
 from lines_pipeline.planner.layer_maps import layers_of
@@ -33,111 +33,142 @@ Outputs = Mapping[str, tuple[Write, ...]]
 
 
 def compile_stage(
-    one: Stage,
-    graph: Graph,
-    schemas: Mapping[str, Schema],
+    planned: Plan,
+    stage: Stage,
     sources: Mapping[str, Checkpoint],
+    *,
     known: Mapping[AnyStatistic, Any],
     outputs: Outputs,
-    *,
     hashed: frozenset[str] = frozenset(),
     nonfinite: Mapping[str, frozenset[str]] | None = None,
 ) -> StagePlan:
-    """The plan of a stage, of which sources in ``hashed`` are hashed; ``nonfinite`` names tensors by source.
+    """Return the plan of a stage, of which sources in ``hashed`` are hashed; ``nonfinite`` names tensors by source.
 
     The device and the states of statistics are filled in by the engine.
     """
-    steps = tuple(graph.steps[step_id] for step_id in one.steps)
-    shapes = tell_apart(schemas, sources)
-    named = {step_id: schemas[step_id] for step_id in (*one.steps, *sources)}
-    views = views_of(steps, named, shapes)
-    seen = {step_id: views.get(step_id, {}) for step_id in named}
-    statistics = {step.id: statistics_of(graph, step.id) for step in steps if step.id not in sources}
-    speculated = {
-        *one.speculations.values(),
-        *(partial_output.speculation for partial_output in one.partial_outputs.values() if partial_output.speculation),
-    }
-    writes = (
-        *(write for sink in one.sinks for write in outputs.get(sink, ())),
-        *(
-            write
-            for sink, partial_output in one.partial_outputs.items()
-            for write in _partial_writes(sink, partial_output, schemas, outputs)
-        ),
-    )
+    steps = tuple(planned.graph.steps[step_id] for step_id in stage.steps)
+    computed = [step for step in steps if step.id not in sources]
+    keys = _Keys.of(planned, steps, sources)
+    statistics = {step.id: statistics_of(planned.graph, step.id) for step in computed}
+    speculated = {*stage.speculations.values(), *(output.speculation for output in stage.partial_outputs.values())}
     return StagePlan(
         steps=steps,
-        schemas={
-            step_id: replace(keyed_schema(schema, seen[step_id], shapes), beside=keyed_beside(schema, named, shapes))
-            for step_id, schema in named.items()
+        schemas={step_id: keys.schema(step_id) for step_id in keys.schemas},
+        stats={
+            step: {name: known[statistic] for name, statistic in by_name.items() if statistic in known}
+            for step, by_name in statistics.items()
         },
-        stats={step: {n: known[m] for n, m in found.items() if m in known} for step, found in statistics.items()},
-        speculated={step: {n: m for n, m in found.items() if m in speculated} for step, found in statistics.items()},
-        positions={
-            step.id: with_views(
-                shapes.keyed(positions_of(step, schemas[step.id]), schemas[step.id].tensors), seen[step.id]
-            )
-            for step in steps
-            if step.id not in sources
+        speculated={
+            step: {name: statistic for name, statistic in by_name.items() if statistic in speculated}
+            for step, by_name in statistics.items()
         },
-        sources={step_id: keyed_sources(one.tensors, seen[step_id], shapes) for step_id, one in sources.items()},
+        positions={step.id: keys.positions(step) for step in computed},
+        sources={step_id: keys.stored(step_id, checkpoint) for step_id, checkpoint in sources.items()},
         files=source_files(list(sources.values())),
         hashed=hashed,
-        nonfinite=_keyed_nonfinite(nonfinite or {}, sources, seen, shapes),
-        observations=tuple(
-            Observation(
-                m, tuple(known[need] for need in m.needs), None, one.speculations.get(m), _observed(m, schemas, shapes)
-            )
-            for m in sorted(
-                one.statistics, key=lambda statistic: statistic in one.speculations
-            )  # what is assumed comes first
+        nonfinite={
+            step_id: keys.nonfinite(step_id, checkpoint, (nonfinite or {}).get(step_id, ()))
+            for step_id, checkpoint in sources.items()
+        },
+        observations=_observations(planned, stage, known, keys.shapes),
+        writes=tuple(
+            replace(write, positions=keys.shapes.keyed(write.positions, planned.schemas[write.step].tensors))
+            for write in _writes(planned, stage, outputs)
         ),
-        writes=tuple(replace(w, positions=shapes.keyed(w.positions, schemas[w.step].tensors)) for w in writes),
-        names=shapes.names,
+        names=keys.shapes.names,
     )
 
 
-def stage_sources(planned: Plan, one: Stage, outputs: Outputs) -> dict[str, Checkpoint]:
-    """What a stage reads, by step; partial outputs lie where ``outputs`` will be."""
+@dataclass(frozen=True)
+class _Keys:
+    """Gives keys to the tensors of a stage's steps and sources, also to the views that steps take of them."""
+
+    shapes: Shapes
+    schemas: Mapping[str, Schema]
+    """By step of the stage, and by source."""
+    views: Mapping[str, Views]
+
+    @classmethod
+    def of(cls, planned: Plan, steps: Sequence[Step], sources: Mapping[str, Checkpoint]) -> _Keys:
+        """Tell tensors of one name and several shapes apart, and find the views that steps take."""
+        shapes = tell_apart(planned.schemas, sources)
+        schemas = {step_id: planned.schemas[step_id] for step_id in (*(step.id for step in steps), *sources)}
+        views = views_of(steps, schemas, shapes)
+        return cls(shapes, schemas, {step_id: views.get(step_id, {}) for step_id in schemas})
+
+    def schema(self, step_id: str) -> Schema:
+        """Return a schema by key."""
+        schema = self.schemas[step_id]
+        keyed = keyed_schema(schema, self.views[step_id], self.shapes)
+        return replace(keyed, beside=keyed_beside(schema, self.schemas, self.shapes))
+
+    def positions(self, step: Step) -> dict[str, Place]:
+        """Return where each tensor is, by key, for a step whose op depends on depth; nothing for others."""
+        schema = self.schemas[step.id]
+        return with_views(self.shapes.keyed(positions_of(step, schema), schema.tensors), self.views[step.id])
+
+    def stored(self, source: str, checkpoint: Checkpoint) -> Mapping[str, StoredTensor]:
+        """Return the stored tensors of a source by key."""
+        return keyed_sources(checkpoint.tensors, self.views[source], self.shapes)
+
+    def nonfinite(self, source: str, checkpoint: Checkpoint, names: Iterable[str]) -> frozenset[str]:
+        """Return the keys of a source's tensors and views that are known, by name, to hold NaN or Inf."""
+        own = {self.shapes.key(name, checkpoint.tensors[name].spec.shape) for name in names}
+        return frozenset(own | {key for key, view in self.views[source].items() if view.key in own})
+
+
+def _observations(
+    planned: Plan, stage: Stage, known: Mapping[AnyStatistic, Any], shapes: Shapes
+) -> tuple[Observation, ...]:
+    """Return what the stage gathers, first the statistics that others assume the outcomes of."""
+    return tuple(
+        Observation(
+            statistic,
+            tuple(known[need] for need in statistic.needs),
+            None,
+            stage.speculations.get(statistic),
+            _observed(statistic, planned.schemas, shapes),
+        )
+        for statistic in sorted(stage.statistics, key=lambda statistic: statistic in stage.speculations)
+    )
+
+
+def _writes(planned: Plan, stage: Stage, outputs: Outputs) -> list[Write]:
+    writes = [write for sink in stage.sinks for write in outputs.get(sink, ())]
+    for sink, partial_output in stage.partial_outputs.items():
+        writes += _partial_writes(sink, partial_output, planned.schemas, outputs)
+    return writes
+
+
+def stage_sources(planned: Plan, stage: Stage, outputs: Outputs) -> dict[str, Checkpoint]:
+    """Return what a stage reads, by step; partial outputs lie where ``outputs`` will be."""
     checkpoints = planned.catalogue.checkpoints
-    found = {step: checkpoints[step] for step in one.steps if step in checkpoints}
-    found |= {step: planned.cached[step] for step in one.steps if step in planned.cached}
-    left = (sink for sink, partial_output in one.partial_outputs.items() if partial_output.step == sink)
-    passthrough = {step for sink in (*one.sinks, *left) for step in planned.schemas[sink].passthrough.values()}
-    found |= {step: checkpoints[step] for step in sorted(passthrough)}
+    checkpoints_read = {step: checkpoints[step] for step in stage.steps if step in checkpoints}
+    checkpoints_read |= {step: planned.cached[step] for step in stage.steps if step in planned.cached}
+    begun = (sink for sink, partial_output in stage.partial_outputs.items() if partial_output.step == sink)
+    passthrough = {step for sink in (*stage.sinks, *begun) for step in planned.schemas[sink].passthrough.values()}
+    checkpoints_read |= {step: checkpoints[step] for step in sorted(passthrough)}
     partial_outputs: dict[str, list[Write]] = {}
-    for sink, partial_output in one.finishes.items():
-        if partial_output.step in one.steps:
+    for sink, partial_output in stage.finishes.items():
+        if partial_output.step in stage.steps:
             partial_outputs.setdefault(partial_output.step, []).extend(outputs.get(sink, ())[:1])
-    return found | {step: partial_output_of(planned.schemas[step], writes) for step, writes in partial_outputs.items()}
+    return checkpoints_read | {
+        step: partial_output_of(planned.schemas[step], writes) for step, writes in partial_outputs.items()
+    }
 
 
 def _observed(statistic: AnyStatistic, schemas: Mapping[str, Schema], shapes: Shapes) -> frozenset[str] | None:
-    """Keys of the tensors that a bounded statistic looks at."""
+    """Return the keys of the tensors that a bounded statistic looks at."""
     if not statistic.bounds:
         return None
     specs = {name: spec for step in statistic.of for name, spec in schemas[step].tensors.items()}
     return frozenset(shapes.key(name, specs[name].shape) for name in population(statistic, schemas))
 
 
-def _keyed_nonfinite(
-    nonfinite: Mapping[str, frozenset[str]],
-    sources: Mapping[str, Checkpoint],
-    views: Mapping[str, Views],
-    shapes: Shapes,
-) -> dict[str, frozenset[str]]:
-    """Keys of tensors and views that are known to hold NaN or Inf, by source."""
-    found = {}
-    for step, checkpoint in sources.items():
-        own = {shapes.key(name, checkpoint.tensors[name].spec.shape) for name in nonfinite.get(step, ())}
-        found[step] = frozenset(own | {key for key, seen in views[step].items() if seen.key in own})
-    return found
-
-
 def _partial_writes(
     sink: str, partial_output: PartialOutput, schemas: Mapping[str, Schema], outputs: Outputs
 ) -> list[Write]:
-    """The output itself, or another step's value at the first place of every floating-point tensor that it has."""
+    """Return the output itself, or another step's value at the first place of every tensor that it has."""
     if sink == partial_output.step:
         return [replace(write, speculation=partial_output.speculation) for write in outputs.get(sink, ())]
     first = outputs[sink][0].positions if outputs else {}
@@ -148,15 +179,15 @@ def _partial_writes(
 
 
 def positions_of(step: Step, schema: Schema) -> dict[str, Place]:
-    """Where each tensor is, for a step whose op depends on depth; nothing for others."""
+    """Return where each tensor is, for a step whose op depends on depth; nothing for others."""
     layers = layers_of(step, schema)
     if layers is None:
         return {}
-    found: dict[str, Place] = {}
+    places: dict[str, Place] = {}
     for name in schema.tensors:
         block = layers.blocks.get(name)
         if block is None and step.op.places_outside(step.params):
             block = layers.nearest_end(name)
         if block is not None:
-            found[name] = place_of(layers, block)
-    return found
+            places[name] = place_of(layers, block)
+    return places

@@ -16,7 +16,7 @@ from lines_pipeline.planner.stages import Stage
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What is known before any tensor is read: headers of checkpoints, and what the cache holds under known keys."""
+    """Holds what is known before a tensor is read: headers of checkpoints, and cached values and statistics."""
 
     checkpoints: Mapping[str, Checkpoint]
     """Headers of inputs, by step that loads one."""
@@ -28,7 +28,7 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a plan is to give."""
+    """Says what a plan is to give."""
 
     files: Mapping[str, str]
     """By step whose value is written: the type that it is stored in (``keep``: as it is; ``""``: packed)."""
@@ -62,13 +62,13 @@ class Plan:
 
     @property
     def parts(self) -> tuple[Plan, ...]:
-        """The plans in the order in which they are carried out, this one last."""
+        """Return the plans in the order in which they are carried out, this one last."""
         return (*self.before, self)
 
     @property
     def peak_bytes(self) -> int:
-        """Bytes of anonymous memory at the peak of all parts, and of drivers."""
-        stages = (one.peak_bytes for part in self.parts for one in part.memory)
+        """Return the bytes of anonymous memory at the peak of all parts, and of drivers."""
+        stages = (stage.peak_bytes for part in self.parts for stage in part.memory)
         return max([BASE_BYTES, *stages, *self.drivers.values()])
 
     def everywhere(self, rule: Callable[[Plan], Plan]) -> Plan:

@@ -11,15 +11,15 @@ from lines_pipeline.ops.schemas.schema import Schema
 
 
 def population(statistic: AnyStatistic, schemas: Mapping[str, Schema]) -> dict[str, int]:
-    """Entries by tensor that a statistic counts: of all that its values have, without what its bounds leave out."""
-    found: dict[str, int] = {}
+    """Return the entries by tensor that a statistic counts: all that its values have, within its bounds."""
+    entries: dict[str, int] = {}
     values = [schemas[step] for step in statistic.of]
     for schema in values:
         numels = schema.numels
         if statistic.bounds:
             numels = {n: count for n, count in numels.items() if chooses(statistic.bounds, schema.all_names(n))}
-        found |= numels
-    return found | {name: _entries(name, values) for schema in values for name in schema.regions if name in found}
+        entries |= numels
+    return entries | {name: _entries(name, values) for schema in values for name in schema.regions if name in entries}
 
 
 def _entries(name: str, values: Sequence[Schema]) -> int:

@@ -17,7 +17,7 @@ __all__ = ["Schema", "infer_schemas", "schema_of"]
 
 
 def infer_schemas(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Schema]:
-    """Schemas of the ``needed`` steps (in topological order); ``checkpoints`` by step that reads one.
+    """Return the schemas of the ``needed`` steps (in topological order); ``checkpoints`` by step that reads one.
 
     Raises ``CheckpointError`` for missing, extra or mis-shaped tensors, ``PlanError`` for globs that match nothing.
     """
@@ -41,19 +41,19 @@ def schema_of(graph: Graph, step: str, checkpoints: Mapping[str, Checkpoint]) ->
 
 
 def _as_input(schema: Schema) -> Schema:
-    """The schema without what only the step that makes the value needs to know."""
+    """Return the schema without what only the step that makes the value needs to know."""
     return replace(schema, beside={}, streamed=frozenset()) if schema.beside or schema.streamed else schema
 
 
 def holds_exactly(value: Checkpoint, schema: Schema) -> bool:
-    """Whether a step's stored value is as it was computed, not rounded: further steps may be computed from it."""
+    """Return whether a stored value is as it was computed, not rounded: further steps may be computed from it."""
     floating = [(name, spec) for name, spec in schema.tensors.items() if spec.is_floating and name in value.tensors]
     types = {(value.tensors[name].spec.dtype, spec.compute_dtype) for name, spec in floating}
     return all(stored in (computed, "bool") for stored, computed in types)
 
 
 def left_out_names(step: Step, tensors: Mapping[str, Sequence[str]]) -> frozenset[str]:
-    """Tensors, of those given with all their names, that ``include`` and ``exclude`` leave out."""
+    """Return the tensors, given with all their names, that ``include`` and ``exclude`` leave out."""
     bounds = step.include, step.exclude
     return frozenset(name for name, names in tensors.items() if not chooses(bounds, names))
 
@@ -62,11 +62,11 @@ def _refuse_unmatched(graph: Graph, schemas: Mapping[str, Schema]) -> None:
     """Raise ``PlanError`` for a pattern that matches no tensor of any member of its node."""
     matched: dict[tuple[str, str], bool] = {}
     for step_id, schema in schemas.items():
-        for glob, found in schema.globs.items():
+        for glob, matches in schema.globs.items():
             key = (graph.steps[step_id].node, glob)
-            matched[key] = matched.get(key, False) or found
-    for (node, glob), found in matched.items():
-        if not found:
+            matched[key] = matched.get(key, False) or matches
+    for (node, glob), is_matched in matched.items():
+        if not is_matched:
             names = {
                 name for step, schema in schemas.items() if graph.steps[step].node == node for name in schema.names
             }

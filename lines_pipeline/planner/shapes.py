@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class View:
-    """What another step takes a tensor as: the tensor's own key, and the shape that it is taken in."""
+    """Tells what another step takes a tensor as: the tensor's own key, and the shape that it is taken in."""
 
     key: str
     shape: Shape
@@ -41,23 +41,23 @@ class Shapes:
     odd: Mapping[str, Mapping[Shape, str]]
 
     def key(self, name: str, shape: Shape) -> str:
-        """The key of a tensor."""
+        """Return the key of a tensor."""
         return self.odd[name][shape] if name in self.odd else name
 
     def keyed(self, values: Mapping[str, Value], specs: Mapping[str, TensorSpec]) -> Mapping[str, Value]:
-        """Values by key, from values by name of tensors that have these specs."""
+        """Return the values by key, from values by name of tensors that have these specs."""
         if self.odd.keys().isdisjoint(specs.keys()):
             return values
         return {self.key(name, specs[name].shape): value for name, value in values.items()}
 
     @property
     def names(self) -> dict[str, str]:
-        """Names by key, where they differ."""
+        """Return the names by key, where they differ."""
         return {key: name for name, keys in self.odd.items() for key in keys.values()}
 
 
 def tell_apart(schemas: Mapping[str, Schema], sources: Mapping[str, Checkpoint]) -> Shapes:
-    """The keys that values and the files behind them need, by step."""
+    """Return the keys that values and the files behind them need, by step."""
     shapes: dict[str, Shape] = {}
     odd: dict[str, dict[Shape, None]] = {}
     specs = [schema.tensors for schema in schemas.values()]
@@ -81,28 +81,28 @@ def _new(name: str, shape: Shape, taken: set[str]) -> str:
 
 
 def views_of(steps: Sequence[Step], schemas: Mapping[str, Schema], shapes: Shapes) -> Mapping[str, Views]:
-    """The views that steps (in topological order) need of the steps before them, by step."""
-    found: defaultdict[str, dict[str, View]] = defaultdict(dict)
+    """Return the views that steps (in topological order) need of the steps before them, by step."""
+    views: defaultdict[str, dict[str, View]] = defaultdict(dict)
     if not any(schema.views for schema in schemas.values()):
-        return found
+        return views
     own = {step: shapes.keyed(schema.tensors, schema.tensors) for step, schema in schemas.items()}
     for step in reversed(steps):
         schema = schemas[step.id]
         for source, renamed in schema.views.items():
-            for name, other in renamed.items() if source in schemas else ():
-                shape, theirs = schema.tensors[name].shape, schemas[source].tensors[other].shape
-                _expose(found[source], shapes.key(name, shape), View(shapes.key(other, theirs), shape), step)
+            for name, other_name in renamed.items() if source in schemas else ():
+                shape, theirs = schema.tensors[name].shape, schemas[source].tensors[other_name].shape
+                _expose(views[source], shapes.key(name, shape), View(shapes.key(other_name, theirs), shape), step)
         sources = {source: own[source] for ids in step.value_inputs.values() for source in ids if source in own}
-        for key, seen in tuple(found[step.id].items()):
+        for key, view in tuple(views[step.id].items()):
             for source, tensors in sources.items():
-                theirs_key = found[source][seen.key].key if seen.key in found[source] else seen.key
+                theirs_key = views[source][view.key].key if view.key in views[source] else view.key
                 if theirs_key in tensors:
-                    _expose(found[source], key, View(theirs_key, seen.shape), step)
-    return found
+                    _expose(views[source], key, View(theirs_key, view.shape), step)
+    return views
 
 
-def _expose(views: dict[str, View], key: str, seen: View, step: Step) -> None:
-    if views.setdefault(key, seen) != seen or step.op.granularity is not Granularity.ELEMENTWISE:
+def _expose(views: dict[str, View], key: str, view: View, step: Step) -> None:
+    if views.setdefault(key, view) != view or step.op.granularity is not Granularity.ELEMENTWISE:
         raise PlanError(
             f"node '{step.node}': tensor '{key}' would be two tensors of one model; save that model first, and load it "
             "in another recipe"
@@ -110,7 +110,7 @@ def _expose(views: dict[str, View], key: str, seen: View, step: Step) -> None:
 
 
 def keyed_schema(schema: Schema, views: Views, shapes: Shapes) -> Schema:
-    """A schema by key, with its views."""
+    """Return a schema by key, with its views."""
     specs = schema.tensors
     own = replace(
         schema,
@@ -122,12 +122,12 @@ def keyed_schema(schema: Schema, views: Views, shapes: Shapes) -> Schema:
     )
     if not views:
         return own
-    regions = {key: own.regions[seen.key] for key, seen in views.items() if seen.key in own.regions}
+    regions = {key: own.regions[view.key] for key, view in views.items() if view.key in own.regions}
     return replace(
         own,
         tensors={
             **own.tensors,
-            **{key: replace(own.tensors[seen.key], shape=seen.shape) for key, seen in views.items()},
+            **{key: replace(own.tensors[view.key], shape=view.shape) for key, view in views.items()},
         },
         copied=with_views(own.copied, views),
         regions={**own.regions, **{key: tuple(map(min, region, views[key].shape)) for key, region in regions.items()}},
@@ -137,11 +137,13 @@ def keyed_schema(schema: Schema, views: Views, shapes: Shapes) -> Schema:
 
 
 def keyed_beside(schema: Schema, schemas: Mapping[str, Schema], shapes: Shapes) -> dict[str, dict[str, str]]:
-    """What lies beside the tensors of a schema, by key, in inputs that have schemas."""
+    """Return what lies beside the tensors of a schema, by key, in inputs that have schemas."""
     return {
         source: {
-            shapes.key(name, schema.tensors[name].shape): shapes.key(other, schemas[source].tensors[other].shape)
-            for name, other in named.items()
+            shapes.key(name, schema.tensors[name].shape): shapes.key(
+                name_beside, schemas[source].tensors[name_beside].shape
+            )
+            for name, name_beside in named.items()
         }
         for source, named in schema.beside.items()
         if source in schemas
@@ -149,18 +151,18 @@ def keyed_beside(schema: Schema, schemas: Mapping[str, Schema], shapes: Shapes) 
 
 
 def with_views(values: Mapping[str, Value], views: Views) -> dict[str, Value]:
-    """Values by key, also for the keys of views."""
-    return {**values, **{key: values[seen.key] for key, seen in views.items() if seen.key in values}}
+    """Return the values by key, also for the keys of views."""
+    return {**values, **{key: values[view.key] for key, view in views.items() if view.key in values}}
 
 
 def keyed_sources(tensors: Mapping[str, StoredTensor], views: Views, shapes: Shapes) -> Mapping[str, StoredTensor]:
-    """Stored tensors by key, with their views."""
+    """Return the stored tensors by key, with their views."""
     own = shapes.keyed(tensors, {name: stored.spec for name, stored in tensors.items()}) if shapes.odd else tensors
     return {**own, **{key: _seen(own[v.key], v.shape) for key, v in views.items() if v.key in own}} if views else own
 
 
 def _seen(stored: StoredTensor, shape: Shape) -> StoredTensor:
-    """The leading region of a shape: what lies beyond the tensor reads as zero."""
+    """Return the leading region of a shape: what lies beyond the tensor reads as zero."""
     if stored.spec.shape == shape:
         return stored
     return replace(stored, spec=replace(stored.spec, shape=shape), stored_shape=stored.spec.shape)

@@ -42,31 +42,36 @@ class Stage:
 
     @property
     def is_empty(self) -> bool:
-        """Whether partial outputs have left nothing to do."""
+        """Return whether partial outputs have left nothing to do."""
         return not self.sinks and not self.statistics
 
     @property
     def sampled(self) -> tuple[AnyStatistic, ...]:
-        """Statistics that want a sample first."""
+        """Return the statistics that want a sample first."""
         return tuple(statistic for statistic in self.statistics if statistic.sampled)
+
+    def narrowed(self, factor: float) -> Stage:
+        """Return the same stage, whose statistics keep less of the sweep."""
+        return replace(self, statistics=tuple(statistic.narrowed(factor) for statistic in self.statistics))
 
 
 def statistics_of(graph: Graph, step_id: str) -> Mapping[str, AnyStatistic]:
-    """The statistics a step needs, by the name its op gives them."""
+    """Return the statistics a step needs, by the name its op gives them."""
     step = graph.steps[step_id]
-    others = set(step.inputs.values())
-    told = {
-        port: _summed(graph, ids, others) if step.op.inputs[port].from_sum else ids for port, ids in step.inputs.items()
+    all_ids = set(step.inputs.values())
+    ids_told = {
+        port: _summed(graph, ids, all_ids) if step.op.inputs[port].from_sum else ids
+        for port, ids in step.inputs.items()
     }
     return {
         step.stats_name(variant, name): _bounded(step, statistic)
         for variant, params in enumerate(step.all_params)
-        for name, statistic in step.op.statistics(params, told, step.id).items()
+        for name, statistic in step.op.statistics(params, ids_told, step.id).items()
     }
 
 
 def _bounded(step: Step, statistic: AnyStatistic) -> AnyStatistic:
-    """The statistic over what the step keeps: ``include`` and ``exclude`` limit what is counted, too."""
+    """Return the statistic over what the step keeps: ``include`` and ``exclude`` limit what is counted, too."""
     if step.id in statistic.of or not (step.include or step.exclude):
         return statistic
     needs = tuple(_bounded(step, need) for need in statistic.needs)
@@ -74,23 +79,23 @@ def _bounded(step: Step, statistic: AnyStatistic) -> AnyStatistic:
 
 
 def stats_of(graph: Graph, step_id: str, known: Results) -> dict[str, Any] | None:
-    """A step's statistics that are known, by name; None while one that it needs is not."""
+    """Return a step's statistics that are known, by name; None while one that it needs is not."""
     statistics = statistics_of(graph, step_id)
     if any(statistic not in known for statistic in statistics.values() if not statistic.optional):
         return None
     return {name: known[statistic] for name, statistic in statistics.items() if statistic in known}
 
 
-def _summed(graph: Graph, ids: tuple[str, ...], others: Collection[tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the steps whose plain sum a step is, where ``others`` has just these; else return the step itself."""
+def _summed(graph: Graph, ids: tuple[str, ...], known_ids: Collection[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the steps whose plain sum a step is, where ``known_ids`` has just these; else return the step itself."""
     step = graph.steps[ids[0]]
     ports = {step.op.is_sum_of(params) for params in step.all_params}
     port = None if step.include or step.exclude or len(ports) > 1 else ports.pop()
-    return step.inputs[port] if port and step.inputs[port] in others else ids
+    return step.inputs[port] if port and step.inputs[port] in known_ids else ids
 
 
 class StageAssignment:
-    """After which sweep each step's value can be computed, and in which each statistic is gathered (from 1)."""
+    """Finds the sweep after which each step's value can be computed, and that gathers each statistic (from 1)."""
 
     def __init__(self, graph: Graph, known: Results, available: Iterable[str] = ()) -> None:
         self._graph, self._known, self._available = graph, known, frozenset(available)
@@ -99,13 +104,13 @@ class StageAssignment:
         self.speculations: dict[AnyStatistic, AnyStatistic] = {}
 
     def ready(self, step_id: str) -> int:
-        """The last sweep whose statistics the step's value depends on."""
+        """Return the last sweep whose statistics the step's value depends on."""
         if step_id not in self._ready:
             self._ready[step_id] = max((self.level(m) for m in self._waits_for(step_id)), default=0)
         return self._ready[step_id]
 
     def level(self, statistic: AnyStatistic) -> int:
-        """The sweep in which a statistic is gathered; 0 when it is known already."""
+        """Return the sweep in which a statistic is gathered; 0 when it is known already."""
         if statistic in self._known:
             return 0
         if statistic not in self._level:
@@ -120,7 +125,7 @@ class StageAssignment:
         return self._level[statistic]
 
     def earliest(self, step_id: str) -> tuple[int, AnyStatistic | None]:
-        """The first sweep that can compute the step's value, and the statistic whose result it then assumes."""
+        """Return the first sweep that can compute the step's value, and the statistic whose result it then assumes."""
         blockers = self._waits_for(step_id)
         last = max((self.level(m) for m in blockers), default=0)
         latest = [m for m in blockers if last and self.level(m) == last]
@@ -129,22 +134,22 @@ class StageAssignment:
         return last + 1, None
 
     def _waits_for(self, step_id: str) -> set[AnyStatistic]:
-        """Unknown statistics, required by the step or anything it is computed from."""
-        found: set[AnyStatistic] = set()
+        """Return the unknown statistics, required by the step or anything it is computed from."""
+        awaited: set[AnyStatistic] = set()
         for ancestor in value_ancestors(self._graph, [step_id], self._available):
             if ancestor not in self._available:
                 step_measures = statistics_of(self._graph, ancestor).values()
-                found |= {m for m in step_measures if not m.optional and m not in self._known}
-        return found
+                awaited |= {m for m in step_measures if not m.optional and m not in self._known}
+        return awaited
 
 
 def ancestors(graph: Graph, targets: Iterable[str], available: Iterable[str] = ()) -> tuple[str, ...]:
-    """``targets`` and all they are computed from, in topological order; nothing above an ``available`` step."""
+    """Return ``targets`` and all they are computed from, in topological order; nothing above an ``available`` step."""
     return _reached(graph, targets, available, lambda step: step.sources)
 
 
 def value_ancestors(graph: Graph, targets: Iterable[str], available: Iterable[str] = ()) -> tuple[str, ...]:
-    """As ``ancestors``, without what is only measured: all that has to be computed once every statistic is known."""
+    """Return ``ancestors`` without what is only measured: all to compute once every statistic is known."""
     return _reached(graph, targets, available, _value_inputs)
 
 
@@ -155,28 +160,28 @@ def _value_inputs(step: Step) -> tuple[str, ...]:
 def _reached(
     graph: Graph, targets: Iterable[str], available: Iterable[str], follow: Callable[[Step], Iterable[str]]
 ) -> tuple[str, ...]:
-    stop, found, stack = set(available), set(), list(targets)
+    stop, reached, stack = set(available), set(), list(targets)
     while stack:
         step_id = stack.pop()
-        if step_id not in found:
-            found.add(step_id)
+        if step_id not in reached:
+            reached.add(step_id)
             if step_id not in stop:
                 stack += follow(graph.steps[step_id])
-    return tuple(step_id for step_id in graph.steps if step_id in found)
+    return tuple(step_id for step_id in graph.steps if step_id in reached)
 
 
 def plan_stages(
     graph: Graph, sinks: Iterable[str], known: Results, available: Iterable[str] = (), also: Iterable[AnyStatistic] = ()
 ) -> list[Stage]:
-    """The sweeps that write ``sinks``; steps in ``available`` are read from files of their own.
+    """Return the sweeps that write ``sinks``; steps in ``available`` are read from files of their own.
 
     ``also`` are statistics to gather that ``sinks`` may not depend on, with all that they need themselves.
     """
     sinks, available = tuple(sinks), frozenset(available)
     levels = StageAssignment(graph, known, available)
     live = [step_id for step_id in _needed(graph, sinks, known, available) if step_id not in available]
-    wanted = [m for step_id in live for m in statistics_of(graph, step_id).values() if m not in known]
-    required = list(dict.fromkeys([*(m for m in wanted if not m.optional), *also]))
+    statistics = [m for step_id in live for m in statistics_of(graph, step_id).values() if m not in known]
+    required = list(dict.fromkeys([*(m for m in statistics if not m.optional), *also]))
     last = max([levels.level(m) for m in required] + [levels.ready(sink) + 1 for sink in sinks], default=0)
     stages: list[Stage] = []
     placed: set[AnyStatistic] = set()
@@ -184,7 +189,9 @@ def plan_stages(
         gathered = [m for m in required if levels.level(m) == number]
         written = tuple(sink for sink in sinks if levels.ready(sink) + 1 == number)
         steps = value_ancestors(graph, [*written, *(s for m in gathered for s in m.of)], available)
-        extra = [m for m in dict.fromkeys(wanted) if m not in required and m not in placed and set(m.of) <= set(steps)]
+        extra = [
+            m for m in dict.fromkeys(statistics) if m not in required and m not in placed and set(m.of) <= set(steps)
+        ]
         extra = [] if any(_breaks(graph, s) for s in written) else extra  # of whole tensors nothing is measured
         extra = [m for m in extra if _optional_level(levels, m) <= number]
         placed |= set(extra)
@@ -196,9 +203,9 @@ def plan_stages(
 def lacking_statistics(
     graph: Graph, steps: Iterable[str], known: Results, stages: Iterable[Stage]
 ) -> list[AnyStatistic]:
-    """Statistics behind ``steps`` that are neither known nor gathered by ``stages``."""
-    gathered = {statistic for one in stages for statistic in one.statistics}
-    statistics_only = (statistic for one in plan_stages(graph, steps, {}) for statistic in one.statistics)
+    """Return the statistics behind ``steps`` that are neither known nor gathered by ``stages``."""
+    gathered = {statistic for stage in stages for statistic in stage.statistics}
+    statistics_only = (statistic for stage in plan_stages(graph, steps, {}) for statistic in stage.statistics)
     return [statistic for statistic in statistics_only if statistic not in known and statistic not in gathered]
 
 
@@ -212,7 +219,7 @@ def whole_tensor_steps(graph: Graph, targets: Iterable[str], available: Iterable
 
 
 def is_measured(step: Step) -> bool:
-    """Whether a driver measures the step's value: no pass computes it."""
+    """Return whether a driver measures the step's value: no pass computes it."""
     return step.op.granularity is Granularity.MODEL and step.gives in FILED
 
 
@@ -221,7 +228,7 @@ def _breaks(graph: Graph, step: str) -> bool:
 
 
 def _needed(graph: Graph, sinks: Iterable[str], known: Results, available: frozenset[str]) -> tuple[str, ...]:
-    """What ``sinks`` are computed from, and what the statistics that are not known yet are taken of."""
+    """Return what ``sinks`` are computed from, and what the statistics that are not known yet are taken of."""
 
     def follow(step: Step) -> Iterable[str]:
         unknown = (m for m in statistics_of(graph, step.id).values() if m not in known and not m.optional)

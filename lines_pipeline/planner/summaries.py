@@ -11,13 +11,15 @@ Facts = Mapping[str, Mapping[str, Any]]
 
 
 def gather_summaries(graph: Graph, by_step: Facts) -> dict[str, dict[str, Any]]:
-    """Facts by node: a collection's lists are joined in item order, equal values stand once, others become lists."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return summaries by node: lists of a collection are joined in item order, equal values stand once."""
+    by_node: dict[str, dict[str, Any]] = {}
     for node, members in graph.members.items():
-        own = [by_step[step] for step in members if step in by_step]
-        if own:
-            found[node] = {name: _joined([facts[name] for facts in own if name in facts]) for name in own[0]}
-    return found
+        of_members = [by_step[step] for step in members if step in by_step]
+        if of_members:
+            by_node[node] = {
+                name: _joined([facts[name] for facts in of_members if name in facts]) for name in of_members[0]
+            }
+    return by_node
 
 
 def _joined(values: list[Any]) -> Any:

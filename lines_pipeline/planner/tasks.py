@@ -22,7 +22,7 @@ MAX_TASK_BYTES = 128 * 2**20
 
 @dataclass(frozen=True)
 class WriteTarget:
-    """Where a tensor of a written step goes: bytes at an offset, in the stored data type."""
+    """Tells where a tensor of a written step goes: bytes at an offset, in the stored data type."""
 
     path: str
     offset: int
@@ -56,7 +56,7 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class StagePlan:
-    """Everything a task needs besides its slices. Tensors go by key: a name, or name and shape (``planner.shapes``)."""
+    """Holds what a task needs besides its slices. Tensors go by key: a name, or name and shape (``planner.shapes``)."""
 
     steps: tuple[Step, ...]
     schemas: Mapping[str, Schema]
@@ -86,7 +86,7 @@ class StagePlan:
 
     @cached_property
     def whole(self) -> frozenset[str]:
-        """The tensors that an op has to see whole: each is a task of its own."""
+        """Return the tensors that an op has to see whole: each is a task of its own."""
         return frozenset(
             key
             for step in self.steps
@@ -97,7 +97,7 @@ class StagePlan:
 
 
 def takes_whole(step: Step, schema: Schema, tensor: str) -> bool:
-    """Whether a step's op sees a tensor of its result whole."""
+    """Return whether a step's op sees a tensor of its result whole."""
     spec = schema.tensors[tensor]
     return spec.is_floating and tensor not in schema.streamed and step.op.wants_whole(step.params_of(spec.name), spec)
 
@@ -121,7 +121,7 @@ class Task:
 
 
 class Readers:
-    """Which sources a plan needs of each tensor: those that it computes a value with, and those that it hashes."""
+    """Tells the sources that a plan needs of each tensor: those that it computes with, and those that it hashes."""
 
     def __init__(self, stage_plan: StagePlan) -> None:
         self._program = stage_plan
@@ -129,28 +129,30 @@ class Readers:
         self._copying = [schema.copied for schema in stage_plan.schemas.values() if schema.copied]
         self._choices: list[Collection[str]] = [schema.tensors for schema in stage_plan.schemas.values()]
         self._choices += [schema.exposed for schema in stage_plan.schemas.values() if schema.exposed]
-        self._choices += [one.tensors for one in stage_plan.observations if one.tensors is not None]
+        self._choices += [
+            observation.tensors for observation in stage_plan.observations if observation.tensors is not None
+        ]
         self._choices += [write.positions for write in stage_plan.writes]
         self._computed: dict[tuple[Any, ...], tuple[str, ...]] = {}
 
     def computed(self, tensor: str) -> tuple[str, ...]:
-        """Sources that values to be observed or written are computed from."""
+        """Return the sources that values to be observed or written are computed from."""
         alike = self._alike(tensor)
         if alike not in self._computed:
-            found = self._reached(tensor, self._targets(tensor))
+            reached = self._reached(tensor, self._targets(tensor))
             sources = self._program.sources.items()
-            self._computed[alike] = tuple(step for step, tensors in sources if step in found and tensor in tensors)
+            self._computed[alike] = tuple(step for step, tensors in sources if step in reached and tensor in tensors)
         return self._computed[alike]
 
     def _alike(self, tensor: str) -> tuple[Any, ...]:
-        """What the sources of a tensor depend on: most tensors of a stage plan are alike."""
+        """Return what the sources of a tensor depend on: most tensors of a stage plan are alike."""
         having = tuple([tensor in choice for choice in self._choices])
         copied = tuple([copied.get(tensor) for copied in self._copying])
         writes = (self._program.schemas[write.step] for write in self._program.writes if tensor in write.positions)
         return having, copied, tuple([schema.passthrough.get(tensor) for schema in writes])
 
     def hashed(self, tensor: str) -> tuple[str, ...]:
-        """Sources that are hashed, of those that have the tensor: views are parts of other tensors."""
+        """Return the sources that are hashed, of those that have the tensor: views are parts of other tensors."""
         schemas = self._program.schemas
         if not self._program.hashed:
             return ()
@@ -161,14 +163,14 @@ class Readers:
         )
 
     def read(self, tensor: str) -> tuple[str, ...]:
-        """All sources that are read."""
+        """Return all sources that are read."""
         if not self._program.hashed:
             return self.computed(tensor)
-        found = {*self.computed(tensor), *self.hashed(tensor)}
-        return tuple(step for step in self._program.sources if step in found)
+        read = {*self.computed(tensor), *self.hashed(tensor)}
+        return tuple(step for step in self._program.sources if step in read)
 
     def behind(self, step_id: str, tensor: str) -> tuple[str, ...]:
-        """Sources of a tensor that the value of a step is computed from."""
+        """Return the sources of a tensor that the value of a step is computed from."""
         behind, waiting = set[str](), [step_id]
         while waiting:
             step = self._steps[waiting.pop()]
@@ -178,7 +180,7 @@ class Readers:
         return tuple(source for source in self.computed(tensor) if source in behind)
 
     def width(self, tensor: str) -> int:
-        """Bytes that are read of one value of a tensor: of a whole one all inputs, each time that they are taken."""
+        """Return the bytes read of one value of a tensor: of a whole one all inputs, each time that they are taken."""
         read = self._taken_whole(tensor) if tensor in self._program.whole else self.read(tensor)
         return sum(ITEM_BYTES[self._program.sources[step][tensor].spec.dtype] for step in read)
 
@@ -186,41 +188,41 @@ class Readers:
         step = next(self._steps[write.step] for write in self._program.writes if tensor in write.positions)
         spec = self._program.schemas[step.id].tensors[tensor]
         taken = (ids for port, ids in step.value_inputs.items() if not step.op.inputs[port].beside)
-        once = [source for ids in taken for one in ids for source in self.behind(one, tensor)]
+        once = [source for ids in taken for step_id in ids for source in self.behind(step_id, tensor)]
         return once * step.op.times_taken(step.params_of(spec.name), spec, step.counts)
 
     def _targets(self, tensor: str) -> list[str]:
-        """Steps whose values are wanted; integer tensors come as they are from one source."""
+        """Return the steps whose values are observed or written; integer tensors come as they are from one source."""
         schemas = self._program.schemas
-        wanted = [
+        targets = [
             step
-            for one in self._program.observations
-            for step in one.statistic.of
-            if observes(self._program, one, tensor)
+            for observation in self._program.observations
+            for step in observation.statistic.of
+            if observes(self._program, observation, tensor)
         ]
         for write in self._program.writes:
             if tensor in write.positions:
                 schema = schemas[write.step]
-                wanted.append(write.step if schema.tensors[tensor].is_floating else schema.passthrough[tensor])
-        return wanted
+                targets.append(write.step if schema.tensors[tensor].is_floating else schema.passthrough[tensor])
+        return targets
 
     def _reached(self, tensor: str, targets: list[str]) -> set[str]:
-        schemas, sources, found = self._program.schemas, self._program.sources, set[str]()
+        schemas, sources, reached = self._program.schemas, self._program.sources, set[str]()
         while targets:
             step_id = targets.pop()
-            if step_id in found or tensor not in schemas[step_id].tensors:
+            if step_id in reached or tensor not in schemas[step_id].tensors:
                 continue
-            found.add(step_id)
+            reached.add(step_id)
             if step_id not in sources:
                 copied = schemas[step_id].copied.get(tensor)
                 step = self._steps[step_id]
                 taken = (ids for port, ids in step.value_inputs.items() if not step.op.inputs[port].beside)
                 targets += [copied] if copied else (i for ids in taken for i in ids)
-        return found
+        return reached
 
 
 def observes(stage_plan: StagePlan, observation: Observation, tensor: str) -> bool:
-    """Whether an observation looks at a tensor."""
+    """Return whether an observation looks at a tensor."""
     if observation.tensors is not None and tensor not in observation.tensors:
         return False
     schemas = (stage_plan.schemas[step] for step in observation.statistic.of)
@@ -231,29 +233,29 @@ def observes(stage_plan: StagePlan, observation: Observation, tensor: str) -> bo
 
 
 def observed_tensors(stage_plan: StagePlan, observation: Observation) -> dict[str, TensorSpec]:
-    """The tensors that an observation looks at."""
-    found: dict[str, TensorSpec] = {}
+    """Return the tensors that an observation looks at."""
+    specs: dict[str, TensorSpec] = {}
     for step_id in observation.statistic.of:
         schema = stage_plan.schemas[step_id]
-        found |= {n: s for n, s in schema.tensors.items() if s.is_floating and n not in schema.exposed}
-    return found if observation.tensors is None else {n: s for n, s in found.items() if n in observation.tensors}
+        specs |= {n: s for n, s in schema.tensors.items() if s.is_floating and n not in schema.exposed}
+    return specs if observation.tensors is None else {n: s for n, s in specs.items() if n in observation.tensors}
 
 
 def needed_tensors(stage_plan: StagePlan) -> dict[str, TensorSpec]:
-    """Tensors that the stage has to visit, by key."""
-    found: dict[str, TensorSpec] = {}
+    """Return the tensors that the stage has to visit, by key."""
+    specs: dict[str, TensorSpec] = {}
     for source in sorted(stage_plan.hashed):
         exposed = stage_plan.schemas[source].exposed
-        found |= {key: stored.spec for key, stored in stage_plan.sources[source].items() if key not in exposed}
+        specs |= {key: stored.spec for key, stored in stage_plan.sources[source].items() if key not in exposed}
     for observation in stage_plan.observations:
-        found |= observed_tensors(stage_plan, observation)
+        specs |= observed_tensors(stage_plan, observation)
     for write in stage_plan.writes:
-        found |= {key: stage_plan.schemas[write.step].tensors[key] for key in write.positions}
-    return dict(sorted(found.items()))
+        specs |= {key: stage_plan.schemas[write.step].tensors[key] for key in write.positions}
+    return dict(sorted(specs.items()))
 
 
 def read_bytes(stage_plan: StagePlan) -> int:
-    """Bytes of tensor data that a sweep over the whole stage plan reads."""
+    """Return the bytes of tensor data that a sweep over the whole stage plan reads."""
     readers = Readers(stage_plan)
     needed = needed_tensors(stage_plan)
     streamed = sum(spec.numel * readers.width(key) for key, spec in needed.items())
@@ -261,16 +263,16 @@ def read_bytes(stage_plan: StagePlan) -> int:
 
 
 def _beside_bytes(stage_plan: StagePlan, key: str) -> int:
-    """Bytes that are read of what lies beside a whole tensor."""
-    found = 0
+    """Return the bytes that are read of what lies beside a whole tensor."""
+    nbytes = 0
     for step in stage_plan.steps if key in stage_plan.whole else ():
         beside = stage_plan.schemas[step.id].beside.items()
-        found += sum(stage_plan.sources[one][named[key]].spec.nbytes for one, named in beside if key in named)
-    return found
+        nbytes += sum(stage_plan.sources[source][named[key]].spec.nbytes for source, named in beside if key in named)
+    return nbytes
 
 
 def cut_tasks(stage_plan: StagePlan, workers: int) -> list[Task]:
-    """A task for each whole tensor, largest first, then tasks of neighbouring slices.
+    """Return a task for each whole tensor, largest first, then tasks of neighbouring slices.
 
     Slices begin at fixed blocks; their tasks have 4 to 128 MB of input, several a worker.
     """
@@ -288,7 +290,7 @@ def cut_tasks(stage_plan: StagePlan, workers: int) -> list[Task]:
 
 
 def group_slices(stage_plan: StagePlan, slices: Sequence[TensorSlice], workers: int) -> list[Task]:
-    """Tasks of given slices."""
+    """Return tasks of given slices."""
     readers = Readers(stage_plan)
     wide = [(tensor_slice, readers.width(tensor_slice.tensor)) for tensor_slice in slices]
     return _grouped(
@@ -301,7 +303,7 @@ def _goal(total: int, workers: int) -> int:
 
 
 def _grouped(slices: Iterable[tuple[TensorSlice, int]], goal: int) -> list[Task]:
-    """Tasks of at least ``goal`` bytes of input, but for the last; slices come with the bytes of one value."""
+    """Yield tasks of at least ``goal`` bytes of input, but for the last; slices come with the bytes of one value."""
     tasks: list[Task] = []
     group: list[TensorSlice] = []
     nbytes = 0
@@ -315,12 +317,12 @@ def _grouped(slices: Iterable[tuple[TensorSlice, int]], goal: int) -> list[Task]
 
 
 def _slice_numel(goal: int, width: int) -> int:
-    """Whole blocks of values that make up about ``goal`` bytes of input."""
+    """Return how many values in whole blocks make up about ``goal`` bytes of input."""
     return max(goal // max(width, 1) // BLOCK_NUMEL, 1) * BLOCK_NUMEL
 
 
 def sample_tasks(names: Mapping[str, int], runs: int) -> list[Task]:
-    """Evenly spread short runs over the tensors ``names`` (name to number of values), one task a 64 of them."""
+    """Return evenly spread short runs over ``names`` (name to number of values), one task for 64 of them."""
     total = sum(names.values())
     stride = max(total // runs, SAMPLE_RUN_NUMEL)
     slices: list[TensorSlice] = []
@@ -335,5 +337,5 @@ def sample_tasks(names: Mapping[str, int], runs: int) -> list[Task]:
 
 
 def source_files(checkpoints: Sequence[Checkpoint]) -> tuple[SourceFile, ...]:
-    """All files of the checkpoints, each once."""
+    """Return all files of the checkpoints, each once."""
     return tuple(dict.fromkeys(file for checkpoint in checkpoints for file in checkpoint.files))

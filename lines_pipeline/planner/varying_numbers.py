@@ -43,20 +43,22 @@ def settle_numbers(graph: Graph, checkpoints: Mapping[str, Checkpoint]) -> Graph
 def explain_numbers(step: Step, schema: Schema, layers: LayerMap | None) -> OpExplanation:
     """Tell which numbers a step has where."""
     lines, values = [], dict[str, Plain]()
-    for one in step.varying:
-        if isinstance(one.by, ByName):
-            taken = Counter(one.by.of(schema.all_names(name)) for name in _computed(schema))
-            told = [f"{entry[1]:g} for {shortened(entry[0])} ({_tensors(taken[entry])})" for entry in one.by.numbers]
-            lines.append(f"{one.label}: {', '.join(told)}")
-            values[one.label] = dict(one.by.numbers)
+    for varying in step.varying:
+        if isinstance(varying.by, ByName):
+            taken = Counter(varying.by.of(schema.all_names(name)) for name in _computed(schema))
+            parts = [
+                f"{entry[1]:g} for {shortened(entry[0])} ({_tensors(taken[entry])})" for entry in varying.by.numbers
+            ]
+            lines.append(f"{varying.label}: {', '.join(parts)}")
+            values[varying.label] = dict(varying.by.numbers)
         else:
             assert layers is not None
             by_tower = {
-                tower: [one.by.at(block, depth) for block in range(depth)] for tower, depth in layers.depths.items()
+                tower: [varying.by.at(block, depth) for block in range(depth)] for tower, depth in layers.depths.items()
             }
-            told = [f"{tower} {', '.join(f'{number:.6g}' for number in row)}" for tower, row in by_tower.items()]
-            lines.append(f"{one.label} by block: {'; '.join(told)}; outside the blocks as in the nearest one")
-            values[one.label] = {tower: [*row] for tower, row in by_tower.items()}
+            parts = [f"{tower} {', '.join(f'{number:.6g}' for number in row)}" for tower, row in by_tower.items()]
+            lines.append(f"{varying.label} by block: {'; '.join(parts)}; outside the blocks as in the nearest one")
+            values[varying.label] = {tower: [*row] for tower, row in by_tower.items()}
     return OpExplanation(tuple(lines), {"numbers": values})
 
 
@@ -64,12 +66,12 @@ def summary_of(step: Step, stats: Mapping[str, Any], numels: Mapping[str, int]) 
     """Return the figures that an op tells of a step: a list where they differ with the parameters of tensors."""
     if not step.variants:
         return dict(step.op.summary(step.params, stats, numels, step.counts))
-    found = [
+    summaries = [
         step.op.summary(params, step.stats_of(number, stats), numels, step.counts)
         for number, params in enumerate(step.variants)
     ]
-    names = dict.fromkeys(name for one in found for name in one)
-    by_name = {name: [one.get(name) for one in found] for name in names}
+    names = dict.fromkeys(name for summary in summaries for name in summary)
+    by_name = {name: [summary.get(name) for summary in summaries] for name in names}
     return {name: row[0] if all(value == row[0] for value in row) else row for name, row in by_name.items()}
 
 
@@ -78,7 +80,7 @@ def _tensors(count: int) -> str:
 
 
 def _computed(schema: Schema) -> list[str]:
-    """The tensors that a step computes: it copies all others."""
+    """Return the tensors that a step computes: it copies all others."""
     return [name for name, spec in schema.tensors.items() if spec.is_floating and name not in schema.copied]
 
 
@@ -87,15 +89,15 @@ def _refuse_unmatched(graph: Graph, steps: Iterable[str], schemas: Mapping[str, 
     matched: dict[tuple[str, str, str], bool] = {}
     names: dict[str, set[str]] = {}
     for step in (graph.steps[step] for step in steps):
-        own = {known for name in _computed(schemas[step.id]) for known in schemas[step.id].all_names(name)}
+        own = {alias for name in _computed(schemas[step.id]) for alias in schemas[step.id].all_names(name)}
         names.setdefault(step.node, set()).update(own)
-        for one in step.varying:
-            if isinstance(one.by, ByName):
-                for glob, found in match_each((glob for glob, _ in one.by.numbers), own).items():
-                    key = (step.node, one.label, glob)
-                    matched[key] = matched.get(key, False) or found
-    for (node, label, glob), found in matched.items():
-        if not found:
+        for varying in step.varying:
+            if isinstance(varying.by, ByName):
+                for glob, matches in match_each((glob for glob, _ in varying.by.numbers), own).items():
+                    key = (step.node, varying.label, glob)
+                    matched[key] = matched.get(key, False) or matches
+    for (node, label, glob), is_matched in matched.items():
+        if not is_matched:
             near = nearest(glob, names[node])
             raise PlanError(f"node '{node}': '{label}': the glob '{shortened(glob)}' matches no tensor{near}")
 
@@ -104,10 +106,10 @@ def _settled(step: Step, schema: Schema) -> Step:
     layers = layers_of(step, schema)
     variants: dict[tuple[Number, ...], OpParams] = {}
     chosen: dict[str, tuple[Number, ...]] = {}
-    for one in step.varying:
-        _require_blocks(step, one, layers)
+    for varying in step.varying:
+        _require_blocks(step, varying, layers)
     for name in _computed(schema):
-        numbers = tuple(_number(step, one, schema, name, layers) for one in step.varying)
+        numbers = tuple(_number(step, varying, schema, name, layers) for varying in step.varying)
         chosen[name] = numbers
         if numbers not in variants:
             variants[numbers] = _variant(step, numbers, name)
@@ -117,36 +119,41 @@ def _settled(step: Step, schema: Schema) -> Step:
     )
 
 
-def _require_blocks(step: Step, one: Varying, layers: LayerMap | None) -> None:
-    if isinstance(one.by, ByBlock) and layers is not None:
-        short = {tower: depth for tower, depth in layers.depths.items() if depth < len(one.by.numbers)}
+def _require_blocks(step: Step, varying: Varying, layers: LayerMap | None) -> None:
+    if isinstance(varying.by, ByBlock) and layers is not None:
+        short = {tower: depth for tower, depth in layers.depths.items() if depth < len(varying.by.numbers)}
         for tower, depth in short.items():
+            count = len(varying.by.numbers)
             raise PlanError(
-                f"node '{step.node}': '{one.label}' has {len(one.by.numbers)} numbers by block, '{tower}' has {depth} "
+                f"node '{step.node}': '{varying.label}' has {count} numbers by block, '{tower}' has {depth} "
                 "blocks; expected no more numbers than blocks: there are straight lines between them"
             )
 
 
-def _number(step: Step, one: Varying, schema: Schema, name: str, layers: LayerMap | None) -> Number:
-    if isinstance(one.by, ByBlock):
+def _number(step: Step, varying: Varying, schema: Schema, name: str, layers: LayerMap | None) -> Number:
+    if isinstance(varying.by, ByBlock):
         assert layers is not None
         tower, block = layers.blocks.get(name) or layers.nearest_end(name)
-        return one.by.at(block, layers.depths[tower])
-    found = one.by.of(schema.all_names(name))
-    if found is None:
-        globs = ", ".join(shortened(glob) for glob, _ in one.by.numbers)
+        return varying.by.at(block, layers.depths[tower])
+    entry = varying.by.of(schema.all_names(name))
+    if entry is None:
+        globs = ", ".join(shortened(glob) for glob, _ in varying.by.numbers)
         raise PlanError(
-            f"node '{step.node}': '{one.label}' has no number for tensor '{name}', expected a glob that matches it "
+            f"node '{step.node}': '{varying.label}' has no number for tensor '{name}', expected a glob that matches it "
             f"beside {globs}: '*' stands for all others"
         )
-    return found[1]
+    return entry[1]
 
 
 def _variant(step: Step, numbers: tuple[Number, ...], name: str) -> OpParams:
-    """The parameters with a tensor's numbers; ``PlanError`` where the op does not take them."""
-    labels = ", ".join(f"'{one.label}' is {number:g}" for one, number in zip(step.varying, numbers, strict=True))
+    """Return the parameters with a tensor's numbers; ``PlanError`` where the op does not take them."""
+    labels = ", ".join(
+        f"'{varying.label}' is {number:g}" for varying, number in zip(step.varying, numbers, strict=True)
+    )
     try:
-        params = with_numbers(step.params, ((one.path, n) for one, n in zip(step.varying, numbers, strict=True)))
+        params = with_numbers(
+            step.params, ((varying.path, n) for varying, n in zip(step.varying, numbers, strict=True))
+        )
     except ValueError as error:
         raise PlanError(f"node '{step.node}': for tensor '{name}' {labels}, expected {error}") from error
     if wrong := step.op.check(params, step.counts):

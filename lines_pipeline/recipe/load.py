@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
-from lines_pipeline.core.errors import Diagnostic, RecipeError
+from lines_pipeline.core.diagnostics import Diagnostic
+from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.core.scalars import SpelledBool, scalar_text
 from lines_pipeline.core.secrets import Secrets
-from lines_pipeline.recipe.binding.validation import Complaint, validated
+from lines_pipeline.recipe.binding.validation import validated
 from lines_pipeline.recipe.plugins import Plugins, find_plugins
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.recipe.schema import Settings
 from lines_pipeline.recipe.syntax.extends import read_chain
 from lines_pipeline.recipe.syntax.interpolation import ForRecording, ForRunning, recorded_names
 from lines_pipeline.recipe.syntax.overrides import apply_sets
-from lines_pipeline.recipe.syntax.source_map import Document, holds, replaced, spoken, value_at
+from lines_pipeline.recipe.syntax.source_map import Document, holds, led_by_path, replaced, value_at
 
 _NAMES = ("path", "tasks", "target")
 """Fields of nodes that hold names, also such as look like numbers (``tasks: [2024, 1.10]``)."""
@@ -35,12 +37,12 @@ def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}, *, trust: bo
     document, source, files = read_chain(path)
     document, diagnostics = apply_sets(document, sets)
     document = _without_empty(document)
-    document, recorded, found, secrets = _filled(document)
-    diagnostics = _first_of_each_place(diagnostics, found)
-    plugins, unusable = find_plugins(document, path, files, trust=trust)
+    document, recorded, of_references, secrets = _filled(document)
+    diagnostics = _first_of_each_spot(diagnostics, of_references)
+    plugins, of_plugins = find_plugins(document, path, files, trust=trust)
     with secrets.hiding():
         settings = _checked(
-            document, recorded, _first_of_each_place(diagnostics, unusable), None if unusable else plugins
+            document, recorded, _first_of_each_spot(diagnostics, of_plugins), None if of_plugins else plugins
         )
     return Recipe(path, source, settings, document, recorded, secrets, dict(sets), files, plugins)
 
@@ -48,10 +50,11 @@ def load_recipe(path: str | FilePath, sets: Mapping[str, Any] = {}, *, trust: bo
 def _checked(
     document: Document, recorded: Mapping[str, Any], diagnostics: list[Diagnostic], plugins: Plugins | None
 ) -> Settings:
-    settings, complaints = validated(Settings, document.data, recorded, ["extends"])
-    diagnostics = _first_of_each_place(diagnostics, [_diagnostic(document, one) for one in complaints])
+    settings, of_settings = validated(Settings, document.data, recorded, ["extends"])
+    diagnostics = _first_of_each_spot(diagnostics, [_located(document, diagnostic) for diagnostic in of_settings])
     if diagnostics or settings is None:
-        raise RecipeError(_first_of_each_place(diagnostics, _node_problems(document, recorded, settings, plugins)))
+        of_nodes = _node_diagnostics(document, recorded, settings, plugins)
+        raise RecipeError(_first_of_each_spot(diagnostics, of_nodes))
     return settings
 
 
@@ -111,19 +114,18 @@ def _without_spelled_truth(value: Any) -> Any:
     return value.value if isinstance(value, SpelledBool) else value
 
 
-def _diagnostic(document: Document, complaint: Complaint) -> Diagnostic:
-    path = complaint.path
-    location = document.source_map.key(path) if complaint.at_key else document.source_map.value(path)
-    in_node = path[:1] == ("nodes",) and len(path) > 1
-    led = bool(path) and not complaint.at_key and not in_node
-    message = f"'{spoken(path)}': {complaint.message}" if led else complaint.message
-    return location.diagnostic(message, str(path[1]) if in_node else "")
+def _located(document: Document, diagnostic: Diagnostic) -> Diagnostic:
+    """Return a diagnostic at its spot, with its node, or else its message led by the path."""
+    located, path = document.source_map.locate(diagnostic), diagnostic.path
+    if path[:1] == ("nodes",) and len(path) > 1:
+        return replace(located, node=str(path[1]))
+    return led_by_path(located)
 
 
-def _node_problems(
+def _node_diagnostics(
     document: Document, recorded: Mapping[str, Any], settings: Settings | None, plugins: Plugins | None
 ) -> list[Diagnostic]:
-    """Return the problems of the nodes; none where their ops are not known, for want of ``plugins``."""
+    """Return the diagnostics of the nodes; none where their ops are not known, for want of ``plugins``."""
     from lines_pipeline.recipe.binding.graphs import checked_graph
 
     nodes = document.data.get("nodes")
@@ -132,7 +134,7 @@ def _node_problems(
     return checked_graph(document, recorded, settings.tune if settings else None, plugins)[1]
 
 
-def _first_of_each_place(known: list[Diagnostic], more: list[Diagnostic]) -> list[Diagnostic]:
-    """Return ``known``, and those of ``more`` elsewhere: what follows from a mistake is not told as a second one."""
-    taken = {(one.file, one.line, one.column) for one in known}
-    return known + [one for one in more if (one.file, one.line, one.column) not in taken]
+def _first_of_each_spot(known: list[Diagnostic], later: list[Diagnostic]) -> list[Diagnostic]:
+    """Return ``known``, and those of ``later`` at other spots: what follows from a mistake is not told as a second."""
+    taken = {diagnostic.location for diagnostic in known}
+    return known + [diagnostic for diagnostic in later if diagnostic.location not in taken]

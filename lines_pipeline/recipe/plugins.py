@@ -8,13 +8,14 @@ from functools import cached_property
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from lines_pipeline.core.errors import Diagnostic, LinesError, PluginError, RecipeError, did_you_mean
+from lines_pipeline.core.diagnostics import Diagnostic, SourceLocation
+from lines_pipeline.core.errors import LinesError, PluginError, RecipeError, did_you_mean
 from lines_pipeline.core.plugins import FileOrigin
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.trust import remedy, why_untrusted
 from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.recipe.stock import stock_folder
-from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation
+from lines_pipeline.recipe.syntax.source_map import Document
 
 if TYPE_CHECKING:
     from lines_pipeline.ops import OpRegistry
@@ -77,11 +78,11 @@ class Plugins:
         return [self._note(file) for file in self.files]
 
     def _note(self, file: PluginFile) -> str:
-        told = f"the recipe runs Python: {file.name} (sha256 {file.origin.digest[:12]})"
+        note = f"the recipe runs Python: {file.name} (sha256 {file.origin.digest[:12]})"
         if self.untrusted:
-            return f"{told}; {self.untrusted}"
+            return f"{note}; {self.untrusted}"
         added = [name for name, op in self.ops.of_files.items() if op.origin == file.origin]
-        return f"{told}, with the ops {', '.join(added)}" if added else told
+        return f"{note}, with the ops {', '.join(added)}" if added else note
 
     def texts(self) -> dict[str, str]:
         """Return the files' own texts by name, for the record of a run."""
@@ -97,7 +98,7 @@ def find_plugins(
     say, so that all have to lie in trusted folders, unless ``trust`` is given.
     """
     named = document.data.get("plugins")
-    found: dict[FilePath, PluginFile] = {}
+    files: dict[FilePath, PluginFile] = {}
     diagnostics = []
     for index, name in enumerate(named if isinstance(named, list | tuple) else ()):
         location = document.source_map.value(("plugins", index))
@@ -107,8 +108,8 @@ def find_plugins(
             diagnostics.append(location.diagnostic(f"'plugins[{index}]': {error}"))
             continue
         untrusted = "" if trust else _why_untrusted(origin.file, chain)
-        found.setdefault(origin.file, PluginFile(name, location, origin, untrusted))
-    return Plugins(tuple(found.values())), diagnostics
+        files.setdefault(origin.file, PluginFile(name, location, origin, untrusted))
+    return Plugins(tuple(files.values())), diagnostics
 
 
 def _origin(name: Any, folder: FilePath) -> FileOrigin:
@@ -120,14 +121,14 @@ def _origin(name: Any, folder: FilePath) -> FileOrigin:
         raise PluginError(f"'{name}' is not below the recipe's folder, expected a Python file that is")
     file = (folder / name).absolute()
     if not file.is_file():
-        beside = [one.name for one in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        beside = [path.name for path in file.parent.glob("*.py")] if file.parent.is_dir() else []
         raise PluginError(f"there is no file {file}{did_you_mean(file.name, beside)}")
     return FileOrigin(file, Code(name, "", "", file, file.parent).digest())
 
 
 def _why_untrusted(file: FilePath, chain: Sequence[FilePath]) -> str:
-    files = [*(one for one in chain if not one.is_relative_to(stock_folder())), file, file.resolve()]
-    for folder in dict.fromkeys(one.parent for one in files):
+    files = [*(path for path in chain if not path.is_relative_to(stock_folder())), file, file.resolve()]
+    for folder in dict.fromkeys(path.parent for path in files):
         if reason := why_untrusted(folder):
             return f"{reason}; {remedy(folder)}"
     return ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lines_pipeline.core.diagnostics import SourceLocation
 from lines_pipeline.core.fingerprints import canonical_json
 from lines_pipeline.core.scalars import (
     SpelledBool,
@@ -26,7 +27,7 @@ from lines_pipeline.recipe.binding.items import fill_items, read_items
 from lines_pipeline.recipe.binding.varying import BY_NAME
 from lines_pipeline.recipe.plugins import Plugins
 from lines_pipeline.recipe.schema import Engine, Settings, Tracking, Tune
-from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation, SourceMap, replaced
+from lines_pipeline.recipe.syntax.source_map import Document, SourceMap, replaced
 
 if TYPE_CHECKING:
     from lines_pipeline.graph.graph import Step
@@ -57,17 +58,17 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """The recipe's name, a slug."""
+        """Return the recipe's name, a slug."""
         return self.settings.name
 
     @property
     def description(self) -> str:
-        """What the recipe says it is for."""
+        """Return what the recipe says it is for."""
         return self.settings.description
 
     @property
     def seed(self) -> int:
-        """Seed of everything random."""
+        """Return the seed of everything random."""
         return self.settings.seed
 
     @property
@@ -87,7 +88,7 @@ class Recipe:
 
     @property
     def folder(self) -> FilePath:
-        """The folder that relative input paths start from."""
+        """Return the folder that relative input paths start from."""
         return self.path.parent
 
     @property

@@ -25,7 +25,7 @@ class _Section(BaseModel):
 
 
 class Engine(_Section):
-    """How a run is carried out; results do not depend on it."""
+    """Says how a run is carried out; results do not depend on it."""
 
     scheduler: str = Field("threads", description="threads, serial, or the address of a Dask scheduler.")
     workers: int | None = Field(None, ge=1, description="Workers at a time; default: one a core.")
@@ -63,7 +63,7 @@ class Engine(_Section):
 
 
 class Tracking(_Section):
-    """Where runs are recorded."""
+    """Says where runs are recorded."""
 
     uri: str | None = Field(None, min_length=1, description="Store or server of MLflow.")
     experiment: str = Field("lines-pipeline", min_length=1, description="Experiment of MLflow.")
@@ -147,7 +147,7 @@ class Pruning(_Section):
 
 
 class Tune(_Section):
-    """Which parameters to choose, and by which metric."""
+    """Says which parameters to choose, and by which metric."""
 
     parameters: dict[str, Space] = Field(min_length=1, description="node.parameter: {low, high, step} or {values}.")
     objective: str = Field(min_length=1, description="node.metric, or a linear expression of such.")

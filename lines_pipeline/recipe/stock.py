@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lines_pipeline.core.errors import Diagnostic, RecipeError, did_you_mean
+from lines_pipeline.core.diagnostics import SourceLocation
+from lines_pipeline.core.errors import RecipeError, did_you_mean
 from lines_pipeline.recipe.syntax.extends import read_chain
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -31,11 +32,11 @@ def stock_folder() -> Path:
 
 def stock_recipes() -> list[StockRecipe]:
     """Return all stock recipes, by name."""
-    found = []
+    recipes = []
     for path in sorted(stock_folder().glob("*.yaml")):
         document, *_ = read_chain(path)
-        found.append(StockRecipe(path.stem, str(document.data.get("description", "")), path))
-    return found
+        recipes.append(StockRecipe(path.stem, str(document.data.get("description", "")), path))
+    return recipes
 
 
 def find_recipe(recipe: str | Path) -> Path:
@@ -53,30 +54,24 @@ def copy_recipe(name: str, folder: Path) -> list[Path]:
     RecipeError where there is no such recipe, or where another file lies in the way: then nothing is copied.
     """
     source = stock_folder() / f"{_stem(name)}.yaml"
-    known = [one.stem for one in sorted(stock_folder().glob("*.yaml"))]
+    known = [path.stem for path in sorted(stock_folder().glob("*.yaml"))]
     if source.stem not in known:
         listed = ", ".join(known)
-        raise RecipeError(
-            [Diagnostic(name, 0, 0, f"no such stock recipe{did_you_mean(_stem(name), known)}; there are: {listed}")]
-        )
+        message = f"no such stock recipe{did_you_mean(_stem(name), known)}; there are: {listed}"
+        raise RecipeError.at(SourceLocation(name), message)
     files = {file: folder / file.relative_to(stock_folder()) for file in _needed(source)}
     in_the_way = [target for file, target in files.items() if _differs(file, target)]
     if in_the_way:
-        raise RecipeError(
-            [
-                Diagnostic(str(one), 0, 0, "lies in the way and differs; name another folder with --to")
-                for one in in_the_way
-            ]
-        )
+        message = "lies in the way and differs; name another folder with --to"
+        raise RecipeError(SourceLocation(str(target)).diagnostic(message) for target in in_the_way)
     try:
         for file, target in files.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
                 shutil.copyfile(file, target)
     except OSError as error:
-        raise RecipeError(
-            [Diagnostic(str(folder), 0, 0, f"recipes cannot be copied there: {error.strerror}")]
-        ) from error
+        message = f"recipes cannot be copied there: {error.strerror}"
+        raise RecipeError.at(SourceLocation(str(folder)), message) from error
     return list(files.values())
 
 

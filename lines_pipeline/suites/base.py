@@ -68,18 +68,18 @@ class Head:
     """Whether features are scaled to unit length first."""
 
     def to(self, device: str) -> Head:
-        """The head on a device."""
+        """Return the head on a device."""
         bias = None if self.bias is None else self.bias.to(device)
         return replace(self, weight=self.weight.to(device), bias=bias)
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits [n, classes] of features [n, features]."""
+        """Return logits [n, classes] of features [n, features]."""
         from torch.nn import functional
 
         features = functional.normalize(features, dim=-1) if self.normalize else features
-        found = features @ self.weight.T
-        found = found if self.scale == 1.0 else self.scale * found
-        return found if self.bias is None else found + self.bias
+        logits = features @ self.weight.T
+        logits = logits if self.scale == 1.0 else self.scale * logits
+        return logits if self.bias is None else logits + self.bias
 
 
 class Suite(Protocol):

@@ -58,9 +58,9 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
     def digest(self, split: str) -> str:
         """Return the digest of the file's content, and of the local data, heads and Python that it names."""
         tasks = self.content.tasks.values()
-        files = [self.identity(source) for one in tasks for source in (one.head, one.data.get(split, ""))]
+        files = [self.identity(source) for task in tasks for source in (task.head, task.data.get(split, ""))]
         content = self.content.model_dump(mode="json")
-        return content_key([content, split, files, *(one.digest() for one in self.code())])
+        return content_key([content, split, files, *(code.digest() for code in self.code())])
 
     def baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
         """Return the figures that the file records."""
@@ -69,10 +69,10 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
     @torch.inference_mode()
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
         """Evaluate the answers of largest logit; ``EvalError`` where the model does not fit."""
-        found, samples = dict[str, dict[str, float]](), {}
+        values, samples = dict[str, dict[str, float]](), {}
         for task, batches, clusters in self._answered(model, tasks, split, device):
-            found[task], samples[task] = task_scores((judge(*batch) for batch in batches), clusters)
-        return Scores(found, samples)
+            values[task], samples[task] = task_scores((judge(*batch) for batch in batches), clusters)
+        return Scores(values, samples)
 
     @torch.inference_mode()
     def answers(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> dict[str, Answers]:
@@ -129,12 +129,12 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
         self, model: Model, tasks: Sequence[str], split: str, device: str
     ) -> Iterator[tuple[str, Iterator[Batch], Array | None]]:
         """Yield each task, logits and labels of its batches, and its clusters."""
-        made, transform = self._made
-        module = loaded(self.path, self.content.model.factory, made, model, self._code, device)
+        module, transform = self._made
+        ready = loaded(self.path, self.content.model.factory, module, model, self._code, device)
         for task in tasks:
             source = self._data(task, split)
             clusters = source.clusters if isinstance(source, LabelledTensors) else None
-            yield task, self._logits(module, task, self._batches(task, source, transform), device), clusters
+            yield task, self._logits(ready, task, self._batches(task, source, transform), device), clusters
 
     def _logits(self, module: nn.Module, task: str, batches: Iterator[Batch], device: str) -> Iterator[Batch]:
         """Yield logits and checked labels of each batch of images and labels."""
@@ -153,8 +153,8 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
             raise EvalError(f"{self.path}: task '{task}' has no images to evaluate on")
 
     def _features(self, model: nn.Module, images: torch.Tensor, task: str) -> torch.Tensor:
-        found = f"images of shape {tuple(images.shape)}, {images.dtype}"
-        with told_as_users(self.path, f"task '{task}': the model does not take {found}: it", self._code):
+        given = f"images of shape {tuple(images.shape)}, {images.dtype}"
+        with told_as_users(self.path, f"task '{task}': the model does not take {given}: it", self._code):
             features = model(images)
         if not isinstance(features, torch.Tensor):
             kind = type(features).__name__

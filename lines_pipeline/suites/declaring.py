@@ -25,6 +25,6 @@ def declared_metrics(step: Step, folder: Path) -> DeclaredMetrics | None:
         tasks = chosen_tasks(suite, use.suite, use.tasks, target)
     except LinesError:  # where suites are opened, with the place in the recipe
         return None
-    found = {name: metric.direction for name, metric in described(suite.metrics, tasks, target).items()}
-    with_target = frozenset(described(suite.metrics, tasks, tasks[0])) - found.keys()
-    return DeclaredMetrics(found, spoken(suite.metrics, target=target is not None), with_target)
+    directions = {name: metric.direction for name, metric in described(suite.metrics, tasks, target).items()}
+    with_target = frozenset(described(suite.metrics, tasks, tasks[0])) - directions.keys()
+    return DeclaredMetrics(directions, spoken(suite.metrics, target=target is not None), with_target)

@@ -51,56 +51,56 @@ def check_function(text: str) -> None:
         raise ValueError(f"expected package.module:callable or file.py:callable, found '{printable(text)}'")
 
 
-def find_code(text: str, folder: Path, what: str = "model factory") -> Code:
+def find_code(text: str, folder: Path, role: str = "model factory") -> Code:
     """Return where the Python that a suite names lies: in ``folder``, else on the Python path. Imports nothing.
 
     Raises ``EvalError`` where there is no such file or module, or it plainly has no such name.
     """
     match = _FILE.fullmatch(text)
     if match:
-        code = _in_file(text, match, folder, what)
+        code = _in_file(text, match, folder, role)
     else:
         match = _MODULE.fullmatch(text)
         assert match is not None
-        code = _in_module(text, match, folder, what)
+        code = _in_module(text, match, folder, role)
     if code.file is not None and code.file.suffix == ".py":
         _require_name(code)
     return code
 
 
-def _in_file(text: str, match: re.Match[str], folder: Path, what: str) -> Code:
+def _in_file(text: str, match: re.Match[str], folder: Path, role: str) -> Code:
     file = folder / match["file"]
     if not file.is_file():
-        raise EvalError(f"{what} {text}: no such file as {file}")
-    return Code(text, match["name"], "", file.absolute(), file.absolute().parent, what)
+        raise EvalError(f"{role} {text}: no such file as {file}")
+    return Code(text, match["name"], "", file.absolute(), file.absolute().parent, role)
 
 
-def _in_module(text: str, match: re.Match[str], folder: Path, what: str) -> Code:
+def _in_module(text: str, match: re.Match[str], folder: Path, role: str) -> Code:
     module = match["module"]
     beside = own_file(folder.absolute(), module)
     if beside is not None:
-        return Code(text, match["name"], module, beside, folder.absolute(), what)
+        return Code(text, match["name"], module, beside, folder.absolute(), role)
     spec = _spec_of(module)
     if spec is None:
         raise EvalError(
-            f"{what} {text}: there is no module {module}, neither in {folder.absolute()} nor on the Python path "
+            f"{role} {text}: there is no module {module}, neither in {folder.absolute()} nor on the Python path "
             "(PYTHONPATH)"
         )
     origin = Path(spec.origin) if spec.has_location and spec.origin else None
-    return Code(text, match["name"], module, origin, None, what)
+    return Code(text, match["name"], module, origin, None, role)
 
 
 def _spec_of(module: str) -> importlib.machinery.ModuleSpec | None:
     """Return the spec of a module on the Python path; packages above it are not imported."""
     importlib.invalidate_caches()
-    top, *rest = module.split(".")
+    top, *inner = module.split(".")
     try:
         spec = importlib.machinery.PathFinder.find_spec(top) or importlib.util.find_spec(top)
-        for depth in range(2, len(rest) + 2):
+        for depth in range(2, len(inner) + 2):
             if spec is None or spec.submodule_search_locations is None:
                 return None
-            source_map = getattr(spec.submodule_search_locations, "_path", spec.submodule_search_locations)
-            spec = importlib.machinery.PathFinder.find_spec(".".join([top, *rest][:depth]), list(source_map))
+            folders = getattr(spec.submodule_search_locations, "_path", spec.submodule_search_locations)
+            spec = importlib.machinery.PathFinder.find_spec(".".join([top, *inner][:depth]), list(folders))
     except (ImportError, ValueError, AttributeError, KeyError):
         return None
     return spec

@@ -54,10 +54,10 @@ class FileSuite(Generic[Content]):
         if not source or "://" in source:
             return source
         try:
-            found = (self.path.parent / source).stat()
+            status = (self.path.parent / source).stat()
         except (OSError, ValueError):
             return None
-        return [source, found.st_size, found.st_mtime_ns] if not stat.S_ISFIFO(found.st_mode) else None
+        return [source, status.st_size, status.st_mtime_ns] if not stat.S_ISFIFO(status.st_mode) else None
 
     def missing(self, named: Iterable[tuple[str, str]]) -> tuple[str, ...]:
         """Return a message for each missing local file, of pairs of a task and a file."""

@@ -20,6 +20,6 @@ def head_in(tensors: Mapping[str, torch.Tensor], where: str) -> Head:
     if len(matrices) != 1:
         raise EvalError(f"{where}: expected one 2-D tensor, found {len(matrices)}")
     if bias is not None and bias.shape != matrices[0].shape[:1]:
-        found, rows = tuple(bias.shape), len(matrices[0])
-        raise EvalError(f"{where}: 'bias' has shape {found}, expected [{rows}], one a class")
+        shape, rows = tuple(bias.shape), len(matrices[0])
+        raise EvalError(f"{where}: 'bias' has shape {shape}, expected [{rows}], one a class")
     return Head(matrices[0].float(), None if bias is None else bias.float())

@@ -31,9 +31,9 @@ class HeldData:
     def data(self, key: Hashable, read: Callable[[], Data], nbytes: Callable[[Data], int]) -> Data:
         """Return data that are held, or read them, and hold them where they fit."""
         if key not in self._held:
-            found = read()
-            self._keep(key, found, nbytes(found))
-            return found
+            read_data = read()
+            self._keep(key, read_data, nbytes(read_data))
+            return read_data
         held: Data = self._held[key]
         return held
 

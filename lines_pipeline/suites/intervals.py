@@ -27,7 +27,7 @@ def intervals(samples: Samples) -> dict[str, Interval]:
 
 def paired_means(first: Samples, second: Samples) -> dict[str, Array]:
     """Return resampled means [RESAMPLES] of the differences second - first, by metric of both, sample by sample."""
-    clusters = [one.clusters for one in (first, second) if one.clusters is not None]
+    clusters = [samples.clusters for samples in (first, second) if samples.clusters is not None]
     same = not clusters or (len(clusters) == 2 and np.array_equal(clusters[0], clusters[1]))
     names = [name for name in first.values if name in second.values]
     if not same or any(len(first.values[name]) != len(second.values[name]) for name in names):
@@ -67,6 +67,6 @@ def _draws(count: int) -> Iterator[Array]:
     generator = np.random.default_rng(_SEED)
     rows = max(min(_DRAWS_AT_ONCE // count, RESAMPLES), 1)
     for start in range(0, RESAMPLES, rows):
-        some = min(rows, RESAMPLES - start)
-        drawn = generator.integers(count, size=(some, count)) + np.arange(some)[:, None] * count
-        yield np.bincount(drawn.ravel(), minlength=some * count).reshape(some, count).astype(np.float64)
+        rows_drawn = min(rows, RESAMPLES - start)
+        drawn = generator.integers(count, size=(rows_drawn, count)) + np.arange(rows_drawn)[:, None] * count
+        yield np.bincount(drawn.ravel(), minlength=rows_drawn * count).reshape(rows_drawn, count).astype(np.float64)

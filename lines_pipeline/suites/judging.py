@@ -33,14 +33,14 @@ def judge(logits: torch.Tensor, labels: torch.Tensor) -> Judged:
     """
     logits, labels = logits if logits.dtype == torch.float64 else logits.float(), labels.to(logits.device)
     confidence, answers = functional.softmax(logits, dim=1).max(1)[0], logits.argmax(1)
-    found = {
+    figures = {
         "accuracy": answers == labels,
         "loss": functional.cross_entropy(logits, labels, reduction="none"),
         "confidence": confidence,
     }
     if logits.shape[1] > _TOP:
-        found["top5_accuracy"] = (logits.topk(_TOP, dim=1)[1] == labels[:, None]).any(1)
-    return {name: (value.float() if value.is_floating_point() else value).cpu() for name, value in found.items()}
+        figures["top5_accuracy"] = (logits.topk(_TOP, dim=1)[1] == labels[:, None]).any(1)
+    return {name: (value.float() if value.is_floating_point() else value).cpu() for name, value in figures.items()}
 
 
 def task_scores(batches: Iterable[Judged], clusters: Array | None = None) -> tuple[dict[str, float], Samples]:
@@ -48,15 +48,17 @@ def task_scores(batches: Iterable[Judged], clusters: Array | None = None) -> tup
     parts = list(batches)
     of_samples = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
     confidence = of_samples.pop("confidence")
-    found = {name: float(np.mean(values, dtype=np.float64)) for name, values in of_samples.items()}
-    found["calibration_error"] = calibration_error(confidence, of_samples["accuracy"])
-    ordered = {metric.name: found[metric.name] for metric in CLASSIFICATION_METRICS if metric.name in found}
+    means = {name: float(np.mean(values, dtype=np.float64)) for name, values in of_samples.items()}
+    means["calibration_error"] = calibration_error(confidence, of_samples["accuracy"])
+    ordered = {metric.name: means[metric.name] for metric in CLASSIFICATION_METRICS if metric.name in means}
     return ordered, Samples(of_samples, clusters)
 
 
 def judged_answers(answers: Mapping[str, Answers]) -> Scores:
     """Return the scores of the answers to each task."""
-    judged = {task: task_scores([judge(one.logits, one.labels)], one.clusters) for task, one in answers.items()}
+    judged = {
+        task: task_scores([judge(answer.logits, answer.labels)], answer.clusters) for task, answer in answers.items()
+    }
     return Scores(
         {task: figures for task, (figures, _) in judged.items()},
         {task: samples for task, (_, samples) in judged.items()},

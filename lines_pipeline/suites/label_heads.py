@@ -36,7 +36,7 @@ def _rows(embedder: LabelEmbedder, tasks: tuple[ClassTexts, ...]) -> tuple[torch
 
 
 def _class_rows(embedder: LabelEmbedder, module: nn.Module, texts: ClassTexts) -> torch.Tensor:
-    """One batch a task, so that a task's head does not depend on what other tasks there are."""
+    """Embed one batch a task, so that a task's head does not depend on what other tasks there are."""
     features = module(embedder.tokens([text for of_class in texts for text in of_class]))
     units = functional.normalize(features.float(), dim=-1)
     ends = list(accumulate(map(len, texts)))

@@ -36,8 +36,8 @@ class LabelledTensors:
                 f"{tuple(labels.shape)}, expected one label an image"
             )
         if clusters is not None and (clusters.shape != labels.shape or clusters.is_floating_point()):
-            found = f"{clusters.dtype} of shape {tuple(clusters.shape)}"
-            raise EvalError(f"{where}: {source} has clusters that are {found}, expected one whole number an image")
+            described = f"{clusters.dtype} of shape {tuple(clusters.shape)}"
+            raise EvalError(f"{where}: {source} has clusters that are {described}, expected one whole number an image")
         return cls(images, labels, None if clusters is None else clusters.int().numpy())
 
     @property

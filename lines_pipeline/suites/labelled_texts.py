@@ -74,10 +74,10 @@ def labelled_texts(rows: Iterable[Row], columns: Columns, names: Sequence[str], 
 
     A label is one of ``names``, or the number of a class.
     """
-    wanted = [column for column in (columns.text, columns.pair, columns.label, columns.cluster) if column is not None]
+    needed = [column for column in (columns.text, columns.pair, columns.label, columns.cluster) if column is not None]
     texts, pairs, labels, clusters = list[str](), list[str](), list[int](), list[Any]()
     for where, row in rows:
-        for column in wanted:
+        for column in needed:
             if row.get(column) is None:
                 known = ", ".join(map(shortened, row)) or "none"
                 near = did_you_mean(column, [str(name) for name in row if name is not None])
@@ -119,8 +119,8 @@ def _class(where: str, value: Any, names: Sequence[str], classes: int) -> int:
 def _numbered(clusters: Sequence[Any]) -> Array | None:
     """Return numbers for what is equal, in the order of their first use."""
     numbers: dict[Any, int] = {}
-    found = [numbers.setdefault(str(value), len(numbers)) for value in clusters]
-    return np.array(found, dtype=np.int32) if found else None
+    of_clusters = [numbers.setdefault(str(value), len(numbers)) for value in clusters]
+    return np.array(of_clusters, dtype=np.int32) if of_clusters else None
 
 
 def _content(path: Path) -> str:

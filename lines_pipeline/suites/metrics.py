@@ -108,9 +108,9 @@ def _target_figures(metric: Metric, values: Mapping[str, float], baselines: Base
         metrics |= {f"target_normalized_{metric.name}": value for value in own.values()}
     if metric.averaging != "none":
         metrics[f"control_{metric.name}"] = _mean(metric, list(control.values()))
-    others = _normalized(metric, control, baselines.pretrained)
-    if others.keys() == control.keys():
-        metrics[f"control_normalized_{metric.name}"] = fmean(others.values())
+    normalized = _normalized(metric, control, baselines.pretrained)
+    if normalized.keys() == control.keys():
+        metrics[f"control_normalized_{metric.name}"] = fmean(normalized.values())
     return metrics
 
 

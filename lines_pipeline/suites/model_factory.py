@@ -30,10 +30,10 @@ def factory_code(document: SuiteDocument, model: ModelFactory) -> Code | None:
     return found_code(document, ("model", "factory"), model.factory, "model factory")
 
 
-def found_code(document: SuiteDocument, field: tuple[str, ...], text: str, what: str) -> Code:
+def found_code(document: SuiteDocument, field: tuple[str, ...], text: str, role: str) -> Code:
     """Return the Python that a field of the file names; ``EvalError`` with its place where it is not there."""
     try:
-        return find_code(text, document.path.parent, what)
+        return find_code(text, document.path.parent, role)
     except EvalError as error:
         raise document.error(field, str(error)) from error
 
@@ -41,40 +41,40 @@ def found_code(document: SuiteDocument, field: tuple[str, ...], text: str, what:
 def foreign_code(path: Path, code: Iterable[Code], model: ModelFactory | None) -> ForeignCode | None:
     """Return the code of a suite file that may do anything: the user's Python, or what could unpickle files."""
     code = list(code)
-    told = [one.shown for one in code]
+    shown = [code_found.shown for code_found in code]
     if model is not None and shipped_kind(model.factory):
         odd = sorted(set(model.arguments) - HARMLESS_ARGUMENTS)
-        told += [f"{model.factory} with {', '.join(map(shortened, odd[:5]))}"] if odd else []
-    if not told:
+        shown += [f"{model.factory} with {', '.join(map(shortened, odd[:5]))}"] if odd else []
+    if not shown:
         return None
-    own = [one.file.resolve() for one in code if one.root and one.file]
+    own = [code_found.file.resolve() for code_found in code if code_found.root and code_found.file]
     folders = dict.fromkeys(file.parent for file in (path, path.resolve(), *own))
     reasons = [(reason, folder) for folder in folders if (reason := why_untrusted(folder))]
-    return ForeignCode(", ".join(told), f"{reasons[0][0]}; {remedy(reasons[0][1])}" if reasons else "")
+    return ForeignCode(", ".join(shown), f"{reasons[0][0]}; {remedy(reasons[0][1])}" if reasons else "")
 
 
 def make_model(path: Path, model: ModelFactory, code: Code | None) -> tuple[nn.Module, Any]:
     """Return the module, and the image transform that comes with it, if any."""
     if code is None:
         return _open_clip(path, model.factory.partition(":")[2], model.arguments)
-    made = call(code, path, **model.arguments)
-    if not isinstance(made, nn.Module):
-        found = type(made).__name__
-        raise EvalError(f"{path}: model factory {model.factory} gave a {found}, expected a torch module")
-    return made, None
+    module = call(code, path, **model.arguments)
+    if not isinstance(module, nn.Module):
+        kind = type(module).__name__
+        raise EvalError(f"{path}: model factory {model.factory} gave a {kind}, expected a torch module")
+    return module, None
 
 
-def loaded(path: Path, what: str, made: nn.Module, model: Model, code: Code | None, device: str) -> nn.Module:
+def loaded(path: Path, factory: str, module: nn.Module, model: Model, code: Code | None, device: str) -> nn.Module:
     """Return the module with the weights of a model, on a device; a model that is a module is taken itself."""
     if isinstance(model, nn.Module):
-        made = model
+        module = model
     else:
         try:
-            made.load_state_dict(state_of(model))
+            module.load_state_dict(state_of(model))
         except RuntimeError as error:
-            raise EvalError(f"{path}: the model does not fit {what}: {error}") from error
-    with told_as_users(path, f"model factory {what}: the model", code):
-        return made.eval().to(device)
+            raise EvalError(f"{path}: the model does not fit {factory}: {error}") from error
+    with told_as_users(path, f"model factory {factory}: the model", code):
+        return module.eval().to(device)
 
 
 def _open_clip(path: Path, name: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, Any]:
@@ -101,8 +101,8 @@ class _ImageTower(nn.Module):
         return features
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        found = self.model.load_state_dict(state, strict=False, assign=assign)
-        missing = [name for name in found.missing_keys if name.startswith("visual.")]
-        if missing or found.unexpected_keys:
-            raise RuntimeError(f"missing tensors {missing[:3]}, unexpected ones {found.unexpected_keys[:3]}")
-        return found
+        result = self.model.load_state_dict(state, strict=False, assign=assign)
+        missing = [name for name in result.missing_keys if name.startswith("visual.")]
+        if missing or result.unexpected_keys:
+            raise RuntimeError(f"missing tensors {missing[:3]}, unexpected ones {result.unexpected_keys[:3]}")
+        return result

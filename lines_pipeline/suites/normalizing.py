@@ -22,15 +22,15 @@ class Known:
 
 def baselines_of(use: SuiteUse, suite: Suite, tasks: Sequence[str], known: Known) -> Baselines:
     """Return the baselines for one use of a suite: of the nodes that it names, and for the rest of the suite."""
-    found: dict[Role, dict[str, dict[str, float]]] = {role: {} for role in ROLES}
+    figures: dict[Role, dict[str, dict[str, float]]] = {role: {} for role in ROLES}
     for role in ROLES:
         named = use.baselines.get(role, ())
         if role in roles_needed(use.target) and not named:
-            found[role] = {task: dict(one) for task, one in suite.baselines(role, tasks, use.split).items()}
+            figures[role] = {task: dict(of_task) for task, of_task in suite.baselines(role, tasks, use.split).items()}
         if named:
             evaluations = judges_by_task(known.graph, named, tasks)
-            found[role] = {task: dict(known.scores[evaluations[task]].values.get(task, {})) for task in tasks}
-    return Baselines(found["expert"], found["pretrained"])
+            figures[role] = {task: dict(known.scores[evaluations[task]].values.get(task, {})) for task in tasks}
+    return Baselines(figures["expert"], figures["pretrained"])
 
 
 def judges_by_task(graph: Graph, named: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:

@@ -171,8 +171,8 @@ class FunctionSuite(FileSuite[FunctionFile]):
         if isinstance(model, nn.Module):
             return model.eval().to(device)
         if self.content.model is not None:
-            made = self.model()
-            return loaded(self.path, self.content.model.factory, made, model, self._factory, device)
+            module = self.model()
+            return loaded(self.path, self.content.model.factory, module, model, self._factory, device)
         if isinstance(model, StoredModel):
             return stack.enter_context(model.folder())
         raise EvalError(f"{self.path}: names no model factory, and the model is not in a file")

@@ -52,5 +52,5 @@ def _packed(array: Array) -> list[Any]:
 
 def _unpacked(packed: list[Any]) -> Array:
     kind, count, text = packed
-    found = np.frombuffer(zlib.decompress(base64.b64decode(text)), _TYPES[kind])
-    return np.unpackbits(found, count=count).astype(np.bool_) if kind == "bits" else found.copy()
+    values = np.frombuffer(zlib.decompress(base64.b64decode(text)), _TYPES[kind])
+    return np.unpackbits(values, count=count).astype(np.bool_) if kind == "bits" else values.copy()

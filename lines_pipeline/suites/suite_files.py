@@ -11,12 +11,12 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from lines_pipeline.core.errors import Diagnostic, EvalError, RecipeError, did_you_mean
+from lines_pipeline.core.diagnostics import FieldPath, in_file_order
+from lines_pipeline.core.errors import EvalError, RecipeError, did_you_mean
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.scalars import unspelled
-from lines_pipeline.recipe.binding.validation import Complaint, validated
-from lines_pipeline.recipe.syntax.source_map import Path as FieldPath
-from lines_pipeline.recipe.syntax.source_map import SourceMap, spoken
+from lines_pipeline.recipe.binding.validation import validated
+from lines_pipeline.recipe.syntax.source_map import SourceMap, led_by_path
 from lines_pipeline.recipe.syntax.yaml_source import parse_yaml, read_text
 from lines_pipeline.suites.factories import check_factory
 from lines_pipeline.suites.kinds import DEFAULT, suite_kinds
@@ -90,14 +90,14 @@ class SuiteDocument:
     def read_as(self, model: type[Content]) -> Content:
         """Return the content, checked against a pydantic model; ``EvalError`` with every mistake and its place."""
         if model not in self._validated:
-            content, complaints = validated(model, self.data, self.data)
+            content, diagnostics = validated(model, self.data, self.data)
             if content is None:
-                diagnostics = sorted({_diagnostic(self.source_map, complaint) for complaint in complaints})
-                raise EvalError("\n".join(str(diagnostic) for diagnostic in diagnostics))
+                located = [led_by_path(self.source_map.locate(diagnostic)) for diagnostic in diagnostics]
+                raise EvalError("\n".join(map(str, in_file_order(located))))
             self._validated[model] = content
-        found = self._validated[model]
-        assert isinstance(found, model)
-        return found
+        kept = self._validated[model]
+        assert isinstance(kept, model)
+        return kept
 
     def error(self, field: FieldPath, message: str, *, at_key: bool = False) -> EvalError:
         """Return an error at a field of the file."""
@@ -108,11 +108,11 @@ class SuiteDocument:
 def read_document(path: Path) -> SuiteDocument:
     """Return the content of a suite file, and its spots; ``EvalError`` with every mistake and its place."""
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise EvalError(f"{path}: no such suite ({reason}); expected zoo://glyphs or a suite file") from error
-    return _read(path, (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns))
+    return _read(path, (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns))
 
 
 @lru_cache(maxsize=16)
@@ -131,9 +131,3 @@ def _read(path: Path, signature: tuple[int, ...]) -> SuiteDocument:
         message = f"unknown kind of suite '{shortened(str(kind))}'{near}; expected one of: {', '.join(kinds)}"
         raise EvalError(str(source_map.value(("kind",)).diagnostic(message)))
     return SuiteDocument(path, kind, {key: value for key, value in data.items() if key != "kind"}, source_map)
-
-
-def _diagnostic(source_map: SourceMap, complaint: Complaint) -> Diagnostic:
-    location = source_map.key(complaint.path) if complaint.at_key else source_map.value(complaint.path)
-    led = bool(complaint.path) and not complaint.at_key
-    return location.diagnostic(f"'{spoken(complaint.path)}': {complaint.message}" if led else complaint.message)

@@ -44,7 +44,7 @@ class Tokenizer:
 
     def tokens(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> torch.Tensor:
         """Return int64 [n, inputs, length], padded to the longest of them."""
-        found = self.encode(
+        encoded = self.encode(
             list(texts),
             None if pairs is None else list(pairs),
             truncation=True,
@@ -53,7 +53,7 @@ class Tokenizer:
             return_attention_mask=True,
             return_tensors="pt",
         )
-        return torch.stack([found[name] for name in self.inputs], dim=1)
+        return torch.stack([encoded[name] for name in self.inputs], dim=1)
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class TextBase:
     @classmethod
     def of(cls, folder: Path, model: TextModel) -> TextBase:
         """Return the folder as it is now."""
-        found = [(str(file.relative_to(folder)), file.stat()) for file in _files(folder)]
-        return cls(folder, canonical_json([[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]), model)
+        statuses = [(str(file.relative_to(folder)), file.stat()) for file in _files(folder)]
+        return cls(folder, canonical_json([[name, stat.st_size, stat.st_mtime_ns] for name, stat in statuses]), model)
 
     def missing(self, *, weights: bool) -> Iterator[str]:
         """Yield what is not there: the folder, its configuration, and where ``weights`` are needed those."""
@@ -89,10 +89,10 @@ class TextBase:
         inputs, pools = self.tokenizer().inputs, self._pools
         try:
             config = _config(self._transformer)
-            made = getattr(transformers, auto).from_config(config, trust_remote_code=False)
+            module = getattr(transformers, auto).from_config(config, trust_remote_code=False)
         except _REFUSALS as error:
             raise EvalError(f"{self._transformer}: transformers cannot make {auto} of it: {error}") from error
-        return TextEncoder(made.float().eval(), inputs, pools)
+        return TextEncoder(module.float().eval(), inputs, pools)
 
     def tokenizer(self) -> Tokenizer:
         """Return the folder's tokenizer, with the number of tokens to read."""
@@ -106,7 +106,7 @@ class TextBase:
 
     @property
     def _transformer(self) -> Path:
-        """The folder with the configuration and the tokenizer."""
+        """Return the folder with the configuration and the tokenizer."""
         modules = read_json_or_none(self.folder / MODULES) if self.model.factory == SENTENCE else None
         first = modules[0] if isinstance(modules, list) and modules else {}
         named = [name for name in read_modules(self.folder) if isinstance(first, dict) and name == first.get("path")]
@@ -142,18 +142,18 @@ def _tokenizer(folder: Path, identity: str, max_length: int | None) -> Tokenizer
     import transformers
 
     try:
-        made = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except _REFUSALS as error:
         raise EvalError(f"{folder}: transformers cannot make a tokenizer of it: {error}") from error
-    if made.pad_token is None:
+    if tokenizer.pad_token is None:
         raise EvalError(f"{folder}: its tokenizer has no padding token; give it one in tokenizer_config.json")
-    limits = [made.model_max_length, _positions(folder / "config.json", made.pad_token_id)]
+    limits = [tokenizer.model_max_length, _positions(folder / "config.json", tokenizer.pad_token_id)]
     limit = min((limit for limit in limits if limit and limit < _UNLIMITED), default=_USUAL)
     if max_length is not None and max_length > limit:
         raise EvalError(f"{folder}: the model takes {limit} tokens, fewer than max_length: {max_length}")
     usual = _setting(folder / "sentence_bert_config.json", "max_seq_length") or limit
-    inputs = [name for name in made.model_input_names if name != "attention_mask"]
-    return Tokenizer(made, (*inputs, "attention_mask"), max_length or min(usual, limit))
+    inputs = [name for name in tokenizer.model_input_names if name != "attention_mask"]
+    return Tokenizer(tokenizer, (*inputs, "attention_mask"), max_length or min(usual, limit))
 
 
 def _positions(path: Path, padding: int) -> int | None:

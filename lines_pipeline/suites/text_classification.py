@@ -60,16 +60,16 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
         if not self._is_local(self.content.model.base):
             return missing
         embeds = any(self._embedded(task) for task in self.tasks)
-        return (*(f"{self.path}: base: {told}" for told in self._base.missing(weights=embeds)), *missing)
+        return (*(f"{self.path}: base: {message}" for message in self._base.missing(weights=embeds)), *missing)
 
     def digest(self, split: str) -> str:
         """Return the digest of the file's content, and of the local data, heads, base and Python that it names."""
         tasks = self.content.tasks.values()
-        files = [self.identity(source) for one in tasks for source in (one.head or "", one.data.get(split, ""))]
+        files = [self.identity(source) for task in tasks for source in (task.head or "", task.data.get(split, ""))]
         base = self.content.model.base
         folder = self._base.identity if self._is_local(base) else base
         content = self.content.model_dump(mode="json", exclude={"tasks": {"__all__": {"expert", "pretrained"}}})
-        return content_key([content, split, files, folder, *(one.digest() for one in self.code())])
+        return content_key([content, split, files, folder, *(code.digest() for code in self.code())])
 
     def baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
         """Return the figures that the file records."""
@@ -85,9 +85,9 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
             data = self._data(task, split, head)
             width = len(self._names(task)) if head is None else head.weight.shape[1]
             reader = TextReader(module, self._tokenizer, self.path, task, self._code)
-            found = reader.outputs(data, width, device)
+            outputs = reader.outputs(data, width, device)
             values[task], samples[task] = class_figures(
-                found if head is None else head.logits(found), data.labels, data.clusters
+                outputs if head is None else head.logits(outputs), data.labels, data.clusters
             )
         return Scores(values, samples)
 
@@ -124,7 +124,7 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
 
     @property
     def _base(self) -> TextBase:
-        """The base's folder as it is now; a local one need not be there."""
+        """Return the base's folder as it is now; a local one need not be there."""
         base = self.content.model.base
         if base.startswith("zoo://"):
             folder = zoo_checkpoint(base).path.parent
@@ -144,12 +144,12 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
         source, section = self._source(task, split), self.content.tasks[task]
         rows = hub_rows(source) if source.startswith(DATASETS) else read_rows(self.local(source))
         classes = len(self._names(task)) if head is None else len(head.weight)
-        found = labelled_texts(rows, section.columns or self.content.columns, self._names(task), classes)
-        if not len(found):
+        texts = labelled_texts(rows, section.columns or self.content.columns, self._names(task), classes)
+        if not len(texts):
             raise EvalError(f"{self.path}: task '{task}': {source} has no texts to evaluate on")
-        return (
-            found if self.only is None else found.picked(self.only.numbers(task, len(found), found.clusters).tolist())
-        )
+        if self.only is None:
+            return texts
+        return texts.picked(self.only.numbers(task, len(texts), texts.clusters).tolist())
 
     def _names(self, task: str) -> tuple[str, ...]:
         """Return the names of a task's classes; none where they are numbers."""
@@ -170,15 +170,15 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
         if head is None:
             head = Head(self._rows[task])
         elif section.names and len(section.names) != len(head.weight):
-            found, rows = len(section.names), len(head.weight)
-            raise task_error(self.document, task, f"{found} labels, the head has {rows} classes")
+            count, rows = len(section.names), len(head.weight)
+            raise task_error(self.document, task, f"{count} labels, the head has {rows} classes")
         return replace(head, scale=content.logit_scale, normalize=content.normalize_features)
 
     @property
     def _rows(self) -> dict[str, torch.Tensor]:
-        """The rows of the heads that are made of label names."""
+        """Return the rows of the heads that are made of label names."""
         model, tasks = self.content.model, [task for task in self.tasks if self._embedded(task)]
-        code = [one.digest() for one in self.code()]
+        code = [code_read.digest() for code_read in self.code()]
         key = content_key([model.model_dump(mode="json"), self._base.identity, str(self._base.folder), code])
         texts = tuple(self.content.tasks[task].texts(self.content.template) for task in tasks)
         embedder = LabelEmbedder(key, lambda texts: self._tokenizer.tokens(texts), self._with_base_weights)

@@ -29,18 +29,18 @@ class TextEncoder(nn.Module):
         self._whole_masks = model.config.model_type in _MASKS_AS_GIVEN and reads_both_ways
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        given = dict(zip(self.inputs, tokens.unbind(1), strict=True))
-        mask, model = given["attention_mask"], self.get_submodule(self.place)
+        inputs = dict(zip(self.inputs, tokens.unbind(1), strict=True))
+        mask, model = inputs["attention_mask"], self.get_submodule(self.place)
         if self._whole_masks:
-            given["attention_mask"] = _whole_mask(mask)
-        found = model(**given)
+            inputs["attention_mask"] = _whole_mask(mask)
+        output = model(**inputs)
         if not self.pools:
-            logits: torch.Tensor = found.logits
+            logits: torch.Tensor = output.logits
             return logits
         if self.pools == (_POOLER,):
-            features: torch.Tensor = found.pooler_output
+            features: torch.Tensor = output.pooler_output
             return features
-        hidden = found.last_hidden_state
+        hidden = output.last_hidden_state
         weight = mask.unsqueeze(-1).to(hidden.dtype)
         return torch.cat([POOLS[pool](hidden, weight) for pool in self.pools], dim=-1)
 
@@ -55,9 +55,11 @@ class TextEncoder(nn.Module):
         renamed, unused = _fitted(state, own, f"{self.place}.")
         result = model.load_state_dict(renamed, strict=False, assign=assign)
         model.tie_weights()
-        there = {id(own[name]) for name in renamed}
+        loaded = {id(own[name]) for name in renamed}
         needless = () if self.pools in ((), (_POOLER,)) else (f"{_POOLER}.",)
-        missing = [name for name in result.missing_keys if id(own[name]) not in there and not name.startswith(needless)]
+        missing = [
+            name for name in result.missing_keys if id(own[name]) not in loaded and not name.startswith(needless)
+        ]
         if missing or unused:
             raise RuntimeError(f"missing tensors {missing[:3]}, unexpected ones {unused[:3]}")
         return result

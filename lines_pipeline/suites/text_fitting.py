@@ -37,5 +37,5 @@ def _formats(document: SuiteDocument, content: TextClassificationFile) -> Iterat
     for task, section in content.tasks.items():
         for split, source in section.data.items():
             if not source.startswith(DATASETS) and not source.lower().endswith(FORMATS):
-                told = f"cannot tell the format of '{source}', expected a name with {', '.join(FORMATS)}"
-                yield document.error(("tasks", task, "data", split), told)
+                message = f"cannot tell the format of '{source}', expected a name with {', '.join(FORMATS)}"
+                yield document.error(("tasks", task, "data", split), message)

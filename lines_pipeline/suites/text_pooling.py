@@ -28,7 +28,7 @@ def _max(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _cls(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The hidden state of each text's first token, which padding may stand before."""
+    """Return the hidden state of each text's first token, which padding may stand before."""
     first = weight.argmax(1, keepdim=True).expand(-1, -1, hidden.shape[-1])
     return hidden.gather(1, first)[:, 0]
 
@@ -56,8 +56,8 @@ def pools_of_folder(folder: Path) -> tuple[str, ...]:
     except (TypeError, KeyError) as error:
         raise EvalError(f"{folder / MODULES}: expected a list of modules with 'type' and 'path'") from error
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        told = ", ".join(kinds) or "none"
-        raise EvalError(f"{folder / MODULES}: modules {told}; expected Transformer, Pooling and maybe Normalize")
+        named = ", ".join(kinds) or "none"
+        raise EvalError(f"{folder / MODULES}: modules {named}; expected Transformer, Pooling and maybe Normalize")
     place = modules[1].get("path")
     if place not in read_modules(folder):
         raise EvalError(f"{folder / MODULES}: expected the pooling's 'path' to be a folder in it, found {place!r}")

@@ -37,13 +37,13 @@ class TextReader:
         return torch.cat(parts)[torch.tensor(order).argsort()]
 
     def _output(self, tokens: torch.Tensor, width: int) -> torch.Tensor:
-        taken = f"task '{self.task}': the model does not take tokens of shape {tuple(tokens.shape)}: it"
-        with told_as_users(self.suite, taken, self.code):
-            found = self.module(tokens)
-        if not isinstance(found, torch.Tensor) or found.shape != (len(tokens), width):
-            given = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
+        lead = f"task '{self.task}': the model does not take tokens of shape {tuple(tokens.shape)}: it"
+        with told_as_users(self.suite, lead, self.code):
+            output = self.module(tokens)
+        if not isinstance(output, torch.Tensor) or output.shape != (len(tokens), width):
+            shape = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
             raise EvalError(
-                f"{self.suite}: task '{self.task}': the model gave {given}, expected [{len(tokens)}, {width}]: "
+                f"{self.suite}: task '{self.task}': the model gave {shape}, expected [{len(tokens)}, {width}]: "
                 "features, as many as the head has, or logits, one a class"
             )
-        return found.float()
+        return output.float()

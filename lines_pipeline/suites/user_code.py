@@ -18,14 +18,14 @@ def call(code: Code, suite: Path, where: str = "", /, *values: Any, **arguments:
     ``where`` leads the error's message: for which task it was called.
     """
     with told_as_users(suite, f"{where}{code.what} {code.text}", code), at_home(code):
-        found: Any = module_of(code)
+        value: Any = module_of(code)
         for part in code.name.split("."):
-            found = getattr(found, part)
-        return found(*values, **arguments)
+            value = getattr(value, part)
+        return value(*values, **arguments)
 
 
 @contextlib.contextmanager
-def told_as_users(suite: Path, what: str, code: Code | None) -> Iterator[None]:
+def told_as_users(suite: Path, lead: str, code: Code | None) -> Iterator[None]:
     """Turn errors of the user's code into ``EvalError``, and send what it prints to stderr."""
     try:
         with to_stderr():
@@ -33,4 +33,4 @@ def told_as_users(suite: Path, what: str, code: Code | None) -> Iterator[None]:
     except LinesError:
         raise
     except (Exception, SystemExit) as error:  # the door of code that is not ours
-        raise EvalError(f"{suite}: {what} raised {what_was_raised(error, code)}") from error
+        raise EvalError(f"{suite}: {lead} raised {what_was_raised(error, code)}") from error

@@ -51,8 +51,8 @@ def compare(runs: Sequence[str], uri: str) -> Comparison:
     client = connect(uri)
     every = list(_all_runs(client))
     notes: list[str] = []
-    found = _chosen(every, runs, shown(uri), notes)
-    sides = [_figures(client, run) for run in found]
+    chosen = _chosen(every, runs, shown(uri), notes)
+    sides = [_figures(client, run) for run in chosen]
     rows = [
         Row(kind, name, tuple(side[kind].get(name) for side in sides))
         for kind in ("params", "hashes", "inputs", "metrics")
@@ -61,14 +61,14 @@ def compare(runs: Sequence[str], uri: str) -> Comparison:
         )
     ]
     rows.sort(key=lambda row: not row.differs)
-    rows = [*paired_rows([samples_of(client, run) for run in found]), *rows]
-    names = tuple(run.info.run_name for run in found)
-    return Comparison(names, tuple(run.info.run_id for run in found), tuple(rows), tuple(notes))
+    rows = [*paired_rows([samples_of(client, run) for run in chosen]), *rows]
+    names = tuple(run.info.run_name for run in chosen)
+    return Comparison(names, tuple(run.info.run_id for run in chosen), tuple(rows), tuple(notes))
 
 
 def _all_runs(client: Any) -> Iterator[Any]:
     """Return every run, the latest first."""
-    experiments, token = [found.experiment_id for found in client.search_experiments()], None
+    experiments, token = [experiment.experiment_id for experiment in client.search_experiments()], None
     while True:
         page = client.search_runs(
             experiments, order_by=["attributes.start_time DESC"], max_results=5_000, page_token=token
@@ -80,29 +80,29 @@ def _all_runs(client: Any) -> Iterator[Any]:
 
 
 def _chosen(every: Sequence[Any], runs: Sequence[str], store: str, notes: list[str]) -> list[Any]:
-    matches = {wanted: _matches(every, wanted, store) for wanted in runs}
-    left = {wanted: list(reversed(matches[wanted][:count])) for wanted, count in Counter(runs).items()}
-    for wanted, count in Counter(runs).items():
-        there = matches[wanted]
-        if len(there) < count:
-            only = f"{there[0].info.run_id[:8]} is the only run called '{wanted}'"
-            raise UnknownRunError(f"{store}: {only}; it cannot be compared with itself")
-        if len(there) > count:
-            taken = ", ".join(f"{run.info.run_id[:8]} of {_when(run)}" for run in left[wanted])
-            notes.append(f"{len(there)} runs are called '{wanted}'; compared is the latest: {taken}")
-    return [left[wanted].pop(0) for wanted in runs]
+    matches = {text: _matches(every, text, store) for text in runs}
+    latest = {text: list(reversed(matches[text][:count])) for text, count in Counter(runs).items()}
+    for text, count in Counter(runs).items():
+        named = matches[text]
+        if len(named) < count:
+            message = f"{named[0].info.run_id[:8]} is the only run called '{text}'"
+            raise UnknownRunError(f"{store}: {message}; it cannot be compared with itself")
+        if len(named) > count:
+            taken = ", ".join(f"{run.info.run_id[:8]} of {_when(run)}" for run in latest[text])
+            notes.append(f"{len(named)} runs are called '{text}'; compared is the latest: {taken}")
+    return [latest[text].pop(0) for text in runs]
 
 
-def _matches(every: Sequence[Any], wanted: str, store: str) -> list[Any]:
+def _matches(every: Sequence[Any], text: str, store: str) -> list[Any]:
     """Return the runs that a user's text may name, the latest first."""
-    exact = [run for run in every if run.info.run_id == wanted]
-    named = [run for run in every if wanted in (run.info.run_name, run.data.tags.get(RECIPE_TAG))]
+    exact = [run for run in every if run.info.run_id == text]
+    named = [run for run in every if text in (run.info.run_name, run.data.tags.get(RECIPE_TAG))]
     if exact or named:
         return exact or named
-    begun = [run for run in every if len(wanted) >= _SHORTEST_ID and run.info.run_id.startswith(wanted)]
+    begun = [run for run in every if len(text) >= _SHORTEST_ID and run.info.run_id.startswith(text)]
     if len(begun) != 1:
-        what = "several runs begin" if begun else "no run is named, or begins,"
-        raise UnknownRunError(f"{store}: {what} with '{wanted}'; give a run's id or name")
+        number = "several runs begin" if begun else "no run is named, or begins,"
+        raise UnknownRunError(f"{store}: {number} with '{text}'; give a run's id or name")
     return begun
 
 

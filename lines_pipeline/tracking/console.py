@@ -184,12 +184,12 @@ class LogSink:
 def _means(event: MetricsComputed) -> str:
     """Return the means of the metrics that a suite declares, with their units."""
     means = {name: event.metrics.get(f"mean_{name}") for name in event.declared}
-    told = [
+    texts = [
         f"{name} {figure_text(value, event.units.get(f'mean_{name}', ''))}"
         for name, value in means.items()
         if value is not None
     ]
-    return ", ".join(told) or "evaluated"
+    return ", ".join(texts) or "evaluated"
 
 
 def _print_note(console: Console, note: Note) -> None:

@@ -44,26 +44,26 @@ def recorded_name(recipe: Recipe) -> str:
 
 def run_params(recipe: Recipe, graph: Graph) -> dict[str, str]:
     """Return op, inputs, items and parameters of every node, and the seed, without parameters at their default."""
-    found = {"seed": str(recipe.seed)}
+    params = {"seed": str(recipe.seed)}
     for node, members in graph.members.items():
         op = graph.steps[members[0]].op
         fields = {**recipe.recorded["nodes"][node], "op": op.name}
         defaults = _defaults(op)
         for field, value in fields.items():
             if field not in defaults or not _same(value, defaults[field]):
-                found[f"{node}.{field}"] = _value(value)
-    return found
+                params[f"{node}.{field}"] = _value(value)
+    return params
 
 
 def _defaults(op: AnyOp) -> dict[str, Any]:
     """Return defaults as a recipe would write them; a tuple of one stands for a number that all inputs get."""
-    found = {}
+    defaults = {}
     for name, field in op.Params.model_fields.items():
         default = field.get_default(call_default_factory=True)
         if default is not PydanticUndefined:
             spread = name in op.per_item and isinstance(default, tuple) and len(default) == 1
-            found[field.alias or name] = to_jsonable_python(default[0] if spread else default)
-    return found
+            defaults[field.alias or name] = to_jsonable_python(default[0] if spread else default)
+    return defaults
 
 
 def _same(value: Any, default: Any) -> bool:
@@ -98,7 +98,9 @@ def plugin_tags(recipe: Recipe, graph: Graph) -> dict[str, str]:
     """Return the digests of the recipe's own files, and the versions of the packages that its ops come from."""
     files = {f"plugin.{name}": digest for name, digest in recipe.plugins.digests.items()}
     packages = [origin.distribution for origin in graph.plugins if isinstance(origin, PackageOrigin)]
-    return files | {f"version.{name}": version for name, _, version in (one.rpartition(" ") for one in packages)}
+    return files | {
+        f"version.{name}": version for name, _, version in (package.rpartition(" ") for package in packages)
+    }
 
 
 def transductive_tags(graph: Graph) -> dict[str, str]:

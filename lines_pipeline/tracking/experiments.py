@@ -55,12 +55,12 @@ def experiment_id(client: MlflowClient, target: Target, artifacts: str | None) -
 
     if target.experiment_id and not target.experiment:
         try:
-            found = client.get_experiment(target.experiment_id)
+            experiment = client.get_experiment(target.experiment_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise TrackingError(f"MLFLOW_EXPERIMENT_ID is {target.experiment_id}, and no experiment has it") from error
-        return _living(found)
+        return _living(experiment)
     known = client.get_experiment_by_name(target.experiment)
     if known is None:
         try:

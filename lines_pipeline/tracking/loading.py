@@ -53,9 +53,9 @@ def _has_plugins() -> bool:
     """Return whether packages other than MLflow add to it. Told by modules: to read their packages takes 20 ms more."""
     from importlib.metadata import entry_points  # not for the run, which imports this module early
 
-    found = entry_points()
-    own = [group for group in found.groups if group.startswith("mlflow.")]
-    return any(entry.value.partition(".")[0] != "mlflow" for group in own for entry in found.select(group=group))
+    points = entry_points()
+    own = [group for group in points.groups if group.startswith("mlflow.")]
+    return any(entry.value.partition(".")[0] != "mlflow" for group in own for entry in points.select(group=group))
 
 
 @contextmanager

@@ -25,8 +25,8 @@ def new_database() -> bytes | None:
     # content MLflow makes the database on the disk, and what fails there too is told.
     with suppress(Exception), closing(sqlite3.connect(name, uri=True)) as memory:
         MlflowClient(tracking_uri=f"sqlite:///{name}&uri=true").search_experiments(max_results=1)
-        (made,) = memory.execute("SELECT count(*) FROM alembic_version").fetchone()
-        return memory.serialize() if made else None
+        (has_tables,) = memory.execute("SELECT count(*) FROM alembic_version").fetchone()
+        return memory.serialize() if has_tables else None
     return None
 
 

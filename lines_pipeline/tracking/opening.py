@@ -58,8 +58,8 @@ def open_record(recipe: Recipe, out: str | Path, tracking_uri: str | None) -> Op
     folder = records_folder() if "://" in str(out) else Path(out)
     shown = recipe.secrets.hide(recipe.secrets.by_name(uri))
     try:
-        told = check_reachable(uri, target)
-        recording = recorder().open(uri, folder, shown=shown, target=None if told else target)
+        is_told = check_reachable(uri, target)
+        recording = recorder().open(uri, folder, shown=shown, target=None if is_told else target)
     except TrackingError as error:
         raise TrackingError(f"{error}. To run all the same, without a record: --no-tracking") from error
     return OpenRecord(uri, target, recording, recipe.secrets)

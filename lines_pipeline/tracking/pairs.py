@@ -40,14 +40,14 @@ class StepSamples:
 
 def samples_of(client: Any, run: Any) -> dict[str, StepSamples]:
     """Return per-sample results by step; none for runs of versions that did not record them."""
-    found: dict[str, StepSamples] = {}
+    by_step: dict[str, StepSamples] = {}
     with suppress(Exception), TemporaryDirectory() as folder:  # whatever a store raises for what is not there
         for artifact in client.list_artifacts(run.info.run_id, SAMPLES_FOLDER):
             path = client.download_artifacts(run.info.run_id, artifact.path, folder)
             content = json.loads(Path(path).read_bytes())
             tasks = {task: Samples.unpacked(packed) for task, packed in content["samples"].items()}
-            found[content["step"]] = StepSamples(content["step"], content["data"], tasks)
-    return found
+            by_step[content["step"]] = StepSamples(content["step"], content["data"], tasks)
+    return by_step
 
 
 def paired_rows(runs: Sequence[Mapping[str, StepSamples]]) -> list[Row]:
@@ -71,20 +71,20 @@ def _means_first(row: tuple[str, Any]) -> tuple[int, str]:
 
 def _differences(first: StepSamples, second: StepSamples) -> dict[str, str]:
     """Return differences by ``mean_<metric>`` and ``<metric>/<task>``."""
-    found: dict[str, str] = {}
+    differences: dict[str, str] = {}
     means: dict[str, list[tuple[float, Array]]] = {}
     for task in (task for task in first.tasks if task in second.tasks):
         for name, drawn in paired_means(first.tasks[task], second.tasks[task]).items():
-            values = [one.tasks[task].values[name].mean(dtype="float64") for one in (first, second)]
+            values = [step.tasks[task].values[name].mean(dtype="float64") for step in (first, second)]
             difference = float(values[1] - values[0])
-            found[f"{name}/{task}"] = _text(difference, drawn)
+            differences[f"{name}/{task}"] = _text(difference, drawn)
             means.setdefault(name, []).append((difference, drawn))
     for name, tasks in means.items():
         count = len(tasks)
         # tasks have samples of their own: the draws of each are put in an order of its own
         drawn = sum(_shuffled(values, number) for number, (_, values) in enumerate(tasks)) / count
-        found[f"mean_{name}"] = _text(sum(difference for difference, _ in tasks) / count, drawn)
-    return found
+        differences[f"mean_{name}"] = _text(sum(difference for difference, _ in tasks) / count, drawn)
+    return differences
 
 
 def _shuffled(values: Array, seed: int) -> Any:

@@ -24,8 +24,8 @@ class PluginSink:
             self._sink(event)
         except Exception as error:  # the door of the sinks
             self._failed = True
-            told = f"sink '{self._entry.name}' of {self._entry.distribution} raised {type(error).__name__}: {error}"
-            self.on_trouble(f"{told}; it is told no more of this run")
+            failure = f"sink '{self._entry.name}' of {self._entry.distribution} raised {type(error).__name__}: {error}"
+            self.on_trouble(f"{failure}; it is told no more of this run")
 
 
 def open_sinks(sinks: Iterable[Sink | str]) -> list[Sink]:

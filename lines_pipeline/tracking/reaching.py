@@ -34,14 +34,14 @@ def check_database(uri: str, path: Path, target: Target) -> None:
         raise TrackingError(f"{path} is no file; give the path of a database file")
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=1)) as database:
-            wanted = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
-            found = database.execute(wanted, [target.experiment]).fetchone()
+            query = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
+            experiment = database.execute(query, [target.experiment]).fetchone()
     except sqlite3.OperationalError:  # no tables yet, or in use: MLflow waits for it
         return
     except sqlite3.DatabaseError as error:
         raise TrackingError(f"{path} is no database of MLflow ({error}); choose a --tracking-uri") from error
-    if found is not None and found[1] == "deleted":
-        raise deleted(target.experiment, str(found[0]))
+    if experiment is not None and experiment[1] == "deleted":
+        raise deleted(target.experiment, str(experiment[0]))
 
 
 def check_server(uri: str, target: Target) -> None:

@@ -107,21 +107,21 @@ class Recorder:
         while True:
             with self._lock:
                 while self._connection.poll():
-                    found = self._received()
-                    self._replies.setdefault(found.run, []).append(found)
+                    received = self._received()
+                    self._replies.setdefault(received.run, []).append(received)
                 if self._replies.get(run):
                     return self._replies[run].pop(0)
-                left = deadline - time.monotonic()
-                if left <= 0:
+                seconds_left = deadline - time.monotonic()
+                if seconds_left <= 0:
                     return None
-                self._connection.poll(min(left, 1.0))
+                self._connection.poll(min(seconds_left, 1.0))
 
     def _received(self) -> Reply:
         try:
-            found: Reply = self._connection.recv()
+            reply: Reply = self._connection.recv()
         except EOFError as error:
             raise ConnectionError(str(error)) from error
-        return found
+        return reply
 
 
 @dataclass
@@ -156,7 +156,7 @@ class Recording:
         except OSError as error:
             self._gone = True
             self.on_trouble(f"{_GONE} ({error}), and this run goes on without it")
-        if isinstance(event, RunFinished) and any(isinstance(one.event, RunStarted) for one in self._entries):
+        if isinstance(event, RunFinished) and any(isinstance(entry.event, RunStarted) for entry in self._entries):
             self._finish()
 
     def wait_until_open(self) -> None:

@@ -63,7 +63,7 @@ class Records:
         self.messages.put(None)
 
     def serve(self) -> None:
-        """Do what is asked until nobody can ask any more; runs that are still open were killed."""
+        """Serve requests until nobody can send any more; runs that are still open were killed."""
         while True:
             if self.messages.empty():
                 self._flush()
@@ -125,9 +125,9 @@ class Records:
     def _attempt(self, run: int, act: Callable[[], None]) -> None:
         taken = self.taken[run]
         trouble = _trouble(act)
-        complaints = taken.sink.complaints()
-        if complaints:
-            self._reply(Reply(run, trouble=f"tracking store {taken.head.uri} would not take {'; '.join(complaints)}"))
+        refusals = taken.sink.refusals()
+        if refusals:
+            self._reply(Reply(run, trouble=f"tracking store {taken.head.uri} would not take {'; '.join(refusals)}"))
         if trouble:
             self._keep(taken)
             kept = str(taken.keeper.path) if taken.keeper else ""

@@ -56,7 +56,9 @@ class Record:
     @property
     def name(self) -> str:
         """Return the name of the run."""
-        return next((one.event.name for one in self.entries if isinstance(one.event, RunStarted)), self.head.record)
+        return next(
+            (entry.event.name for entry in self.entries if isinstance(entry.event, RunStarted)), self.head.record
+        )
 
 
 class Keeper:
@@ -101,22 +103,22 @@ def waiting(folders: Sequence[Path]) -> list[Path]:
     """Return the records in ``folders``; without any, those that this user's runs left, and that are still there."""
     if folders:
         return sorted({path.absolute() for folder in folders for path in folder.rglob("record-*.jsonl")})
-    found = []
+    records = []
     for entry in sorted(_index().glob("*.json")):
         with suppress(OSError, ValueError):
             path = Path(json.loads(entry.read_bytes()))
             if path.is_file():
-                found.append(path)
+                records.append(path)
             else:  # deleted with its folder
                 entry.unlink()
-    return sorted(found)
+    return sorted(records)
 
 
 def read_record(path: Path) -> Record:
     """Read a record from its file; ``TrackingError`` where it is none. A last line that was cut off is left out."""
     try:
-        first, *rest = path.read_text(encoding="utf-8").split("\n")
-        return Record(path, _head(first), tuple(_entries(rest)))
+        first, *lines = path.read_text(encoding="utf-8").split("\n")
+        return Record(path, _head(first), tuple(_entries(lines)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TrackingError(
             f"{path}: cannot be read as the record of a run ({type(error).__name__}: {error})"
@@ -140,7 +142,7 @@ def _entries(lines: Sequence[str]) -> Iterator[Entry]:
                 raise
             return
         kind = _KINDS[read["event"]]
-        known = {one.name for one in fields(kind)}
+        known = {field.name for field in fields(kind)}
         yield Entry(read["at"], kind(**{name: value for name, value in read["fields"].items() if name in known}))
 
 

@@ -45,7 +45,7 @@ def _changes(top: Path) -> str:
 
 
 def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(
+    command = subprocess.run(
         ["git", "-C", str(folder), *_HARMLESS, *words],
         capture_output=True,
         text=True,
@@ -54,7 +54,7 @@ def _git(folder: Path, *words: str) -> str:
         stdin=subprocess.DEVNULL,
         env={name: value for name, value in os.environ.items() if name not in _ELSEWHERE} | {"GIT_OPTIONAL_LOCKS": "0"},
     )
-    return done.stdout
+    return command.stdout
 
 
 _ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")

@@ -27,16 +27,16 @@ _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 class Sender:
-    """Sends what it is given to a store; ``complaints`` are what the store would not take, and why."""
+    """Sends records to a store; ``refusals`` say what the store would not take, and why."""
 
     def __init__(self, client: MlflowClient) -> None:
         self.client = client
-        self.complaints: list[str] = []
+        self.refusals: list[str] = []
 
     def batch(
         self, run: str, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
     ) -> None:
-        """Log all of it, in as few requests as MLflow allows. What is refused is left out and complained of."""
+        """Log all of it, in as few requests as MLflow allows; what the store refuses becomes a refusal."""
         batches = list(_param_batches(params))
         while metrics or batches or tags:
             self._log(run, metrics[:METRIC_BATCH], batches[0] if batches else (), tags[:TAG_BATCH])
@@ -50,22 +50,22 @@ class Sender:
         except MlflowException as error:
             if error.error_code not in _REFUSED:
                 raise
-            what = [f"{len(kind)} {name}" for name, kind in (("metrics", metrics), ("parameters", params)) if kind]
-            what += [f"{len(tags)} tags"] if tags else []
-            self.complaints.append(f"{', '.join(what)}: {str(error).partition(chr(10))[0]}")
+            parts = [f"{len(kind)} {name}" for name, kind in (("metrics", metrics), ("parameters", params)) if kind]
+            parts += [f"{len(tags)} tags"] if tags else []
+            self.refusals.append(f"{', '.join(parts)}: {str(error).partition(chr(10))[0]}")
 
     def params(self, run: str, params: Mapping[str, Any]) -> list[Param]:
         """Return parameters as MLflow takes them: of long values the beginning; log the whole as an artifact."""
         from mlflow.entities import Param
 
-        found = []
+        sent = []
         for name, value in params.items():
             own, text = mlflow_name(name), str(value)
             if len(text) > MAX_PARAM_LENGTH:
                 self.text(run, text, f"params/{own}.txt")
                 text = f"{text[:_BEGINNING]}... ({len(text)} characters, see params/{own}.txt)"
-            found.append(Param(own, text))
-        return found
+            sent.append(Param(own, text))
+        return sent
 
     def tags(self, tags: Mapping[str, str]) -> list[RunTag]:
         """Return tags as MLflow takes them."""

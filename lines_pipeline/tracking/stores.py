@@ -59,7 +59,7 @@ def check_reachable(uri: str, target: Target = USUAL) -> bool:
 
 
 def prepare(uri: str) -> bytes | None:
-    """Do early what the first ``connect`` to a database takes its time for; gives the content of one still to be made.
+    """Do early what the first ``connect`` to a database takes its time for; return the content of one still to be made.
 
     Makes no file. What does not work here is told by ``connect``.
     """
@@ -92,8 +92,8 @@ def connect(uri: str, new: bytes | None = None) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # whatever a store or a network raises
-        what = without_credentials(str(error).partition("\n")[0])  # not the SQL below it
-        raise TrackingError(f"tracking store {shown(uri)} cannot be used: {type(error).__name__}: {what}") from error
+        reason = without_credentials(str(error).partition("\n")[0])  # not the SQL below it
+        raise TrackingError(f"tracking store {shown(uri)} cannot be used: {type(error).__name__}: {reason}") from error
     return client
 
 

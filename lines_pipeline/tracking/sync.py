@@ -77,7 +77,7 @@ def _send(record: Record, tracking_uri: str | None) -> Sent:
     sink = MlflowSink(uri, record=record.head.record, resumes=True)
     sink.run_id = record.head.run_id
     entries = record.entries
-    if not any(isinstance(one.event, RunStarted) for one in entries):
+    if not any(isinstance(entry.event, RunStarted) for entry in entries):
         raise TrackingError(f"{record.path}: holds no run that began; remove it")
     if not isinstance(entries[-1].event, RunFinished):
         entries = (*entries, Entry(entries[-1].at, KILLED))
@@ -96,20 +96,20 @@ def _store(record: Record, tracking_uri: str | None) -> str:
     """
     if tracking_uri:
         return resolve_uri(tracking_uri)
-    usual, told = resolve_uri(None), record.head.uri
-    if shown(usual) == told:
+    usual, recorded = resolve_uri(None), record.head.uri
+    if shown(usual) == recorded:
         return usual
     if not is_own(record):
         raise TrackingError(
-            f"the store {told} of '{record.name}': no run of yours on this machine left this record; "
+            f"the store {recorded} of '{record.name}': no run of yours on this machine left this record; "
             "name the store that it is to go to with --tracking-uri"
         )
-    own = by_value(told)
+    own = by_value(recorded)
     if shown(usual) == own:
         return usual
     if "***" in own or "${env:" in own:
         raise TrackingError(
-            f"the store {told} of '{record.name}': what stands there by name or as *** is not recorded; "
+            f"the store {recorded} of '{record.name}': what stands there by name or as *** is not recorded; "
             "set the variables as for the run, or name the store with --tracking-uri"
         )
     return own

@@ -59,16 +59,16 @@ def explain_with_space(context: OpenedRecipe, destination: outputs.OutputFolder)
 
 def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune: bool) -> RunResult:
     """Carry out a recipe, and return what it gave; the run's record and time are added by ``RunEvents.complete``."""
-    drivers, files = Drivers.of(context.session, context.recipe.folder), FigureFiles(context, destination)
-    chosen = _choose(context, drivers, files, tune=tune)
-    made = _make(context, destination, drivers)
-    _tell_what_was_found(context, made.facts)
+    drivers, figures = Drivers.of(context.session, context.recipe.folder), FigureFiles(context, destination)
+    chosen = _choose(context, drivers, figures, tune=tune)
+    files_made = _make(context, destination, drivers)
+    _tell_what_was_found(context, files_made.facts)
     metrics = drivers.metrics(context.graph)
-    derivations = Derivations(context, files, drivers, dict(metrics), dict(drivers.units))
+    derivations = Derivations(context, figures, drivers, dict(metrics), dict(drivers.units))
     derivations.carry_out()
-    locations = [*made.locations, *files.locations]
+    locations = [*files_made.locations, *figures.locations]
     digests, secrets = context.session.digests, context.recipe.secrets
-    destination.renew(outputs.write_cards(context.graph, made.requests, digests, metrics, secrets=secrets))
+    destination.renew(outputs.write_cards(context.graph, files_made.requests, digests, metrics, secrets=secrets))
     if unwritten := context.session.cache.unwritten:
         context.session.emit(Note(f"{unwritten}; what this run learnt is not kept for later runs", warning=True))
     return RunResult(
@@ -77,12 +77,12 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
         metrics=derivations.metrics,
         files=tuple(location for location in locations if isinstance(location, Path)),
         urls=tuple(location for location in locations if isinstance(location, str)),
-        facts=gather_summaries(context.graph, made.facts),
+        facts=gather_summaries(context.graph, files_made.facts),
         run_id="",
         tracking_uri="",
         chosen=chosen.values if chosen else {},
         trials=plain_trials(chosen.trials) if chosen else (),
-        cached=(*sorted(made.before), *drivers.cached),
+        cached=(*sorted(files_made.before), *drivers.cached),
         seconds=0.0,
         units=derivations.units,
     )
@@ -103,7 +103,7 @@ def _choose(context: OpenedRecipe, drivers: Drivers, files: FigureFiles, *, tune
 
 @dataclass(frozen=True)
 class _Made:
-    """What became of the requested files."""
+    """Holds what became of the requested files."""
 
     requests: Mapping[str, OutputRequest]
     before: frozenset[str]
@@ -115,18 +115,18 @@ class _Made:
 def _make(context: OpenedRecipe, destination: outputs.OutputFolder, drivers: Drivers) -> _Made:
     """Write the files of ``save`` nodes, and the models that metrics wait for."""
     session, graph = context.session, context.graph
-    wanted = outputs.requests(context.recipe, graph, destination, session.checkpoints)
-    for folder in dict.fromkeys(folder for request in wanted.values() for folder in folders_of(request)):
+    requests = outputs.requests(context.recipe, graph, destination, session.checkpoints)
+    for folder in dict.fromkeys(folder for request in requests.values() for folder in folders_of(request)):
         sweep_temporaries(folder)
-    before = {step for step, request in wanted.items() if existing(session, graph, request)}
-    if before != wanted.keys():
+    before = {step for step, request in requests.items() if existing(session, graph, request)}
+    if before != requests.keys():
         require_output(destination.folder)
-    told = [request.step for request in wanted.values()] + list(graph.measured_models)
-    asked = [*wanted.values(), *(OutputRequest(model) for model in drivers.unmade_models(graph))]
-    stored, facts = materialise(session, graph, asked, told)
-    _note_variances(context, asked, stored)
-    locations = outputs.deliver(session, destination, dict(zip(wanted, stored, strict=False)), before)
-    return _Made(wanted, frozenset(before), locations, facts)
+    steps = [request.step for request in requests.values()] + list(graph.measured_models)
+    all_requests = [*requests.values(), *(OutputRequest(model) for model in drivers.unmade_models(graph))]
+    stored, facts = materialise(session, graph, all_requests, steps)
+    _note_variances(context, all_requests, stored)
+    locations = outputs.deliver(session, destination, dict(zip(requests, stored, strict=False)), before)
+    return _Made(requests, frozenset(before), locations, facts)
 
 
 def _note_variances(context: OpenedRecipe, asked: Iterable[OutputRequest], stored: Iterable[Stored]) -> None:
@@ -140,7 +140,7 @@ def _tell_what_was_found(context: OpenedRecipe, facts: Mapping[str, Mapping[str,
     """Emit the digests of the inputs, the facts of steps, and the factor of every block."""
     session = context.session
     session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))
-    for step, found in facts.items():
-        session.emit(SummaryComputed(step, found))
+    for step, summary in facts.items():
+        session.emit(SummaryComputed(step, summary))
     for scales in block_scales(context.graph, session, facts.keys()):
         session.emit(scales)

@@ -32,11 +32,11 @@ class Derivations:
     def carry_out(self) -> None:
         """Make everything in topological order: metrics of metrics may be drawn."""
         for step_id, derivation in self.context.graph.derivations.items():
-            found = self._made(step_id, derivation)
-            if isinstance(found, Figure):
-                self.files.write(step_id, [found])
+            value = self._made(step_id, derivation)
+            if isinstance(value, Figure):
+                self.files.write(step_id, [value])
             else:
-                self._keep(step_id, found)
+                self._keep(step_id, value)
 
     def _made(self, step_id: str, derivation: Derivation) -> Derived | Figure:
         graph = self.context.graph
@@ -58,7 +58,7 @@ class Derivations:
         units = self.units.get(step_id, {})
         return Member(step_id, step.node, step.item, step.names, metrics, units, directions, step.op.metrics_by)
 
-    def _keep(self, step_id: str, found: Derived) -> None:
-        self.metrics[step_id] = found.metrics
-        self.units[step_id] = found.units
-        self.context.session.emit(MetricsComputed(step_id, found.metrics, cached=False, units=found.units))
+    def _keep(self, step_id: str, derived: Derived) -> None:
+        self.metrics[step_id] = derived.metrics
+        self.units[step_id] = derived.units
+        self.context.session.emit(MetricsComputed(step_id, derived.metrics, cached=False, units=derived.units))

@@ -21,9 +21,9 @@ def explain_outputs(
 ) -> Explanation:
     """Explain the files that ``save`` nodes name and the models that metrics are given of."""
     graph = context.graph
-    wanted = outputs.requests(context.recipe, graph, destination, context.session.checkpoints)
-    report = by(context.recipe, graph, context.session, list(wanted.values()), graph.measured_models, trials)
-    return replace(report, notes=(*report.notes, *outputs.notes(wanted)))
+    requests = outputs.requests(context.recipe, graph, destination, context.session.checkpoints)
+    report = by(context.recipe, graph, context.session, list(requests.values()), graph.measured_models, trials)
+    return replace(report, notes=(*report.notes, *outputs.notes(requests)))
 
 
 def artifact_texts(context: OpenedRecipe, report: Explanation) -> dict[str, str]:

@@ -63,8 +63,10 @@ def merged_options(options: RunOptions | None, **keywords: Unpack[RunKeywords]) 
 def shows_options(use_case: UseCase) -> UseCase:
     """Let ``help`` and the completion of notebooks show the options of a use case in place of ``**keywords``."""
     signature = inspect.signature(use_case)
-    kept = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    last = next((number for number, one in enumerate(kept) if one.kind is one.KEYWORD_ONLY), len(kept))
+    kept = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    last = next(
+        (number for number, parameter in enumerate(kept) if parameter.kind is parameter.KEYWORD_ONLY), len(kept)
+    )
     options = inspect.signature(RunOptions).parameters.values()
     use_case.__signature__ = signature.replace(parameters=[*kept[:last], *options, *kept[last:]])  # type: ignore[attr-defined]
     return use_case

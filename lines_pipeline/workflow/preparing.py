@@ -69,8 +69,8 @@ def read_recipe(recipe: str | Path | Recipe, sets: Mapping[str, Any] | None = No
 @contextmanager
 def ready_recipe(recipe: str | Path | Recipe, options: RunOptions) -> Iterator[ReadyRecipe]:
     """Read and check a recipe, and yield it; meanwhile errors and logs show its secrets by name only."""
-    found = read_recipe(recipe, options.sets, trust=options.trust)
-    with hiding(found.secrets):
-        graph = trusted_graph(found, trust=options.trust, declared=declared_metrics)
-        settings = engine_settings(found, options.scheduler, options.workers, options.memory, options.device)
-        yield ReadyRecipe(found, graph, settings, outputs.place(found, options.out), options)
+    loaded = read_recipe(recipe, options.sets, trust=options.trust)
+    with hiding(loaded.secrets):
+        graph = trusted_graph(loaded, trust=options.trust, declared=declared_metrics)
+        settings = engine_settings(loaded, options.scheduler, options.workers, options.memory, options.device)
+        yield ReadyRecipe(loaded, graph, settings, outputs.place(loaded, options.out), options)

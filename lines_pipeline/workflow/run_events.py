@@ -33,7 +33,7 @@ class RunEvents:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken so far."""
+        """Return how long the run has taken so far."""
         return time.perf_counter() - self._started
 
     def begin(self, context: OpenedRecipe, report: Explanation) -> None:
@@ -63,8 +63,8 @@ def run_events(secrets: Secrets, record: OpenRecord | None, sinks: Sequence[Sink
         if isinstance(event, Note):
             notes.append(event)
 
-    told = broadcast(*sinks, keep_note)
-    events = RunEvents(secrets, record, hidden_from(secrets, told if record is None else record.beside(told)), notes)
+    tell = broadcast(*sinks, keep_note)
+    events = RunEvents(secrets, record, hidden_from(secrets, tell if record is None else record.beside(tell)), notes)
     warn_of_failures(sinks, events.emit)
     status, error = "FAILED", ""
     try:

@@ -20,7 +20,7 @@ import lines_pipeline
 from lines_pipeline import api
 from lines_pipeline.core.errors import CheckpointError, EngineError, PlanError
 from lines_pipeline.core.events import Event, RunStarted, StageProgress, StageStarted
-from lines_pipeline.executor import task_runner
+from lines_pipeline.executor.block_writing import OutputBlocks
 from lines_pipeline.executor.outputs import open_destination
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.temporaries import temporary_path
@@ -242,7 +242,7 @@ def test_an_output_that_cannot_be_written_to_is_a_clear_error(
 ) -> None:
     """As a disk that fails: the output is opened for reading alone."""
     pytest.importorskip("numba")
-    monkeypatch.setattr(task_runner._TaskRunner, "_output", lambda worker, path: os.open(path, os.O_RDONLY))
+    monkeypatch.setattr(OutputBlocks, "descriptor", lambda outputs, path: os.open(path, os.O_RDONLY))
     sets = {"engine.compile": compile}
     with pytest.raises(EngineError, match="out: cannot be written"):
         lines_pipeline.run(write_recipe(TIES_LINES), out="out", cache=False, scheduler="serial", sets=sets)

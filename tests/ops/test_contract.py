@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from toy_suite import above, below, write_model, write_suite
 
 import lines_pipeline
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.core.events import Event, TableComputed
 from lines_pipeline.core.tensor_specs import TensorSpec
@@ -37,7 +38,7 @@ from lines_pipeline.ops.depth import Place
 from lines_pipeline.ops.derivations import Derivation
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
-from lines_pipeline.ops.roles import FileOutput, Mistake, Source, StepContext, SuiteUse
+from lines_pipeline.ops.roles import FileOutput, Source, StepContext, SuiteUse
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 PREFIX = "of_"
@@ -82,10 +83,11 @@ class Renamed(Op[Any, Any]):
     def check(self, params: Any, counts: Mapping[str, int]) -> str | None:
         return self.op.check(params, inner(counts))
 
-    def mistakes(self, params: Any, inputs: Ids, gives: EdgeType) -> Iterator[Mistake]:
-        for one in self.op.mistakes(params, inner(inputs), gives):
-            field = str(one.path[0])
-            yield Mistake((PREFIX + field if field in self.op.inputs else field, *one.path[1:]), one.message)
+    def diagnostics(self, params: Any, inputs: Ids, gives: EdgeType) -> Iterator[Diagnostic]:
+        for diagnostic in self.op.diagnostics(params, inner(inputs), gives):
+            field, *below = diagnostic.path
+            written = f"{PREFIX}{field}" if field in self.op.inputs else field
+            yield replace(diagnostic, path=(written, *below))
 
     def source_of(self, params: Any) -> Source | None:
         return self.op.source_of(params)

@@ -119,7 +119,7 @@ def run_case(case_path: Path, out: Path, workspace: Path, **options: Any) -> dic
     workspace.mkdir(parents=True, exist_ok=True)
     if "data" in case["inputs"]:
         _write_suite(case, case_path.parent, workspace)
-    nodes = _nodes(case, case_path.parent)
+    nodes = nodes_of(case, case_path.parent)
     recipe = workspace / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"name": "golden", "nodes": nodes}, sort_keys=False))
     uri = f"sqlite:///{workspace / 'mlflow.db'}"
@@ -164,7 +164,8 @@ def _write_suite(case: dict[str, Any], folder: Path, workspace: Path) -> None:
     (workspace / "suite.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
 
 
-def _nodes(case: dict[str, Any], folder: Path) -> dict[str, Node]:
+def nodes_of(case: dict[str, Any], folder: Path) -> dict[str, Node]:
+    """The nodes of the recipe that a case of this folder is run by."""
     paths = [str((folder / path).resolve()) for path in case["inputs"]["experts"]]
     items = [str(index) for index in range(len(paths))]
     nodes: dict[str, Node] = {f"expert{i}": {"op": "load", "path": path} for i, path in zip(items, paths, strict=True)}

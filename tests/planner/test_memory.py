@@ -195,3 +195,24 @@ def test_what_statistics_keep_is_in_the_peak(
     without = {**nodes, "merged": {"op": "task-arithmetic", "deltas": "updates"}}
     peaks = [lines_pipeline.plan(write_recipe(chosen), workers=1).peak_bytes for chosen in (nodes, without)]
     assert peaks[0] - peaks[1] >= found_values * 8 * FEW_VALUES
+
+
+@pytest.mark.slow
+@watched
+def test_memory_narrows_brackets_before_it_refuses(models: Path, write_recipe: Callable[..., Path]) -> None:
+    for seed, name in enumerate(("base", "a", "b", "c")):
+        write_sparse(models / f"{name}.safetensors", seed)
+    nodes = {name: node for name, node in TIES_LINES.items() if name != "scaled"}
+    recipe = write_recipe({**nodes, "model": {"op": "apply", "base": "base", "delta": "merged"}})
+    free = lines_pipeline.plan(recipe, workers=1)
+    with pytest.raises(PlanError, match="allow at least") as refused:
+        lines_pipeline.plan(recipe, workers=1, memory="421MB")
+    least = str(refused.value).split("at least ")[1].split(",")[0]
+    tight = lines_pipeline.plan(recipe, workers=1, memory=least)
+    assert tight.peak_bytes < free.peak_bytes - 20e6
+    assert "brackets 16 times narrower" in tight.render() and "brackets" not in free.render()
+    line = [sys.executable, "-m", "lines_pipeline", "run", str(recipe), "--no-tracking", "--no-cache", "--workers", "1"]
+    peak_of([*line, "--out", "wide"])
+    peak = peak_of([*line, "--out", "narrow", "--memory", least])
+    assert 0 < peak < int(least.removesuffix("MB")) * 10**6
+    assert Path("narrow/model.safetensors").read_bytes() == Path("wide/model.safetensors").read_bytes()

@@ -208,7 +208,7 @@ def test_what_is_too_long_for_mlflow_is_cut_where_one_sees_it(tmp_path: Path) ->
     run = client.get_run(sink.run_id)
     assert run.data.params["long"] == f"{'x' * 200}... (10000 characters, see params/long.txt)"
     assert Path(client.download_artifacts(sink.run_id, "params/long.txt")).read_text() == "x" * 10_000
-    assert run.data.tags["t"].endswith("y...") and len(run.data.params) == 2 and sink.complaints() == []
+    assert run.data.tags["t"].endswith("y...") and len(run.data.params) == 2 and sink.refusals() == []
     assert run.info.status == "FAILED" and run.data.tags["error"] == "a tensor holds NaN"
     assert {found.info.status for found in client.search_runs([run.info.experiment_id])} == {"FAILED"}
 

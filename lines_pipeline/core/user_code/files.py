@@ -38,35 +38,35 @@ class Code:
         return f"{self.text} ({self.file})" if self.file is not None else self.text
 
     def digest(self) -> str:
-        """Identity of the code: its file, and what that imports from the same folder or package."""
-        found = sha256()
+        """Return the identity of the code: its file, and what that imports from the same folder or package."""
+        digest = sha256()
         for source in self._sources():
-            found.update(sha256(source).digest())
-        return found.hexdigest()
+            digest.update(sha256(source).digest())
+        return digest.hexdigest()
 
     def _sources(self) -> Iterator[bytes]:
         if self.file is None:
             return
-        waiting, seen = [self.file], {self.file}
-        while waiting and len(seen) < MAX_SOURCES:
+        waiting, visited = [self.file], {self.file}
+        while waiting and len(visited) < MAX_SOURCES:
             file = waiting.pop(0)
             content = _bytes_of(file)
             yield content
             if file.suffix == ".py" and not _is_installed(file):
-                nearby = [one for one in self._imported(file, content) if one not in seen]
+                nearby = [imported for imported in self._imported(file, content) if imported not in visited]
                 waiting += nearby
-                seen.update(nearby)
+                visited.update(nearby)
 
     def _imported(self, file: Path, content: bytes) -> list[Path]:
-        """Files that a file imports from its folder or package."""
+        """Return the files that a file imports from its folder or package."""
         top = self.root or self._package_folder()
         own = self.module.partition(".")[0] if self.root is None else ""
-        found: dict[Path, None] = {}
+        files: dict[Path, None] = {}
         for node in ast.walk(_parsed(file, content)):
             for folder, module in _imports(node, file, top):
                 if not own or module.partition(".")[0] == own or folder != top:
-                    found.update(dict.fromkeys(_module_files(folder, module)))
-        return list(found)
+                    files.update(dict.fromkeys(_module_files(folder, module)))
+        return list(files)
 
     def _package_folder(self) -> Path:
         assert self.file is not None
@@ -75,23 +75,28 @@ class Code:
 
 
 def own_file(folder: Path, module: str) -> Path | None:
-    """The file of a module under a folder."""
+    """Return the file of a module under a folder."""
     location = folder.joinpath(*module.split("."))
     return next(
-        (one for one in (location / "__init__.py", location.with_name(location.name + ".py")) if one.is_file()), None
+        (
+            candidate
+            for candidate in (location / "__init__.py", location.with_name(location.name + ".py"))
+            if candidate.is_file()
+        ),
+        None,
     )
 
 
 def _module_files(folder: Path, module: str) -> list[Path]:
-    """The files under a folder that importing a module runs: its own, and those of the packages around it."""
+    """Return the files under a folder that importing a module runs: its own, and those of the packages around it."""
     parts = module.split(".")
     around = [folder.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts))]
     own = own_file(folder, module)
-    return [one for one in around if one.is_file()] + ([own] if own is not None else [])
+    return [init for init in around if init.is_file()] + ([own] if own is not None else [])
 
 
 def _is_installed(file: Path) -> bool:
-    """Whether a file belongs to Python or to a package that was installed: its version tells what it imports."""
+    """Return whether a file belongs to Python or to a package that was installed: its version tells what it imports."""
     installed = {"site-packages", "dist-packages"} & set(file.parts)
     return bool(installed) or file.is_relative_to(sysconfig.get_path("stdlib"))
 
@@ -127,7 +132,7 @@ def names_made_by(code: Code) -> tuple[set[str], bool]:
 
 
 def _names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
-    """The names that statements of a module bind, and whether there may be more."""
+    """Return the names that statements of a module bind, and whether there may be more."""
     names: set[str] = set()
     open_end = False
     for node in (inside for statement in body for inside in _at_module_level(statement)):
@@ -144,7 +149,7 @@ def _names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
 
 
 def _at_module_level(statement: ast.AST) -> Iterator[ast.AST]:
-    """A statement and what it holds, but for the bodies of functions and classes."""
+    """Yield a statement and what it holds, but for the bodies of functions and classes."""
     waiting = [statement]
     while waiting:
         node = waiting.pop()
@@ -154,7 +159,7 @@ def _at_module_level(statement: ast.AST) -> Iterator[ast.AST]:
 
 
 def _imports(node: ast.AST, file: Path, top: Path) -> Iterator[tuple[Path, str]]:
-    """Folder and module of everything that an import statement may import from a folder."""
+    """Yield folder and module of everything that an import statement may import from a folder."""
     if isinstance(node, ast.Import):
         yield from ((top, alias.name) for alias in node.names)
     if isinstance(node, ast.ImportFrom):
@@ -168,7 +173,7 @@ def _imports(node: ast.AST, file: Path, top: Path) -> Iterator[tuple[Path, str]]
 
 
 def line_of(code: Code) -> int:
-    """The line that makes the factory's name, 0 where it cannot be told."""
+    """Return the line that makes the factory's name, 0 where it cannot be told."""
     if code.file is None or code.file.suffix != ".py":
         return 0
     for node in _parsed(code.file, _bytes_of(code.file)).body:

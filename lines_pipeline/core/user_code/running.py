@@ -24,7 +24,7 @@ _kept: dict[tuple[Path, str], tuple[str, dict[str, ModuleType]]] = {}
 
 @contextlib.contextmanager
 def to_stderr() -> Iterator[None]:
-    """What runs within prints to stderr, where it spoils no output."""
+    """Send what runs within to stderr, where it spoils no output."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
@@ -43,7 +43,7 @@ def _text_of(error: BaseException) -> str:
 
 
 def _place_of(error: BaseException, code: Code | None) -> str:
-    """`` (file:line)``: the last line of the user's own files that was reached, else the one that defines it."""
+    """Return `` (file:line)``: the last line of the user's own files that was reached, else the one that defines it."""
     if code is None or code.file is None:
         return ""
     if isinstance(error, SyntaxError) and error.filename:
@@ -59,7 +59,7 @@ def _place_of(error: BaseException, code: Code | None) -> str:
 
 @contextlib.contextmanager
 def at_home(code: Code) -> Iterator[None]:
-    """Imports look into the code's folder first meanwhile, and write nothing there.
+    """Have imports look into the code's folder first meanwhile, and write nothing there.
 
     Its modules are out of the way of others of the same name afterwards. They are kept until their files change.
     """
@@ -69,8 +69,8 @@ def at_home(code: Code) -> Iterator[None]:
     digest, home = code.digest(), (code.root, code.text)
     kept = _kept[home][1] if home in _kept and _kept[home][0] == digest else {}
     tops = {name.partition(".")[0] for name in (*kept, module_name(code))}
-    others = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops}
-    for name in others:
+    hidden_modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops}
+    for name in hidden_modules:
         del sys.modules[name]
     sys.modules.update(kept)
     before, path, writes_nothing = (
@@ -86,15 +86,15 @@ def at_home(code: Code) -> Iterator[None]:
     finally:
         sys.path[:], sys.dont_write_bytecode = path, writes_nothing
         loaded = [(name, module) for name, module in sys.modules.items() if _is_from(module, code.root)]
-        made = {name: module for name, module in loaded if id(module) not in before or name in kept}
-        for name in made:
+        imported = {name: module for name, module in loaded if id(module) not in before or name in kept}
+        for name in imported:
             del sys.modules[name]
-        sys.modules.update(others)
-        _kept[home] = (digest, made)
+        sys.modules.update(hidden_modules)
+        _kept[home] = (digest, imported)
 
 
 def modules_of(code: Code) -> Mapping[str, ModuleType]:
-    """The modules that code which was run at home made, its own and those from its folder that it imports."""
+    """Return the modules that code which was run at home made, its own and those from its folder that it imports."""
     return _kept[code.root, code.text][1] if code.root is not None and (code.root, code.text) in _kept else {}
 
 

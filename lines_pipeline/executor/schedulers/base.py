@@ -18,11 +18,11 @@ class Scheduler(Protocol):
 
     @property
     def tasks_at_once(self) -> int:
-        """How many tasks of a sweep are done side by side."""
+        """Return how many tasks of a sweep are done side by side."""
 
     @property
     def calls_at_once(self) -> int:
-        """How many calls that each want a machine's cores are done side by side."""
+        """Return how many calls that each want a machine's cores are done side by side."""
 
     def run_tasks(self, stage_plan: StagePlan, tasks: Sequence[Task], on_done: OnDone) -> list[TaskResult]:
         """Carry out all tasks of a sweep. ``on_done`` is called in the driver's thread as each ends."""

@@ -34,12 +34,12 @@ class Cluster:
 
     @property
     def tasks_at_once(self) -> int:
-        """One for every thread of every worker."""
+        """Return the number of threads of all workers."""
         return max(sum(self._threads().values()), 1)
 
     @property
     def calls_at_once(self) -> int:
-        """One for every worker."""
+        """Return the number of workers."""
         return max(len(self._threads()), 1)
 
     def run_tasks(self, stage_plan: StagePlan, tasks: Sequence[Task], on_done: OnDone) -> list[TaskResult]:
@@ -49,7 +49,7 @@ class Cluster:
         return self._results([self._client.submit(run_job_here, shared, task, pure=False) for task in tasks], on_done)
 
     def call(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """Calls as tasks."""
+        """Submit calls as tasks; return their results."""
         self._check_workers()
         return self._results([self._client.submit(call_here, function, item, pure=False) for item in items])
 
@@ -62,11 +62,11 @@ class Cluster:
         from distributed.comm import CommClosedError
         from distributed.scheduler import KilledWorker
 
-        found: dict[Any, Any] = {}
+        results: dict[Any, Any] = {}
         try:
             for future in self._as_they_end(futures):
-                found[future.key] = self._connection.answer(future.result)
-                on_done(found[future.key])
+                results[future.key] = self._connection.answer(future.result)
+                on_done(results[future.key])
         except BaseException as error:
             self._connection.tell(self._client.cancel, futures)
             if isinstance(error, KilledWorker):
@@ -78,23 +78,23 @@ class Cluster:
                 raise self._connection.lost() from error
             raise
         self._check_workers()  # some may have joined meanwhile
-        return [found[future.key] for future in futures]
+        return [results[future.key] for future in futures]
 
     def _as_they_end(self, futures: Sequence[Any]) -> Iterator[Any]:
-        """Futures as they end. Looks now and then whether there are workers: without any it would wait for ever."""
+        """Yield futures as they end; check now and then that there are workers, for which it would wait for ever."""
         from distributed import as_completed
 
-        left = {future.key: future for future in futures}
-        while left:
+        pending = {future.key: future for future in futures}
+        while pending:
             try:
-                for future in as_completed(list(left.values()), loop=self._client.loop, timeout=PATIENCE_SECONDS):
-                    del left[future.key]
+                for future in as_completed(list(pending.values()), loop=self._client.loop, timeout=PATIENCE_SECONDS):
+                    del pending[future.key]
                     yield future
             except TimeoutError:
                 self._check_workers()
 
     def _check_workers(self) -> None:
-        """Every worker once: that there are any, and that they have the driver's packages."""
+        """Check every worker once: that there are any, and that they have the driver's packages."""
         self._wait_for_workers()
         unknown = sorted(set(self._threads()) - self._checked)
         if not unknown:
@@ -103,18 +103,18 @@ class Cluster:
         answers = self._connection.ask(
             self._client.run, package_versions, SAME_PACKAGES, workers=unknown, on_error="return"
         )
-        there = {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}
-        for worker, versions in sorted(there.items()):
+        answered = {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}
+        for worker, versions in sorted(answered.items()):
             difference = _difference(versions, expected)
             if difference:
                 raise self._connection.error(
                     f"worker {worker} has {difference}, so that results could differ: "
                     "start workers from the environment that the driver runs in"
                 )
-        self._checked.update(there)
+        self._checked.update(answered)
 
     def _threads(self) -> dict[str, int]:
-        """Threads by the address of their worker, as the scheduler has it now."""
+        """Return the number of threads by worker's address, as the scheduler has it now."""
         return dict(self._connection.ask(self._client.nthreads))
 
     def _wait_for_workers(self) -> None:
@@ -128,12 +128,12 @@ class Cluster:
 
 
 def _difference(versions: Mapping[str, str] | Exception, expected: Mapping[str, str]) -> str:
-    """What a worker has other than the driver; local parts of versions (``+cpu``) may differ."""
+    """Return which packages a worker has in other versions; local parts (``+cpu``) may differ."""
     if isinstance(versions, Exception):
         return f"no package of this version ({versions})"
-    told = []
+    differences = []
     for name, version in expected.items():
-        found = versions.get(name)
-        if (found or "").partition("+")[0] != version.partition("+")[0]:
-            told.append(f"{f'{name} {found}' if found else f'no {name}'} (the driver: {version})")
-    return ", ".join(told)
+        own = versions.get(name)
+        if (own or "").partition("+")[0] != version.partition("+")[0]:
+            differences.append(f"{f'{name} {own}' if own else f'no {name}'} (the driver: {version})")
+    return ", ".join(differences)

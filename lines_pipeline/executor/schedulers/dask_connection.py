@@ -38,7 +38,7 @@ class Connection:
             raise self.lost() from error
 
     def answer(self, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """As ``ask``; raises what the method, or a task, raised. It may take long, while the scheduler is there."""
+        """Return what a method gives, or raise what it or a task raised; wait as long as the scheduler is there."""
         answer = self._begin(_awaited(question, *arguments, **options))
         heard, missed = time.monotonic(), 0
         while not wait([answer], PING_SECONDS).done:
@@ -63,11 +63,11 @@ class Connection:
             self.client.close()
 
     def lost(self) -> EngineError:
-        """The error for a connection that broke off."""
+        """Return the error for a connection that broke off."""
         return self.error("the connection was lost; run again, what is complete is kept")
 
     def error(self, message: str) -> EngineError:
-        """An error that names the scheduler."""
+        """Return an error that names the scheduler."""
         return EngineError(f"scheduler {self.address}: {message}")
 
     def _silent(self, seconds: float) -> EngineError:

@@ -46,7 +46,7 @@ def run_job_here(stage_plan: StagePlan, task: Task) -> TaskResult:
 
 
 def call_here(function: Callable[[Item], Result], item: Item) -> Result:
-    """A call as a task; it has all threads of the worker."""
+    """Carry out a call as a task, with all threads of the worker."""
     from distributed import get_worker
 
     with _named_errors(), _call:
@@ -59,10 +59,10 @@ def require_same_files(files: Iterable[SourceFile]) -> None:
     time (in seconds, which copies keep) tell; ``CheckpointError`` for one that is not there.
     """
     for file in files:
-        here = SourceFile.of(Path(file.path))
-        if (here.size, here.mtime_ns // 10**9) != (file.size, file.mtime_ns // 10**9):
+        own = SourceFile.of(Path(file.path))
+        if (own.size, own.mtime_ns // 10**9) != (file.size, file.mtime_ns // 10**9):
             raise EngineError(
-                f"{file.path}: {here.size} bytes with a time of {here.mtime_ns // 10**9}, the driver has {file.size} "
+                f"{file.path}: {own.size} bytes with a time of {own.mtime_ns // 10**9}, the driver has {file.size} "
                 f"bytes with {file.mtime_ns // 10**9}; {_SHARED}"
             )
 
@@ -75,7 +75,7 @@ def _name() -> str:
 
 @contextmanager
 def _named_errors() -> Iterator[None]:
-    """Errors say on which worker they happened, and where it cannot open a file, what to do."""
+    """Have errors say on which worker they happened, and where it cannot open a file, what to do."""
     name = _name()
     try:
         yield

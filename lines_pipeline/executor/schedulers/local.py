@@ -15,7 +15,7 @@ from lines_pipeline.planner.tasks import StagePlan, Task
 
 @dataclass(frozen=True)
 class Serial:
-    """One thing after the other, in the driver's thread; tasks are cut as for so many workers."""
+    """Runs one thing after the other, in the driver's thread; tasks are cut as for so many workers."""
 
     tasks_at_once: int = 1
     calls_at_once: int = 1

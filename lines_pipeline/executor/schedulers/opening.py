@@ -18,7 +18,7 @@ from lines_pipeline.planner.memory import EngineSettings
 def open_scheduler(
     settings: EngineSettings, secrets: Secrets = NO_SECRETS, plugins: Sequence[Origin] = ()
 ) -> Iterator[Scheduler]:
-    """What ``settings.scheduler`` names, for one run. Raises ``EngineError`` for a cluster that cannot be used.
+    """Open what ``settings.scheduler`` names, for one run. Raises ``EngineError`` for a cluster that cannot be used.
 
     What Dask logs of it has ``secrets`` by name; its workers load the same ``plugins``. In the end the caller's thread
     has as many threads of torch as before.

@@ -43,7 +43,7 @@ class _Pickler(pickle.Pickler):
 
     def __init__(self, file: io.BytesIO, origins: Sequence[Origin]) -> None:
         super().__init__(file)
-        self._beside = [one.beside() if isinstance(one, FileOrigin) else {} for one in origins]
+        self._beside = [origin.beside() if isinstance(origin, FileOrigin) else {} for origin in origins]
 
     def persistent_id(self, obj: Any) -> tuple[int, str, str] | None:
         if isinstance(obj, type | FunctionType):

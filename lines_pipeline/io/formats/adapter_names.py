@@ -32,13 +32,15 @@ def refuse_adapter(uri: str, names: Iterable[str]) -> None:
 
 def _description(kind: str, names: list[str], factors: list[str]) -> str:
     """Return what the checkpoint is, and what to do; a model that was saved with its adapters keeps its own weights."""
-    rest = len(names) - len(factors)
-    if 2 * rest >= len(factors) and any(".base_layer." in name for name in names):
+    own_weights = len(names) - len(factors)
+    if 2 * own_weights >= len(factors) and any(".base_layer." in name for name in names):
         return (
             f"a model with adapter layers in it ({kind}, see tensor '{factors[0]}'): "
             "merge them into the weights first, with merge_and_unload() of peft"
         )
-    what = f"an adapter ({kind}), not a model, as tensor '{printable(factors[0])}' shows"
+    finding = f"an adapter ({kind}), not a model, as tensor '{printable(factors[0])}' shows"
     if kind == _PEFT_LORA:
-        return f"{what}: use 'op: adapter' with the path of its folder, which gives the update of the model's weights"
-    return f"{what}: merge it into its model with the tool that made it, and load that"
+        return (
+            f"{finding}: use 'op: adapter' with the path of its folder, which gives the update of the model's weights"
+        )
+    return f"{finding}: merge it into its model with the tool that made it, and load that"

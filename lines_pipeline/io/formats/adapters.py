@@ -129,9 +129,9 @@ def _read_config(folder: Path, uri: str) -> _Config:
         raise CheckpointError(f"{uri}: {CONFIG} is not a map")
     kind = content.get("peft_type")
     if kind != "LORA":
-        found = printable(str(kind), 30)
+        named = printable(str(kind), 30)
         raise CheckpointError(
-            f"{uri}: an adapter of kind {found}, and 'op: adapter' takes LoRA: "
+            f"{uri}: an adapter of kind {named}, and 'op: adapter' takes LoRA: "
             "merge it into its model with merge_and_unload() of peft and load that"
         )
     _refuse_variants(uri, content)
@@ -149,14 +149,16 @@ def _read_config(folder: Path, uri: str) -> _Config:
 def _refuse_variants(uri: str, content: Mapping[str, Any]) -> None:
     """Raise ``CheckpointError`` for settings that change what the factors mean."""
     remedy = "merge it into its model with merge_and_unload() of peft and load that"
-    for key, what in _REFUSED.items():
+    for key, effect in _REFUSED.items():
         if content.get(key):
-            raise CheckpointError(f"{uri}: {CONFIG} says '{key}': {what}, which 'op: adapter' does not take; {remedy}")
+            raise CheckpointError(
+                f"{uri}: {CONFIG} says '{key}': {effect}, which 'op: adapter' does not take; {remedy}"
+            )
     known = {"use_rslora", "use_dora"}
     unknown = [key for key, value in content.items() if str(key).startswith("use_") and value and key not in known]
     if unknown:
-        what = f"'{printable(str(unknown[0]))}', a kind of LoRA that 'op: adapter' does not take"
-        raise CheckpointError(f"{uri}: {CONFIG} says {what}; {remedy}")
+        setting = f"'{printable(str(unknown[0]))}', a kind of LoRA that 'op: adapter' does not take"
+        raise CheckpointError(f"{uri}: {CONFIG} says {setting}; {remedy}")
     start = content.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
         raise CheckpointError(
@@ -190,14 +192,14 @@ class _Sorted:
         """Take in one tensor, or raise ``CheckpointError`` for what is neither a factor nor a tensor of the base."""
         factor = _FACTOR.fullmatch(name)
         if factor:
-            module, part, rest = factor.groups(default="")
-            *adapter, leaf = rest.split(".") if rest else [""]
+            module, part, suffix = factor.groups(default="")
+            *adapter, leaf = suffix.split(".") if suffix else [""]
             if leaf not in ("weight", "bias"):
                 adapter, leaf = [*adapter, leaf] if leaf else adapter, "weight"
             self.adapters.add(".".join(adapter))
             if len(self.adapters) > 1:
-                found = ", ".join(f"'{printable(one)}'" for one in sorted(self.adapters))
-                raise CheckpointError(f"{self.uri}: several adapters ({found}) in one file; save each by itself")
+                adapters = ", ".join(f"'{printable(adapter_name)}'" for adapter_name in sorted(self.adapters))
+                raise CheckpointError(f"{self.uri}: several adapters ({adapters}) in one file; save each by itself")
             self.parts.setdefault(module, {})[f"{part}.{leaf}"] = stored
             return
         plain = _SAVED_MODULE.sub("", name).replace(".base_layer.", ".")
@@ -228,8 +230,8 @@ def _factors(uri: str, module: str, parts: Mapping[str, StoredTensor], config: _
     odd = sorted(set(parts) - {*names, "lora_B.bias", "lora_magnitude_vector.weight"})
     where = f"{uri}: module '{printable(module)}'"
     if lacking or odd:
-        what = f"lacks '{lacking[0]}'" if lacking else f"has '{odd[0]}' besides"
-        raise CheckpointError(f"{where} {what}; save the adapter again with save_pretrained() of peft")
+        fault = f"lacks '{lacking[0]}'" if lacking else f"has '{odd[0]}' besides"
+        raise CheckpointError(f"{where} {fault}; save the adapter again with save_pretrained() of peft")
     a, b = (parts[name] for name in names)
     rank = config.rank_of(module)
     if len(a.spec.shape) < 2 or len(b.spec.shape) < 2 or (a.spec.shape[0], b.spec.shape[1]) != (rank, rank):

@@ -84,9 +84,9 @@ def refuse_foreign_file(path: Path) -> None:
             start = file.read(512)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    what = _by_content(path, start) or _by_name(path)
-    if what:
-        raise CheckpointError(f"{path}: {what}")
+    finding = _by_content(path, start) or _by_name(path)
+    if finding:
+        raise CheckpointError(f"{path}: {finding}")
 
 
 def refuse_foreign_folder(folder: Path) -> None:
@@ -98,14 +98,16 @@ def refuse_foreign_folder(folder: Path) -> None:
 def other_format(names: Iterable[str]) -> str:
     """Return what a folder without readable weights holds instead, and what to do; empty where it is nothing known."""
     listed = sorted(names)
-    known = (what for ending, what in _IN_FOLDERS.items() if any(name.endswith(ending) for name in listed))
-    return next(known, "")
+    findings = (
+        format_found for ending, format_found in _IN_FOLDERS.items() if any(name.endswith(ending) for name in listed)
+    )
+    return next(findings, "")
 
 
 def _by_content(path: Path, start: bytes) -> str | None:
-    for beginning, what in _BEGINNINGS.items():
+    for beginning, finding in _BEGINNINGS.items():
         if start[: len(beginning)].lower() == beginning.lower():
-            return what
+            return finding
     if start[_TAR_MAGIC] == b"ustar":
         return _ARCHIVE
     if path.suffix.lower() == SAFETENSORS and start.startswith(_TORCH_BEGINNINGS):

@@ -26,8 +26,8 @@ def _opened(path: Path, entry: PluginEntry) -> Checkpoint:
     read = entry.load()
     file = SourceFile.of(path)
     try:
-        found = dict(read(path))
-        tensors = {name: _stored(path, file, name, found[name]) for name in sorted(found)}
+        entries = dict(read(path))
+        tensors = {name: _stored(path, file, name, entries[name]) for name in sorted(entries)}
     except LinesError:
         raise
     except Exception as error:  # the door of code that is not ours
@@ -35,8 +35,8 @@ def _opened(path: Path, entry: PluginEntry) -> Checkpoint:
     return Checkpoint(str(path), (file,), tensors, notes=(f"{path.name} was read by {entry.distribution}",))
 
 
-def _stored(path: Path, file: SourceFile, name: str, told: Any) -> StoredTensor:
-    dtype, shape, offset = told
+def _stored(path: Path, file: SourceFile, name: str, described: Any) -> StoredTensor:
+    dtype, shape, offset = described
     if dtype not in ITEM_BYTES:
         raise CheckpointError(f"{path}: tensor '{printable(name)}': unknown data type '{dtype}'")
     spec = TensorSpec(name, dtype, tuple(int(side) for side in shape))

@@ -176,8 +176,8 @@ def _fields(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], tu
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{where} has a malformed header entry. {_DAMAGED}") from error
     if code not in DTYPES and code not in UNSUPPORTED_BITS:
-        told = printable(code)
-        raise CheckpointError(f"{where} has data type {told}, which is not supported (known: {', '.join(DTYPES)})")
+        shown = printable(code)
+        raise CheckpointError(f"{where} has data type {shown}, which is not supported (known: {', '.join(DTYPES)})")
     bits = UNSUPPORTED_BITS.get(code) or 8 * TensorSpec(name, DTYPES[code], ()).nbytes
     nbytes = _nbytes(shape, bits)
     if nbytes is None:
@@ -202,8 +202,8 @@ def _check_cover(path: Path, spans: list[tuple[int, int, str]], nbytes: int) -> 
     spans.sort()
     for (_, end, _), (begin, _, name) in pairwise([(0, 0, ""), *spans]):
         if begin != end:
-            told = printable(name)
-            raise CheckpointError(f"{path}: tensor '{told}' overlaps another or leaves a hole. {_DAMAGED}")
+            shown = printable(name)
+            raise CheckpointError(f"{path}: tensor '{shown}' overlaps another or leaves a hole. {_DAMAGED}")
     end = spans[-1][1] if spans else 0
     if end != nbytes:
         raise CheckpointError(f"{path}: has {nbytes} bytes of tensors, its header asks for {end}. {_DAMAGED}")

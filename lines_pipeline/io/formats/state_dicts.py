@@ -52,7 +52,7 @@ def find_state_dict(path: str, content: Any, key: str = "") -> StateDict:
         raise CheckpointError(
             f"{path}: holds several state dicts; say which one with 'key' in its load node. {_there_are(present)}"
         )
-    others = [other for other in present if other != chosen and not _is_of_training(other)]
+    others = [key_present for key_present in present if key_present != chosen and not _is_of_training(key_present)]
     return _taken(path, chosen, present[chosen], _choice(path, chosen, others))
 
 
@@ -106,12 +106,12 @@ def _choice(path: str, chosen: str, others: Sequence[str]) -> list[str]:
 
 def _taken(path: str, key: str, entries: Entries, notes: list[str]) -> StateDict:
     tensors = {name: value for name, value in entries.items() if is_tensor(value)}
-    others = [f"'{printable(name)}' ({_kind(value)})" for name, value in entries.items() if name not in tensors]
+    left_out = [f"'{printable(name)}' ({_kind(value)})" for name, value in entries.items() if name not in tensors]
     if entries.unnamed:
-        others.append(f"{entries.unnamed} whose keys are no texts")
-    if others:
-        more = f" and {len(others) - MAX_TOLD} more" if len(others) > MAX_TOLD else ""
-        notes.append(f"{path}: left out, for they are no tensors: {', '.join(others[:MAX_TOLD])}{more}")
+        left_out.append(f"{entries.unnamed} whose keys are no texts")
+    if left_out:
+        also = f" and {len(left_out) - MAX_TOLD} more" if len(left_out) > MAX_TOLD else ""
+        notes.append(f"{path}: left out, for they are no tensors: {', '.join(left_out[:MAX_TOLD])}{also}")
     return StateDict(key, tensors, tuple(notes))
 
 
@@ -123,8 +123,8 @@ def _there_are(present: Mapping[str, Entries]) -> str:
 
 
 def _named(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - MAX_TOLD} more" if len(keys) > MAX_TOLD else ""
-    return ", ".join(f"'{printable(key)}'" for key in keys[:MAX_TOLD]) + more
+    also = f" and {len(keys) - MAX_TOLD} more" if len(keys) > MAX_TOLD else ""
+    return ", ".join(f"'{printable(key)}'" for key in keys[:MAX_TOLD]) + also
 
 
 def _kind(value: Any) -> str:
@@ -140,9 +140,9 @@ def _kind(value: Any) -> str:
 
 def _class_of(call: Call) -> str:
     """Return the class of a pickled object."""
-    first = call.arguments[0] if isinstance(call.arguments, tuple) and call.arguments else None
-    made = call.name.endswith(("._reconstructor", ".__newobj__", "._reconstruct")) and isinstance(first, Name)
-    return first.text if made and isinstance(first, Name) else call.name
+    built_class = call.arguments[0] if isinstance(call.arguments, tuple) and call.arguments else None
+    is_built = call.name.endswith(("._reconstructor", ".__newobj__", "._reconstruct")) and isinstance(built_class, Name)
+    return built_class.text if is_built and isinstance(built_class, Name) else call.name
 
 
 def _what_it_is(content: Any) -> str:

@@ -26,8 +26,8 @@ def open_torch_file(path: Path, spool: Path | None, key: str = "") -> Checkpoint
     """
     source = SourceFile.of(path)
     with opened_archive(path) as archive:
-        found = find_state_dict(str(path), archive.content, key)
-        views, aliases, unreadable = _views(found.tensors)
+        state_dict = find_state_dict(str(path), archive.content, key)
+        views, aliases, unreadable = _views(state_dict.tensors)
         plain: dict[str, StoredTensor] = {}
         scattered: dict[str, Scattered] = {}
         for name, view in views.items():
@@ -38,9 +38,11 @@ def open_torch_file(path: Path, spool: Path | None, key: str = "") -> Checkpoint
             else:
                 scattered[name] = Scattered(view, record)
         check_growth(source, scattered)
-        placed = _placed(source, found.key, scattered, spool, archive)
+        placed = _placed(source, state_dict.key, scattered, spool, archive)
     tensors = dict(sorted({**plain, **placed}.items()))
-    return Checkpoint(str(path), (source,), tensors, aliases, notes=found.notes, unreadable=unreadable, part=found.key)
+    return Checkpoint(
+        str(path), (source,), tensors, aliases, notes=state_dict.notes, unreadable=unreadable, part=state_dict.key
+    )
 
 
 def _views(pickled: Mapping[str, Call]) -> tuple[dict[str, TensorView], dict[str, str], dict[str, str]]:

@@ -69,12 +69,12 @@ def content_of(descriptor: int, path: str, record: Record) -> Iterator[bytes]:
     pieces = _stored(
         descriptor, record.offset, record.nbytes if record.deflated_bytes is None else record.deflated_bytes
     )
-    left = record.nbytes
+    bytes_left = record.nbytes
     for piece in pieces if record.deflated_bytes is None else _inflated(path, pieces, record.nbytes):
-        left -= len(piece)
+        bytes_left -= len(piece)
         yield piece
-    if left:
-        raise CheckpointError(f"{path}: damaged, a record is {left} bytes shorter than it should be")
+    if bytes_left:
+        raise CheckpointError(f"{path}: damaged, a record is {bytes_left} bytes shorter than it should be")
 
 
 def _stored(descriptor: int, offset: int, nbytes: int) -> Iterator[bytes]:
@@ -157,20 +157,20 @@ def _refuse_other_archives(path: Path, members: Mapping[str, Any]) -> None:
     """Refuse zip archives that torch, numpy and Keras write of other things than state dicts."""
     names = [name.rpartition("/")[2] for name in members]
     if "constants.pkl" in names:
-        what = "a TorchScript archive, which holds code: save torch.jit.load(file).state_dict() with torch.save"
+        finding = "a TorchScript archive, which holds code: save torch.jit.load(file).state_dict() with torch.save"
     elif any(name.startswith("serialized_exported_program") or name == "archive_format" for name in names):
-        what = "a program of torch.export: save torch.export.load(file).state_dict with torch.save"
+        finding = "a program of torch.export: save torch.export.load(file).state_dict with torch.save"
     elif "extern_modules" in names:
-        what = "a torch.package, which holds code: save the state_dict() of the model in it with torch.save"
+        finding = "a torch.package, which holds code: save the state_dict() of the model in it with torch.save"
     elif members and all(name.endswith(".npy") for name in names):
-        what = "a numpy archive (.npz): save its arrays with safetensors.numpy.save_file"
+        finding = "a numpy archive (.npz): save its arrays with safetensors.numpy.save_file"
     elif "model.weights.h5" in names:
-        what = "a Keras model: save its weights as safetensors"
+        finding = "a Keras model: save its weights as safetensors"
     elif "data.pkl" not in names:
-        what = "a zip archive without a 'data.pkl', so no file of torch.save"
+        finding = "a zip archive without a 'data.pkl', so no file of torch.save"
     else:
         return
-    raise CheckpointError(f"{path}: {what}")
+    raise CheckpointError(f"{path}: {finding}")
 
 
 def _read_legacy(file: io.FileIO, size: int) -> TorchArchive:
@@ -205,7 +205,7 @@ def _parse_legacy(file: io.FileIO, data: bytes, size: int) -> TorchArchive:
 
 
 def _referred(reference: Reference) -> tuple[str, StorageType]:
-    found = storage_type(reference)
-    if found is None or found.item_bytes == 0:
+    storage = storage_type(reference)
+    if storage is None or storage.item_bytes == 0:
         raise PickleError("it refers to what is no storage of a known type")
-    return found.key, found
+    return storage.key, storage

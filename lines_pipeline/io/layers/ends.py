@@ -24,6 +24,6 @@ def nearest_tower(name: str, paths: Mapping[str, str]) -> str:
 
 
 def _shared(name: str, path: str) -> list[str]:
-    """The modules that a tensor's name and a tower's path begin with."""
+    """Return the modules that a tensor's name and a tower's path begin with."""
     pairs = zip(name.split("."), path.split("."), strict=False)
-    return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    return [module for module, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]

@@ -34,8 +34,8 @@ def find_layers(sizes: Sizes | Iterable[str], blocks: str | Sequence[str] = "aut
     patterns = (blocks,) if isinstance(blocks, str) else tuple(blocks)
     towers = given_towers(sorted(sizes), patterns)
     held = {name for blocks_ in towers.values() for block in blocks_ for name in block}
-    rest = [*stacks.outside.values(), *(_as_outside(tower) for tower in stacks.towers.values())]
-    outside = [_without(stack, held) for stack in rest]
+    remaining = [*stacks.outside.values(), *(_as_outside(tower) for tower in stacks.towers.values())]
+    outside = [_without(stack, held) for stack in remaining]
     paths = dict.fromkeys(towers, "") if len(patterns) > 1 else dict.fromkeys(towers, patterns[0])
     return _map(f"pattern {' and '.join(patterns)}", towers, paths, tuple(s for s in outside if s.tensors), sizes, True)
 
@@ -74,8 +74,8 @@ def _found(sizes: Sizes, stacks: Stacks) -> LayerMap:
 
 def _unique(short: Sequence[str], long: Sequence[str]) -> list[str]:
     """Return the short names, and the long ones where several towers have one short name."""
-    often = Counter(short)
-    return [name if often[name] == 1 else other for name, other in zip(short, long, strict=True)]
+    counts = Counter(short)
+    return [name if counts[name] == 1 else long_name for name, long_name in zip(short, long, strict=True)]
 
 
 def _long_name(path: str) -> str:

@@ -34,30 +34,30 @@ def _by_label(text: str, names: Iterable[str]) -> Mapping[str, dict[str, Index]]
     """Return the indices of the names in which a pattern is found, by what its groups before the numbers hold."""
     try:
         pattern = Pattern(text)
-        found = {name: match for name in names if (match := pattern.search(name))}
+        matches = {name: match for name in names if (match := pattern.search(name))}
     except PatternError as error:
         raise PlanError(f"blocks: {error}") from error
     if not pattern.groups:
         raise PlanError(f"blocks: '{text}' needs a group for the block's index, such as (\\d+)")
-    numeric = _numeric_groups(text, found)
+    numeric = _numeric_groups(text, matches)
     labelled: dict[str, dict[str, Index]] = {}
-    for name, match in found.items():
+    for name, match in matches.items():
         groups = match.groups()
         label = ".".join(group for group in groups[: numeric[0]] if group)
         labelled.setdefault(label, {})[name] = tuple(int(groups[group]) for group in numeric)
     return labelled
 
 
-def _numeric_groups(text: str, found: Mapping[str, Any]) -> list[int]:
+def _numeric_groups(text: str, matches: Mapping[str, Any]) -> list[int]:
     """Return the groups that are numbers in every name; those after the first one have to follow it at once."""
     numeric: list[int] = []
-    for name, match in found.items():
+    for name, match in matches.items():
         groups = match.groups()
-        here = [i for i, group in enumerate(groups) if group is not None and _is_index(group)]
-        if not here:
+        indices = [i for i, group in enumerate(groups) if group is not None and _is_index(group)]
+        if not indices:
             shown = next((group for group in groups if group is not None), "nothing")
             raise PlanError(f"blocks: group 1 of '{text}' is '{shown[:40]}' in '{name[:200]}', not a number of a block")
-        numeric = here if not numeric else [group for group in numeric if group in here]
+        numeric = indices if not numeric else [group for group in numeric if group in indices]
         if not numeric:
             raise PlanError(f"blocks: no group of '{text}' is a number in all names, as it is in '{name[:200]}'")
     return numeric

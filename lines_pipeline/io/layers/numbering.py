@@ -15,5 +15,5 @@ def missing_blocks(numbers: Iterable[int], first: int = 0) -> str:
         if number > expected:
             gaps.append(f"{expected}" if number == expected + 1 else f"{expected} to {number - 1}")
         expected = number + 1
-    more = ", ..." if len(gaps) > _SHOWN_GAPS else ""
-    return f"blocks [{', '.join(gaps[:_SHOWN_GAPS])}{more}]" if gaps else ""
+    ellipsis = ", ..." if len(gaps) > _SHOWN_GAPS else ""
+    return f"blocks [{', '.join(gaps[:_SHOWN_GAPS])}{ellipsis}]" if gaps else ""

@@ -55,7 +55,7 @@ class _List:
 
     @property
     def role(self) -> Role:
-        """What its name says of it, or that of the module it is in (``pos_conv_embed.layers`` are no blocks)."""
+        """Return the role that its name says, or that of its module (``pos_conv_embed.layers`` are no blocks)."""
         around = self.parent if self.word else self.parent.parent
         if around is None:
             return role_of(self.name)
@@ -67,7 +67,7 @@ class _List:
 
     @property
     def first(self) -> int:
-        """Number of the first element: 0, or whatever names that end in a number begin with."""
+        """Return the number of the first element: 0, or whatever names that end in a number begin with."""
         return min(self.elements) if self.word else 0
 
     @property
@@ -87,37 +87,37 @@ class _List:
 
 def find_stacks(root: Node) -> Stacks:
     """Return the towers below ``root`` and what is outside them."""
-    found = _visited(root, root.numel)
-    if not found.towers:
-        found.towers, found.problems = found.layers, found.problems + found.layer_problems
-        found.outside = {path: stack for path, stack in found.outside.items() if path not in found.layers}
-    return found
+    stacks = _visited(root, root.numel)
+    if not stacks.towers:
+        stacks.towers, stacks.problems = stacks.layers, stacks.problems + stacks.layer_problems
+        stacks.outside = {path: stack for path, stack in stacks.outside.items() if path not in stacks.layers}
+    return stacks
 
 
 def _visited(node: Node, total: int) -> Stacks:
-    found, taken = _sequence(node)
+    stacks, taken = _sequence(node)
     for word, elements in node.lists.items():
-        found.add(_judged(_List(node, word, elements), total))
+        stacks.add(_judged(_List(node, word, elements), total))
     for name, part in node.parts.items():
         if name not in taken:
-            found.add(_visited(part, total))
-    _settle_companions(node, found)
-    return found
+            stacks.add(_visited(part, total))
+    _settle_companions(node, stacks)
+    return stacks
 
 
 def _sequence(node: Node) -> tuple[Stacks, frozenset[str]]:
     """Return one tower of the modules that a forward pass takes one after the other, and the names of these."""
     for parts in SEQUENCES:
-        there = [(part, node.parts[name]) for part in parts for name in part.names if name in node.parts]
-        blocks = [block for part, module in there for block in _blocks_of(module, part)]
-        if len({part for part, _ in there}) < 2 or len(blocks) < 2:
+        modules = [(part, node.parts[name]) for part in parts for name in part.names if name in node.parts]
+        blocks = [block for part, module in modules for block in _blocks_of(module, part)]
+        if len({part for part, _ in modules}) < 2 or len(blocks) < 2:
             continue
-        path = " then ".join(".".join(module.path) + ("" if part.one_block else ".N") for part, module in there)
+        path = " then ".join(".".join(module.path) + ("" if part.one_block else ".N") for part, module in modules)
         lists = (
-            _List(module, "", module.lists[""]) for part, module in there if not part.one_block and "" in module.lists
+            _List(module, "", module.lists[""]) for part, module in modules if not part.one_block and "" in module.lists
         )
         problems = tuple(problem for stack in lists for problem in _gaps(stack))
-        return Stacks({path: Tower(path, tuple(blocks))}, problems=problems), frozenset(m.word for _, m in there)
+        return Stacks({path: Tower(path, tuple(blocks))}, problems=problems), frozenset(m.word for _, m in modules)
     return Stacks(), frozenset()
 
 
@@ -215,9 +215,9 @@ def _staged(stack: _List, stages: Sequence[Stage]) -> Stacks:
     path = stack.path("S") + stages[0].path
     blocks = tuple(tuple(block.tensors) for stage in stages for block in stage.blocks.values())
     held = {name for block in blocks for name in block}
-    rest = tuple(name for element in stack.elements.values() for name in element.tensors if name not in held)
-    between = OutsideStack(stack.path("S"), rest, "between the blocks of the stages", counted=False)
-    outside = {between.path: between} if rest else {}
+    unheld = tuple(name for element in stack.elements.values() for name in element.tensors if name not in held)
+    between = OutsideStack(stack.path("S"), unheld, "between the blocks of the stages", counted=False)
+    outside = {between.path: between} if unheld else {}
     return Stacks({path: Tower(path, blocks)}, outside, problems=_stage_gaps(stack, stages))
 
 
@@ -229,7 +229,7 @@ def _stage_gaps(stack: _List, stages: Sequence[Stage]) -> tuple[str, ...]:
     return tuple(f"{stack.path(str(s.index))}{s.path}: {text} have no tensors" for s, text in missing if text)
 
 
-def _settle_companions(node: Node, found: Stacks) -> None:
+def _settle_companions(node: Node, stacks: Stacks) -> None:
     """Settle lists that have one element for every block or stage of a tower beside them.
 
     Norms belong to the blocks (XLM: ``attentions.N``, ``layer_norm1.N``); what goes with stages lies between them
@@ -237,14 +237,18 @@ def _settle_companions(node: Node, found: Stacks) -> None:
     """
     lists = [_List(part, "", part.lists[""]) for part in node.parts.values() if "" in part.lists]
     for stack in lists:
-        if stack.path() not in found.outside:
+        if stack.path() not in stacks.outside:
             continue
-        others = [other for other in lists if other.elements.keys() == stack.elements.keys() and other is not stack]
-        if stack.role is Role.NORMS and (beside := next((o.path() for o in others if o.path() in found.towers), None)):
+        siblings = [
+            sibling for sibling in lists if sibling.elements.keys() == stack.elements.keys() and sibling is not stack
+        ]
+        if stack.role is Role.NORMS and (
+            beside := next((o.path() for o in siblings if o.path() in stacks.towers), None)
+        ):
             norms = [tuple(stack.elements[index].tensors) for index in sorted(stack.elements)]
-            blocks = tuple(own + norm for own, norm in zip(found.towers[beside].blocks, norms, strict=True))
-            found.towers[beside] = replace(found.towers[beside], blocks=blocks)
-            del found.outside[stack.path()]
-        elif any(tower.startswith(f"{other.path('S')}.") for other in others for tower in found.towers):
+            blocks = tuple(own + norm for own, norm in zip(stacks.towers[beside].blocks, norms, strict=True))
+            stacks.towers[beside] = replace(stacks.towers[beside], blocks=blocks)
+            del stacks.outside[stack.path()]
+        elif any(tower.startswith(f"{sibling.path('S')}.") for sibling in siblings for tower in stacks.towers):
             reason = "one element a stage, between the blocks"
-            found.outside[stack.path()] = replace(found.outside[stack.path()], reason=reason, counted=False)
+            stacks.outside[stack.path()] = replace(stacks.outside[stack.path()], reason=reason, counted=False)

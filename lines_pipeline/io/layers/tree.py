@@ -37,7 +37,7 @@ class Node:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Its name and those of the modules around it, from the outermost on."""
+        """Return its name and those of the modules around it, from the outermost on."""
         words, node = [], self
         while node.parent is not None:
             words.append(node.word)
@@ -46,14 +46,14 @@ class Node:
 
     @property
     def tensors(self) -> Iterator[str]:
-        """Full names of the tensors inside."""
+        """Return the full names of the tensors inside."""
         yield from self.own
         for node in self.inner():
             yield from node.tensors
 
     @property
     def structure(self) -> frozenset[str]:
-        """What is inside, by names relative to this module, indices replaced by ``*``; down to the third level."""
+        """Return the names inside, relative to this module, indices replaced by ``*``; down to the third level."""
         if self._structure is None:
             self._structure = frozenset(self._outline(3))
         return self._structure
@@ -66,7 +66,7 @@ class Node:
         elements = ((f"{word}*", node) for word, list_ in self.lists.items() for node in list_.values())
         for word, node in (*self.parts.items(), *elements):
             yield word
-            yield from (f"{word}.{rest}" for rest in node._outline(levels - 1))
+            yield from (f"{word}.{inner}" for inner in node._outline(levels - 1))
 
     @property
     def is_layer(self) -> bool:

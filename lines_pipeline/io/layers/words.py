@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Role(Enum):
-    """What the name of a list of modules says of it."""
+    """Says what a list of modules is, by its name."""
 
     DEPTH = "blocks"
     """A forward pass takes them one after the other."""

@@ -23,7 +23,7 @@ Optimiser = Callable[[Sequence[torch.Tensor]], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Tasks:
-    """What is learned from: each task's inputs, its head where that is outside the module, and the order of rows."""
+    """Holds what is learned from: each task's inputs, its head outside the module, and the order of rows."""
 
     inputs: Sequence[TaskInputs]
     heads: Mapping[str, FrozenHead]
@@ -86,23 +86,23 @@ class Fit:
     @torch.no_grad()
     def accuracies(self) -> dict[str, float]:
         """Return the accuracy of the merged model on all inputs of each task."""
-        found = {}
-        for one in self.tasks.inputs:
+        accuracies = {}
+        for inputs in self.tasks.inputs:
             order = Order(self.tasks.order.batch, None)
             right = 0
-            for number in range(order.batches(len(one))):
-                logits, labels = self._logits(one, order, number)
+            for number in range(order.batches(len(inputs))):
+                logits, labels = self._logits(inputs, order, number)
                 right += int((logits.argmax(1) == labels).sum())
-            found[one.task] = right / len(one)
-        return found
+            accuracies[inputs.task] = right / len(inputs)
+        return accuracies
 
     def _backward(self, step: int) -> float:
         """Add the gradients of a step's batches up, one batch at a time; return the sum of their losses."""
         total = 0.0
-        for one in self.tasks.inputs:
+        for inputs in self.tasks.inputs:
             for number in range(self.settings.batches_per_step):
                 batch = step * self.settings.batches_per_step + number
-                loss = self.settings.objective(*self._logits(one, self.tasks.order, batch))
+                loss = self.settings.objective(*self._logits(inputs, self.tasks.order, batch))
                 if loss.requires_grad:
                     loss.backward()  # type: ignore[no-untyped-call]
                 total += float(loss.detach())
@@ -117,11 +117,15 @@ class Fit:
             features = self.model.module(values)
             logits: torch.Tensor = features if head is None else head.logits(features)
         except (RuntimeError, TypeError, ValueError) as error:
-            taken = f"inputs of shape {list(values.shape)}, {values.dtype}"
-            raise EvalError(f"task '{inputs.task}': the model does not take {taken}: {error}") from error
+            described = f"inputs of shape {list(values.shape)}, {values.dtype}"
+            raise EvalError(f"task '{inputs.task}': the model does not take {described}: {error}") from error
         if logits.dim() != 2 or bool(((labels < 0) | (labels >= logits.shape[1])).any()):
-            found = f"logits of shape {list(logits.shape)} for labels from {int(labels.min())} to {int(labels.max())}"
-            raise EvalError(f"task '{inputs.task}': {found}; expected logits [n, classes] and labels of these classes")
+            mismatch = (
+                f"logits of shape {list(logits.shape)} for labels from {int(labels.min())} to {int(labels.max())}"
+            )
+            raise EvalError(
+                f"task '{inputs.task}': {mismatch}; expected logits [n, classes] and labels of these classes"
+            )
         return logits, labels.long()
 
     def _gradient(self, number: int) -> torch.Tensor:
@@ -138,5 +142,5 @@ class Fit:
             self.model.merge(name, coefficients)
 
     def _held(self, row: torch.Tensor) -> torch.Tensor:
-        found = row.detach().clone()
-        return found if self.settings.clamp is None else found.clamp(*self.settings.clamp)
+        values = row.detach().clone()
+        return values if self.settings.clamp is None else values.clamp(*self.settings.clamp)

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from typing_extensions import TypeVar
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.events import Event, LearningProgress, Note, TableComputed
 from lines_pipeline.core.threads import one_thread
 from lines_pipeline.core.types import EdgeType
@@ -33,9 +34,9 @@ from lines_pipeline.ops.coefficients.fitting import Fit, FitSettings, Tasks
 from lines_pipeline.ops.coefficients.inputs import Order, TaskInputs
 from lines_pipeline.ops.coefficients.merged_model import MergedModel, State
 from lines_pipeline.ops.coefficients.units import Per, Unit, line, units_of
-from lines_pipeline.ops.depth import pattern_mistakes
+from lines_pipeline.ops.depth import pattern_diagnostics
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
-from lines_pipeline.ops.roles import Mistake, SuiteUse
+from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.schemas.coefficients import table_of
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.task_models import TaskModel
@@ -83,7 +84,7 @@ class LearningOp(Op[Learned], Generic[Learned]):
 
     @abstractmethod
     def settings(self, params: Learned, batches: int) -> FitSettings:
-        """How coefficients are fitted to tasks of which the largest has so many batches."""
+        """Return how coefficients are fitted to tasks of which the largest has so many batches."""
 
     def fitted(self, params: Learned, fit: Fit, context: DriverContext, data: TaskData) -> list[torch.Tensor]:
         """Take all steps; return the coefficients by unit."""
@@ -92,7 +93,7 @@ class LearningOp(Op[Learned], Generic[Learned]):
         return fit.coefficients()
 
     def told(self, coefficients: list[list[float]]) -> list[list[float]]:
-        """The coefficients, a row a unit, as the source writes them."""
+        """Return the coefficients, a row a unit, as the source writes them."""
         return coefficients
 
     def check(self, params: Learned, counts: Mapping[str, int]) -> str | None:
@@ -102,8 +103,8 @@ class LearningOp(Op[Learned], Generic[Learned]):
             return f"'clamp' is {list(params.clamp)}, expected the least and the most, in this order"
         return None
 
-    def mistakes(self, params: Learned, inputs: Ids, gives: EdgeType) -> Iterable[Mistake]:
-        return pattern_mistakes(params.blocks, "blocks")
+    def diagnostics(self, params: Learned, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
+        return pattern_diagnostics(params.blocks, "blocks")
 
     def completed(self, params: Learned, context: StepContext) -> Learned:
         return params.model_copy(update={"seed": context.seed} if params.seed is None else {})
@@ -138,15 +139,15 @@ class LearningOp(Op[Learned], Generic[Learned]):
     def explain(self, params: Learned, value: PlannedValue, stats: Mapping[str, Any] | None) -> OpExplanation:
         tasks = f"{len(params.tasks)} tasks" if params.tasks else "all tasks"
         per = {"task": "one a task vector", "tensor": "one a tensor and task vector", "block": "one a block and vector"}
-        told = f"learned on {params.split} of {tasks}, before the first pass; {per[params.per]}"
+        line = f"learned on {params.split} of {tasks}, before the first pass; {per[params.per]}"
         transductive = params.split == "test"
-        more = ("transductive: it sees the inputs of the test split",) if transductive else ()
-        return OpExplanation((told, *more), {"split": params.split, "per": params.per, "transductive": transductive})
+        warning = ("transductive: it sees the inputs of the test split",) if transductive else ()
+        return OpExplanation((line, *warning), {"split": params.split, "per": params.per, "transductive": transductive})
 
 
 @dataclass
 class Learning:
-    """One step's learning: the value, and what is told of it."""
+    """Learns the coefficients of one step: its value, and what is told of it."""
 
     op: LearningOp[Any]
     params: LearningParams
@@ -163,21 +164,21 @@ class Learning:
             model = self._model(data, tasks, states[0], states[1:])
             units = units_of(self.params.per, model.weights, self.context.layers())
             rows = [self._start(unit) for unit in units]
-            batches = max(tasks.order.batches(len(one)) for one in tasks.inputs)
+            batches = max(tasks.order.batches(len(inputs)) for inputs in tasks.inputs)
             fit = Fit(model, units, tasks, self.op.settings(self.params, batches), rows)
-            found = self.op.fitted(self.params, fit, self.context, data)
-        self._summary = self._told(fit, found)
-        return {name: row.clone() for unit, row in zip(units, found, strict=True) for name in unit.tensors}
+            learned = self.op.fitted(self.params, fit, self.context, data)
+        self._summary = self._told(fit, learned)
+        return {name: row.clone() for unit, row in zip(units, learned, strict=True) for name in unit.tensors}
 
     def summary(self) -> Summary:
         """Return the losses by step, and the coefficients by unit."""
         return self._summary
 
     def tell(self, summary: Summary) -> Iterable[Event]:
-        """The coefficients as a table, a row a unit and a column a task vector, and where they are transductive."""
+        """Yield the coefficients as a table, a row a unit and a column a task vector; warn where transductive."""
         if self.params.split == "test":
-            told = "coefficients are learned from inputs of the test split: what is measured there is transductive"
-            yield Note(f"node '{self.context.node}': {told}", warning=True)
+            message = "coefficients are learned from inputs of the test split: what is measured there is transductive"
+            yield Note(f"node '{self.context.node}': {message}", warning=True)
         units, vectors, columns = summary.get("units"), summary.get("vectors"), summary.get("coefficients")
         if isinstance(units, list) and isinstance(vectors, list) and isinstance(columns, list):
             rows = zip(units, self.op.told(columns), strict=True)
@@ -201,7 +202,7 @@ class Learning:
         start = line(unit, vectors, self.params.beta) if self.params.start == "lines" else self.params.start
         return torch.full((vectors,), start, requires_grad=True)
 
-    def _told(self, fit: Fit, found: list[torch.Tensor]) -> Summary:
+    def _told(self, fit: Fit, coefficients: list[torch.Tensor]) -> Summary:
         norms = {"grad_norms": fit.norms} if fit.norms else {}
         return {
             "transductive": self.params.split == "test",
@@ -209,18 +210,18 @@ class Learning:
             **norms,
             "units": [unit.name for unit in fit.units],
             "vectors": list(self.op.columns_of(self.params, self.inputs)),
-            "coefficients": self.op.told([row.tolist() for row in found]),
+            "coefficients": self.op.told([row.tolist() for row in coefficients]),
         }
 
 
 def progress(fit: Fit, context: DriverContext) -> Iterable[int]:
     """Take all steps of a fit and tell sinks of each; yield how many are taken."""
-    for done in range(1, fit.settings.steps + 1):
+    for step in range(1, fit.settings.steps + 1):
         fit.step()
-        context.emit(LearningProgress(context.step, done, fit.settings.steps, fit.losses[-1]))
-        yield done
+        context.emit(LearningProgress(context.step, step, fit.settings.steps, fit.losses[-1]))
+        yield step
 
 
 def _label(step: str) -> str:
-    """The item of a collection's step, or the step itself."""
+    """Return the item of a collection's step, or the step itself."""
     return step.partition("[")[2].removesuffix("]") or step

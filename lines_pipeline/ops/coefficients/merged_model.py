@@ -63,20 +63,23 @@ class MergedModel:
 
 
 def _tensors(module: nn.Module, names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Tensors of a module by names of a state that it loads, parameters first and in its own order.
+    """Return tensors of a module by names of a state that it loads, parameters first and in its own order.
 
     The module may wrap the one that the names are of: its own names then have a prefix more.
     """
     own = dict[str, torch.Tensor](module.named_parameters(remove_duplicate=False))
     own |= dict(module.named_buffers(remove_duplicate=False))
-    known = {name: [name] if name in own else [one for one in own if one.endswith(f".{name}")] for name in names}
-    unique = {found[0]: name for name, found in known.items() if len(found) == 1}
-    return {unique[one]: value for one, value in own.items() if one in unique}
+    matches = {
+        name: [name] if name in own else [own_name for own_name in own if own_name.endswith(f".{name}")]
+        for name in names
+    }
+    state_names = {own_names[0]: name for name, own_names in matches.items() if len(own_names) == 1}
+    return {state_names[own_name]: value for own_name, value in own.items() if own_name in state_names}
 
 
-def _product(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Inner product, the same however large the memory is."""
-    flat = one.reshape(-1), other.reshape(-1)
-    starts = range(0, max(one.numel(), 1), DOT_NUMEL)
+def _product(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Return the inner product, the same however large the memory is."""
+    flat = first.reshape(-1), second.reshape(-1)
+    starts = range(0, max(first.numel(), 1), DOT_NUMEL)
     parts = [torch.dot(*(value[start : start + DOT_NUMEL] for value in flat)) for start in starts]
     return float(torch.stack(parts).double().sum())

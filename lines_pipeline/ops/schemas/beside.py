@@ -19,39 +19,39 @@ def find_beside(
     Raises ``CheckpointError`` for what belongs to no tensor or has another shape than [in, in] (``square``) or
     [rows, in], and for a tensor that only some of the statistics have something of.
     """
-    found = {one.step: _beside(context, model, kept, one, square=square) for one in statistics}
-    everywhere = {tensor for named in found.values() for tensor in named}
-    for one in statistics:
-        if lacking := sorted(everywhere - found[one.step].keys()):
+    names = {source.step: _beside(context, model, kept, source, square=square) for source in statistics}
+    everywhere = {tensor for named in names.values() for tensor in named}
+    for source in statistics:
+        if lacking := sorted(everywhere - names[source.step].keys()):
             raise CheckpointError(
-                f"node '{context.node}': {one.origin} has nothing of {quoted(lacking)}, which other 'statistics' have: "
-                "measure the same layers of all models, or leave the tensors out with 'exclude' on this node"
+                f"node '{context.node}': {source.origin} has nothing of {quoted(lacking)}, which other 'statistics' "
+                "have: measure the same layers of all models, or leave the tensors out with 'exclude' on this node"
             )
-    return found
+    return names
 
 
 def _beside(
-    context: SchemaContext, model: Schema, kept: Collection[str], one: Schema, *, square: bool
+    context: SchemaContext, model: Schema, kept: Collection[str], source: Schema, *, square: bool
 ) -> dict[str, str]:
-    found, left = {}, dict(one.tensors)
+    names, unmatched = {}, dict(source.tensors)
     for tensor, spec in model.tensors.items():
-        known = [name for own in model.all_names(tensor) for name in names_beside(own) if name in left]
-        for name in known:
-            beside = left.pop(name)
+        candidates = [name for own in model.all_names(tensor) for name in names_beside(own) if name in unmatched]
+        for name in candidates:
+            beside = unmatched.pop(name)
             if tensor not in kept:
                 continue
-            if tensor in found or not _fits(spec, beside, square=square):
-                raise CheckpointError(_misfit(context, one, spec, beside, square=square))
-            found[tensor] = name
+            if tensor in names or not _fits(spec, beside, square=square):
+                raise CheckpointError(_misfit(context, source, spec, beside, square=square))
+            names[tensor] = name
     dropped = {name for gone in model.left_out for name in names_beside(gone)}
-    left = {name: spec for name, spec in left.items() if name not in dropped}
-    if left:
+    unmatched = {name: spec for name, spec in unmatched.items() if name not in dropped}
+    if unmatched:
         raise CheckpointError(
-            f"node '{context.node}': {one.origin} has {quoted(sorted(left))}, which belong to no tensor of "
+            f"node '{context.node}': {source.origin} has {quoted(sorted(unmatched))}, which belong to no tensor of "
             f"{model.origin}: names are those of modules (MODULE for MODULE.weight) or of tensors; 'rename' in the "
             "node that loads it gives others"
         )
-    return found
+    return names
 
 
 def _fits(weight: TensorSpec, beside: TensorSpec, *, square: bool) -> bool:
@@ -60,9 +60,9 @@ def _fits(weight: TensorSpec, beside: TensorSpec, *, square: bool) -> bool:
     return not square or beside.shape[0] == beside.shape[1]
 
 
-def _misfit(context: SchemaContext, one: Schema, weight: TensorSpec, beside: TensorSpec, *, square: bool) -> str:
+def _misfit(context: SchemaContext, source: Schema, weight: TensorSpec, beside: TensorSpec, *, square: bool) -> str:
     expected, op = ("[in, in]", "gram") if square else ("[rows, in]", "layer-inputs")
     return (
-        f"node '{context.node}': {one.origin}: '{beside.name}' has shape {list(beside.shape)}, expected {expected} for "
-        f"the tensor '{weight.name}' of shape {list(weight.shape)}, as the op '{op}' measures"
+        f"node '{context.node}': {source.origin}: '{beside.name}' has shape {list(beside.shape)}, expected {expected} "
+        f"for the tensor '{weight.name}' of shape {list(weight.shape)}, as the op '{op}' measures"
     )

@@ -13,7 +13,7 @@ from lines_pipeline.ops.schemas.union import union
 
 
 def table_of(context: SchemaContext, deltas: Sequence[Schema]) -> Schema:
-    """A row for each tensor that any of the task vectors has, under its name: float32, one entry a task vector."""
+    """Return a row for each tensor that any task vector has, under its name: float32, one entry a task vector."""
     merged = union(context, deltas)
     rows = {name: TensorSpec(name, "float32", (len(deltas),)) for name in merged.tensors}
     return replace(merged, tensors=rows, partial=True, globs={}, origin=f"node '{context.node}'")
@@ -29,8 +29,8 @@ def require_rows(context: SchemaContext, table: Schema, merged: Schema, count: i
         )
     odd = [name for name in merged.tensors if table.tensors[name].shape != (count,)]
     if odd:
-        found = list(table.tensors[odd[0]].shape)
+        shape = list(table.tensors[odd[0]].shape)
         raise CheckpointError(
-            f"node '{context.node}': {table.origin}, named by 'coefficients', has rows of shape {found}, such as "
+            f"node '{context.node}': {table.origin}, named by 'coefficients', has rows of shape {shape}, such as "
             f"{quoted(odd[:1])}; expected [{count}], one number for each of 'deltas'"
         )

@@ -15,7 +15,7 @@ from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 @dataclass
 class Comparison:
-    """What another value has of the floating-point tensors that a step keeps of a first one.
+    """Sorts the floating-point tensors of a first value by what another value has of them.
 
     Names are those of the first value, but for ``extra`` and ``extra_left``.
     """
@@ -38,50 +38,50 @@ class Comparison:
 
     @property
     def views(self) -> dict[str, str]:
-        """Tensors that the other value has under another name or in another shape."""
-        found = {name: theirs for name, theirs in self.same.items() if name != theirs}
-        return found | self.reshaped
+        """Return the tensors that the other value has under another name or in another shape."""
+        renamed = {name: theirs for name, theirs in self.same.items() if name != theirs}
+        return renamed | self.reshaped
 
 
 def compare(context: SchemaContext, other: Schema, first: Schema) -> Comparison:
     """Compare two values tensor by tensor. Raises ``CheckpointError`` for tensors that only the first one ties."""
-    found, used = Comparison(), set[str]()
+    comparison, used = Comparison(), set[str]()
     bounded = context.is_bounded
     for name, spec in first.tensors.items():
         match = other.tensors.get(name) if not bounded and name not in first.ties else None
         if match is not None and match.shape == spec.shape and match.is_floating and spec.is_floating:  # as most are
-            found.same[name] = name
+            comparison.same[name] = name
             used.add(name)
             continue
         names = first.all_names(name)
-        theirs = list(dict.fromkeys(tensor for known in names if (tensor := other.tensor(known)) is not None))
+        theirs = list(dict.fromkeys(tensor for alias in names if (tensor := other.tensor(alias)) is not None))
         used.update(theirs)
         if bounded and not context.chooses(names):
-            found.left += [name] if spec.is_floating else []
+            comparison.left += [name] if spec.is_floating else []
             continue
         if len(theirs) > 1 and spec.is_floating:
             raise CheckpointError(_untied(context, theirs, other, name, first))
-        _sort_in(found, name, spec, theirs[0] if theirs else None, other, names)
+        _sort_in(comparison, name, spec, theirs[0] if theirs else None, other, names)
     for name in other.tensors.keys() - used if len(used) < len(other.tensors) else ():
         names = other.all_names(name)
-        quiet = not other.tensors[name].is_floating or any(known in first.left_out for known in names)
+        quiet = not other.tensors[name].is_floating or any(alias in first.left_out for alias in names)
         quiet = quiet or (bounded and not context.chooses(names))
-        (found.extra_left if quiet else found.extra).append(name)
-    found.extra.sort()
-    found.extra_left.sort()
-    return found
+        (comparison.extra_left if quiet else comparison.extra).append(name)
+    comparison.extra.sort()
+    comparison.extra_left.sort()
+    return comparison
 
 
 def _sort_in(
-    found: Comparison, name: str, spec: TensorSpec, theirs: str | None, other: Schema, names: tuple[str, ...]
+    comparison: Comparison, name: str, spec: TensorSpec, theirs: str | None, other: Schema, names: tuple[str, ...]
 ) -> None:
     if theirs is None and spec.is_floating:
-        gone = any(known in other.left_out for known in names)
-        (found.dropped if gone else found.missing).append(name)
+        gone = any(alias in other.left_out for alias in names)
+        (comparison.dropped if gone else comparison.missing).append(name)
     elif theirs is not None and other.tensors[theirs].is_floating != spec.is_floating:
-        found.typed.append(name)
+        comparison.typed.append(name)
     elif theirs is not None and spec.is_floating:
-        (found.same if other.tensors[theirs].shape == spec.shape else found.reshaped)[name] = theirs
+        (comparison.same if other.tensors[theirs].shape == spec.shape else comparison.reshaped)[name] = theirs
 
 
 def _untied(context: SchemaContext, own: list[str], other: Schema, name: str, first: Schema) -> str:
@@ -92,31 +92,34 @@ def _untied(context: SchemaContext, own: list[str], other: Schema, name: str, fi
     )
 
 
-def refuse_extra(context: SchemaContext, other: Schema, first: Schema, found: Comparison) -> None:
+def refuse_extra(context: SchemaContext, other: Schema, first: Schema, comparison: Comparison) -> None:
     """Raise ``CheckpointError`` for tensors that ``first`` lacks, unless the node that loads them drops these."""
-    if found.extra and not other.drops_extra:
+    if comparison.extra and not other.drops_extra:
         remedy = other.extra_remedy or "'exclude' on this node leaves such tensors out of the result"
-        if renamed := _renamed(other, found):
-            remedy = f"{first.origin} has {quoted(found.missing)} instead. {renamed}; else {remedy}"
+        if renamed := _renamed(other, comparison):
+            remedy = f"{first.origin} has {quoted(comparison.missing)} instead. {renamed}; else {remedy}"
+        extra = quoted(comparison.extra)
         raise CheckpointError(
-            f"node '{context.node}': {other.origin} has {quoted(found.extra)}, which {first.origin} lacks. {remedy}."
+            f"node '{context.node}': {other.origin} has {extra}, which {first.origin} lacks. {remedy}."
         )
 
 
-def refuse_missing(context: SchemaContext, other: Schema, first: Schema, found: Comparison, remedy: str) -> None:
+def refuse_missing(context: SchemaContext, other: Schema, first: Schema, comparison: Comparison, remedy: str) -> None:
     """Raise ``CheckpointError`` for tensors that ``other`` lacks."""
-    if missing := found.missing:
+    if missing := comparison.missing:
         near = nearest(missing[0], set(other.tensors) - set(first.tensors))
-        renamed = _renamed(other, found) or "If only the names differ, use 'prefix' or 'rename' in its load node"
+        renamed = _renamed(other, comparison) or "If only the names differ, use 'prefix' or 'rename' in its load node"
         raise CheckpointError(
             f"node '{context.node}': {other.origin} lacks {quoted(missing)} of {first.origin}{near}. {renamed}; "
             f"{remedy}."
         )
 
 
-def _renamed(other: Schema, found: Comparison) -> str:
-    """What to do where the names alone differ."""
-    return name_remedy(other.origin, found.extra, found.missing, (*found.same.values(), *found.reshaped.values()))
+def _renamed(other: Schema, comparison: Comparison) -> str:
+    """Return what to do where the names alone differ; an empty text elsewhere."""
+    return name_remedy(
+        other.origin, comparison.extra, comparison.missing, (*comparison.same.values(), *comparison.reshaped.values())
+    )
 
 
 def refuse_shapes(
@@ -124,9 +127,9 @@ def refuse_shapes(
 ) -> None:
     """Raise ``CheckpointError`` for tensors of another shape than ``first`` has."""
     for name, theirs in reshaped.items():
-        more = f" (and {len(reshaped) - 1} more)" if len(reshaped) > 1 else ""
+        others = f" (and {len(reshaped) - 1} more)" if len(reshaped) > 1 else ""
         raise CheckpointError(
-            f"node '{context.node}': {other.origin}: tensor '{theirs}'{more} has shape "
+            f"node '{context.node}': {other.origin}: tensor '{theirs}'{others} has shape "
             f"{list(other.tensors[theirs].shape)}, expected {list(first.tensors[name].shape)} as in {first.origin}. "
             f"{remedy}."
         )

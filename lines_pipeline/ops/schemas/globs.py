@@ -17,25 +17,25 @@ MAX_CANDIDATES = 5000
 
 
 def matches(globs: Iterable[str], names: Iterable[str]) -> bool:
-    """Whether any of ``globs`` matches any of a tensor's names (it has several where it is tied)."""
+    """Return whether any of ``globs`` matches any of a tensor's names (it has several where it is tied)."""
     patterns = [_compiled(glob) for glob in globs]
     return any(pattern.match(name) for name in names for pattern in patterns)
 
 
 def chooses(bounds: Bounds, names: Sequence[str]) -> bool:
-    """Whether a node with these bounds keeps the tensor with these names."""
+    """Return whether a node with these bounds keeps the tensor with these names."""
     include, exclude = bounds
     return (not include or matches(include, names)) and not (exclude and matches(exclude, names))
 
 
 def match_each(globs: Iterable[str], names: Iterable[str]) -> dict[str, bool]:
-    """Each of ``globs``, and whether it matches any of ``names``."""
+    """Return each of ``globs``, and whether it matches any of ``names``."""
     known = tuple(names)
     return {glob: any(map(_compiled(glob).match, known)) for glob in globs}
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest of many names, or nothing."""
+    """Return `` (did you mean 'x'?)`` for the nearest of many names, or an empty text."""
     return did_you_mean(name, sorted(names)[:MAX_CANDIDATES])
 
 

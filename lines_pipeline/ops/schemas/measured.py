@@ -11,27 +11,27 @@ from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 
 def like_base_measured(context: SchemaContext, models: Sequence[Schema], statistics: Sequence[Schema]) -> Schema:
-    """The schema of the first model, which keeps its values of tensors that none of the statistics have.
+    """Return the schema of the first model, which keeps its values of tensors that none of the statistics have.
 
     Raises ``CheckpointError`` where the models differ, or statistics have a tensor that they lack or in another shape.
     """
     merged = like_base(context, models[0], models=models[1:])
     views: dict[str, Mapping[str, str]] = {}
     measured = set[str]()
-    for one in statistics:
-        found = compare(context, one, models[0])
-        refuse_extra(context, one, models[0], found)
-        refuse_shapes(context, one, models[0], found.reshaped, _SHAPES)
-        measured |= found.same.keys()
-        views |= {one.step: found.views} if found.views else {}
+    for source in statistics:
+        comparison = compare(context, source, models[0])
+        refuse_extra(context, source, models[0], comparison)
+        refuse_shapes(context, source, models[0], comparison.reshaped, _SHAPES)
+        measured |= comparison.same.keys()
+        views |= {source.step: comparison.views} if comparison.views else {}
     floating = [name for name, spec in merged.tensors.items() if spec.is_floating]
     unmeasured = [name for name in floating if name not in measured and name not in merged.copied]
-    told = context.told({f"in no statistics, {models[0].origin}'s stay": unmeasured}, statistics[0].origin)
+    notes = context.notes({f"in no statistics, {models[0].origin}'s stay": unmeasured}, statistics[0].origin)
     return replace(
         merged,
         copied={**merged.copied, **dict.fromkeys(unmeasured, models[0].step)},
         views={**merged.views, **views},
-        told=(*merged.told, *told),
+        notes=(*merged.notes, *notes),
     )
 
 

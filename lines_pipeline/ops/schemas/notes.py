@@ -9,8 +9,8 @@ from lines_pipeline.core.printable import counted, listed
 
 
 @dataclass(frozen=True)
-class Told:
-    """What becomes of ``tensors`` at a node, and of which checkpoint (``origin``) that is said."""
+class TensorNote:
+    """Says what becomes of ``tensors`` at a node, and of which checkpoint (``origin``) they are."""
 
     node: str
     tensors: tuple[str, ...]
@@ -18,18 +18,18 @@ class Told:
     origin: str
 
 
-def render(told: Iterable[Told]) -> tuple[str, ...]:
-    """One text for what is said alike of several checkpoints, in order."""
+def render(notes: Iterable[TensorNote]) -> tuple[str, ...]:
+    """Return one text for each note; checkpoints of which the same is said share it."""
     origins: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
-    for one in told:
-        origins.setdefault((one.node, one.tensors, one.reason), []).append(one.origin)
+    for note in notes:
+        origins.setdefault((note.node, note.tensors, note.reason), []).append(note.origin)
     return tuple(
-        f"node '{node}': {quoted(tensors)}: {reason} ({counted(dict.fromkeys(found))})"
-        for (node, tensors, reason), found in origins.items()
+        f"node '{node}': {quoted(tensors)}: {reason} ({counted(dict.fromkeys(of_note))})"
+        for (node, tensors, reason), of_note in origins.items()
     )
 
 
 def quoted(names: Iterable[str]) -> str:
-    """``tensors 'a', 'b' and 3 more``."""
+    """Return ``tensors 'a', 'b' and 3 more``."""
     names = list(names)
     return f"tensor{'s' if len(names) > 1 else ''} {listed(names)}"

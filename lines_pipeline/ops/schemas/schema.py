@@ -10,7 +10,7 @@ from lines_pipeline.core.tensor_specs import ITEM_BYTES, TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.ops.schemas.globs import Bounds, chooses, match_each
-from lines_pipeline.ops.schemas.notes import Told
+from lines_pipeline.ops.schemas.notes import TensorNote
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Schema:
     sizes: Mapping[str, int] = field(default_factory=dict)
     partial: bool = False
     """Whether it may lack any tensor of the model: a task vector that was loaded."""
-    told: tuple[Told, ...] = ()
+    notes: tuple[TensorNote, ...] = ()
     globs: Mapping[str, bool] = field(default_factory=dict)
     """Patterns of the node, and whether each matches a tensor here."""
     step: str = ""
@@ -57,13 +57,13 @@ class Schema:
 
     @cached_property
     def numels(self) -> Mapping[str, int]:
-        """Values that count of each floating-point tensor."""
-        found = {name: spec.numel for name, spec in self.tensors.items() if spec.is_floating}
-        return found | {name: replace(self.tensors[name], shape=shape).numel for name, shape in self.regions.items()}
+        """Return the number of values that count of each floating-point tensor."""
+        numels = {name: spec.numel for name, spec in self.tensors.items() if spec.is_floating}
+        return numels | {name: replace(self.tensors[name], shape=shape).numel for name, shape in self.regions.items()}
 
     @cached_property
     def state_bytes(self) -> int:
-        """Bytes of all tensors in memory under all their names, floating-point ones in float32: what a module takes."""
+        """Return the memory of all tensors under all names, floating-point ones in float32, as a module takes it."""
         return sum(
             len(self.all_names(name)) * spec.numel * ITEM_BYTES["float32" if spec.is_floating else spec.dtype]
             for name, spec in self.tensors.items()
@@ -71,18 +71,18 @@ class Schema:
 
     @cached_property
     def ties(self) -> Mapping[str, tuple[str, ...]]:
-        """Second names by tensor, of those that have any."""
-        found: dict[str, tuple[str, ...]] = {}
+        """Return the second names by tensor, of those that have any."""
+        aliases: dict[str, tuple[str, ...]] = {}
         for alias, name in self.aliases.items():
-            found[name] = (*found.get(name, ()), alias)
-        return found
+            aliases[name] = (*aliases.get(name, ()), alias)
+        return aliases
 
     def all_names(self, name: str) -> tuple[str, ...]:
-        """The names of a tensor."""
+        """Return the names of a tensor."""
         return (name, *self.ties.get(name, ()))
 
     def tensor(self, name: str) -> str | None:
-        """The tensor that has ``name``, or None."""
+        """Return the tensor that has ``name``, or None."""
         known = self.aliases.get(name, name)
         return known if known in self.tensors else None
 
@@ -103,26 +103,26 @@ class SchemaContext:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether the node says ``include`` or ``exclude``."""
+        """Return whether the node says ``include`` or ``exclude``."""
         return any(self.bounds)
 
     def chooses(self, names: tuple[str, ...]) -> bool:
-        """Whether the node keeps a tensor with these names."""
+        """Return whether the node keeps a tensor with these names."""
         return chooses(self.bounds, names)
 
     def globs(self, *schemas: Schema) -> dict[str, bool]:
-        """The node's patterns, and whether each matches a floating-point tensor of any of these values."""
+        """Return the node's patterns, and whether each matches a floating-point tensor of any of these values."""
         if not self.is_bounded:
             return {}
-        kept = ((one, name) for one in schemas for name, spec in one.tensors.items() if spec.is_floating)
-        return self.globs_among(known for one, name in kept for known in one.all_names(name))
+        kept = ((schema, name) for schema in schemas for name, spec in schema.tensors.items() if spec.is_floating)
+        return self.globs_among(alias for schema, name in kept for alias in schema.all_names(name))
 
     def globs_among(self, names: Iterable[str]) -> dict[str, bool]:
-        """The node's patterns, and whether each matches any of ``names``."""
+        """Return the node's patterns, and whether each matches any of ``names``."""
         include, exclude = self.bounds
         return match_each((*include, *exclude), names)
 
-    def told(self, cases: Mapping[str, Iterable[str]], origin: str) -> tuple[Told, ...]:
-        """What is told of the tensors of ``origin``, by reason; nothing where a reason has no tensors."""
-        found = {reason: tuple(names) for reason, names in cases.items()}
-        return tuple(Told(self.node, names, reason, origin) for reason, names in found.items() if names)
+    def notes(self, cases: Mapping[str, Iterable[str]], origin: str) -> tuple[TensorNote, ...]:
+        """Return notes of tensors of ``origin``, by reason; none where a reason has no tensors."""
+        tensors = {reason: tuple(names) for reason, names in cases.items()}
+        return tuple(TensorNote(self.node, names, reason, origin) for reason, names in tensors.items() if names)

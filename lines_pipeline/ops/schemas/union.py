@@ -14,7 +14,7 @@ from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 def union(
     context: SchemaContext, merged: Sequence[Schema], *, others: Sequence[Schema] = (), within: Schema | None = None
 ) -> Schema:
-    """The tensors of ``merged``; ``others`` only have to be of the same model, ``within`` (a mask) bounds the result.
+    """Return the tensors of ``merged``; ``others`` have to be of the same model, ``within`` (a mask) bounds the result.
 
     Raises ``CheckpointError`` where the inputs are of different models.
     """
@@ -40,7 +40,7 @@ def union(
         partial=all(schema.partial for schema in merged),
         drops_extra=any(schema.drops_extra for schema in merged),
         extra_remedy=next((schema.extra_remedy for schema in merged if schema.extra_remedy), ""),
-        told=(),
+        notes=(),
         globs=context.globs(*merged),
     )
 
@@ -58,16 +58,16 @@ def require_all(context: SchemaContext, port: str, schema: Schema, tensors: Mapp
 def _regions(
     inputs: Sequence[Schema], merged: Sequence[Schema], tensors: Mapping[str, TensorSpec], within: Schema | None
 ) -> dict[str, tuple[int, ...]]:
-    """The regions that count: what any of the merged vectors has, and where ``within`` is for it."""
-    found = {}
+    """Return the regions that count: what any of the merged vectors has, and where ``within`` is for it."""
+    regions = {}
     for name in {name for schema in inputs for name in schema.regions} & tensors.keys():
         shapes = [schema.regions.get(name, tensors[name].shape) for schema in merged if name in schema.tensors]
         region = tuple(map(max, *shapes)) if len(shapes) > 1 else shapes[0]
         if within is not None:
             region = tuple(map(min, region, within.regions.get(name, region)))
         if region != tensors[name].shape:
-            found[name] = region
-    return found
+            regions[name] = region
+    return regions
 
 
 def _require_same_model(

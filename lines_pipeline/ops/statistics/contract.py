@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
 from typing_extensions import TypeVar
@@ -53,60 +53,67 @@ class Statistic(ABC, Generic[Partial, Result, State]):
 
     @property
     def outcomes(self) -> tuple[Result, ...]:
-        """All results that matter to dependants, where they are few: lets a dependant share this statistic's sweep."""
+        """Return all results that matter to dependants, where they are few: lets a dependant share this sweep."""
         return ()
 
     def outcome(self, result: object) -> int:
-        """Index into ``outcomes`` of what ``result``, which ``combine`` gave, turned out to be."""
+        """Return the index into ``outcomes`` of a ``result`` that ``combine`` gave."""
         raise NotImplementedError
 
     def affects(self, partial: Partial) -> bool:
-        """Whether ``outcomes`` can differ in their effect on a block of which ``partial`` is kept."""
+        """Return whether ``outcomes`` can differ in their effect on a block of which ``partial`` is kept."""
         return True
 
     @abstractmethod
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: State) -> Reductions:
-        """Reductions of one block (1-D, compute type, at most ``BLOCK_NUMEL`` values); ``needs`` are results."""
+        """Return reductions of one block (1-D, compute type, at most ``BLOCK_NUMEL`` values); ``needs`` are results."""
 
     def observe_at(
         self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: State, position: int
     ) -> Reductions:
-        """``observe`` of the block that begins at entry ``position``, for what depends on where entries are."""
+        """Observe the block that begins at entry ``position``, for what depends on where entries are."""
         return self.observe(values, tensor, needs, state)
 
     @abstractmethod
     def partial(self, *reduced: Any) -> Partial:
-        """What is kept of a block, from its reductions as numbers and arrays."""
+        """Return what is kept of a block, from its reductions as numbers and arrays."""
 
     @abstractmethod
     def combine(
         self, partials: Mapping[str, list[Partial]], numels: Mapping[str, int], state: State
     ) -> Result | Retry[State]:
-        """The result, from the partials of all blocks by tensor name in block order, or the wish for another sweep."""
+        """Return the result of the partials of all blocks, by tensor name in block order, or ask for another sweep."""
 
     def decode(self, result: Any) -> Result:
-        """The result from its JSON form, as remembered by the cache."""
-        found: Result = result
-        return found
+        """Return the result from its JSON form, as remembered by the cache."""
+        decoded: Result = result
+        return decoded
 
     @property
     def sampled(self) -> bool:
-        """Whether ``prepare`` wants a sample of the values before the sweep."""
+        """Return whether ``prepare`` wants a sample of the values before the sweep."""
         return False
 
     def sample_runs(self, numels: Mapping[str, int]) -> int:
-        """Runs of neighbouring values to draw, of values of this many entries by tensor; 0 where none are needed."""
+        """Return how many runs of neighbouring values to draw; 0 where none are needed. ``numels`` by tensor."""
         return 0
 
     def kept_bytes(self, numels: Mapping[str, int], item_bytes: int) -> int:
-        """Bytes of the arrays that a sweep keeps at most, of values of this many entries by tensor and of such a size.
+        """Return the memory of the arrays that a sweep keeps at most, for values of this many entries and such a size.
 
         Numbers that are kept of every block are not among them.
         """
         return 0
 
+    def narrowed(self, factor: float) -> Self:
+        """Return an equal statistic whose ``kept_bytes`` are about ``1 / factor`` of these, perhaps over more sweeps.
+
+        One whose arrays cannot be fewer returns itself.
+        """
+        return self
+
     def prepare(self, sample: Sample, numels: Mapping[str, int]) -> State:
-        """The state for the sweep, from a sample of the first value of ``of``."""
+        """Return the state for the sweep, from a sample of the first value of ``of``."""
         raise NotImplementedError
 
 

@@ -31,17 +31,17 @@ class Spread(Statistic[tuple[float, float], Spreads]):
     def combine(
         self, partials: Mapping[str, list[tuple[float, float]]], numels: Mapping[str, int], state: None
     ) -> Spreads:
-        found = {}
+        spreads = {}
         for group, names in groups(self.scope, numels).items():
             blocks = [block for name in names for block in partials.get(name, [])]
             count = sum(numels[name] for name in names)
-            whole, squares = math.fsum(one for one, _ in blocks), math.fsum(square for _, square in blocks)
+            whole, squares = math.fsum(total for total, _ in blocks), math.fsum(square for _, square in blocks)
             mean = whole / max(count, 1)
-            found[group] = [mean, math.sqrt(max(squares - count * mean * mean, 0.0) / max(count - 1, 1))]
-        return found
+            spreads[group] = [mean, math.sqrt(max(squares - count * mean * mean, 0.0) / max(count - 1, 1))]
+        return spreads
 
 
 def far_from_mean(value: Value, spreads: Spreads, deviations: float, tensor: TensorSpec) -> Value:
-    """Where entries are further from the mean than so many standard deviations."""
+    """Return where entries are further from the mean than so many standard deviations."""
     mean, deviation = spreads["" if "" in spreads else tensor.name]
     return exceeds((value + -mean).abs(), deviations * deviation)

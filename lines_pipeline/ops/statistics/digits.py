@@ -36,7 +36,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Prefix:
-    """What is known of the wanted value: its leading digits, and what is left to count among values that have them."""
+    """Holds the known leading digits of the value, and what is left to count among values that have them."""
 
     digits: int = 0
     level: int = 0
@@ -51,7 +51,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Counted:
-    """Of one block: values by digit with their number and weight; or all values with the prefix (``kept``).
+    """Holds the values of one block by digit, with number and weight; or all values with the prefix (``kept``).
 
     Digits are those after the prefix, in 16 bits; counts have 32 bits. Without weights each value counts 1.
     """
@@ -123,7 +123,7 @@ class FoundValue(Statistic[Counted, Any, Any]):
         return {group: prefix.found for group, prefix in known.items()}
 
     def _advanced(self, prefix: Prefix | None, blocks: Sequence[Counted], few: int) -> Prefix:
-        """What is known after another sweep; up to ``few`` values are kept."""
+        """Return what is known after another sweep; up to ``few`` values are kept."""
         if prefix is not None and prefix.keeps:
             return replace(prefix, keeps=False, found=self._among(prefix, blocks))
         digits, counts, weights, marked = _merged(blocks)
@@ -144,7 +144,7 @@ class FoundValue(Statistic[Counted, Any, Any]):
         return Prefix(digit, level, left, keeps=count <= few)
 
     def _among(self, prefix: Prefix, blocks: Sequence[Counted]) -> float:
-        """The wanted value among those kept."""
+        """Return the value with the rank, among those kept."""
         numbers = np.sort(np.concatenate([block.kept for block in blocks if block.kept is not None]))
         numbers = numbers[::-1] if self.descending else numbers
         weights = self.weigh(numbers)
@@ -158,19 +158,19 @@ _NOTHING = np.empty(0)
 
 
 def _keys(numbers: Array) -> Array:
-    """Integers that are ordered as the numbers are; -0 is 0."""
+    """Return integers that are ordered as the numbers are; -0 is 0."""
     bits = (numbers + 0.0).view(np.uint64)
     return np.where(bits & _SIGN, ~bits, bits | _SIGN)
 
 
 def _value(key: int) -> float:
-    """The number of an ordered integer."""
+    """Return the number of an ordered integer."""
     bits = np.uint64(key) ^ _SIGN if key & 2**63 else ~np.uint64(key)
     return float(np.array([bits], np.uint64).view(np.float64)[0])
 
 
 def _merged(blocks: Sequence[Counted]) -> tuple[Array, Array, Array, int]:
-    """The digits of all blocks, how many values have each, their weights, and how many values are not zero."""
+    """Return the digits of all blocks, how many values have each, their weights, and how many values are not zero."""
     digits, places = np.unique(np.concatenate([block.digits for block in blocks]), return_inverse=True)
     counts = np.bincount(places, np.concatenate([block.counts for block in blocks]), len(digits)).astype(np.int64)
     sums = np.concatenate([block.counts if block.weights is None else block.weights for block in blocks])

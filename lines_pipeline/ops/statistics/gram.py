@@ -19,22 +19,24 @@ Grams = Mapping[str, Gram]
 
 @dataclass(frozen=True)
 class TensorGrams(Statistic[list[float], Grams]):
-    """By tensor: the inner products of all observed values, or of their differences from the first of ``of``."""
+    """Measures, by tensor, the inner products of all values, or of their differences from the first of ``of``."""
 
     from_base: bool = False
 
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
         vectors = [value - values[0] for value in values[1:]] if self.from_base else list(values)
-        return tuple(total(one * other) for index, one in enumerate(vectors) for other in vectors[: index + 1])
+        return tuple(
+            total(vector * earlier) for index, vector in enumerate(vectors) for earlier in vectors[: index + 1]
+        )
 
     def partial(self, *reduced: Any) -> list[float]:
         return list(reduced)
 
     def combine(self, partials: Mapping[str, list[list[float]]], numels: Mapping[str, int], state: None) -> Grams:
-        found = {}
+        grams = {}
         for name, blocks in partials.items():
             sums = [math.fsum(column) for column in zip(*blocks, strict=True)]
             count = (math.isqrt(8 * len(sums) + 1) - 1) // 2
             rows = [sums[i * (i + 1) // 2 : (i + 1) * (i + 2) // 2] for i in range(count)]
-            found[name] = [[rows[max(i, j)][min(i, j)] for j in range(count)] for i in range(count)]
-        return found
+            grams[name] = [[rows[max(i, j)][min(i, j)] for j in range(count)] for i in range(count)]
+        return grams

@@ -17,7 +17,7 @@ from lines_pipeline.ops.statistics.thresholds import groups
 
 @dataclass(frozen=True)
 class NormFraction(FoundValue):
-    """By tensor (or ``""``): the magnitude, 0 where there is no norm, and the tensor and position of the last entry."""
+    """Finds the magnitude by tensor (or ``""``), 0 without a norm, with tensor and position of the last entry."""
 
     fraction: float
     descending = True
@@ -32,20 +32,20 @@ class NormFraction(FoundValue):
         return self.fraction * weight
 
     def combine(self, partials: Mapping[str, list[Counted]], numels: Mapping[str, int], state: Any) -> Any:
-        found = super().combine(partials, numels, state)
-        if isinstance(found, Retry):
-            return found
+        cuts = super().combine(partials, numels, state)
+        if isinstance(cuts, Retry):
+            return cuts
         last = {group: names[-1] for group, names in groups(self.scope, numels).items() if names}
         return {
-            group: [0.0 if cut == NOTHING else cut, last[group], numels[last[group]] - 1]
-            for group, cut in found.items()
+            group: [0.0 if value == NOTHING else value, last[group], numels[last[group]] - 1]
+            for group, value in cuts.items()
             if group in last
         }
 
 
-def keep_fraction(value: Block, found: Mapping[str, Sequence[Any]], tensor: TensorSpec, position: int) -> Block:
-    """``value`` with zeros below the magnitude that was found, but for the last entry of all."""
-    cut, name, last = found["" if "" in found else tensor.name]
+def keep_fraction(value: Block, cuts: Mapping[str, Sequence[Any]], tensor: TensorSpec, position: int) -> Block:
+    """Return ``value`` with zeros below the cut, but for the last entry of all."""
+    cut, name, last = cuts["" if "" in cuts else tensor.name]
     kept: Block = keep_from(value, cut)
     if name != tensor.name or not 0 <= last - position < tensor.numel:
         return kept

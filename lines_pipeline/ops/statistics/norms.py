@@ -18,7 +18,7 @@ NO_NORM = 1e-7
 
 
 def exact_total(partials: Mapping[str, list[float]]) -> float:
-    """Correctly rounded sum of all partials: it depends on neither their order nor their grouping.
+    """Return the correctly rounded sum of all partials: it depends on neither their order nor their grouping.
 
     Raises ``CheckpointError`` naming a tensor whose values left the range of their type on the way.
     """
@@ -32,12 +32,12 @@ def exact_total(partials: Mapping[str, list[float]]) -> float:
 
 
 def tensor_totals(partials: Mapping[str, list[Any]]) -> dict[str, list[float]]:
-    """Correctly rounded sums by tensor, of partials that hold several numbers each."""
+    """Return correctly rounded sums by tensor, of partials that hold several numbers each."""
     return {name: [math.fsum(column) for column in zip(*blocks, strict=True)] for name, blocks in partials.items()}
 
 
 def restoring(norms: Sequence[float]) -> float:
-    """What gives a tensor its L1 norm back, from that before and after: 1 where there is none."""
+    """Return the factor that gives a tensor its L1 norm back, from that before and after: 1 where there is none."""
     before, after = norms
     return 1.0 if before < NO_NORM or after < NO_NORM else before / after
 
@@ -48,7 +48,7 @@ Norms = Mapping[str, list[float]]
 
 @dataclass(frozen=True)
 class DroppingNorms(PositionedStatistic[tuple[float, float], Norms]):
-    """By tensor: the L1 norm of the first value before entries are dropped, and after."""
+    """Measures, by tensor, the L1 norm of the first value before entries are dropped, and after."""
 
     @abstractmethod
     def kept(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int) -> Value:
@@ -110,7 +110,7 @@ class Norm(Statistic[float, float]):
 
 @dataclass(frozen=True)
 class Count(Statistic[int, int]):
-    """How many of the values are set (a mask) or differ from zero."""
+    """Counts the values that are set (a mask) or differ from zero."""
 
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
         return (nonzero_count(values[0]),)

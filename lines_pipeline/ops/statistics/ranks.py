@@ -20,7 +20,7 @@ NO_ENTRY = -1.0
 
 @dataclass(frozen=True)
 class RankedEntries(Thresholds):
-    """By tensor name (``""``: the whole model) the magnitude of the entry of a rank, and where it is.
+    """Holds, by tensor name (``""``: the whole model), the magnitude of the entry of a rank, and where it is.
 
     Entries are ordered by magnitude, then by tensor name, then by position. ``places`` has tensor and position of
     those only whose magnitude others share.
@@ -29,7 +29,7 @@ class RankedEntries(Thresholds):
     places: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     def place(self, tensor: TensorSpec) -> tuple[str, int] | None:
-        """Where the entry is, if its magnitude does not tell."""
+        """Return where the entry is, if its magnitude does not tell."""
         return self.places.get("" if "" in self.cuts else tensor.name)
 
 
@@ -52,7 +52,7 @@ class RankedEntry(TrimThreshold):
         return min(max(rank, 1), max(total, 1)), total
 
     def _kept(self, total: int) -> tuple[int, int]:
-        """How many entries are kept, and how many smaller ones there are."""
+        """Return how many entries are kept, and how many smaller ones there are."""
         kept = min(max(int(total * self.density), self.at_least), total)
         return kept, max(total - kept - int(total * self.gamma), 0)
 
@@ -60,8 +60,8 @@ class RankedEntry(TrimThreshold):
         if not isinstance(state, _Locating):
             return super().observe(values, tensor, needs, state)
         sizes = _magnitudes(values[0])
-        wanted = state.wanted.get(tensor.name)
-        return (None if wanted is None else np.packbits(sizes == wanted.magnitude), len(sizes))
+        entry = state.wanted.get(tensor.name)
+        return (None if entry is None else np.packbits(sizes == entry.magnitude), len(sizes))
 
     def partial(self, *reduced: Any) -> Any:
         return super().partial(*reduced) if len(reduced) == 1 else reduced
@@ -69,10 +69,10 @@ class RankedEntry(TrimThreshold):
     def combine(self, partials: Mapping[str, list[Any]], numels: Mapping[str, int], state: Any) -> Any:
         if isinstance(state, _Locating):
             return state.located(partials)
-        found = super().combine(partials, numels, state)
-        if isinstance(found, Retry):
-            return found
-        cuts, kept, wanted = dict(found.cuts), 0, dict[str, _Equal]()
+        thresholds = super().combine(partials, numels, state)
+        if isinstance(thresholds, Retry):
+            return thresholds
+        cuts, kept, equal_entries = dict(thresholds.cuts), 0, dict[str, _Equal]()
         for group, names in groups(self.scope, numels).items():
             count = self._kept(sum(numels[name] for name in names))[0]
             kept += count
@@ -81,11 +81,11 @@ class RankedEntry(TrimThreshold):
                 continue
             rank = self._rank(names, numels)[0]
             if cuts[group] > 0.0:
-                wanted |= _equal_entry(
+                equal_entries |= _equal_entry(
                     group, cuts[group], rank, {name: partials.get(name, []) for name in names}, state
                 )
         entries = RankedEntries(cuts, kept)
-        return Retry(_Locating(entries, wanted)) if wanted else entries
+        return Retry(_Locating(entries, equal_entries)) if equal_entries else entries
 
     def kept_bytes(self, numels: Mapping[str, int], item_bytes: int) -> int:
         searched = [sum(numels.values()), max(numels.values(), default=0)]
@@ -97,9 +97,9 @@ class RankedEntry(TrimThreshold):
         return RankedEntries(result["cuts"], result["kept"], places)
 
 
-def keep_from_entry(value: Block, found: RankedEntries, tensor: TensorSpec, position: int) -> Block:
-    """``value`` with the entries before a ranked one set to zero; the block begins at ``position``."""
-    cut, place = found.of(tensor), found.place(tensor)
+def keep_from_entry(value: Block, entries: RankedEntries, tensor: TensorSpec, position: int) -> Block:
+    """Return ``value`` with the entries before a ranked one set to zero; the block begins at ``position``."""
+    cut, place = entries.of(tensor), entries.place(tensor)
     if cut == NO_ENTRY:
         return value * 0.0
     if place is None or tensor.name > place[0]:
@@ -118,9 +118,9 @@ def trimmed(delta: Value, thresholds: Thresholds | None, tensor: TensorSpec, pos
     return delta, 0.0 if thresholds is None else thresholds.of(tensor)
 
 
-def drop_after_entry(value: Block, found: RankedEntries, tensor: TensorSpec, position: int) -> Block:
-    """``value`` with the entries after a ranked one set to zero; the block begins at ``position``."""
-    cut, place = found.of(tensor), found.place(tensor)
+def drop_after_entry(value: Block, entries: RankedEntries, tensor: TensorSpec, position: int) -> Block:
+    """Return ``value`` with the entries after a ranked one set to zero; the block begins at ``position``."""
+    cut, place = entries.of(tensor), entries.place(tensor)
     if cut == NO_ENTRY:
         return value * 0.0
     if place is None or tensor.name < place[0]:
@@ -133,9 +133,9 @@ def drop_after_entry(value: Block, found: RankedEntries, tensor: TensorSpec, pos
 
 
 def _magnitudes(value: Block) -> np.ndarray[Any, Any]:
-    """The magnitudes of a block, in the processor's memory."""
-    found: np.ndarray[Any, Any] = value.abs().numpy(force=True)
-    return found
+    """Return the magnitudes of a block, in the processor's memory."""
+    magnitudes: np.ndarray[Any, Any] = value.abs().numpy(force=True)
+    return magnitudes
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class _Locating:
     wanted: Mapping[str, _Equal]
 
     def located(self, partials: Mapping[str, list[Any]]) -> RankedEntries:
-        """The entries with their places."""
+        """Return the entries with their places."""
         places = {}
         for name, equal in self.wanted.items():
             bits = [np.unpackbits(packed, count=numel) for packed, numel in partials[name]]
@@ -166,7 +166,7 @@ class _Locating:
 def _equal_entry(
     group: str, magnitude: float, rank: int, blocks: Mapping[str, list[BracketCounts]], state: Mapping[str, Any]
 ) -> dict[str, _Equal]:
-    """By tensor: which of several entries of one magnitude has the rank; nothing where there is only one."""
+    """Return, by tensor, which of several equal magnitudes has the rank; nothing where there is only one."""
     bracket = state[group]
     smaller, equal = 0, dict.fromkeys(blocks, 0)
     for name, counts in blocks.items():
@@ -174,18 +174,18 @@ def _equal_entry(
             below, same = _against(block, magnitude, bracket.low, bracket.high)
             smaller += below
             equal[name] += same
-    left = rank - smaller - 1
+    number = rank - smaller - 1
     if sum(equal.values()) == 1:
         return {}
     for name, count in equal.items():
-        if left < count:
-            return {name: _Equal(group, magnitude, left)}
-        left -= count
+        if number < count:
+            return {name: _Equal(group, magnitude, number)}
+        number -= count
     raise AssertionError("the rank lies beyond all entries")
 
 
 def _against(block: BracketCounts, magnitude: float, low: float, high: float) -> tuple[int, int]:
-    """How many entries of a block are smaller than a magnitude, and how many equal to it."""
+    """Return how many entries of a block are smaller than a magnitude, and how many equal to it."""
     if magnitude == low:
         return block.below, block.at_low
     smaller = block.below + block.at_low + int((block.inside < magnitude).sum())

@@ -20,7 +20,7 @@ Electing = Literal["mass", "norm-mass", "norm-fraction"]
 
 @dataclass(frozen=True)
 class Election:
-    """Outcome: the sign of the sum of all signs, and how many entries have sum zero."""
+    """Holds the sign of the sum of all signs, and how many entries have sum zero."""
 
     majority: int
     zero_entries: int = 0
@@ -48,7 +48,7 @@ class KeptSquares(PositionedStatistic[float, float]):
 
 
 def elected(kept: Kept, squares: Sequence[float]) -> tuple[Value, Value]:
-    """Numbers with the elected signs, and how many task vectors have an entry; ``squares`` are empty for mass.
+    """Return numbers with the elected signs, and of how many task vectors; ``squares`` are empty for mass.
 
     Where they are given, each vector counts by the share that an entry has of its squared norm.
     """
@@ -65,7 +65,7 @@ def elected(kept: Kept, squares: Sequence[float]) -> tuple[Value, Value]:
 
 
 def elected_by_largest(kept: Kept, squares: Sequence[float]) -> tuple[Value, Value]:
-    """The sign of the entry with the largest share of its vector's squared norm, the first of equals; and counts."""
+    """Return the sign of the entry with the largest share of its vector's squared norm (of equals the first)."""
     signs = count = best = zeros_like(kept[0][0])
     for (value, threshold, weight), square in zip(kept, squares, strict=True):
         entries = keep_from(value, threshold)
@@ -119,11 +119,13 @@ class SignMajority(PositionedStatistic[Ballots, Election]):
     def _kept(
         self, deltas: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int
     ) -> tuple[Kept, Sequence[float]]:
-        """The task vectors with their thresholds and weights, and the squared norms."""
-        rest = iter(needs)
-        thresholds = [next(rest) if trims else None for trims in self.trims or [False] * len(deltas)]
-        pairs = [trimmed(delta, found, tensor, position) for delta, found in zip(deltas, thresholds, strict=True)]
-        return [(*pair, weight) for pair, weight in zip(pairs, self.weights, strict=True)], list(rest)
+        """Return the task vectors with their thresholds and weights, and the squared norms."""
+        needed = iter(needs)
+        thresholds = [next(needed) if trims else None for trims in self.trims or [False] * len(deltas)]
+        pairs = [
+            trimmed(delta, threshold, tensor, position) for delta, threshold in zip(deltas, thresholds, strict=True)
+        ]
+        return [(*pair, weight) for pair, weight in zip(pairs, self.weights, strict=True)], list(needed)
 
     def partial(self, *reduced: Any) -> Ballots:
         signs, decided, marked = reduced
@@ -131,13 +133,13 @@ class SignMajority(PositionedStatistic[Ballots, Election]):
         return whole, decided, marked > 0 if self.is_given else decided < marked
 
     def combine(self, partials: Mapping[str, list[Ballots]], numels: Mapping[str, int], state: None) -> Election:
-        blocks = [block for found in partials.values() for block in found]
+        blocks = [block for of_tensor in partials.values() for block in of_tensor]
         signs, decided = sum(block[0] for block in blocks), sum(block[1] for block in blocks)
         return Election((signs > 0) - (signs < 0), sum(numels.values()) - decided)
 
 
 def by_sign(kept: Kept, squares: Sequence[float], electing: Electing, given: Value | None) -> tuple[Value, Value]:
-    """Numbers with the elected (or given) signs, and how many task vectors have an entry."""
+    """Return numbers with the elected (or given) signs, and of how many task vectors."""
     if electing == "norm-fraction":
         return elected_by_largest(kept, squares)
     sums, count = elected(kept, squares)

@@ -19,7 +19,7 @@ Table = Mapping[str, list[float]]
 
 @dataclass(frozen=True)
 class Entries(Statistic[list[float], Table]):
-    """By tensor: the entries of the one observed value, in order. It is for values of some kilobytes."""
+    """Reads, by tensor, the entries of the one observed value, in order. It is for values of some kilobytes."""
 
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
         value = values[0]

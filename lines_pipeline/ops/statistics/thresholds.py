@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -30,13 +30,13 @@ QUANTILES = 257
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where a trim cuts: the smallest kept magnitude by tensor name (``""``: the whole model), and entries kept."""
+    """Holds where a trim cuts, by tensor name (``""``: whole model): the smallest kept magnitude, and entries kept."""
 
     cuts: Mapping[str, float]
     kept: int
 
     def of(self, tensor: TensorSpec) -> float:
-        """The threshold for one tensor."""
+        """Return the threshold for one tensor."""
         return self.cuts[""] if "" in self.cuts else self.cuts.get(tensor.name, 0.0)
 
 
@@ -55,7 +55,7 @@ class Bracket:
 
 @dataclass(frozen=True)
 class BracketCounts:
-    """One block against a bracket: counts below and on the ends, and the magnitudes strictly inside."""
+    """Counts one block against a bracket: below, on the ends, and the magnitudes strictly inside."""
 
     below: int
     at_low: int
@@ -78,6 +78,8 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
 
     density: float
     scope: str
+    narrowing: float = field(default=1.0, compare=False, kw_only=True)
+    """By what brackets are narrower than ``MAX_MARGIN`` allows: they keep less, and miss more often."""
 
     @property
     def sampled(self) -> bool:
@@ -89,12 +91,12 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
         return int(runs) if total > SMALL_NUMEL else 0
 
     def prepare(self, sample: Sample, numels: Mapping[str, int]) -> Brackets:
-        found: dict[str, Bracket] = {}
+        brackets: dict[str, Bracket] = {}
         for group, names in groups(self.scope, numels).items():
             rank, total = self._rank(names, numels)
             runs = [run for name in names for run in sample.get(name, [])] if total > self._small(numels) else []
-            found[group] = _bracket(runs, rank, total, self._max_margin(sum(numels.values())))
-        return found
+            brackets[group] = _bracket(runs, rank, total, self._max_margin(sum(numels.values())))
+        return brackets
 
     def observe(
         self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: Brackets
@@ -108,47 +110,51 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
     def combine(
         self, partials: Mapping[str, list[BracketCounts]], numels: Mapping[str, int], state: Brackets
     ) -> Thresholds | Retry[Brackets]:
-        found: dict[str, float] = {}
+        cuts: dict[str, float] = {}
         kept = 0
-        moved: dict[str, Bracket] = {}
+        brackets: dict[str, Bracket] = {}
         for group, names in groups(self.scope, numels).items():
             counts = [block for name in names for block in partials.get(name, [])]
             rank, total = self._rank(names, numels)
             value = _select(counts, rank, state[group]) if total else 0.0  # of nothing, everything is kept
             if value is None:
-                moved[group] = _moved(state[group], counts, rank, total)
+                brackets[group] = _moved(state[group], counts, rank, total)
             else:
                 _require_finite(value, names)
-                found[group] = value
+                cuts[group] = value
                 kept += total - _smaller(counts, value, state[group])
-        return Retry({**state, **moved}) if moved else Thresholds(found, kept)
+        return Retry({**state, **brackets}) if brackets else Thresholds(cuts, kept)
 
     def decode(self, result: Any) -> Thresholds:
         return Thresholds(result["cuts"], result["kept"])
 
     def _rank(self, names: Sequence[str], numels: Mapping[str, int]) -> tuple[int, int]:
-        """The rank of the threshold (from 1), and how many magnitudes there are."""
+        """Return the rank of the threshold (from 1), and how many magnitudes there are."""
         total = sum(numels[name] for name in names)
         return max(total - int(total * self.density), 1), total
+
+    def narrowed(self, factor: float) -> Self:
+        return replace(self, narrowing=self.narrowing * factor)
 
     def kept_bytes(self, numels: Mapping[str, int], item_bytes: int) -> int:
         return item_bytes * self.kept_numel(numels)
 
     def kept_numel(self, numels: Mapping[str, int]) -> int:
-        """How many magnitudes a sweep keeps at most, of values of this many entries by tensor."""
+        """Return how many magnitudes a sweep keeps at most, of values of this many entries by tensor."""
         whole = sum(numels.values())
-        share = 2.0 * self._max_margin(whole) if self.sample_runs(numels) else 1.0
+        widened = 1.0 if self.narrowing == 1.0 else 2.0  # narrow ones often miss, and are then twice as wide
+        share = 2.0 * self._max_margin(whole) * widened if self.sample_runs(numels) else 1.0
         totals = [self._rank(names, numels)[1] for names in groups(self.scope, numels).values()]
         return sum(total if total <= self._small(numels) else int(share * total) for total in totals)
 
     def _small(self, numels: Mapping[str, int]) -> int:
-        """Up to this many values that a threshold is for, all are kept: a sample tells too little of them."""
+        """Return up to how many values of a threshold all are kept: a sample tells too little of them."""
         runs = self.sample_runs(numels)
         return FEW_RUNS * sum(numels.values()) // runs if runs else SMALL_NUMEL
 
     def _max_margin(self, total: int) -> float:
-        """Half the share of a model's ``total`` values that brackets may hold: less of larger models."""
-        return MAX_MARGIN[self.scope] * min(1.0, math.sqrt(LARGE_NUMEL / max(total, 1)))
+        """Return half the share of a model's ``total`` values that brackets may hold: less of larger models."""
+        return MAX_MARGIN[self.scope] * min(1.0, math.sqrt(LARGE_NUMEL / max(total, 1))) / self.narrowing
 
 
 def _require_finite(threshold: float, names: Sequence[str]) -> None:
@@ -162,13 +168,13 @@ def _require_finite(threshold: float, names: Sequence[str]) -> None:
 
 
 def groups(scope: str, numels: Mapping[str, int]) -> dict[str, list[str]]:
-    """The tensors that each threshold is for, in order: all of them (``""``), or one by one."""
+    """Yield the tensors that each threshold is for, in order: all of them (``""``), or one by one."""
     names = [name for name in sorted(numels) if numels[name]]
     return {"": names} if scope == "global" else {name: [name] for name in names}
 
 
 def _bracket(runs: list[Any], rank: int, total: int, most: float) -> Bracket:
-    """From runs of neighbouring magnitudes, in their order: how much runs differ from the next tells the error."""
+    """Return a bracket from runs of neighbouring magnitudes, in order: their differences tell its error."""
     if not runs:
         return Bracket(0.0, math.inf, 1.0)
     values = np.sort(np.concatenate(runs))
@@ -190,38 +196,38 @@ def _around(points: np.ndarray[Any, Any], quantile: float, margin: float) -> Bra
 
 
 def _moved(bracket: Bracket, counts: Sequence[BracketCounts], rank: int, total: int) -> Bracket:
-    """A bracket on the side where the magnitude is, as far off as the counts say, and wider."""
+    """Return a wider bracket on the side where the magnitude is, as far off as the counts say."""
     below = sum(block.below for block in counts)
     upto = below + _above_low(counts, bracket) + sum(block.at_low + len(block.inside) for block in counts)
     side, end, reached = ("left", bracket.low, below) if rank <= below else ("right", bracket.high, upto)
     start = float(np.searchsorted(bracket.points, end, side)) / max(len(bracket.points) - 1, 1)  # type: ignore[call-overload]
-    found = _around(bracket.points, start + (rank - reached) / total, 2.0 * bracket.margin)
+    around = _around(bracket.points, start + (rank - reached) / total, 2.0 * bracket.margin)
     if rank <= below:
-        return replace(found, high=min(found.high, bracket.low), low=min(found.low, bracket.low))
-    return replace(found, low=max(found.low, bracket.high), high=max(found.high, bracket.high))
+        return replace(around, high=min(around.high, bracket.low), low=min(around.low, bracket.low))
+    return replace(around, low=max(around.low, bracket.high), high=max(around.high, bracket.high))
 
 
 def _select(counts: Sequence[BracketCounts], rank: int, bracket: Bracket) -> float | None:
-    """The ``rank``-th smallest magnitude (from 1), or None where the bracket missed it."""
-    left = rank - sum(block.below for block in counts)
+    """Return the ``rank``-th smallest magnitude (from 1), or None where the bracket missed it."""
+    number = rank - sum(block.below for block in counts)
     at_low, at_high = sum(block.at_low for block in counts), _above_low(counts, bracket)
-    if left <= 0:
+    if number <= 0:
         return None
-    if left <= at_low:
+    if number <= at_low:
         return bracket.low
     inside = np.concatenate([block.inside for block in counts]) if counts else np.empty(0)
-    left -= at_low
-    if left <= len(inside):
-        return float(np.partition(inside, left - 1)[left - 1])
-    return bracket.high if left - len(inside) <= at_high else None
+    number -= at_low
+    if number <= len(inside):
+        return float(np.partition(inside, number - 1)[number - 1])
+    return bracket.high if number - len(inside) <= at_high else None
 
 
 def _above_low(counts: Sequence[BracketCounts], bracket: Bracket) -> int:
-    """Magnitudes on the upper end, where that is not the lower one too."""
+    """Return how many magnitudes lie on the upper end, where that is not the lower one too."""
     return sum(block.at_high for block in counts) if bracket.high > bracket.low else 0
 
 
 def _smaller(counts: Sequence[BracketCounts], value: float, bracket: Bracket) -> int:
-    """How many magnitudes are below ``value``, which the bracket holds."""
-    found = sum(block.below + int((block.inside < value).sum()) for block in counts)
-    return found + (sum(block.at_low for block in counts) if value > bracket.low else 0)
+    """Return how many magnitudes are below ``value``, which the bracket holds."""
+    number = sum(block.below + int((block.inside < value).sum()) for block in counts)
+    return number + (sum(block.at_low for block in counts) if value > bracket.low else 0)

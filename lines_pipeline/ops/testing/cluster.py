@@ -38,13 +38,13 @@ def check_cluster(op: AnyOp | str, *, address: str = "", **params: Any) -> None:
     op = find_op(op)
     with tempfile.TemporaryDirectory() as folder:
         recipe = _write(Path(folder), op, params)
-        here = _merged(recipe, "threads")
+        on_threads = _merged(recipe, "threads")
         if address:
-            there = _merged(recipe, address)
+            on_cluster = _merged(recipe, address)
         else:
             with local_cluster() as cluster:
-                there = _merged(recipe, cluster.scheduler_address)
-        assert here == there, f"'{op.name}' gives other bytes on a cluster"
+                on_cluster = _merged(recipe, cluster.scheduler_address)
+        assert on_threads == on_cluster, f"'{op.name}' gives other bytes on a cluster"
 
 
 def local_cluster(**options: Any) -> Any:

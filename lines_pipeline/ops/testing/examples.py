@@ -55,8 +55,8 @@ def apply_op(op: AnyOp | str, inputs: Inputs, **params: Any) -> torch.Tensor:
 
 def check_example(op: AnyOp | str, inputs: Inputs, expected: torch.Tensor, **params: Any) -> None:
     """Compare an op's value with one computed by hand, bit for bit; raise ``AssertionError`` where they differ."""
-    found = apply_op(op, inputs, **params)
-    assert torch.equal(found, expected), f"'{find_op(op).name}' gives {found.tolist()}, expected {expected.tolist()}"
+    value = apply_op(op, inputs, **params)
+    assert torch.equal(value, expected), f"'{find_op(op).name}' gives {value.tolist()}, expected {expected.tolist()}"
 
 
 def example_inputs(op: AnyOp | str, *, shape: Sequence[int] = (6, 8), count: int = 3, seed: int = 0) -> Inputs:
@@ -67,12 +67,12 @@ def example_inputs(op: AnyOp | str, *, shape: Sequence[int] = (6, 8), count: int
         values = torch.randint(-8, 9, tuple(shape), generator=generator) / 8
         return values > 0 if kind is EdgeType.MASK else values
 
-    found: dict[str, list[torch.Tensor]] = {}
+    inputs: dict[str, list[torch.Tensor]] = {}
     for name, port in find_op(op).inputs.items():
         if not port.optional:
             values = [made(port.type) for _ in range(count if port.many or port.with_all else 1)]
-            found[name] = [values[0], *values] if port.with_all else values
-    return found
+            inputs[name] = [values[0], *values] if port.with_all else values
+    return inputs
 
 
 def bind(op: AnyOp | str, inputs: Inputs, **params: Any) -> Application:
@@ -90,7 +90,7 @@ def bind(op: AnyOp | str, inputs: Inputs, **params: Any) -> Application:
 
 
 def _spread(op: AnyOp, name: str, params: Mapping[str, Any], count: int) -> dict[str, tuple[float, ...]]:
-    """A parameter that has a number for each input; one alone, or the default, is for all. Nothing where it lacks."""
+    """Return a parameter with a number for each input, of one for all or of the default; nothing where it lacks."""
     if name in params:
         given = params[name]
         return {name: (given,) * count if isinstance(given, int | float) else tuple(given)}
@@ -100,7 +100,7 @@ def _spread(op: AnyOp, name: str, params: Mapping[str, Any], count: int) -> dict
 
 def _spec(inputs: Inputs) -> TensorSpec:
     tensors = [value for values in inputs.values() for value in values]
-    shown = next((one for one in tensors if one.is_floating_point()), tensors[0])
+    shown = next((tensor for tensor in tensors if tensor.is_floating_point()), tensors[0])
     dtype = str(shown.dtype).removeprefix("torch.") if shown.is_floating_point() else "float32"
     return TensorSpec("t", dtype, tuple(shown.shape))
 
@@ -110,16 +110,16 @@ def _gathered(
 ) -> tuple[dict[AnyStatistic, Any], dict[str, Any]]:
     ids = {port: _steps(port, values, op.inputs[port].with_all) for port, values in inputs.items()}
     values = {step: value for port, steps in ids.items() for step, value in zip(steps, inputs[port], strict=True)}
-    found: dict[AnyStatistic, Any] = {}
+    results: dict[AnyStatistic, Any] = {}
     stats: dict[str, Any] = {}
     for name, statistic in op.statistics(params, ids, "self").items():
         if not statistic.optional:
-            stats[name] = _known(statistic, values, tensor, found)
-    return found, stats
+            stats[name] = _known(statistic, values, tensor, results)
+    return results, stats
 
 
 def _steps(port: str, values: Sequence[torch.Tensor], with_all: bool) -> tuple[str, ...]:
-    """Names of the steps that tensors are values of; the first one is also among the others of a port ``with_all``."""
+    """Return names for the steps of tensors; the first one is also among the others of a port ``with_all``."""
     names = [f"{port}{number}" for number in range(len(values))]
     if with_all:
         names[0] = next(
@@ -129,21 +129,21 @@ def _steps(port: str, values: Sequence[torch.Tensor], with_all: bool) -> tuple[s
 
 
 def _known(
-    statistic: AnyStatistic, values: Mapping[str, torch.Tensor], tensor: TensorSpec, found: dict[AnyStatistic, Any]
+    statistic: AnyStatistic, values: Mapping[str, torch.Tensor], tensor: TensorSpec, results: dict[AnyStatistic, Any]
 ) -> Any:
-    """A statistic's result, with those that it needs in ``found``."""
-    if statistic not in found:
+    """Return a statistic's result, with those that it needs in ``results``."""
+    if statistic not in results:
         for need in statistic.needs:
-            _known(need, values, tensor, found)
-        found[statistic] = swept(statistic, [values[step] for step in statistic.of], tensor, found)
-    return found[statistic]
+            _known(need, values, tensor, results)
+        results[statistic] = swept(statistic, [values[step] for step in statistic.of], tensor, results)
+    return results[statistic]
 
 
 def swept(
-    statistic: AnyStatistic, values: Sequence[torch.Tensor], tensor: TensorSpec, found: Mapping[AnyStatistic, Any]
+    statistic: AnyStatistic, values: Sequence[torch.Tensor], tensor: TensorSpec, results: Mapping[AnyStatistic, Any]
 ) -> Any:
-    """Return a statistic's result over one tensor that is a single block; ``found`` has what it needs."""
-    numels, needs = {tensor.name: tensor.numel}, [found[need] for need in statistic.needs]
+    """Return a statistic's result over one tensor that is a single block; ``results`` has what it needs."""
+    numels, needs = {tensor.name: tensor.numel}, [results[need] for need in statistic.needs]
     state = statistic.prepare({}, numels) if statistic.sampled else None
     for _ in range(_MAX_SWEEPS):
         partial = statistic.partial(*statistic.observe_at(values, tensor, needs, state, 0))

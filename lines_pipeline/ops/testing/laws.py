@@ -25,14 +25,14 @@ def check_laws(op: AnyOp | str, inputs: Inputs | None = None, laws: Sequence[str
 
 
 def _identity(op: AnyOp, inputs: Inputs, params: Mapping[str, Any]) -> None:
-    """Of one input, the op gives that input."""
+    """Check that an op gives its only input back."""
     port = _main_port(op)
-    one = {name: values[:1] if op.inputs[name].many else values for name, values in inputs.items()}
-    _same(op, "identity", apply_op(op, one, **params), one[port][0])
+    single = {name: values[:1] if op.inputs[name].many else values for name, values in inputs.items()}
+    _same(op, "identity", apply_op(op, single, **params), single[port][0])
 
 
 def _permutation(op: AnyOp, inputs: Inputs, params: Mapping[str, Any]) -> None:
-    """The order of inputs makes no difference but rounding."""
+    """Check that the order of inputs makes no difference but rounding."""
     expected = apply_op(op, inputs, **params)
     for port, values in inputs.items():
         if op.inputs[port].many:
@@ -41,7 +41,7 @@ def _permutation(op: AnyOp, inputs: Inputs, params: Mapping[str, Any]) -> None:
 
 
 def _scaling(op: AnyOp, inputs: Inputs, params: Mapping[str, Any]) -> None:
-    """Inputs times c give the result times c; a mask stays as it is."""
+    """Check that inputs times c give the result times c; a mask stays as it is."""
     scaled = {
         port: [value * _FACTOR if value.is_floating_point() else value for value in values]
         for port, values in inputs.items()
@@ -59,9 +59,9 @@ LAWS: Mapping[str, Callable[[AnyOp, Inputs, Mapping[str, Any]], None]] = {
 
 
 def _main_port(op: AnyOp) -> str:
-    """The port whose type the op gives."""
+    """Return the port whose type the op gives."""
     return next(name for name, port in op.inputs.items() if port.type is op.gives or op.gives is EdgeType.MASK)
 
 
-def _same(op: AnyOp, law: str, found: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(found, expected, msg=lambda told: f"'{op.name}' breaks the law of {law}: {told}")
+def _same(op: AnyOp, law: str, value: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(value, expected, msg=lambda message: f"'{op.name}' breaks the law of {law}: {message}")

@@ -76,16 +76,16 @@ def check_compiled(op: AnyOp | str, inputs: Inputs | None = None, **params: Any)
         return bound.op.apply_at(bound.params, _regrouped(bound, given), bound.tensor, bound.stats, 0)
 
     try:
-        found = compiled(applied, values)
+        result = compiled(applied, values)
     except (Untraceable, TypeError):
         return False
-    assert bits(found) == bits(interpreted(applied, values)), f"'{bound.op.name}' gives other bits compiled"
+    assert bits(result) == bits(interpreted(applied, values)), f"'{bound.op.name}' gives other bits compiled"
     return True
 
 
 def _regrouped(bound: Application, values: Sequence[Any]) -> dict[str, list[Any]]:
-    left = iter(values)
-    return {port: [next(left) for _ in given] for port, given in bound.inputs.items()}
+    flat = iter(values)
+    return {port: [next(flat) for _ in given] for port, given in bound.inputs.items()}
 
 
 def check_gpu(op: AnyOp | str, inputs: Inputs | None = None, **params: Any) -> bool:
@@ -95,9 +95,9 @@ def check_gpu(op: AnyOp | str, inputs: Inputs | None = None, **params: Any) -> b
     given = example_inputs(op) if inputs is None else inputs
     bound = bind(op, given, **params)
     moved = {port: [value.cuda() for value in values] for port, values in bound.inputs.items()}
-    found: Block = bound.op.apply_at(bound.params, moved, bound.tensor, bound.stats, 0)
-    assert found.is_cuda, f"'{bound.op.name}' gives a tensor of the processor for tensors of the GPU"
-    torch.testing.assert_close(found.cpu(), bound.result())
+    result: Block = bound.op.apply_at(bound.params, moved, bound.tensor, bound.stats, 0)
+    assert result.is_cuda, f"'{bound.op.name}' gives a tensor of the processor for tensors of the GPU"
+    torch.testing.assert_close(result.cpu(), bound.result())
     return True
 
 

@@ -19,6 +19,11 @@ def fold_known_results(planned: Plan) -> Plan:
     exact = {step: values[step] for step in behind if holds_exactly(values[step], planned.schemas[step])}
     cached = {**planned.cached, **exact}
     steps = (*ancestors(graph, files, cached), *ancestors(graph, planned.wanted.told))
-    there = planned.catalogue.statistics
-    known = {found: there[found] for step in steps for found in statistics_of(graph, step).values() if found in there}
+    remembered = planned.catalogue.statistics
+    known = {
+        statistic: remembered[statistic]
+        for step in steps
+        for statistic in statistics_of(graph, step).values()
+        if statistic in remembered
+    }
     return replace(planned, cached=cached, known=known)

@@ -1,18 +1,35 @@
-"""``--memory`` steers: where all workers' blocks and tensors do not fit, fewer tasks are done side by side."""
+"""``--memory`` steers: where not all fits, fewer tasks are done side by side, then statistics keep less."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from lines_pipeline.core.errors import PlanError
-from lines_pipeline.planner.memory import driver_memory, stage_memory
+from lines_pipeline.planner.memory import StageMemory, driver_memory, stage_memory
 from lines_pipeline.planner.plan import Plan
+from lines_pipeline.planner.stages import Stage
+
+NARROWINGS = (1.0, 4.0, 16.0)
+"""By what factors statistics may keep less of a sweep; the narrower, the more often it is made again."""
 
 
 def fit_memory(planned: Plan) -> Plan:
     """Say of every stage how many tasks are done side by side, and what memory that takes."""
-    found = (stage_memory(planned.graph, one, planned.schemas, planned.settings) for one in planned.stages)
-    return replace(planned, memory=tuple(found))
+    fitted = [_fitted(planned, stage) for stage in planned.stages]
+    return replace(planned, stages=tuple(stage for stage, _ in fitted), memory=tuple(memory for _, memory in fitted))
+
+
+def _fitted(planned: Plan, stage: Stage) -> tuple[Stage, StageMemory]:
+    """Return a stage whose statistics keep as much as memory allows, the least where it allows too little."""
+    allowed = planned.settings.memory
+    tried: list[tuple[Stage, StageMemory]] = []
+    for factor in NARROWINGS:
+        narrowed = stage if factor == 1.0 else stage.narrowed(factor)
+        memory = stage_memory(planned.graph, narrowed, planned.schemas, planned.settings)
+        tried.append((narrowed, replace(memory, narrowing=factor)))
+        if allowed is None or memory.peak_bytes <= allowed:
+            return tried[-1]
+    return min(tried, key=lambda fitted: fitted[1].peak_bytes)
 
 
 def count_drivers(planned: Plan) -> Plan:

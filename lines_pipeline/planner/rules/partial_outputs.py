@@ -49,14 +49,14 @@ def leave_partial_outputs(planned: Plan) -> Plan:
 def with_partial_outputs(
     stages: Sequence[Stage], graph: Graph, known: Results, available: Iterable[str], in_place: Iterable[str]
 ) -> list[Stage]:
-    """The stages, the last finishing partial outputs where that pays; ``in_place``: outputs that can be read back."""
+    """Return the stages, with partial outputs where they pay; those ``in_place`` can be read back."""
     available, levels = frozenset(available), StageAssignment(graph, known, available)
     last = stages[-1] if stages else None
     if last is None or last.number == 1 or not last.sinks:
         return list(stages)
     in_place = frozenset(in_place)
-    found = {sink: _best(graph, levels, sink, last.number, available, sink in in_place) for sink in last.sinks}
-    partial_outputs = {sink: partial_output for sink, partial_output in found.items() if partial_output is not None}
+    best = {sink: _best(graph, levels, sink, last.number, available, sink in in_place) for sink in last.sinks}
+    partial_outputs = {sink: partial_output for sink, partial_output in best.items() if partial_output is not None}
     stop = available | {partial_output.step for _, partial_output in partial_outputs.values()}
     steps = value_ancestors(graph, [sink for sink in partial_outputs if partial_outputs[sink][1].step != sink], stop)
     if len(partial_outputs) < len(last.sinks) or any(
@@ -70,11 +70,11 @@ def with_partial_outputs(
         finishes={sink: partial_output for sink, (_, partial_output) in partial_outputs.items()},
         otherwise=last,
     )
-    return [*(_leaving(one, graph, partial_outputs, available) for one in stages[:-1]), finishing]
+    return [*(_leaving(stage, graph, partial_outputs, available) for stage in stages[:-1]), finishing]
 
 
 def holds_partial_outputs(step: Step, dtype: str, schemas: Mapping[str, Schema]) -> bool:
-    """Whether a step's file, of values of ``dtype`` (``keep``: as they are), can hold values as they are computed."""
+    """Return whether a file of values of ``dtype`` (``keep``: as they are) holds values as they are computed."""
     if step.gives not in (EdgeType.WEIGHTS, EdgeType.DELTA) or not dtype:
         return False
     for name, spec in schemas[step.id].tensors.items():
@@ -86,7 +86,7 @@ def holds_partial_outputs(step: Step, dtype: str, schemas: Mapping[str, Schema])
 
 
 def partial_output_of(schema: Schema, outputs: Sequence[Write]) -> Checkpoint:
-    """A partial output, to be read back from where any of ``outputs`` has a tensor (nowhere yet, while planning)."""
+    """Return a partial output, read back from where ``outputs`` have its tensors (nowhere yet, while planning)."""
     tensors = {}
     for name, spec in schema.tensors.items():
         stored = replace(spec, dtype=spec.compute_dtype)
@@ -99,21 +99,21 @@ def partial_output_of(schema: Schema, outputs: Sequence[Write]) -> Checkpoint:
 
 
 def _leaving(
-    one: Stage, graph: Graph, partial_outputs: Mapping[str, tuple[int, PartialOutput]], available: frozenset[str]
+    stage: Stage, graph: Graph, partial_outputs: Mapping[str, tuple[int, PartialOutput]], available: frozenset[str]
 ) -> Stage:
-    own = {sink: partial_output for sink, (number, partial_output) in partial_outputs.items() if number == one.number}
-    wanted = [
-        *one.sinks,
+    own = {sink: partial_output for sink, (number, partial_output) in partial_outputs.items() if number == stage.number}
+    targets = [
+        *stage.sinks,
         *(partial_output.step for partial_output in own.values()),
-        *(s for m in one.statistics for s in m.of),
+        *(s for m in stage.statistics for s in m.of),
     ]
-    return replace(one, partial_outputs=own, steps=value_ancestors(graph, wanted, available)) if own else one
+    return replace(stage, partial_outputs=own, steps=value_ancestors(graph, targets, available)) if own else stage
 
 
 def _best(
     graph: Graph, levels: StageAssignment, sink: str, number: int, available: frozenset[str], in_place: bool
 ) -> tuple[int, PartialOutput] | None:
-    """The stage that can write the partial output after which the least is left to read, and that output."""
+    """Return the stage that can write the partial output after which the least is left to read, and that output."""
     whole = _reads(graph, sink, available)
     best: tuple[int, int, PartialOutput] | None = None
     for step_id in value_ancestors(graph, [sink], available) if in_place else (sink,):
@@ -121,13 +121,13 @@ def _best(
         if step_id in available or step.op.is_source or (step.gives is EdgeType.MASK and step_id != sink):
             continue
         early, speculation = levels.earliest(step_id)
-        left = 0 if step_id == sink else _reads(graph, sink, available | {step_id})
-        if early < number and whole - left >= MIN_SAVED and (best is None or left < best[0]):
-            best = left, early, PartialOutput(step_id, speculation)
+        reads_left = 0 if step_id == sink else _reads(graph, sink, available | {step_id})
+        if early < number and whole - reads_left >= MIN_SAVED and (best is None or reads_left < best[0]):
+            best = reads_left, early, PartialOutput(step_id, speculation)
     return None if best is None else (best[1], best[2])
 
 
 def _reads(graph: Graph, sink: str, available: frozenset[str]) -> int:
-    """How many models' values have to be read for ``sink``."""
+    """Return how many models' values have to be read for ``sink``."""
     steps = value_ancestors(graph, [sink], available)
     return sum(step in available or graph.steps[step].op.is_source for step in steps)

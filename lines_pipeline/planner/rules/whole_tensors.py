@@ -17,14 +17,14 @@ def make_whole_tensors_first(planned: Plan) -> Plan:
     graph, wanted = planned.graph, planned.wanted
     steps = whole_tensor_steps(graph, (*wanted.files, *wanted.told), {**planned.cached, **planned.catalogue.values})
     before: list[Plan] = []
-    made = dict(planned.cached)
+    cached = dict(planned.cached)
     for step in steps:
         if wanted.in_cache != {step} or len(wanted.files) > 1:
-            schemas = {one: planned.schemas[one] for one in ancestors(graph, [step])}
+            schemas = {ancestor: planned.schemas[ancestor] for ancestor in ancestors(graph, [step])}
             only = Wanted({step: "keep"}, in_cache=frozenset([step]))
-            before.append(replace(planned, wanted=only, schemas=schemas, cached=dict(made)))
-            made[step] = partial_output_of(planned.schemas[step], ())
-    done = {step for part in before for step in part.wanted.files} & wanted.in_cache
-    left = {step: dtype for step, dtype in wanted.files.items() if step not in done}
-    wanted = replace(wanted, files=left, in_cache=wanted.in_cache - done)
-    return replace(planned, wanted=wanted, before=tuple(before), cached=made)
+            before.append(replace(planned, wanted=only, schemas=schemas, cached=dict(cached)))
+            cached[step] = partial_output_of(planned.schemas[step], ())
+    made_before = {step for part in before for step in part.wanted.files} & wanted.in_cache
+    files = {step: dtype for step, dtype in wanted.files.items() if step not in made_before}
+    wanted = replace(wanted, files=files, in_cache=wanted.in_cache - made_before)
+    return replace(planned, wanted=wanted, before=tuple(before), cached=cached)

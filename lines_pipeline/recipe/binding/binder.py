@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import networkx
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.types import FILED, EdgeType
@@ -18,7 +19,7 @@ from lines_pipeline.recipe.binding.items import Item, Items, fill_items
 from lines_pipeline.recipe.binding.nodes import Reference, UnboundNode, port_path
 from lines_pipeline.recipe.binding.parameters import InputBinding, step_params
 from lines_pipeline.recipe.binding.rows import member_rows
-from lines_pipeline.recipe.binding.validation import Complaint, listed
+from lines_pipeline.recipe.binding.validation import listed
 
 if TYPE_CHECKING:
     from lines_pipeline.ops.base import OpParams, Port
@@ -110,13 +111,13 @@ class Binder:
         self.steps: dict[str, Step] = {}
         self.edges = 0
 
-    def add(self, unbound: UnboundNode, written: Mapping[str, Any]) -> list[Complaint]:
-        """Bind a node, keep its steps, and return complaints; ``written`` is the node with secrets by name."""
-        steps, spread, complaints = self.dry_bind(unbound, written)
+    def add(self, unbound: UnboundNode, written: Mapping[str, Any]) -> list[Diagnostic]:
+        """Bind a node, keep its steps, and return diagnostics; ``written`` is the node with secrets by name."""
+        steps, spread, diagnostics = self.dry_bind(unbound, written)
         self.spread[unbound.name] = spread
         self.steps |= {step.id: step for step in steps}
         self.edges += sum(len(ids) for step in steps for ids in step.inputs.values())
-        return complaints
+        return diagnostics
 
     def poison(self, name: str) -> None:
         """Make a node with mistakes of its own unknown to its dependants, but for its type."""
@@ -124,21 +125,21 @@ class Binder:
 
     def dry_bind(
         self, unbound: UnboundNode, written: Mapping[str, Any]
-    ) -> tuple[list[Step], BoundNode, list[Complaint]]:
-        """Return the steps, the bound node and the complaints that ``add`` would give; keep nothing."""
-        complaints = [complaint for port in unbound.connected for complaint in self._type_complaints(unbound, port)]
+    ) -> tuple[list[Step], BoundNode, list[Diagnostic]]:
+        """Return the steps, the bound node and the diagnostics that ``add`` would give; keep nothing."""
+        diagnostics = [diagnostic for port in unbound.connected for diagnostic in self._type_diagnostics(unbound, port)]
         gives = unbound.gives or self._input_type(unbound)
         bindings, of_inputs = self._bindings(unbound)
-        complaints += of_inputs
+        diagnostics += of_inputs
         if bindings is not None:
             rows, of_rows = member_rows(unbound, bindings)
-            complaints += of_rows
-        if complaints or bindings is None or gives is None:
+            diagnostics += of_rows
+        if diagnostics or bindings is None or gives is None:
             loose = step_params(unbound, unbound.items[0] if unbound.items else None, {}, written, Items(unbound.items))
             return (
                 [],
                 BoundNode(gives, None),
-                complaints + [complaint for complaint in loose.complaints if complaint.path],
+                diagnostics + [diagnostic for diagnostic in loose.diagnostics if diagnostic.path],
             )
         return self._steps(unbound, bindings, rows, gives, written)
 
@@ -149,7 +150,7 @@ class Binder:
         rows: list[Item],
         gives: EdgeType,
         written: Mapping[str, Any],
-    ) -> tuple[list[Step], BoundNode, list[Complaint]]:
+    ) -> tuple[list[Step], BoundNode, list[Diagnostic]]:
         collection = bool(unbound.items) or any(binding.mapped for binding in bindings.values())
         edges = sum(
             len(binding.at(row)) if binding.rows else len(binding.shared)
@@ -160,35 +161,35 @@ class Binder:
             message = (
                 f"the recipe has more than {MAX_STEPS:,} steps, or {MAX_EDGES:,} inputs of steps; write a smaller one"
             )
-            return [], BoundNode(gives, None), [Complaint((), message, at_key=True)]
+            return [], BoundNode(gives, None), [Diagnostic((), message, at_key=True)]
         steps: list[Step] = []
-        complaints: dict[Any, Complaint] = {}
+        diagnostics: dict[Any, Diagnostic] = {}
         items = Items(rows)
         for row in rows:
             read = step_params(unbound, row if collection else None, bindings, written, items, self._seed)
-            for complaint in read.complaints:
-                complaints.setdefault((complaint.path, complaint.at_key), complaint)
+            for diagnostic in read.diagnostics:
+                diagnostics.setdefault((diagnostic.path, diagnostic.at_key), diagnostic)
             if read.params is not None:
                 step = _step(unbound, row.key if collection else None, row, bindings, read.params, gives)
                 steps.append(replace(step, varying=read.varying))
-        if complaints:
-            return [], BoundNode(gives, None), list(complaints.values())
+        if diagnostics:
+            return [], BoundNode(gives, None), list(diagnostics.values())
         members = tuple(Member(step.id, step.item, row.names) for step, row in zip(steps, rows, strict=True))
         loads = [load for step, row in zip(steps, rows, strict=True) for load in _loads(unbound, step, row)]
         return [*loads, *steps], BoundNode(gives, members, collection), []
 
-    def _type_complaints(self, unbound: UnboundNode, port_name: str) -> list[Complaint]:
+    def _type_diagnostics(self, unbound: UnboundNode, port_name: str) -> list[Diagnostic]:
         port = unbound.op.inputs[port_name]
         accepted = (port.type,) if port.type else FILED
-        complaints = []
+        diagnostics = []
         for reference in self._all_references(unbound, port_name):
             gives = self.spread[reference.node].gives if reference.node in self.spread else None
             if gives is not None and gives not in accepted:
                 takes = listed(accepted)
                 advice = _ADVICE.get((accepted[0], gives), "") if port.type else ""
                 message = f"'{port_name}' takes {takes}, but '{reference.node}' gives {gives}{advice}"
-                complaints.append(Complaint(reference.path, message))
-        return complaints
+                diagnostics.append(Diagnostic(reference.path, message))
+        return diagnostics
 
     @staticmethod
     def _all_references(unbound: UnboundNode, port: str) -> list[Reference]:
@@ -202,74 +203,76 @@ class Binder:
                 return self.spread[reference.node].gives if reference.node in self.spread else None
         return None
 
-    def _bindings(self, unbound: UnboundNode) -> tuple[dict[str, InputBinding] | None, list[Complaint]]:
+    def _bindings(self, unbound: UnboundNode) -> tuple[dict[str, InputBinding] | None, list[Diagnostic]]:
         bindings: dict[str, InputBinding] = {}
-        complaints: dict[Complaint, None] = {}
+        diagnostics: dict[Diagnostic, None] = {}
         unknown = False
         for port_name in (name for name in unbound.op.inputs if name in unbound.connected):
-            binding = self._binding(unbound, port_name, complaints)
+            binding = self._binding(unbound, port_name, diagnostics)
             unknown = unknown or binding is None
             if binding is not None:
                 bindings[port_name] = binding
-        return (None if unknown else bindings), list(complaints)
+        return (None if unknown else bindings), list(diagnostics)
 
-    def _binding(self, unbound: UnboundNode, port_name: str, complaints: dict[Complaint, None]) -> InputBinding | None:
+    def _binding(
+        self, unbound: UnboundNode, port_name: str, diagnostics: dict[Diagnostic, None]
+    ) -> InputBinding | None:
         port = unbound.op.inputs[port_name]
         if (
             not unbound.items
             or fill_items(unbound.inputs[port_name], unbound.items[0].names) == unbound.inputs[port_name]
         ):
-            members = self._members(unbound.references(port_name, {}), complaints)
-            return None if members is None else _binding_of(port, *members, port_name, complaints)
+            members = self._members(unbound.references(port_name, {}), diagnostics)
+            return None if members is None else _binding_of(port, *members, port_name, diagnostics)
         rows: dict[str, tuple[Member, ...]] = {}
         for item in unbound.items:
-            picked = self._members(unbound.references(port_name, item.names), complaints)
+            picked = self._members(unbound.references(port_name, item.names), diagnostics)
             if picked is None:
                 return None
             rows[item.key], collection = picked
             if collection and not port.many:
-                complaints[
-                    Complaint(port_path(port_name), f"'{port_name}' takes one value an item, found a collection")
+                diagnostics[
+                    Diagnostic(port_path(port_name), f"'{port_name}' takes one value an item, found a collection")
                 ] = None
         return InputBinding.picked(
             port.many, {key: tuple((member.step, _label(member)) for member in row) for key, row in rows.items()}
         )
 
     def _members(
-        self, references: Iterable[Reference], complaints: dict[Complaint, None]
+        self, references: Iterable[Reference], diagnostics: dict[Diagnostic, None]
     ) -> tuple[tuple[Member, ...], bool] | None:
         """Return the members that references name, and whether they are a collection or a list; None where unknown."""
         members: list[Member] = []
         references = tuple(references)
         collection = len(references) > 1 or len(references[0].path) > 1
         for reference in references:
-            spread = self._looked_up(reference, complaints)
+            spread = self._looked_up(reference, diagnostics)
             if spread is None or spread.members is None:
                 return None
-            named = self._picked(reference, spread, complaints) if reference.item is not None else spread.members
+            named = self._picked(reference, spread, diagnostics) if reference.item is not None else spread.members
             if named is None:
                 return None
             members += named
             collection = collection or (spread.collection and reference.item is None)
         return tuple(members), collection
 
-    def _looked_up(self, reference: Reference, complaints: dict[Complaint, None]) -> BoundNode | None:
+    def _looked_up(self, reference: Reference, diagnostics: dict[Diagnostic, None]) -> BoundNode | None:
         if reference.node not in self.names:
             near = did_you_mean(reference.node, self.names)
-            complaints[Complaint(reference.path, f"unknown node '{shortened(reference.node)}'{near}")] = None
+            diagnostics[Diagnostic(reference.path, f"unknown node '{shortened(reference.node)}'{near}")] = None
         return self.spread.get(reference.node)
 
     @staticmethod
     def _picked(
-        reference: Reference, spread: BoundNode, complaints: dict[Complaint, None]
+        reference: Reference, spread: BoundNode, diagnostics: dict[Diagnostic, None]
     ) -> tuple[Member, ...] | None:
         member = spread.by_item.get(reference.item)
         if member is not None:
             return (member,)
-        known = [other.item for other in spread.members or () if other.item is not None]
-        what = f"has no item '{reference.item}'{did_you_mean(str(reference.item), known)}" if known else ""
-        message = f"'{reference.node}' {what or 'is not a collection: name it without [...]'}"
-        complaints[Complaint(reference.path, message)] = None
+        known = [sibling.item for sibling in spread.members or () if sibling.item is not None]
+        problem = f"has no item '{reference.item}'{did_you_mean(str(reference.item), known)}" if known else ""
+        message = f"'{reference.node}' {problem or 'is not a collection: name it without [...]'}"
+        diagnostics[Diagnostic(reference.path, message)] = None
         return None
 
 
@@ -297,10 +300,10 @@ def _step(
 
 
 def _loads(unbound: UnboundNode, step: Step, row: Item) -> list[Step]:
-    """Steps that load the files which a step's ports name."""
+    """Return steps that load the files which a step's ports name."""
     from lines_pipeline.ops.reading import reader_of
 
-    found = []
+    loads = []
     for port in (port for port in unbound.inputs if port not in unbound.connected):
         path = str(fill_items(unbound.inputs[port], row.names))
         read = reader_of(path)
@@ -316,8 +319,8 @@ def _loads(unbound: UnboundNode, step: Step, row: Item) -> list[Step]:
             gives=EdgeType.WEIGHTS,
             port=port,
         )
-        found.append(load)
-    return found
+        loads.append(load)
+    return loads
 
 
 def _load_id(unbound: UnboundNode, item: str | None, port: str) -> str:
@@ -330,12 +333,12 @@ def _label(member: Member) -> str:
 
 
 def _binding_of(
-    port: Port, members: tuple[Member, ...], collection: bool, name: str, complaints: dict[Complaint, None]
+    port: Port, members: tuple[Member, ...], collection: bool, name: str, diagnostics: dict[Diagnostic, None]
 ) -> InputBinding:
     rows = tuple((member.step, _label(member)) for member in members)
     if port.many:
         if len(rows) < port.min_count:
-            complaints[Complaint(port_path(name), f"'{name}' takes at least {port.min_count}, found {len(rows)}")] = (
+            diagnostics[Diagnostic(port_path(name), f"'{name}' takes at least {port.min_count}, found {len(rows)}")] = (
                 None
             )
         return InputBinding.all_of(rows)
@@ -344,6 +347,6 @@ def _binding_of(
     labels = [label for _, label in rows]
     twice = sorted(label for label, count in Counter(labels).items() if count > 1)
     if twice:
-        complaints[Complaint(port_path(name), f"found '{twice[0]}' twice, expected each once")] = None
+        diagnostics[Diagnostic(port_path(name), f"found '{twice[0]}' twice, expected each once")] = None
     names = {_label(member): member.names for member in members}
     return InputBinding.mapping(rows, names, with_all=port.with_all)

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.ops.derivations import Derivation
 from lines_pipeline.ops.metrics_table import Member, table_of
 from lines_pipeline.recipe.binding.objective import DeclaredMetrics, MetricsOf
-from lines_pipeline.recipe.binding.validation import Complaint
 
 _SHOWN = 12
 
 
-def derivation_complaints(graph: Graph, metrics_of: MetricsOf) -> Iterator[tuple[str, Complaint]]:
-    """Return node and complaint (path from the node on) for every mistake; columns only where metrics are known."""
+def derivation_diagnostics(graph: Graph, metrics_of: MetricsOf) -> Iterator[tuple[str, Diagnostic]]:
+    """Yield each diagnostic with its node, where its path starts; columns are checked only where metrics are known."""
     for step_id, derivation in graph.derivations.items():
         step = graph.steps[step_id]
         members = {port: [_member(graph.steps[source]) for source in ids] for port, ids in step.inputs.items()}
-        for mistake in derivation.check(members):
-            yield step.node, Complaint(mistake.path, mistake.message)
-        for complaint in _unknown_columns(graph, step, derivation, metrics_of):
-            yield step.node, complaint
+        yield from ((step.node, diagnostic) for diagnostic in derivation.check(members))
+        yield from ((step.node, diagnostic) for diagnostic in _unknown_columns(graph, step, derivation, metrics_of))
 
 
 def _member(step: Step, metrics: Mapping[str, float] = {}) -> Member:
     return Member(step.id, step.node, step.item, step.names, metrics)
 
 
-def _unknown_columns(graph: Graph, step: Step, derivation: Derivation, metrics_of: MetricsOf) -> Iterable[Complaint]:
+def _unknown_columns(graph: Graph, step: Step, derivation: Derivation, metrics_of: MetricsOf) -> Iterable[Diagnostic]:
     port = next(port for port in step.op.inputs if port in step.inputs)
     if any(graph.steps[source].gives is not EdgeType.METRICS for source in step.inputs[port]):
         return
@@ -42,7 +40,7 @@ def _unknown_columns(graph: Graph, step: Step, derivation: Derivation, metrics_o
         columns = table_of(members, [column]).columns
         if column not in columns:
             near = did_you_mean(column, columns)
-            yield Complaint(path, f"no column '{column}'{near}; there are: {_listed(columns)}")
+            yield Diagnostic(path, f"no column '{column}'{near}; there are: {_listed(columns)}")
 
 
 def _any_values(declared: DeclaredMetrics) -> dict[str, float]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from lines_pipeline.core.errors import Diagnostic, RecipeError
+from lines_pipeline.core.diagnostics import Diagnostic
+from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.recipe.binding.binder import Binder, circles, node_order
-from lines_pipeline.recipe.binding.derivation_checks import derivation_complaints
+from lines_pipeline.recipe.binding.derivation_checks import derivation_diagnostics
 from lines_pipeline.recipe.binding.nodes import UnboundNode, unbound_node
 from lines_pipeline.recipe.binding.objective import MetricsOf
-from lines_pipeline.recipe.binding.step_checks import step_complaints
-from lines_pipeline.recipe.binding.tuning import metric_message, tune_complaints
-from lines_pipeline.recipe.binding.validation import Complaint
+from lines_pipeline.recipe.binding.step_checks import step_diagnostics
+from lines_pipeline.recipe.binding.tuning import metric_message, tune_diagnostics
 from lines_pipeline.recipe.plugins import Plugins
 from lines_pipeline.recipe.schema import Tune
-from lines_pipeline.recipe.syntax.source_map import Document, SourceLocation
+from lines_pipeline.recipe.syntax.source_map import Document
 
 
 def checked_graph(
@@ -26,7 +27,7 @@ def checked_graph(
     plugins: Plugins,
     metrics_of: MetricsOf = lambda step: None,
 ) -> tuple[Graph, list[Diagnostic]]:
-    """Return the graph of a filled document, and all problems of nodes and ``tune``; ``recorded`` hides secrets.
+    """Return the graph of a filled document, and the diagnostics of nodes and ``tune``; ``recorded`` hides secrets.
 
     ``metrics_of`` tells what objectives may name; without it only nodes are checked.
     """
@@ -35,79 +36,99 @@ def checked_graph(
     except RecipeError as error:  # without them, most nodes would be told to have unknown ops
         return Graph({}, {}), list(error.diagnostics)
     nodes = {name: fields for name, fields in document.data["nodes"].items() if isinstance(fields, Mapping)}
-    diagnostics: list[Diagnostic] = []
-    unbound_nodes: dict[str, UnboundNode] = {}
-    broken = set()
-    for name, fields in nodes.items():
-        unbound, found = unbound_node(name, fields, ops, plugins.untrusted)
-        diagnostics += node_diagnostics(document, name, found)
-        broken |= {name} if found else set()
-        if unbound is not None:
-            unbound_nodes[name] = unbound
+    unbound_nodes, diagnostics, broken = _unbound_nodes(document, nodes, plugins)
     diagnostics += _circle_diagnostics(document, unbound_nodes)
-    seed = document.data.get("seed")
-    gives = {name: unbound.gives for name, unbound in unbound_nodes.items()}
-    binder = Binder(document.data["nodes"], gives, seed if isinstance(seed, int) else 0)
-    for name in node_order(unbound_nodes):
-        steps_before = dict(binder.steps)
-        diagnostics += node_diagnostics(document, name, binder.add(unbound_nodes[name], recorded["nodes"][name]))
-        if name in broken:
-            binder.steps = steps_before
-            binder.poison(name)
+    binder, of_binding = _bound(document, recorded["nodes"], unbound_nodes, broken)
     graph = _graph(binder, unbound_nodes, recorded["nodes"])
-    complaints = (
-        *_once(step_complaints(graph.steps.values())),
-        *_once(_objectives(graph.steps.values(), metrics_of)),
-        *_once(derivation_complaints(graph, metrics_of)),
-    )
-    for name, complaint in complaints:
-        diagnostics += node_diagnostics(document, name, [complaint])
+    diagnostics += of_binding + _of_steps(document, graph, metrics_of)
     if not any(unbound.op.is_output for unbound in unbound_nodes.values()) and len(unbound_nodes) == len(nodes):
         outputs = ", ".join(f"'{name}'" for name, op in ops.at_hand.items() if op.is_output)
         message = f"the recipe has no node that a run is for ({outputs}): nothing would run; add one"
         diagnostics.append(document.source_map.key(("nodes",)).diagnostic(message))
     if tune is not None:
-        for one in tune_complaints(tune, unbound_nodes, binder, graph, metrics_of):
-            diagnostics.append(_place(document, one).diagnostic(one.message))
+        of_tune = tune_diagnostics(tune, unbound_nodes, binder, graph, metrics_of)
+        diagnostics += map(document.source_map.locate, of_tune)
     return graph, diagnostics
 
 
-def _once(complaints: Iterable[tuple[str, Complaint]]) -> Iterator[tuple[str, Complaint]]:
-    """Yield the first complaint of each place: members of a collection share it."""
-    told = set()
-    for node, complaint in complaints:
-        if (node, complaint.path) not in told:
-            told.add((node, complaint.path))
-            yield node, complaint
+def _unbound_nodes(
+    document: Document, nodes: Mapping[str, Mapping[str, Any]], plugins: Plugins
+) -> tuple[dict[str, UnboundNode], list[Diagnostic], set[str]]:
+    """Return the nodes whose ops are known, the diagnostics of all, and the names of those that have some."""
+    unbound_nodes: dict[str, UnboundNode] = {}
+    diagnostics: list[Diagnostic] = []
+    broken = set()
+    for name, fields in nodes.items():
+        unbound, of_node = unbound_node(name, fields, plugins.ops, plugins.untrusted)
+        diagnostics += _in_node(document, name, of_node)
+        broken |= {name} if of_node else set()
+        if unbound is not None:
+            unbound_nodes[name] = unbound
+    return unbound_nodes, diagnostics, broken
 
 
-def _objectives(steps: Iterable[Step], metrics_of: MetricsOf) -> Iterator[tuple[str, Complaint]]:
-    """Return node and complaint for every step that chooses by a metric which its suite does not declare."""
+def _bound(
+    document: Document, recorded: Mapping[str, Any], unbound_nodes: Mapping[str, UnboundNode], broken: Collection[str]
+) -> tuple[Binder, list[Diagnostic]]:
+    """Bind nodes in topological order; those that are ``broken`` are checked, and unknown to their dependants."""
+    seed = document.data.get("seed")
+    gives = {name: unbound.gives for name, unbound in unbound_nodes.items()}
+    binder = Binder(document.data["nodes"], gives, seed if isinstance(seed, int) else 0)
+    diagnostics: list[Diagnostic] = []
+    for name in node_order(unbound_nodes):
+        steps_before = dict(binder.steps)
+        diagnostics += _in_node(document, name, binder.add(unbound_nodes[name], recorded[name]))
+        if name in broken:
+            binder.steps = steps_before
+            binder.poison(name)
+    return binder, diagnostics
+
+
+def _of_steps(document: Document, graph: Graph, metrics_of: MetricsOf) -> list[Diagnostic]:
+    """Return the diagnostics of bound steps."""
+    by_check = (
+        step_diagnostics(graph.steps.values()),
+        _objectives(graph.steps.values(), metrics_of),
+        derivation_diagnostics(graph, metrics_of),
+    )
+    pairs = [pair for diagnostics in by_check for pair in _once(diagnostics)]
+    return [located for node, diagnostic in pairs for located in _in_node(document, node, [diagnostic])]
+
+
+def _once(diagnostics: Iterable[tuple[str, Diagnostic]]) -> Iterator[tuple[str, Diagnostic]]:
+    """Yield the first diagnostic of each node and path: the members of a collection share it."""
+    places = set()
+    for node, diagnostic in diagnostics:
+        if (node, diagnostic.path) not in places:
+            places.add((node, diagnostic.path))
+            yield node, diagnostic
+
+
+def _objectives(steps: Iterable[Step], metrics_of: MetricsOf) -> Iterator[tuple[str, Diagnostic]]:
+    """Yield node and diagnostic for every step that chooses by a metric which its suite does not declare."""
     for step in steps:
         use = step.op.suite_of(step.params, step.inputs)
         metric = None if use is None else use.objective
         message = None if metric is None else metric_message(step.node, metric, metrics_of(step))
         if message is not None:
-            yield step.node, Complaint(("objective",), message)
+            yield step.node, Diagnostic(("objective",), message)
 
 
-def node_diagnostics(document: Document, name: str, complaints: Iterable[Complaint]) -> list[Diagnostic]:
-    """Return complaints about a node as diagnostics, which have places in files."""
-    rooted = [Complaint(("nodes", name, *one.path), one.message, one.at_key) for one in complaints]
-    return [_place(document, one).diagnostic(_named(one), name) for one in rooted]
+def _in_node(document: Document, name: str, diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """Return diagnostics of a node, whose paths start at it, with their spots in files."""
+    locate = document.source_map.locate
+    return [
+        replace(locate(diagnostic.below("nodes", name)), message=_named(diagnostic), node=name)
+        for diagnostic in diagnostics
+    ]
 
 
-def _named(complaint: Complaint) -> str:
+def _named(diagnostic: Diagnostic) -> str:
     """Return the message, led by the field it is about where the message does not name it."""
-    field = complaint.path[2] if len(complaint.path) > 2 else ""
-    named = any(f"'{field}{end}" in complaint.message for end in ("'", "."))
-    led = field and not complaint.at_key and not named and field != "op"
-    return f"'{field}': {complaint.message}" if led else complaint.message
-
-
-def _place(document: Document, complaint: Complaint) -> SourceLocation:
-    source_map = document.source_map
-    return source_map.key(complaint.path) if complaint.at_key else source_map.value(complaint.path)
+    field = diagnostic.path[0] if diagnostic.path else ""
+    named = any(f"'{field}{end}" in diagnostic.message for end in ("'", "."))
+    led = field and not diagnostic.at_key and not named and field != "op"
+    return f"'{field}': {diagnostic.message}" if led else diagnostic.message
 
 
 def _circle_diagnostics(document: Document, unbound_nodes: Mapping[str, UnboundNode]) -> list[Diagnostic]:
@@ -126,10 +147,10 @@ def _shown(circle: list[str]) -> str:
 def _graph(
     binder: Binder, unbound_nodes: Mapping[str, UnboundNode], recorded: Mapping[str, Mapping[str, Any]]
 ) -> Graph:
-    found: dict[str, list[str]] = {}
+    step_ids: dict[str, list[str]] = {}
     for step in binder.steps.values():
         if not step.port:
-            found.setdefault(step.node, []).append(step.id)
-    members = {node: tuple(steps) for node, steps in found.items()}
+            step_ids.setdefault(step.node, []).append(step.id)
+    members = {node: tuple(ids) for node, ids in step_ids.items()}
     written = {name: {param: recorded[name][param] for param in unbound_nodes[name].params} for name in members}
     return Graph(binder.steps, members, written)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lines_pipeline.core.diagnostics import Diagnostic, FieldPath
 from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.scalars import scalar_text
 from lines_pipeline.recipe.binding.ranges import listed_range
-from lines_pipeline.recipe.binding.validation import MAX_COMPLAINTS, Complaint, described
-from lines_pipeline.recipe.syntax.source_map import Path
+from lines_pipeline.recipe.binding.validation import MAX_DIAGNOSTICS, described
 
 MAX_ITEMS = 10_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -49,14 +49,14 @@ class Items:
 
     def __init__(self, rows: Iterable[Item]) -> None:
         self.rows = tuple(rows)
-        whole = dict.fromkeys(row.key for row in self.rows)
+        keys = dict.fromkeys(row.key for row in self.rows)
         self.mapped = {key: index for index, key in enumerate(dict.fromkeys(row.mapped for row in self.rows))}
         own = dict.fromkeys(row.own for row in self.rows)
-        self._sides: dict[str, dict[str, Any]] = {"key": whole, "mapped": self.mapped, "own": own}
-        self._chosen: dict[str, tuple[str, Mapping[str, Any], list[Complaint]] | None] = {}
+        self._sides: dict[str, dict[str, Any]] = {"key": keys, "mapped": self.mapped, "own": own}
+        self._chosen: dict[str, tuple[str, Mapping[str, Any], list[Diagnostic]] | None] = {}
 
-    def chosen(self, name: str, value: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[Complaint]] | None:
-        """Return the side (a field of ``Item``) that a parameter's map goes by, values by key, and complaints.
+    def chosen(self, name: str, value: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[Diagnostic]] | None:
+        """Return the side (a field of ``Item``) that a parameter's map goes by, values by key, and diagnostics.
 
         None where the map names no item: it is then a value like any other. Worked out once a parameter.
         """
@@ -64,61 +64,61 @@ class Items:
             self._chosen[name] = self._looked_up(name, value)
         return self._chosen[name]
 
-    def _looked_up(self, name: str, value: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[Complaint]] | None:
+    def _looked_up(self, name: str, value: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[Diagnostic]] | None:
         equal = [side for side, keys in self._sides.items() if value.keys() == keys.keys()]
         alike = [side for side, keys in self._sides.items() if value.keys() & keys.keys()]
         if not equal + alike:
             return None
         side = (equal + alike)[0]
-        listed, complaints = by_item(value, self._sides[side], (name,))
-        return side, dict(zip(self._sides[side], listed, strict=False)), complaints
+        listed, diagnostics = by_item(value, self._sides[side], (name,))
+        return side, dict(zip(self._sides[side], listed, strict=False)), diagnostics
 
 
-def read_items(raw: Any) -> tuple[tuple[Item, ...], list[Complaint]]:
+def read_items(raw: Any) -> tuple[tuple[Item, ...], list[Diagnostic]]:
     """Return the items that ``for_each`` declares, and what is wrong with it (paths from ``for_each`` on)."""
     if not isinstance(raw, Mapping) or not raw:
-        return (), [Complaint((), f"expected a map of one name to a list of items, found {described(raw)}")]
-    complaints: list[Complaint] = []
-    raw = {name: listed_range(name, listed, complaints) for name, listed in raw.items()}
-    if not complaints:
-        complaints += [found for name, listed in raw.items() for found in _list_complaints(name, listed)]
+        return (), [Diagnostic((), f"expected a map of one name to a list of items, found {described(raw)}")]
+    diagnostics: list[Diagnostic] = []
+    raw = {name: listed_range(name, listed, diagnostics) for name, listed in raw.items()}
+    if not diagnostics:
+        diagnostics += [diagnostic for name, listed in raw.items() for diagnostic in _list_diagnostics(name, listed)]
     lengths = {name: len(listed) for name, listed in raw.items() if isinstance(listed, list)}
-    if not complaints and len(set(lengths.values())) > 1:
+    if not diagnostics and len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name} has {count}" for name, count in lengths.items())
-        complaints = [Complaint((), f"expected lists of equal length, found: {counts}")]
-    if complaints:
-        return (), complaints
+        diagnostics = [Diagnostic((), f"expected lists of equal length, found: {counts}")]
+    if diagnostics:
+        return (), diagnostics
     rows = zip(*raw.values(), strict=True)
     items = tuple(Item.single(scalar_text(row[0]), dict(zip(raw, row, strict=True))) for row in rows)
     return items, _twice(next(iter(raw)), items)
 
 
-def _list_complaints(name: str, listed: Any) -> Iterable[Complaint]:
+def _list_diagnostics(name: str, listed: Any) -> Iterable[Diagnostic]:
     if not _NAME.fullmatch(name):
-        yield Complaint(
+        yield Diagnostic(
             (name,), f"'{shortened(name)}' cannot be an item's name, expected letters, digits and '_'", True
         )
     if not isinstance(listed, list):
-        yield Complaint((name,), f"expected a list of items, found {described(listed)}")
+        yield Diagnostic((name,), f"expected a list of items, found {described(listed)}")
     elif not listed:
-        yield Complaint((name,), "expected at least one item, found an empty list")
+        yield Diagnostic((name,), "expected at least one item, found an empty list")
     elif len(listed) > MAX_ITEMS:
-        yield Complaint((name,), f"expected at most {MAX_ITEMS:,} items, found {len(listed):,}")
+        yield Diagnostic((name,), f"expected at most {MAX_ITEMS:,} items, found {len(listed):,}")
     else:
         for index, entry in enumerate(listed):
             if isinstance(entry, Mapping | list) or entry is None or not _KEY.fullmatch(scalar_text(entry)):
-                found = described(entry)
-                yield Complaint((name, index), f"expected a text or a number without brackets as item, found {found}")
+                shown = described(entry)
+                yield Diagnostic((name, index), f"expected a text or a number without brackets as item, found {shown}")
 
 
-def _twice(name: str, items: Iterable[Item]) -> list[Complaint]:
-    seen: set[str] = set()
-    complaints = []
+def _twice(name: str, items: Iterable[Item]) -> list[Diagnostic]:
+    keys: set[str] = set()
+    diagnostics = []
     for index, item in enumerate(items):
-        if item.key in seen:
-            complaints.append(Complaint((name, index), f"found the item '{item.key}' twice, expected each once"))
-        seen.add(item.key)
-    return complaints
+        if item.key in keys:
+            diagnostics.append(Diagnostic((name, index), f"found the item '{item.key}' twice, expected each once"))
+        keys.add(item.key)
+    return diagnostics
 
 
 def fill_items(value: Any, names: Mapping[str, Any]) -> Any:
@@ -134,23 +134,23 @@ def fill_items(value: Any, names: Mapping[str, Any]) -> Any:
     return _PLACE.sub(lambda match: scalar_text(names[match[1]]) if match[1] in names else match[0], value)
 
 
-def by_item(written: Mapping[str, Any], keys: Iterable[str], path: Path) -> tuple[list[Any], list[Complaint]]:
+def by_item(written: Mapping[str, Any], keys: Iterable[str], path: FieldPath) -> tuple[list[Any], list[Diagnostic]]:
     """Return the values of a map by item in the order of ``keys``: it must name every item and no other."""
     keys = list(keys)
     missing = [key for key in keys if key not in written]
     if missing:
         listed = ", ".join(shortened(key, 30) for key in missing[:5]) + (", ..." if len(missing) > 5 else "")
         return [], [
-            Complaint(path, f"the map by item lacks: {listed}; name every item"),
+            Diagnostic(path, f"the map by item lacks: {listed}; name every item"),
             *_strangers(written, keys, path),
         ]
     return [written[key] for key in keys], _strangers(written, keys, path)
 
 
-def _strangers(written: Mapping[str, Any], keys: list[str], path: Path) -> list[Complaint]:
+def _strangers(written: Mapping[str, Any], keys: list[str], path: FieldPath) -> list[Diagnostic]:
     known = set(keys)
     unknown = [key for key in written if key not in known]
     return [
-        Complaint((*path, key), f"unknown item '{shortened(key)}'{did_you_mean(key, keys)}", at_key=True)
-        for key in unknown[:MAX_COMPLAINTS]
+        Diagnostic((*path, key), f"unknown item '{shortened(key)}'{did_you_mean(key, keys)}", at_key=True)
+        for key in unknown[:MAX_DIAGNOSTICS]
     ]

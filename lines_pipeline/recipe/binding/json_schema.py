@@ -90,9 +90,9 @@ def json_schema() -> dict[str, Any]:
 
 
 def _section(model: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    found = _relocated(model.model_json_schema(ref_template="#/$defs/{model}"), definitions)
-    properties = {name: _fillable(inside) for name, inside in found.get("properties", {}).items()}
-    return {**found, "properties": properties}
+    section = _relocated(model.model_json_schema(ref_template="#/$defs/{model}"), definitions)
+    properties = {name: _fillable(inside) for name, inside in section.get("properties", {}).items()}
+    return {**section, "properties": properties}
 
 
 def _relocated(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
@@ -169,15 +169,15 @@ def _completeness(op: AnyOp) -> dict[str, Any]:
 
 def _ports(inputs: Mapping[str, Port]) -> dict[str, Any]:
     """Return the schemas of ports by field; those such as ``baselines.expert`` are the properties of one map."""
-    found: dict[str, Any] = {}
+    ports: dict[str, Any] = {}
     for name, port in inputs.items():
         field, _, key = name.partition(".")
         if key:
-            one = found.setdefault(field, {"type": "object", "properties": {}, "additionalProperties": False})
-            one["properties"][key] = _port(port)
+            nested = ports.setdefault(field, {"type": "object", "properties": {}, "additionalProperties": False})
+            nested["properties"][key] = _port(port)
         else:
-            found[field] = _port(port)
-    return found
+            ports[field] = _port(port)
+    return ports
 
 
 def _port(port: Port) -> dict[str, Any]:
@@ -198,6 +198,6 @@ def _parameter(op: AnyOp, name: str, schema: dict[str, Any]) -> dict[str, Any]:
     choices = inner.get("anyOf", [inner])
     if name in op.per_item:
         number = next((choice["items"] for choice in choices if "items" in choice), {"type": "number"})
-        one = {"anyOf": [number, _FILLED, {"$ref": "#/$defs/varying"}]}
-        choices = [number, {"type": "array", "items": one}, _FILLED]
+        entry = {"anyOf": [number, _FILLED, {"$ref": "#/$defs/varying"}]}
+        choices = [number, {"type": "array", "items": entry}, _FILLED]
     return {**described, "anyOf": [*choices, {"type": "object", "minProperties": 1}]}

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lines_pipeline.core.diagnostics import Diagnostic, FieldPath
 from lines_pipeline.core.errors import PluginError, did_you_misspell
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.recipe.binding.items import Item, fill_items, read_items
-from lines_pipeline.recipe.binding.validation import MAX_COMPLAINTS, Complaint, described, unknown_key
+from lines_pipeline.recipe.binding.validation import MAX_DIAGNOSTICS, described, unknown_key
 from lines_pipeline.recipe.schema import NODE_NAME
-from lines_pipeline.recipe.syntax.source_map import Path
 
 if TYPE_CHECKING:
     from lines_pipeline.ops import OpRegistry
@@ -28,7 +28,7 @@ class Reference:
 
     node: str
     item: str | None
-    path: Path
+    path: FieldPath
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class UnboundNode:
     def references(self, port: str, names: Mapping[str, Any]) -> tuple[Reference, ...]:
         """Return the references at ``port``, with ``{item}`` filled from ``names``."""
         written, path = fill_items(self.inputs[port], names), port_path(port)
-        entries: list[tuple[Any, Path]] = [(written, path)]
+        entries: list[tuple[Any, FieldPath]] = [(written, path)]
         if isinstance(written, list):
             entries = [(entry, (*path, index)) for index, entry in enumerate(written)]
         matches = [(_REFERENCE.fullmatch(str(text).strip()), path) for text, path in entries]
@@ -59,7 +59,7 @@ class UnboundNode:
 
     @property
     def connected(self) -> tuple[str, ...]:
-        """The ports that name nodes, of those that are given; the others name files."""
+        """Return the ports that name nodes, of those that are given; the others name files."""
         return tuple(port for port in self.inputs if not self.op.inputs[port].is_path)
 
     def named(self) -> dict[str, Reference]:
@@ -74,7 +74,7 @@ def parameter_names(op: AnyOp) -> list[str]:
     return [field.alias or name for name, field in op.Params.model_fields.items()]
 
 
-def port_path(port: str) -> Path:
+def port_path(port: str) -> FieldPath:
     """Return the path, from the node on, at which a recipe writes a port: ``baselines.expert`` lies in a map."""
     return tuple(port.split("."))
 
@@ -93,91 +93,93 @@ def fields_of(op: AnyOp) -> list[str]:
 
 def unbound_node(
     name: str, fields: Mapping[str, Any], ops: OpRegistry, unseen: str = ""
-) -> tuple[UnboundNode | None, list[Complaint]]:
-    """Return the node, or None where its op is unknown; complaints by path from the node on.
+) -> tuple[UnboundNode | None, list[Diagnostic]]:
+    """Return the node, or None where its op is unknown; diagnostics by path from the node on.
 
     ``unseen`` says why the recipe's plug-ins, which may have more ops, were not run.
     """
-    complaints = _name_complaints(name)
+    diagnostics = _name_diagnostics(name)
     items: tuple[Item, ...] = ()
     if "for_each" in fields:
         items, of_items = read_items(fields["for_each"])
-        complaints += [Complaint(("for_each", *inner.path), inner.message, inner.at_key) for inner in of_items]
+        diagnostics += [diagnostic.below("for_each") for diagnostic in of_items]
     op, of_op = _find_op(fields, ops, unseen)
-    complaints += of_op
+    diagnostics += of_op
     if op is None:
-        return None, complaints
+        return None, diagnostics
     known = fields_of(op)
     unknown = [key for key in fields if key not in known]
-    complaints += [_unknown(op, key, known, ops) for key in unknown[:MAX_COMPLAINTS]]
+    diagnostics += [_unknown(op, key, known, ops) for key in unknown[:MAX_DIAGNOSTICS]]
     inputs, of_inputs = _inputs(op, fields)
-    globs = {key: _globs(fields.get(key, []), key, complaints) for key in ("include", "exclude") if takes_globs(op)}
+    globs = {key: _globs(fields.get(key, []), key, diagnostics) for key in ("include", "exclude") if takes_globs(op)}
     params = {key: fields[key] for key in parameter_names(op) if key in fields}
     if op.needs_include and not fields.get("include"):
         message = f"'include' is missing: the patterns of the tensors that '{op.name}' takes"
-        complaints.append(Complaint((), message, at_key=True))
+        diagnostics.append(Diagnostic((), message, at_key=True))
     unbound = UnboundNode(name, op, inputs, params, items, globs.get("include", ()), globs.get("exclude", ()))
-    return unbound, complaints + of_inputs
+    return unbound, diagnostics + of_inputs
 
 
-def _name_complaints(name: str) -> list[Complaint]:
+def _name_diagnostics(name: str) -> list[Diagnostic]:
     if NODE_NAME.fullmatch(name):
         return []
-    return [Complaint((), "expected a name of letters, digits, '-' and '_' that starts with a letter", at_key=True)]
+    return [Diagnostic((), "expected a name of letters, digits, '-' and '_' that starts with a letter", at_key=True)]
 
 
-def _unknown(op: AnyOp, key: str, known: list[str], ops: OpRegistry) -> Complaint:
+def _unknown(op: AnyOp, key: str, known: list[str], ops: OpRegistry) -> Diagnostic:
     if key in op.former_fields:
-        return Complaint((key,), op.former_fields[key], at_key=True)
+        return Diagnostic((key,), op.former_fields[key], at_key=True)
     if key in ("include", "exclude"):
         message = f"'{key}' is for ops that make weights, a delta or a mask, '{op.name}' does not"
-        return Complaint((key,), message, at_key=True)
-    owners = [name for name, other in ops.at_hand.items() if key in fields_of(other)]
+        return Diagnostic((key,), message, at_key=True)
+    owners = [name for name, candidate in ops.at_hand.items() if key in fields_of(candidate)]
     hint = f"; '{key}' is a key of '{owners[0]}'" if len(owners) == 1 else ""
-    return Complaint((key,), unknown_key(key, known) + hint, at_key=True)
+    return Diagnostic((key,), unknown_key(key, known) + hint, at_key=True)
 
 
-def _find_op(fields: Mapping[str, Any], ops: OpRegistry, unseen: str) -> tuple[AnyOp | None, list[Complaint]]:
+def _find_op(fields: Mapping[str, Any], ops: OpRegistry, unseen: str) -> tuple[AnyOp | None, list[Diagnostic]]:
     if "op" not in fields:
-        return None, [Complaint((), f"'op' is missing; expected one of: {', '.join(ops)}", at_key=True)]
+        return None, [Diagnostic((), f"'op' is missing; expected one of: {', '.join(ops)}", at_key=True)]
     written = fields["op"]
     if not isinstance(written, str):
-        return None, [Complaint(("op",), f"expected the name of an op, found {described(written)}")]
+        return None, [Diagnostic(("op",), f"expected the name of an op, found {described(written)}")]
     if written.lower() not in ops and unseen:
         message = (
             f"unknown op '{shortened(written)}': if it comes from the recipe's plug-ins, these may not run: {unseen}"
         )
-        return None, [Complaint(("op",), message)]
+        return None, [Diagnostic(("op",), message)]
     if written.lower() not in ops:
         near = did_you_misspell(written.lower().replace("_", "-"), ops)
-        return None, [Complaint(("op",), f"unknown op '{shortened(written)}'{near}; expected one of: {', '.join(ops)}")]
+        return None, [
+            Diagnostic(("op",), f"unknown op '{shortened(written)}'{near}; expected one of: {', '.join(ops)}")
+        ]
     try:
         return ops[written.lower()], []
     except PluginError as error:
-        return None, [Complaint(("op",), str(error))]
+        return None, [Diagnostic(("op",), str(error))]
 
 
-def _inputs(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[str]], list[Complaint]]:
+def _inputs(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, str | list[str]], list[Diagnostic]]:
     inputs: dict[str, str | list[str]] = {}
-    given, complaints = _given_ports(op, fields)
+    given, diagnostics = _given_ports(op, fields)
     for port_name, port in op.inputs.items():
         takes = "name of a node or a list of such" if port.many or port.each else "name of a node"
         takes = "path of a file" if port.is_path else takes
         if port_name not in given:
             if not port.optional:
-                complaints.append(Complaint((), f"'{port_name}' is missing, expected the {takes}", at_key=True))
+                diagnostics.append(Diagnostic((), f"'{port_name}' is missing, expected the {takes}", at_key=True))
             continue
-        of_port = list(_input_complaints(port_path(port_name), given[port_name], takes, port.many or port.each))
-        complaints += of_port
+        of_port = list(_input_diagnostics(port_path(port_name), given[port_name], takes, port.many or port.each))
+        diagnostics += of_port
         if not of_port:
             inputs[port_name] = given[port_name]
-    return inputs, complaints
+    return inputs, diagnostics
 
 
-def _given_ports(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[Complaint]]:
+def _given_ports(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[Diagnostic]]:
     """Return what a node gives its ports: by field, and by the keys of fields that are maps of ports."""
     given: dict[str, Any] = {}
-    complaints: list[Complaint] = []
+    diagnostics: list[Diagnostic] = []
     keys: dict[str, list[str]] = {}
     for port in op.inputs:
         field, _, key = port.partition(".")
@@ -190,31 +192,35 @@ def _given_ports(op: AnyOp, fields: Mapping[str, Any]) -> tuple[dict[str, Any], 
             given[field] = value
         elif not isinstance(value, Mapping) or not value:
             message = f"expected a map from {' or '.join(known)} to nodes, found {described(value)}"
-            complaints.append(Complaint((field,), message))
+            diagnostics.append(Diagnostic((field,), message))
         else:
-            complaints += [
-                Complaint((field, key), unknown_key(key, known), at_key=True) for key in value if key not in known
+            diagnostics += [
+                Diagnostic((field, key), unknown_key(key, known), at_key=True) for key in value if key not in known
             ]
             given |= {f"{field}.{key}": value[key] for key in known if key in value}
-    return given, complaints
+    return given, diagnostics
 
 
-def _input_complaints(path: Path, value: Any, takes: str, lists: bool) -> list[Complaint]:
+def _input_diagnostics(path: FieldPath, value: Any, takes: str, lists: bool) -> list[Diagnostic]:
     if isinstance(value, list) and lists and value:
-        return [one for index, entry in enumerate(value) for one in _name_complaint((*path, index), entry, takes)]
+        return [
+            diagnostic
+            for index, entry in enumerate(value)
+            for diagnostic in _name_diagnostic((*path, index), entry, takes)
+        ]
     if isinstance(value, list) and lists:
-        return [Complaint(path, f"expected the {takes}, found an empty list")]
-    return _name_complaint(path, value, takes)
+        return [Diagnostic(path, f"expected the {takes}, found an empty list")]
+    return _name_diagnostic(path, value, takes)
 
 
-def _name_complaint(path: Path, value: Any, takes: str) -> list[Complaint]:
+def _name_diagnostic(path: FieldPath, value: Any, takes: str) -> list[Diagnostic]:
     if isinstance(value, str) and (_REFERENCE.fullmatch(value.strip()) or (takes.startswith("path") and value)):
         return []
-    return [Complaint(path, f"expected the {takes}, found {described(value)}")]
+    return [Diagnostic(path, f"expected the {takes}, found {described(value)}")]
 
 
-def _globs(value: Any, key: str, complaints: list[Complaint]) -> tuple[str, ...]:
+def _globs(value: Any, key: str, diagnostics: list[Diagnostic]) -> tuple[str, ...]:
     if isinstance(value, list) and all(isinstance(entry, str) and entry for entry in value):
         return tuple(value)
-    complaints.append(Complaint((key,), f"expected a list of patterns such as ['*.bias'], found {described(value)}"))
+    diagnostics.append(Diagnostic((key,), f"expected a list of patterns such as ['*.bias'], found {described(value)}"))
     return ()

@@ -75,8 +75,8 @@ def default_direction(
         for coefficient, node, metric in objective.terms
         if coefficient
     ]
-    wanted, better = {higher == added for higher, added in terms}, {higher for higher, _ in terms}
-    decided = wanted if len(wanted) == 1 else better
+    directions_of_terms, better = {higher == added for higher, added in terms}, {higher for higher, _ in terms}
+    decided = directions_of_terms if len(directions_of_terms) == 1 else better
     if len(decided) > 1:
         return None
     return "minimize" if decided == {False} else "maximize"

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.scalars import scalar_text, spelled, unspelled
-from lines_pipeline.recipe.binding.validation import Complaint, validated
+from lines_pipeline.recipe.binding.validation import validated
 from lines_pipeline.recipe.schema import MAX_GRID, Number, exact
 
 _KEYS = frozenset({"low", "high", "step"})
@@ -36,22 +37,22 @@ class Range(BaseModel):
         return self
 
 
-def listed_range(name: str, written: Any, complaints: list[Complaint]) -> Any:
+def listed_range(name: str, written: Any, diagnostics: list[Diagnostic]) -> Any:
     """Return the values of a range, spelled with the decimals of its step (or of its start, where that has more).
 
-    What is no range comes back as it is; what is a wrong one leaves ``complaints``.
+    What is no range comes back as it is; what is a wrong one leaves ``diagnostics``.
     """
     if not isinstance(written, Mapping) or not _KEYS & written.keys():
         return written
     plain = unspelled(written)
-    found, wrong = validated(Range, plain, plain)
-    complaints += [Complaint((name, *one.path), one.message, one.at_key) for one in wrong]
-    if found is None:
+    bounds, of_range = validated(Range, plain, plain)
+    diagnostics += [diagnostic.below(name) for diagnostic in of_range]
+    if bounds is None:
         return written
-    low, step = exact(found.low), exact(found.step)
-    whole = all(isinstance(number, int) for number in (found.low, found.high, found.step))
+    low, step = exact(bounds.low), exact(bounds.step)
+    whole = all(isinstance(number, int) for number in (bounds.low, bounds.high, bounds.step))
     decimals = max(_decimals(written["step"]), _decimals(written["low"]))
-    count = int((exact(found.high) - low) / step) + 1
+    count = int((exact(bounds.high) - low) / step) + 1
     values = (low + index * step for index in range(count))
     return [spelled(int(value) if whole else float(value), f"{value:.{decimals}f}") for value in values]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import networkx
 
+from lines_pipeline.core.diagnostics import Diagnostic, FieldPath
 from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Graph
@@ -22,79 +23,81 @@ from lines_pipeline.recipe.binding.objective import (
     default_direction,
     parse_objective,
 )
-from lines_pipeline.recipe.binding.validation import Complaint, described
+from lines_pipeline.recipe.binding.validation import described
 from lines_pipeline.recipe.schema import MAX_GRID, Space, Tune
-from lines_pipeline.recipe.syntax.source_map import Path
 
 TRIALS_FOLDER = "tune"
 """The folder, in the output folder, of what shows the trials: no node may write there."""
 
 
-def tune_complaints(
+def tune_diagnostics(
     tune: Tune,
     unbound_nodes: Mapping[str, UnboundNode],
     binder: Binder,
     graph: Graph,
     metrics_of: MetricsOf = lambda step: None,
-) -> list[Complaint]:
-    """Return all complaints about ``tune``, by path from the top of the recipe."""
-    complaints = [*_sampler_complaints(tune), *_folder_complaints(graph)]
-    objective, found = _read_objective(tune)
-    complaints += found
+) -> list[Diagnostic]:
+    """Return all diagnostics about ``tune``, by path from the top of the recipe."""
+    diagnostics = [*_sampler_diagnostics(tune), *_folder_diagnostics(graph)]
+    objective, of_objective = _read_objective(tune)
+    diagnostics += of_objective
     evaluated: set[str] = set()
     if objective is not None:
-        complaints += _objective_complaints(objective, unbound_nodes, graph, metrics_of)
-        complaints += _direction_complaints(tune, objective, graph, metrics_of)
+        diagnostics += _objective_diagnostics(objective, unbound_nodes, graph, metrics_of)
+        diagnostics += _direction_diagnostics(tune, objective, graph, metrics_of)
         evaluated = {step.partition("[")[0] for _, step, _ in objective.terms}
     upstream = _upstream(unbound_nodes, evaluated) if evaluated <= unbound_nodes.keys() else set()
     for name, space in tune.parameters.items():
         path = ("tune", "parameters", name)
-        found = _parameter_complaints(path, name, unbound_nodes, upstream)
-        complaints += found or _value_complaints(path, name, space, unbound_nodes, binder)
-    return complaints
+        of_parameter = _parameter_diagnostics(path, name, unbound_nodes, upstream)
+        diagnostics += of_parameter or _value_diagnostics(path, name, space, unbound_nodes, binder)
+    return diagnostics
 
 
-def _sampler_complaints(tune: Tune) -> list[Complaint]:
-    complaints = []
+def _sampler_diagnostics(tune: Tune) -> list[Diagnostic]:
+    diagnostics = []
     if tune.sampler != "grid" and tune.trials is None:
-        complaints.append(Complaint(("tune",), f"the sampler '{tune.sampler}' needs 'trials', the number to run", True))
+        diagnostics.append(
+            Diagnostic(("tune",), f"the sampler '{tune.sampler}' needs 'trials', the number to run", True)
+        )
     if tune.sampler == "grid" and tune.trials is not None:
-        complaints.append(Complaint(("tune", "trials"), "the grid tries every combination; leave 'trials' out", True))
+        diagnostics.append(Diagnostic(("tune", "trials"), "the grid tries every combination; leave 'trials' out", True))
     for name, space in tune.parameters.items():
         path = ("tune", "parameters", name)
         if tune.sampler == "grid" and space.choices() is None:
-            complaints.append(Complaint(path, "the grid needs 'step' or 'values', or take another sampler", True))
+            diagnostics.append(Diagnostic(path, "the grid needs 'step' or 'values', or take another sampler", True))
         if tune.sampler == "cmaes" and space.values is not None:
-            complaints.append(Complaint(path, "'cmaes' needs ranges of numbers, found a list of values", True))
+            diagnostics.append(Diagnostic(path, "'cmaes' needs ranges of numbers, found a list of values", True))
     if tune.sampler == "grid":
         total = math.prod(len(space.choices() or ()) for space in tune.parameters.values())
         if total > MAX_GRID:
-            found = f"the grid has {total:,} combinations, expected at most {MAX_GRID:,}"
-            complaints.append(Complaint(("tune", "parameters"), found, True))
-    return complaints
+            message = f"the grid has {total:,} combinations, expected at most {MAX_GRID:,}"
+            diagnostics.append(Diagnostic(("tune", "parameters"), message, True))
+    return diagnostics
 
 
-def _folder_complaints(graph: Graph) -> Iterator[Complaint]:
+def _folder_diagnostics(graph: Graph) -> Iterator[Diagnostic]:
     """Complain, once a node, about files that would lie among those of the trials."""
     for node, members in graph.members.items():
         steps = [graph.steps[member] for member in members]
         files = [step.op.file_of(step.params, step.inputs) for step in steps]
         drawn = [step.op.derivation_of(step.params) for step in steps]
-        paths = [*(file.path for file in files if file), *(path for one in drawn if one for path in one.files)]
-        taken = [path for path in paths if PurePosixPath(path).parts[:1] == (TRIALS_FOLDER,)]
-        if taken:
-            message = f"'path' is '{taken[0]}', but in '{TRIALS_FOLDER}/' are the trials of 'tune'; choose another"
-            yield Complaint(("nodes", node, "path"), message)
+        paths = [file.path for file in files if file]
+        paths += [path for one in drawn if one for path in one.files]
+        clashing = [path for path in paths if PurePosixPath(path).parts[:1] == (TRIALS_FOLDER,)]
+        if clashing:
+            message = f"'path' is '{clashing[0]}', but in '{TRIALS_FOLDER}/' are the trials of 'tune'; choose another"
+            yield Diagnostic(("nodes", node, "path"), message, node=node)
 
 
-def _read_objective(tune: Tune) -> tuple[Objective | None, list[Complaint]]:
+def _read_objective(tune: Tune) -> tuple[Objective | None, list[Diagnostic]]:
     try:
         return parse_objective(tune.objective), []
     except ValueError as error:
-        return None, [Complaint(("tune", "objective"), str(error))]
+        return None, [Diagnostic(("tune", "objective"), str(error))]
 
 
-def _direction_complaints(tune: Tune, objective: Objective, graph: Graph, metrics_of: MetricsOf) -> list[Complaint]:
+def _direction_diagnostics(tune: Tune, objective: Objective, graph: Graph, metrics_of: MetricsOf) -> list[Diagnostic]:
     def directions(step_id: str) -> Mapping[str, str]:
         declared = metrics_of(graph.steps[step_id]) if step_id in graph.steps else None
         return declared.directions if declared is not None else {}
@@ -102,12 +105,12 @@ def _direction_complaints(tune: Tune, objective: Objective, graph: Graph, metric
     if tune.direction is not None or default_direction(objective, directions) is not None:
         return []
     message = "of some metrics in the objective more is better, of others less: say 'direction: maximize' or 'minimize'"
-    return [Complaint(("tune", "objective"), message)]
+    return [Diagnostic(("tune", "objective"), message)]
 
 
-def _objective_complaints(
+def _objective_diagnostics(
     objective: Objective, unbound_nodes: Mapping[str, UnboundNode], graph: Graph, metrics_of: MetricsOf
-) -> list[Complaint]:
+) -> list[Diagnostic]:
     messages = []
     for _, step_id, metric in objective.terms:
         message = _node_message(step_id, unbound_nodes, graph)
@@ -115,7 +118,7 @@ def _objective_complaints(
             declared = metrics_of(graph.steps[step_id])
             message = metric_message(step_id, metric, declared) or _test_message(step_id, graph)
         messages += [message] if message else []
-    return [Complaint(("tune", "objective"), message) for message in dict.fromkeys(messages)]
+    return [Diagnostic(("tune", "objective"), message) for message in dict.fromkeys(messages)]
 
 
 def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph: Graph) -> str | None:
@@ -140,7 +143,7 @@ def _judges(unbound: UnboundNode, graph: Graph) -> bool:
 
 
 def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) -> str | None:
-    """Return the complaint about the name of a metric; None where a step gives it, or where that is not known."""
+    """Return the diagnostic about the name of a metric; None where a step gives it, or where that is not known."""
     if declared is None or metric in declared.directions:
         return None
     if metric in declared.with_target:
@@ -150,8 +153,8 @@ def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) 
 
 
 def _test_message(step_id: str, graph: Graph) -> str | None:
-    seen = [graph.steps[name] for name in graph.needed([step_id])]
-    uses = {step.id: step.op.suite_of(step.params, step.inputs) for step in seen}
+    ancestors = [graph.steps[name] for name in graph.needed([step_id])]
+    uses = {step.id: step.op.suite_of(step.params, step.inputs) for step in ancestors}
     on_test = [step for step, use in uses.items() if use is not None and use.split == "test"]
     if not on_test:
         return None
@@ -164,42 +167,46 @@ def _upstream(unbound_nodes: Mapping[str, UnboundNode], evaluated: set[str]) -> 
     return set(inside).union(*(networkx.ancestors(graph, node) for node in inside)) | evaluated
 
 
-def _parameter_complaints(
-    path: Path, name: str, unbound_nodes: Mapping[str, UnboundNode], upstream: set[str]
-) -> list[Complaint]:
+def _parameter_diagnostics(
+    path: FieldPath, name: str, unbound_nodes: Mapping[str, UnboundNode], upstream: set[str]
+) -> list[Diagnostic]:
     node, _, parameter = name.partition(".")
     if not parameter or node not in unbound_nodes:
-        known = [f"{other}.{each}" for other, unbound in unbound_nodes.items() for each in parameter_names(unbound.op)]
-        return [Complaint(path, f"no node has the parameter '{name}'{did_you_mean(name, known)}", at_key=True)]
+        known = [
+            f"{name_of_node}.{own}"
+            for name_of_node, unbound in unbound_nodes.items()
+            for own in parameter_names(unbound.op)
+        ]
+        return [Diagnostic(path, f"no node has the parameter '{name}'{did_you_mean(name, known)}", at_key=True)]
     op = unbound_nodes[node].op
     if parameter not in parameter_names(op):
         known = parameter_names(op)
         listed = f"; '{op.name}' has: {', '.join(known)}" if known else f"; '{op.name}' has none"
-        found = f"'{node}' has no parameter '{parameter}'{did_you_mean(parameter, known)}{listed}"
-        return [Complaint(path, found, at_key=True)]
+        message = f"'{node}' has no parameter '{parameter}'{did_you_mean(parameter, known)}{listed}"
+        return [Diagnostic(path, message, at_key=True)]
     if op.gives == EdgeType.METRICS or op.is_source or op.is_output or parameter in op.untuned:
         return [
-            Complaint(
+            Diagnostic(
                 path, f"'{parameter}' of '{op.name}' is not for tuning: it changes what is evaluated", at_key=True
             )
         ]
     if upstream and node not in upstream:
-        return [Complaint(path, f"the objective does not depend on '{node}': tuning it changes nothing", at_key=True)]
+        return [Diagnostic(path, f"the objective does not depend on '{node}': tuning it changes nothing", at_key=True)]
     return []
 
 
-def _value_complaints(
-    path: Path, name: str, space: Space, unbound_nodes: Mapping[str, UnboundNode], binder: Binder
-) -> list[Complaint]:
-    """Return complaints about a node, right as written, once the parameter has the values to be tried."""
+def _value_diagnostics(
+    path: FieldPath, name: str, space: Space, unbound_nodes: Mapping[str, UnboundNode], binder: Binder
+) -> list[Diagnostic]:
+    """Return diagnostics about a node, right as written, once the parameter has the values to be tried."""
     node, _, parameter = name.partition(".")
     if binder.spread[node].members is None:
         return []
     for value in space.samples():
         unbound = replace(unbound_nodes[node], params={**unbound_nodes[node].params, parameter: _as_list(value)})
-        found: list[Any] = binder.dry_bind(unbound, {parameter: value})[2]
-        if found:
-            return [Complaint(path, f"with '{parameter}' as {described(value)}: {found[0].message}", at_key=True)]
+        of_value: list[Any] = binder.dry_bind(unbound, {parameter: value})[2]
+        if of_value:
+            return [Diagnostic(path, f"with '{parameter}' as {described(value)}: {of_value[0].message}", at_key=True)]
     return []
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from lines_pipeline.core.diagnostics import Diagnostic, FieldPath
 from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.scalars import scalar_text, unspelled
-from lines_pipeline.recipe.syntax.source_map import Path, holds, value_towards
+from lines_pipeline.recipe.syntax.source_map import holds, value_towards
 
 Model = TypeVar("Model", bound=BaseModel)
 
-MAX_COMPLAINTS = 50
-"""The most mistakes of one kind that are told of one place; finding the nearest name takes long."""
+MAX_DIAGNOSTICS = 50
+"""The most diagnostics of one kind and place that are made; finding the nearest name takes long."""
 
 _KINDS = {
     "float_type": "a number",
@@ -45,52 +45,43 @@ _BOUNDS = {
 }
 
 
-@dataclass(frozen=True)
-class Complaint:
-    """Says what is wrong with the value at ``path`` (with its key, where ``at_key``)."""
-
-    path: Path
-    message: str
-    at_key: bool = False
-
-
 def validated(
     model: type[Model], data: Any, written: Any, extra_keys: Iterable[str] = ()
-) -> tuple[Model | None, list[Complaint]]:
-    """Return ``data`` as ``model``, or complaints by path.
+) -> tuple[Model | None, list[Diagnostic]]:
+    """Return ``data`` as ``model``, or diagnostics by path.
 
     ``written`` is what to show of a value (secrets by name), ``extra_keys`` further keys that a user may write.
     """
     try:
         return model.model_validate_json(json.dumps(data, default=unspelled)), []
     except ValidationError as error:
-        found = error.errors(include_url=False)[:MAX_COMPLAINTS]
-        return None, _complaints(found, model, data, written, tuple(extra_keys))
+        errors = error.errors(include_url=False)[:MAX_DIAGNOSTICS]
+        return None, _diagnostics(errors, model, data, written, tuple(extra_keys))
 
 
-def _complaints(
+def _diagnostics(
     errors: Iterable[ErrorDetails], model: type[BaseModel], data: Any, written: Any, extra_keys: tuple[str, ...]
-) -> list[Complaint]:
-    found: dict[Path, list[ErrorDetails]] = {}
-    complaints = []
+) -> list[Diagnostic]:
+    mismatches: dict[FieldPath, list[ErrorDetails]] = {}
+    diagnostics = []
     for error in errors:
         path = _inside(error["loc"], data)
         if error["type"] == "extra_forbidden":
             known = [*_fields_at(model, path[:-1]), *(extra_keys if len(path) == 1 else ())]
-            complaints.append(Complaint(path, unknown_key(str(path[-1]), known), at_key=True))
+            diagnostics.append(Diagnostic(path, unknown_key(str(path[-1]), known), at_key=True))
         elif error["type"] == "missing":
-            complaints.append(Complaint(path, _missing(model, path, str(error["loc"][-1])), at_key=True))
+            diagnostics.append(Diagnostic(path, _missing(model, path, str(error["loc"][-1])), at_key=True))
         else:
-            found.setdefault(path, []).append(error)
-    return complaints + [_mismatch(path, group, data, written) for path, group in found.items()]
+            mismatches.setdefault(path, []).append(error)
+    return diagnostics + [_mismatch(path, group, data, written) for path, group in mismatches.items()]
 
 
-def _missing(model: type[BaseModel], path: Path, name: str) -> str:
+def _missing(model: type[BaseModel], path: FieldPath, name: str) -> str:
     field = model.model_fields.get(name) if not path else None
     return f"'{name}' is missing" + (f": {field.description}" if field and field.description else "")
 
 
-def _inside(location: tuple[int | str, ...], data: Any) -> Path:
+def _inside(location: tuple[int | str, ...], data: Any) -> FieldPath:
     """Return the part of pydantic's location that leads through ``data``: it also names the members of unions."""
     path: list[int | str] = []
     for part in location:
@@ -101,7 +92,7 @@ def _inside(location: tuple[int | str, ...], data: Any) -> Path:
     return tuple(path)
 
 
-def _fields_at(model: type[BaseModel], path: Path) -> list[str]:
+def _fields_at(model: type[BaseModel], path: FieldPath) -> list[str]:
     """Return the names of the fields of the model at ``path``; of ``model`` itself where it cannot be told."""
     current: Any = model
     for part in path:
@@ -117,16 +108,16 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for inside in getattr(annotation, "__args__", ()) for model in _models(inside)]
 
 
-def _mismatch(path: Path, errors: list[ErrorDetails], data: Any, written: Any) -> Complaint:
+def _mismatch(path: FieldPath, errors: list[ErrorDetails], data: Any, written: Any) -> Diagnostic:
     value, shown = value_towards(data, path), value_towards(written, path)
     own_words = [str(error["ctx"]["error"]) for error in errors if error["type"] == "value_error"]
     if own_words:
-        return Complaint(path, own_words[0])
+        return Diagnostic(path, own_words[0])
     expected = list(dict.fromkeys(_expected(error) for error in errors))
     if "a number" in expected and "a whole number" in expected:
         expected.remove("a whole number")
     hint = did_you_mean(value, _literals(errors)) if isinstance(value, str) else ""
-    return Complaint(path, f"expected {listed(expected)}, found {described(shown)}{hint}")
+    return Diagnostic(path, f"expected {listed(expected)}, found {described(shown)}{hint}")
 
 
 def _expected(error: ErrorDetails) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
+from lines_pipeline.core.diagnostics import FieldPath, SourceLocation
+from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.core.printable import shortened
-from lines_pipeline.recipe.syntax.source_map import Document, Path, SourceLocation, SourceMap, value_at
+from lines_pipeline.recipe.syntax.source_map import Document, SourceMap, value_at
 from lines_pipeline.recipe.syntax.yaml_source import parse_yaml, read_text
 
 MAX_FILES = 20
@@ -29,9 +31,9 @@ def read_chain(path: FilePath) -> tuple[Document, str, tuple[FilePath, ...]]:
         resolved = _resolved(target, location)
         if resolved in files:
             names = [file.name for file in [*files[files.index(resolved) :], target]]
-            raise location.error(f"recipes extend each other in a circle: {' -> '.join(names)}")
+            raise RecipeError.at(location, f"recipes extend each other in a circle: {' -> '.join(names)}")
         if len(files) >= MAX_FILES:
-            raise location.error(f"a chain of more than {MAX_FILES} recipes, expected fewer")
+            raise RecipeError.at(location, f"a chain of more than {MAX_FILES} recipes, expected fewer")
         layers.append(_document(read_text(target, location), target))
         files.append(resolved)
     return _stacked(layers), source, tuple(files)
@@ -41,32 +43,39 @@ def _resolved(path: FilePath, location: SourceLocation) -> FilePath:
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise location.error(f"cannot read '{path}': {error}") from error
+        raise RecipeError.at(location, f"cannot read '{path}': {error}") from error
 
 
 def _base_path(base: Any, location: SourceLocation) -> FilePath:
     if not isinstance(base, str) or not base:
-        raise location.error(f"'extends' is {shortened(repr(base))}, expected the path of one recipe")
+        raise RecipeError.at(location, f"'extends' is {shortened(repr(base))}, expected the path of one recipe")
     if "${" in base:
-        raise location.error(f"'extends' is '{shortened(base)}', expected a plain path: it is read before any variable")
+        raise RecipeError.at(
+            location, f"'extends' is '{shortened(base)}', expected a plain path: it is read before any variable"
+        )
     try:
         return FilePath(base).expanduser()
     except RuntimeError as error:
-        raise location.error(f"'extends' is '{shortened(base)}', and {error}; write the whole path") from error
+        raise RecipeError.at(
+            location, f"'extends' is '{shortened(base)}', and {error}; write the whole path"
+        ) from error
 
 
 def _document(text: str, path: FilePath) -> Document:
     data, source_map = parse_yaml(text, str(path))
     if data is None:
-        raise source_map.value(()).error("the file is empty, expected a recipe with 'name' and 'nodes'")
+        raise RecipeError.at(source_map.value(()), "the file is empty, expected a recipe with 'name' and 'nodes'")
     if not isinstance(data, Mapping):
-        raise source_map.value(()).error("expected a recipe, a map with 'name' and 'nodes', at the top of the file")
+        raise RecipeError.at(
+            source_map.value(()), "expected a recipe, a map with 'name' and 'nodes', at the top of the file"
+        )
     foreign = [key for key in _MERGEKIT if key in data]
     if foreign and "nodes" not in data:
         listed = ", ".join(f"'{key}'" for key in foreign)
-        raise source_map.key((foreign[0],)).error(
+        raise RecipeError.at(
+            source_map.key((foreign[0],)),
             f"this is a mergekit file ({listed}), which is no recipe: write its models as 'load' nodes and its "
-            "method as an op (lines-pipeline ops lists them)"
+            "method as an op (lines-pipeline ops lists them)",
         )
     return Document(data, source_map)
 
@@ -91,9 +100,11 @@ def _with_all_plugins(document: Document, layers: list[Document]) -> Document:
     if not named or not isinstance(document.data["plugins"], list):
         return document
     outside = document.source_map.without(("plugins",))
-    top: dict[Path, SourceLocation] = {("plugins",): document.source_map.value(("plugins",))}
-    each: dict[Path, SourceLocation] = {("plugins", index): location for index, (_, location) in enumerate(named)}
-    source_map = SourceMap({**outside.values, **top, **each}, {**outside.keys, **top})
+    top: dict[FieldPath, SourceLocation] = {("plugins",): document.source_map.value(("plugins",))}
+    entries: dict[FieldPath, SourceLocation] = {
+        ("plugins", index): location for index, (_, location) in enumerate(named)
+    }
+    source_map = SourceMap({**outside.values, **top, **entries}, {**outside.keys, **top})
     return Document({**document.data, "plugins": [entry for entry, _ in named]}, source_map)
 
 

@@ -10,10 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from lines_pipeline.core.errors import Diagnostic, did_you_mean
+from lines_pipeline.core.diagnostics import Diagnostic, FieldPath, SourceLocation
+from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.scalars import read_spelled, scalar_text
 from lines_pipeline.core.secrets import without_credentials
-from lines_pipeline.recipe.syntax.source_map import Path, SourceLocation, SourceMap
+from lines_pipeline.recipe.syntax.source_map import SourceMap
 
 MAX_WEIGHT = 200_000
 """The most that all references of a recipe may bring in, counted in values and 64 characters of text."""
@@ -24,11 +25,11 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 class _Unresolved(Exception):
-    """Ends the filling of a reference whose problem is already on the list."""
+    """Ends the filling of a reference whose diagnostic is already on the list."""
 
 
 class Interpolation(ABC):
-    """Fills references in one walk over a recipe; what it cannot fill it leaves as written and lists as a problem."""
+    """Fills references in one walk over a recipe; what it cannot fill it leaves as written, with a diagnostic."""
 
     def __init__(self, variables: Mapping[str, Any], source_map: SourceMap) -> None:
         self.variables = variables
@@ -48,7 +49,7 @@ class Interpolation(ABC):
     def escape(self) -> str:
         """Return the text for ``$${``."""
 
-    def fill(self, value: Any, path: Path) -> Any:
+    def fill(self, value: Any, path: FieldPath) -> Any:
         """Return ``value``, which stands at ``path``, with all references in it filled."""
         if isinstance(value, Mapping):
             return {key: self.fill(inside, (*path, key)) for key, inside in value.items()}
@@ -113,7 +114,7 @@ class Interpolation(ABC):
 
     def _looked_up(self, name: str, location: SourceLocation) -> Any:
         value: Any = self.variables
-        path: Path = ("vars",)
+        path: FieldPath = ("vars",)
         for part in name.split("."):
             value = self._strict(value, path) if isinstance(value, str) else value
             key = int(part) if isinstance(value, list | tuple) and part.isdecimal() else part
@@ -124,7 +125,7 @@ class Interpolation(ABC):
             value, path = inside[key], (*path, key)
         return self._strict(value, path)
 
-    def _strict(self, value: Any, path: Path) -> Any:
+    def _strict(self, value: Any, path: FieldPath) -> Any:
         """Fill as ``fill`` does, but end the reference that asked for what cannot be filled."""
         before = self._failures
         filled = self.fill(value, path)
@@ -181,7 +182,7 @@ class ForRecording(Interpolation):
     Credentials in URLs become ``***``, wherever they come from.
     """
 
-    def fill(self, value: Any, path: Path) -> Any:
+    def fill(self, value: Any, path: FieldPath) -> Any:
         """Fill as for a run, but hide secrets."""
         filled = super().fill(value, path)
         return without_credentials(filled) if isinstance(filled, str) else filled
@@ -218,11 +219,11 @@ def _inside(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, Mapping) else None
 
 
-def _shared(values: Any, others: Any) -> list[tuple[Any, Any]]:
+def _shared(values: Any, recorded: Any) -> list[tuple[Any, Any]]:
     """Return the pairs of entries of two maps or two lists that stand at the same place."""
-    if isinstance(values, Mapping) and isinstance(others, Mapping):
-        return [(values[key], others[key]) for key in values if key in others]
-    return list(zip(values, others, strict=False)) if isinstance(values, list) and isinstance(others, list) else []
+    if isinstance(values, Mapping) and isinstance(recorded, Mapping):
+        return [(values[key], recorded[key]) for key in values if key in recorded]
+    return list(zip(values, recorded, strict=False)) if isinstance(values, list) and isinstance(recorded, list) else []
 
 
 def referenced(value: Any) -> set[str]:

@@ -7,10 +7,11 @@ from numbers import Integral, Real
 from os import PathLike, fspath
 from typing import Any
 
-from lines_pipeline.core.errors import Diagnostic, did_you_mean
+from lines_pipeline.core.diagnostics import Diagnostic, FieldPath, SourceLocation
+from lines_pipeline.core.errors import RecipeError, did_you_mean
 from lines_pipeline.core.scalars import SpelledBool, SpelledFloat, SpelledInt
 from lines_pipeline.recipe.syntax.interpolation import referenced
-from lines_pipeline.recipe.syntax.source_map import Document, Path, SourceLocation, SourceMap, replaced, spoken
+from lines_pipeline.recipe.syntax.source_map import Document, SourceMap, replaced, spoken
 from lines_pipeline.recipe.syntax.yaml_source import parse_yaml
 
 _SECTIONS = ("engine", "tracking", "tune")
@@ -26,7 +27,9 @@ def parse_set(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     path = path.strip()
     if not equals or not path:
-        raise SourceLocation("--set").error(f"found '{text}', expected path=value, such as nodes.scaled.beta=0.5")
+        raise RecipeError.at(
+            SourceLocation("--set"), f"found '{text}', expected path=value, such as nodes.scaled.beta=0.5"
+        )
     return path, parse_yaml(value.strip(), f"--set {path}")[0]
 
 
@@ -41,14 +44,14 @@ def apply_sets(document: Document, sets: Mapping[str, Any]) -> tuple[Document, l
         except _Unknown as unknown:
             diagnostics.append(location.diagnostic(str(unknown)))
             continue
-        left = document.source_map.without(path)
-        source_map = SourceMap({**left.values, path: location}, {**left.keys, path: location})
+        rest_of_map = document.source_map.without(path)
+        source_map = SourceMap({**rest_of_map.values, path: location}, {**rest_of_map.keys, path: location})
         document = Document(data, source_map)
     return document, diagnostics
 
 
-def _located(data: Mapping[str, Any], dotted: str) -> Path:
-    path: Path = ()
+def _located(data: Mapping[str, Any], dotted: str) -> FieldPath:
+    path: FieldPath = ()
     inside: Any = data
     parts = dotted.split(".")
     if parts[0] == "extends":
@@ -64,8 +67,8 @@ def _located(data: Mapping[str, Any], dotted: str) -> Path:
 def _step(inside: Any, parts: Sequence[str]) -> tuple[str | int | None, int]:
     """Return the key of ``inside`` that ``parts`` begin with (keys may hold dots), and how many parts it takes."""
     if isinstance(inside, list | tuple):
-        found = parts[0].isdecimal() and int(parts[0]) < len(inside)
-        return (int(parts[0]), 1) if found else (None, 0)
+        is_index = parts[0].isdecimal() and int(parts[0]) < len(inside)
+        return (int(parts[0]), 1) if is_index else (None, 0)
     if isinstance(inside, Mapping):
         for used in range(len(parts), 0, -1):
             if ".".join(parts[:used]) in inside:
@@ -73,7 +76,7 @@ def _step(inside: Any, parts: Sequence[str]) -> tuple[str | int | None, int]:
     return None, 0
 
 
-def _created(data: Mapping[str, Any], path: Path, inside: Any, parts: Sequence[str]) -> Path:
+def _created(data: Mapping[str, Any], path: FieldPath, inside: Any, parts: Sequence[str]) -> FieldPath:
     if isinstance(inside, list | tuple):
         raise _Unknown(f"'{spoken(path)}' is a list of {len(inside)}, expected an index below that, found '{parts[0]}'")
     if inside is not None and not isinstance(inside, Mapping):
@@ -91,11 +94,11 @@ def _created(data: Mapping[str, Any], path: Path, inside: Any, parts: Sequence[s
     return full
 
 
-def _where(path: Path) -> str:
+def _where(path: FieldPath) -> str:
     return f"'{spoken(path)}'" if path else "the recipe"
 
 
-def _may_create(data: Mapping[str, Any], path: Path, full: Path) -> bool:
+def _may_create(data: Mapping[str, Any], path: FieldPath, full: FieldPath) -> bool:
     """Return whether a path may be new: a name that the schema or an op checks later, a variable in use."""
     if full[0] == "vars":
         return len(path) < 2 and len(full) == 2 and full[1] in referenced(data)

@@ -3,51 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lines_pipeline.core.errors import Diagnostic, RecipeError
-
-Path = tuple[str | int, ...]
-"""The way from the top of a recipe to a value: keys and list indices."""
-
-
-@dataclass(frozen=True)
-class SourceLocation:
-    """Names a spot in a file; lines and columns count from 1, 0 where there are none (``--set``)."""
-
-    file: str
-    line: int = 0
-    column: int = 0
-
-    def diagnostic(self, message: str, node: str = "") -> Diagnostic:
-        """Return a diagnostic at this spot."""
-        return Diagnostic(self.file, self.line, self.column, message, node)
-
-    def error(self, message: str) -> RecipeError:
-        """Return an error with one diagnostic at this spot."""
-        return RecipeError([self.diagnostic(message)])
+from lines_pipeline.core.diagnostics import Diagnostic, FieldPath, SourceLocation
 
 
 @dataclass(frozen=True)
 class SourceMap:
     """Maps paths to the spots of a recipe's values and keys."""
 
-    values: Mapping[Path, SourceLocation]
-    keys: Mapping[Path, SourceLocation] = field(default_factory=dict)
+    values: Mapping[FieldPath, SourceLocation]
+    keys: Mapping[FieldPath, SourceLocation] = field(default_factory=dict)
 
-    def value(self, path: Path) -> SourceLocation:
+    def value(self, path: FieldPath) -> SourceLocation:
         """Return the spot of the value at ``path``, or of the nearest value around it that was written."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.values:
                 return self.values[path[:length]]
         return SourceLocation("recipe")
 
-    def key(self, path: Path) -> SourceLocation:
+    def key(self, path: FieldPath) -> SourceLocation:
         """Return the spot of the key that ends ``path``; for a list entry, of its value."""
         return self.keys.get(path) or self.value(path)
 
-    def without(self, path: Path) -> SourceMap:
+    def locate(self, diagnostic: Diagnostic) -> Diagnostic:
+        """Return a diagnostic, whose path leads from the top of the document, at its spot."""
+        spot = self.key(diagnostic.path) if diagnostic.at_key else self.value(diagnostic.path)
+        return diagnostic.located(spot)
+
+    def without(self, path: FieldPath) -> SourceMap:
         """Return the map without ``path`` and everything under it."""
         return SourceMap(_outside(self.values, path), _outside(self.keys, path))
 
@@ -60,7 +45,7 @@ class Document:
     source_map: SourceMap
 
 
-def _outside(source_map: Mapping[Path, SourceLocation], path: Path) -> dict[Path, SourceLocation]:
+def _outside(source_map: Mapping[FieldPath, SourceLocation], path: FieldPath) -> dict[FieldPath, SourceLocation]:
     return {at: location for at, location in source_map.items() if at[: len(path)] != path}
 
 
@@ -72,7 +57,14 @@ def spoken(path: Iterable[str | int]) -> str:
     return text
 
 
-def value_at(data: Any, path: Path) -> Any:
+def led_by_path(diagnostic: Diagnostic) -> Diagnostic:
+    """Return a diagnostic whose message begins with the path; as it is where it is about a key, which it names."""
+    if diagnostic.at_key or not diagnostic.path:
+        return diagnostic
+    return replace(diagnostic, message=f"'{spoken(diagnostic.path)}': {diagnostic.message}")
+
+
+def value_at(data: Any, path: FieldPath) -> Any:
     """Return the value at ``path`` in nested mappings and lists; KeyError where there is none."""
     for part in path:
         if not holds(data, part):
@@ -81,7 +73,7 @@ def value_at(data: Any, path: Path) -> Any:
     return data
 
 
-def value_towards(data: Any, path: Path) -> Any:
+def value_towards(data: Any, path: FieldPath) -> Any:
     """Return the value at ``path``, or the innermost one on the way there."""
     for part in path:
         if not holds(data, part):
@@ -97,12 +89,12 @@ def holds(data: Any, part: str | int) -> bool:
     return isinstance(data, Mapping) and part in data
 
 
-def replaced(data: Any, path: Path, value: Any) -> Any:
+def replaced(data: Any, path: FieldPath, value: Any) -> Any:
     """Return a copy of ``data`` in which ``path`` holds ``value``; mappings that are missing on the way are made."""
     if not path:
         return value
-    head, rest = path[0], path[1:]
+    head, inner = path[0], path[1:]
     if isinstance(data, list | tuple):
-        return [replaced(entry, rest, value) if index == head else entry for index, entry in enumerate(data)]
+        return [replaced(entry, inner, value) if index == head else entry for index, entry in enumerate(data)]
     inside = data.get(head, {}) if isinstance(data, Mapping) else {}
-    return {**(data if isinstance(data, Mapping) else {}), head: replaced(inside, rest, value)}
+    return {**(data if isinstance(data, Mapping) else {}), head: replaced(inside, inner, value)}

@@ -15,10 +15,11 @@ from typing import Any
 
 import yaml
 
+from lines_pipeline.core.diagnostics import FieldPath, SourceLocation
 from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.scalars import read_spelled
-from lines_pipeline.recipe.syntax.source_map import Path, SourceLocation, SourceMap
+from lines_pipeline.recipe.syntax.source_map import SourceMap
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
@@ -54,29 +55,31 @@ def read_text(path: FilePath, named_at: SourceLocation | None = None, what: str 
     location = named_at or SourceLocation(str(path))
     try:
         if path.is_dir():
-            raise location.error(f"'{path}' is a folder, expected a {what} file (YAML)")
+            raise RecipeError.at(location, f"'{path}' is a folder, expected a {what} file (YAML)")
         if not path.exists():
-            raise location.error(f"'{path}' does not exist, expected a {what} file (YAML)")
+            raise RecipeError.at(location, f"'{path}' does not exist, expected a {what} file (YAML)")
         if not path.is_file():
-            raise location.error(f"'{path}' is not a regular file, expected a {what} file (YAML)")
+            raise RecipeError.at(location, f"'{path}' is not a regular file, expected a {what} file (YAML)")
         return _decoded(path, what)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise location.error(f"cannot read '{path}': {reason}") from error
+        raise RecipeError.at(location, f"cannot read '{path}': {reason}") from error
 
 
 def _decoded(path: FilePath, what: str) -> str:
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # never waits
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
-        found = f"{path.stat().st_size:,} bytes"
-        raise SourceLocation(str(path)).error(f"the file has {found}, expected a {what} of at most {MAX_BYTES:,} bytes")
+        size = f"{path.stat().st_size:,} bytes"
+        raise RecipeError.at(
+            SourceLocation(str(path)), f"the file has {size}, expected a {what} of at most {MAX_BYTES:,} bytes"
+        )
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, column = _position(raw[: error.start].decode("utf-8", "replace"))
         message = f"found the byte 0x{raw[error.start]:02x}, which is not UTF-8 text; save the {what} as UTF-8"
-        raise SourceLocation(str(path), line, column).error(message) from error
+        raise RecipeError.at(SourceLocation(str(path), line, column), message) from error
 
 
 def _position(before: str) -> tuple[int, int]:
@@ -90,8 +93,8 @@ def parse_yaml(text: str, file: str, what: str = "recipe") -> tuple[Any, SourceM
         written = _Reader(text, file, what).document()
     except yaml.YAMLError as error:
         raise _syntax_error(error, text, file) from error
-    values: dict[Path, SourceLocation] = {}
-    keys: dict[Path, SourceLocation] = {}
+    values: dict[FieldPath, SourceLocation] = {}
+    keys: dict[FieldPath, SourceLocation] = {}
     return _plain(written, (), values, keys), SourceMap(values, keys)
 
 
@@ -99,28 +102,30 @@ def _refuse_surrogates(text: str, file: str) -> None:
     """Refuse halves of characters: bytes of the command line that are no UTF-8 become such, and no file holds them."""
     odd = _SURROGATE.search(text)
     if odd:
-        found = f"found U+{ord(odd.group()):04X}, half a character, expected UTF-8 text"
-        raise SourceLocation(file, *_position(text[: odd.start()])).error(f"not valid YAML: {found}")
+        surrogate = f"found U+{ord(odd.group()):04X}, half a character, expected UTF-8 text"
+        raise RecipeError.at(SourceLocation(file, *_position(text[: odd.start()])), f"not valid YAML: {surrogate}")
 
 
 def _refuse_surrogates_of(event: Any, location: SourceLocation) -> None:
     """Refuse escapes (``"\\ud800"``) that some YAML parsers let through."""
     if _SURROGATE.search(event.value):
-        raise location.error("not valid YAML: found half a character (a surrogate), expected whole ones")
+        raise RecipeError.at(location, "not valid YAML: found half a character (a surrogate), expected whole ones")
 
 
 def _syntax_error(error: yaml.YAMLError, text: str, file: str) -> RecipeError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is not None:
         words = ": ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
-        return SourceLocation(file, mark.line + 1, mark.column + 1).error(f"not valid YAML: {words}")
+        return RecipeError.at(SourceLocation(file, mark.line + 1, mark.column + 1), f"not valid YAML: {words}")
     odd = yaml.reader.Reader.NON_PRINTABLE.search(text)
     line, column = _position(text[: odd.start()]) if odd else (1, 1)
-    found = f"found the character U+{ord(odd.group()):04X}" if odd else str(error).splitlines()[0]
-    return SourceLocation(file, line, column).error(f"not valid YAML: {found}, expected printable text")
+    fault = f"found the character U+{ord(odd.group()):04X}" if odd else str(error).splitlines()[0]
+    return RecipeError.at(SourceLocation(file, line, column), f"not valid YAML: {fault}, expected printable text")
 
 
-def _plain(written: _Written, path: Path, values: dict[Path, SourceLocation], keys: dict[Path, SourceLocation]) -> Any:
+def _plain(
+    written: _Written, path: FieldPath, values: dict[FieldPath, SourceLocation], keys: dict[FieldPath, SourceLocation]
+) -> Any:
     values[path] = written.location
     if isinstance(written.value, dict):
         for key, pair in written.value.items():
@@ -146,7 +151,9 @@ class _Reader:
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if written is not None:
-                    raise self.location(event).error(f"found a second document, expected one {self.what} in a file")
+                    raise RecipeError.at(
+                        self.location(event), f"found a second document, expected one {self.what} in a file"
+                    )
                 written = self.value(next(self.events), 0)
         return written or _Written(None, SourceLocation(self.file, 1, 1))
 
@@ -157,7 +164,7 @@ class _Reader:
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event, depth)
         if depth > MAX_DEPTH:
-            raise self.location(event).error(f"nested deeper than {MAX_DEPTH} levels")
+            raise RecipeError.at(self.location(event), f"nested deeper than {MAX_DEPTH} levels")
         self.refuse_tag(event)
         self.count(1, event)
         if isinstance(event, yaml.ScalarEvent):
@@ -172,22 +179,22 @@ class _Reader:
     def refuse_tag(self, event: Any) -> None:
         if event.tag is not None:
             tag = shortened(event.tag.replace("tag:yaml.org,2002:", "!!"))
-            raise self.location(event).error(f"found the tag {tag}; tags are not allowed in a {self.what}")
+            raise RecipeError.at(self.location(event), f"found the tag {tag}; tags are not allowed in a {self.what}")
 
-    def count(self, more: int, event: Any) -> None:
-        self.total += more
+    def count(self, number: int, event: Any) -> None:
+        self.total += number
         if self.total > MAX_VALUES:
             message = f"more than {MAX_VALUES:,} values, those that aliases repeat included"
-            raise self.location(event).error(f"{message}; write a smaller {self.what}")
+            raise RecipeError.at(self.location(event), f"{message}; write a smaller {self.what}")
 
     def alias(self, event: Any, depth: int) -> _Written:
         target = self.anchors.get(event.anchor)
         if target is None:
-            raise self.location(event).error(
-                f"found the alias *{event.anchor}, but no anchor &{event.anchor} ends before it"
+            raise RecipeError.at(
+                self.location(event), f"found the alias *{event.anchor}, but no anchor &{event.anchor} ends before it"
             )
         if depth + target.depth > MAX_DEPTH:
-            raise self.location(event).error(f"nested deeper than {MAX_DEPTH} levels")
+            raise RecipeError.at(self.location(event), f"nested deeper than {MAX_DEPTH} levels")
         self.count(target.size, event)
         return target
 
@@ -198,7 +205,7 @@ class _Reader:
         try:
             return _Written(read_spelled(event.value), self.location(event))
         except ValueError as error:
-            raise self.location(event).error(str(error)) from error
+            raise RecipeError.at(self.location(event), str(error)) from error
 
     def sequence(self, start: Any, depth: int) -> _Written:
         entries = []
@@ -212,18 +219,20 @@ class _Reader:
             key, location = self.key(event), self.location(event)
             if key in pairs:
                 before = pairs[key].location
-                raise location.error(f"duplicate key '{shortened(key)}', first written at line {before.line}")
+                raise RecipeError.at(location, f"duplicate key '{shortened(key)}', first written at line {before.line}")
             pairs[key] = _Pair(key, location, self.value(next(self.events), depth + 1))
         return self.holding(pairs, [pair.value for pair in pairs.values()], start)
 
     def key(self, event: Any) -> str:
         if not isinstance(event, yaml.ScalarEvent):
-            raise self.location(event).error("found a key that is a map, a list or an alias, expected a plain name")
+            raise RecipeError.at(
+                self.location(event), "found a key that is a map, a list or an alias, expected a plain name"
+            )
         _refuse_surrogates_of(event, self.location(event))
         self.refuse_tag(event)
         if event.value == "<<" and event.implicit[0]:
             hint = "; use 'extends' or 'vars'" if self.what == "recipe" else ""
-            raise self.location(event).error(f"merge keys ('<<') are not supported{hint}")
+            raise RecipeError.at(self.location(event), f"merge keys ('<<') are not supported{hint}")
         return str(event.value)
 
     def holding(self, value: Any, inside: list[_Written], start: Any) -> _Written:

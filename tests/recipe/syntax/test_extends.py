@@ -57,8 +57,8 @@ def test_places_lead_to_the_file_that_holds_the_mistake(written: Write, good: st
     over = written("extends: base.yaml\nnodes:\n  scaled: {betta: 1}\n", "over.yaml")
     with pytest.raises(RecipeError) as caught:
         build_graph(load_recipe(over))
-    found = [(diagnostic.file, diagnostic.line) for diagnostic in caught.value.diagnostics]
-    assert found == [(str(base), 9), (str(over), 3)]
+    spots = [(diagnostic.location.file, diagnostic.location.line) for diagnostic in caught.value.diagnostics]
+    assert spots == [(str(base), 9), (str(over), 3)]
 
 
 def test_places_of_a_replaced_list_are_the_new_ones(written: Write, good: str) -> None:

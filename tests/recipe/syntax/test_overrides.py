@@ -84,5 +84,7 @@ def test_all_unknown_paths_are_told_at_once(written: Write, good: str) -> None:
     sets = {"nodes.skaled.beta": 1, "vars.tusks": 2, "engine.wrokers": 3, "nodes.scaled.bta": 4}
     with pytest.raises(RecipeError) as caught:
         load_recipe(written(good), sets)
-    assert [diagnostic.file for diagnostic in caught.value.diagnostics] == sorted(f"--set {path}" for path in sets)
+    assert [diagnostic.location.file for diagnostic in caught.value.diagnostics] == sorted(
+        f"--set {path}" for path in sets
+    )
     assert all("did you mean" in diagnostic.message for diagnostic in caught.value.diagnostics)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lines_pipeline.core.errors import Diagnostic, RecipeError
+from lines_pipeline.core.diagnostics import Diagnostic
+from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.core.scalars import unspelled
 from lines_pipeline.graph.picture import mermaid, svg
 from lines_pipeline.recipe.building import build_graph
@@ -150,7 +151,8 @@ def refused(read: Callable[[], object]) -> tuple[Diagnostic, ...]:
 @example("\ud800".encode("utf-8", "replace").decode())
 @settings(max_examples=300, deadline=None)
 def test_any_text_gives_a_value_or_a_recipe_error(text: str) -> None:
-    assert all(diagnostic.line > 0 and diagnostic.column > 0 for diagnostic in refused(lambda: parse_yaml(text, "f")))
+    spots = [diagnostic.location for diagnostic in refused(lambda: parse_yaml(text, "f"))]
+    assert all(spot.line > 0 and spot.column > 0 for spot in spots)
 
 
 PIECES = [
