@@ -82,6 +82,7 @@ OWN: Mapping[str, Node] = {
     "evaluate": {"model": "toys[low]", "split": "val", **SUITE},
     "drift": {"model": "toys[low]", "base": "toys[high]", **SUITE},
     "pareto": {"metrics": "along", "objectives": ["accuracy/rise", "mean_accuracy"]},
+    "premise": {"shallow": "along", "deep": "along", "uniform": "along"},
     "barrier": {"metrics": "along", "metric": "mean_accuracy"},
     "plot": {"metrics": "along", "x": "t", "y": "mean_accuracy"},
     "save": {"model": "experts[e0]", "path": "saved.safetensors"},

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lines_pipeline.core.errors import EvalError
-from lines_pipeline.core.events import MetricsComputed
+from lines_pipeline.core.events import MetricsComputed, Note, TableComputed
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.executor.inputs import OpenedRecipe
 from lines_pipeline.graph.graph import Graph
@@ -61,4 +61,9 @@ class Derivations:
     def _keep(self, step_id: str, derived: Derived) -> None:
         self.metrics[step_id] = derived.metrics
         self.units[step_id] = derived.units
-        self.context.session.emit(MetricsComputed(step_id, derived.metrics, cached=False, units=derived.units))
+        emit = self.context.session.emit
+        emit(MetricsComputed(step_id, derived.metrics, cached=False, units=derived.units))
+        for text in derived.notes:
+            emit(Note(f"node '{self.context.graph.steps[step_id].node}': {text}"))
+        if derived.rows:
+            emit(TableComputed(f"derived/{step_id}", derived.rows))

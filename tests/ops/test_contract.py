@@ -272,6 +272,8 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "between": {"op": "interpolate", "models": ["toys[low]", "toys[high]"], "t": "{t}", "for_each": {"t": [0, 0.5, 1]}},
     "along": {"op": "evaluate", "model": "between", "suite": "suite.yaml", "split": "val"},
     "barrier": {"op": "barrier", "metrics": "along", "metric": "mean_accuracy"},
+    "aimed": {"op": "evaluate", "model": "toys", "suite": "suite.yaml", "split": "val", "target": "rise"},
+    "verdict": {"op": "premise", "shallow": "aimed", "deep": "aimed", "uniform": "aimed"},
     "front": {"op": "pareto", "metrics": "along", "objectives": ["accuracy/rise", "accuracy/fall"], "parent": "val"},
     "curve": {"op": "plot", "metrics": ["along", "val"], "x": "t", "y": "mean_accuracy"},
     "together": {"op": "evaluate", "models": ["toys", "mixed"], "suite": "suite.yaml", "split": "val"},
@@ -325,7 +327,9 @@ def folder(toy: Path) -> Path:
         write_model(toy / f"{name}.safetensors", total)
         write_model(toy / f"deep_{name}.safetensors", total, total)
     tasks = {"rise": above(1 / 8, 2 / 8, 3 / 8), "fall": below(5 / 8, 6 / 8, 7 / 8)}
-    write_suite(toy, {task: {"val": images} for task, images in tasks.items()})
+    recorded = {task: {"val": 0.5} for task in tasks}
+    splits = {task: {"val": images} for task, images in tasks.items()}
+    write_suite(toy, splits, expert_accuracy=recorded, pretrained_accuracy=recorded)
     write_layers(toy)
     return toy
 
