@@ -41,6 +41,7 @@ NOT_APPLIED: Mapping[str, str] = {
     "save": "writes a file",
     "graft": "chooses tensors, and computes none",
     "evaluate": "measures",
+    "drift": "measures",
     "fisher-information": "measures",
     "gram": "measures",
     "layer-inputs": "measures",
@@ -49,6 +50,7 @@ NOT_APPLIED: Mapping[str, str] = {
     "atlas": "learns coefficients",
     "pareto": "is made of metrics",
     "barrier": "is made of metrics",
+    "premise": "is made of metrics",
     "plot": "is made of metrics",
 }
 """Ops that compute no tensor from tensors, and why."""
