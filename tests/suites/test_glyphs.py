@@ -16,7 +16,7 @@ from lines_pipeline.suites.opening import open_suite
 from lines_pipeline.zoo.glyphs.bases import base_file
 from lines_pipeline.zoo.glyphs.families import FAMILIES
 
-TASK = "sound-european"
+TASK = "numeral-armenian"
 EXPERTS = FAMILIES["glyphs"]
 
 
@@ -48,7 +48,7 @@ def test_the_embedded_model_is_tuned_by_a_loss_and_judged_once(tmp_path: Path) -
     assert found[f"normalized_loss/{TASK}"] < 1 and result.units["val"][f"normalized_loss/{TASK}"] == "share"
     width = found[f"accuracy/{TASK}/high"] - found[f"accuracy/{TASK}/low"]
     binomial = 2 * 1.96 * (found[f"accuracy/{TASK}"] * (1 - found[f"accuracy/{TASK}"]) / 200) ** 0.5
-    assert width > 1.3 * binomial  # images of one shape are right or wrong together
+    assert width > 1.1 * binomial  # images of one shape are right or wrong together
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_a_suite_has_the_heads_of_its_own_pretrained_model_and_the_tasks_of_its_
     suites = {uri: open_suite(uri, Path()) for uri in ("zoo://glyphs", "zoo://glyphs@base1", "zoo://glyphs-domains")}
     assert [len(suite.tasks) for suite in suites.values()] == [20, 20, 20]
     first, second = (suites[uri].heads()[TASK].weight for uri in ("zoo://glyphs", "zoo://glyphs@base1"))
-    assert first.shape == second.shape == (14, 64) and not torch.equal(first, second)
+    assert first.shape == second.shape == (9, 64) and not torch.equal(first, second)
     assert len({suite.digest(split) for suite in suites.values() for split in ("val", "test", "ood")}) == 9
     assert open_suite("zoo://glyphs@seed5", Path()).digest("val") == suites["zoo://glyphs"].digest("val")
 
@@ -87,7 +87,7 @@ def test_all_splits_but_training_are_evaluated_with_a_cluster_a_sample() -> None
     for split in ("val", "test", "ood"):
         scores = suite.evaluate(state, [TASK], split)
         clusters = scores.samples[TASK].clusters
-        assert clusters is not None and 100 < len(set(clusters.tolist())) < len(clusters)
+        assert clusters is not None and 50 < len(set(clusters.tolist())) < len(clusters)
         assert 0.1 < scores.values[TASK]["accuracy"] < 0.9
     with pytest.raises(EvalError, match="'train' is for training, expected one of val, test, ood"):
         suite.check([TASK], "train")
