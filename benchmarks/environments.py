@@ -26,15 +26,15 @@ class Environment:
 
     def ensure(self) -> None:
         """Make it unless it is there with just these packages."""
-        done = FOLDER / self.name / "installed.txt"
-        wanted = "\n".join(Path(part).read_text() if Path(part).is_file() else part for part in self.requirements)
-        if done.exists() and done.read_text() == wanted:
+        installed = FOLDER / self.name / "installed.txt"
+        requirements = "\n".join(Path(part).read_text() if Path(part).is_file() else part for part in self.requirements)
+        if installed.exists() and installed.read_text() == requirements:
             return
         print(f"making the environment {self.name} ...", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(FOLDER / self.name)], check=True)
         pip = [str(self.programs / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
         subprocess.run([*pip, *self.requirements], check=True)
-        done.write_text(wanted)
+        installed.write_text(requirements)
 
 
 def pinned(name: str) -> Environment:

@@ -100,7 +100,7 @@ def write_model(folder: Path, tensors: list[Tensor], number: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[list[Tensor]] = [[]]
     for tensor in tensors:
-        if 2 * sum(one.numel for one in (*shards[-1], tensor)) > SHARD_BYTES:
+        if 2 * sum(written.numel for written in (*shards[-1], tensor)) > SHARD_BYTES:
             shards.append([])
         shards[-1].append(tensor)
     generator = torch.Generator().manual_seed(0)

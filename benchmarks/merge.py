@@ -39,8 +39,8 @@ def main() -> None:
     floor_seconds = median(floors + _floors(checkpoints))
     text = _summary(checkpoints, floor_seconds, load) + "\n\n" + report.comparison(measurements, floor_seconds)
     print(text)
-    found = {"floor_seconds": floor_seconds, "measurements": [asdict(measurement) for measurement in measurements]}
-    arguments.results.write_text(json.dumps(found, indent=1))
+    summary = {"floor_seconds": floor_seconds, "measurements": [asdict(measurement) for measurement in measurements]}
+    arguments.results.write_text(json.dumps(summary, indent=1))
     if arguments.page:
         report.put(arguments.part, text)
 
@@ -67,12 +67,12 @@ def _measurements(arguments: argparse.Namespace, checkpoints: Checkpoints) -> It
         for tool in _chosen(arguments.tools.split(","), method):
             job = Job(method, checkpoints, FOLDER / ".runs" / f"{tool.name}-{method}")
             print(f"{method}: {tool.title}", file=sys.stderr, flush=True)
-            found = measure(tool, job, limits, arguments.repeat)
-            print(f"    {found.median}", file=sys.stderr, flush=True)
-            if reference and not found.median.failure:
-                found = replace(found, difference=difference(job.output, reference, checkpoints.base))
-            reference = reference or (job.output if found.sweeps else None)
-            yield found
+            measurement = measure(tool, job, limits, arguments.repeat)
+            print(f"    {measurement.median}", file=sys.stderr, flush=True)
+            if reference and not measurement.median.failure:
+                measurement = replace(measurement, difference=difference(job.output, reference, checkpoints.base))
+            reference = reference or (job.output if measurement.sweeps else None)
+            yield measurement
         shutil.rmtree(FOLDER / ".runs", ignore_errors=True)
 
 

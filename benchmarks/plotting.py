@@ -31,11 +31,11 @@ def plot(measured: Sequence[Measured], models: dict[str, CostModel], path: Path)
     figure, panels = pyplot.subplots(1, len(AXES), figsize=(13, 4.2), constrained_layout=True)
     for panel, (setting, (label, value)) in zip(panels, AXES.items(), strict=True):
         for colour, method in zip(COLOURS, models, strict=False):
-            points = [found for found in measured if found.point.setting == setting and found.point.method == method]
+            points = [entry for entry in measured if entry.point.setting == setting and entry.point.method == method]
             _lines(panel, points, value, colour)
             if setting != "workers":
-                xs = [value(found.point) for found in points]
-                modelled = [models[method].seconds(found.swept_bytes) for found in points]
+                xs = [value(entry.point) for entry in points]
+                modelled = [models[method].seconds(entry.swept_bytes) for entry in points]
                 panel.plot(xs, modelled, ":", color=colour, label=f"{method}: model")
         _dress(panel, label, logarithmic=setting == "parameters")
     panels[0].legend(fontsize=7)
@@ -46,10 +46,10 @@ def plot(measured: Sequence[Measured], models: dict[str, CostModel], path: Path)
 def _lines(panel: Axes, points: Sequence[Measured], value: Value, colour: str) -> None:
     if not points:
         return
-    xs, method = [value(found.point) for found in points], points[0].point.method
-    panel.plot(xs, [found.seconds for found in points], "o-", color=colour, label=f"{method}: whole process")
-    panel.plot(xs, [found.sweep_seconds for found in points], "s--", color=colour, label=f"{method}: sweeps", ms=4)
-    panel.plot(xs, [found.floor_seconds for found in points], "k_", ms=8, label="floor: sum the bytes once")
+    xs, method = [value(entry.point) for entry in points], points[0].point.method
+    panel.plot(xs, [entry.seconds for entry in points], "o-", color=colour, label=f"{method}: whole process")
+    panel.plot(xs, [entry.sweep_seconds for entry in points], "s--", color=colour, label=f"{method}: sweeps", ms=4)
+    panel.plot(xs, [entry.floor_seconds for entry in points], "k_", ms=8, label="floor: sum the bytes once")
 
 
 def _dress(panel: Axes, label: str, *, logarithmic: bool) -> None:

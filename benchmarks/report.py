@@ -29,9 +29,9 @@ HEADINGS = (
 def put(name: str, text: str, page: Path = PAGE) -> None:
     """Replace what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on the page."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, found, rest = page.read_text().partition(start)
+    before, marker, rest = page.read_text().partition(start)
     _, closed, after = rest.partition(end)
-    if not found or not closed:
+    if not marker or not closed:
         raise ValueError(f"{page} has no part marked {start} ... {end}")
     page.write_text(f"{before}{start}\n\n{text.strip()}\n\n{end}{after}")
 
@@ -74,17 +74,17 @@ def _method_table(measurements: Sequence[Measurement], floor_seconds: float) -> 
 
 
 def _row(measurement: Measurement, ours: float | None, floor_seconds: float) -> list[str]:
-    found = measurement.median
-    sizes = [found.anonymous_peak_bytes, found.mapped_peak_bytes, found.read_bytes, found.written_bytes]
-    if found.failure:
-        return [measurement.title, f"failed at {found.seconds:.1f}", "", "", "", "", *map(gigabytes, sizes), ""]
+    figures = measurement.median
+    sizes = [figures.anonymous_peak_bytes, figures.mapped_peak_bytes, figures.read_bytes, figures.written_bytes]
+    if figures.failure:
+        return [measurement.title, f"failed at {figures.seconds:.1f}", "", "", "", "", *map(gigabytes, sizes), ""]
     return [
         measurement.title,
-        f"{found.seconds:.2f}",
+        f"{figures.seconds:.2f}",
         f"{measurement.first_seconds:.2f}" if measurement.runs > 1 else "the only",
-        f"{found.processor_seconds:.1f}",
-        f"{found.seconds / ours:.1f}" if ours else "",
-        f"{found.seconds / floor_seconds:.1f}",
+        f"{figures.processor_seconds:.1f}",
+        f"{figures.seconds / ours:.1f}" if ours else "",
+        f"{figures.seconds / floor_seconds:.1f}",
         *map(gigabytes, sizes),
         "" if measurement.difference is None else f"{100 * measurement.difference:.2g} %",
     ]

@@ -37,10 +37,10 @@ def main() -> None:
     arguments = _arguments()
     measured = [_measure(point, arguments.repeat) for point in _points(arguments)]
     methods = arguments.methods.split(",")
-    models = {method: _fit([found for found in measured if found.point.method == method]) for method in methods}
+    models = {method: _fit([entry for entry in measured if entry.point.method == method]) for method in methods}
     text = "\n\n".join(_section(method, measured, models[method]) for method in methods)
     print(text)
-    arguments.results.write_text(json.dumps([asdict(found) for found in measured], indent=1))
+    arguments.results.write_text(json.dumps([asdict(entry) for entry in measured], indent=1))
     if arguments.page:
         plot(measured, models, PICTURE)
         report.put("scaling", text)
@@ -73,12 +73,12 @@ def _measure(point: Point, repeats: int) -> Measured:
     seconds_to_sum(checkpoints.files)
     floor_seconds = min(seconds_to_sum(checkpoints.files) for _ in range(3))
     job = Job(point.method, checkpoints, FOLDER / ".scaling", ("--workers", str(point.workers)))
-    found = measure(TOOLS[0], job, Limits(20e9, 3600), repeats)
+    measurement = measure(TOOLS[0], job, Limits(20e9, 3600), repeats)
     shutil.rmtree(job.folder)
-    if found.sweeps is None:
-        raise SystemExit(f"{point} failed: {found.median.failure}")
-    sweeps, peak = found.sweeps, found.median.anonymous_peak_bytes
-    figures = (found.median.seconds, sweeps.seconds, floor_seconds)
+    if measurement.sweeps is None:
+        raise SystemExit(f"{point} failed: {measurement.median.failure}")
+    sweeps, peak = measurement.sweeps, measurement.median.anonymous_peak_bytes
+    figures = (measurement.median.seconds, sweeps.seconds, floor_seconds)
     measured = Measured(point, checkpoints.bytes_total, sweeps.count, sweeps.read_bytes, *figures, peak)
     print(measured, file=sys.stderr, flush=True)
     return measured
@@ -86,12 +86,12 @@ def _measure(point: Point, repeats: int) -> Measured:
 
 def _fit(measured: Sequence[Measured]) -> CostModel:
     """Over every point with a worker a core."""
-    used = [found for found in measured if found.point.setting != "workers"]
-    return fit([found.swept_bytes for found in used], [found.seconds for found in used])
+    used = [entry for entry in measured if entry.point.setting != "workers"]
+    return fit([entry.swept_bytes for entry in used], [entry.seconds for entry in used])
 
 
 def _section(method: str, measured: Sequence[Measured], model: CostModel) -> str:
-    rows = [_row(found) for found in measured if found.point.method == method]
+    rows = [_row(entry) for entry in measured if entry.point.method == method]
     headings = (
         "experts",
         "parameters",
@@ -112,17 +112,17 @@ def _section(method: str, measured: Sequence[Measured], model: CostModel) -> str
     )
 
 
-def _row(found: Measured) -> list[str]:
-    point = found.point
-    times = [f"{found.seconds:.2f}", f"{found.sweep_seconds:.2f}", f"{found.floor_seconds:.3f}"]
-    sizes = [f"{point.parameters / 1e6:.0f} M", str(point.workers), report.gigabytes(found.input_bytes)]
-    ratio = f"{found.sweep_seconds / found.floor_seconds:.1f}"
-    return [str(point.experts), *sizes, str(found.sweeps), *times, ratio, report.gigabytes(found.anonymous_peak_bytes)]
+def _row(entry: Measured) -> list[str]:
+    point = entry.point
+    times = [f"{entry.seconds:.2f}", f"{entry.sweep_seconds:.2f}", f"{entry.floor_seconds:.3f}"]
+    sizes = [f"{point.parameters / 1e6:.0f} M", str(point.workers), report.gigabytes(entry.input_bytes)]
+    ratio = f"{entry.sweep_seconds / entry.floor_seconds:.1f}"
+    return [str(point.experts), *sizes, str(entry.sweeps), *times, ratio, report.gigabytes(entry.anonymous_peak_bytes)]
 
 
 def _ahead(measured: Sequence[Measured], method: str, model: CostModel) -> str:
     """What the model says of larger merges, if storage gives the bytes as fast as they are used."""
-    largest = max((found for found in measured if found.point.method == method), key=lambda found: found.input_bytes)
+    largest = max((entry for entry in measured if entry.point.method == method), key=lambda entry: entry.input_bytes)
     sweeps = largest.swept_bytes / largest.input_bytes
     rows = []
     for experts, parameters in AHEAD:

@@ -162,10 +162,10 @@ def _least_memory(recipe: Path, options: Sequence[str]) -> int:
     """Return the megabytes that a plan asks for where it is allowed too few."""
     command = [*_program(), "plan", str(recipe), "--no-cache", "--memory", "1MB", *options]
     said = subprocess.run(command, capture_output=True, text=True, cwd=recipe.parent).stderr
-    found = re.search(r"at least (\d+)\s?MB", said)
-    if not found:
+    match = re.search(r"at least (\d+)\s?MB", said)
+    if not match:
         raise RuntimeError(f"the plan names no least memory: {said}")
-    return int(found[1])
+    return int(match[1])
 
 
 def _peer(op: str, models: Sequence[Path], folder: Path, arguments: argparse.Namespace) -> list[str]:
@@ -183,11 +183,11 @@ def _peer(op: str, models: Sequence[Path], folder: Path, arguments: argparse.Nam
 
 def _run(arguments: Sequence[str], folder: Path) -> Watched:
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(folder / "cache")}
-    done = watch(Command(arguments, folder, folder / "log.txt", os.environ | quiet), LIMITS)
-    if done.failure:
-        raise RuntimeError(f"{' '.join(arguments)}: {done.failure}; see {folder / 'log.txt'}")
+    watched = watch(Command(arguments, folder, folder / "log.txt", os.environ | quiet), LIMITS)
+    if watched.failure:
+        raise RuntimeError(f"{' '.join(arguments)}: {watched.failure}; see {folder / 'log.txt'}")
     shutil.rmtree(folder / "runs", ignore_errors=True)
-    return done
+    return watched
 
 
 if __name__ == "__main__":

@@ -44,13 +44,13 @@ def main() -> None:
     parser.add_argument("--coarse", action="store_true", help="four values a coefficient in place of the recipe's grid")
     parser.add_argument("--results", type=Path, default=Path("zoo_study.json"))
     arguments = parser.parse_args()
-    found = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
+    results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
     for key, measure in _measurements(arguments.seeds, arguments.coarse):
-        if key not in found:
-            found[key] = measure()
-            arguments.results.write_text(json.dumps(found, indent=1))
-            print(key, found[key], flush=True)
-    print(tables(found, arguments.seeds))
+        if key not in results:
+            results[key] = measure()
+            arguments.results.write_text(json.dumps(results, indent=1))
+            print(key, results[key], flush=True)
+    print(tables(results, arguments.seeds))
 
 
 def _measurements(seeds: Iterable[int], coarse: bool) -> Iterable[tuple[str, Callable[[], dict[str, Any]]]]:
@@ -68,7 +68,7 @@ def _references(seed: int) -> dict[str, float]:
     suite = GlyphSuite(seed)
     roles: dict[str, Role] = {"zero-shot": "pretrained", "experts": "expert"}
     return {
-        name: mean(one["accuracy"] for one in suite.baselines(role, list(TASKS), "test").values())
+        name: mean(figures["accuracy"] for figures in suite.baselines(role, list(TASKS), "test").values())
         for name, role in roles.items()
     }
 
@@ -107,27 +107,29 @@ def _run(recipe: str, sets: dict[str, Any]) -> lines_pipeline.RunResult:
         return lines_pipeline.run(path, out=Path(folder) / "out", sets=sets, tracking_uri=store)
 
 
-def tables(found: dict[str, Any], seeds: Sequence[int]) -> str:
+def tables(results: dict[str, Any], seeds: Sequence[int]) -> str:
     """The results as Markdown, in percent: mean over seeds, with the sample deviation, and every seed's figure."""
     lines = ["| | mean | each seed |", "|---|---|---|"]
     for name in ("zero-shot", "experts"):
-        lines.append(_row(name, [found[f"{seed}/references"][name] for seed in seeds if f"{seed}/references" in found]))
+        lines.append(
+            _row(name, [results[f"{seed}/references"][name] for seed in seeds if f"{seed}/references" in results])
+        )
     for count in COUNTS:
         lines += ["", f"| {count} tasks | normalized | each seed | chosen |", "|---|---|---|---|"]
         for method in METHODS:
-            runs = [found[key] for seed in seeds if (key := f"{seed}/{count}/{method}") in found]
+            runs = [results[key] for seed in seeds if (key := f"{seed}/{count}/{method}") in results]
             chosen = ", ".join(f"{run['chosen']:g}" for run in runs)
             lines.append(_row(method, [run["test"] for run in runs]) + f" {chosen} |")
     lines += ["", "| one expert | control kept | each seed |", "|---|---|---|"]
     for index, what in enumerate(("control kept", "target kept")):
         for form, label in (("plain", "expert"), ("lines", "LiNeS")):
-            figures = [_over_targets(found, seed, form, index) for seed in seeds]
+            figures = [_over_targets(results, seed, form, index) for seed in seeds]
             lines.append(_row(f"{label}: {what}", [figure for figure in figures if figure is not None]))
     return "\n".join(lines)
 
 
-def _over_targets(found: dict[str, Any], seed: int, form: str, index: int) -> float | None:
-    runs = [found[key][form][index] for target in TARGETS if (key := f"{seed}/gamma/{target}") in found]
+def _over_targets(results: dict[str, Any], seed: int, form: str, index: int) -> float | None:
+    runs = [results[key][form][index] for target in TARGETS if (key := f"{seed}/gamma/{target}") in results]
     return mean(runs) if runs else None
 
 

@@ -21,12 +21,12 @@ class DaskProcesses:
 
     def scheduler(self, host: str = "127.0.0.1", *, within: Sequence[str] = ()) -> str:
         """Start a scheduler; returns its address. ``within`` is a command that runs the one after it."""
-        told = self.folder / f"scheduler{len(self.started)}.json"
-        options = ["--host", host, "--port", "0", "--no-dashboard", "--scheduler-file", str(told)]
+        address_file = self.folder / f"scheduler{len(self.started)}.json"
+        options = ["--host", host, "--port", "0", "--no-dashboard", "--scheduler-file", str(address_file)]
         self._start([*within, sys.executable, "-m", "distributed.cli.dask_scheduler", *options], {})
         for _ in range(600):
-            if told.exists() and told.read_text().endswith("}"):
-                return str(json.loads(told.read_text())["address"])
+            if address_file.exists() and address_file.read_text().endswith("}"):
+                return str(json.loads(address_file.read_text())["address"])
             time.sleep(0.1)
         raise AssertionError("the scheduler did not start")
 

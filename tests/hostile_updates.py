@@ -68,6 +68,7 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
     "nearswap": {"t": 0.25},
     "wudi": {"iterations": 20},
     "tsv-c": {"rank": 0.5},
+    "fisher": {"floor_on": "first"},
 }
 """Parameters of ops that need some, or whose defaults leave nothing to do."""
 
@@ -181,7 +182,7 @@ def result(variant: Variant, case: Case, task: int = 0, **params: Any) -> torch.
         inputs["statistics"] = [update.abs() for update in case.updates]
     bound = bind(op, inputs, **{**variant.params, **params})
     beside = [_beside(op, rows) for rows in case.statistics] if op.name in ("regmean", "esm") else []
-    given = {**bound.inputs, "statistics": beside} if beside else bound.inputs
+    given: dict[str, Any] = {**bound.inputs, "statistics": beside} if beside else {**bound.inputs}
     found = op.apply_at(bound.params, given, bound.tensor, bound.stats, 0)
     assert isinstance(found, torch.Tensor)
     return found.reshape(case.base.shape)

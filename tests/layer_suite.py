@@ -115,9 +115,9 @@ def run_recipe(folder: Path, nodes: dict[str, Node], **top: Any) -> lines_pipeli
 def saved(folder: Path, nodes: dict[str, Node], value: str, **top: Any) -> State:
     """The value of a node."""
     kept = {"found": {"op": "save", "model": value, "path": "found.safetensors"}}
-    done = run_recipe(folder, {**nodes, **kept}, **top)
-    found: State = load_file(done.files[0])
-    return found
+    result = run_recipe(folder, {**nodes, **kept}, **top)
+    tensors: State = load_file(result.files[0])
+    return tensors
 
 
 def given(folder: Path, models: list[State], statistics: list[State]) -> dict[str, Node]:

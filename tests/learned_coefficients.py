@@ -40,11 +40,11 @@ def state(seed: int, base: State | None = None) -> State:
     shapes: dict[str, tuple[int, ...]] = {f"blocks.{block}.weight": (WIDTH, WIDTH) for block in range(3)}
     shapes |= dict.fromkeys(vectors, (WIDTH,))
     buffers = {"norm.running_mean": torch.zeros(WIDTH), "norm.running_var": torch.ones(WIDTH)}
-    found = {name: 0.7 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    by_name = {name: 0.7 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     if base is not None:
-        found = {name: base[name] + 0.5 * value for name, value in found.items()}
+        by_name = {name: base[name] + 0.5 * value for name, value in by_name.items()}
         buffers["norm.running_var"] = torch.full((WIDTH,), 1.0 + seed)
-    return {**found, **buffers, "norm.num_batches_tracked": torch.tensor(3)}
+    return {**by_name, **buffers, "norm.num_batches_tracked": torch.tensor(3)}
 
 
 def head(number: int) -> torch.Tensor:

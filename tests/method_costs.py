@@ -129,8 +129,8 @@ def cost(name: str, folder: Path) -> str:
     plan = lines_pipeline.plan(path, out=folder / "out", workers=4)
     stages = len(plan.passes)
     read = plan.bytes_read / _input_bytes(path)
-    told = f"{stages} stage{'s' * (stages > 1)}, inputs read {_times(read)}, {_memory(op, node)}."
-    return f"A driver holds {held}; {told}" if held else told
+    message = f"{stages} stage{'s' * (stages > 1)}, inputs read {_times(read)}, {_memory(op, node)}."
+    return f"A driver holds {held}; {message}" if held else message
 
 
 def _used(op: AnyOp, node: Node) -> dict[str, Node]:
@@ -138,9 +138,9 @@ def _used(op: AnyOp, node: Node) -> dict[str, Node]:
     gives = op.gives_for(node)
     if op.is_output:
         return {}
-    made = "own_node[e0]" if any(port.each for port in op.inputs.values()) and len(EXPERTS) > 1 else "own_node"
-    model = {"model": {"op": "apply", "base": "base", "delta": made}} if gives is EdgeType.DELTA else {}
-    return {**model, "used": {"op": "save", "model": "model" if model else made, "path": "used.safetensors"}}
+    node_used = "own_node[e0]" if any(port.each for port in op.inputs.values()) and len(EXPERTS) > 1 else "own_node"
+    model = {"model": {"op": "apply", "base": "base", "delta": node_used}} if gives is EdgeType.DELTA else {}
+    return {**model, "used": {"op": "save", "model": "model" if model else node_used, "path": "used.safetensors"}}
 
 
 def _input_bytes(recipe: Path) -> int:

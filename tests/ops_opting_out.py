@@ -19,7 +19,7 @@ NO_PERMUTATION: Mapping[str, str] = {
         TAKES_ONE,
     ),
     "magmax": "of equal magnitudes the later one counts",
-    "fisher": "the floor is the first model's",
+    "fisher floor_on=first": "the floor is the first model's",
     "wudi": "steps of Adam have their full length where the gradient is no more than rounding",
     "ties density=1.0 sign=norm-fraction aggregate=sum": "of equal shares the first one counts",
 }

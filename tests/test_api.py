@@ -27,20 +27,22 @@ def test_public_names_are_there_and_typed() -> None:
 
 def test_every_option_is_a_keyword_argument_too() -> None:
     options = get_type_hints(RunOptions)
-    assert get_type_hints(RunKeywords) == options and list(options) == [one.name for one in fields(RunOptions)]
+    assert get_type_hints(RunKeywords) == options and list(options) == [field.name for field in fields(RunOptions)]
     for use_case in (run, plan, validate):
-        shown = [name for name, one in inspect.signature(use_case).parameters.items() if one.kind is one.KEYWORD_ONLY]
+        shown = [
+            name for name, field in inspect.signature(use_case).parameters.items() if field.kind is field.KEYWORD_ONLY
+        ]
         assert shown[: len(options)] == list(options)
 
 
 def test_options_as_an_object_and_as_keywords(write_recipe: Recipe) -> None:
     recipe, sets = write_recipe(TIES_LINES), {"nodes.scaled.beta": 0.25}
     options = RunOptions(out="one", sets=sets, tracking=False, workers=1)
-    one = run(recipe, options)
+    result = run(recipe, options)
     two = run(recipe=recipe, out="two", sets=sets, tracking=False, workers=1)
     three = run(recipe, options, out="three")
-    assert one.files[0].parent.name == "one" and three.files[0].parent.name == "three"
-    assert one.files[0].read_bytes() == two.files[0].read_bytes() == three.files[0].read_bytes()
+    assert result.files[0].parent.name == "one" and three.files[0].parent.name == "three"
+    assert result.files[0].read_bytes() == two.files[0].read_bytes() == three.files[0].read_bytes()
     assert plan(recipe, options).cached == ("model",) and plan(recipe, options).settings["workers"] == 1
     assert validate(recipe, options).steps == 11
 
@@ -55,8 +57,8 @@ def test_a_recipe_that_is_read_already(write_recipe: Recipe) -> None:
     recipe = load_recipe(path, sets)
     expected = run(path, out="path", sets=sets, tracking=False)
     path.write_text("name: changed since")
-    found = run(recipe, out="recipe", tracking=False)
-    assert found.files[0].read_bytes() == expected.files[0].read_bytes()
+    result = run(recipe, out="recipe", tracking=False)
+    assert result.files[0].read_bytes() == expected.files[0].read_bytes()
     assert run(recipe, out="recipe", sets=sets, tracking=False).cached == ("saved",)
     with pytest.raises(TypeError, match="give them to load_recipe"):
         run(recipe, sets={"nodes.scaled.beta": 0.5}, tracking=False)

@@ -83,12 +83,12 @@ def expected_tensors(family: Family, folder: Path) -> dict[str, torch.Tensor]:
     return expected
 
 
-def require_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+def require_equal(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
     """The same names, and values as near as ``dtype`` can hold."""
-    assert found.keys() == expected.keys()
+    assert tensors.keys() == expected.keys()
     near = 2e-6 if dtype == torch.float32 else 1.001 * 2.0**-8
     for name, value in expected.items():
-        torch.testing.assert_close(found[name].to(value.dtype), value, rtol=near, atol=1e-7, msg=name)
+        torch.testing.assert_close(tensors[name].to(value.dtype), value, rtol=near, atol=1e-7, msg=name)
 
 
 def require_merge(name: str, folder: Path, dtype: torch.dtype = torch.float32, **saved: Any) -> Any:
@@ -101,8 +101,8 @@ def require_merge(name: str, folder: Path, dtype: torch.dtype = torch.float32, *
         written = tensors(out / place)
         assert {value.dtype for value in written.values() if value.is_floating_point()} == {stored}
         require_equal(written, expected, stored)
-        loaded, told = family.kind.from_pretrained(out / place, output_loading_info=True)
-        assert loaded.config.dtype == stored and not any(told.values()), told
+        loaded, loading = family.kind.from_pretrained(out / place, output_loading_info=True)
+        assert loaded.config.dtype == stored and not any(loading.values()), loading
         loaded.save_pretrained(folder / f"{place} again")
         require_equal(tensors(folder / f"{place} again"), expected, stored)
     return loaded

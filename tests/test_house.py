@@ -19,14 +19,14 @@ GOLDEN = Path(__file__).parent / "golden" / "help"
 
 def python(code: str) -> str:
     """What a fresh interpreter prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    return done.stdout
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return completed.stdout
 
 
 def test_imports_point_down() -> None:
     command = [str(Path(sys.executable).with_name("lint-imports"))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert done.returncode == 0, done.stdout
+    completed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert completed.returncode == 0, completed.stdout
 
 
 def test_help_loads_neither_torch_nor_mlflow() -> None:
@@ -49,8 +49,8 @@ LOG.error("unseen")
 logging.basicConfig(format="seen: %(message)s", level=logging.INFO, force=True)
 LOG.info("asked for")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stderr == "seen: asked for\n"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert completed.stderr == "seen: asked for\n"
 
 
 def help_text(*words: str) -> str:
@@ -66,8 +66,8 @@ def help_text(*words: str) -> str:
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_pages(command: str) -> None:
     golden = GOLDEN / f"{command or 'lines-pipeline'}.txt"
-    found = "\n".join(line.rstrip() for line in help_text(*filter(None, [command])).splitlines()) + "\n"
-    assert found == golden.read_text()
+    message = "\n".join(line.rstrip() for line in help_text(*filter(None, [command])).splitlines()) + "\n"
+    assert message == golden.read_text()
 
 
 def test_modules_and_op_files_stay_small() -> None:

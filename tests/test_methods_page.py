@@ -18,14 +18,14 @@ NAMES = list(registry())
 def entries() -> Mapping[str, str]:
     """The text of each entry, by op."""
     parts = re.split(r"^##+ ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {found[1]: part for part in parts if (found := re.match(r"`([a-z-]+)`\n", part))}
+    return {match[1]: part for part in parts if (match := re.match(r"`([a-z-]+)`\n", part))}
 
 
 def told(entry: str, field: str) -> str:
     """What an entry says under ``field``, on one line."""
-    found = re.search(rf"^- \*\*{field}\.\*\* (.*?)\n(?=- |\n|\Z)", entry, flags=re.MULTILINE | re.DOTALL)
-    assert found, f"the entry has no '{field}'"
-    return " ".join(found[1].split())
+    match = re.search(rf"^- \*\*{field}\.\*\* (.*?)\n(?=- |\n|\Z)", entry, flags=re.MULTILINE | re.DOTALL)
+    assert match, f"the entry has no '{field}'"
+    return " ".join(match[1].split())
 
 
 def test_every_op_has_an_entry() -> None:
@@ -45,8 +45,8 @@ def test_an_entry_says_what_it_computes_when_to_take_it_and_what_to_mind(name: s
 @pytest.mark.parametrize("name", NAMES)
 def test_an_entry_names_the_papers_and_files_of_the_source(name: str) -> None:
     source = registry()[name].source
-    wanted = re.findall(r"\d{4}\.\d{5}|[\w-]+\.py\b", source)
-    assert [one for one in wanted if one not in told(entries()[name], "Source")] == []
+    expected = re.findall(r"\d{4}\.\d{5}|[\w-]+\.py\b", source)
+    assert [name_expected for name_expected in expected if name_expected not in told(entries()[name], "Source")] == []
 
 
 def test_costs_are_those_that_the_planner_tells(toy: Path, request: pytest.FixtureRequest) -> None:

@@ -135,21 +135,21 @@ def run(recipe: Path, **options: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.usefixtures("installed")
 def test_a_recipe_merges_with_the_op_of_a_package_and_tells_its_sink(models: Path, write_recipe: Write) -> None:
-    made = run(write_recipe(NODES), sinks=["count", "count=told.txt"])
+    result = run(write_recipe(NODES), sinks=["count", "count=told.txt"])
     base, *experts = (load_file(models / f"{name}.safetensors") for name in ("base", "a", "b", "c"))
     for name, value in base.items():
         if value.is_floating_point():
-            largest = torch.stack([one[name] - value for one in experts]).max(0).values
-            torch.testing.assert_close(made[name], value + largest * 0.5)
-    told = Path("told.txt").read_text().split()
-    assert "FileWritten" in told and told[-1] == "RunFinished" and Path("events.txt").read_text().split() == told
+            largest = torch.stack([expert[name] - value for expert in experts]).max(0).values
+            torch.testing.assert_close(result[name], value + largest * 0.5)
+    words = Path("told.txt").read_text().split()
+    assert "FileWritten" in words and words[-1] == "RunFinished" and Path("events.txt").read_text().split() == words
 
 
 @pytest.mark.usefixtures("installed")
 def test_the_command_line_names_sinks_and_lists_ops_with_their_package(models: Path, write_recipe: Write) -> None:
     recipe = write_recipe(NODES)
-    done = CliRunner().invoke(app, ["run", str(recipe), "--no-tracking", "--sink", "count=told.txt"])
-    assert done.exit_code == 0, done.output
+    completed = CliRunner().invoke(app, ["run", str(recipe), "--no-tracking", "--sink", "count=told.txt"])
+    assert completed.exit_code == 0, completed.output
     assert Path("told.txt").read_text().endswith("RunFinished\n")
     listed = CliRunner().invoke(app, ["ops"], env={"COLUMNS": "200"}).output
     assert "example-plugin 1.2" in next(line for line in listed.splitlines() if " upper " in line)
@@ -219,8 +219,8 @@ def test_a_checkpoint_of_a_format_that_a_package_reads(models: Path, write_recip
 def test_a_sink_that_fails_is_told_no_more_and_ends_no_run(models: Path, write_recipe: Write) -> None:
     result = lines_pipeline.run(write_recipe(NODES), tracking=False, out="out", sinks=["fail", "count"])
     warnings = [note for note in result.notes if note.startswith("warning: sink")]
-    told = "sink 'fail' of example-plugin 1.2 raised RuntimeError: no; it is told no more of this run"
-    assert warnings == [f"warning: {told}"]
+    message = "sink 'fail' of example-plugin 1.2 raised RuntimeError: no; it is told no more of this run"
+    assert warnings == [f"warning: {message}"]
     assert Path("events.txt").read_text().endswith("RunFinished\n")
     with pytest.raises(
         PluginError, match=r"no sink 'cout' \(did you mean 'count'\?\); installed packages offer: count"
@@ -275,5 +275,5 @@ def test_packages_are_imported_when_their_op_is_asked_for() -> None:
         "assert 'upper' in found and 'example_plugin' not in sys.modules\n"
         "print(found['upper'].origin); assert 'example_plugin.methods' in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "example-plugin 1.2\n"
+    completed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert completed.stdout == "example-plugin 1.2\n"

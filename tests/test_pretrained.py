@@ -61,8 +61,8 @@ def test_transformers_loads_a_merge_as_it_loads_the_base(
         FAMILIES[family].make(seed).save_pretrained(tmp_path / name)
         tokenizer().save_pretrained(tmp_path / name)
     merged = merge(tmp_path, LOADS, dtype=dtype, max_shard_size=size)
-    loaded, told = model.from_pretrained(merged, output_loading_info=True)
-    assert not any(told.values()), told
+    loaded, loading = model.from_pretrained(merged, output_loading_info=True)
+    assert not any(loading.values()), loading
     stored = torch.float32 if dtype == "keep" else torch.bfloat16
     assert loaded.dtype == stored
     assert json.loads((merged / "config.json").read_text())["dtype"] == str(stored).removeprefix("torch.")
@@ -103,8 +103,8 @@ def graft(folder: Path, donor: list[str], *, config: bool = True) -> tuple[Path,
 def test_a_grafted_head_brings_its_labels(words: list[str], tmp_path: Path) -> None:
     merged, _ = graft(tmp_path, words)
     kind = transformers.BertForSequenceClassification
-    loaded, told = kind.from_pretrained(merged, output_loading_info=True)
-    assert not any(told.values()), told
+    loaded, loading = kind.from_pretrained(merged, output_loading_info=True)
+    assert not any(loading.values()), loading
     assert loaded.config.id2label == dict(enumerate(words))
     assert loaded.config.label2id == {word: number for number, word in enumerate(words)}
     donor = kind.from_pretrained(tmp_path / "expert").state_dict()

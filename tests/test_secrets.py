@@ -194,22 +194,22 @@ BROKEN: dict[str, dict[str, Any]] = {
 def test_no_message_has_a_secret(field: str, write_recipe: Recipe, tmp_path: Path) -> None:
     changed = dict(BROKEN[field])
     recipe = write_recipe({**TIES_LINES, **changed.pop("nodes", {})}, **changed)
-    told: list[str] = []
+    texts: list[str] = []
 
     def keep(event: Event) -> None:
-        told.append(repr(event))
+        texts.append(repr(event))
 
     with pytest.raises(LinesError) as caught:
         lines_pipeline.run(
             recipe, out="out", sinks=[keep], tracking=field in ("store", "folder of the store", "kind of store")
         )
-    told += [*texts_of(caught.value)]
+    texts += [*texts_of(caught.value)]
     for check in (api.validate, api.plan, api.graph):
         try:
-            told.append(repr(check(recipe)))
+            texts.append(repr(check(recipe)))
         except LinesError as error:
-            told += [*texts_of(error)]
-    assert not [text for text in told if SECRET in text]
+            texts += [*texts_of(error)]
+    assert not [text for text in texts if SECRET in text]
     assert leaks(tmp_path) == []
 
 

@@ -256,8 +256,8 @@ def command(*words: str | Path) -> Any:
 
 
 def test_the_list_is_a_file_of_the_users_alone(stranger: Path, tmp_path: Path) -> None:
-    done = command("trust", stranger)
-    assert done.exit_code == 0 and done.stdout.startswith(f"trusted: {stranger} ")
+    completed = command("trust", stranger)
+    assert completed.exit_code == 0 and completed.stdout.startswith(f"trusted: {stranger} ")
     assert stat.S_IMODE(store_path().stat().st_mode) == 0o600
     assert json.loads(store_path().read_text()) == [str(stranger)]
     (tmp_path / "link").symlink_to(stranger)
@@ -375,7 +375,7 @@ for suite in ("pipe", "/dev/zero", "."):
 
 
 def test_pipes_devices_and_folders_are_refused_at_once(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    completed = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    lines = completed.stdout.splitlines()
     assert len(lines) == 15 and all("is a folder" in line or "not a regular file" in line for line in lines), lines

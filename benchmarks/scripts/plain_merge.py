@@ -60,7 +60,7 @@ def scales(
     if not settings["method"].endswith("-lines"):
         return float(settings["coefficient"])
     alpha = float(updates.sum(0).abs().sum() / merged.abs().sum()) / len(updates)
-    depths = [int(found[1]) if (found := BLOCK.search(name)) else 0 for name in names]
+    depths = [int(match[1]) if (match := BLOCK.search(name)) else 0 for name in names]
     factors = torch.tensor([alpha + settings["beta"] * depth / max(depths) for depth in depths])
     return factors.repeat_interleave(torch.tensor([base[name].numel() for name in names]))
 

@@ -41,7 +41,7 @@ class OutputBlocks:
         given = resolved.positions if resolved is not None else None
         for target in write.positions[tensor]:
             out = _packed(value) if write.packed else value.to(torch_dtype(target.dtype))
-            lost = None if write.packed or write.is_draft else unheld(value, out, given)
+            lost = None if write.packed or write.is_partial else unheld(value, out, given)
             if lost is not None:
                 self._result.unheld.setdefault((write.step, tensor, target.dtype), []).append((start, lost))
             offset = start // 8 if write.packed else start * out.element_size()

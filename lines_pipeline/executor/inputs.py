@@ -28,7 +28,7 @@ from lines_pipeline.ops.roles import ReadContext, Source
 from lines_pipeline.planner.memory import EngineSettings
 from lines_pipeline.planner.schemas import left_out_names, schema_of
 from lines_pipeline.planner.stages import ancestors
-from lines_pipeline.planner.varying_numbers import settle_numbers
+from lines_pipeline.planner.varying_numbers import resolve_numbers
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.zoo.catalogue import is_sound
 from lines_pipeline.zoo.catalogue import locate as locate_in_zoo
@@ -82,7 +82,7 @@ def open_recipe(
             require_cache(nodes.folder)
         _open_checkpoints(context, build=build)
         if not context.unread:
-            context.graph = settle_numbers(graph, context.session.checkpoints)
+            context.graph = resolve_numbers(graph, context.session.checkpoints)
         context.notes += missing + code + ([] if build else recipe.plugins.notes())
         if build:
             prune(nodes.folder, size_limit())

@@ -39,7 +39,7 @@ class PlanIndex:
     def __init__(self, stage_plan: StagePlan) -> None:
         self.stage_plan = stage_plan
         self.steps = {step.id: step for step in stage_plan.steps}
-        self._hypothetical: dict[AnyStatistic, tuple[Assumption, ...]] = {}
+        self._by_speculation: dict[AnyStatistic, tuple[Assumption, ...]] = {}
         self.assumptions = [self._assumptions(observation.speculation) for observation in stage_plan.observations]
         """By observation: one assumption for every outcome of the statistic that it waits for."""
         self.written = [self._assumptions(write.speculation)[0] for write in stage_plan.writes]
@@ -114,12 +114,12 @@ class PlanIndex:
     def _assumptions(self, speculation: AnyStatistic | None) -> Sequence[Assumption]:
         if speculation is None:
             return (ACTUAL,)
-        if speculation not in self._hypothetical:
+        if speculation not in self._by_speculation:
             steps = frozenset(self._dependants(speculation))
-            self._hypothetical[speculation] = tuple(
+            self._by_speculation[speculation] = tuple(
                 Assumption({speculation: outcome}, steps) for outcome in speculation.outcomes
             )
-        return self._hypothetical[speculation]
+        return self._by_speculation[speculation]
 
     def _dependants(self, speculation: AnyStatistic) -> set[str]:
         dependants: set[str] = set()
@@ -131,29 +131,29 @@ class PlanIndex:
 
 
 class BlockEvaluator:
-    """Values of steps on one block; each is computed once in every world that it depends on.
+    """Computes values of steps on one block, each once under every assumption that it depends on.
 
     Sources are 1-D tensors, or traced values of a ``TraceBuilder``.
     """
 
     def __init__(self, index: PlanIndex, tensor: str, sources: Mapping[str, Block], start: int = 0) -> None:
-        self._index, self._program, self._tensor, self._start = index, index.stage_plan, tensor, start
+        self._index, self._stage_plan, self._tensor, self._start = index, index.stage_plan, tensor, start
         self._values: dict[Any, Block] = dict(sources)
         self._like = next(iter(sources.values()), None)
 
     def observed(self, number: int, assumption: int) -> Any:
         """Return the partial of an observation under one of its assumptions."""
-        return self._program.observations[number].statistic.partial(*self.reduced(number, assumption))
+        return self._stage_plan.observations[number].statistic.partial(*self.reduced(number, assumption))
 
     def reduced(self, number: int, assumption: int) -> tuple[Any, ...]:
         """Return the reductions of an observation under one of its assumptions."""
-        observation, spec = self._program.observations[number], self._index.observed_spec(number, self._tensor)
+        observation, spec = self._stage_plan.observations[number], self._index.observed_spec(number, self._tensor)
         assert spec is not None
         values = [
             self.input_value(step, spec, self._index.assumptions[number][assumption])
             for step in observation.statistic.of
         ]
-        regions = [self._program.schemas[step].regions.get(self._tensor, ()) for step in observation.statistic.of]
+        regions = [self._stage_plan.schemas[step].regions.get(self._tensor, ()) for step in observation.statistic.of]
         if all(regions):  # beyond the regions there is nothing to count
             counted = self._inside(values[0], spec, tuple(max(sizes) for sizes in zip(*regions, strict=True)))
             values = [value[counted] for value in values]
@@ -161,7 +161,7 @@ class BlockEvaluator:
 
     def written(self, number: int) -> Block:
         """Return the value of a write."""
-        return self.value(self._program.writes[number].step, self._index.written[number])
+        return self.value(self._stage_plan.writes[number].step, self._index.written[number])
 
     def value(self, step_id: str, assumption: Assumption = ACTUAL) -> Block:
         """Return the 1-D value, in the compute type (masks: bool), of a step whose schema has the tensor."""
@@ -171,7 +171,7 @@ class BlockEvaluator:
         return self._values[key]
 
     def _compute(self, step: Step, assumption: Assumption) -> Block:
-        schema = self._program.schemas[step.id]
+        schema = self._stage_plan.schemas[step.id]
         if self._tensor in schema.copied:
             return self.value(schema.copied[self._tensor], assumption)
         spec = schema.tensors[self._tensor]
@@ -195,7 +195,7 @@ class BlockEvaluator:
     def input_value(self, step_id: str, spec: TensorSpec, assumption: Assumption = ACTUAL) -> Block:
         """Return the value of ``step_id`` as input to a step computed as ``spec``: zero where it has no such tensor."""
         compute = torch_dtype(spec.compute_dtype)
-        if self._tensor in self._program.schemas[step_id].tensors:
+        if self._tensor in self._stage_plan.schemas[step_id].tensors:
             value = self.value(step_id, assumption)
             return value if value.dtype in (compute, torch.bool) else value.to(compute)
         assert self._like is not None

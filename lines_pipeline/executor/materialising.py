@@ -1,4 +1,4 @@
-"""From requests to files: lays out outputs, runs the stages, and commits headers, cache entries and facts."""
+"""From requests to files: lays out outputs, runs the stages, and commits headers, cache entries and summaries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lines_pipeline.io.entries import file_digest
 from lines_pipeline.io.folders import removed_if_empty
 from lines_pipeline.io.masks import SHAPES, VALUE_TYPE, packed_shapes
 from lines_pipeline.io.model_cards import Card
-from lines_pipeline.io.model_configs import find_classifier, settled_config, with_labels
+from lines_pipeline.io.model_configs import find_classifier, resolved_config, with_labels
 from lines_pipeline.io.temporaries import temporary_path
 from lines_pipeline.io.writing import OutputLayout, complete_files, create_files, discard_files, lay_out_files
 from lines_pipeline.planner.origins import tensor_origin
@@ -87,27 +87,29 @@ class Stored:
 
 
 def materialise(
-    session: Session, graph: Graph, requests: Sequence[OutputRequest], told: Sequence[str] = ()
+    session: Session, graph: Graph, requests: Sequence[OutputRequest], summarised: Sequence[str] = ()
 ) -> tuple[list[Stored], dict[str, dict[str, Any]]]:
-    """Write what is requested and not there yet; returns what there is, and the facts behind the steps ``told``.
+    """Write what is requested and not there yet; return all of it, and the summaries behind the steps ``summarised``.
 
     Values that break the pipeline come first, each into the cache. Nothing keeps its final name unless it is complete;
     after an error no temporary file and no empty folder is left.
     """
-    return _write(session, graph, requests, told), _facts(session, graph, told)
+    return _write(session, graph, requests, summarised), _summaries(session, graph, summarised)
 
 
-def _write(session: Session, graph: Graph, requests: Sequence[OutputRequest], told: Sequence[str] = ()) -> list[Stored]:
-    """Write what is requested and not there yet; gather the statistics behind the steps ``told``."""
+def _write(
+    session: Session, graph: Graph, requests: Sequence[OutputRequest], summarised: Sequence[str] = ()
+) -> list[Stored]:
+    """Write what is requested and not there yet; gather the statistics behind the steps ``summarised``."""
     existing_values = {n: value for n, r in enumerate(requests) if (value := existing(session, graph, r)) is not None}
     stored = {
         n: value for n, value in existing_values.items() if requests[n].path or session.cache.is_sound(value.path)
     }
     missing = {number: request for number, request in enumerate(requests) if number not in stored}
-    planned = session.sound_plan(graph, wanted_of(missing.values(), told))
+    planned = session.sound_plan(graph, wanted_of(missing.values(), summarised))
     if planned.before:  # one by one: what the first finds of its inputs may spare the others
         _write(session, graph, [OutputRequest(step) for step in planned.before[0].wanted.files])
-        return _write(session, graph, requests, told)
+        return _write(session, graph, requests, summarised)
     layouts = {n: _output_layout(session, r, graph.steps[r.step], planned) for n, r in missing.items()}
     _log(requests, stored, planned)
     with ExitStack() as cleanup:
@@ -161,7 +163,7 @@ def _require_held(outcome: Outcome, planned: Plan, requests: Iterable[OutputRequ
     )
 
 
-def wanted_of(requests: Iterable[OutputRequest], told: Iterable[str]) -> Wanted:
+def wanted_of(requests: Iterable[OutputRequest], summarised: Iterable[str]) -> Wanted:
     """Return what a plan has to give for requests, each step in the type that its first request says."""
     dtypes: dict[str, str] = {}
     in_cache = set[str]()
@@ -169,7 +171,7 @@ def wanted_of(requests: Iterable[OutputRequest], told: Iterable[str]) -> Wanted:
         dtypes.setdefault(request.step, "" if request.packed else request.dtype)
         if request.path is None:
             in_cache.add(request.step)
-    return Wanted(dtypes, tuple(told), frozenset(in_cache))
+    return Wanted(dtypes, tuple(summarised), frozenset(in_cache))
 
 
 def folders_of(request: OutputRequest) -> tuple[Path, ...]:
@@ -321,7 +323,7 @@ def _contents(session: Session, request: OutputRequest, layout: OutputLayout, or
     contents: dict[str, Path | bytes] = {companion.name: companion.source for companion in folder.companions.files}
     config = contents.get(folder.companions.config)
     if isinstance(config, Path):
-        resolved = settled_config(config.read_bytes(), layout.specs, str(config))
+        resolved = resolved_config(config.read_bytes(), layout.specs, str(config))
         if origin != folder.followed:
             resolved = _labelled(session, request, resolved, layout, origin)
         contents[folder.companions.config] = resolved
@@ -346,19 +348,19 @@ def _labelled(session: Session, request: OutputRequest, config: bytes, layout: O
     return config if resolved is None else resolved
 
 
-def _facts(session: Session, graph: Graph, told: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the summaries of all steps behind those told, whether computed now or remembered."""
-    steps = ancestors(graph, told)
+def _summaries(session: Session, graph: Graph, summarised: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the summaries of the steps ``summarised`` and all behind them, whether computed now or remembered."""
+    steps = ancestors(graph, summarised)
     schemas, known = infer_schemas(graph, steps, session.checkpoints), session.known(graph, steps)
-    facts: dict[str, dict[str, Any]] = {}
+    summaries: dict[str, dict[str, Any]] = {}
     for step_id in schemas:
         step, stats = graph.steps[step_id], stats_of(graph, step_id, known)
         if stats is not None:
             summary = summary_of(step, stats, schemas[step_id].numels)
             summary = {**session.summaries.get(step_id, {}), **summary}
             if summary:
-                facts[step_id] = dict(summary)
-    return facts
+                summaries[step_id] = dict(summary)
+    return summaries
 
 
 def announce(

@@ -22,7 +22,7 @@ from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.folders import removed_if_empty, require_cache, require_output
 from lines_pipeline.io.locations import resolve_output
 from lines_pipeline.io.model_cards import Card, CardInput, stated_license
-from lines_pipeline.io.model_configs import settled_config
+from lines_pipeline.io.model_configs import resolved_config
 from lines_pipeline.io.object_stores import ObjectStore, is_url, open_store
 from lines_pipeline.io.temporaries import sweep_temporaries, temporary_folder
 from lines_pipeline.ops.roles import FileOutput
@@ -175,7 +175,7 @@ def _model_folder(
         resolve_output(path, file.name)
         if file.name == companions.config:
             where = f"node '{step.node}': {file.name} of the folder that '{followed_step}' loads"
-            settled_config(file.source.read_bytes(), (), where)
+            resolved_config(file.source.read_bytes(), (), where)
     sources = [graph.steps[step_id] for step_id in graph.needed([output.value])]
     inputs = tuple(
         CardInput(recipe.secrets.label(source.id), recipe.recorded_path(source), _license(checkpoints.get(source.id)))

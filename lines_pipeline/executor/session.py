@@ -67,7 +67,7 @@ class Session:
 
     def plan(self, graph: Graph, wanted: Wanted) -> Plan:
         """Plan what is wanted, with what this run and earlier ones have found."""
-        return plan(graph, wanted, self.catalogue(graph, (*wanted.files, *wanted.told)), self.settings)
+        return plan(graph, wanted, self.catalogue(graph, (*wanted.files, *wanted.summarised)), self.settings)
 
     def sound_plan(self, graph: Graph, wanted: Wanted) -> Plan:
         """Plan as ``plan`` does; read the cached values that it relies on, and plan without those that are damaged."""

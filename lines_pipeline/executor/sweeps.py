@@ -39,7 +39,7 @@ class Sweeper:
         check_unchanged(stage_plan.files)
         nbytes = sum(task.nbytes for task in tasks)
         how = "" if stage_plan.compile == "never" else ", in compiled loops"
-        LOG.info("pass %s begins: %d jobs, %.1f MB%s", name, len(tasks), nbytes / 1e6, how)
+        LOG.info("pass %s begins: %d tasks, %.1f MB%s", name, len(tasks), nbytes / 1e6, how)
         self.emit(StageStarted(name, nbytes))
         started, bytes_read = time.perf_counter(), 0
 

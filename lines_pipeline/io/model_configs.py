@@ -23,7 +23,7 @@ _DEFAULT_LABELS = 2
 """What transformers takes where a configuration names no labels, and why it then writes none."""
 
 
-def settled_config(content: bytes, specs: Sequence[TensorSpec], where: str) -> bytes:
+def resolved_config(content: bytes, specs: Sequence[TensorSpec], where: str) -> bytes:
     """Return a configuration with data type and vocabulary of ``specs``, without a quantization; the same bytes where
     nothing differs. Raises ``PlanError`` naming ``where`` for what is no JSON object.
     """
@@ -33,7 +33,7 @@ def settled_config(content: bytes, specs: Sequence[TensorSpec], where: str) -> b
         raise PlanError(f"{where}: not valid JSON ({error}); mend it, or follow another folder with 'like'") from error
     if not isinstance(config, dict):
         raise PlanError(f"{where}: expected a JSON object; mend it, or follow another folder with 'like'")
-    changed = [_drop_quantization(config), _settle_dtypes(config, specs), _settle_vocabulary(config, specs)]
+    changed = [_drop_quantization(config), _resolve_dtypes(config, specs), _resolve_vocabulary(config, specs)]
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode() if any(changed) else content
 
 
@@ -56,8 +56,8 @@ def with_labels(content: bytes, donor: bytes | None, rows: int) -> bytes | None:
     taken = {key: theirs[key] for key in _LABEL_KEYS if key in theirs}
     if taken == {key: config[key] for key in _LABEL_KEYS if key in config}:
         return content
-    settled = {key: value for key, value in config.items() if key not in _LABEL_KEYS} | taken
-    return (json.dumps(settled, indent=2, ensure_ascii=False) + "\n").encode()
+    labelled = {key: value for key, value in config.items() if key not in _LABEL_KEYS} | taken
+    return (json.dumps(labelled, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _labels(config: dict[str, Any]) -> int:
@@ -85,7 +85,7 @@ def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from _parts(value)
 
 
-def _settle_dtypes(config: dict[str, Any], specs: Sequence[TensorSpec]) -> bool:
+def _resolve_dtypes(config: dict[str, Any], specs: Sequence[TensorSpec]) -> bool:
     """Replace a data type that no tensor has by the one that most values have."""
     counts: Counter[str] = Counter()
     for spec in specs:
@@ -103,7 +103,7 @@ def _settle_dtypes(config: dict[str, Any], specs: Sequence[TensorSpec]) -> bool:
     return changed
 
 
-def _settle_vocabulary(config: dict[str, Any], specs: Sequence[TensorSpec]) -> bool:
+def _resolve_vocabulary(config: dict[str, Any], specs: Sequence[TensorSpec]) -> bool:
     """Replace a vocabulary that no embedding has by the one that an embedding has, and no part of the configuration."""
     parts = [part for part in _parts(config) if type(part.get("vocab_size")) is int]
     tables = [s for s in specs if len(s.shape) == 2 and _EMBEDDING.search(s.name)]

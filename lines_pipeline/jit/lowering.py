@@ -10,17 +10,8 @@ import torch
 from lines_pipeline.io.number_ranges import largest_held
 from lines_pipeline.jit.instructions import AS_COMPUTED, BFLOAT16, FLOAT16, LANES, OpCode
 from lines_pipeline.jit.llvm_vectors import VECTOR_BYTES, ZERO, Vectors
-from lines_pipeline.jit.signature import (
-    AT_HIGH,
-    AT_LOW,
-    BELOW,
-    COUNTED,
-    INSIDE,
-    NONFINITE,
-    UNHELD,
-    KernelSignature,
-    Operation,
-)
+from lines_pipeline.jit.reducing import Reducer
+from lines_pipeline.jit.signature import UNHELD, KernelSignature, Operation
 
 _PLAIN = {
     OpCode.SUBTRACT: "fsub",
@@ -48,6 +39,7 @@ class _LoopBody:
     def __init__(self, signature: KernelSignature) -> None:
         self._signature, self._rows = signature, dict(signature.rows)
         self._vectors = Vectors(double=signature.double)
+        self._reducer = Reducer(signature, self._vectors)
         self._one = self._vectors.constant("1.0")
         self._values: dict[int, str] = {}
         """LLVM's names of the kernel's values."""
@@ -60,7 +52,7 @@ class _LoopBody:
         scalars = [f"%scalar{self._scalars + n}" for n in range(operation.scalars)]
         self._scalars += operation.scalars
         if operation.code >= OpCode.TOTAL:
-            self._reduce(operation.code, operation.outs[0], values[0], scalars)
+            self._reducer.reduce(operation.code, operation.outs[0], values[0], scalars)
             return
         for number, value in zip(operation.outs, self._computed(operation, values, scalars), strict=True):
             self._values[number] = value
@@ -113,66 +105,6 @@ class _LoopBody:
     def _reaches(self, value: str, threshold: str) -> str:
         return self._vectors.compare("oge", self._vectors.magnitude(value), threshold)
 
-    def _reduce(self, code: OpCode, slot: int, value: str, scalars: Sequence[str]) -> None:
-        compare, magnitude = self._vectors.compare, self._vectors.magnitude
-        match code:
-            case OpCode.TOTAL:
-                self._total(slot, value)
-            case OpCode.COUNT:
-                self._count(COUNTED, slot, self._bits(compare("une", value, ZERO)))
-            case OpCode.CHECK:
-                self._count(NONFINITE, slot, self._bits(compare("ugt", magnitude(value), scalars[0])))
-            case OpCode.WITHIN:
-                self._within(slot, magnitude(value), *scalars)
-
-    def _total(self, slot: int, value: str) -> None:
-        let, wide = self._vectors.let, f"<{self._vectors.width} x double>"
-        added = self._vectors.choose("%valid", value)
-        if not self._signature.double:
-            added = let(f"fpext {self._vectors.type} {added} to {wide}")
-        address = let(f"getelementptr double, ptr %lanes, i64 {let(f'add i64 %lane, {slot * LANES}')}")
-        total = let(f"fadd {wide} {let(f'load {wide}, ptr {address}, align 8')}, {added}")
-        self._vectors.put(f"store {wide} {total}, ptr {address}, align 8")
-
-    def _within(self, slot: int, magnitude: str, low: str, high: str) -> None:
-        """Keep what lies in the bracket; most vectors have nothing there, and are left after two comparisons."""
-        vectors, label = self._vectors, len(self._vectors.lines)
-        below, upto = (self._bits(vectors.compare(*how)) for how in (("olt", magnitude, low), ("ole", magnitude, high)))
-        self._count(BELOW, slot, below)
-        is_any = vectors.let(f"icmp ne i64 {below}, {upto}")
-        vectors.put(f"br i1 {is_any}, label %some{label}, label %none{label}")
-        vectors.lines.append(f"some{label}:")
-        for end, number in ((AT_LOW, low), (AT_HIGH, high)):
-            self._count(end, slot, self._bits(vectors.compare("oeq", magnitude, number)))
-        inside = vectors.both(vectors.compare("ogt", magnitude, low), vectors.compare("olt", magnitude, high))
-        self._keep(slot, magnitude, self._bits(inside))
-        vectors.put(f"br label %none{label}")
-        vectors.lines.append(f"none{label}:")
-
-    def _keep(self, slot: int, value: str, bits: str) -> None:
-        """Add values to those found."""
-        let, put = self._vectors.let, self._vectors.put
-        put(f"store {self._vectors.type} {value}, ptr %spill, align {VECTOR_BYTES}")
-        before = let(f"load i64, ptr {let(f'getelementptr i64, ptr %filled, i64 {slot}')}")
-        first = let(f"add i64 {before}, {let(f'mul i64 %room, {slot}')}")
-        address = let(f"getelementptr {self._vectors.number}, ptr %found, i64 {first}")
-        put(f"call void @keep(i64 {bits}, ptr %spill, ptr {address}, ptr {self._counter(INSIDE, slot)})")
-
-    def _count(self, row: int, slot: int, bits: str) -> None:
-        let, address = self._vectors.let, self._counter(row, slot)
-        number = let(f"call i64 @llvm.ctpop.i64(i64 {bits})")
-        total = let(f"add i64 {number}, {let(f'load i64, ptr {address}')}")
-        self._vectors.put(f"store i64 {total}, ptr {address}")
-
-    def _counter(self, row: int, slot: int) -> str:
-        return self._vectors.let(f"getelementptr i64, ptr %counts, i64 {row * self._signature.slots + slot}")
-
-    def _bits(self, mask: str) -> str:
-        """Append the conversion of a mask to an integer with a bit for each entry of the block; return that."""
-        let, width = self._vectors.let, self._vectors.width
-        bits = let(f"bitcast {self._vectors.mask} {mask} to i{width}")
-        return let(f"and i64 %validbits, {let(f'zext i{width} {bits} to i64')}")
-
     def _value(self, number: int) -> str:
         """Return a value; load a source where it is used first."""
         if number not in self._values:
@@ -195,10 +127,10 @@ class _LoopBody:
     def _check_range(self, value: str, largest: str) -> None:
         """Count entries that cannot be stored, in a branch that is hardly ever taken: counting always costs 5 %."""
         vectors, label = self._vectors, len(self._vectors.lines)
-        bits = self._bits(vectors.compare("ugt", vectors.magnitude(value), largest))
+        bits = self._reducer.bits(vectors.compare("ugt", vectors.magnitude(value), largest))
         vectors.put(f"br i1 {vectors.let(f'icmp ne i64 {bits}, 0')}, label %unheld{label}, label %held{label}")
         vectors.lines.append(f"unheld{label}:")
-        self._count(UNHELD, 0, bits)
+        self._reducer.count(UNHELD, 0, bits)
         vectors.put(f"br label %held{label}")
         vectors.lines.append(f"held{label}:")
 

@@ -72,7 +72,7 @@ class Atlas(LearningOp[AtlasParams]):
             context.emit(Note(f"node '{context.node}': {message}", warning=True))
         return chosen
 
-    def told(self, coefficients: list[list[float]]) -> list[list[float]]:
+    def table_rows(self, coefficients: list[list[float]]) -> list[list[float]]:
         return [list(column) for column in zip(*coefficients, strict=True)]
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_told: ContextVar[list[str] | None] = ContextVar("told", default=None)
+_texts: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 
 
 def remark(text: str) -> None:
     """Tell something of the tensor in hand; lost where nobody listens."""
-    texts = _told.get()
+    texts = _texts.get()
     if texts is not None:
         texts.append(text)
 
@@ -20,8 +20,8 @@ def remark(text: str) -> None:
 def remarks() -> Iterator[list[str]]:
     """Listen to what ops tell in this context."""
     texts: list[str] = []
-    token = _told.set(texts)
+    token = _texts.set(texts)
     try:
         yield texts
     finally:
-        _told.reset(token)
+        _texts.reset(token)

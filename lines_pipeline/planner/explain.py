@@ -120,7 +120,7 @@ def _bytes(count: int) -> str:
 def explain_plan(name: str, planned: Plan, trials: int = 0) -> Explanation:
     """Tell what a plan is; ``name`` is the recipe's, ``trials`` come before."""
     graph, schemas, catalogue = planned.graph, planned.schemas, planned.catalogue
-    steps, settings = ancestors(graph, planned.wanted.told), planned.settings
+    steps, settings = ancestors(graph, planned.wanted.summarised), planned.settings
     stages = [
         _described(part, number)
         for part in planned.parts
@@ -131,7 +131,7 @@ def explain_plan(name: str, planned: Plan, trials: int = 0) -> Explanation:
     known = catalogue.statistics
     explanations = (explained_step(graph.steps[step], schemas[step], stats_of(graph, step, known)) for step in steps)
     explained = tuple(step for step in explanations if step is not None)
-    specs = [spec for step in planned.wanted.told for spec in schemas[step].tensors.values()]
+    specs = [spec for step in planned.wanted.summarised for spec in schemas[step].tensors.values()]
     written = {step for part in planned.parts for step in part.wanted.files}
     cached = (step for part in planned.parts for step in part.cached if step in catalogue.values)
     read = [step for step in cached if not is_measured(graph.steps[step])]  # the run finds out about those
@@ -143,7 +143,7 @@ def explain_plan(name: str, planned: Plan, trials: int = 0) -> Explanation:
         peak_bytes=planned.peak_bytes,
         compute_dtypes=tuple(sorted({spec.compute_dtype for spec in specs if spec.is_floating})),
         stored_dtypes=tuple(sorted({spec.dtype for spec in specs})),
-        cached=tuple(dict.fromkeys([*read, *(step for step in planned.wanted.told if step not in written)])),
+        cached=tuple(dict.fromkeys([*read, *(step for step in planned.wanted.summarised if step not in written)])),
         measured=tuple(step for step in steps if not known.keys().isdisjoint(statistics_of(graph, step).values())),
         explained=explained,
         trials=trials,

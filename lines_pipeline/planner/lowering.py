@@ -172,10 +172,10 @@ def _partial_writes(
     if sink == partial_output.step:
         return [replace(write, speculation=partial_output.speculation) for write in outputs.get(sink, ())]
     first = outputs[sink][0].positions if outputs else {}
-    drafted, final = schemas[partial_output.step], schemas[sink].tensors
-    same = (name for name in drafted.numels if name in first and final[name].shape == drafted.tensors[name].shape)
+    partial, final = schemas[partial_output.step], schemas[sink].tensors
+    same = (name for name in partial.numels if name in first and final[name].shape == partial.tensors[name].shape)
     positions = {name: first[name][:1] for name in same}
-    return [Write(partial_output.step, positions, speculation=partial_output.speculation, is_draft=True)]
+    return [Write(partial_output.step, positions, speculation=partial_output.speculation, is_partial=True)]
 
 
 def positions_of(step: Step, schema: Schema) -> dict[str, Place]:

@@ -32,7 +32,7 @@ class EngineSettings:
     workers: int = os.cpu_count() or 1
     memory: int | None = None
     device: str = "cpu"
-    """Where blocks are computed; ``auto`` is settled by each worker of a cluster for itself."""
+    """Where blocks are computed; ``auto`` is resolved by each worker of a cluster for itself."""
     compile: CompileMode = "auto"
 
     @property

@@ -32,7 +32,7 @@ class Wanted:
 
     files: Mapping[str, str]
     """By step whose value is written: the type that it is stored in (``keep``: as it is; ``""``: packed)."""
-    told: tuple[str, ...] = ()
+    summarised: tuple[str, ...] = ()
     """Steps behind which all statistics are gathered that are not known."""
     in_cache: frozenset[str] = frozenset()
     """Those of ``files`` that go into the cache."""

@@ -23,7 +23,7 @@ def plan(graph: Graph, wanted: Wanted, catalogue: Catalogue, settings: EngineSet
 
     Raises ``CheckpointError`` for tensors that do not fit together, ``PlanError`` for a plan that memory cannot hold.
     """
-    schemas = infer_schemas(graph, ancestors(graph, (*wanted.files, *wanted.told)), catalogue.checkpoints)
+    schemas = infer_schemas(graph, ancestors(graph, (*wanted.files, *wanted.summarised)), catalogue.checkpoints)
     planned = make_whole_tensors_first(read_measured_values(Plan(graph, wanted, catalogue, settings, schemas)))
     for rule in RULES:
         planned = planned.everywhere(rule)

@@ -1,4 +1,4 @@
-"""Gathers the facts of a node's steps: lists for what differs by expert, single values for what does not."""
+"""Gathers the summaries of a node's steps: lists for what differs by expert, single values for what does not."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 from lines_pipeline.graph.graph import Graph
 
-Facts = Mapping[str, Mapping[str, Any]]
+Summaries = Mapping[str, Mapping[str, Any]]
 
 
-def gather_summaries(graph: Graph, by_step: Facts) -> dict[str, dict[str, Any]]:
+def gather_summaries(graph: Graph, by_step: Summaries) -> dict[str, dict[str, Any]]:
     """Return summaries by node: lists of a collection are joined in item order, equal values stand once."""
     by_node: dict[str, dict[str, Any]] = {}
     for node, members in graph.members.items():
         of_members = [by_step[step] for step in members if step in by_step]
         if of_members:
             by_node[node] = {
-                name: _joined([facts[name] for facts in of_members if name in facts]) for name in of_members[0]
+                name: _joined([summary[name] for summary in of_members if name in summary]) for name in of_members[0]
             }
     return by_node
 

@@ -38,7 +38,7 @@ class Write:
     packed: bool = False
     speculation: AnyStatistic | None = None
     """A partial output's: the statistic whose first outcome the value assumes."""
-    is_draft: bool = False
+    is_partial: bool = False
     """Whether another step's value comes to stand there."""
 
 
@@ -124,7 +124,7 @@ class Readers:
     """Tells the sources that a plan needs of each tensor: those that it computes with, and those that it hashes."""
 
     def __init__(self, stage_plan: StagePlan) -> None:
-        self._program = stage_plan
+        self._stage_plan = stage_plan
         self._steps = {step.id: step for step in stage_plan.steps}
         self._copying = [schema.copied for schema in stage_plan.schemas.values() if schema.copied]
         self._choices: list[Collection[str]] = [schema.tensors for schema in stage_plan.schemas.values()]
@@ -140,7 +140,7 @@ class Readers:
         alike = self._alike(tensor)
         if alike not in self._computed:
             reached = self._reached(tensor, self._targets(tensor))
-            sources = self._program.sources.items()
+            sources = self._stage_plan.sources.items()
             self._computed[alike] = tuple(step for step, tensors in sources if step in reached and tensor in tensors)
         return self._computed[alike]
 
@@ -148,26 +148,28 @@ class Readers:
         """Return what the sources of a tensor depend on: most tensors of a stage plan are alike."""
         having = tuple([tensor in choice for choice in self._choices])
         copied = tuple([copied.get(tensor) for copied in self._copying])
-        writes = (self._program.schemas[write.step] for write in self._program.writes if tensor in write.positions)
+        writes = (
+            self._stage_plan.schemas[write.step] for write in self._stage_plan.writes if tensor in write.positions
+        )
         return having, copied, tuple([schema.passthrough.get(tensor) for schema in writes])
 
     def hashed(self, tensor: str) -> tuple[str, ...]:
         """Return the sources that are hashed, of those that have the tensor: views are parts of other tensors."""
-        schemas = self._program.schemas
-        if not self._program.hashed:
+        schemas = self._stage_plan.schemas
+        if not self._stage_plan.hashed:
             return ()
         return tuple(
             step
-            for step, tensors in self._program.sources.items()
-            if step in self._program.hashed and tensor in tensors and tensor not in schemas[step].exposed
+            for step, tensors in self._stage_plan.sources.items()
+            if step in self._stage_plan.hashed and tensor in tensors and tensor not in schemas[step].exposed
         )
 
     def read(self, tensor: str) -> tuple[str, ...]:
         """Return all sources that are read."""
-        if not self._program.hashed:
+        if not self._stage_plan.hashed:
             return self.computed(tensor)
         read = {*self.computed(tensor), *self.hashed(tensor)}
-        return tuple(step for step in self._program.sources if step in read)
+        return tuple(step for step in self._stage_plan.sources if step in read)
 
     def behind(self, step_id: str, tensor: str) -> tuple[str, ...]:
         """Return the sources of a tensor that the value of a step is computed from."""
@@ -175,39 +177,39 @@ class Readers:
         while waiting:
             step = self._steps[waiting.pop()]
             behind.add(step.id)
-            if step.id not in self._program.sources:
+            if step.id not in self._stage_plan.sources:
                 waiting += (source for ids in step.value_inputs.values() for source in ids if source not in behind)
         return tuple(source for source in self.computed(tensor) if source in behind)
 
     def width(self, tensor: str) -> int:
         """Return the bytes read of one value of a tensor: of a whole one all inputs, each time that they are taken."""
-        read = self._taken_whole(tensor) if tensor in self._program.whole else self.read(tensor)
-        return sum(ITEM_BYTES[self._program.sources[step][tensor].spec.dtype] for step in read)
+        read = self._taken_whole(tensor) if tensor in self._stage_plan.whole else self.read(tensor)
+        return sum(ITEM_BYTES[self._stage_plan.sources[step][tensor].spec.dtype] for step in read)
 
     def _taken_whole(self, tensor: str) -> list[str]:
-        step = next(self._steps[write.step] for write in self._program.writes if tensor in write.positions)
-        spec = self._program.schemas[step.id].tensors[tensor]
+        step = next(self._steps[write.step] for write in self._stage_plan.writes if tensor in write.positions)
+        spec = self._stage_plan.schemas[step.id].tensors[tensor]
         taken = (ids for port, ids in step.value_inputs.items() if not step.op.inputs[port].beside)
         once = [source for ids in taken for step_id in ids for source in self.behind(step_id, tensor)]
         return once * step.op.times_taken(step.params_of(spec.name), spec, step.counts)
 
     def _targets(self, tensor: str) -> list[str]:
         """Return the steps whose values are observed or written; integer tensors come as they are from one source."""
-        schemas = self._program.schemas
+        schemas = self._stage_plan.schemas
         targets = [
             step
-            for observation in self._program.observations
+            for observation in self._stage_plan.observations
             for step in observation.statistic.of
-            if observes(self._program, observation, tensor)
+            if observes(self._stage_plan, observation, tensor)
         ]
-        for write in self._program.writes:
+        for write in self._stage_plan.writes:
             if tensor in write.positions:
                 schema = schemas[write.step]
                 targets.append(write.step if schema.tensors[tensor].is_floating else schema.passthrough[tensor])
         return targets
 
     def _reached(self, tensor: str, targets: list[str]) -> set[str]:
-        schemas, sources, reached = self._program.schemas, self._program.sources, set[str]()
+        schemas, sources, reached = self._stage_plan.schemas, self._stage_plan.sources, set[str]()
         while targets:
             step_id = targets.pop()
             if step_id in reached or tensor not in schemas[step_id].tensors:

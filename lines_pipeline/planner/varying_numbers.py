@@ -25,7 +25,7 @@ from lines_pipeline.planner.schemas import Schema, infer_schemas
 from lines_pipeline.planner.stages import ancestors
 
 
-def settle_numbers(graph: Graph, checkpoints: Mapping[str, Checkpoint]) -> Graph:
+def resolve_numbers(graph: Graph, checkpoints: Mapping[str, Checkpoint]) -> Graph:
     """Return the graph with the parameters of each tensor; reads headers alone.
 
     Raises ``PlanError`` for a pattern that matches no tensor, a tensor that no pattern matches, more numbers than
@@ -36,8 +36,8 @@ def settle_numbers(graph: Graph, checkpoints: Mapping[str, Checkpoint]) -> Graph
         return graph
     schemas = infer_schemas(graph, ancestors(graph, varying), checkpoints)
     _refuse_unmatched(graph, varying, schemas)
-    settled = {step: _settled(graph.steps[step], schemas[step]) for step in varying}
-    return replace(graph, steps={**graph.steps, **settled})
+    resolved = {step: _resolved(graph.steps[step], schemas[step]) for step in varying}
+    return replace(graph, steps={**graph.steps, **resolved})
 
 
 def explain_numbers(step: Step, schema: Schema, layers: LayerMap | None) -> OpExplanation:
@@ -102,7 +102,7 @@ def _refuse_unmatched(graph: Graph, steps: Iterable[str], schemas: Mapping[str, 
             raise PlanError(f"node '{node}': '{label}': the glob '{shortened(glob)}' matches no tensor{near}")
 
 
-def _settled(step: Step, schema: Schema) -> Step:
+def _resolved(step: Step, schema: Schema) -> Step:
     layers = layers_of(step, schema)
     variants: dict[tuple[Number, ...], OpParams] = {}
     chosen: dict[str, tuple[Number, ...]] = {}

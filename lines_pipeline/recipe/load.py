@@ -68,18 +68,18 @@ def _filled(document: Document) -> tuple[Document, Mapping[str, Any], list[Diagn
     variables = document.data.get("vars")
     variables = variables if isinstance(variables, Mapping) else {}
     running = ForRunning(variables, document.source_map, os.environ)
-    data = _settled(running.fill(document.data, ()))
-    recorded = _settled(ForRecording(variables, document.source_map).fill(document.data, ()))
+    data = _with_texts(running.fill(document.data, ()))
+    recorded = _with_texts(ForRecording(variables, document.source_map).fill(document.data, ()))
     secrets = Secrets(running.used, recorded_names(data, recorded))
     return Document(data, document.source_map), recorded, list(running.diagnostics), secrets
 
 
-def _settled(data: Mapping[str, Any]) -> dict[str, Any]:
+def _with_texts(data: Mapping[str, Any]) -> dict[str, Any]:
     """Turn names and tags that were written as numbers into texts; elsewhere only items keep their spelling."""
     plain = {key: inside if key == "vars" else _without_spelled_truth(inside) for key, inside in data.items()}
     nodes = data.get("nodes")
     if isinstance(nodes, Mapping):
-        plain["nodes"] = {name: _settled_node(fields) for name, fields in nodes.items()}
+        plain["nodes"] = {name: _node_with_texts(fields) for name, fields in nodes.items()}
     tags = value_at(plain, ("tracking", "tags")) if holds(plain.get("tracking"), "tags") else None
     if isinstance(tags, Mapping):
         plain = replaced(
@@ -92,17 +92,17 @@ def _as_text(value: Any) -> Any:
     return value if value is None or isinstance(value, Mapping | list) else scalar_text(value)
 
 
-def _settled_node(fields: Any) -> Any:
+def _node_with_texts(fields: Any) -> Any:
     if not isinstance(fields, Mapping):
         return _without_spelled_truth(fields)
-    return {key: _settled_field(key, inside) for key, inside in fields.items()}
+    return {key: _field_with_texts(key, inside) for key, inside in fields.items()}
 
 
-def _settled_field(key: str, value: Any) -> Any:
+def _field_with_texts(key: str, value: Any) -> Any:
     if key == "for_each":
         return value
     if key in _NAMES and isinstance(value, list):
-        return [_settled_field(key, entry) for entry in value]
+        return [_field_with_texts(key, entry) for entry in value]
     return _as_text(value) if key in _NAMES else _without_spelled_truth(value)
 
 

@@ -26,7 +26,7 @@ from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.sample_parts import SamplePart
 from lines_pipeline.planner.layer_maps import layers_of
 from lines_pipeline.planner.schemas import schema_of
-from lines_pipeline.planner.varying_numbers import settle_numbers
+from lines_pipeline.planner.varying_numbers import resolve_numbers
 from lines_pipeline.search.measurements import Measurements
 from lines_pipeline.suites.models import StoredModel, state_of
 
@@ -58,7 +58,7 @@ class Drivers:
 
         Numbers that vary by tensor are those of each tensor from then on.
         """
-        graph = settle_numbers(graph, self.evaluator.session.checkpoints)
+        graph = resolve_numbers(graph, self.evaluator.session.checkpoints)
         for step_id in graph.needed(graph.sinks):
             step = graph.steps[step_id]
             outcome = self._outcome(graph, step)

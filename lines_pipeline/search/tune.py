@@ -10,7 +10,7 @@ from lines_pipeline.executor.materialising import OutputRequest, materialise
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.planner.stages import ancestors
-from lines_pipeline.planner.varying_numbers import settle_numbers
+from lines_pipeline.planner.varying_numbers import resolve_numbers
 from lines_pipeline.recipe.binding.objective import Objective, default_direction, parse_objective
 from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.recipe import Recipe
@@ -41,7 +41,7 @@ def tune(recipe: Recipe, drivers: Drivers) -> Chosen:
     """
     assert recipe.tune is not None
     session, objective = drivers.evaluator.session, parse_objective(recipe.tune.objective)
-    graph = settle_numbers(build_graph(recipe), session.checkpoints)
+    graph = resolve_numbers(build_graph(recipe), session.checkpoints)
     _keep_common_parts(graph, recipe.tune, objective, session)
     direction = recipe.tune.direction or default_direction(
         objective, lambda step: drivers.directions(graph.steps[step])

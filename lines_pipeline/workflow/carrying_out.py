@@ -62,7 +62,7 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
     drivers, figures = Drivers.of(context.session, context.recipe.folder), FigureFiles(context, destination)
     chosen = _choose(context, drivers, figures, tune=tune)
     files_made = _make(context, destination, drivers)
-    _tell_what_was_found(context, files_made.facts)
+    _emit_findings(context, files_made.summaries)
     metrics = drivers.metrics(context.graph)
     derivations = Derivations(context, figures, drivers, dict(metrics), dict(drivers.units))
     derivations.carry_out()
@@ -77,7 +77,7 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
         metrics=derivations.metrics,
         files=tuple(location for location in locations if isinstance(location, Path)),
         urls=tuple(location for location in locations if isinstance(location, str)),
-        facts=gather_summaries(context.graph, files_made.facts),
+        facts=gather_summaries(context.graph, files_made.summaries),
         run_id="",
         tracking_uri="",
         chosen=chosen.values if chosen else {},
@@ -109,7 +109,7 @@ class _Made:
     before: frozenset[str]
     """Save steps whose files were there already."""
     locations: Iterable[Path | str]
-    facts: Mapping[str, Mapping[str, Any]]
+    summaries: Mapping[str, Mapping[str, Any]]
 
 
 def _make(context: OpenedRecipe, destination: outputs.OutputFolder, drivers: Drivers) -> _Made:
@@ -123,10 +123,10 @@ def _make(context: OpenedRecipe, destination: outputs.OutputFolder, drivers: Dri
         require_output(destination.folder)
     steps = [request.step for request in requests.values()] + list(graph.measured_models)
     all_requests = [*requests.values(), *(OutputRequest(model) for model in drivers.unmade_models(graph))]
-    stored, facts = materialise(session, graph, all_requests, steps)
+    stored, summaries = materialise(session, graph, all_requests, steps)
     _note_variances(context, all_requests, stored)
     locations = outputs.deliver(session, destination, dict(zip(requests, stored, strict=False)), before)
-    return _Made(requests, frozenset(before), locations, facts)
+    return _Made(requests, frozenset(before), locations, summaries)
 
 
 def _note_variances(context: OpenedRecipe, asked: Iterable[OutputRequest], stored: Iterable[Stored]) -> None:
@@ -136,11 +136,11 @@ def _note_variances(context: OpenedRecipe, asked: Iterable[OutputRequest], store
             context.session.emit(note)
 
 
-def _tell_what_was_found(context: OpenedRecipe, facts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Emit the digests of the inputs, the facts of steps, and the factor of every block."""
+def _emit_findings(context: OpenedRecipe, summaries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Emit the digests of the inputs, the summaries of steps, and the factor of every block."""
     session = context.session
     session.emit(InputsIdentified({step: session.digests[step] for step in sorted(session.digests)}))
-    for step, summary in facts.items():
+    for step, summary in summaries.items():
         session.emit(SummaryComputed(step, summary))
-    for scales in block_scales(context.graph, session, facts.keys()):
+    for scales in block_scales(context.graph, session, summaries.keys()):
         session.emit(scales)

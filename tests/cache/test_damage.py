@@ -168,7 +168,7 @@ def test_contents_that_change_behind_the_modification_time_are_noticed(recipe: P
         with victim.open("r+b") as file:
             file.write(content)
         os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
-        found = told(recipe)
+        notes_told = told(recipe)
         shutil.rmtree("cache")
         shutil.rmtree(OUT)
-        assert told(recipe) == found
+        assert told(recipe) == notes_told

@@ -72,9 +72,9 @@ def test_what_is_in_it_is_listed_oldest_use_first(judged: Path) -> None:
     assert sorted(set(kinds())) == ["digests", "scores", "values"]
     assert [entry.used for entry in report.entries] == sorted(entry.used for entry in report.entries)
     assert report.nbytes == sum(entry.nbytes for entry in report.entries)
-    told = json.loads(CliRunner().invoke(app, ["cache", "list", "--json"]).stdout)
-    assert [entry["kind"] for entry in told["entries"]] == kinds()
-    assert told["limit"] == 50 * 10**9
+    printed = json.loads(CliRunner().invoke(app, ["cache", "list", "--json"]).stdout)
+    assert [entry["kind"] for entry in printed["entries"]] == kinds()
+    assert printed["limit"] == 50 * 10**9
 
 
 def test_damaged_results_count_as_absent_and_are_made_again(write_recipe: Recipe) -> None:
@@ -120,10 +120,10 @@ def test_verify_tells_of_damage_and_removes_it(judged: Path) -> None:
     assert CliRunner().invoke(app, ["cache", "verify"]).exit_code == 0
     (path,) = values()
     path.write_bytes(path.read_bytes()[:-4])
-    done = CliRunner().invoke(app, ["cache", "verify", "--json"])
-    told = json.loads(done.stdout)
-    assert done.exit_code == 1
-    assert [entry["path"] for entry in told["entries"]] == [str(path)] and told["checked"] > 2
+    completed = CliRunner().invoke(app, ["cache", "verify", "--json"])
+    printed = json.loads(completed.stdout)
+    assert completed.exit_code == 1
+    assert [entry["path"] for entry in printed["entries"]] == [str(path)] and printed["checked"] > 2
     assert not path.exists() and api.cache_verify().entries == ()
 
 
@@ -143,8 +143,8 @@ def test_prune_removes_what_was_used_longest_ago(write_recipe: Recipe) -> None:
     os.utime(oldest.path, (0, 0))
     report = api.cache_prune(sum(entry.nbytes for entry in entries) - 1)
     assert [entry.path for entry in report.entries] == [oldest.path]
-    done = CliRunner().invoke(app, ["cache", "prune", "--to", "0"])
-    assert done.exit_code == 0 and f"removed {len(entries) - 1} entries" in done.stdout
+    completed = CliRunner().invoke(app, ["cache", "prune", "--to", "0"])
+    assert completed.exit_code == 0 and f"removed {len(entries) - 1} entries" in completed.stdout
     assert api.cache_list().entries == ()
     assert CliRunner().invoke(app, ["cache", "list", "--to", "1GB"]).exit_code == 2
     with pytest.raises(PlanError, match="--to: expected a size"):
@@ -214,8 +214,8 @@ def test_processes_at_once_with_hardly_any_room_get_the_same_result(judged: Path
             )
             for n in range(3)
         ]
-        found = [(one.communicate(timeout=120), one.returncode) for one in running]
-        assert [code for _, code in found] == [0, 0, 0], found
-        metrics = [json.loads(out)["metrics"] for (out, _), _ in found]
+        entries = [(process_run.communicate(timeout=120), process_run.returncode) for process_run in running]
+        assert [code for _, code in entries] == [0, 0, 0], entries
+        metrics = [json.loads(out)["metrics"] for (out, _), _ in entries]
         assert metrics[0] == metrics[1] == metrics[2]
     assert api.cache_verify().entries == ()

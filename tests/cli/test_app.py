@@ -70,15 +70,17 @@ def judged(toy: Path) -> Path:
 
 
 def test_run_as_json(write_recipe: Recipe) -> None:
-    found = parsed("run", write_recipe(TIES_LINES), "--out", "out")
-    assert set(found) == {
+    printed = parsed("run", write_recipe(TIES_LINES), "--out", "out")
+    assert set(printed) == {
         "name", "run_id", "tracking_uri", "metrics", "files", "facts", "chosen", "cached", "seconds", "notes",
         "units",
     }  # fmt: skip
-    assert found["name"] == "tested" and found["metrics"] == {} and found["chosen"] == {} and found["cached"] == []
-    assert found["files"] == [str(Path("out/model.safetensors").resolve())] and Path(found["files"][0]).is_file()
-    assert found["facts"]["scaled"]["alpha"] > 0 and found["facts"]["scaled"]["num_experts"] == 3
-    assert len(found["run_id"]) == 32 and found["seconds"] > 0
+    assert (
+        printed["name"] == "tested" and printed["metrics"] == {} and printed["chosen"] == {} and printed["cached"] == []
+    )
+    assert printed["files"] == [str(Path("out/model.safetensors").resolve())] and Path(printed["files"][0]).is_file()
+    assert printed["facts"]["scaled"]["alpha"] > 0 and printed["facts"]["scaled"]["num_experts"] == 3
+    assert len(printed["run_id"]) == 32 and printed["seconds"] > 0
 
 
 def test_events_go_to_a_file_and_quiet_runs_say_nothing_else(
@@ -86,11 +88,11 @@ def test_events_go_to_a_file_and_quiet_runs_say_nothing_else(
 ) -> None:
     monkeypatch.setenv("PLANTED", "s3cr3t-value")
     recipe = write_recipe(TIES_LINES, description="for ${env:PLANTED}")
-    done = called("run", recipe, "--out", "out-s3cr3t-value", "--no-tracking", "--events", "events.jsonl", "-q")
-    assert done.stderr == "" and "written" in done.stdout
+    completed = called("run", recipe, "--out", "out-s3cr3t-value", "--no-tracking", "--events", "events.jsonl", "-q")
+    assert completed.stderr == "" and "written" in completed.stdout
     text = Path("events.jsonl").read_text()
-    told = [json.loads(line)["event"] for line in text.splitlines()]
-    assert {"StageStarted", "StageFinished", "FileWritten"} <= set(told) and told[-1] == "RunFinished"
+    texts = [json.loads(line)["event"] for line in text.splitlines()]
+    assert {"StageStarted", "StageFinished", "FileWritten"} <= set(texts) and texts[-1] == "RunFinished"
     assert "s3cr3t" not in text
     refused = CliRunner().invoke(app, ["run", str(recipe), "--no-tracking", "--events", "nowhere/events.jsonl"])
     assert isinstance(refused.exception, TrackingError) and "nowhere/events.jsonl" in str(refused.exception)
@@ -124,8 +126,8 @@ def test_plans_and_validations_say_more_or_less(write_recipe: Recipe, judged: Pa
     opened = re.compile(r"info: 'base': opened 'base\.safetensors', 11 tensors, content not known yet\n")
     recipe = write_recipe(TIES_LINES)
     for command in ("plan", "validate"):
-        silent, told = called(command, recipe), called(command, recipe, "-v")
-        assert silent.stderr == "" and opened.search(told.stderr) and told.stdout == silent.stdout
+        silent, completed = called(command, recipe), called(command, recipe, "-v")
+        assert silent.stderr == "" and opened.search(completed.stderr) and completed.stdout == silent.stdout
     assert json.loads(called("plan", recipe, "-v", "--json").stdout)["name"] == "tested"
     assert called("validate", judged).stdout.startswith("note: ")
     assert called("validate", judged, "-q").stdout == "judged: valid, 2 steps\n"
@@ -134,12 +136,12 @@ def test_plans_and_validations_say_more_or_less(write_recipe: Recipe, judged: Pa
 
 
 def test_metrics_as_json_and_as_a_table(judged: Path) -> None:
-    found = parsed("run", judged)
-    assert found["metrics"]["val"]["accuracy/rise"] == found["metrics"]["val"]["mean_accuracy"] == 0.5
-    assert found["units"]["val"]["accuracy/rise"] == "share" and found["units"]["val"]["mean_loss"] == "nats"
+    printed = parsed("run", judged)
+    assert printed["metrics"]["val"]["accuracy/rise"] == printed["metrics"]["val"]["mean_accuracy"] == 0.5
+    assert printed["units"]["val"]["accuracy/rise"] == "share" and printed["units"]["val"]["mean_loss"] == "nats"
     cells = [[cell.strip() for cell in line.split("│")[1:3]] for line in called("run", judged).stdout.splitlines()]
     assert ["accuracy/rise", "50.0 % (0.0 to 100.0)"] in cells and ["mean_accuracy", "50.0 %"] in cells
-    assert ["mean_loss", f"{found['metrics']['val']['mean_loss']:.4g} nats"] in cells
+    assert ["mean_loss", f"{printed['metrics']['val']['mean_loss']:.4g} nats"] in cells
     assert not [cell for cell in cells if "loss/rise" in cell]
 
 
@@ -202,7 +204,7 @@ def test_a_run_records_the_scales_that_were_known_before_it(write_recipe: Recipe
 
     for _ in range(2):
         alpha = lines_pipeline.run(write_recipe(TIES_LINES), out="out", sinks=[keep]).facts["scaled"]["alpha"]
-    assert [one["outside"] for one in recorded] == ["auto", f"{alpha:.6g}"]
+    assert [layers["outside"] for layers in recorded] == ["auto", f"{alpha:.6g}"]
     assert recorded[1]["scales"]["visual"][0] == f"{alpha:.6g}" and recorded[1]["depths"] == {"visual": 4}
 
 
@@ -234,24 +236,24 @@ def test_validate_notes_what_is_missing(judged: Path) -> None:
 
 def test_two_runs_side_by_side(write_recipe: Recipe) -> None:
     recipe = write_recipe(TIES_LINES)
-    one = parsed("run", recipe, "--out", "one")["run_id"]
+    printed = parsed("run", recipe, "--out", "one")["run_id"]
     two = parsed("run", recipe, "--out", "two", "--set", "nodes.scaled.beta=0.25")["run_id"]
-    found = parsed("compare", one, two[:12])
-    assert set(found) == {"runs", "names", "rows"}
-    assert found["runs"] == [one, two] and found["names"] == ["tested", "tested scaled.beta=0.25"]
-    rows = {row["name"]: row for row in found["rows"]}
+    content = parsed("compare", printed, two[:12])
+    assert set(content) == {"runs", "names", "rows"}
+    assert content["runs"] == [printed, two] and content["names"] == ["tested", "tested scaled.beta=0.25"]
+    rows = {row["name"]: row for row in content["rows"]}
     assert rows["scaled.beta"] == {"kind": "params", "name": "scaled.beta", "values": ["0.5", "0.25"]}
     assert rows["merged.op"]["values"] == ["ties", "ties"]
-    text = called("compare", one, two).stdout
-    assert one[:8] in text and two[:8] in text
+    text = called("compare", printed, two).stdout
+    assert printed[:8] in text and two[:8] in text
     (line,) = [line for line in text.splitlines() if line.startswith("│ scaled.beta ")]
     assert [cell.strip() for cell in line.split("│")[1:4]] == ["scaled.beta", "0.5", "0.25"]
 
 
 def test_the_zoo_as_json_and_as_text() -> None:
-    found = parsed("zoo")
-    assert len(found) == 21 and all(set(entry) == {"uri", "built", "path"} for entry in found)
-    built = {entry["uri"]: entry["built"] for entry in found}
+    printed = parsed("zoo")
+    assert len(printed) == 21 and all(set(entry) == {"uri", "built", "path"} for entry in printed)
+    built = {entry["uri"]: entry["built"] for entry in printed}
     assert built.pop("zoo://glyphs/pretrained") and not any(built.values())
     text = called("zoo", "list").stdout.splitlines()
     assert len(text) == 21 and text[0].split(maxsplit=1) == ["zoo://glyphs/pretrained", "built"]
@@ -260,15 +262,15 @@ def test_the_zoo_as_json_and_as_text() -> None:
 
 def test_a_checkpoint_as_json_and_as_text(models: Path) -> None:
     state = load_file(models / "base.safetensors")
-    found = parsed("inspect", models / "base.safetensors")
-    assert set(found) == {
+    printed = parsed("inspect", models / "base.safetensors")
+    assert set(printed) == {
         "uri", "parameters", "bytes", "dtypes", "family", "depths", "paths", "shares", "in_no_tower", "aliases",
         "metadata", "tensors", "digest", "unreadable", "notes",
     }  # fmt: skip
-    assert found["parameters"] == sum(value.numel() for value in state.values())
-    assert found["bytes"] == sum(value.nbytes for value in state.values())
-    assert found["dtypes"] == ["float32", "int64"] and found["depths"] == {"visual": 4}
-    rows = {row["name"]: row for row in found["tensors"]}
+    assert printed["parameters"] == sum(value.numel() for value in state.values())
+    assert printed["bytes"] == sum(value.nbytes for value in state.values())
+    assert printed["dtypes"] == ["float32", "int64"] and printed["depths"] == {"visual": 4}
+    rows = {row["name"]: row for row in printed["tensors"]}
     assert len(rows) == TENSORS + 1
     weight = rows["visual.transformer.resblocks.2.mlp.c_fc.weight"]
     assert weight["shape"] == [32, 8] and weight["block"] == "visual 2"
@@ -306,10 +308,10 @@ def test_long_names_of_runs_and_parameters_are_whole_in_a_pipe(write_recipe: Rec
 
 
 def test_the_catalogue_as_json_and_as_text() -> None:
-    found = parsed("ops")
-    assert {"load", "ties", "lines-scale", "evaluate", "save"} <= {op["name"] for op in found}
+    printed = parsed("ops")
+    assert {"load", "ties", "lines-scale", "evaluate", "save"} <= {op["name"] for op in printed}
     ties = parsed("ops", "TIES")
-    assert ties == next(op for op in found if op["name"] == "ties")
+    assert ties == next(op for op in printed if op["name"] == "ties")
     assert {"name", "summary", "formula", "source", "inputs", "params", "gives"} <= set(ties)
     assert {param["name"]: param["default"] for param in ties["params"]}["density"] == 0.2
     text = called("ops", "ties").stdout
@@ -364,8 +366,8 @@ def test_runs_that_are_not_there_cannot_be_compared(store: list[str]) -> None:
 @pytest.mark.slow
 def test_exit_codes(write_recipe: Recipe) -> None:
     recipe = write_recipe(TIES_LINES)
-    done = process("run", recipe, "--out", "out", "--json")
-    assert done.returncode == 0 and set(json.loads(done.stdout)["facts"]) >= {"merged", "scaled"}
+    completed = process("run", recipe, "--out", "out", "--json")
+    assert completed.returncode == 0 and set(json.loads(completed.stdout)["facts"]) >= {"merged", "scaled"}
     failed = process("run", recipe, "--json", "--tracking-uri", "http://127.0.0.1:9")
     assert failed.returncode == 1 and failed.stdout == ""
     assert failed.stderr.startswith("error: tracking store http://127.0.0.1:9: no server answers there")
@@ -382,9 +384,9 @@ def test_a_pipe_gets_neither_bars_nor_colours(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(judged.parent / "python"), prepend=os.pathsep)
     for recipe in (write_recipe(TIES_LINES), judged):
-        done = process("run", recipe)
-        assert done.returncode == 0
-        assert all(line.isprintable() for line in (done.stdout + done.stderr).split("\n"))
+        completed = process("run", recipe)
+        assert completed.returncode == 0
+        assert all(line.isprintable() for line in (completed.stdout + completed.stderr).split("\n"))
 
 
 @pytest.mark.slow
@@ -455,9 +457,9 @@ def test_help_is_instant_and_loads_nothing_large(command: str) -> None:
     seconds: list[float] = []
     while not seconds or (min(seconds) >= 0.5 and len(seconds) < 8):
         before = time.perf_counter()
-        done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=60)
+        completed = subprocess.run(line, capture_output=True, text=True, check=True, timeout=60)
         seconds.append(time.perf_counter() - before)
-    loaded = {row.rpartition("|")[2].strip() for row in done.stderr.splitlines()}
+    loaded = {row.rpartition("|")[2].strip() for row in completed.stderr.splitlines()}
     assert "typer" in loaded and not loaded & {"torch", "mlflow", "numpy", "dask", "rich.console"}
     assert min(seconds) < 0.5
 
@@ -472,11 +474,16 @@ def test_a_run_does_not_end_because_nobody_listens(
     reading, writing = os.pipe()
     os.close(reading)
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | dict.fromkeys(closed, writing)
-    done = subprocess.run([sys.executable, "-m", "lines_pipeline", "run", recipe, "--out", "out"], **streams, text=True)
+    completed = subprocess.run(
+        [sys.executable, "-m", "lines_pipeline", "run", recipe, "--out", "out"], **streams, text=True
+    )
     os.close(writing)
-    assert done.returncode == code
+    assert completed.returncode == code
     assert Path("out/model.safetensors").exists() == (code == 0)
-    assert "Traceback" not in f"{done.stdout}{done.stderr}" and "internal" not in f"{done.stdout}{done.stderr}"
+    assert (
+        "Traceback" not in f"{completed.stdout}{completed.stderr}"
+        and "internal" not in f"{completed.stdout}{completed.stderr}"
+    )
 
 
 def test_a_standard_output_that_cannot_be_written(write_recipe: Recipe) -> None:
@@ -484,7 +491,7 @@ def test_a_standard_output_that_cannot_be_written(write_recipe: Recipe) -> None:
         pytest.skip("this system has no /dev/full")
     with open("/dev/full", "w") as full:
         line = [sys.executable, "-m", "lines_pipeline", "run", str(write_recipe(TIES_LINES)), "--out", "out"]
-        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1
-    assert done.stderr.endswith("error: standard output cannot be written (No space left on device)\n")
+        completed = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert completed.returncode == 1
+    assert completed.stderr.endswith("error: standard output cannot be written (No space left on device)\n")
     assert Path("out/model.safetensors").exists()

@@ -80,11 +80,11 @@ def test_a_bad_checkpoint(spoil: Spoil, message: str, models: Path, write_recipe
     refused(command("run", recipe, "--out", OUT), message)
 
 
-def refused(done: subprocess.CompletedProcess[str], *messages: str) -> None:
+def refused(completed: subprocess.CompletedProcess[str], *messages: str) -> None:
     """The command ended as it should after a mistake."""
-    assert done.returncode == 2, done.stderr
-    assert all(message in done.stderr for message in messages), done.stderr
-    assert "Traceback" not in done.stderr
+    assert completed.returncode == 2, completed.stderr
+    assert all(message in completed.stderr for message in messages), completed.stderr
+    assert "Traceback" not in completed.stderr
     assert not OUT.exists()
 
 
@@ -160,8 +160,8 @@ def test_all_missing_files_are_told_with_their_places(models: Path) -> None:
     recipe.write_text(PLACED)
     for name in ("base", "b"):
         (models / f"{name}.safetensors").unlink()
-    told = {"3:26: node 'base'": "base", "7:11: node 'experts'": "b"}
-    missing = [f"{recipe}:{place}: {models / name}.safetensors: no such file" for place, name in told.items()]
+    names = {"3:26: node 'base'": "base", "7:11: node 'experts'": "b"}
+    missing = [f"{recipe}:{place}: {models / name}.safetensors: no such file" for place, name in names.items()]
     refused(command("run", recipe, "--out", OUT), *missing)
     elsewhere = command("run", recipe, "--out", OUT, "--set", "nodes.experts.path='{e}.pt'")
     refused(elsewhere, f"--set nodes.experts.path: node 'experts': {models}/a.pt: no such file")
@@ -193,8 +193,8 @@ def test_a_wrong_target_is_told_with_its_place_beside_wrong_tasks(models: Path) 
         + "  aimed: {op: evaluate, model: mean, suite: suite.yaml, split: val, tasks: [rise], target: rize}\n"
         + "  other: {op: evaluate, model: mean, suite: suite.yaml, split: val, tasks: [fall], target: rise}\n"
     )
-    told = ["12:92: node 'aimed': suite.yaml: no task 'rize'", "13:76: node 'other': suite.yaml: no task 'fall'"]
-    refused(command("run", recipe, "--out", OUT), *(f"{recipe}:{one}" for one in told))
+    texts = ["12:92: node 'aimed': suite.yaml: no task 'rize'", "13:76: node 'other': suite.yaml: no task 'fall'"]
+    refused(command("run", recipe, "--out", OUT), *(f"{recipe}:{text}" for text in texts))
 
 
 def test_all_missing_files_of_suites_are_told_with_their_places(models: Path) -> None:
@@ -206,15 +206,15 @@ def test_all_missing_files_of_suites_are_told_with_their_places(models: Path) ->
     for name in names:
         (models / f"{name}.safetensors").unlink()
     places = ("11:43: node 'val'", "12:48: node 'base_val'")
-    told = [f"{recipe}:{at}: {suite}: task 'rise': {n}.safetensors: no such file" for at in places for n in names]
-    refused(command("run", recipe, "--out", OUT, "--trust"), *told)
+    texts = [f"{recipe}:{at}: {suite}: task 'rise': {n}.safetensors: no such file" for at in places for n in names]
+    refused(command("run", recipe, "--out", OUT, "--trust"), *texts)
 
 
 def test_results_do_not_go_into_a_file(write_recipe: Recipe) -> None:
     OUT.write_text("mine")
     for place in (OUT, OUT / "below"):
-        done = command("run", write_recipe(TIES_LINES), "--out", place)
-        assert done.returncode == 2 and f"{OUT}: is a file" in done.stderr, done.stderr
+        completed = command("run", write_recipe(TIES_LINES), "--out", place)
+        assert completed.returncode == 2 and f"{OUT}: is a file" in completed.stderr, completed.stderr
     assert OUT.read_text() == "mine"
 
 
@@ -222,8 +222,8 @@ def test_results_do_not_go_into_a_file(write_recipe: Recipe) -> None:
     ("out", "reason"), [("/proc/x/out", "No such file or directory"), (f"out/{'x' * 300}/out", "File name too long")]
 )
 def test_a_folder_that_cannot_be_made(out: str, reason: str, write_recipe: Recipe) -> None:
-    done = command("run", write_recipe(TIES_LINES), "--out", out)
-    refused(done, f"{out}: cannot be made or written ({reason}); choose another --out")
+    completed = command("run", write_recipe(TIES_LINES), "--out", out)
+    refused(completed, f"{out}: cannot be made or written ({reason}); choose another --out")
 
 
 @pytest.mark.parametrize("out", [OUT, "memory://bucket/run"], ids=str)

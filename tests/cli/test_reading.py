@@ -36,5 +36,5 @@ def test_a_command_reads_the_recipe_once(
 ) -> None:
     recipe = str(write_recipe(TIES_LINES))
     line = [sys.executable, "-c", COUNTING, recipe, words[0], recipe, *words[1:]]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stderr.splitlines()[-1] == "opened 1 times"
+    completed = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
+    assert completed.stderr.splitlines()[-1] == "opened 1 times"

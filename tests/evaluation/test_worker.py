@@ -28,7 +28,7 @@ class Workers(Serial):
     sizes: Sequence[Sequence[int]] = ()
 
     def call(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        assert [[len(one.tasks) for one in group.evaluations] for group in items] == list(self.sizes)
+        assert [[len(member.tasks) for member in group.evaluations] for group in items] == list(self.sizes)
         return [function(item) for item in reversed(items)][::-1]
 
 
@@ -49,8 +49,8 @@ def evaluation(toy: Path) -> Evaluation:
 def test_tasks_are_dealt_to_workers_that_would_be_idle(
     workers: int, sizes: list[list[int]], evaluation: Evaluation
 ) -> None:
-    found = evaluate_all(Workers(calls_at_once=workers, sizes=sizes), [evaluation, evaluation])
-    values = [[(task, figures["accuracy"]) for task, figures in one.values.items()] for one in found]
+    scores = evaluate_all(Workers(calls_at_once=workers, sizes=sizes), [evaluation, evaluation])
+    values = [[(task, figures["accuracy"]) for task, figures in score.values.items()] for score in scores]
     assert values == [[("half", 0.5), ("all", 1.0), ("none", 0.0)]] * 2
 
 
@@ -77,9 +77,9 @@ def test_data_are_read_once_for_all_models_where_memory_allows(
         return original(tensors, source, where)
 
     monkeypatch.setattr(LabelledTensors, "of", counted)
-    found = evaluate_all(Serial(), [evaluation] * 5, memory)
+    scores = evaluate_all(Serial(), [evaluation] * 5, memory)
     assert read == {f"{task}_val.safetensors": times for task in ("half", "all", "none")}
-    assert [one.values for one in found] == [evaluate(evaluation).values] * 5
+    assert [score.values for score in scores] == [evaluate(evaluation).values] * 5
 
 
 def test_evaluations_on_other_data_are_not_put_together(evaluation: Evaluation) -> None:

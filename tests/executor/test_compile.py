@@ -33,18 +33,18 @@ FAILED = "compiled loops failed"
 
 def bytes_of(recipe: Path, compile: str, **options: Any) -> tuple[bytes, list[str]]:
     """The merged file, and the notes that tell of compilers."""
-    seen: list[Event] = []
+    events: list[Event] = []
     result = lines_pipeline.run(
         recipe,
         out=f"out-{compile}",
         sets={"engine.compile": compile},
         cache=False,
         tracking=False,
-        sinks=[seen.append],
+        sinks=[events.append],
         **options,
     )
     (path,) = result.files
-    return path.read_bytes(), [event.text for event in seen if isinstance(event, Note) and FAILED in event.text]
+    return path.read_bytes(), [event.text for event in events if isinstance(event, Note) and FAILED in event.text]
 
 
 @pytest.fixture
@@ -132,11 +132,11 @@ def test_whatever_breaks_in_a_compiler_the_interpreter_does_the_work_and_one_not
     pytest.importorskip("numba")
     breaking, reason = BREAKS[name]
     recipe = write_recipe(TIES_LINES)
-    wanted, notes = bytes_of(recipe, "never", scheduler=scheduler)
+    expected, notes = bytes_of(recipe, "never", scheduler=scheduler)
     assert notes == []
     breaking(monkeypatch)
-    found, notes = bytes_of(recipe, "auto", scheduler=scheduler)
-    assert found == wanted
+    given_bytes, notes = bytes_of(recipe, "auto", scheduler=scheduler)
+    assert given_bytes == expected
     (note,) = notes
     assert re.search(reason, note)
     assert "'engine.compile: never' runs without them" in note
@@ -168,11 +168,11 @@ def test_a_block_that_a_kernel_began_is_ended_by_the_interpreter(
     pytest.importorskip("numba")
     equal_and_opposite(models)
     recipe = write_recipe({**TIES_LINES, "merged": {**TIES_LINES["merged"], "density": 1.0}})
-    wanted, _ = bytes_of(recipe, "never")
-    assert bytes_of(recipe, "auto") == (wanted, [])
+    expected, _ = bytes_of(recipe, "never")
+    assert bytes_of(recipe, "auto") == (expected, [])
     raising(CompiledTasks, "run_again", CompilerFailure("no more room for code"))(monkeypatch)
-    found, notes = bytes_of(recipe, "auto")
-    assert (found, len(notes)) == (wanted, 1)
+    given_bytes, notes = bytes_of(recipe, "auto")
+    assert (given_bytes, len(notes)) == (expected, 1)
 
 
 @pytest.mark.usefixtures("fresh", "compiles_small_merges")
@@ -202,8 +202,8 @@ print([name for name in ("numba", "llvmlite") if name in sys.modules])
 def test_never_imports_no_compiler(compile: str, loaded: str, write_recipe: Recipe) -> None:
     pytest.importorskip("numba")
     line = [sys.executable, "-c", LOADED, str(write_recipe(TIES_LINES)), compile]
-    done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.splitlines()[-1] == loaded
+    completed = subprocess.run(line, capture_output=True, text=True, check=True, timeout=120)
+    assert completed.stdout.splitlines()[-1] == loaded
 
 
 def test_a_small_merge_waits_for_no_compiler(write_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +225,7 @@ def test_workers_of_a_cluster_name_themselves_and_the_run_says_it_once(
     from dask_processes import DaskProcesses, connected
 
     recipe = write_recipe({"merged": {"op": "task-arithmetic", "deltas": "updates"}, **SAVED})
-    wanted, _ = bytes_of(recipe, "never")
+    expected, _ = bytes_of(recipe, "never")
     monkeypatch.setattr(compilation, "COMPILED_BYTES", 0)
     (tmp_path / "dask").mkdir()
     processes = DaskProcesses(tmp_path / "dask")
@@ -234,8 +234,8 @@ def test_workers_of_a_cluster_name_themselves_and_the_run_says_it_once(
         for _ in range(2):
             processes.worker(address, python=[WITHOUT_COMPILERS])
         connected(address, 2)
-        found, notes = bytes_of(recipe, "auto", scheduler=address)
-        assert found == wanted
+        given_bytes, notes = bytes_of(recipe, "auto", scheduler=address)
+        assert given_bytes == expected
         (note,) = notes
         assert re.search(r"failed \(worker tcp://\S+ on \S+: ModuleNotFoundError: No module named 'llvmlite'\)", note)
         with pytest.raises(EngineError, match=r"worker tcp://\S+ on \S+: engine\.compile: 'always'.*No module named"):

@@ -171,11 +171,11 @@ def test_two_runs_at_once_are_both_right(tmp_path: Path, write_recipe: Recipe) -
 
 def at_first(kind: type[Event], act: Callable[[], object]) -> Callable[[Event], None]:
     """A sink that acts at the first event of a kind."""
-    done: list[Event] = []
+    events: list[Event] = []
 
     def sink(event: Event) -> None:
-        if isinstance(event, kind) and not done:
-            done.append(event)
+        if isinstance(event, kind) and not events:
+            events.append(event)
             act()
 
     return sink
@@ -222,10 +222,10 @@ def test_what_does_not_fit_on_the_disk_is_refused_before_anything_is_read(
     for name in ("base", "a", "b", "c"):
         state = load_file(models / f"{name}.safetensors")
         save_file(state | {"wide": state["visual.proj"].repeat(60, 60)}, models / f"{name}.safetensors")
-    seen: list[Event] = []
+    events: list[Event] = []
     with pytest.raises(PlanError, match="are free; free some space or choose another --out"):
-        lines_pipeline.run(write_recipe(TIES_LINES), out=small_disk, sinks=[seen.append])
-    assert not [event for event in seen if isinstance(event, StageStarted)]
+        lines_pipeline.run(write_recipe(TIES_LINES), out=small_disk, sinks=[events.append])
+    assert not [event for event in events if isinstance(event, StageStarted)]
     assert list(small_disk.iterdir()) == []
 
 
@@ -269,10 +269,10 @@ def test_a_folder_that_cannot_be_written_may_hold_the_results(
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     again = lines_pipeline.run(recipe, out=small_disk)
     assert again.files == first.files and again.cached == ("saved",)
-    seen: list[Event] = []
+    events: list[Event] = []
     with pytest.raises(PlanError, match=r"cannot be made or written \(Read-only file system\)"):
-        lines_pipeline.run(recipe, out=small_disk, sets={"nodes.scaled.beta": 0.25}, sinks=[seen.append])
-    assert not [event for event in seen if isinstance(event, StageStarted)]
+        lines_pipeline.run(recipe, out=small_disk, sets={"nodes.scaled.beta": 0.25}, sinks=[events.append])
+    assert not [event for event in events if isinstance(event, StageStarted)]
 
 
 @pytest.mark.parametrize("mine", ["", "out", "out/deep"])
@@ -387,12 +387,12 @@ def test_a_driver_that_is_killed_while_it_writes_to_the_cache(
     line = [sys.executable, "-c", CACHE_DRIVER, str(recipe), kind, str(moment), str(toy / "python")]
     killed = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    found = lines_pipeline.run(recipe, out="out")
+    result = lines_pipeline.run(recipe, out="out")
     with pytest.MonkeyPatch.context() as elsewhere:
         elsewhere.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
         expected = lines_pipeline.run(recipe, out="expected")
-    assert found.files[0].read_bytes() == expected.files[0].read_bytes()
-    assert (found.facts, found.metrics) == (expected.facts, expected.metrics)
+    assert result.files[0].read_bytes() == expected.files[0].read_bytes()
+    assert (result.facts, result.metrics) == (expected.facts, expected.metrics)
     assert api.cache_verify().entries == () and leftovers(tmp_path / "out") == []
 
 

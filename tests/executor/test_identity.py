@@ -50,8 +50,8 @@ def test_threads_and_serial_give_the_same_bytes(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a real cluster of two worker processes on loopback."""
-    with local_cluster() as found:
-        yield found.scheduler_address
+    with local_cluster() as local:
+        yield local.scheduler_address
 
 
 @pytest.mark.slow
@@ -74,11 +74,11 @@ def test_the_order_of_nodes_and_tensors_means_nothing(models: Path, write_recipe
     assert load_equal(expected, other)
 
 
-def load_equal(one: bytes, other: bytes) -> bool:
+def load_equal(first: bytes, second: bytes) -> bool:
     """Equal tensors, whatever the headers say of the recipe."""
     from safetensors.torch import load
 
-    left, right = load(one), load(other)
+    left, right = load(first), load(second)
     return set(left) == set(right) and all(torch.equal(left[name], right[name]) for name in left)
 
 

@@ -33,13 +33,13 @@ def merged(recipe: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_sum_is_what_it_says(models: Path, write_recipe: Recipe) -> None:
-    found = merged(write_recipe(SUM))
+    tensors = merged(write_recipe(SUM))
     base, *experts = (load_file(models / f"{name}.safetensors") for name in ("base", "a", "b", "c"))
     for name, value in base.items():
         if value.is_floating_point():
             expected = value + 0.5 * sum(expert[name] - value for expert in experts)
-            torch.testing.assert_close(found[name], expected)
-    assert torch.equal(found["position_ids"], base["position_ids"])
+            torch.testing.assert_close(tensors[name], expected)
+    assert torch.equal(tensors["position_ids"], base["position_ids"])
 
 
 SCALED_SUM: dict[str, dict[str, Any]] = {
@@ -68,15 +68,15 @@ def test_tensors_are_stored_as_the_base_has_them(dtype: torch.dtype, models: Pat
     state = load_file(models / "base.safetensors")
     state["visual.proj"] = state["visual.proj"].to(dtype)
     save_file(state, models / "base.safetensors")
-    found = merged(write_recipe(SUM))
-    assert found["visual.proj"].dtype == dtype
-    assert found["logit_scale"].dtype == torch.float32
+    tensors = merged(write_recipe(SUM))
+    assert tensors["visual.proj"].dtype == dtype
+    assert tensors["logit_scale"].dtype == torch.float32
 
 
 def test_excluded_tensors_keep_the_base(models: Path, write_recipe: Recipe) -> None:
     nodes = {**SUM, "merged": {**SUM["merged"], "exclude": ["*.ln_1.bias"]}}
-    found, base = merged(write_recipe(nodes)), load_file(models / "base.safetensors")
-    kept = [name for name in base if torch.equal(found[name], base[name])]
+    tensors, base = merged(write_recipe(nodes)), load_file(models / "base.safetensors")
+    kept = [name for name in base if torch.equal(tensors[name], base[name])]
     assert kept == sorted([*(name for name in base if name.endswith("ln_1.bias")), "position_ids"])
 
 
@@ -87,8 +87,8 @@ def test_tied_tensors_are_merged_once_and_stay_equal(models: Path, write_recipe:
         torch.save(state, models / f"{name}.pt")
     recipe = write_recipe(SUM)
     recipe.write_text(recipe.read_text().replace("{e}.safetensors", "{e}.pt").replace("base.safetensors", "base.pt"))
-    found = merged(recipe)
-    assert torch.equal(found["head.weight"], found["visual.proj"])
+    tensors = merged(recipe)
+    assert torch.equal(tensors["head.weight"], tensors["visual.proj"])
 
 
 def test_equal_buffers_of_infinities_are_copied(models: Path, write_recipe: Recipe) -> None:
@@ -97,8 +97,8 @@ def test_equal_buffers_of_infinities_are_copied(models: Path, write_recipe: Reci
         save_file(state | {"mask": torch.tensor([0.0, float("-inf"), float("nan")])}, models / f"{name}.safetensors")
     recipe = write_recipe(SUM)
     for _ in range(2):
-        found = merged(recipe)["mask"]
-        assert found[0] == 0 and found[1] == float("-inf") and found[2].isnan()
+        tensors = merged(recipe)["mask"]
+        assert tensors[0] == 0 and tensors[1] == float("-inf") and tensors[2].isnan()
 
 
 def test_a_nan_of_one_expert_is_refused_and_nothing_is_written(models: Path, write_recipe: Recipe) -> None:
@@ -126,9 +126,9 @@ def test_shards_have_an_index_and_the_same_tensors(write_recipe: Recipe) -> None
     saved = {**SUM["saved"], "max_shard_size": "2KB"}
     lines_pipeline.run(write_recipe({**SUM, "saved": saved}), out="shards")
     index = json.loads(Path("shards/model.safetensors.index.json").read_text())
-    found = {name: load_file(f"shards/{shard}")[name] for name, shard in index["weight_map"].items()}
+    by_name = {name: load_file(f"shards/{shard}")[name] for name, shard in index["weight_map"].items()}
     assert len(set(index["weight_map"].values())) > 1
-    assert all(torch.equal(found[name], whole[name]) for name in whole)
+    assert all(torch.equal(by_name[name], whole[name]) for name in whole)
 
 
 def test_packed_masks_hold_one_bit_a_parameter(models: Path, write_recipe: Recipe) -> None:

@@ -48,9 +48,9 @@ def change(folder: Path, names: str, dtype: torch.dtype | None = None, **values:
         save_file(state, folder / f"{name}.safetensors")
 
 
-def refused(recipe: Path, wanted: str, **options: Any) -> str:
+def refused(recipe: Path, words: str, **options: Any) -> str:
     """The message of a run that writes nothing."""
-    with pytest.raises(CheckpointError, match=wanted) as error:
+    with pytest.raises(CheckpointError, match=words) as error:
         lines_pipeline.run(recipe, out="out", **options)
     assert not Path("out").exists()
     assert error.value.exit_code == 2
@@ -68,8 +68,10 @@ def test_a_sum_beyond_float16(method: str, models: Path, write_recipe: Recipe) -
     if method == "shards":
         nodes["saved"] = {**SUMMED["saved"], "max_shard_size": "1KB"}
     recipe = write_recipe(nodes)
-    told = refused(recipe, r"node 'model': tensor 'visual\.proj' of the result: 2 of 64 values \(3\.1 %\) are beyond")
-    assert "float16" in told and "'dtype: bfloat16' or 'dtype: float32'" in told
+    message = refused(
+        recipe, r"node 'model': tensor 'visual\.proj' of the result: 2 of 64 values \(3\.1 %\) are beyond"
+    )
+    assert "float16" in message and "'dtype: bfloat16' or 'dtype: float32'" in message
     result = lines_pipeline.run(
         recipe, out="out", sets={"nodes.saved.dtype": "float32", "nodes.saved.max_shard_size": None}
     )
@@ -92,10 +94,10 @@ def test_a_type_that_is_asked_for_and_cannot_hold_a_value(
 ) -> None:
     change(models, "base a b c", given, p0_0=value)
     recipe = write_recipe({**SUMMED, "saved": {**SUMMED["saved"], "dtype": asked}})
-    told = refused(
+    message = refused(
         recipe, rf"tensor 'visual\.proj' of the result: 1 of 64 values \(1\.6 %\) is beyond the range of {range_of}"
     )
-    assert f"'dtype: {remedy}'" in told
+    assert f"'dtype: {remedy}'" in message
 
 
 @pytest.mark.usefixtures("way")
@@ -128,7 +130,7 @@ def test_infinity_that_no_input_has(kind: str, models: Path, write_recipe: Recip
 
 
 @pytest.mark.usefixtures("way")
-def test_a_result_that_is_drafted(models: Path, write_recipe: Recipe) -> None:
+def test_a_result_that_is_partialed(models: Path, write_recipe: Recipe) -> None:
     change(models, "a b c", p0_0=1e30)
     nodes = {**TIES_LINES, "model": {**TIES_LINES["model"], "scale": 1e9}}
     refused(write_recipe(nodes), r"node 'model': tensor 'visual\.proj'.* NaN or Inf")
@@ -146,9 +148,9 @@ def test_a_result_that_is_drafted(models: Path, write_recipe: Recipe) -> None:
 def test_what_all_inputs_have_stays_and_what_they_have_not_is_told(models: Path, write_recipe: Recipe) -> None:
     change(models, "base a b c", torch.float16, p0_0=float("nan"), p0_1=float("inf"))
     result = lines_pipeline.run(write_recipe(SUMMED), out="kept")
-    base, found = load_file(models / "base.safetensors")["visual.proj"], load_file(result.files[0])["visual.proj"]
-    assert torch.equal(found.isnan(), base.isnan()) and found[0, 1] == float("inf")
-    assert found[0, :1].view(torch.int16) == base[0, :1].view(torch.int16)
+    base, tensors = load_file(models / "base.safetensors")["visual.proj"], load_file(result.files[0])["visual.proj"]
+    assert torch.equal(tensors.isnan(), base.isnan()) and tensors[0, 1] == float("inf")
+    assert tensors[0, :1].view(torch.int16) == base[0, :1].view(torch.int16)
     change(models, "a b c", p7_7=40_000.0)
     refused(
         write_recipe(SUMMED), r"visual\.proj' of the result: 1 of 64 values \(1\.6 %\) is beyond the range of float16"
@@ -182,8 +184,8 @@ def test_a_model_that_is_only_judged(toy: Path) -> None:
     }
     (toy / "recipe.yaml").write_text(yaml.safe_dump({"name": "judged", "nodes": nodes}))
     for _ in range(2):
-        told = refused(toy / "recipe.yaml", "node 'model': tensor .* beyond the range of float16")
-        assert "judged in the type of their base" in told
+        message = refused(toy / "recipe.yaml", "node 'model': tensor .* beyond the range of float16")
+        assert "judged in the type of their base" in message
 
 
 @pytest.fixture
@@ -201,9 +203,9 @@ def test_a_variance_below_zero_is_told(shards: str | None, normalized: Path, wri
     recipe = write_recipe({**SUMMED, "saved": {**SUMMED["saved"], "max_shard_size": shards}})
     for _ in range(2):  # the second time the file is found
         notes = lines_pipeline.run(recipe, out="out").notes
-        (told,) = [note for note in notes if "running_var" in note]
-        assert told.startswith("warning: node 'model': tensor 'bn.running_var'") and "-1.4" in told
-        assert "exclude: ['*running_var', '*running_mean']" in told
+        (note_told,) = [note for note in notes if "running_var" in note]
+        assert note_told.startswith("warning: node 'model': tensor 'bn.running_var'") and "-1.4" in note_told
+        assert "exclude: ['*running_var', '*running_mean']" in note_told
     excluded = {"nodes.updates.exclude": ["*running_var", "*running_mean"]}
     left = lines_pipeline.run(recipe, out="out", sets=excluded).notes
     assert [note for note in left if "left out" in note] and not [note for note in left if "warning" in note]
@@ -231,8 +233,8 @@ def test_models_without_a_value_to_merge_stay(method: str, models: Path, write_r
     for name in ("base", "a", "b", "c"):
         save_file(state, models / f"{name}.safetensors")
     result = lines_pipeline.run(write_recipe({**SUMMED, **LITTLE[method]}), out="out")
-    found = load_file(result.files[0])
-    assert found.keys() == state.keys() and all(torch.equal(found[name], value) for name, value in state.items())
+    tensors = load_file(result.files[0])
+    assert tensors.keys() == state.keys() and all(torch.equal(tensors[name], value) for name, value in state.items())
 
 
 @pytest.mark.usefixtures("way")

@@ -106,20 +106,20 @@ def run(recipe: Path, **options: Any) -> Any:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def test_a_model_folder_has_what_the_base_has_and_nothing_of_its_training(folders: Path) -> None:
     result = run(recipe_of(folders, {"path": "merged/"}))
-    found = contents(Path("out/merged"))
-    made = {"model.safetensors", "config.json", "README.md", "lines_pipeline.json"}
-    assert set(found) == {*COMPANIONS, *made}
-    assert all(found[name].decode() == text for name, text in COMPANIONS.items())
+    tensors = contents(Path("out/merged"))
+    made_files = {"model.safetensors", "config.json", "README.md", "lines_pipeline.json"}
+    assert set(tensors) == {*COMPANIONS, *made_files}
+    assert all(tensors[name].decode() == text for name, text in COMPANIONS.items())
     config = {key: value for key, value in CONFIG.items() if key != "quantization_config"}
-    assert json.loads(found["config.json"]) == config
+    assert json.loads(tensors["config.json"]) == config
     assert load_file("out/merged/model.safetensors")["model.norm.weight"].tolist() == [2.5] * WIDTH
-    assert {path.relative_to(Path("out/merged").absolute()).as_posix() for path in result.files} == set(found)
+    assert {path.relative_to(Path("out/merged").absolute()).as_posix() for path in result.files} == set(tensors)
     assert [note for note in result.notes if "modeling_own.py left out" in note]
 
 
@@ -140,13 +140,13 @@ def test_the_card_tells_recipe_inputs_digests_licenses(folders: Path, monkeypatc
 def test_equal_recipes_give_equal_folders_and_a_second_run_writes_nothing(folders: Path) -> None:
     recipe = recipe_of(folders, {"path": "merged/", "max_shard_size": "200B"})
     first = run(recipe)
-    found, times = contents(Path("out")), [path.stat().st_mtime_ns for path in first.files]
+    tensors, times = contents(Path("out")), [path.stat().st_mtime_ns for path in first.files]
     again = run(recipe)
     assert again.cached == ("saved",) and again.files == first.files
     assert [path.stat().st_mtime_ns for path in again.files] == times
     shutil.rmtree("out")
     run(recipe, cache=False)
-    assert contents(Path("out")) == found
+    assert contents(Path("out")) == tensors
 
 
 @pytest.mark.parametrize("change", ["base/tokenizer.json", "out/merged/tokenizer.json"])
@@ -162,8 +162,8 @@ def test_another_base_leaves_nothing_of_the_first(folders: Path) -> None:
     run(recipe_of(folders, {"path": "merged/", "max_shard_size": "200B"}))
     write_files(folders / "a", {"config.json": json.dumps(CONFIG), "vocab.txt": "v"})
     run(recipe_of(folders, {"path": "merged/", "like": "experts[a]"}))
-    found = ["README.md", "config.json", "lines_pipeline.json", "model.safetensors", "vocab.txt"]
-    assert sorted(contents(Path("out/merged"))) == found
+    texts = ["README.md", "config.json", "lines_pipeline.json", "model.safetensors", "vocab.txt"]
+    assert sorted(contents(Path("out/merged"))) == texts
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [("keep", "float32"), ("float16", "float16"), ("bfloat16", "bfloat16")])
@@ -173,17 +173,17 @@ def test_the_configuration_tells_the_stored_type(dtype: str, stored: str, key: s
     config["text_config"] = {"model_type": "t", "dtype": "float64"}
     (folders / "base/config.json").write_text(json.dumps(config))
     run(recipe_of(folders, {"path": "merged/", "dtype": dtype}))
-    found = json.loads(Path("out/merged/config.json").read_text())
-    assert found[key or "torch_dtype"] == found["text_config"]["dtype"] == stored
+    printed = json.loads(Path("out/merged/config.json").read_text())
+    assert printed[key or "torch_dtype"] == printed["text_config"]["dtype"] == stored
 
 
 def test_the_configuration_tells_the_rows_of_the_embedding(folders: Path) -> None:
     config = {**CONFIG, "vocab_size": 99, "text_config": {"vocab_size": 99}, "vision_config": {"hidden_size": 99}}
     (folders / "base/config.json").write_text(json.dumps(config))
     run(recipe_of(folders, {"path": "merged/"}))
-    found = json.loads(Path("out/merged/config.json").read_text())
-    assert found["vocab_size"] == found["text_config"]["vocab_size"] == ROWS
-    assert found["vision_config"] == {"hidden_size": 99}
+    printed = json.loads(Path("out/merged/config.json").read_text())
+    assert printed["vocab_size"] == printed["text_config"]["vocab_size"] == ROWS
+    assert printed["vision_config"] == {"hidden_size": 99}
 
 
 def test_a_configuration_that_is_right_keeps_its_bytes(folders: Path) -> None:
@@ -266,11 +266,11 @@ def test_modules_of_sentence_transformers_come_along(place: str, folders: Path) 
     }
     result = run(recipe_of(folders, {"path": "merged/"}, **nodes))
     inside = f"{place}/" if place else ""
-    found = contents(Path("out/merged"))
+    tensors = contents(Path("out/merged"))
     outside = {"modules.json", "config_sentence_transformers.json", "README.md", "lines_pipeline.json"}
     module = {"1_Pooling/config.json", "1_Pooling/model.safetensors"}
     own = {f"{inside}{name}" for name in ("model.safetensors", "config.json", *COMPANIONS)}
-    assert set(found) == outside | module | own
+    assert set(tensors) == outside | module | own
     assert [note for note in result.notes if "1_Pooling/model.safetensors copied as it is" in note]
 
 
@@ -304,8 +304,8 @@ def test_paths_that_are_refused(path: str, folders: Path) -> None:
     ],
 )
 def test_two_nodes_that_would_meet_are_refused(first: str, second: str, folders: Path) -> None:
-    for one, other in ((first, second), (second, first)):
-        recipe = recipe_of(folders, {"path": one}, second={"op": "save", "model": "model", "path": other})
+    for one_path, other_path in ((first, second), (second, first)):
+        recipe = recipe_of(folders, {"path": one_path}, second={"op": "save", "model": "model", "path": other_path})
         with pytest.raises(RecipeError, match="'saved' and 'second' both write"):
             lines_pipeline.validate(recipe)
 
@@ -367,12 +367,12 @@ def test_a_link_in_the_output_folder_is_not_followed_out(folders: Path) -> None:
 
 
 def test_shards_are_told_one_by_one(folders: Path) -> None:
-    seen: list[Event] = []
-    result = run(recipe_of(folders, {"path": "model.safetensors", "max_shard_size": "200B"}), sinks=[seen.append])
+    events: list[Event] = []
+    result = run(recipe_of(folders, {"path": "model.safetensors", "max_shard_size": "200B"}), sinks=[events.append])
     shards = [Path(f"out/model-0000{n}-of-00002.safetensors").absolute() for n in (1, 2)]
     index = Path("out/model.safetensors.index.json").absolute()
     assert result.files == (*shards, index) and result.to_dict()["files"] == [str(path) for path in result.files]
-    (written,) = [event for event in seen if isinstance(event, FileWritten)]
+    (written,) = [event for event in events if isinstance(event, FileWritten)]
     assert written.path == index and written.files == result.files
     assert written.nbytes == sum(path.stat().st_size for path in result.files)
 

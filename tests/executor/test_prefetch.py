@@ -95,11 +95,11 @@ def test_a_gpu_merges_as_the_processor_does(
         kept = {n: v.to(getattr(torch, dtype)) if v.is_floating_point() else v for n, v in state.items()}
         save_file(kept, models / f"{name}.safetensors")
     recipe = write_recipe(METHODS[method])
-    found = {
+    by_name = {
         device: lines_pipeline.run(recipe, out=device, cache=False, device=device).files for device in ("cpu", "cuda")
     }
-    for one, other in zip(found["cpu"], found["cuda"], strict=True):
-        expected, merged = load_file(one), load_file(other)
+    for by_processor, by_gpu in zip(by_name["cpu"], by_name["cuda"], strict=True):
+        expected, merged = load_file(by_processor), load_file(by_gpu)
         assert expected.keys() == merged.keys()
         for name, value in expected.items():
             assert merged[name].dtype == value.dtype

@@ -37,7 +37,7 @@ def bytes_read(path: Path, out: str) -> int:
 @pytest.mark.parametrize("method", METHODS)
 def test_twenty_gammas_read_what_one_merge_reads(method: str, write_recipe: Recipe) -> None:
     merged, scaled = METHODS[method]
-    found: list[int] = []
+    values: list[int] = []
     for gammas in ([0.5], GAMMAS):
         nodes = {
             "total": {"op": "task-arithmetic", "deltas": "updates"},
@@ -46,9 +46,9 @@ def test_twenty_gammas_read_what_one_merge_reads(method: str, write_recipe: Reci
             "model": {"op": "apply", "base": "base", "delta": "scaled"},
             "saved": {"op": "save", "model": "model", "path": "{gamma}.safetensors"},
         }
-        found.append(bytes_read(write_recipe(nodes), f"out{len(found)}"))
+        values.append(bytes_read(write_recipe(nodes), f"out{len(values)}"))
     assert len(list(Path("out1").iterdir())) == 20
-    assert 0 < found[1] <= 1.05 * found[0]
+    assert 0 < values[1] <= 1.05 * values[0]
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before merging", "after merging"])
@@ -59,7 +59,7 @@ def test_models_that_are_only_evaluated_share_it_too(before: bool, toy: Path) ->
     write_suite(toy, {"rise": {"val": above(0.25, 0.5)}, "fall": {"val": below(0.5, 0.75)}}, blocks=2)
     scale = {"op": "lines-scale", "gamma": "{gamma}"}
     merge = {"op": "task-arithmetic"}
-    found: list[int] = []
+    values: list[int] = []
     for gammas in ([0.5], GAMMAS):
         each = {"for_each": {"gamma": gammas}}
         after = {"merged": {**merge, "deltas": "updates"}, "scaled": {**scale, "delta": "merged", **each}}
@@ -76,5 +76,5 @@ def test_models_that_are_only_evaluated_share_it_too(before: bool, toy: Path) ->
         }
         path = toy / "recipe.yaml"
         path.write_text(yaml.safe_dump({"name": "study", "nodes": nodes}))
-        found.append(bytes_read(path, f"out{len(found)}"))
-    assert 0 < found[1] <= 1.05 * found[0]
+        values.append(bytes_read(path, f"out{len(values)}"))
+    assert 0 < values[1] <= 1.05 * values[0]

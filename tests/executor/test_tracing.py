@@ -41,18 +41,18 @@ def runs(monkeypatch: pytest.MonkeyPatch, shared_store: str) -> Callable[..., tu
     """Runs a recipe compiled or interpreted: its facts, and the bytes of its files."""
 
     def run(recipe: Path, *, compiled: bool) -> tuple[Any, dict[str, bytes]]:
-        made: list[str] = []
+        texts: list[str] = []
         original = CompiledBlock.__init__
 
         def counted(self: Any, *args: Any) -> None:
-            made.append(args[1][0])
+            texts.append(args[1][0])
             original(self, *args)
 
         monkeypatch.setattr(CompiledBlock, "__init__", counted)
         sets = {"engine.compile": "always" if compiled else "never"}
         result = lines_pipeline.run(recipe, out=Path("compiled" if compiled else "interpreted"), cache=False, sets=sets)
         monkeypatch.setattr(CompiledBlock, "__init__", original)
-        assert bool(made) == compiled
+        assert bool(texts) == compiled
         return result.facts, {path.name: path.read_bytes() for path in result.files}
 
     return run
@@ -66,8 +66,8 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 def learnt() -> set[str]:
     """Digests of inputs in the cache that the environment names."""
-    found = Path(os.environ["XDG_CACHE_HOME"]).rglob("digests/*.json")
-    digests = {json.loads(path.read_text())["result"]["digest"] for path in found}
+    entries = Path(os.environ["XDG_CACHE_HOME"]).rglob("digests/*.json")
+    digests = {json.loads(path.read_text())["result"]["digest"] for path in entries}
     assert len(digests) == 4
     return digests
 

@@ -90,9 +90,9 @@ def odd_value(chance: random.Random, depth: int = 0) -> Any:
 
 def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The ways to all values inside."""
-    found = [path] if path else []
+    values = [path] if path else []
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return found + [one for key, part in inside for one in paths_of(part, (*path, key))]
+    return values + [inner_path for key, part in inside for inner_path in paths_of(part, (*path, key))]
 
 
 def changed(document: Any, chance: random.Random) -> Any:
@@ -135,14 +135,14 @@ def as_yaml(document: Any, chance: random.Random) -> bytes:
 def odd_sets(chance: random.Random) -> list[str]:
     """Values for ``--set``."""
     paths = [".".join(map(str, path)) for path in paths_of(GOOD)]
-    found = []
+    values = []
     for _ in range(chance.choice([0, 0, 1, 3])):
         path = chance.choice(
             [*paths, "", "a", "nodes", "vars.x", "nodes.new.op", "extends", "tune.parameters.merged.density"]
         )
         value = chance.choice([*TEXTS, *SNIPPETS, "[a, b]", "{a: 1}"])
-        found.append(f"{path}{chance.choice(['=', '=', '=', '', '.x=', '.0='])}{value}")
-    return found
+        values.append(f"{path}{chance.choice(['=', '=', '=', '', '.x=', '.0='])}{value}")
+    return values
 
 
 @pytest.fixture
@@ -182,7 +182,9 @@ def tried(number: int, recipe: Path, sets: list[str]) -> None:
             check(recipe, sets=dict(map(parse_set, sets)))
         except LinesError as error:
             assert error.exit_code == 2, f"input {number}: {error!r}"
-            assert all(one.isprintable() or one == "\n" for one in str(error)), f"input {number}: {str(error)!r}"
+            assert all(character.isprintable() or character == "\n" for character in str(error)), (
+                f"input {number}: {str(error)!r}"
+            )
             if number % 4:  # the plan would say the same
                 break
         except Exception as error:

@@ -194,10 +194,10 @@ def test_the_order_of_keys_means_nothing(written: Write, good: str, rng: random.
 
     from lines_pipeline.recipe.syntax.yaml_source import parse_yaml
 
-    one = load_recipe(written(good))
+    recipe = load_recipe(written(good))
     data = parse_yaml(good, "x")[0]
     two = load_recipe(written(json.dumps(shuffled(data, rng)), "shuffled.yaml"))
-    assert (two.canonical(), two.hash) == (one.canonical(), one.hash)
-    first, second = build_graph(one), build_graph(two)
+    assert (two.canonical(), two.hash) == (recipe.canonical(), recipe.hash)
+    first, second = build_graph(recipe), build_graph(two)
     assert list(first.steps.items()) == list(second.steps.items())
     assert list(first.members.items()) == list(second.members.items())

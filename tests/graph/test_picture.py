@@ -50,10 +50,10 @@ def test_boxes_do_not_overlap_and_edges_go_right(graph: Graph) -> None:
     sizes = {node: (100.0 + 10 * index, 40.0 + 5 * index) for index, node in enumerate(graph.digraph.nodes)}
     drawing = arranged(graph.digraph, sizes)
     boxes = list(drawing.boxes.values())
-    for index, one in enumerate(boxes):
+    for index, box in enumerate(boxes):
         for two in boxes[:index]:
-            apart = one.x >= two.x + two.width or two.x >= one.x + one.width
-            assert apart or one.y >= two.y + two.height or two.y >= one.y + one.height
+            apart = box.x >= two.x + two.width or two.x >= box.x + box.width
+            assert apart or box.y >= two.y + two.height or two.y >= box.y + box.height
     for (source, target), points in drawing.routes.items():
         assert drawing.boxes[source].x < drawing.boxes[target].x
         assert [x for x, _ in points] == sorted(x for x, _ in points)

@@ -101,14 +101,14 @@ def as_we_do(folder: Path) -> dict[str, float] | None:
     return {name: float(value.flatten()[0]) for name, value in state.items()}
 
 
-def whole(found: dict[str, float] | None, folder: Path) -> set[float]:
+def whole(written: dict[str, float] | None, folder: Path) -> set[float]:
     """The one run whose values were read, with its configuration; nothing where nothing can be read."""
-    if found is None:
+    if written is None:
         return set()
-    assert sorted(found) == list(NAMES), f"a part of a checkpoint was read: {found} of {sorted(os.listdir(folder))}"
+    assert sorted(written) == list(NAMES), f"a part of a checkpoint was read: {written} of {sorted(os.listdir(folder))}"
     beside = {float(path.read_text()) for path in folder.iterdir() if path.name in ("config.json", "vocab.txt")}
-    values = set(found.values()) | beside
-    assert len(values) == 1, f"two runs were mixed: {found}, {beside} in {sorted(os.listdir(folder))}"
+    values = set(written.values()) | beside
+    assert len(values) == 1, f"two runs were mixed: {written}, {beside} in {sorted(os.listdir(folder))}"
     return values
 
 
@@ -153,8 +153,8 @@ def test_what_an_earlier_run_wrote_beside_the_weights_goes(tmp_path: Path) -> No
     put_folder(tmp_path, 1.0, "two", "tokenizer/vocab.txt")
     (tmp_path / "notes.txt").write_text("mine")
     put_folder(tmp_path, 2.0, "single", "merges.txt")
-    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert found == ["config.json", "lines_pipeline.json", "merges.txt", "model.safetensors", "notes.txt"]
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert paths == ["config.json", "lines_pipeline.json", "merges.txt", "model.safetensors", "notes.txt"]
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt", "link/outside.txt", "..", ""])

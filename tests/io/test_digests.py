@@ -33,17 +33,17 @@ def chosen(**fields: Any) -> dict[str, Any]:
 
 def run(recipe: Path, out: str = "out") -> dict[str, str]:
     """The digests that a run tells, by step."""
-    told: dict[str, str] = {}
-    sinks = [lambda event: told.update(event.digests) if isinstance(event, InputsIdentified) else None]
+    by_name: dict[str, str] = {}
+    sinks = [lambda event: by_name.update(event.digests) if isinstance(event, InputsIdentified) else None]
     lines_pipeline.run(recipe, out=out, sinks=sinks)
-    return told
+    return by_name
 
 
 def test_inspect_tells_it_unless_only_headers_are_read(models: Path) -> None:
     torch.save(load_file(models / "a.safetensors"), models / "a.pt")
     assert digest(models / "a.pt") == digest(models / "a.safetensors") != digest(models / "b.safetensors")
-    found = lines_pipeline.api.inspect(models / "a.safetensors", headers=True)
-    assert "digest" not in found and all("norm" not in row for row in found["tensors"])
+    report = lines_pipeline.api.inspect(models / "a.safetensors", headers=True)
+    assert "digest" not in report and all("norm" not in row for row in report["tensors"])
 
 
 def test_other_contents_are_refused_before_anything_is_written(

@@ -69,8 +69,8 @@ def flipped(content: bytes) -> bytes:
 
 def result(path: Path) -> tuple[list[float], list[str]]:
     """What a run of the recipe saves, and the notes of downloads."""
-    found = lines_pipeline.run(path, out="out", scheduler="serial")
-    return load_file(found.files[0])["w"].tolist(), [note for note in found.notes if "fetched again" in note]
+    run_result = lines_pipeline.run(path, out="out", scheduler="serial")
+    return load_file(run_result.files[0])["w"].tolist(), [note for note in run_result.notes if "fetched again" in note]
 
 
 def test_a_bit_that_flips_in_a_download_or_its_note_changes_nothing(store: type[Store], tmp_path: Path) -> None:
@@ -94,11 +94,11 @@ def test_a_download_without_a_note_of_its_digest_is_fetched_again(store: type[St
 
 
 def test_other_contents_at_the_same_url_are_told(store: type[Store]) -> None:
-    kept, told = download(URL, DOWNLOADS), list[str]()
+    kept, notes = download(URL, DOWNLOADS), list[str]()
     kept.write_bytes(b"damaged")
     store().pipe_file("/bucket/model.safetensors", b"other")
-    assert download(URL, DOWNLOADS, told.append).read_bytes() == b"other"
-    assert told == [f"{URL}: what the cache holds of it is damaged; it was fetched again, and has other contents now"]
+    assert download(URL, DOWNLOADS, notes.append).read_bytes() == b"other"
+    assert notes == [f"{URL}: what the cache holds of it is damaged; it was fetched again, and has other contents now"]
 
 
 def test_a_damaged_download_that_cannot_be_fetched_is_refused(store: type[Store]) -> None:
@@ -173,10 +173,10 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """``hf://org/repo``, with a cache of this test's own and no network."""
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    made = Hub(tmp_path / "hub")
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: made)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
-    return made
+    fake_hub = Hub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: fake_hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake_hub.snapshot_download)
+    return fake_hub
 
 
 @pytest.mark.parametrize("name", FILES)

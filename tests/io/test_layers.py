@@ -37,9 +37,9 @@ def inspected(names: Iterable[str] | Mapping[str, Sequence[int]]) -> dict[str, A
     return api.inspect(header_only(Path("model.safetensors"), shapes), headers=True)
 
 
-def blocks_of(found: Mapping[str, Any]) -> dict[str, str]:
+def blocks_of(report: Mapping[str, Any]) -> dict[str, str]:
     """Tower and index (``visual 3``) by tensor name, empty for what is in no block."""
-    return {row["name"]: row["block"] for row in found["tensors"]}
+    return {row["name"]: row["block"] for row in report["tensors"]}
 
 
 def expected_blocks(names: Iterable[str], towers: Mapping[str, str]) -> dict[str, str]:
@@ -59,9 +59,9 @@ def test_models_of_transformers(kind: str) -> None:
 @pytest.mark.parametrize("layout", RECORDED)
 def test_layouts_of_files(layout: str) -> None:
     names, depths = RECORDED[layout]
-    found = inspected(names)
-    assert found["depths"] == depths
-    used = {block for block in blocks_of(found).values() if block}
+    report = inspected(names)
+    assert report["depths"] == depths
+    used = {block for block in blocks_of(report).values() if block}
     assert used == {f"{tower} {index}" for tower, depth in depths.items() for index in range(depth)}
 
 
@@ -89,9 +89,9 @@ def test_blocks_in_the_order_of_the_forward_pass(layout: str, name: str, block: 
 
 
 def test_the_decoder_of_an_autoencoder_takes_its_stages_backwards() -> None:
-    found = blocks_of(inspected(stages("first_stage_model.decoder.up.{}.block.{}", [3, 3, 3, 3])))
-    assert found["first_stage_model.decoder.up.3.block.0.conv1.weight"].endswith(" 0")
-    assert found["first_stage_model.decoder.up.0.block.2.conv1.weight"].endswith(" 11")
+    blocks_found = blocks_of(inspected(stages("first_stage_model.decoder.up.{}.block.{}", [3, 3, 3, 3])))
+    assert blocks_found["first_stage_model.decoder.up.3.block.0.conv1.weight"].endswith(" 0")
+    assert blocks_found["first_stage_model.decoder.up.0.block.2.conv1.weight"].endswith(" 11")
 
 
 def test_norms_that_are_listed_beside_the_blocks_belong_to_them() -> None:
@@ -120,14 +120,14 @@ def test_norms_that_are_listed_beside_the_blocks_belong_to_them() -> None:
     ],
 )
 def test_why_there_is_no_map(names: list[str], message: str) -> None:
-    found = inspected(names)
-    assert found["depths"] == {} and re.search(message, found["problem"])
+    report = inspected(names)
+    assert report["depths"] == {} and re.search(message, report["problem"])
 
 
 def test_a_large_number_in_a_name_costs_nothing() -> None:
     started = time.perf_counter()
-    found = inspected([*blocks("layers.", 2), "layers.30000000.attn.qkv.weight"])
-    assert "blocks [2 to 29999999]" in found["problem"]
+    report = inspected([*blocks("layers.", 2), "layers.30000000.attn.qkv.weight"])
+    assert "blocks [2 to 29999999]" in report["problem"]
     assert "problem" in inspected([*blocks("layers.1", 2), f"layers.{'9' * 5000}.attn.qkv.weight"])
     assert time.perf_counter() - started < 5
 
@@ -171,22 +171,26 @@ def scales(recipe: Path) -> dict[str, float]:
 @pytest.mark.parametrize(("encoder", "decoder"), [(3, 3), (6, 2), (2, 5)])
 def test_encoder_and_decoder_each_have_their_own_depth(tmp_path: Path, encoder: int, decoder: int) -> None:
     names = [*blocks("model.encoder.layers.", encoder), *blocks("model.decoder.layers.", decoder), "model.norm.weight"]
-    found = scales(merge(tmp_path, zeros(names)))
-    assert found["model.norm.weight"] == 0.25
+    factors = scales(merge(tmp_path, zeros(names)))
+    assert factors["model.norm.weight"] == 0.25
     for stack, depth in (("encoder", encoder), ("decoder", decoder)):
         for index in range(depth):
             expected = pytest.approx(0.25 + index / (depth - 1))
-            assert found[f"model.{stack}.layers.{index}.mlp.fc1.weight"] == expected
+            assert factors[f"model.{stack}.layers.{index}.mlp.fc1.weight"] == expected
 
 
 def test_what_is_in_no_tower_is_told_everywhere(tmp_path: Path) -> None:
     names = [*blocks("encoder.layers.", 9), *blocks("feature_extractor.conv_layers.", 3, ("conv.weight",))]
     recipe = merge(tmp_path, zeros(names))
-    told = "'feature_extractor.conv_layers.N' is in no tower (convolutions before, between or after the blocks): 7.7%"
+    message = (
+        "'feature_extractor.conv_layers.N' is in no tower (convolutions before, between or after the blocks): 7.7%"
+    )
     plan = lines_pipeline.plan(recipe)
-    assert any(told in warning for warning in plan.warnings) and f"warning: node 'scaled': {told}" in plan.render()
-    assert any(told in warning for warning in lines_pipeline.validate(recipe).warnings)
-    assert any(note.startswith("warning: ") and told in note for note in lines_pipeline.run(recipe, out="o").notes)
+    assert (
+        any(message in warning for warning in plan.warnings) and f"warning: node 'scaled': {message}" in plan.render()
+    )
+    assert any(message in warning for warning in lines_pipeline.validate(recipe).warnings)
+    assert any(note.startswith("warning: ") and message in note for note in lines_pipeline.run(recipe, out="o").notes)
     (stack,) = api.inspect(tmp_path / "base.safetensors")["in_no_tower"]
     assert stack["stack"] == "feature_extractor.conv_layers.N" and stack["share"] == 0.0769
     assert "encoder: 9 blocks, 92.3% of the parameters, encoder.layers.N" in plan.render()
@@ -221,9 +225,9 @@ def test_a_list_of_patterns_is_a_tower_each(tmp_path: Path) -> None:
     names = [*blocks("first.stack_", 2), *blocks("second.stack_", 3), "rest.weight"]
     recipe = merge(tmp_path, zeros(names), blocks=[r"first\.stack_(\d+)", r"stack_(\d+)"])
     assert depths_of(recipe) == {"blocks 1": 2, "blocks 2": 3}
-    found = scales(recipe)
-    assert found["first.stack_1.mlp.fc1.weight"] == 1.25 and found["second.stack_1.mlp.fc1.weight"] == 0.75
-    assert found["rest.weight"] == 0.25
+    factors = scales(recipe)
+    assert factors["first.stack_1.mlp.fc1.weight"] == 1.25 and factors["second.stack_1.mlp.fc1.weight"] == 0.75
+    assert factors["rest.weight"] == 0.25
 
 
 @pytest.mark.parametrize(
@@ -320,9 +324,9 @@ def test_a_hundred_thousand_tensors_with_a_prefix(tmp_path: Path) -> None:
 def test_headers_alone_are_read_of_a_file_larger_than_the_disk(tmp_path: Path) -> None:
     shapes = {f"model.layers.{i}.{part}": (8192, 28672) for i in range(80) for part in ATTENTION}
     started = time.perf_counter()
-    found = api.inspect(header_only(tmp_path / "huge.safetensors", shapes), headers=True)
-    assert found["bytes"] == 2 * 8192 * 28672 * 320 and found["depths"] == {"layers": 80}
-    assert all("norm" not in row for row in found["tensors"])
+    report = api.inspect(header_only(tmp_path / "huge.safetensors", shapes), headers=True)
+    assert report["bytes"] == 2 * 8192 * 28672 * 320 and report["depths"] == {"layers": 80}
+    assert all("norm" not in row for row in report["tensors"])
     assert time.perf_counter() - started < 10
 
 

@@ -21,14 +21,14 @@ def test_float32_is_a_view_and_all_else_is_read(tmp_path: Path) -> None:
         "scalar": torch.tensor(1.5),
     }
     save_file(state, tmp_path / "model.safetensors")
-    found = MappedTensors(open_checkpoint(tmp_path / "model.safetensors"))
-    assert sorted(found) == sorted(state) and len(found) == 5
+    mapped = MappedTensors(open_checkpoint(tmp_path / "model.safetensors"))
+    assert sorted(mapped) == sorted(state) and len(mapped) == 5
     for name, value in state.items():
         expected = value.float() if value.is_floating_point() else value
-        assert torch.equal(found[name], expected) and found[name].dtype is expected.dtype
-    assert found["plain"].data_ptr() == found["plain"].data_ptr() != found["half"].data_ptr()
+        assert torch.equal(mapped[name], expected) and mapped[name].dtype is expected.dtype
+    assert mapped["plain"].data_ptr() == mapped["plain"].data_ptr() != mapped["half"].data_ptr()
     with pytest.raises(KeyError):
-        found["other"]
+        mapped["other"]
 
 
 def test_what_is_done_to_a_view_does_not_reach_the_file(tmp_path: Path) -> None:
@@ -40,5 +40,5 @@ def test_what_is_done_to_a_view_does_not_reach_the_file(tmp_path: Path) -> None:
 def test_tied_tensors_have_all_their_names(tmp_path: Path) -> None:
     value = torch.arange(4.0)
     torch.save({"one": value, "two": value}, tmp_path / "model.pt")
-    found = MappedTensors(open_checkpoint(tmp_path / "model.pt"))
-    assert torch.equal(found["one"], value) and torch.equal(found["two"], value)
+    mapped = MappedTensors(open_checkpoint(tmp_path / "model.pt"))
+    assert torch.equal(mapped["one"], value) and torch.equal(mapped["two"], value)

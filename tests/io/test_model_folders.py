@@ -67,10 +67,10 @@ def read(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
     """The tensors that a run saves, and its notes, which validating and planning tell too."""
     path = recipe(folder)
     result = lines_pipeline.run(path, out="out")
-    told = [note.removeprefix("note: ") for note in result.notes]
-    assert list(lines_pipeline.validate(path).notes) == told
-    assert list(lines_pipeline.plan(path).notes) == told
-    return load_file(result.files[0]), "\n".join(told)
+    texts = [note.removeprefix("note: ") for note in result.notes]
+    assert list(lines_pipeline.validate(path).notes) == texts
+    assert list(lines_pipeline.plan(path).notes) == texts
+    return load_file(result.files[0]), "\n".join(texts)
 
 
 def refused(folder: Path, *words: str) -> None:
@@ -95,8 +95,8 @@ ORDER: tuple[Callable[[Path, float], object], ...] = (
 def test_the_first_that_transformers_looks_for_is_read_and_told(first: int, tmp_path: Path) -> None:
     for number, layout in reversed(list(enumerate(ORDER))[first:]):
         layout(tmp_path / "m", float(number))
-    found, notes = read(tmp_path / "m")
-    assert {float(value.mean()) for value in found.values()} == {float(first)}
+    tensors, notes = read(tmp_path / "m")
+    assert {float(value.mean()) for value in tensors.values()} == {float(first)}
     assert "several checkpoints" in notes and "as transformers does" in notes and "'another.pt'" in notes
 
 
@@ -126,8 +126,8 @@ def test_one_checkpoint_is_read_without_a_word(name: str, tmp_path: Path) -> Non
     ):
         (tmp_path / "m" / beside).write_bytes(b"not a checkpoint")
     (tmp_path / "m" / "config.json").write_text("{}")
-    found, notes = read(tmp_path / "m")
-    assert found.keys() == set(NAMES) and notes == ""
+    tensors, notes = read(tmp_path / "m")
+    assert tensors.keys() == set(NAMES) and notes == ""
 
 
 @pytest.mark.parametrize("stem", ["model", "diffusion_pytorch_model", "merged"])
@@ -139,22 +139,22 @@ def test_an_index_names_the_shards(stem: str, tmp_path: Path) -> None:
 def test_formats_of_one_model_are_told_and_variants_refused(tmp_path: Path) -> None:
     write(tmp_path / "m" / "open_clip_model.safetensors", weights(1.0))
     write(tmp_path / "m" / "open_clip_pytorch_model.bin", weights(2.0))
-    found, notes = read(tmp_path / "m")
-    assert float(found[NAMES[0]][0, 0]) == 1.0 and "not 'open_clip_pytorch_model.bin'" in notes
+    tensors, notes = read(tmp_path / "m")
+    assert float(tensors[NAMES[0]][0, 0]) == 1.0 and "not 'open_clip_pytorch_model.bin'" in notes
     names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
     for name in names:
         write(tmp_path / "unet" / name, weights(1.0))
     refused(tmp_path / "unet", *names, "name the file")
     write(tmp_path / "clip" / "model.safetensors", weights(2.0))
     write(tmp_path / "clip" / "model.fp16.safetensors", weights(1.0))
-    found, notes = read(tmp_path / "clip")
-    assert float(found[NAMES[0]][0, 0]) == 2.0 and "model.fp16.safetensors" in notes
+    tensors, notes = read(tmp_path / "clip")
+    assert float(tensors[NAMES[0]][0, 0]) == 2.0 and "model.fp16.safetensors" in notes
 
 
 def test_complete_shards_need_no_index(tmp_path: Path) -> None:
     write_shards(tmp_path / "m", 2.0)
-    found, notes = read(tmp_path / "m")
-    assert found.keys() == set(NAMES) and "no index" in notes
+    tensors, notes = read(tmp_path / "m")
+    assert tensors.keys() == set(NAMES) and "no index" in notes
     (tmp_path / "m" / "model-00001-of-00002.safetensors").unlink()
     refused(tmp_path / "m", "'model-00001-of-00002.safetensors' is missing", "1 of 2")
 
@@ -170,16 +170,16 @@ def test_shards_without_an_index_must_not_contradict_each_other(tmp_path: Path) 
 def test_what_the_index_does_not_name_is_left_out_and_told(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "m", 2.0)
     write_index(tmp_path / "m", {name: shard for name, shard in shards.items() if name != NAMES[0]})
-    found, notes = read(tmp_path / "m")
-    assert found.keys() == set(NAMES[1:]) and f"tensor '{NAMES[0]}' is left out" in notes
+    tensors, notes = read(tmp_path / "m")
+    assert tensors.keys() == set(NAMES[1:]) and f"tensor '{NAMES[0]}' is left out" in notes
 
 
 def test_a_tensor_in_two_shards_is_that_of_the_index(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "m", 1.0)
     write(tmp_path / "m" / "overlay.safetensors", weights(2.0, NAMES[:1]))
     write_index(tmp_path / "m", {**shards, NAMES[0]: "overlay.safetensors"})
-    found, notes = read(tmp_path / "m")
-    assert [float(found[name][0, 0]) for name in NAMES] == [2.0, 1.0, 1.0]
+    tensors, notes = read(tmp_path / "m")
+    assert [float(tensors[name][0, 0]) for name in NAMES] == [2.0, 1.0, 1.0]
     assert f"'{NAMES[0]}' is in 'model-00001-of-00002.safetensors' too" in notes
     assert "several checkpoints" not in notes
 
@@ -190,8 +190,8 @@ def test_names_that_a_shard_ties_stay_one_tensor_whichever_the_index_names(tmp_p
     for names, expected in ((("embed", "head"), {"embed", "head"}), (("head",), {"head"})):
         write(tmp_path / "m" / shard, {"embed": tied, "head": tied})
         write_index(tmp_path / "m", dict.fromkeys(names, shard), "pytorch_model.bin.index.json")
-        found, _ = read(tmp_path / "m")
-        assert found.keys() == expected
+        tensors, _ = read(tmp_path / "m")
+        assert tensors.keys() == expected
         assert lines_pipeline.api.inspect(tmp_path / "m")["aliases"] == ({"head": "embed"} if len(names) > 1 else {})
 
 
@@ -241,8 +241,8 @@ def test_sentence_transformers_keep_the_weights_beside_or_inside(tmp_path: Path)
     (folder / "modules.json").write_text(json.dumps(modules))
     write(folder / "0_Transformer" / "model.safetensors", weights(2.0))
     write(folder / "2_Dense" / "model.safetensors", {"linear.weight": torch.ones(2, 2)})
-    found, notes = read(folder)
-    assert found.keys() == set(NAMES) and "'2_Dense/'" in notes
+    tensors, notes = read(folder)
+    assert tensors.keys() == set(NAMES) and "'2_Dense/'" in notes
     (folder / "modules.json").write_text(json.dumps([{"path": ""}, *modules[1:]]))
     write(folder / "model.safetensors", weights(3.0))
     assert float(read(folder)[0][NAMES[0]][0, 0]) == 3.0

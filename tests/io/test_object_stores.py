@@ -39,8 +39,8 @@ class Bucket(MemoryFileSystem):  # type: ignore[misc]
 
     def contents(self) -> dict[str, str]:
         """Text by name."""
-        found = self.find("/bucket")
-        return {name.removeprefix("/bucket/run/"): self.cat_file(name).decode() for name in found}
+        names = self.find("/bucket")
+        return {name.removeprefix("/bucket/run/"): self.cat_file(name).decode() for name in names}
 
 
 @pytest.fixture
@@ -73,10 +73,10 @@ def test_shards_without_all_others_are_taken_away_and_the_rest_stays_whole(
     bucket.fails = failing
     with pytest.raises(EngineError, match=r"s3://bucket/run: cannot be written \(OSError: no more room\)"):
         store.upload(folder("new"))
-    found = bucket.contents()
-    assert INDEX not in found
-    assert [text for name, text in found.items() if name in SHARDS and text.startswith("new")] == []
-    assert set(FILES) - {INDEX, *SHARDS} <= set(found)
+    objects = bucket.contents()
+    assert INDEX not in objects
+    assert [text for name, text in objects.items() if name in SHARDS and text.startswith("new")] == []
+    assert set(FILES) - {INDEX, *SHARDS} <= set(objects)
 
 
 def test_what_is_a_url() -> None:

@@ -38,14 +38,14 @@ STATE = {
 def read(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """All tensors, through positional reads."""
     reader = BlockReader()
-    found = {n: reader.block(s, 0, s.spec.numel).view(s.spec.shape) for n, s in checkpoint.tensors.items()}
+    by_name = {n: reader.block(s, 0, s.spec.numel).view(s.spec.shape) for n, s in checkpoint.tensors.items()}
     reader.close()
-    return found
+    return by_name
 
 
-def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
-    return set(found) == set(expected) and all(
-        found[name].dtype == value.dtype and torch.equal(found[name], value) for name, value in expected.items()
+def same(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return set(tensors) == set(expected) and all(
+        tensors[name].dtype == value.dtype and torch.equal(tensors[name], value) for name, value in expected.items()
     )
 
 

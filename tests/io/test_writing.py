@@ -35,8 +35,8 @@ def test_blocks_may_come_in_any_order(tmp_path: Path) -> None:
     os.close(descriptor)
     assert not layout.path.exists()
     commit_files(layout, {"who": "me"})
-    found = load_file(layout.path)
-    assert all(torch.equal(found[name].flatten(), value) for name, value in values.items())
+    tensors = load_file(layout.path)
+    assert all(torch.equal(tensors[name].flatten(), value) for name, value in values.items())
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["model.safetensors"]
 
 

@@ -31,14 +31,14 @@ def same_size_blocks(draw: st.DrawFn) -> list[torch.Tensor]:
     size = draw(st.sampled_from([1, 31, 32, 33, 200, LANES - 1, LANES, LANES + 1, 3 * LANES + 17]))
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
-    found = []
+    entries = []
     for _ in range(3):
         chosen = torch.randint(len(SPECIAL) + 4, (size,), generator=generator)
         values = torch.randn(size, generator=generator, dtype=torch.float64)
         for index, special in enumerate(SPECIAL):
             values[chosen == index] = special
-        found.append(values.to(dtype))
-    return found
+        entries.append(values.to(dtype))
+    return entries
 
 
 def elected(a: Any, b: Any, c: Any) -> Any:
@@ -158,11 +158,13 @@ def test_a_bracket_is_counted_as_defined() -> None:
 
 def test_nothing_is_computed_twice_and_only_what_is_kept_takes_room() -> None:
     builder = TraceBuilder(torch.float32, 2)
-    one, other = builder.source(0), builder.source(1)
+    first, second = builder.source(0), builder.source(1)
     for _ in range(50):
-        forms.total((one - other).abs())
+        forms.total((first - second).abs())
     kernel = builder.kernel(BLOCK_NUMEL)
-    assert [one.code for one in kernel.instructions] == [OpCode.SUBTRACT, OpCode.ABS] + [OpCode.TOTAL] * 50
+    assert [instruction.code for instruction in kernel.instructions] == [OpCode.SUBTRACT, OpCode.ABS] + [
+        OpCode.TOTAL
+    ] * 50
     assert kernel.memory_bytes == 2 * (-(-PIECE_NUMEL * 4 // GAP_BYTES) + 1) * GAP_BYTES
 
 

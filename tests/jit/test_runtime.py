@@ -57,10 +57,10 @@ def test_it_stops_before_a_block_whose_magnitudes_might_not_fit() -> None:
 def test_it_stops_after_a_block_that_cannot_be_written() -> None:
     from lines_pipeline.jit import runtime
 
-    made = kernel()
-    ran = run_kernel(made, VALUES.tobytes(), 0, [4 * SIZE], SIZE, blocks=APART[1:], mode="rb")
+    one_kernel = kernel()
+    ran = run_kernel(one_kernel, VALUES.tobytes(), 0, [4 * SIZE], SIZE, blocks=APART[1:], mode="rb")
     assert ran.end == (0, runtime.UNWRITTEN)
-    kept = ran.memory[made.stored_rows[0].offset :].view(np.float32)[:17]
+    kept = ran.memory[one_kernel.stored_rows[0].offset :].view(np.float32)[:17]
     assert kept.tolist() == (VALUES[600:617] * 2).tolist()
 
 

@@ -68,18 +68,18 @@ def refused(place: Path, *words: str, **fields: Any) -> None:
 
 def test_the_update_is_the_scaled_product_and_zero_elsewhere(place: Path) -> None:
     write_adapter(place / "adapter", FACTORS, lora_alpha=3)
-    found = delta(place, base="base", scale=0.5)
-    assert torch.equal(found[f"{Q}.weight"], 1.5 * PRODUCT)
-    assert {name: value.dtype for name, value in found.items()} == dict.fromkeys(
+    result = delta(place, base="base", scale=0.5)
+    assert torch.equal(result[f"{Q}.weight"], 1.5 * PRODUCT)
+    assert {name: value.dtype for name, value in result.items()} == dict.fromkeys(
         BASE.keys() - {"position_ids"}, torch.float32
     )
-    assert not found[f"{V}.weight"].any() and not found["model.norm.weight"].any()
+    assert not result[f"{V}.weight"].any() and not result["model.norm.weight"].any()
 
 
 def test_without_a_base_it_has_the_tensors_that_it_names(place: Path) -> None:
-    found = delta(place)
-    assert found.keys() == {f"{Q}.weight"}
-    assert torch.equal(found[f"{Q}.weight"], PRODUCT)
+    value = delta(place)
+    assert value.keys() == {f"{Q}.weight"}
+    assert torch.equal(value[f"{Q}.weight"], PRODUCT)
 
 
 def test_what_is_left_out_keeps_the_base_in_every_bit(place: Path) -> None:
@@ -97,8 +97,11 @@ def test_it_is_the_task_vector_of_the_merged_model(op: str, place: Path) -> None
         "update": {"op": "task-vector", "model": "merged", "base": "base"},
     }
     sums = {"sum": {"op": op, "deltas": ["update"]}, "saved": {"op": "save", "model": "sum", "path": "d.safetensors"}}
-    one, other = (saved(place, {**APPLIED, **update, **sums}) for update in ({}, vector))
-    assert all(torch.equal(one[name], value) for name, value in other.items()) and one.keys() == other.keys()
+    update_saved, vector_saved = (saved(place, {**APPLIED, **update, **sums}) for update in ({}, vector))
+    assert (
+        all(torch.equal(update_saved[name], value) for name, value in vector_saved.items())
+        and update_saved.keys() == vector_saved.keys()
+    )
 
 
 def test_a_soup_of_two_is_that_of_their_products(place: Path) -> None:
@@ -137,9 +140,9 @@ def test_ranks_and_alphas_are_those_of_the_module(config: dict[str, Any], scalin
 def test_the_base_may_have_one_prefix_more_or_less(strip: str, add: str, place: Path) -> None:
     named = {add + name.removeprefix(strip): value for name, value in BASE.items()}
     save_file(named, place / "base" / "model.safetensors")
-    found = saved(place, APPLIED)
+    values = saved(place, APPLIED)
     name = add + f"{Q}.weight".removeprefix(strip)
-    assert torch.equal(found[name], named[name] + PRODUCT)
+    assert torch.equal(values[name], named[name] + PRODUCT)
 
 
 def test_two_parts_of_a_base_that_fit_are_refused(place: Path) -> None:
@@ -166,9 +169,9 @@ def test_square_weights_are_turned_as_the_configuration_says(place: Path) -> Non
 def test_modules_saved_whole_and_biases_differ_from_the_base(place: Path) -> None:
     whole = {"model.norm.weight": torch.full((2,), 3.0)}
     write_adapter(place / "adapter", {**FACTORS, **whole}, modules_to_save=["norm"])
-    found = saved(place, APPLIED)
-    assert torch.equal(found["model.norm.weight"], whole["model.norm.weight"])
-    assert torch.equal(found[f"{Q}.weight"], BASE[f"{Q}.weight"] + PRODUCT)
+    values = saved(place, APPLIED)
+    assert torch.equal(values["model.norm.weight"], whole["model.norm.weight"])
+    assert torch.equal(values[f"{Q}.weight"], BASE[f"{Q}.weight"] + PRODUCT)
     halved = saved(place, {**APPLIED, "update": {**APPLIED["update"], "scale": 0.5}})
     assert torch.equal(halved["model.norm.weight"], torch.full((2,), 2.0))
 
@@ -312,8 +315,8 @@ def test_results_do_not_depend_on_the_scheduler(workers: int, place: Path) -> No
     a, b = torch.randn(8, 1700, generator=generator), torch.randn(3000, 8, generator=generator)
     write_adapter(place / "adapter", {"w.lora_A.weight": a.bfloat16(), "w.lora_B.weight": b}, r=8, lora_alpha=16)
     recipe = write_nodes(place, APPLIED)
-    found = lines_pipeline.run(recipe, out="out", workers=workers, scheduler="serial" if workers == 1 else "threads")
-    merged = load_file(found.files[0])["w.weight"]
+    result = lines_pipeline.run(recipe, out="out", workers=workers, scheduler="serial" if workers == 1 else "threads")
+    merged = load_file(result.files[0])["w.weight"]
     torch.testing.assert_close(merged, base["w.weight"] + 2 * (b @ a.bfloat16().float()))
 
 

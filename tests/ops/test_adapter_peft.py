@@ -91,9 +91,9 @@ def test_the_merged_model_is_pefts(make: Callable[[], Any], config: dict[str, An
     adapted.save_pretrained(tmp_path / "adapter")
     merged = adapted.merge_and_unload().state_dict()
 
-    found = load_file(lines_pipeline.run(write_nodes(tmp_path, APPLIED), out="out").files[0])
+    tensors = load_file(lines_pipeline.run(write_nodes(tmp_path, APPLIED), out="out").files[0])
     base = load_file(tmp_path / "base" / "model.safetensors")
-    assert found.keys() == base.keys() <= merged.keys()
-    for name, value in found.items():
+    assert tensors.keys() == base.keys() <= merged.keys()
+    for name, value in tensors.items():
         torch.testing.assert_close(value, merged[name], rtol=1e-5, atol=1e-6)
-    assert sum(not torch.equal(value, base[name]) for name, value in found.items()) > 1
+    assert sum(not torch.equal(value, base[name]) for name, value in tensors.items()) > 1

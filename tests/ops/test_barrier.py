@@ -23,15 +23,15 @@ def members(line: Mapping[float, float], direction: str = "higher", **names: Any
 
 
 def derivation() -> Derivation:
-    found = BARRIER.derivation_of(BARRIER.Params.model_validate({"metric": "m"}))
-    assert found is not None
-    return found
+    of_barrier = BARRIER.derivation_of(BARRIER.Params.model_validate({"metric": "m"}))
+    assert of_barrier is not None
+    return of_barrier
 
 
 def derived(given: list[Member]) -> Derived:
-    found = derivation().make({"metrics": given})
-    assert isinstance(found, Derived)
-    return found
+    metrics = derivation().make({"metrics": given})
+    assert isinstance(metrics, Derived)
+    return metrics
 
 
 @pytest.mark.parametrize(
@@ -47,15 +47,22 @@ def derived(given: list[Member]) -> Derived:
 def test_barriers_are_those_computed_by_hand(
     line: Mapping[float, float], direction: str, barrier: float, at: float
 ) -> None:
-    found = derived(members(line, direction))
-    assert found.metrics == {"barrier": pytest.approx(barrier, abs=1e-12), "at": at}
-    assert found.units == {"barrier": "share"}
+    derivation_made = derived(members(line, direction))
+    assert derivation_made.metrics == {"barrier": pytest.approx(barrier, abs=1e-12), "at": at}
+    assert derivation_made.units == {"barrier": "share"}
 
 
 def test_each_line_has_its_own_and_the_highest_counts() -> None:
     flat, deep = members({0: 1, 0.5: 1, 1: 1}, pair="a-b"), members({0: 1, 0.5: 0.25, 1: 1}, pair="a-c")
-    found = derived([*flat, *deep]).metrics
-    assert found == {"barrier": 0.75, "at": 0.5, "barrier/a-b": 0, "barrier/a-c": 0.75, "at/a-b": 0, "at/a-c": 0.5}
+    derivation_made = derived([*flat, *deep]).metrics
+    assert derivation_made == {
+        "barrier": 0.75,
+        "at": 0.5,
+        "barrier/a-b": 0,
+        "barrier/a-c": 0.75,
+        "at/a-b": 0,
+        "at/a-c": 0.5,
+    }
 
 
 @pytest.mark.parametrize(

@@ -99,20 +99,20 @@ class Renamed(Op[Any, Any]):
         return self.op.suite_of(params, inner(inputs))
 
     def derivation_of(self, params: Any) -> Derivation | None:
-        found = self.op.derivation_of(params)
-        if found is None:
+        derivation = self.op.derivation_of(params)
+        if derivation is None:
             return None
-        make, check = found.make, found.check
-        return replace(found, make=lambda given: make(inner(given)), check=lambda given: check(inner(given)))
+        make, check = derivation.make, derivation.check
+        return replace(derivation, make=lambda given: make(inner(given)), check=lambda given: check(inner(given)))
 
     def driver_of(self, params: Any) -> Driver | None:
         driver = self.op.driver_of(params)
         return None if driver is None else lambda inputs, context: self.renamed(driver(inner(inputs), context))
 
-    def renamed(self, found: Variant | Evaluated | MeasuredMetrics) -> Variant | Evaluated | MeasuredMetrics:
-        if not isinstance(found, Variant):
-            return found
-        return replace(found, op=self, inputs={PREFIX + port: ids for port, ids in found.inputs.items()})
+    def renamed(self, driven: Variant | Evaluated | MeasuredMetrics) -> Variant | Evaluated | MeasuredMetrics:
+        if not isinstance(driven, Variant):
+            return driven
+        return replace(driven, op=self, inputs={PREFIX + port: ids for port, ids in driven.inputs.items()})
 
     def schema(self, params: Any, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
         return self.op.schema(params, inner(inputs), context)
@@ -349,10 +349,10 @@ def write_layers(folder: Path) -> None:
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> dict[str, AnyOp]:
     """Register a renamed copy of every op, which recipes may name; return the copies."""
-    found: dict[str, AnyOp] = {name: Renamed(op) for name, op in registry().items()}
-    for copy in found.values():
+    by_name: dict[str, AnyOp] = {name: Renamed(op) for name, op in registry().items()}
+    for copy in by_name.values():
         monkeypatch.setitem(registry().own, copy.name, copy)
-    return found
+    return by_name
 
 
 def written(folder: Path, nodes: Mapping[str, Any], **top: Any) -> Path:
@@ -380,16 +380,19 @@ def outcome(recipe: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     events: list[Event] = []
     plan = lines_pipeline.plan(recipe, out="out").render()
-    done = lines_pipeline.run(recipe, out=cache / "out", tracking=False, sinks=[events.append])
-    tensors = {path.relative_to(done.out): load_file(path) for path in done.files if path.suffix == ".safetensors"}
+    result = lines_pipeline.run(recipe, out=cache / "out", tracking=False, sinks=[events.append])
+    tensors = {path.relative_to(result.out): load_file(path) for path in result.files if path.suffix == ".safetensors"}
     return {
         "plan": plan,
-        "values": {str(path): {name: bits(value) for name, value in found.items()} for path, found in tensors.items()},
-        "config": [path.read_bytes() for path in done.files if path.name == "config.json"],
-        "figures": {path.name: path.read_bytes() for path in done.files if path.suffix in (".svg", ".csv")},
-        "metrics": done.metrics,
-        "facts": done.facts,
-        "chosen": done.chosen,
+        "values": {
+            str(path): {name: bits(value) for name, value in values_of_file.items()}
+            for path, values_of_file in tensors.items()
+        },
+        "config": [path.read_bytes() for path in result.files if path.name == "config.json"],
+        "figures": {path.name: path.read_bytes() for path in result.files if path.suffix in (".svg", ".csv")},
+        "metrics": result.metrics,
+        "facts": result.facts,
+        "chosen": result.chosen,
         "tables": [event for event in events if isinstance(event, TableComputed)],
         "order": [type(event).__name__ for event in events],
     }

@@ -38,10 +38,10 @@ DROPS: dict[str, dict[str, Any]] = {
 def dropped(recipe: Recipe, node: dict[str, Any], out: str, **options: Any) -> dict[str, torch.Tensor]:
     nodes = {"dropped": {**node, "delta": "updates"}, "merged": {"op": "task-arithmetic", "deltas": "dropped"}, **SAVED}
     path = recipe(nodes, **options.pop("top", {}))
-    found: dict[str, torch.Tensor] = load_file(
+    tensors: dict[str, torch.Tensor] = load_file(
         lines_pipeline.run(path, out=out, cache=False, tracking=False, **options).files[0]
     )
-    return found
+    return tensors
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def test_workers_blocks_and_order_mean_nothing(
     expected = dropped(write_recipe, DROPS[name], "one", scheduler="serial")
     monkeypatch.setattr(tasks, "MIN_TASK_BYTES", 2**19)
     monkeypatch.setattr(tasks, "MAX_TASK_BYTES", 2**19)
-    found = dropped(write_recipe, DROPS[name], "two", workers=3)
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    tensors = dropped(write_recipe, DROPS[name], "two", workers=3)
+    assert all(torch.equal(tensors[key], expected[key]) for key in expected)
     assert any(bool((expected[key] == 0).any()) for key in expected)
 
 
@@ -75,7 +75,7 @@ def test_seed_expert_and_tensor_give_different_draws(models: Path, write_recipe:
     name = "visual.proj"
     assert torch.equal(first[name], same[name]) and not torch.equal(first[name], other[name])
     draws = [drawn(0, expert, tensor, 0, 64) for expert in "ab" for tensor in ("t", "u")]
-    assert len({one.tobytes() for one in draws}) == len(draws)
+    assert len({draw.tobytes() for draw in draws}) == len(draws)
 
 
 @pytest.mark.parametrize(("position", "count"), [(0, 1), (3, 9), (8, 8), (131_072, 100), (131_071, 5)])
@@ -94,9 +94,9 @@ DRAWN = [0.9745055437088013, 0.4274153709411621, 0.13409465551376343, 0.48266565
 
 def test_dare_keeps_the_expectation() -> None:
     delta = torch.ones(100_000)
-    found = apply_op("dare", {"delta": [delta]}, density=0.25)
-    assert set(found.tolist()) == {0.0, 4.0}
-    assert abs(float(found.mean()) - 1.0) < 0.02
+    value = apply_op("dare", {"delta": [delta]}, density=0.25)
+    assert set(value.tolist()) == {0.0, 4.0}
+    assert abs(float(value.mean()) - 1.0) < 0.02
 
 
 @pytest.mark.parametrize("op", ["dare", "della"])
@@ -110,15 +110,15 @@ def test_all_or_nothing(op: str, rescale: str) -> None:
 @pytest.mark.parametrize("op", ["dare", "della", "breadcrumbs"])
 def test_l1_norms_are_restored(op: str) -> None:
     delta = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
-    found = apply_op(op, {"delta": [delta]}, density=0.5, rescale="l1")
-    assert found.abs().sum() == pytest.approx(float(delta.abs().sum()), rel=1e-5)
-    assert (found == 0).any()
+    value = apply_op(op, {"delta": [delta]}, density=0.5, rescale="l1")
+    assert value.abs().sum() == pytest.approx(float(delta.abs().sum()), rel=1e-5)
+    assert (value == 0).any()
 
 
 def test_della_keeps_large_entries_more_often() -> None:
     delta = torch.arange(1.0, 2001.0).repeat(200, 1)
-    found = apply_op("della", {"delta": [delta]}, density=0.5, epsilon=0.4, rescale="none") != 0
-    shares = found.float().mean(0)
+    value = apply_op("della", {"delta": [delta]}, density=0.5, epsilon=0.4, rescale="none") != 0
+    shares = value.float().mean(0)
     assert shares[:100].mean() == pytest.approx(0.12, abs=0.02) and shares[-100:].mean() == pytest.approx(
         0.88, abs=0.02
     )
@@ -126,9 +126,9 @@ def test_della_keeps_large_entries_more_often() -> None:
 
 def test_della_divides_by_each_probability() -> None:
     delta = torch.arange(1.0, 6.0).repeat(400, 1)
-    found = apply_op("della", {"delta": [delta]}, density=0.5, epsilon=0.4, rescale="probability")
+    value = apply_op("della", {"delta": [delta]}, density=0.5, epsilon=0.4, rescale="probability")
     for column, probability in enumerate((0.1, 0.3, 0.5, 0.7, 0.9)):
-        kept = found[:, column][found[:, column] != 0]
+        kept = value[:, column][value[:, column] != 0]
         assert torch.allclose(kept, torch.tensor((column + 1) / probability))
 
 
@@ -137,10 +137,10 @@ def test_della_divides_by_each_probability() -> None:
 @pytest.mark.parametrize("rescale", ["density", "l1", "none"])
 def test_no_shape_gives_anything_but_numbers(op: str, rescale: str, shape: tuple[int, ...]) -> None:
     delta = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    for one in (delta, delta * 0.0):
-        found = apply_op(op, {"delta": [one]}, density=0.5, rescale=rescale)
-        assert found.shape == one.shape and torch.isfinite(found).all()
-        assert not found[one == 0].any()
+    for update in (delta, delta * 0.0):
+        value = apply_op(op, {"delta": [update]}, density=0.5, rescale=rescale)
+        assert value.shape == update.shape and torch.isfinite(value).all()
+        assert not value[update == 0].any()
 
 
 def test_della_needs_probabilities(models: Path, write_recipe: Recipe) -> None:
@@ -153,11 +153,11 @@ def test_a_draw_of_others_is_replayed(models: Path, write_recipe: Recipe) -> Non
     for name in "abc":
         numbers = {key: torch.full(value.shape, 0.3 if name == "b" else 0.7) for key, value in base.items()}
         save_file(numbers, models / f"draw_{name}.safetensors")
-    found = dropped(
+    tensors = dropped(
         write_recipe, {"op": "dare", "density": 0.5, "rescale": "none", "uniforms": "draw_{e}.safetensors"}, "o"
     )
     expert = load_file(models / "b.safetensors")
-    assert torch.equal(found["visual.proj"], expert["visual.proj"] - base["visual.proj"])
+    assert torch.equal(tensors["visual.proj"], expert["visual.proj"] - base["visual.proj"])
 
 
 def test_a_draw_has_to_have_all_tensors(models: Path, write_recipe: Recipe) -> None:
@@ -190,20 +190,20 @@ grid = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=40).map(torc
 @settings(deadline=None)
 @given(grid, st.floats(0.01, 0.99))
 def test_an_exact_trim_keeps_just_so_many(delta: torch.Tensor, density: float) -> None:
-    found = apply_op("trim", {"delta": [delta]}, density=density, exact=True)
+    value = apply_op("trim", {"delta": [delta]}, density=density, exact=True)
     count = max(1, int(density * delta.numel()))
-    assert int((found != 0).sum()) == min(count, int((delta != 0).sum()))
-    dropped = delta[(found == 0) & (delta != 0)].abs()
+    assert int((value != 0).sum()) == min(count, int((delta != 0).sum()))
+    dropped = delta[(value == 0) & (delta != 0)].abs()
     if dropped.numel():
-        assert found[found != 0].abs().min() >= dropped.max()
+        assert value[value != 0].abs().min() >= dropped.max()
 
 
 @settings(deadline=None)
 @given(grid, st.floats(0.01, 0.99), st.floats(0.0, 0.5))
 def test_breadcrumbs_keeps_just_so_many(delta: torch.Tensor, density: float, gamma: float) -> None:
     moved = delta + torch.sign(delta + 0.5) * 0.5  # no zeros, and as many equal magnitudes
-    found = apply_op("breadcrumbs", {"delta": [moved]}, density=density, gamma=gamma)
-    assert int((found != 0).sum()) == int(density * delta.numel())
+    value = apply_op("breadcrumbs", {"delta": [moved]}, density=density, gamma=gamma)
+    assert int((value != 0).sum()) == int(density * delta.numel())
 
 
 def test_a_trim_by_norm_keeps_the_share_and_the_last_entry() -> None:
@@ -228,8 +228,8 @@ def test_a_trim_takes_one_measure(models: Path, write_recipe: Recipe) -> None:
 
 def test_a_norm_fraction_agrees_with_a_sort() -> None:
     delta = torch.randn(300_000, generator=torch.Generator().manual_seed(3))
-    found = apply_op("trim", {"delta": [delta]}, norm_fraction=0.6)
+    value = apply_op("trim", {"delta": [delta]}, norm_fraction=0.6)
     squares = delta.double().square().sort(descending=True).values
     count = int((squares.cumsum(0) < 0.6 * squares.sum()).sum()) + 1
-    assert int((found != 0).sum()) in (count, count + 1)
-    assert math.isclose(float(found.double().square().sum()), 0.6 * float(squares.sum()), rel_tol=1e-4)
+    assert int((value != 0).sum()) in (count, count + 1)
+    assert math.isclose(float(value.double().square().sum()), 0.6 * float(squares.sum()), rel_tol=1e-4)

@@ -35,16 +35,16 @@ ROWS = {"layer.weight": torch.eye(2)}
 def test_one_task_by_hand(power: float, expected: float, tmp_path: Path) -> None:
     """Columns of length 2 and 1 times (4/3)^2 and (2/3)^2: of the values 32/9 and 4/9 the mean is 2, doubled 4."""
     own = {"power": power, "eigenvalue_power": 0.0}
-    found = merge(tmp_path, [{"layer.weight": diagonal(2.0, 1.0)}], [ROWS], **own)
-    torch.testing.assert_close(found["layer.weight"], expected * torch.eye(2))
+    tensors = merge(tmp_path, [{"layer.weight": diagonal(2.0, 1.0)}], [ROWS], **own)
+    torch.testing.assert_close(tensors["layer.weight"], expected * torch.eye(2))
 
 
 def test_layers_are_scaled_by_their_norm_over_that_of_their_kind(tmp_path: Path) -> None:
     """Alone they are 4 and 2 times the identity; the norm is then 4/3 and 2/3 of their mean."""
     update = {"blocks.0.weight": diagonal(2.0, 1.0), "blocks.1.weight": diagonal(1.0, 0.5)}
-    found = merge(tmp_path, [update], [{name: torch.eye(2) for name in update}], eigenvalue_power=0.0)
-    torch.testing.assert_close(found["blocks.0.weight"], torch.eye(2) * 64 / 9)
-    torch.testing.assert_close(found["blocks.1.weight"], torch.eye(2) * 8 / 9)
+    tensors = merge(tmp_path, [update], [{name: torch.eye(2) for name in update}], eigenvalue_power=0.0)
+    torch.testing.assert_close(tensors["blocks.0.weight"], torch.eye(2) * 64 / 9)
+    torch.testing.assert_close(tensors["blocks.1.weight"], torch.eye(2) * 8 / 9)
 
 
 def drawn(seed: int) -> tuple[list[State], list[State]]:
@@ -58,22 +58,22 @@ def drawn(seed: int) -> tuple[list[State], list[State]]:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_laws(seed: int, tmp_path: Path) -> None:
     updates, inputs = drawn(seed)
-    found = merge(tmp_path, updates, inputs)
+    tensors = merge(tmp_path, updates, inputs)
     turned = merge(tmp_path, updates[::-1], inputs[::-1])
-    larger = merge(tmp_path, [{n: 4 * v for n, v in one.items()} for one in updates], inputs)
-    for name, value in found.items():
+    larger = merge(tmp_path, [{n: 4 * v for n, v in update.items()} for update in updates], inputs)
+    for name, value in tensors.items():
         torch.testing.assert_close(turned[name], value, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(larger[name], 4 * value, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found["bias"], sum(one["bias"] for one in updates) / 3, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tensors["bias"], sum(update["bias"] for update in updates) / 3, rtol=1e-5, atol=1e-6)
 
 
 def test_no_update_gives_none_and_a_task_without_one_has_no_part(tmp_path: Path) -> None:
     updates, inputs = drawn(0)
     still = {name: torch.zeros_like(value) for name, value in updates[0].items()}
     assert not any(value.any() for value in merge(tmp_path, [still] * 3, inputs).values())
-    found = merge(tmp_path, [updates[0], still], inputs[:2])
-    assert all(bool(value.isfinite().all()) for value in found.values()) and found["blocks.0.weight"].any()
-    dead = [{name: torch.zeros_like(value) for name, value in one.items()} for one in inputs]
+    tensors = merge(tmp_path, [updates[0], still], inputs[:2])
+    assert all(bool(value.isfinite().all()) for value in tensors.values()) and tensors["blocks.0.weight"].any()
+    dead = [{name: torch.zeros_like(value) for name, value in input.items()} for input in inputs]
     assert not merge(tmp_path, updates, dead)["blocks.0.weight"].any()
 
 
@@ -86,10 +86,10 @@ def test_a_weight_that_is_in_by_out_is_taken_as_its_transpose(tmp_path: Path) ->
     generator = torch.Generator().manual_seed(0)
     updates = [{"layer.weight": torch.randn(4, 4, generator=generator)} for _ in range(2)]
     inputs = [torch.randn(9, 4, generator=generator) for _ in range(2)]
-    turned = [{"layer.weight": one["layer.weight"].T.contiguous()} for one in updates]
+    turned = [{"layer.weight": update["layer.weight"].T.contiguous()} for update in updates]
     expected = merge(tmp_path, updates, [{"layer.weight": rows} for rows in inputs])["layer.weight"]
-    found = merge(tmp_path, turned, [{"layer.weight.T": rows} for rows in inputs])["layer.weight"]
-    torch.testing.assert_close(found.T, expected, rtol=1e-4, atol=1e-5)
+    tensors = merge(tmp_path, turned, [{"layer.weight.T": rows} for rows in inputs])["layer.weight"]
+    torch.testing.assert_close(tensors.T, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_inputs_that_a_suite_gives(tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_inputs_that_a_suite_gives(tmp_path: Path) -> None:
         "measured": {"op": "layer-inputs", "model": "models", "suite": "suite.yaml", "task": "{item}", "rows": 8},
         "merged": {"op": "esm", "models": "models", "base": "base", "statistics": "measured"},
     }
-    found = saved(tmp_path, nodes, "merged")
+    tensors = saved(tmp_path, nodes, "merged")
     taken = [rows[:8], rows.flip(0)[:8]]
     inputs = [{names[0]: one, names[1]: one @ model[names[0]].T} for one, model in zip(taken, models, strict=False)]
     updates = [{name: model[name] - models[2][name] for name in names} for model in models[:2]]
     for name, value in merge(tmp_path, updates, inputs).items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tensors[name], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,9 @@ def nodes_for(folder: Path, models: list[State], measured: list[State], **params
 
 def merge(folder: Path, models: list[State], measured: list[State], **params: Any) -> State:
     recipe = recipe_of(folder, nodes_for(folder, models, measured, **params))
-    done = lines_pipeline.run(recipe, out=folder / "out", tracking=False)
-    found: State = load_file(done.files[0])
-    return found
+    result = lines_pipeline.run(recipe, out=folder / "out", tracking=False)
+    tensors: State = load_file(result.files[0])
+    return tensors
 
 
 def one(*values: float) -> State:
@@ -78,18 +78,18 @@ def test_equal_information_gives_the_mean_whatever_its_scale(tmp_path: Path) -> 
     generator = torch.Generator().manual_seed(0)
     models = [{"a": torch.randn(4, 5, generator=generator), "b": torch.randn((), generator=generator)} for _ in "123"]
     flat = [{name: torch.full_like(value, 10.0**number) for name, value in models[0].items()} for number in range(3)]
-    found = merge(tmp_path, models, flat)
-    for name, value in found.items():
+    tensors = merge(tmp_path, models, flat)
+    for name, value in tensors.items():
         torch.testing.assert_close(value, sum(model[name] for model in models) / 3)
 
 
 def test_a_tensor_without_information_stays_the_first_models_and_is_told(tmp_path: Path) -> None:
     models = [{"w": torch.ones(2), "frozen": torch.ones(3)}, {"w": torch.zeros(2), "frozen": torch.zeros(3)}]
     nodes = nodes_for(tmp_path, models, [one(1.0, 1.0), one(1.0, 3.0)], normalize=False)
-    done = lines_pipeline.run(recipe_of(tmp_path, nodes), out=tmp_path / "out", tracking=False)
-    found = load_file(done.files[0])
-    assert found["w"].tolist() == [0.5, 0.25] and found["frozen"].tolist() == [1.0, 1.0, 1.0]
-    assert any("'frozen'" in note and "in no statistics" in note for note in done.notes)
+    result = lines_pipeline.run(recipe_of(tmp_path, nodes), out=tmp_path / "out", tracking=False)
+    tensors = load_file(result.files[0])
+    assert tensors["w"].tolist() == [0.5, 0.25] and tensors["frozen"].tolist() == [1.0, 1.0, 1.0]
+    assert any("'frozen'" in note and "in no statistics" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("params", [{}, {"floor": 0.0}, {"floor_on": "all", "floor_kind": "add"}])
@@ -99,14 +99,14 @@ def test_compiled_loops_give_the_same_bits(params: dict[str, Any], tmp_path: Pat
     models = [{"w": torch.randn(300, 7, generator=generator).bfloat16()} for _ in "123"]
     measured = [{"w": torch.rand(300, 7, generator=generator).square() * (model["w"] > 0)} for model in models]
     nodes = nodes_for(tmp_path, models, measured, **params)
-    found = []
+    values = []
     for mode in ("never", "always"):
         path = tmp_path / f"{mode}.yaml"
         path.write_text(yaml.safe_dump({"name": mode, "engine": {"compile": mode}, "nodes": nodes}, sort_keys=False))
-        done = lines_pipeline.run(path, out=tmp_path / mode, tracking=False, cache=False)
-        assert not any("compile" in note for note in done.notes)
-        found.append(load_file(done.files[0])["w"].view(torch.int16))
-    assert torch.equal(*found)
+        result = lines_pipeline.run(path, out=tmp_path / mode, tracking=False, cache=False)
+        assert not any("compile" in note for note in result.notes)
+        values.append(load_file(result.files[0])["w"].view(torch.int16))
+    assert torch.equal(*values)
 
 
 @pytest.mark.parametrize(

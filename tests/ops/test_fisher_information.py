@@ -88,9 +88,9 @@ def measure(folder: Path, model: State, **params: Any) -> State:
     return read(lines_pipeline.run(write_recipe(folder, **params), out=folder / "out", tracking=False, trust=True))
 
 
-def read(done: lines_pipeline.RunResult) -> State:
-    found: State = load_file(done.files[0])
-    return found
+def read(result: lines_pipeline.RunResult) -> State:
+    tensors: State = load_file(result.files[0])
+    return tensors
 
 
 def by_hand(weight: float, *inputs: float) -> float:
@@ -105,8 +105,8 @@ LINE = torch.tensor([[1.0], [0.0]])
 @pytest.mark.parametrize("factory", ["line", "wrapped"])
 def test_two_classes_agree_with_the_formula(factory: str, tmp_path: Path) -> None:
     write_suite(tmp_path, factory, torch.tensor([[1.0], [-2.0], [3.0]]), LINE)
-    found = measure(tmp_path, {"weight": torch.tensor([[0.5]])})
-    assert found["weight"].item() == pytest.approx(by_hand(0.5, 1.0, -2.0, 3.0), rel=1e-6)
+    tensors = measure(tmp_path, {"weight": torch.tensor([[0.5]])})
+    assert tensors["weight"].item() == pytest.approx(by_hand(0.5, 1.0, -2.0, 3.0), rel=1e-6)
     first = measure(tmp_path, {"weight": torch.tensor([[0.5]])}, rows=2)
     assert first["weight"].item() == pytest.approx(by_hand(0.5, 1.0, -2.0), rel=1e-6)
 
@@ -146,12 +146,12 @@ def test_tied_parameters_and_buffers_whatever_the_chunks(
     inputs, head = torch.randn(7, 3, generator=generator), torch.randn(4, 3, generator=generator)
     write_suite(tmp_path, "Tied", inputs, head)
     state = tied_model()
-    found, expected = measure(tmp_path, state), reference(state, inputs, head)
+    tensors, expected = measure(tmp_path, state), reference(state, inputs, head)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-8)
-    torch.testing.assert_close(found["two.weight"], found["one.weight"])
-    assert not found["norm.running_mean"].any() and not found["norm.running_var"].any()
-    assert "norm.num_batches_tracked" not in found
+        torch.testing.assert_close(tensors[name].double(), value, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(tensors["two.weight"], tensors["one.weight"])
+    assert not tensors["norm.running_mean"].any() and not tensors["norm.running_var"].any()
+    assert "norm.num_batches_tracked" not in tensors
 
 
 def test_what_was_measured_is_remembered_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,8 +229,8 @@ def test_members_of_a_collection_are_measured_on_their_own_tasks_and_merged(tmp_
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({"name": "merged", "nodes": nodes}, sort_keys=False))
-    done = lines_pipeline.run(path, out=tmp_path / "out", tracking=False, trust=True)
+    result = lines_pipeline.run(path, out=tmp_path / "out", tracking=False, trust=True)
     shares = {name: by_hand(weight, 1.0, 2.0) for name, weight in weights.items()}
     expected = sum(shares[name] * weight for name, weight in weights.items()) / sum(shares.values())
-    assert read(done)["weight"].item() == pytest.approx(expected, rel=1e-5)
-    assert done.metrics["judged"]["mean_accuracy"] == 1.0
+    assert read(result)["weight"].item() == pytest.approx(expected, rel=1e-5)
+    assert result.metrics["judged"]["mean_accuracy"] == 1.0

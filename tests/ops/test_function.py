@@ -58,9 +58,9 @@ def stacked(deltas: list[Delta], *, rows: int = 1) -> Mask:
     return torch.stack(deltas).sum(0) > rows
 
 
-def applied(made: FunctionOp, inputs: Values, **params: Any) -> Any:
+def applied(method: FunctionOp, inputs: Values, **params: Any) -> Any:
     """Return the numbers that an op gives for ``SPEC``."""
-    result = made.apply(made.Params.model_validate(params), inputs, SPEC, {})
+    result = method.apply(method.Params.model_validate(params), inputs, SPEC, {})
     assert isinstance(result, torch.Tensor)
     return result.tolist()
 
@@ -78,12 +78,12 @@ def test_the_signature_says_what_the_op_declares() -> None:
 
 
 def test_elementwise_functions_take_blocks() -> None:
-    one, two = torch.tensor([1.0, -4.0]), torch.tensor([3.0, 1.0])
-    assert applied(mag_max, {"deltas": (one, two)}, scale=0.5) == [1.5, -2.0]
-    assert mag_max([one, two]).tolist() == [3.0, -4.0]
-    assert applied(fill, {"model": (one,)}, by=2.0) == [2.0, -8.0]
+    tensors, two = torch.tensor([1.0, -4.0]), torch.tensor([3.0, 1.0])
+    assert applied(mag_max, {"deltas": (tensors, two)}, scale=0.5) == [1.5, -2.0]
+    assert mag_max([tensors, two]).tolist() == [3.0, -4.0]
+    assert applied(fill, {"model": (tensors,)}, by=2.0) == [2.0, -8.0]
     kept = torch.tensor([True, False])
-    assert applied(fill, {"model": (one,), "kept": (kept,)}, by=2.0) == [2.0, 0.0]
+    assert applied(fill, {"model": (tensors,), "kept": (kept,)}, by=2.0) == [2.0, 0.0]
 
 
 def test_functions_of_whole_tensors_take_them_in_their_shape() -> None:

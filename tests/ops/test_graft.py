@@ -40,20 +40,20 @@ def write(folder: Path, graft: Mapping[str, Any], **more: Any) -> Path:
 
 
 def test_the_donors_tensors_come_as_they_are(tmp_path: Path) -> None:
-    done = lines_pipeline.run(write(tmp_path, {"include": ["head.*"]}), out="out")
-    found, donor = load_file(done.files[0]), load_file(tmp_path / "donor.safetensors")
-    assert sorted(found) == ["body.w", "head.labels", "head.w"]
-    assert torch.equal(found["body.w"], torch.ones(4, 4))
-    assert torch.equal(found["head.labels"], donor["head.labels"])
-    assert found["head.w"].dtype == torch.float16 and torch.equal(found["head.w"], donor["head.w"])
-    assert any("'head.w': in place of model.safetensors's (donor.safetensors)" in note for note in done.notes)
-    assert any("'head.labels': added to model.safetensors (donor.safetensors)" in note for note in done.notes)
+    result = lines_pipeline.run(write(tmp_path, {"include": ["head.*"]}), out="out")
+    tensors, donor = load_file(result.files[0]), load_file(tmp_path / "donor.safetensors")
+    assert sorted(tensors) == ["body.w", "head.labels", "head.w"]
+    assert torch.equal(tensors["body.w"], torch.ones(4, 4))
+    assert torch.equal(tensors["head.labels"], donor["head.labels"])
+    assert tensors["head.w"].dtype == torch.float16 and torch.equal(tensors["head.w"], donor["head.w"])
+    assert any("'head.w': in place of model.safetensors's (donor.safetensors)" in note for note in result.notes)
+    assert any("'head.labels': added to model.safetensors (donor.safetensors)" in note for note in result.notes)
 
 
 def test_exclude_narrows_what_is_taken(tmp_path: Path) -> None:
     recipe = write(tmp_path, {"include": ["*"], "exclude": ["head.*", "body.*"]})
-    found = load_file(lines_pipeline.run(recipe, out="out").files[0])
-    assert {name: float(value.flatten()[0]) for name, value in found.items()} == {
+    tensors = load_file(lines_pipeline.run(recipe, out="out").files[0])
+    assert {name: float(value.flatten()[0]) for name, value in tensors.items()} == {
         "body.w": 1.0,
         "extra.w": 2.0,
         "head.w": 1.0,
@@ -65,10 +65,10 @@ def test_a_graft_can_be_merged_on(tmp_path: Path) -> None:
         "soup": {"op": "soup", "models": ["whole", "donor"], "exclude": ["extra.*"]},
         "mean": {"op": "save", "model": "soup", "path": "mean.safetensors"},
     }
-    done = lines_pipeline.run(write(tmp_path, {"include": ["head.*"]}, **more), out="out")
-    found = load_file(next(file for file in done.files if file.name == "mean.safetensors"))
-    assert torch.equal(found["body.w"], torch.full((4, 4), 1.5))
-    assert torch.equal(found["head.w"], torch.full((3, 4), 2.0, dtype=torch.float16))
+    result = lines_pipeline.run(write(tmp_path, {"include": ["head.*"]}, **more), out="out")
+    tensors = load_file(next(file for file in result.files if file.name == "mean.safetensors"))
+    assert torch.equal(tensors["body.w"], torch.full((4, 4), 1.5))
+    assert torch.equal(tensors["head.w"], torch.full((3, 4), 2.0, dtype=torch.float16))
 
 
 @pytest.mark.parametrize(

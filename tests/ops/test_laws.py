@@ -145,7 +145,7 @@ def test_no_update_gives_no_update(variant: Variant, data: st.DataObject) -> Non
 def test_the_order_of_experts_makes_no_difference(variant: Variant, data: st.DataObject) -> None:
     def law(case: Case) -> None:
         order = data.draw(st.permutations(range(len(case.updates))))
-        params = {"t": 0.5} if variant.op in ("slerp", "interpolate") else {}
+        params: dict[str, Any] = {"t": 0.5} if variant.op in ("slerp", "interpolate") else {}
         expected = result(variant, case, **params)
         close(
             result(variant, case.reordered(order), task=order.index(0), **params),

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from hostile_updates import VARIANTS, Variant
@@ -20,6 +21,8 @@ from safetensors.torch import load_file, save_file
 import lines_pipeline
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops import registry
+
+pytestmark = pytest.mark.slow
 
 State = Mapping[str, torch.Tensor]
 SEED = int(os.environ.get("LINES_LAW_SEED", secrets.randbelow(2**31)))
@@ -48,7 +51,7 @@ def drawn() -> tuple[State, dict[str, State]]:
     """A base and experts, one of which equals it."""
     generator = torch.Generator().manual_seed(SEED)
     base = {name: torch.randn(shape, generator=generator) + 3.0 for name, shape in SHAPES.items()}
-    experts = {}
+    experts: dict[str, State] = {}
     for number, name in enumerate(EXPERTS):
         moved = {key: torch.randn(shape, generator=generator) * 0.1 for key, shape in SHAPES.items()}
         moved["blocks.2.deficient"] = moved["blocks.2.deficient"][:, :1] @ moved["blocks.2.deficient"][:1]

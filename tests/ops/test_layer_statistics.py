@@ -182,15 +182,15 @@ def test_gpt2_is_merged_by_regression_on_weights_that_are_in_by_out(tmp_path: Pa
         "measured": {"op": "gram", "model": "models", "suite": "suite.yaml", "task": "0"},
         "merged": {"op": "regmean", "models": "models", "statistics": "measured", "ridge": 0.0},
     }
-    found = saved(tmp_path, nodes, "merged")
+    tensors = saved(tmp_path, nodes, "merged")
     models = [transformers.GPT2Model(config).eval().requires_grad_(False) for _ in range(2)]
     inputs = []
     for number, model in enumerate(models):
         model.load_state_dict(load(tmp_path / f"m{number}.safetensors"))
-        seen: list[torch.Tensor] = []
-        model.h[0].attn.c_proj.register_forward_pre_hook(lambda layer, given, seen=seen: seen.append(given[0]))
+        values: list[torch.Tensor] = []
+        model.h[0].attn.c_proj.register_forward_pre_hook(lambda layer, given, values=values: values.append(given[0]))
         model(tokens)
-        inputs.append(seen[0].reshape(-1, 8).double())
+        inputs.append(values[0].reshape(-1, 8).double())
     reduced = []
     for rows in inputs:
         gram = rows.T @ rows / len(rows)
@@ -198,8 +198,8 @@ def test_gpt2_is_merged_by_regression_on_weights_that_are_in_by_out(tmp_path: Pa
     weights = [model.h[0].attn.c_proj.weight.double() for model in models]
     target = sum(gram @ weight for gram, weight in zip(reduced, weights, strict=True))
     expected = torch.linalg.solve(sum(reduced), target)
-    torch.testing.assert_close(found["h.0.attn.c_proj.weight"].double(), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found["wte.weight"], sum(model.wte.weight for model in models) / 2)
+    torch.testing.assert_close(tensors["h.0.attn.c_proj.weight"].double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tensors["wte.weight"], sum(model.wte.weight for model in models) / 2)
 
 
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 0}
@@ -221,5 +221,5 @@ def build():
 def load(path: Path) -> State:
     from safetensors.torch import load_file
 
-    found: State = load_file(path)
-    return found
+    tensors: State = load_file(path)
+    return tensors

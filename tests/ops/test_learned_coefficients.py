@@ -59,35 +59,35 @@ def run(folder: Path, recipe: dict[str, Node], **options: Any) -> lines_pipeline
 
 def learned(folder: Path, op: str, **params: Any) -> State:
     run(folder, nodes(op, **params))
-    found: State = load_file(folder / "out" / "table.safetensors")
-    return found
+    tensors: State = load_file(folder / "out" / "table.safetensors")
+    return tensors
 
 
 @pytest.mark.parametrize("per", ["tensor", "block", "task"])
 def test_adamerging_agrees_with_autograd_over_all_models_in_float64(per: str, folder: Path) -> None:
     own = {"steps": 3, "batch": 4, "lr": 0.05, "shuffle": False}
-    found = learned(folder, "adamerging", per=per, **own)
+    tensors = learned(folder, "adamerging", per=per, **own)
     batches = [[ROUND[0], ROUND[1]], [ROUND[2], ROUND[0]], [ROUND[1], ROUND[2]]]
     start = torch.full((len(UNITS[per]), 2), 0.3)
     adam = partial(torch.optim.Adam, lr=0.05)
     expected = reference(UNITS[per], start, entropy, adam, batches, clamp=(0.0, 1.0))
-    assert sorted(found) == NAMES
+    assert sorted(tensors) == NAMES
     for unit, row in zip(UNITS[per], expected, strict=True):
         for name in unit:
-            torch.testing.assert_close(found[name].double(), row, rtol=0, atol=2e-5)
+            torch.testing.assert_close(tensors[name].double(), row, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("per", ["tensor", "block", "task"])
 def test_atlas_agrees_with_autograd_over_all_models_in_float64(per: str, folder: Path) -> None:
     own = {"steps": 4, "batch": 4, "shuffle": False, "select": "last", "clip_norm": 0.2}
-    found = learned(folder, "atlas", per=per, **own)
+    tensors = learned(folder, "atlas", per=per, **own)
     batches = [[ROUND[number % 3]] for number in range(4)]
     start = torch.zeros(len(UNITS[per]), 2)
     adam = partial(torch.optim.AdamW, lr=0.1, weight_decay=0.1)
     expected = reference(UNITS[per], start, cross_entropy, adam, batches, clip_norm=0.2)
     for unit, row in zip(UNITS[per], expected, strict=True):
         for name in unit:
-            torch.testing.assert_close(found[name].double(), row, rtol=0, atol=1e-4)
+            torch.testing.assert_close(tensors[name].double(), row, rtol=0, atol=1e-4)
 
 
 LINE = "from torch import nn\n\n\ndef line():\n    return nn.Linear(1, 1, bias=False)\n"
@@ -104,16 +104,16 @@ def test_one_step_by_hand(tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
     for name, weight in {"base": 0.5, "0": 0.75, "1": 0.25}.items():
         save_file({"weight": torch.tensor([[weight]])}, tmp_path / f"{name}.safetensors")
-    done = run(tmp_path, nodes("adamerging", steps=1, start=0.5, lr=0.1, batches_per_step=1))
+    result = run(tmp_path, nodes("adamerging", steps=1, start=0.5, lr=0.1, batches_per_step=1))
     table = load_file(tmp_path / "out" / "table.safetensors")
     torch.testing.assert_close(table["weight"], torch.tensor([0.6, 0.4]))
     model = load_file(tmp_path / "out" / "model.safetensors")
     assert model["weight"].item() == pytest.approx(0.5 + 0.6 * 0.25 - 0.4 * 0.25)
     share = 1 / (1 + math.exp(-1.0))
-    told = done.facts["learned"]
-    assert told["losses"] == [pytest.approx(-share * math.log(share) - (1 - share) * math.log(1 - share))]
-    assert told["coefficients"] == [[pytest.approx(0.6), pytest.approx(0.4)]]
-    assert told["vectors"] == ["0", "1"] and told["units"] == ["weight"]
+    summary = result.facts["learned"]
+    assert summary["losses"] == [pytest.approx(-share * math.log(share) - (1 - share) * math.log(1 - share))]
+    assert summary["coefficients"] == [[pytest.approx(0.6), pytest.approx(0.4)]]
+    assert summary["vectors"] == ["0", "1"] and summary["units"] == ["weight"]
 
 
 def test_without_steps_the_model_is_the_plain_merge(folder: Path) -> None:
@@ -123,8 +123,8 @@ def test_without_steps_the_model_is_the_plain_merge(folder: Path) -> None:
     del plain["learned"], plain["table"]
     run(folder, plain, out="plain")
     assert (folder / "out" / "table.safetensors").is_file()
-    found, expected = (load_file(folder / one / "model.safetensors") for one in ("out", "plain"))
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    tensors, expected = (load_file(folder / one / "model.safetensors") for one in ("out", "plain"))
+    assert all(torch.equal(tensors[name], value) for name, value in expected.items())
 
 
 def test_a_start_on_the_line_is_lines_on_the_plain_sum(folder: Path) -> None:
@@ -137,33 +137,33 @@ def test_a_start_on_the_line_is_lines_on_the_plain_sum(folder: Path) -> None:
     run(folder, plain, out="plain")
     expected = load_file(folder / "plain" / "model.safetensors")
     for per in ("tensor", "block"):
-        found = load_file(folder / per / "model.safetensors")
+        tensors = load_file(folder / per / "model.safetensors")
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value)
+            torch.testing.assert_close(tensors[name], value)
 
 
 def test_vectors_in_another_order_have_their_coefficients_in_that_order(folder: Path) -> None:
     own = {"steps": 3, "lr": 0.05, "batch": 4}
-    found = learned(folder, "adamerging", **own)
+    tensors = learned(folder, "adamerging", **own)
     turned = nodes("adamerging", **own)
     for node in ("learned", "merged"):
         turned[node]["deltas"] = ["updates[1]", "updates[0]"]
     run(folder, turned, out="turned")
     for name, row in load_file(folder / "turned" / "table.safetensors").items():
-        torch.testing.assert_close(row.flip(0), found[name], rtol=0, atol=1e-5)
+        torch.testing.assert_close(row.flip(0), tensors[name], rtol=0, atol=1e-5)
 
 
 def test_a_vector_of_zeros_keeps_its_start_where_nothing_decays(folder: Path) -> None:
     save_file(state(0), folder / "1.safetensors")
-    found = learned(folder, "adamerging", steps=3, lr=0.05)
-    assert all(row[1].item() == pytest.approx(0.3) for row in found.values())
-    assert any(row[0].item() != pytest.approx(0.3) for row in found.values())
+    tensors = learned(folder, "adamerging", steps=3, lr=0.05)
+    assert all(row[1].item() == pytest.approx(0.3) for row in tensors.values())
+    assert any(row[0].item() != pytest.approx(0.3) for row in tensors.values())
 
 
 def test_what_the_clamp_holds_takes_no_gradient(folder: Path) -> None:
-    found = learned(folder, "adamerging", steps=4, start=0.95, lr=0.1, batch=4)
+    tensors = learned(folder, "adamerging", steps=4, start=0.95, lr=0.1, batch=4)
     free = learned(folder, "adamerging", steps=4, start=0.95, lr=0.1, batch=4, clamp=None)
-    assert max(row.max().item() for row in found.values()) == 1.0
+    assert max(row.max().item() for row in tensors.values()) == 1.0
     assert max(row.max().item() for row in free.values()) > 1.0
 
 
@@ -197,8 +197,8 @@ def test_a_table_that_is_saved_and_loaded_gives_the_same_bytes(folder: Path) -> 
     again["learned"] = {"op": "load", "path": "out/table.safetensors", "type": "coefficients"}
     del again["table"]
     run(folder, again, out="again")
-    made, made_again = (load_file(folder / out / "model.safetensors") for out in ("out", "again"))
-    assert all(torch.equal(made_again[name], value) for name, value in made.items())
+    tensors, tensors_again = (load_file(folder / out / "model.safetensors") for out in ("out", "again"))
+    assert all(torch.equal(tensors_again[name], value) for name, value in tensors.items())
     again["learned"].pop("type")
     again["copied"] = {"op": "save", "model": "learned", "path": "copied.safetensors"}
     with pytest.raises(CheckpointError, match=r"holds coefficients of task vectors: .* 'type: coefficients'"):
@@ -221,13 +221,13 @@ def test_coefficients_take_the_place_of_the_weights_in_every_form(mode: str, fol
         given["merged"] |= form
         del given["table"]
         run(folder, given, sets={"engine.compile": mode}, cache=False)
-        found = load_file(folder / "out" / "model.safetensors")
+        tensors = load_file(folder / "out" / "model.safetensors")
         for name in ("blocks.1.weight", "norm.bias"):
             plain = nodes("adamerging")
             plain["merged"] |= {"weights": table[name].tolist(), **form}
             del plain["learned"], plain["table"], plain["merged"]["coefficients"]
             run(folder, plain, out="plain")
-            assert torch.equal(load_file(folder / "plain" / "model.safetensors")[name], found[name]), (form, name)
+            assert torch.equal(load_file(folder / "plain" / "model.safetensors")[name], tensors[name]), (form, name)
 
 
 def test_lines_after_learned_coefficients_measures_the_merged_norm(folder: Path) -> None:
@@ -251,8 +251,8 @@ def test_adamerging_plus_plus_learns_on_trimmed_vectors_that_agree_on_signs(fold
     for name, value in load_file(folder / "out" / "elected.safetensors").items():
         torch.testing.assert_close(model[name] - base[name], value, rtol=0, atol=1e-6)
     recipe["learned"] |= {"steps": 3, "lr": 0.05}
-    told = run(folder, recipe, out="learned").facts["learned"]
-    assert len(told["losses"]) == 3 and told["losses"][2] < told["losses"][0]
+    result = run(folder, recipe, out="learned").facts["learned"]
+    assert len(result["losses"]) == 3 and result["losses"][2] < result["losses"][0]
 
 
 def test_the_best_round_is_taken_and_told_where_it_is_no_better_than_the_start(folder: Path) -> None:
@@ -262,7 +262,7 @@ def test_the_best_round_is_taken_and_told_where_it_is_no_better_than_the_start(f
         run(folder, nodes("atlas", **{**own, "steps": steps}, select="last") | judge(), out=f"r{steps}")
         for steps in range(1, 7)
     ]
-    scores = [one.metrics["val"]["mean_accuracy"] for one in rounds]
+    scores = [round.metrics["val"]["mean_accuracy"] for round in rounds]
     first = rounds[scores.index(max(scores))]
     assert best.facts["learned"]["coefficients"] == first.facts["learned"]["coefficients"]
     assert not [note for note in best.notes if "no round" in note]
@@ -275,23 +275,23 @@ def judge(split: str = "val") -> dict[str, Node]:
 
 
 def test_without_steps_atlas_takes_twenty_rounds_over_the_largest_task(folder: Path) -> None:
-    told = run(folder, nodes("atlas", batch=4, select="last")).facts["learned"]
-    assert len(told["losses"]) == 20 * 3 and told["losses"][-1] < told["losses"][0]
+    result = run(folder, nodes("atlas", batch=4, select="last")).facts["learned"]
+    assert len(result["losses"]) == 20 * 3 and result["losses"][-1] < result["losses"][0]
 
 
 def test_what_is_learned_on_test_inputs_is_marked_everywhere(folder: Path) -> None:
     store = f"sqlite:///{folder / 'mlflow.db'}"
     recipe = nodes("adamerging", steps=1, split="test") | judge("test")
-    done = run(folder, recipe, tracking=True, tracking_uri=store)
-    assert done.metrics["val"]["transductive"] == 1.0 and done.facts["learned"]["transductive"]
-    assert any("'learned'" in note and "transductive" in note for note in done.notes)
+    result = run(folder, recipe, tracking=True, tracking_uri=store)
+    assert result.metrics["val"]["transductive"] == 1.0 and result.facts["learned"]["transductive"]
+    assert any("'learned'" in note and "transductive" in note for note in result.notes)
     assert "transductive" in lines_pipeline.plan(written(folder, recipe), trust=True).render()
     from mlflow.tracking import MlflowClient
 
-    record = MlflowClient(store).get_run(done.run_id).data
+    record = MlflowClient(store).get_run(result.run_id).data
     assert record.tags["transductive"] == "learned" and record.metrics["val/transductive"] == 1.0
-    history = MlflowClient(store).get_metric_history(done.run_id, "learning/learned/loss")
-    assert [(one.step, one.value) for one in history] == [(1, done.facts["learned"]["losses"][0])]
+    history = MlflowClient(store).get_metric_history(result.run_id, "learning/learned/loss")
+    assert [(point.step, point.value) for point in history] == [(1, result.facts["learned"]["losses"][0])]
     honest = run(folder, nodes("adamerging", steps=1) | judge("test"), out="honest")
     assert "transductive" not in honest.metrics["val"] and not honest.facts["learned"]["transductive"]
     tune = {"parameters": {"learned.lr": {"values": [0.1]}}, "objective": "val.mean_accuracy"}
@@ -303,14 +303,14 @@ def test_what_is_learned_on_test_inputs_is_marked_everywhere(folder: Path) -> No
 def test_a_learning_rate_can_be_tuned(folder: Path) -> None:
     tune = {"parameters": {"learned.lr": {"values": [0.01, 0.1]}}, "objective": "val.mean_accuracy"}
     path = written(folder, nodes("adamerging", steps=2) | judge(), tune=tune)
-    done = lines_pipeline.run(path, out=folder / "out", tracking=False, trust=True)
-    assert done.chosen["learned.lr"] in (0.01, 0.1)
+    result = lines_pipeline.run(path, out=folder / "out", tracking=False, trust=True)
+    assert result.chosen["learned.lr"] in (0.01, 0.1)
 
 
 def test_a_plan_tells_what_will_be_learned_and_learns_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(adamerging, "_entropy")
-    told = lines_pipeline.plan(written(folder, nodes("adamerging", per="block")), trust=True).render()
-    assert "learned on val of all tasks, before the first pass; one a block and vector" in told
+    text = lines_pipeline.plan(written(folder, nodes("adamerging", per="block")), trust=True).render()
+    assert "learned on val of all tasks, before the first pass; one a block and vector" in text
 
 
 @pytest.mark.parametrize(

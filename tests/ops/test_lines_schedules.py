@@ -31,8 +31,8 @@ def scales(recipe: Recipe, **params: Any) -> dict[str, float]:
     return {name: float((scaled[name] * whole[name]).sum() / whole[name].square().sum()) for name in whole}
 
 
-def of_blocks(found: dict[str, float]) -> list[float]:
-    return [found[BLOCK.format(block)] for block in range(4)]
+def of_blocks(factors: dict[str, float]) -> list[float]:
+    return [factors[BLOCK.format(block)] for block in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,11 @@ def of_blocks(found: dict[str, float]) -> list[float]:
     ],
 )
 def test_schedules_by_hand(schedule: str, shares: list[float], models: Path, write_recipe: Recipe) -> None:
-    found = scales(write_recipe, schedule=schedule, alpha=0.2, beta=0.5)
-    assert of_blocks(found) == pytest.approx([0.2 + 0.5 * share for share in shares], rel=1e-4)
-    assert found["visual.proj"] == pytest.approx(0.2, rel=1e-4)
-    found = scales(write_recipe, schedule=schedule, gamma=0.25)
-    assert of_blocks(found) == pytest.approx([0.25 + 0.75 * share for share in shares], rel=1e-4)
+    factors = scales(write_recipe, schedule=schedule, alpha=0.2, beta=0.5)
+    assert of_blocks(factors) == pytest.approx([0.2 + 0.5 * share for share in shares], rel=1e-4)
+    assert factors["visual.proj"] == pytest.approx(0.2, rel=1e-4)
+    factors = scales(write_recipe, schedule=schedule, gamma=0.25)
+    assert of_blocks(factors) == pytest.approx([0.25 + 0.75 * share for share in shares], rel=1e-4)
 
 
 def test_the_middle_of_an_odd_depth_is_deep() -> None:
@@ -63,9 +63,9 @@ def test_the_middle_of_an_odd_depth_is_deep() -> None:
 
 
 def test_a_table_is_the_scale_of_each_block(models: Path, write_recipe: Recipe) -> None:
-    found = scales(write_recipe, schedule="table", table=[0, 0.5, 0.25, 2], alpha=0.125)
-    assert of_blocks(found) == pytest.approx([0, 0.5, 0.25, 2], rel=1e-4)
-    assert found["visual.proj"] == pytest.approx(0.125, rel=1e-4)
+    factors = scales(write_recipe, schedule="table", table=[0, 0.5, 0.25, 2], alpha=0.125)
+    assert of_blocks(factors) == pytest.approx([0, 0.5, 0.25, 2], rel=1e-4)
+    assert factors["visual.proj"] == pytest.approx(0.125, rel=1e-4)
 
 
 def test_two_towers_take_a_table_each(models: Path, write_recipe: Recipe) -> None:
@@ -76,11 +76,11 @@ def test_two_towers_take_a_table_each(models: Path, write_recipe: Recipe) -> Non
             state[BLOCK.format(block).removeprefix("visual.")] = torch.randn(32, 8, generator=generator)
         save_file(state, models / f"{name}.safetensors")
     tables = [[1, 2, 3, 4], [5, 6, 7, 8]]
-    found = scales(write_recipe, schedule="table", table=tables, alpha=0.5)
-    text = [found[BLOCK.format(block).removeprefix("visual.")] for block in range(4)]
-    assert sorted([of_blocks(found), text]) == [pytest.approx(row, rel=1e-4) for row in tables]
-    found = scales(write_recipe, schedule="table", table=tables[0], alpha=0.5)
-    assert of_blocks(found) == pytest.approx(tables[0], rel=1e-4)
+    factors = scales(write_recipe, schedule="table", table=tables, alpha=0.5)
+    text = [factors[BLOCK.format(block).removeprefix("visual.")] for block in range(4)]
+    assert sorted([of_blocks(factors), text]) == [pytest.approx(row, rel=1e-4) for row in tables]
+    factors = scales(write_recipe, schedule="table", table=tables[0], alpha=0.5)
+    assert of_blocks(factors) == pytest.approx(tables[0], rel=1e-4)
     with pytest.raises(PlanError, match="'table' has 3 tables, expected one, or one for each tower"):
         scales(write_recipe, schedule="table", table=[*tables, [1, 2, 3, 4]], alpha=0.5)
 
@@ -90,12 +90,12 @@ def test_what_is_outside_may_go_with_the_nearest_block(models: Path, write_recip
         state = load_file(models / f"{name}.safetensors")
         state["visual.class_embedding"] = state["visual.proj"][0] * 3
         save_file(state, models / f"{name}.safetensors")
-    found = scales(write_recipe, gamma=0.25, outside="by-position")
-    assert found["visual.class_embedding"] == pytest.approx(0.25, rel=1e-4)
-    assert found["visual.proj"] == pytest.approx(1.0, rel=1e-4)
-    found = scales(write_recipe, gamma=0.25, schedule="deep-down", outside="by-position")
-    assert found["visual.class_embedding"] == pytest.approx(1.0, rel=1e-4)
-    assert found["visual.proj"] == pytest.approx(0.25, rel=1e-4)
+    factors = scales(write_recipe, gamma=0.25, outside="by-position")
+    assert factors["visual.class_embedding"] == pytest.approx(0.25, rel=1e-4)
+    assert factors["visual.proj"] == pytest.approx(1.0, rel=1e-4)
+    factors = scales(write_recipe, gamma=0.25, schedule="deep-down", outside="by-position")
+    assert factors["visual.class_embedding"] == pytest.approx(1.0, rel=1e-4)
+    assert factors["visual.proj"] == pytest.approx(0.25, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_a_plan_tells_the_scales(models: Path, write_recipe: Recipe) -> None:
         return lines_pipeline.plan(write_recipe(nodes)).to_dict()["lines"][0]
 
     assert planned(beta=0.5, schedule="quadratic")["scales"]["visual"][1] == "auto + 0.5 * 0.111111"
-    found = planned(schedule="table", table=[1, 0.5, 2, 3], outside="by-position")
-    assert found["scales"]["visual"] == ["1", "0.5", "2", "3"] and found["outside"] == "as the nearest block"
+    factors = planned(schedule="table", table=[1, 0.5, 2, 3], outside="by-position")
+    assert factors["scales"]["visual"] == ["1", "0.5", "2", "3"] and factors["outside"] == "as the nearest block"
 
 
 def test_a_uniform_control_has_the_same_total_update(models: Path, write_recipe: Recipe) -> None:
@@ -163,8 +163,8 @@ def test_a_uniform_control_has_the_same_total_update(models: Path, write_recipe:
     }
     result = lines_pipeline.run(write_recipe(nodes), out="out", tracking=False)
     control, lines = (load_file(path) for path in sorted(result.files))
-    assert sum(float(one.abs().sum()) for one in control.values()) == pytest.approx(
-        sum(float(one.abs().sum()) for one in lines.values()), rel=1e-5
+    assert sum(float(update.abs().sum()) for update in control.values()) == pytest.approx(
+        sum(float(update.abs().sum()) for update in lines.values()), rel=1e-5
     )
     base, expert = (load_file(models / f"{name}.safetensors") for name in ("base", "a"))
     by = result.facts["control"]["by"]

@@ -32,7 +32,7 @@ PARTS = {
 @pytest.mark.parametrize("stored", [{}, {"packed": True}, {"packed": True, "max_shard_size": "1KB"}])
 def test_saved_task_vectors_and_masks_can_be_loaded(stored: dict[str, Any], models: Path, write_recipe: Recipe) -> None:
     nodes = {**PARTS, "mask": {"op": "save", "model": "kept", "path": "mask/model.safetensors", **stored}}
-    made = lines_pipeline.run(write_recipe(nodes), out="parts")
+    result = lines_pipeline.run(write_recipe(nodes), out="parts")
     again: dict[str, Any] = {
         "base": {"op": "load", "path": "base.safetensors"},
         "delta": {"op": "load", "path": "../parts/delta.safetensors", "type": "delta"},
@@ -45,10 +45,12 @@ def test_saved_task_vectors_and_masks_can_be_loaded(stored: dict[str, Any], mode
     again["kept"] |= {"type": "mask"}
     recipe = models / "again.yaml"
     recipe.write_text(yaml.safe_dump({"name": "again", "nodes": again}))
-    found = lines_pipeline.run(recipe, out="again")
+    run_result = lines_pipeline.run(recipe, out="again")
     first, second = (
-        load_file(next(file for file in done.files if file.name == "model.safetensors" and "mask" not in file.parts))
-        for done in (made, found)
+        load_file(
+            next(file for file in each_result.files if file.name == "model.safetensors" and "mask" not in file.parts)
+        )
+        for each_result in (result, run_result)
     )
     assert all(torch.equal(first[name], value) for name, value in second.items())
     copied = load_file(Path("again") / "mask.safetensors")
@@ -89,21 +91,21 @@ def test_the_type_is_that_of_the_edge(write_recipe: Recipe) -> None:
 def test_what_is_dropped_is_in_no_output_and_told(models: Path, write_recipe: Recipe) -> None:
     dropped = {"drop": ["*.ln_1.bias", "position_ids"]}
     nodes = {**TIES_LINES, "base": {"op": "load", "path": "base.safetensors", **dropped}}
-    done = lines_pipeline.run(write_recipe(nodes), out="out")
-    base, found = load_file(models / "base.safetensors"), load_file(done.files[0])
-    assert set(base) - set(found) == {name for name in base if name.endswith("ln_1.bias")} | {"position_ids"}
+    result = lines_pipeline.run(write_recipe(nodes), out="out")
+    base, tensors = load_file(models / "base.safetensors"), load_file(result.files[0])
+    assert set(base) - set(tensors) == {name for name in base if name.endswith("ln_1.bias")} | {"position_ids"}
     (note,) = (note for note in lines_pipeline.plan(write_recipe(nodes)).notes if "dropped" in note)
     parameters = sum(value.numel() for value in base.values())
     assert f"dropped, 5 in all with {(4 * 8 + 5) / parameters:.2%} of the parameters" in note
-    assert any("dropped" in note for note in done.notes)
+    assert any("dropped" in note for note in result.notes)
 
 
 def test_what_experts_drop_keeps_the_base(models: Path, write_recipe: Recipe) -> None:
     experts = {"op": "load", "path": "{e}.safetensors", "for_each": {"e": ["a", "b"]}, "drop": ["visual.proj"]}
-    done = lines_pipeline.run(write_recipe({**TIES_LINES, "experts": experts}), out="out")
-    base, found = load_file(models / "base.safetensors"), load_file(done.files[0])
-    assert torch.equal(found["visual.proj"], base["visual.proj"])
-    assert any("'visual.proj'" in note and "base.safetensors's stay" in note for note in done.notes)
+    result = lines_pipeline.run(write_recipe({**TIES_LINES, "experts": experts}), out="out")
+    base, tensors = load_file(models / "base.safetensors"), load_file(result.files[0])
+    assert torch.equal(tensors["visual.proj"], base["visual.proj"])
+    assert any("'visual.proj'" in note and "base.safetensors's stay" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("key", ["include", "exclude"])

@@ -151,8 +151,8 @@ def test_a_trim_keeps_the_largest_and_at_least_its_share(found: list[torch.Tenso
 @settings(deadline=None)
 @given(vectors)
 def test_ties_of_one_vector_is_its_trim(found: list[torch.Tensor]) -> None:
-    one = apply_op("ties", {"deltas": [found[0]]}, density=0.5)
-    assert torch.equal(one, apply_op("trim", {"delta": [found[0]]}, density=0.5))
+    value = apply_op("ties", {"deltas": [found[0]]}, density=0.5)
+    assert torch.equal(value, apply_op("trim", {"delta": [found[0]]}, density=0.5))
 
 
 @settings(deadline=None)
@@ -160,9 +160,9 @@ def test_ties_of_one_vector_is_its_trim(found: list[torch.Tensor]) -> None:
 def test_ties_does_not_depend_on_the_order_of_experts(found: list[torch.Tensor], aggregate: str, random: Any) -> None:
     shuffled = list(found)
     random.shuffle(shuffled)
-    one = apply_op("ties", {"deltas": found}, density=0.6, aggregate=aggregate)
+    value = apply_op("ties", {"deltas": found}, density=0.6, aggregate=aggregate)
     other = apply_op("ties", {"deltas": shuffled}, density=0.6, aggregate=aggregate)
-    assert torch.allclose(one, other)
+    assert torch.allclose(value, other)
 
 
 @settings(deadline=None)
@@ -187,8 +187,8 @@ def test_ties_never_leaves_the_range_of_its_vectors(found: list[torch.Tensor]) -
     ],
 )
 def test_combinations_that_mean_nothing_are_refused(op: str, params: dict[str, Any], counts: dict[str, int]) -> None:
-    found = registry()[op]
-    assert found.check(found.Params(**params), counts)
+    method = registry()[op]
+    assert method.check(method.Params(**params), counts)
 
 
 def test_every_op_says_where_it_comes_from() -> None:

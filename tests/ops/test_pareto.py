@@ -22,9 +22,9 @@ Points = Sequence[Sequence[float]]
 
 def members(points: Points, directions: Sequence[str] = ()) -> list[Member]:
     """Members ``a``, ``b``, ... whose metrics are the points."""
-    told = dict(zip(NAMES, directions, strict=False))
+    by_name = dict(zip(NAMES, directions, strict=False))
     return [
-        Member(f"val[{key}]", "val", key, {"model": key}, dict(zip(NAMES, point, strict=False)), directions=told)
+        Member(f"val[{key}]", "val", key, {"model": key}, dict(zip(NAMES, point, strict=False)), directions=by_name)
         for key, point in zip("abcdefghij", points, strict=False)
     ]
 
@@ -39,9 +39,9 @@ def derived(
         given_members["parent"] = [Member("base", "base", metrics=dict(zip(NAMES, parent, strict=False)))]
     derivation = PARETO.derivation_of(checked)
     assert derivation is not None
-    found = derivation.make(given_members)
-    assert isinstance(found, Derived)
-    return dict(found.metrics)
+    made_of_members = derivation.make(given_members)
+    assert isinstance(made_of_members, Derived)
+    return dict(made_of_members.metrics)
 
 
 def on_front(metrics: dict[str, float]) -> str:
@@ -76,10 +76,10 @@ def test_a_reference_moves_the_volume() -> None:
 
 def test_what_is_minimized_is_negated() -> None:
     points = [(1, -3), (2, -2), (3, -1), (1, -1)]
-    told = derived(points, directions=["maximize", "minimize"], reference=[0, 0])
+    derivation_made = derived(points, directions=["maximize", "minimize"], reference=[0, 0])
     declared = derived(points, better=["higher", "lower"], reference=[0, 0])
-    assert told == declared
-    assert told["hypervolume"] == 6 and on_front(told) == "abc"
+    assert derivation_made == declared
+    assert derivation_made["hypervolume"] == 6 and on_front(derivation_made) == "abc"
 
 
 def test_what_is_minimized_needs_a_reference() -> None:

@@ -76,32 +76,32 @@ def test_emr_by_hand() -> None:
 
 
 def test_emr_compares_means_of_tensors_or_all_entries(models: Path, write_recipe: Recipe) -> None:
-    found = {}
+    by_name = {}
     for rescale in ("tensor-mean", "entries"):
         nodes = {
             "tasks": {"op": "emr", "deltas": "updates", "rescale": rescale},
             "saved": {"op": "save", "model": "tasks", "path": "{e}.safetensors", "for_each": {"e": ["a", "b", "c"]}},
         }
         result = lines_pipeline.run(write_recipe(nodes), out=rescale, tracking=False)
-        found[rescale] = result.facts["tasks"]["rescalers"]
+        by_name[rescale] = result.facts["tasks"]["rescalers"]
         base, files = load_file(models / "base.safetensors"), [load_file(path) for path in result.files]
-        for name, merged, rescaler in zip("abc", files, found[rescale], strict=True):
+        for name, merged, rescaler in zip("abc", files, by_name[rescale], strict=True):
             expert = load_file(models / f"{name}.safetensors")
             deltas = {key: expert[key] - base[key] for key in merged}
             own = [deltas[key].abs() for key in merged]
             masked = [merged[key].abs() / rescaler for key in merged]
             size = torch.mean if rescale == "tensor-mean" else torch.sum
-            ratio = sum(size(one).item() for one in own) / sum(size(one).item() for one in masked)
+            ratio = sum(size(value).item() for value in own) / sum(size(value).item() for value in masked)
             assert ratio == pytest.approx(rescaler, rel=1e-4)
-    assert found["tensor-mean"] != found["entries"]
+    assert by_name["tensor-mean"] != by_name["entries"]
 
 
 def test_sign_from_gives_the_signs() -> None:
     signs = tensor(-1, 1, 1, 0)
-    found = apply_op("ties", {"deltas": [ONE, TWO, THREE], "sign_from": [signs]}, density=1.0)
-    assert torch.equal(found, tensor(-1, 1, 0, 2))  # the majority of the signs given is positive
-    found = apply_op("ties", {"deltas": [ONE, TWO], "sign_from": [-signs]}, density=1.0)
-    assert torch.equal(found, tensor(2, -4, 0, -2))
+    value = apply_op("ties", {"deltas": [ONE, TWO, THREE], "sign_from": [signs]}, density=1.0)
+    assert torch.equal(value, tensor(-1, 1, 0, 2))  # the majority of the signs given is positive
+    value = apply_op("ties", {"deltas": [ONE, TWO], "sign_from": [-signs]}, density=1.0)
+    assert torch.equal(value, tensor(2, -4, 0, -2))
 
 
 numbers = st.floats(-4, 4, width=16).map(lambda value: round(value * 8) / 8)
@@ -121,8 +121,8 @@ def test_zero_updates_give_zero_updates(op: str, found: list[torch.Tensor]) -> N
 @given(vectors)
 @pytest.mark.parametrize("op", ["ram", "ramplus-tl", "sce", "pcb"])
 def test_the_order_of_experts_means_nothing(op: str, found: list[torch.Tensor]) -> None:
-    one, other = apply_op(op, {"deltas": found}), apply_op(op, {"deltas": found[::-1]})
-    assert torch.allclose(one, other, atol=1e-5)
+    value, other = apply_op(op, {"deltas": found}), apply_op(op, {"deltas": found[::-1]})
+    assert torch.allclose(value, other, atol=1e-5)
 
 
 @settings(deadline=None, max_examples=40)
@@ -143,9 +143,9 @@ def test_magmax_scales_with_its_vectors(op: str, found: list[torch.Tensor], fact
 def test_sce_keeps_the_entries_that_vary_most() -> None:
     generator = torch.Generator().manual_seed(5)
     deltas = [torch.randn(50, 40, generator=generator) for _ in range(3)]
-    found = apply_op("sce", {"deltas": deltas}, density=0.3)
+    value = apply_op("sce", {"deltas": deltas}, density=0.3)
     kept = torch.stack(deltas).var(0, unbiased=False).reshape(-1).topk(600).indices
-    assert set(found.reshape(-1).nonzero().reshape(-1).tolist()) == set(kept.tolist())
+    assert set(value.reshape(-1).nonzero().reshape(-1).tolist()) == set(kept.tolist())
 
 
 def test_pcb_agrees_with_its_definition() -> None:
@@ -160,8 +160,8 @@ def test_pcb_agrees_with_its_definition() -> None:
     balance = balance.clamp(min=balance.sort(dim=1).values[:, [int(d * 0.8)]])
     share = (balance - balance.amin(1, True)) / (balance.amax(1, True) - balance.amin(1, True))
     expected = (deltas.sign() * sizes * share).sum(0) / share.sum(0).clamp(min=1e-12)
-    found = apply_op("pcb", {"deltas": list(deltas.float())}, density=0.2)
-    assert torch.allclose(found.double(), expected, atol=1e-4)
+    value = apply_op("pcb", {"deltas": list(deltas.float())}, density=0.2)
+    assert torch.allclose(value.double(), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -182,15 +182,15 @@ def test_every_shape_and_type_comes_out_finite_and_alike(
     nodes["model"] = {"op": "apply", "base": "base", "delta": "merged"}
     nodes["saved"] = {"op": "save", "model": "model", "path": "model.safetensors"}
     recipe = write_recipe(nodes)
-    one, other = (
+    first, second = (
         load_file(lines_pipeline.run(recipe, out=out, cache=False, tracking=False, **options).files[0])
         for out, options in (("one", {"scheduler": "serial"}), ("two", {"workers": 3}))
     )
     base = load_file(models / "base.safetensors")
-    for key, value in one.items():
-        assert torch.equal(value, other[key]) and torch.isfinite(value.float()).all()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]) and torch.isfinite(value.float()).all()
         assert value.dtype == base[key].dtype
-    assert torch.equal(one["frozen"], base["frozen"]) and torch.equal(one["position_ids"], base["position_ids"])
+    assert torch.equal(first["frozen"], base["frozen"]) and torch.equal(first["position_ids"], base["position_ids"])
 
 
 @pytest.mark.parametrize(

@@ -60,16 +60,16 @@ def run(path: Path, out: str = "out", **options: Any) -> Any:
 
 def test_the_data_has_a_row_a_member_and_a_column_a_name_and_metric(write: Write) -> None:
     result = run(write({"curve": CURVE}))
-    found = rows(Path("out/curve.csv"))
+    read_rows = rows(Path("out/curve.csv"))
     assert [file.name for file in result.files] == ["curve.svg", "curve.csv"]
-    assert list(found[0])[:3] == ["node", "e", "gamma"]
-    assert [tuple(row[name] for name in ("node", "e", "gamma")) for row in found] == [
+    assert list(read_rows[0])[:3] == ["node", "e", "gamma"]
+    assert [tuple(row[name] for name in ("node", "e", "gamma")) for row in read_rows] == [
         ("val", "rise", "0.50"),
         ("val", "rise", "1"),
         ("val", "fall", "0.50"),
         ("val", "fall", "1"),
     ]
-    for row, metrics in zip(found, (result.metrics[f"val[{key}]"] for key in KEYS), strict=True):
+    for row, metrics in zip(read_rows, (result.metrics[f"val[{key}]"] for key in KEYS), strict=True):
         assert {name: float(row[name]) for name in metrics} == metrics
         assert set(row) == {"node", "e", "gamma", *metrics}
 
@@ -80,14 +80,14 @@ KEYS = ("rise/0.50", "rise/1", "fall/0.50", "fall/1")
 def test_by_task_there_is_a_row_a_member_and_task(write: Write) -> None:
     plot = {"op": "plot", "kind": "bar", "metrics": ["val", "before"], "x": "task", "y": "accuracy", "group": "e"}
     result = run(write({"bars": plot}))
-    found = rows(Path("out/bars.csv"))
-    assert [(row["node"], row["e"], row["task"]) for row in found][-3:] == [
+    read_rows = rows(Path("out/bars.csv"))
+    assert [(row["node"], row["e"], row["task"]) for row in read_rows][-3:] == [
         ("val", "fall", "fall"),
         ("before", "", "rise"),
         ("before", "", "fall"),
     ]
-    assert float(found[1]["accuracy"]) == result.metrics["val[rise/0.50]"]["accuracy/fall"]
-    assert float(found[1]["mean_accuracy"]) == result.metrics["val[rise/0.50]"]["mean_accuracy"]
+    assert float(read_rows[1]["accuracy"]) == result.metrics["val[rise/0.50]"]["accuracy/fall"]
+    assert float(read_rows[1]["mean_accuracy"]) == result.metrics["val[rise/0.50]"]["mean_accuracy"]
 
 
 def test_equal_runs_give_equal_bytes_and_leave_files_that_are_right(write: Write) -> None:
@@ -139,11 +139,11 @@ def test_figures_may_be_of_metrics_that_are_made_of_metrics(write: Write) -> Non
     ]
     assert result.units["barrier"] == {"barrier": "nats"}
     along = [result.metrics[f"along[{t}]"] for t in ("0.00", "0.25", "0.50", "0.75", "1.00")]
-    volumes = [(0.0, 0.0), *sorted((one["accuracy/rise"], one["accuracy/fall"]) for one in along)]
+    volumes = [(0.0, 0.0), *sorted((metrics["accuracy/rise"], metrics["accuracy/fall"]) for metrics in along)]
     area = sum((b[0] - a[0]) * b[1] for a, b in pairwise(volumes))
     assert result.metrics["front"]["hypervolume"] == pytest.approx(area)
-    told = {event.step: event.metrics for event in events if isinstance(event, MetricsComputed)}
-    assert told["front"] == result.metrics["front"] and told["barrier"] == result.metrics["barrier"]
+    by_name = {event.step: event.metrics for event in events if isinstance(event, MetricsComputed)}
+    assert by_name["front"] == result.metrics["front"] and by_name["barrier"] == result.metrics["barrier"]
 
 
 def test_a_member_may_have_a_figure_of_its_own(write: Write) -> None:

@@ -87,10 +87,10 @@ def test_a_layer_by_hand_whatever_the_batches(
 ) -> None:
     monkeypatch.setattr(recalibrate, "BATCH_ROWS", batch)
     write_suite(tmp_path, factory, torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 4.0], [6.0, 4.0], [90.0, 90.0]]))
-    found = saved(tmp_path, nodes_of(tmp_path, norm_state(prefix), rows=4), "anew")
-    assert found[prefix + "running_mean"].tolist() == [3.0, 2.0]
-    torch.testing.assert_close(found[prefix + "running_var"], torch.tensor([14 / 3, 16 / 3]))
-    assert found[prefix + "num_batches_tracked"].item() == 5 and found[prefix + "weight"].tolist() == [1.0, 1.0]
+    tensors = saved(tmp_path, nodes_of(tmp_path, norm_state(prefix), rows=4), "anew")
+    assert tensors[prefix + "running_mean"].tolist() == [3.0, 2.0]
+    torch.testing.assert_close(tensors[prefix + "running_var"], torch.tensor([14 / 3, 16 / 3]))
+    assert tensors[prefix + "num_batches_tracked"].item() == 5 and tensors[prefix + "weight"].tolist() == [1.0, 1.0]
 
 
 def resnet(folder: Path) -> tuple[nn.Module, State]:
@@ -106,14 +106,14 @@ def test_a_small_resnet_agrees_with_torch_on_one_batch_of_all_tasks(tmp_path: Pa
     images = [torch.randn(9, 1, 5, 5, generator=generator) + shift for shift in (0.0, 2.0)]
     write_suite(tmp_path, "ResNet", *images)
     module, state = resnet(tmp_path)
-    found = saved(tmp_path, nodes_of(tmp_path, state), "anew")
+    tensors = saved(tmp_path, nodes_of(tmp_path, state), "anew")
     module.dropout = nn.Identity()
     update_bn([torch.cat(images)], module)
     for name, value in module.state_dict().items():
         if "num_batches" in name:
-            assert found[name].item() == 0
+            assert tensors[name].item() == 0
         else:
-            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(tensors[name], value, rtol=1e-5, atol=1e-6)
     alone = saved(tmp_path, nodes_of(tmp_path, state, tasks=["1"]), "anew")
     update_bn([images[1]], module)
     torch.testing.assert_close(alone["inner_norm.running_var"], module.state_dict()["inner_norm.running_var"])
@@ -129,12 +129,12 @@ def test_a_merged_model_is_recalibrated_and_evaluated(tmp_path: Path) -> None:
     nodes["anew"]["model"] = "merged"
     nodes["judged"] = {"op": "evaluate", "model": "anew", "suite": "suite.yaml", "split": "val"}
     nodes["found"] = {"op": "save", "model": "anew", "path": "found.safetensors"}
-    done = run_recipe(tmp_path, nodes)
-    found = load_file(done.files[0])
-    assert found["first.weight"].dtype is torch.bfloat16 and found["norm.num_batches_tracked"].dtype is torch.int64
-    assert "judged" in done.metrics
+    result = run_recipe(tmp_path, nodes)
+    tensors = load_file(result.files[0])
+    assert tensors["first.weight"].dtype is torch.bfloat16 and tensors["norm.num_batches_tracked"].dtype is torch.int64
+    assert "judged" in result.metrics
     again = run_recipe(tmp_path, {**nodes, "more": {"op": "save", "model": "anew", "path": "more.safetensors"}})
-    assert all(torch.equal(load_file(again.files[1])[name], value) for name, value in found.items())
+    assert all(torch.equal(load_file(again.files[1])[name], value) for name, value in tensors.items())
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,12 @@ def test_inputs_apart_weigh_each_entry_by_hand(tmp_path: Path) -> None:
 
 def test_off_diagonals_are_reduced_by_hand(tmp_path: Path) -> None:
     """Halves of 1 off the diagonals: (W1 G1 + W2 G2) (G1 + G2)^-1 with G1 + G2 = [[4, 1], [1, 4]]."""
-    together = [{"layer": one["layer"] + 1.0 - torch.eye(2)} for one in APART]
+    together = [{"layer": gram["layer"] + 1.0 - torch.eye(2)} for gram in APART]
     target = torch.tensor([1.0, 2.0]) @ torch.tensor([[3.0, 0.5], [0.5, 1.0]])
     target = target + torch.tensor([5.0, 10.0]) @ torch.tensor([[1.0, 0.5], [0.5, 3.0]])
     expected = torch.tensor([(4 * target[0] - target[1]) / 15, (4 * target[1] - target[0]) / 15])
-    found = merge(tmp_path, MODELS, together, ridge=0.0, reduce_non_diagonal=0.5)
-    torch.testing.assert_close(found["layer.weight"], expected[None])
+    tensors = merge(tmp_path, MODELS, together, ridge=0.0, reduce_non_diagonal=0.5)
+    torch.testing.assert_close(tensors["layer.weight"], expected[None])
     none = merge(tmp_path, MODELS, together, ridge=0.0, reduce_non_diagonal=0.0)
     assert none["layer.weight"].tolist() == [[2.0, 8.0]]
 
@@ -61,20 +61,20 @@ def drawn(count: int, seed: int = 0, rows: int = 40) -> tuple[list[State], list[
 
 def test_the_answers_are_the_nearest_to_those_of_all_models(tmp_path: Path) -> None:
     models, grams, inputs = drawn(3)
-    found = merge(tmp_path, models, grams, ridge=0.0, reduce_non_diagonal=1.0)
+    tensors = merge(tmp_path, models, grams, ridge=0.0, reduce_non_diagonal=1.0)
     rows = torch.cat(inputs).double()
     pairs = zip(inputs, models, strict=True)
     answers = torch.cat([one.double() @ model["layer.weight"].double().T for one, model in pairs])
     expected = torch.linalg.lstsq(rows, answers).solution.T
-    torch.testing.assert_close(found["layer.weight"].double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tensors["layer.weight"].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_all_else_takes_the_weighted_mean(tmp_path: Path) -> None:
     models, grams, _ = drawn(3)
-    found = merge(tmp_path, models, grams, weights=[1.0, 2.0, 1.0])
+    tensors = merge(tmp_path, models, grams, weights=[1.0, 2.0, 1.0])
     for name in ("layer.bias", "embedding.weight", "scale"):
         expected = (models[0][name] + 2 * models[1][name] + models[2][name]) / 4
-        torch.testing.assert_close(found[name], expected)
+        torch.testing.assert_close(tensors[name], expected)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -85,10 +85,10 @@ def test_laws(seed: int, tmp_path: Path) -> None:
     same = merge(tmp_path, models[:1] * 3, grams)
     for name, value in models[0].items():
         torch.testing.assert_close(same[name], value, msg="models without an update have none")
-    found = merge(tmp_path, models, grams)
+    tensors = merge(tmp_path, models, grams)
     turned = merge(tmp_path, models[::-1], grams[::-1])
-    larger = merge(tmp_path, [{n: 4 * v for n, v in one.items()} for one in models], grams)
-    for name, value in found.items():
+    larger = merge(tmp_path, [{n: 4 * v for n, v in model.items()} for model in models], grams)
+    for name, value in tensors.items():
         torch.testing.assert_close(turned[name], value)
         torch.testing.assert_close(larger[name], 4 * value)
 
@@ -109,13 +109,13 @@ def test_singular_matrices_are_solved_by_least_squares_which_a_note_tells(tmp_pa
     events: list[Event] = []
     path = tmp_path / "recipe.yaml"
     run_recipe(tmp_path, nodes)
-    done = lines_pipeline.run(path, out=tmp_path / "again", tracking=False, cache=False, sinks=[events.append])
+    result = lines_pipeline.run(path, out=tmp_path / "again", tracking=False, cache=False, sinks=[events.append])
     notes = [event.text for event in events if isinstance(event, Note)]
     assert [note for note in notes if "tensor 'layer.weight'" in note and "6 directions of 7: solved by least" in note]
     total = (grams[0]["layer"] + grams[1]["layer"]).double()
     target = sum(m["layer.weight"].double() @ g["layer"].double() for m, g in zip(models, grams, strict=True))
-    found = load_file(done.files[0])["layer.weight"].double()
-    torch.testing.assert_close(found @ total, target, rtol=1e-4, atol=1e-4)
+    tensors = load_file(result.files[0])["layer.weight"].double()
+    torch.testing.assert_close(tensors @ total, target, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("shape", "name"), [((7, 5), "layer"), ((7, 7), "layer.weight.T")])
@@ -125,31 +125,31 @@ def test_a_weight_in_by_out_is_taken_as_its_transpose(shape: tuple[int, int], na
     _, grams, _ = drawn(2)
     turned = [{"layer.weight": model["layer.weight"].T.contiguous()} for model in models]
     expected = merge(tmp_path, turned, grams)["layer.weight"].T
-    found = merge(tmp_path, models, [{name: one["layer"]} for one in grams])
-    torch.testing.assert_close(found["layer.weight"], expected)
+    tensors = merge(tmp_path, models, [{name: of_model["layer"]} for of_model in grams])
+    torch.testing.assert_close(tensors["layer.weight"], expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types(dtype: torch.dtype, tmp_path: Path) -> None:
     models, grams, _ = drawn(2)
     stored = [{name: value.to(dtype) for name, value in model.items()} for model in models]
-    found = merge(tmp_path, stored, grams)
-    expected = merge(tmp_path, [{n: v.float() for n, v in one.items()} for one in stored], grams)
-    assert all(value.dtype is dtype for value in found.values())
-    torch.testing.assert_close(found["layer.weight"].float(), expected["layer.weight"].to(dtype).float())
+    tensors = merge(tmp_path, stored, grams)
+    expected = merge(tmp_path, [{n: v.float() for n, v in state.items()} for state in stored], grams)
+    assert all(value.dtype is dtype for value in tensors.values())
+    torch.testing.assert_close(tensors["layer.weight"].float(), expected["layer.weight"].to(dtype).float())
 
 
 def test_gram_matrices_are_those_of_modules_or_of_tensors(tmp_path: Path) -> None:
     models, grams, _ = drawn(2)
-    named = [{"layer.weight": one["layer"]} for one in grams]
+    named = [{"layer.weight": of_model["layer"]} for of_model in grams]
     assert torch.equal(merge(tmp_path, models, named)["layer.weight"], merge(tmp_path, models, grams)["layer.weight"])
 
 
 def test_excluded_tensors_stay_the_first_models(tmp_path: Path) -> None:
     models, grams, _ = drawn(2)
-    found = merge(tmp_path, models, grams, exclude=["layer.*"])
-    assert torch.equal(found["layer.weight"], models[0]["layer.weight"])
-    torch.testing.assert_close(found["scale"], (models[0]["scale"] + models[1]["scale"]) / 2)
+    tensors = merge(tmp_path, models, grams, exclude=["layer.*"])
+    assert torch.equal(tensors["layer.weight"], models[0]["layer.weight"])
+    torch.testing.assert_close(tensors["scale"], (models[0]["scale"] + models[1]["scale"]) / 2)
 
 
 @pytest.mark.parametrize("mode", ["never", "always"])
@@ -179,11 +179,11 @@ def test_models_are_evaluated_and_saved_beside_others(tmp_path: Path) -> None:
         own = {"suite": "suite.yaml", "split": "val"}
         nodes[f"val_{name[:5]}"] = {"op": "evaluate", "model": name, **own}
         nodes[f"saved_{name[:5]}"] = {"op": "save", "model": name, "path": f"{name[:5]}.safetensors"}
-    done = run_recipe(tmp_path, nodes)
-    assert set(done.metrics) == {"val_merge", "val_twice", "val_model"}
-    found = {path.name: load_file(path)["weight"].tolist() for path in done.files}
-    assert found["merge.safetensors"] == [[0.5, 0.0], [0.0, 1.0]]
-    assert found["twice.safetensors"] == [[0.75, 0.0], [0.0, 0.5]]
+    result = run_recipe(tmp_path, nodes)
+    assert set(result.metrics) == {"val_merge", "val_twice", "val_model"}
+    by_name = {path.name: load_file(path)["weight"].tolist() for path in result.files}
+    assert by_name["merge.safetensors"] == [[0.5, 0.0], [0.0, 1.0]]
+    assert by_name["twice.safetensors"] == [[0.75, 0.0], [0.0, 0.5]]
 
 
 @pytest.mark.parametrize(
@@ -210,9 +210,9 @@ def test_mistakes(grams: list[State], params: Node, words: str, tmp_path: Path) 
 
 def test_statistics_that_lack_a_layer_are_named(tmp_path: Path) -> None:
     models = [{"a.weight": torch.eye(2), "b.weight": torch.eye(2)}] * 2
-    both, one = {"a": torch.eye(2), "b": torch.eye(2)}, {"a": torch.eye(2)}
+    both, first_layer = {"a": torch.eye(2), "b": torch.eye(2)}, {"a": torch.eye(2)}
     with pytest.raises(LinesError, match=r"s1.safetensors has nothing of tensor 'b.weight', which other 'statistics'"):
-        merge(tmp_path, models, [both, one])
+        merge(tmp_path, models, [both, first_layer])
 
 
 def test_gram_matrices_that_are_not_finite_are_named(tmp_path: Path) -> None:

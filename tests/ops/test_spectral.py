@@ -46,22 +46,22 @@ def recipe(folder: Path, op: str, updates: list[State], **params: Any) -> Path:
 
 
 def merge(folder: Path, op: str, updates: list[State], **params: Any) -> State:
-    done = lines_pipeline.run(recipe(folder, op, updates, **params), out=folder / "out", tracking=False)
-    tensors: dict[str, torch.Tensor] = load_file(done.files[0])
+    result = lines_pipeline.run(recipe(folder, op, updates, **params), out=folder / "out", tracking=False)
+    tensors: dict[str, torch.Tensor] = load_file(result.files[0])
     return tensors
 
 
 def test_iso_c_by_hand(tmp_path: Path) -> None:
     """The sum is diag(3, 1): its polar factor is the identity, its mean singular value 2."""
-    one = {"w": torch.tensor([[2.0, 1.0], [0.0, 1.0]])}
+    update = {"w": torch.tensor([[2.0, 1.0], [0.0, 1.0]])}
     other = {"w": torch.tensor([[1.0, -1.0], [0.0, 0.0]])}
-    torch.testing.assert_close(merge(tmp_path, "iso-c", [one, other])["w"], 2 * torch.eye(2))
+    torch.testing.assert_close(merge(tmp_path, "iso-c", [update, other])["w"], 2 * torch.eye(2))
 
 
 def test_tsv_m_by_hand(tmp_path: Path) -> None:
     """Each task keeps its leading direction; the directions are orthogonal already, so nothing is decorrelated."""
-    one, other = {"w": torch.diag(torch.tensor([5.0, 1.0]))}, {"w": torch.diag(torch.tensor([2.0, 3.0]))}
-    torch.testing.assert_close(merge(tmp_path, "tsv-m", [one, other])["w"], torch.diag(torch.tensor([5.0, 3.0])))
+    first, second = {"w": torch.diag(torch.tensor([5.0, 1.0]))}, {"w": torch.diag(torch.tensor([2.0, 3.0]))}
+    torch.testing.assert_close(merge(tmp_path, "tsv-m", [first, second])["w"], torch.diag(torch.tensor([5.0, 3.0])))
 
 
 @pytest.mark.parametrize(("op", "rank"), [("iso-c", 4), ("tsv-m", 2)])
@@ -77,9 +77,9 @@ def test_a_plan_tells_what_is_decomposed_and_the_ranks(op: str, rank: int, tmp_p
 
 def test_tsv_m_of_one_task_is_that_task(tmp_path: Path) -> None:
     update = random_state(0)
-    found = merge(tmp_path, "tsv-m", [update])
+    tensors = merge(tmp_path, "tsv-m", [update])
     for name, value in update.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(tensors[name], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("op", [op for op in METHODS if op != "wudi"])
@@ -96,20 +96,20 @@ def test_the_update_scales_with_those_of_the_tasks(op: str, tmp_path: Path) -> N
 def test_the_order_of_the_tasks_does_not_matter(op: str, tmp_path: Path) -> None:
     updates = [random_state(seed) for seed in range(3)]
     (tmp_path / "turned").mkdir()
-    one, other = merge(tmp_path, op, updates), merge(tmp_path / "turned", op, updates[::-1])
-    for name, value in one.items():
+    tensors, other = merge(tmp_path, op, updates), merge(tmp_path / "turned", op, updates[::-1])
+    for name, value in tensors.items():
         torch.testing.assert_close(other[name], value, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("op", METHODS)
 def test_vectors_kernels_and_scalars_take_the_mean_or_stay(op: str, tmp_path: Path) -> None:
     updates = [random_state(seed) for seed in range(3)]
-    found = merge(tmp_path, op, updates, others="mean")
+    tensors = merge(tmp_path, op, updates, others="mean")
     kept = merge(tmp_path, op, updates, others="base", matrices=["tall"])
     for name in ("bias", "kernel", "one"):
-        torch.testing.assert_close(found[name], torch.stack([update[name] for update in updates]).mean(0))
+        torch.testing.assert_close(tensors[name], torch.stack([update[name] for update in updates]).mean(0))
     assert [name for name, value in kept.items() if value.any()] == ["tall"]
-    torch.testing.assert_close(kept["tall"], found["tall"])
+    torch.testing.assert_close(kept["tall"], tensors["tall"])
 
 
 @pytest.mark.parametrize("op", METHODS)
@@ -117,22 +117,22 @@ def test_zero_updates_give_zero_and_few_directions_stay_finite(op: str, tmp_path
     nothing = {name: torch.zeros_like(value) for name, value in random_state(0).items()}
     assert not any(value.any() for value in merge(tmp_path, op, [nothing, nothing]).values())
     low = random_state(1) | {"tall": torch.outer(torch.arange(15.0), torch.ones(5))}
-    found = merge(tmp_path, op, [low, nothing])
-    assert torch.linalg.matrix_rank(found["tall"], rtol=1e-5) == 1
-    assert all(value.isfinite().all() for value in found.values())
+    tensors = merge(tmp_path, op, [low, nothing])
+    assert torch.linalg.matrix_rank(tensors["tall"], rtol=1e-5) == 1
+    assert all(value.isfinite().all() for value in tensors.values())
 
 
 def test_more_tasks_than_directions_leave_a_matrix_as_it_is(tmp_path: Path) -> None:
-    found = merge(tmp_path, "tsv-m", [random_state(seed) for seed in range(6)])
-    assert not found["tall"].any() and found["square"].any()
+    tensors = merge(tmp_path, "tsv-m", [random_state(seed) for seed in range(6)])
+    assert not tensors["tall"].any() and tensors["square"].any()
 
 
 @pytest.mark.parametrize("op", METHODS)
 def test_many_tasks_and_a_task_that_is_the_base_stay_finite(op: str, tmp_path: Path) -> None:
     nothing = {name: torch.zeros_like(value) for name, value in random_state(0).items()}
-    found = merge(tmp_path, op, [*(random_state(seed) for seed in range(11)), nothing])
-    assert all(value.isfinite().all() for value in found.values())
-    assert found["square"].any() or op == "tsv-m"
+    tensors = merge(tmp_path, op, [*(random_state(seed) for seed in range(11)), nothing])
+    assert all(value.isfinite().all() for value in tensors.values())
+    assert tensors["square"].any() or op == "tsv-m"
 
 
 @pytest.mark.parametrize("op", METHODS)
@@ -155,31 +155,31 @@ def test_one_task_keeps_its_update(op: str, tmp_path: Path) -> None:
 
 def test_iso_cts_without_common_directions_by_hand(tmp_path: Path) -> None:
     """Of each task the larger direction: they are orthogonal, and their mean singular value is 4."""
-    one, other = {"w": torch.diag(torch.tensor([5.0, 1.0]))}, {"w": torch.diag(torch.tensor([2.0, 3.0]))}
-    found = merge(tmp_path, "iso-cts", [one, other], common_fraction=0.0)
-    torch.testing.assert_close(found["w"], 4 * torch.eye(2))
+    first, second = {"w": torch.diag(torch.tensor([5.0, 1.0]))}, {"w": torch.diag(torch.tensor([2.0, 3.0]))}
+    tensors = merge(tmp_path, "iso-cts", [first, second], common_fraction=0.0)
+    torch.testing.assert_close(tensors["w"], 4 * torch.eye(2))
 
 
 def test_iso_cts_takes_directions_of_a_task_beside_the_common_ones(tmp_path: Path) -> None:
     """The sum is diag(7, 4, 0): one common direction, of value 7; then 4 of the first task, 2 of the second."""
-    one, other = {"w": torch.diag(torch.tensor([3.0, 4.0, 0.0]))}, {"w": torch.diag(torch.tensor([4.0, 0.0, 2.0]))}
-    found = merge(tmp_path, "iso-cts", [one, other], common_fraction=0.34)
-    torch.testing.assert_close(found["w"], (7 + 4 + 2) / 3 * torch.eye(3))
+    first, second = {"w": torch.diag(torch.tensor([3.0, 4.0, 0.0]))}, {"w": torch.diag(torch.tensor([4.0, 0.0, 2.0]))}
+    tensors = merge(tmp_path, "iso-cts", [first, second], common_fraction=0.34)
+    torch.testing.assert_close(tensors["w"], (7 + 4 + 2) / 3 * torch.eye(3))
 
 
 @pytest.mark.parametrize(("fraction", "tasks"), [(1.0, 3), (0.8, 20)])
 def test_iso_cts_without_directions_of_tasks_is_iso_c(fraction: float, tasks: int, tmp_path: Path) -> None:
     updates = [random_state(seed) for seed in range(tasks)]
-    found = merge(tmp_path, "iso-cts", updates, common_fraction=fraction)
+    tensors = merge(tmp_path, "iso-cts", updates, common_fraction=fraction)
     for name, value in merge(tmp_path, "iso-c", updates).items():
-        assert torch.equal(found[name], value)
+        assert torch.equal(tensors[name], value)
 
 
 def test_cart_by_hand(tmp_path: Path) -> None:
     """The mean is diag(2, 2); the tasks differ from it by +-diag(3, 1), of which one triplet each cancels."""
-    one, other = {"w": torch.diag(torch.tensor([5.0, 3.0]))}, {"w": torch.diag(torch.tensor([-1.0, 1.0]))}
+    first, second = {"w": torch.diag(torch.tensor([5.0, 3.0]))}, {"w": torch.diag(torch.tensor([-1.0, 1.0]))}
     third = {"w": torch.diag(torch.tensor([2.0, 2.0]))}
-    torch.testing.assert_close(merge(tmp_path, "cart", [one, other, third], scale=7.0)["w"], 2 * torch.eye(2))
+    torch.testing.assert_close(merge(tmp_path, "cart", [first, second, third], scale=7.0)["w"], 2 * torch.eye(2))
 
 
 def test_cart_scales_what_is_beyond_the_mean(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_cart_scales_what_is_beyond_the_mean(tmp_path: Path) -> None:
 def test_wudi_takes_steps_of_adam(tmp_path: Path) -> None:
     """Against torch's own Adam on the loss as the paper writes it."""
     updates = [random_state(seed) for seed in range(3)]
-    found = merge(tmp_path, "wudi", updates, iterations=40, lr=1e-2)
+    tensors = merge(tmp_path, "wudi", updates, iterations=40, lr=1e-2)
     for name in ("wide", "tall", "square"):
         tasks = torch.stack([update[name].double() for update in updates])
         merged = torch.nn.Parameter(tasks.sum(0))
@@ -201,15 +201,15 @@ def test_wudi_takes_steps_of_adam(tmp_path: Path) -> None:
             losses = ((merged - tasks) @ tasks.mT).square().sum((1, 2)) / tasks.square().sum((1, 2))
             losses.sum().backward()  # type: ignore[no-untyped-call]
             adam.step()
-        torch.testing.assert_close(found[name].double(), merged.detach(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(tensors[name].double(), merged.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_the_closed_form_is_a_minimum(tmp_path: Path) -> None:
     updates = [random_state(seed) for seed in range(3)]
-    found = merge(tmp_path, "wudi-closed", updates, ridge=0.0)
+    tensors = merge(tmp_path, "wudi-closed", updates, ridge=0.0)
     for name in ("wide", "tall", "square"):
         tasks = [update[name].double() for update in updates]
-        gradients = [(found[name].double() - task) @ task.T @ task / task.square().sum() for task in tasks]
+        gradients = [(tensors[name].double() - task) @ task.T @ task / task.square().sum() for task in tasks]
         gradient = torch.stack(gradients).sum(0)
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=2e-6)
 
@@ -223,22 +223,22 @@ def test_bytes_depend_on_neither_workers_nor_memory_nor_cache(op: str, tmp_path:
         {"workers": 3, "cache": False},
         {"workers": 2, "memory": least + 2 * 10**6},
     ]
-    found = []
+    values = []
     for number, options in enumerate(ways):
-        done = lines_pipeline.run(path, out=tmp_path / str(number), tracking=False, **options)
-        found.append(done.files[0].read_bytes())
-    assert found[0] == found[1] == found[2]
+        result = lines_pipeline.run(path, out=tmp_path / str(number), tracking=False, **options)
+        values.append(result.files[0].read_bytes())
+    assert values[0] == values[1] == values[2]
 
 
 def test_a_plan_tells_the_passes_and_the_memory_of_whole_tensors(tmp_path: Path) -> None:
     update = {"w": torch.randn(1500, 1000)}
     path = recipe(tmp_path, "iso-c", [update, update])
-    found = lines_pipeline.plan(path, workers=1)
-    assert [one["writes"] for one in found.passes] == [["merged"], ["model"]]
+    plan = lines_pipeline.plan(path, workers=1)
+    assert [planned_pass["writes"] for planned_pass in plan.passes] == [["merged"], ["model"]]
     streamed = lines_pipeline.plan(recipe(tmp_path, "task-arithmetic", [update, update]), workers=1).peak_bytes
-    assert found.peak_bytes - streamed > 3 * update["w"].nbytes
+    assert plan.peak_bytes - streamed > 3 * update["w"].nbytes
     with pytest.raises(PlanError, match="allow at least"):
-        lines_pipeline.plan(recipe(tmp_path, "iso-c", [update, update]), workers=1, memory=found.peak_bytes - 10**6)
+        lines_pipeline.plan(recipe(tmp_path, "iso-c", [update, update]), workers=1, memory=plan.peak_bytes - 10**6)
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40), (20, 20)])
@@ -247,9 +247,11 @@ def test_decompositions_are_those_of_the_library(shape: tuple[int, int]) -> None
     left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
     torch.testing.assert_close(polar_factor(matrix).double(), left @ right, rtol=0, atol=1e-6)
     torch.testing.assert_close(isotropic(matrix).double(), values.mean() * (left @ right), rtol=0, atol=1e-5)
-    found = leading_triplets(matrix, 5)
+    triplets = leading_triplets(matrix, 5)
     best = (left[:, :5] * values[:5]) @ right[:5]
-    torch.testing.assert_close((found.left.double() * found.values) @ found.right.double().T, best, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        (triplets.left.double() * triplets.values) @ triplets.right.double().T, best, rtol=0, atol=1e-5
+    )
 
 
 def test_small_singular_values_are_resolved() -> None:
@@ -258,5 +260,5 @@ def test_small_singular_values_are_resolved() -> None:
     left = torch.linalg.qr(torch.randn(30, 6, generator=generator, dtype=torch.float64))[0]
     right = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
     values = torch.tensor([1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-9], dtype=torch.float64)
-    found = polar_factor((left * values) @ right.T)
-    torch.testing.assert_close(found, left @ right.T, rtol=0, atol=1e-5)
+    factor = polar_factor((left * values) @ right.T)
+    torch.testing.assert_close(factor, left @ right.T, rtol=0, atol=1e-5)

@@ -33,10 +33,10 @@ SPHERES: dict[str, dict[str, Any]] = {
 
 def merged(recipe: Recipe, node: dict[str, Any], out: str, **options: Any) -> dict[str, torch.Tensor]:
     path = recipe({"model": node, "saved": {"op": "save", "model": "model", "path": "model.safetensors"}})
-    found: dict[str, torch.Tensor] = load_file(
+    tensors: dict[str, torch.Tensor] = load_file(
         lines_pipeline.run(path, out=out, cache=False, tracking=False, **options).files[0]
     )
-    return found
+    return tensors
 
 
 @pytest.fixture
@@ -59,15 +59,15 @@ def odd_models(models: Path) -> Path:
 
 @pytest.mark.parametrize("name", SPHERES)
 def test_every_shape_and_type_comes_out_finite_and_alike(name: str, odd_models: Path, write_recipe: Recipe) -> None:
-    found = merged(write_recipe, SPHERES[name], "one", scheduler="serial")
+    tensors = merged(write_recipe, SPHERES[name], "one", scheduler="serial")
     again = merged(write_recipe, SPHERES[name], "two", workers=3)
     base = load_file(odd_models / "base.safetensors")
-    assert found.keys() == base.keys()
-    for key, value in found.items():
+    assert tensors.keys() == base.keys()
+    for key, value in tensors.items():
         assert value.dtype == base[key].dtype and value.shape == base[key].shape
         assert torch.equal(value, again[key]) and torch.isfinite(value.float()).all()
-    assert torch.allclose(found["frozen"], base["frozen"], rtol=1e-6)
-    assert torch.equal(found["position_ids"], base["position_ids"])
+    assert torch.allclose(tensors["frozen"], base["frozen"], rtol=1e-6)
+    assert torch.equal(tensors["position_ids"], base["position_ids"])
 
 
 @pytest.mark.parametrize("name", SPHERES)
@@ -75,8 +75,8 @@ def test_equal_models_stay(name: str, models: Path, write_recipe: Recipe) -> Non
     base = load_file(models / "base.safetensors")
     for expert in "abc":
         save_file(base, models / f"{expert}.safetensors")
-    found = merged(write_recipe, SPHERES[name], "out")
-    assert all(torch.allclose(found[key], base[key], rtol=1e-5, atol=1e-9) for key in base)
+    tensors = merged(write_recipe, SPHERES[name], "out")
+    assert all(torch.allclose(tensors[key], base[key], rtol=1e-5, atol=1e-9) for key in base)
 
 
 RIGHT, UP = tensor(2, 0), tensor(0, 4)
@@ -105,32 +105,32 @@ def test_nuslerp_by_hand() -> None:
 
 
 def test_nuslerp_takes_rows_or_columns() -> None:
-    one, other = torch.eye(3), torch.eye(3).roll(1, 0)
-    rows = apply_op("nuslerp", {"models": [one, other]}, weights=[1.0, 1.0], flatten=False)
-    columns = apply_op("nuslerp", {"models": [one, other]}, weights=[1.0, 1.0], flatten=False, row_wise=True)
-    assert torch.allclose(rows, (one + other) * math.sqrt(0.5)) and torch.allclose(rows, columns)
-    one = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    tensors, other = torch.eye(3), torch.eye(3).roll(1, 0)
+    rows = apply_op("nuslerp", {"models": [tensors, other]}, weights=[1.0, 1.0], flatten=False)
+    columns = apply_op("nuslerp", {"models": [tensors, other]}, weights=[1.0, 1.0], flatten=False, row_wise=True)
+    assert torch.allclose(rows, (tensors + other) * math.sqrt(0.5)) and torch.allclose(rows, columns)
+    tensors = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     other = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    rows = apply_op("nuslerp", {"models": [one, other]}, weights=[1.0, 1.0], flatten=False)
+    rows = apply_op("nuslerp", {"models": [tensors, other]}, weights=[1.0, 1.0], flatten=False)
     assert torch.allclose(rows, torch.tensor([[math.sqrt(0.5), math.sqrt(0.5)], [1.0, 0.0]]))
 
 
 def test_the_mean_of_directions_by_hand() -> None:
     for op in ("multislerp", "karcher"):
-        found = apply_op(op, {"models": [RIGHT, UP]})
-        assert torch.allclose(found, tensor(1, 1) * 3 * math.sqrt(0.5), atol=1e-5)
+        value = apply_op(op, {"models": [RIGHT, UP]})
+        assert torch.allclose(value, tensor(1, 1) * 3 * math.sqrt(0.5), atol=1e-5)
         assert torch.allclose(apply_op(op, {"models": [RIGHT]}), RIGHT)
 
 
 def test_karcher_is_no_mean_of_tangents() -> None:
     three = [tensor(1, 0, 0), tensor(0, 1, 0), tensor(0, 0.6, 0.8)]
-    found = apply_op("karcher", {"models": three}, max_iter=100, tol=1e-9)
+    value = apply_op("karcher", {"models": three}, max_iter=100, tol=1e-9)
     logs = []
-    for one in three:
-        cosine = float(found.double() @ one.double())
-        logs.append((one.double() - cosine * found.double()) * math.acos(cosine) / math.sin(math.acos(cosine)))
+    for vector in three:
+        cosine = float(value.double() @ vector.double())
+        logs.append((vector.double() - cosine * value.double()) * math.acos(cosine) / math.sin(math.acos(cosine)))
     assert float(sum(logs).norm()) < 1e-6  # type: ignore[union-attr]
-    assert not torch.allclose(found, apply_op("multislerp", {"models": three}), atol=1e-3)
+    assert not torch.allclose(value, apply_op("multislerp", {"models": three}), atol=1e-3)
 
 
 def test_karcher_leaves_zero_tensors_out() -> None:
@@ -165,8 +165,8 @@ def test_model_stock_by_rows_is_model_stock_of_each_row() -> None:
 
 def test_nearswap_by_hand() -> None:
     base, other = tensor(1, 1, 1, 1), tensor(1, 1.25, 2, 5)
-    found = apply_op("nearswap", {"base": [base], "models": [other]}, t=0.5)
-    assert torch.equal(found, tensor(1, 1.25, 1.5, 1.5))
+    value = apply_op("nearswap", {"base": [base], "models": [other]}, t=0.5)
+    assert torch.equal(value, tensor(1, 1.25, 1.5, 1.5))
     assert torch.equal(apply_op("nearswap", {"base": [base], "models": [other]}, t=0.0), base)
 
 
@@ -174,8 +174,8 @@ def test_arcee_fusion_takes_the_important_changes() -> None:
     base = torch.zeros(8, 4)
     other = base.clone()
     other[0] = torch.tensor([5.0, 0.0, 0.0, 0.001])
-    found = apply_op("arcee-fusion", {"base": [base], "models": [other]})
-    assert found[0, 0] == 5.0 and found.count_nonzero() == 2
+    value = apply_op("arcee-fusion", {"base": [base], "models": [other]})
+    assert value[0, 0] == 5.0 and value.count_nonzero() == 2
     assert torch.equal(apply_op("arcee-fusion", {"base": [base], "models": [base]}), base)
 
 

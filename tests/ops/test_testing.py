@@ -32,7 +32,7 @@ class Said(TypedDict):
 SAID: Said = {"formula": "max tau_t", "source": "a test"}
 
 
-@op(**SAID, laws=["identity", "permutation", "scaling"])
+@op(**SAID, laws=["identity", "permutation", "scaling", "zeros"])
 def upper(deltas: list[Delta], *, scale: float = 1.0) -> Delta:
     """Keeps the largest entry."""
     best = deltas[0]
@@ -98,10 +98,12 @@ def test_each_check_says_what_is_wrong() -> None:
         check_blocks(wrong, how="looks around")
     with pytest.raises(AssertionError, match="'wrong' breaks the law of identity"):
         check_laws(wrong, how="affine")
-    for law in ("scaling", "permutation"):
+    for law in ("scaling", "permutation", "zeros"):
         with pytest.raises(AssertionError, match=f"'wrong' breaks the law of {law}"):
             check_laws(wrong, laws=[law], how="affine")
-    with pytest.raises(AssertionError, match="there is no law 'harmony', expected one of: identity, permutation"):
+    with pytest.raises(
+        AssertionError, match="there is no law 'harmony', expected one of: identity, permutation, scaling, zeros"
+    ):
         check_laws(wrong, laws=["harmony"], how="first")
     with pytest.raises(AssertionError, match=r"'wrong' gives \[2.0\], expected \[3.0\]"):
         check_example(wrong, {"deltas": [torch.tensor([2.0])]}, torch.tensor([3.0]), how="first")

@@ -38,9 +38,9 @@ def written(folder: Path, merged: Node, **more: Node) -> Path:
 
 def run(folder: Path, merged: Node, *, more: dict[str, Node] | None = None, **options: Any) -> State:
     path = written(folder, merged, **(more or {}))
-    done = lines_pipeline.run(path, out=folder / "out", **{"tracking": False, **options})
-    found: State = load_file(done.files[0])
-    return found
+    result = lines_pipeline.run(path, out=folder / "out", **{"tracking": False, **options})
+    tensors: State = load_file(result.files[0])
+    return tensors
 
 
 def by_name(fc: Any, ln: Any, rest: Any) -> Node:
@@ -109,13 +109,13 @@ def test_items_fill_the_numbers_of_a_collection(models: Path, tmp_path: Path) ->
     halves = {"op": "scale", "delta": "updates", "by": {"by_name": {FC: "{factor}", "*": 0}}}
     numbers = {"factor": [1.0, 2.0, 4.0], "e": ["a", "b", "c"]}
     merged = {"op": "task-arithmetic", "deltas": "halves"}
-    found = run(tmp_path, merged, more={"halves": {**halves, "for_each": {"e": numbers["e"], "factor": [1, 2, 4]}}})
+    result = run(tmp_path, merged, more={"halves": {**halves, "for_each": {"e": numbers["e"], "factor": [1, 2, 4]}}})
     plain = run(tmp_path, {"op": "task-arithmetic", "deltas": "updates", "weights": numbers["factor"]})
     for name, value in load_file(models / "base.safetensors").items():
         if name.endswith("c_fc.weight"):
-            torch.testing.assert_close(found[name], plain[name])
+            torch.testing.assert_close(result[name], plain[name])
         else:
-            assert torch.equal(found[name], value)
+            assert torch.equal(result[name], value)
 
 
 def block(name: str) -> int | None:
@@ -130,11 +130,11 @@ def test_numbers_by_block_lie_on_lines_between_those_given(models: Path, tmp_pat
         (0, 3, 0): (0, 2, 2, 0),
         (4, 3, 2, 1): (4, 3, 2, 1),
     }.items():
-        found = run(tmp_path, {"op": "scale", "delta": "updates[a]", "by": {"by_block": list(numbers)}})
+        result = run(tmp_path, {"op": "scale", "delta": "updates[a]", "by": {"by_block": list(numbers)}})
         base, expert = (load_file(models / f"{one}.safetensors") for one in ("base", "a"))
         for name in (name for name, value in base.items() if value.is_floating_point()):
             factor = expected[-1] if block(name) is None else expected[block(name) or 0]
-            torch.testing.assert_close(found[name], base[name] + factor * (expert[name] - base[name]))
+            torch.testing.assert_close(result[name], base[name] + factor * (expert[name] - base[name]))
 
 
 def test_weights_on_a_line_by_block_are_lines_scale(models: Path, tmp_path: Path) -> None:
@@ -149,27 +149,27 @@ def test_a_sum_with_numbers_that_vary_is_no_plain_sum(models: Path, tmp_path: Pa
     """Were it taken for one, alpha auto would be 1/3; all its weights are 2, so that it is 1/6."""
     doubled = {"op": "task-arithmetic", "deltas": "updates", "weights": {"by_name": {FC: 2, "*": 2.0}}}
     scaled = {"op": "lines-scale", "delta": "doubled", "alpha": "auto", "deltas": "updates"}
-    done = lines_pipeline.run(written(tmp_path, scaled, doubled=doubled), out=tmp_path / "out", tracking=False)
-    assert done.facts["merged"]["alpha"] == pytest.approx(1 / 6)
+    result = lines_pipeline.run(written(tmp_path, scaled, doubled=doubled), out=tmp_path / "out", tracking=False)
+    assert result.facts["merged"]["alpha"] == pytest.approx(1 / 6)
     varied = {"op": "task-arithmetic", "deltas": "updates", "weights": {"by_name": {FC: 1, "*": 2}}}
-    done = lines_pipeline.run(written(tmp_path, scaled, doubled=varied), out=tmp_path / "out", tracking=False)
-    assert 1 / 6 < done.facts["merged"]["alpha"] < 1 / 3
+    result = lines_pipeline.run(written(tmp_path, scaled, doubled=varied), out=tmp_path / "out", tracking=False)
+    assert 1 / 6 < result.facts["merged"]["alpha"] < 1 / 3
 
 
 def test_facts_are_lists_where_they_differ(models: Path, tmp_path: Path) -> None:
     node = {"op": "trim", "delta": "updates[a]", "density": by_name(0.2, 0.9, 0.2)}
-    done = lines_pipeline.run(written(tmp_path, node), out=tmp_path / "out", tracking=False)
-    (first, second) = done.facts["merged"]["trim_thresholds"]
+    result = lines_pipeline.run(written(tmp_path, node), out=tmp_path / "out", tracking=False)
+    (first, second) = result.facts["merged"]["trim_thresholds"]
     assert first[0] > second[0]
 
 
 def test_a_cached_value_is_that_of_its_numbers(models: Path, tmp_path: Path) -> None:
-    found = [
+    values = [
         run(tmp_path, {"op": "scale", "delta": "updates[a]", "by": by_name(*numbers)})
         for numbers in ((1, 2, 3), (1, 2, 4), (1, 3, 4), (1, 2, 3))
     ]
-    assert not torch.equal(found[0][PROJ], found[1][PROJ])
-    assert torch.equal(found[0][PROJ], found[3][PROJ])
+    assert not torch.equal(values[0][PROJ], values[1][PROJ])
+    assert torch.equal(values[0][PROJ], values[3][PROJ])
 
 
 def test_recipes_whose_globs_stand_in_another_order_are_not_equal(models: Path, tmp_path: Path) -> None:
@@ -186,9 +186,9 @@ def test_recipes_whose_globs_stand_in_another_order_are_not_equal(models: Path, 
 def test_a_plan_tells_the_numbers(models: Path, tmp_path: Path) -> None:
     weights = [1, by_name(0.5, 2, 3), {"by_block": [0, 1]}]
     plan = lines_pipeline.plan(written(tmp_path, {"op": "task-arithmetic", "deltas": "updates", "weights": weights}))
-    told = plan.render()
-    assert "weights[1]: 0.5 for *.c_fc.weight (4 tensors), 2 for *.ln_1.* (4 tensors), 3 for * (2 tensors)" in told
-    assert "weights[2] by block: visual 0, 0.333333, 0.666667, 1; outside the blocks as in the nearest one" in told
+    text = plan.render()
+    assert "weights[1]: 0.5 for *.c_fc.weight (4 tensors), 2 for *.ln_1.* (4 tensors), 3 for * (2 tensors)" in text
+    assert "weights[2] by block: visual 0, 0.333333, 0.666667, 1; outside the blocks as in the nearest one" in text
 
 
 def test_a_number_can_be_tuned_beside_one_that_varies(models: Path, tmp_path: Path) -> None:
@@ -305,5 +305,5 @@ def test_a_tied_tensor_goes_by_any_of_its_names_and_towers_by_their_own_depth(tm
 
 def test_a_base_of_which_a_part_is_left_out_needs_no_number_for_it(models: Path, tmp_path: Path) -> None:
     node = {"op": "scale", "delta": "updates[a]", "by": {"by_name": {FC: 2}}, "include": [FC]}
-    found, base = run(tmp_path, node), load_file(models / "base.safetensors")
-    assert torch.equal(found[PROJ], base[PROJ]) and model_weights(0).keys() == found.keys()
+    result, base = run(tmp_path, node), load_file(models / "base.safetensors")
+    assert torch.equal(result[PROJ], base[PROJ]) and model_weights(0).keys() == result.keys()

@@ -150,8 +150,8 @@ def _write_suite(case: dict[str, Any], folder: Path, workspace: Path) -> None:
     (workspace / "network.py").write_text(NETWORK)
     tasks = {}
     for number, (head, data) in enumerate(zip(inputs["heads"], inputs["data"], strict=True)):
-        found = load_file(folder / data)
-        save_file({"images": found["x"], "labels": found["y"]}, workspace / f"data_{number}.safetensors")
+        tensors = load_file(folder / data)
+        save_file({"images": tensors["x"], "labels": tensors["y"]}, workspace / f"data_{number}.safetensors")
         tasks[str(number)] = {"head": str((folder / head).resolve()), "data": {"val": f"data_{number}.safetensors"}}
     layers = load_file(folder / inputs["base"])
     widths = [layers[f"blocks.{block}.weight"].shape for block in range(len(layers) // 2)]
@@ -385,7 +385,7 @@ def _parameter(params: dict[str, Any], name: str, default: Any = None) -> Any:
 
 def _by_model(params: dict[str, Any], name: str, default: Any = None) -> list[Any]:
     """A parameter of every model of a mergekit configuration, in order."""
-    return [(one.get("parameters") or {}).get(name, default) for one in params["config"]["models"]]
+    return [(model.get("parameters") or {}).get(name, default) for model in params["config"]["models"]]
 
 
 def _soup(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
@@ -395,7 +395,7 @@ def _soup(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[st
 def _linear(params: dict[str, Any], experts: list[str], has_base: bool) -> dict[str, Node]:
     node = {"op": "interpolate", "models": experts, "normalize": _parameter(params, "normalize", True)}
     weights = _by_model(params, "weight")
-    filters = next((one for one in weights if isinstance(one, list)), [{"value": None}])
+    filters = next((entry for entry in weights if isinstance(entry, list)), [{"value": None}])
     nodes: dict[str, Node] = {}
     whole = ""
     for part in reversed(filters):  # the last one is for all tensors, those before it for what they name

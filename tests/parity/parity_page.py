@@ -66,14 +66,14 @@ class Case:
 
 def cases() -> list[Case]:
     """All cases in ``golden``, by project and function."""
-    found = []
+    values = []
     for path in sorted(FOLDER.glob("*/case.json")):
         case = json.loads(path.read_text())
         source = case["source"]
         version = str(source["commit_or_version"])
         ops = nodes_of(case, path.parent) if supported(case) else {}
         named = dict.fromkeys(node["op"] for node in ops.values())
-        found.append(
+        values.append(
             Case(
                 case["id"],
                 source["project"],
@@ -83,7 +83,7 @@ def cases() -> list[Case]:
                 _tolerance(case),
             )
         )
-    return sorted(found, key=lambda case: (list(PAPERS).index(case.project), case.version, case.function, case.id))
+    return sorted(values, key=lambda case: (list(PAPERS).index(case.project), case.version, case.function, case.id))
 
 
 def _tolerance(case: Mapping[str, Any]) -> str:
@@ -91,8 +91,8 @@ def _tolerance(case: Mapping[str, Any]) -> str:
     given = case["tolerance"]
     if "expected_masks" in case:
         return "equal"
-    told = f"{given['atol']:.0e} + {given['rtol']:.0e} · \\|x\\|"
-    return f"{told}, {given['max_unequal_fraction']:.0%} unequal" if "max_unequal_fraction" in given else told
+    message = f"{given['atol']:.0e} + {given['rtol']:.0e} · \\|x\\|"
+    return f"{message}, {given['max_unequal_fraction']:.0%} unequal" if "max_unequal_fraction" in given else message
 
 
 def tables(differences: Mapping[str, str]) -> str:
@@ -130,7 +130,7 @@ def differences_of(text: str) -> dict[str, str]:
 def measured(names: Iterable[str]) -> dict[str, str]:
     """Run cases; return the largest difference of each from what is expected. Exits where one is not allowed."""
     checker = runpy.run_path(str(FOLDER / "check_golden.py"))
-    found = {}
+    by_name = {}
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["XDG_CACHE_HOME"] = str(Path(scratch) / "cache")
         for name in names:
@@ -141,9 +141,9 @@ def measured(names: Iterable[str]) -> dict[str, str]:
             problem, worst, *_ = checker["judge"](case, folder)
             if problem:
                 sys.exit(f"{name}: {problem}")
-            found[name] = f"{worst:.0e}" if worst else "0"
-            print(name, found[name], flush=True)
-    return found
+            by_name[name] = f"{worst:.0e}" if worst else "0"
+            print(name, by_name[name], flush=True)
+    return by_name
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ def test_the_tables_are_those_of_the_cases() -> None:
 
 
 def test_every_case_has_a_difference_that_was_found_or_awaits_its_op() -> None:
-    found = differences_of(TEXT)
-    told = {case.id: float(found[case.id] or "nan") >= 0 for case in cases()}
-    assert told == {case.id: bool(case.ops) for case in cases()}
+    differences = differences_of(TEXT)
+    by_name = {case.id: float(differences[case.id] or "nan") >= 0 for case in cases()}
+    assert by_name == {case.id: bool(case.ops) for case in cases()}
 
 
 def test_the_number_of_cases_is_told() -> None:
@@ -28,6 +28,6 @@ def test_the_number_of_cases_is_told() -> None:
 
 
 def test_every_op_that_says_it_differs_is_on_the_page() -> None:
-    told, _, _ = TEXT.partition(MARK)
+    page, _, _ = TEXT.partition(MARK)
     differing = [name for name, op in registry().items() if "Differs from the source" in (inspect.getdoc(op) or "")]
-    assert differing and [name for name in differing if f"`{name}`" not in told] == []
+    assert differing and [name for name in differing if f"`{name}`" not in page] == []

@@ -61,16 +61,16 @@ def tensors(folder: Path, *names: str) -> list[dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("choice", [HEAD, {"on_shape_mismatch": "base"}])
 def test_the_encoders_are_merged_and_the_head_is_the_bases(choice: dict[str, Any], folder: Path) -> None:
     recipe = write(folder, {}, ["e3", "e4"], **choice)
-    done = lines_pipeline.run(recipe, out="out")
-    (found,) = tensors(folder / "out", "model")
+    result = lines_pipeline.run(recipe, out="out")
+    (values,) = tensors(folder / "out", "model")
     base, *experts = tensors(folder, "base", "e3", "e4")
     for name, value in base.items():
         mean = sum(expert[name] - value for expert in experts) / 2 if name not in _head(base) else 0.0
-        torch.testing.assert_close(found[name], value + mean)
-    told = "'classifier.bias', 'classifier.weight'"
-    assert any(told in note and "base.safetensors's stay" in note for note in done.notes)
-    assert any(told in note for note in lines_pipeline.plan(recipe).notes)
-    assert any(told in note for note in lines_pipeline.validate(recipe).notes)
+        torch.testing.assert_close(values[name], value + mean)
+    message = "'classifier.bias', 'classifier.weight'"
+    assert any(message in note and "base.safetensors's stay" in note for note in result.notes)
+    assert any(message in note for note in lines_pipeline.plan(recipe).notes)
+    assert any(message in note for note in lines_pipeline.validate(recipe).notes)
 
 
 def _head(state: Mapping[str, torch.Tensor]) -> list[str]:
@@ -82,8 +82,8 @@ def test_digests_do_not_depend_on_the_other_models_nor_on_the_cache(folder: Path
     for number, experts in enumerate((["e3"], ["e4", "e3"], ["e2", "e3", "e4"], ["e3"])):
         lines_pipeline.run(write(folder, {}, experts, **HEAD), out=f"out{number}", cache=number != 3)
         with safe_open(folder / f"out{number}" / "model.safetensors", "pt") as file:
-            found = json.loads(file.metadata()["inputs"])
-        digests.append((found["base"], found["experts[e3]"]))
+            printed = json.loads(file.metadata()["inputs"])
+        digests.append((printed["base"], printed["experts[e3]"]))
     assert len(set(digests)) == 1
 
 
@@ -99,10 +99,10 @@ def test_heads_that_differ_need_a_graft_each(folder: Path) -> None:
     }
     lines_pipeline.run(write(folder, nodes, ["e2", "e3", "e4"], **HEAD), out="out")
     base, *experts = tensors(folder, "base", "e2", "e3", "e4")
-    for expert, found in zip(experts, tensors(folder / "out", "e2", "e3", "e4"), strict=True):
+    for expert, merged in zip(experts, tensors(folder / "out", "e2", "e3", "e4"), strict=True):
         for name, value in expert.items():
             mean = base[name] + sum(e[name] - base[name] for e in experts) / 3 if name not in _head(base) else value
-            torch.testing.assert_close(found[name], mean)
+            torch.testing.assert_close(merged[name], mean)
 
 
 def test_two_families_may_have_tensors_of_one_name(folder: Path) -> None:
@@ -128,8 +128,8 @@ def test_a_tensor_that_is_left_out_may_be_unfit_to_merge(folder: Path) -> None:
     broken["classifier.bias"][0] = float("nan")
     save_file(broken, folder / "e3.safetensors")
     lines_pipeline.run(write(folder, {}, ["e3", "e4"], **HEAD), out="out")
-    (found,), (base,) = tensors(folder / "out", "model"), tensors(folder, "base")
-    assert torch.equal(found["classifier.bias"], base["classifier.bias"])
+    (merged,), (base,) = tensors(folder / "out", "model"), tensors(folder, "base")
+    assert torch.equal(merged["classifier.bias"], base["classifier.bias"])
 
 
 def test_heads_may_have_names_of_their_own(folder: Path) -> None:
@@ -139,9 +139,9 @@ def test_heads_may_have_names_of_their_own(folder: Path) -> None:
     (base,) = tensors(folder, "base")
     save_file({n: v for n, v in base.items() if n not in _head(base)}, folder / "base.safetensors")
     recipe = write(folder, {}, ["qa", "e4"], exclude=["classifier.*", "qa_outputs.*"])
-    done = lines_pipeline.run(recipe, out="out")
+    result = lines_pipeline.run(recipe, out="out")
     assert tensors(folder / "out", "model")[0].keys() == tensors(folder, "base")[0].keys()
-    assert any("'qa_outputs.bias'" in note and "in no output" in note for note in done.notes)
+    assert any("'qa_outputs.bias'" in note and "in no output" in note for note in result.notes)
 
 
 def test_without_a_choice_the_remedies_are_named(folder: Path) -> None:
@@ -170,6 +170,6 @@ def test_a_tensor_that_is_integer_in_one_file_keeps_the_bases_values(integer: st
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"name": "typed", "nodes": nodes}))
     assert any("'counts': floating-point in one" in note for note in lines_pipeline.validate(recipe).notes)
-    found = load_file(lines_pipeline.run(recipe, out="out").files[0])
-    assert torch.equal(found["counts"], values["base"]) and found["counts"].dtype == values["base"].dtype
-    assert torch.equal(found["w"], torch.full((2,), 6.0))
+    state = load_file(lines_pipeline.run(recipe, out="out").files[0])
+    assert torch.equal(state["counts"], values["base"]) and state["counts"].dtype == values["base"].dtype
+    assert torch.equal(state["w"], torch.full((2,), 6.0))

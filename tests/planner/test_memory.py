@@ -52,14 +52,14 @@ def tree(process: int) -> Iterator[int]:
 
 def anonymous_bytes(process: int) -> int:
     """Of the tree now; 0 once it has ended."""
-    found = 0
+    nbytes = 0
     try:
         for member in tree(process):
             lines = Path(f"/proc/{member}/status").read_text().splitlines()
-            found += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+            nbytes += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return found
+    return nbytes
 
 
 def peak_of(line: Sequence[str]) -> int:
@@ -152,14 +152,14 @@ def write_driven(folder: Path, nodes: Mapping[str, Any], dtype: torch.dtype = to
 def test_what_a_driver_takes_is_told_and_refused_before_the_run(op: str, tmp_path: Path) -> None:
     recipe = write_driven(tmp_path, DRIVEN[op])
     report = lines_pipeline.plan(recipe, trust=True)
-    told = report.drivers["driven"]
-    assert report.peak_bytes == told > 2 * MODEL_BYTES
+    nbytes = report.drivers["driven"]
+    assert report.peak_bytes == nbytes > 2 * MODEL_BYTES
     said = r"projected peak of anonymous memory ([\d.,]+ [MG]B)\n +\1 while driven is carried out"
     assert re.search(said, report.render())
-    assert lines_pipeline.validate(recipe, trust=True, memory=told)
+    assert lines_pipeline.validate(recipe, trust=True, memory=nbytes)
     for use in (lines_pipeline.plan, lines_pipeline.validate, lines_pipeline.run):
         with pytest.raises(PlanError, match=r"allow at least \d+MB, which is what 'driven' takes"):
-            use(recipe, trust=True, out=tmp_path / "out", memory=told - 10**6)
+            use(recipe, trust=True, out=tmp_path / "out", memory=nbytes - 10**6)
     assert not list((tmp_path / "out").glob("*"))
 
 

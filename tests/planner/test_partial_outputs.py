@@ -139,6 +139,6 @@ def test_inputs_that_are_not_finite_are_not_drafted_over(
 
 def test_the_plan_tells_of_drafts(write_recipe: Recipe) -> None:
     report = lines_pipeline.plan(write_recipe(TIES_LINES))
-    assert [dict(one["drafts"]) for one in report.passes] == [{}, {"model": "merged"}, {}]
+    assert [dict(planned_pass["drafts"]) for planned_pass in report.passes] == [{}, {"model": "merged"}, {}]
     assert report.passes[1]["bytes_drafted"] == report.bytes_written == report.passes[2]["bytes_written"]
     assert "drafts model as merged" in report.render()

@@ -56,12 +56,12 @@ def test_plans_are_as_kept(
     with monkeypatch.context() as patch:
         for method in ("block", "fill", "descriptor"):
             patch.setattr(BlockReader, method, explode)
-        found = lines_pipeline.plan(path, out="out", **{"workers": WORKERS, **planned.options}).render()
-    found = found.replace(str(folder), "FOLDER")
+        plan_text = lines_pipeline.plan(path, out="out", **{"workers": WORKERS, **planned.options}).render()
+    plan_text = plan_text.replace(str(folder), "FOLDER")
     kept = FOLDER / f"{name}.plan.txt"
     if request.config.getoption("--rewrite-plans"):
-        kept.write_text(found, encoding="utf-8")
-    assert found == kept.read_text(encoding="utf-8")
+        kept.write_text(plan_text, encoding="utf-8")
+    assert plan_text == kept.read_text(encoding="utf-8")
 
 
 def test_every_kept_plan_has_its_recipe() -> None:
@@ -74,12 +74,12 @@ def test_planning_touches_nothing(nodes: Nodes, folder: Path, monkeypatch: pytes
     loads = {"base": "base", **{f"experts[{name}]": name for name in "abc"}}
     assert loads.keys() == {step.id for step in graph.steps.values() if step.op.is_source}
     headers = {step: open_checkpoint(folder / f"{name}.safetensors") for step, name in loads.items()}
-    wanted = Wanted({"model": "keep"}, ("model",))
+    expected = Wanted({"model": "keep"}, ("model",))
     with monkeypatch.context() as patch:
         for name in ("open", "stat", "pread"):
             patch.setattr(os, name, explode)
         patch.setattr(builtins, "open", explode)
-        first, second = (plan(graph, wanted, Catalogue(headers), EngineSettings(workers=WORKERS)) for _ in range(2))
+        first, second = (plan(graph, expected, Catalogue(headers), EngineSettings(workers=WORKERS)) for _ in range(2))
         text = explain_plan("planned", first).render()
     assert explain_plan("planned", second).render() == text
     assert text == lines_pipeline.plan(folder / "recipe.yaml", workers=WORKERS).render()
@@ -115,12 +115,14 @@ def test_a_run_does_what_its_plan_says(nodes: Nodes, compiled: str, folder: Path
     path, events = write_recipe(folder, nodes, engine={"compile": compiled}), list[Event]()
     planned = lines_pipeline.plan(path, out="out")
     lines_pipeline.run(path, out="out", tracking=False, sinks=[events.append])
-    done = sweeps(events)
+    finished = sweeps(events)
     small = 10**4  # integer tensors
-    written = [one["bytes_written"] + one["bytes_drafted"] for one in planned.passes]
-    assert [one.bytes_written for one in done] == pytest.approx(written, abs=small)
-    assert [one.bytes_read for one in done] == pytest.approx([one["bytes_read"] for one in planned.passes], abs=small)
-    assert sum(one.bytes_read for one in done) == pytest.approx(planned.bytes_read, abs=small)
+    written = [planned_pass["bytes_written"] + planned_pass["bytes_drafted"] for planned_pass in planned.passes]
+    assert [sweep.bytes_written for sweep in finished] == pytest.approx(written, abs=small)
+    assert [sweep.bytes_read for sweep in finished] == pytest.approx(
+        [sweep["bytes_read"] for sweep in planned.passes], abs=small
+    )
+    assert sum(sweep.bytes_read for sweep in finished) == pytest.approx(planned.bytes_read, abs=small)
 
 
 class Watched:
@@ -159,7 +161,7 @@ def test_memory_makes_workers_wait_before_it_refuses(
         lines_pipeline.plan(path, workers=WORKERS, memory="421MB")
     least = str(refused.value).split("at least ")[1].split(",")[0]
     tight = lines_pipeline.plan(path, workers=WORKERS, memory=least)
-    at_once = [one["at_once"] for one in tight.passes]
+    at_once = [planned_pass["at_once"] for planned_pass in tight.passes]
     assert tight.peak_bytes < most and min(at_once) == 1
     options: dict[str, Any] = {"tracking": False, "cache": False, "workers": WORKERS}
     free = lines_pipeline.run(path, out="free", **options).files[0].read_bytes()
@@ -168,7 +170,7 @@ def test_memory_makes_workers_wait_before_it_refuses(
     result = lines_pipeline.run(path, out="tight", memory=least, sinks=[watched.emit], **options)
     assert result.files[0].read_bytes() == free
     assert len(watched.by_sweep) == len(at_once)
-    assert all(found <= allowed for found, allowed in zip(watched.by_sweep, at_once, strict=True))
+    assert all(most_seen <= allowed for most_seen, allowed in zip(watched.by_sweep, at_once, strict=True))
 
 
 def test_workers_of_a_cluster_are_not_told_to_wait(folder: Path) -> None:

@@ -48,12 +48,12 @@ def run(folder: Path, nodes: Mapping[str, Any]) -> tuple[State, Mapping[str, Any
     }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump({"name": "bounded", "nodes": {**shared, **nodes}}))
-    done = lines_pipeline.run(path, out="out")
-    delta, model = (load_file(file) for file in sorted(done.files))
+    result = lines_pipeline.run(path, out="out")
+    delta, model = (load_file(file) for file in sorted(result.files))
     base = load_file(folder / "base.safetensors")
     for name, value in base.items():
         torch.testing.assert_close(model[name], value + delta.get(name, torch.zeros_like(value)))
-    return delta, done.facts
+    return delta, result.facts
 
 
 def updates(folder: Path) -> list[State]:
@@ -88,10 +88,10 @@ def summed(vectors: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def test_ties(folder: Path) -> None:
-    found, facts = run(folder, {"merged": {"op": "ties", "deltas": "updates", "density": 0.2, **ATTENTION}})
-    vectors = [flat(one) for one in updates(folder)]
-    assert found.keys() == updates(folder)[0].keys()
-    torch.testing.assert_close(flat(found), ties(vectors, 0.2))
+    result, facts = run(folder, {"merged": {"op": "ties", "deltas": "updates", "density": 0.2, **ATTENTION}})
+    vectors = [flat(update) for update in updates(folder)]
+    assert result.keys() == updates(folder)[0].keys()
+    torch.testing.assert_close(flat(result), ties(vectors, 0.2))
     assert facts["merged"]["num_params"] == len(vectors[0])
     assert facts["merged"]["trim_thresholds"] == [cut(vector, 0.2) for vector in vectors]
 
@@ -102,8 +102,8 @@ def test_a_trim(bounds: Mapping[str, Any], folder: Path) -> None:
         "kept": {"op": "trim", "delta": "updates", "density": 0.2, **bounds},
         "merged": {"op": "task-arithmetic", "deltas": "kept"},
     }
-    found, _ = run(folder, nodes)
-    torch.testing.assert_close(flat(found), sum(trimmed(flat(one), 0.2) for one in updates(folder)))
+    result, _ = run(folder, nodes)
+    torch.testing.assert_close(flat(result), sum(trimmed(flat(update), 0.2) for update in updates(folder)))
 
 
 def test_masks(folder: Path) -> None:
@@ -112,9 +112,9 @@ def test_masks(folder: Path) -> None:
         "kept": {"op": "magnitude-mask", "delta": "sum", "density": 0.2, **ATTENTION},
         "merged": {"op": "mask", "delta": "sum", "mask": "kept"},
     }
-    found, facts = run(folder, nodes)
-    total = summed(flat(one) for one in updates(folder))
-    torch.testing.assert_close(flat(found), trimmed(total, 0.2))
+    result, facts = run(folder, nodes)
+    total = summed(flat(update) for update in updates(folder))
+    torch.testing.assert_close(flat(result), trimmed(total, 0.2))
     assert facts["kept"]["mask_density"] == [int((total.abs() >= cut(total, 0.2)).sum()) / len(total)]
 
 
@@ -127,7 +127,7 @@ def test_consensus_of_tall_masks(folder: Path) -> None:
         "kept": {"op": "save", "model": "voted", "path": "by-masks.safetensors"},
     }
     path = folder / "recipe.yaml"
-    vectors = [flat(one) for one in updates(folder)]
+    vectors = [flat(update) for update in updates(folder)]
     total = summed(vectors)
     masks = [vector.abs() > 0.4 * (total - vector).abs() for vector in vectors]
     agreed = torch.where(summed(mask.int() for mask in masks) >= 2, total, 0.0)
@@ -138,23 +138,23 @@ def test_consensus_of_tall_masks(folder: Path) -> None:
         "saved": {"op": "save", "model": "merged", "path": "delta.safetensors"},
     }
     path.write_text(yaml.safe_dump({"name": "voted", "nodes": {**shared, **nodes}}))
-    done = lines_pipeline.run(path, out="out")
-    for file in done.files:
+    result = lines_pipeline.run(path, out="out")
+    for file in result.files:
         torch.testing.assert_close(flat(load_file(file)), agreed)
-    assert done.facts["masks"]["mask_density"] == [int(mask.sum()) / len(total) for mask in masks]
+    assert result.facts["masks"]["mask_density"] == [int(mask.sum()) / len(total) for mask in masks]
 
 
 def test_alpha_is_of_what_lines_scale_keeps(folder: Path) -> None:
     scaled = {"op": "lines-scale", "delta": "mean", "deltas": "updates", "alpha": "auto", "beta": 0.5, **ATTENTION}
     nodes = {"mean": {"op": "task-arithmetic", "deltas": "updates", "reduce": "mean"}, "merged": scaled}
-    found, facts = run(folder, nodes)
+    result, facts = run(folder, nodes)
     vectors = updates(folder)
-    total = summed(flat(one) for one in vectors).double()
+    total = summed(flat(vector) for vector in vectors).double()
     alpha = float(total.abs().sum() / (total / 3).abs().sum() / 3)
     assert facts["merged"]["norm_summed_tvs"] == pytest.approx(float(total.abs().sum()), rel=1e-5)
-    for name, value in found.items():
+    for name, value in result.items():
         depth = int(name.split(".")[2])
-        expected = sum(one[name] for one in vectors) / 3 * (alpha + 0.5 * depth / 2)
+        expected = sum(vector[name] for vector in vectors) / 3 * (alpha + 0.5 * depth / 2)
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-7)
 
 
@@ -166,10 +166,10 @@ def test_averages_keep_the_first_model_elsewhere(op: Mapping[str, Any], folder: 
         "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": "averaged", "nodes": nodes}))
-    found = load_file(lines_pipeline.run(folder / "recipe.yaml", out="out").files[0])
+    tensors = load_file(lines_pipeline.run(folder / "recipe.yaml", out="out").files[0])
     first, *others = (load_file(folder / f"{name}.safetensors") for name in EXPERTS)
     factors = op.get("weights", [1 / 3] * 3)
     for name, value in first.items():
         parts = [value, *(other[name] for other in others)]
         mean = sum(factor * part for factor, part in zip(factors, parts, strict=True))
-        torch.testing.assert_close(found[name], mean if "self_attn" in name else value)
+        torch.testing.assert_close(tensors[name], mean if "self_attn" in name else value)

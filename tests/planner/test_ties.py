@@ -48,8 +48,8 @@ def run(folder: Path, base: str, model: str, **options: Any) -> tuple[dict[str, 
     }
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"name": "tied", "nodes": nodes}))
-    done = lines_pipeline.run(recipe, out="out")
-    return load_file(done.files[0]), done.notes
+    result = lines_pipeline.run(recipe, out="out")
+    return load_file(result.files[0]), result.notes
 
 
 def halfway(base: dict[str, torch.Tensor], model: dict[str, torch.Tensor], name: str, theirs: str) -> torch.Tensor:
@@ -58,33 +58,33 @@ def halfway(base: dict[str, torch.Tensor], model: dict[str, torch.Tensor], name:
 
 @pytest.mark.parametrize(("model", "seed"), [("one.safetensors", 3), ("tied2.bin", 1)])
 def test_a_tied_base(model: str, seed: int, folder: Path) -> None:
-    found, _ = run(folder, "tied.bin", model)
-    assert found.keys() == state(0).keys()
+    result, _ = run(folder, "tied.bin", model)
+    assert result.keys() == state(0).keys()
     for name in state(0):
-        torch.testing.assert_close(found[name], halfway(state(0), state(seed), name, name))
+        torch.testing.assert_close(result[name], halfway(state(0), state(seed), name, name))
 
 
 def test_a_base_that_names_one_and_a_tied_model(folder: Path) -> None:
-    found, _ = run(folder, "one.safetensors", "tied.bin")
-    assert sorted(found) == ["encoder.block.0.weight", "shared.weight"]
-    for name, value in found.items():
+    result, _ = run(folder, "one.safetensors", "tied.bin")
+    assert sorted(result) == ["encoder.block.0.weight", "shared.weight"]
+    for name, value in result.items():
         torch.testing.assert_close(value, halfway(state(3), state(0), name, name))
 
 
 def test_an_untied_base_takes_the_shared_value_under_each_name(folder: Path) -> None:
-    found, notes = run(folder, "untied.bin", "tied.bin")
+    result, notes = run(folder, "untied.bin", "tied.bin")
     for name in TIED:
-        torch.testing.assert_close(found[name], halfway(state(2, tied=False), state(0), name, "shared.weight"))
+        torch.testing.assert_close(result[name], halfway(state(2, tied=False), state(0), name, "shared.weight"))
     assert any("'lm_head.weight'" in note and "tied to one tensor" in note for note in notes)
 
 
 def test_an_untied_model_over_a_tied_base_is_a_choice(folder: Path) -> None:
     with pytest.raises(LinesError, match=r"'lm_head\.weight'.*of their own.*'drop'"):
         run(folder, "tied.bin", "untied.bin")
-    found, notes = run(folder, "tied.bin", "untied.bin", load={"drop": [*TIED[:2], "lm_head.*"]})
+    result, notes = run(folder, "tied.bin", "untied.bin", load={"drop": [*TIED[:2], "lm_head.*"]})
     for name in TIED:
         expected = halfway(state(0), state(2, tied=False), name, "shared.weight")
-        torch.testing.assert_close(found[name], expected)
+        torch.testing.assert_close(result[name], expected)
     assert any("dropped" in note and "'lm_head.weight'" in note for note in notes)
 
 
@@ -95,9 +95,9 @@ def test_a_tied_name_that_is_dropped_leaves_the_others(folder: Path) -> None:
     }
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"name": "dropped", "nodes": nodes}))
-    found = load_file(lines_pipeline.run(recipe, out="out").files[0])
-    assert sorted(found) == ["encoder.block.0.weight", "encoder.embed.weight", "shared.weight"]
-    assert torch.equal(found["encoder.embed.weight"], state(0)["shared.weight"])
+    tensors = load_file(lines_pipeline.run(recipe, out="out").files[0])
+    assert sorted(tensors) == ["encoder.block.0.weight", "encoder.embed.weight", "shared.weight"]
+    assert torch.equal(tensors["encoder.embed.weight"], state(0)["shared.weight"])
 
 
 def test_a_graft_of_a_head_unties_it(folder: Path) -> None:
@@ -111,14 +111,14 @@ def test_a_graft_of_a_head_unties_it(folder: Path) -> None:
     }
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"name": "grafted", "nodes": nodes}))
-    one, two = (load_file(file) for file in lines_pipeline.run(recipe, out="out").files)
+    first, second = (load_file(file) for file in lines_pipeline.run(recipe, out="out").files)
     tied, untied = state(0), state(2, tied=False)
     for name in tied:
-        assert torch.equal(one[name], (untied if name == "lm_head.weight" else tied)[name])
-        assert torch.equal(two[name], (tied if name == "lm_head.weight" else untied)[name])
+        assert torch.equal(first[name], (untied if name == "lm_head.weight" else tied)[name])
+        assert torch.equal(second[name], (tied if name == "lm_head.weight" else untied)[name])
 
 
 def test_a_dropped_second_name_is_told_as_such(folder: Path) -> None:
     _, notes = run(folder, "tied.bin", "tied2.bin", load={"drop": ["lm_head.*"]})
-    told = [note for note in notes if "dropped; its other name" in note]
-    assert told and "'lm_head.weight'" in told[0] and not [note for note in notes if "in no output" in note]
+    texts = [note for note in notes if "dropped; its other name" in note]
+    assert texts and "'lm_head.weight'" in texts[0] and not [note for note in notes if "in no output" in note]

@@ -256,9 +256,9 @@ def golden(group: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("group", "name", "text", "sets"), CASES, ids=[case[1] for case in CASES])
 def test_mistake_is_told_as_kept(tmp_path: Path, group: str, name: str, text: str, sets: dict[str, Any]) -> None:
-    found = told(tmp_path, text, sets)
-    assert found != "nothing"
-    assert found == golden(group)[name]
+    messages = told(tmp_path, text, sets)
+    assert messages != "nothing"
+    assert messages == golden(group)[name]
 
 
 def test_no_kept_text_is_left_over() -> None:

@@ -60,15 +60,15 @@ def expected(models: Path, factor: float) -> dict[str, torch.Tensor]:
     base, *experts = (load_file(models / f"{name}.safetensors") for name in ("base", "a", "b", "c"))
     floating = {name: value for name, value in base.items() if value.is_floating_point()}
     return {
-        name: value + (sum((one[name] - value for one in experts[1:]), experts[0][name] - value)) * factor
+        name: value + (sum((expert[name] - value for expert in experts[1:]), experts[0][name] - value)) * factor
         for name, value in floating.items()
     }
 
 
 def test_a_recipe_merges_with_the_op_of_a_file_beside_it(recipe: Path, models: Path) -> None:
-    made = run(recipe)
+    result = run(recipe)
     for name, value in expected(models, 0.5).items():
-        torch.testing.assert_close(made[name], value)
+        torch.testing.assert_close(result[name], value)
     assert "my-sum" not in registry()
 
 
@@ -77,8 +77,8 @@ def test_results_are_known_by_the_content_of_the_file_and_of_what_it_imports(rec
     run(recipe)
     (models / "factors.py").write_text("FACTOR = 4.0\n")
     hashes.add(load_recipe(recipe).hash)
-    made = run(recipe)
-    torch.testing.assert_close(made["visual.proj"], expected(models, 1.0)["visual.proj"])
+    result = run(recipe)
+    torch.testing.assert_close(result["visual.proj"], expected(models, 1.0)["visual.proj"])
     (models / "my_methods.py").write_text((models / "my_methods.py").read_text().replace("* by", "* by * 0"))
     hashes.add(load_recipe(recipe).hash)
     assert torch.equal(run(recipe)["visual.proj"], load_file(models / "base.safetensors")["visual.proj"])

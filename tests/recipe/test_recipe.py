@@ -41,9 +41,9 @@ def test_what_a_recipe_says_of_itself(written: Write, good: str) -> None:
 def test_what_does_not_change_the_result_does_not_change_the_hash(
     written: Write, good: str, old: str, new: str
 ) -> None:
-    one = load_recipe(written(good))
+    recipe = load_recipe(written(good))
     two = load_recipe(written(good.replace(old, new), "two.yaml"))
-    assert one.canonical() == two.canonical()
+    assert recipe.canonical() == two.canonical()
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,10 @@ def test_reading_a_recipe_imports_neither_torch_nor_mlflow(written: Write, good:
         " lines_pipeline.recipe.binding.json_schema\nl.load_recipe(sys.argv[1])\n"
         "print([name for name in ('torch', 'mlflow') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(written(good))], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    completed = subprocess.run(
+        [sys.executable, "-c", code, str(written(good))], capture_output=True, text=True, check=True
+    )
+    assert completed.stdout == "[]\n"
 
 
 def test_the_recipe_in_the_documentation_is_right(written: Write) -> None:

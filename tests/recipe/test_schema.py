@@ -20,8 +20,8 @@ Write = Callable[..., Path]
 
 
 def test_steps_are_exact_in_decimal() -> None:
-    found = Space(low=0.1, high=1.5, step=0.1).choices()
-    assert found == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+    choices = Space(low=0.1, high=1.5, step=0.1).choices()
+    assert choices == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
 
 
 @given(st.integers(-50, 50), st.integers(1, 30), st.integers(0, 60), st.integers(0, 6))
@@ -34,8 +34,8 @@ def test_every_value_is_the_float_nearest_to_its_decimal(low: int, step: int, co
 
 
 def test_whole_numbers_stay_whole() -> None:
-    found = Space(low=1, high=3, step=1).choices()
-    assert [(value, type(value)) for value in found or ()] == [(1, int), (2, int), (3, int)]
+    choices = Space(low=1, high=3, step=1).choices()
+    assert [(value, type(value)) for value in choices or ()] == [(1, int), (2, int), (3, int)]
 
 
 def test_ranges_without_steps_have_no_list_and_lists_are_kept() -> None:

@@ -47,14 +47,14 @@ def test_other_names_are_not_there(name: str) -> None:
 
 
 def test_the_list_has_them_all() -> None:
-    found = json.loads(command("recipes", "--json").stdout)
-    assert [one["name"] for one in found] == [path.stem for path in sorted((ROOT / "recipes").glob("*.yaml"))]
-    assert all(one["description"] and one["name"] in command("recipes").stdout for one in found)
+    printed = json.loads(command("recipes", "--json").stdout)
+    assert [recipe["name"] for recipe in printed] == [path.stem for path in sorted((ROOT / "recipes").glob("*.yaml"))]
+    assert all(recipe["description"] and recipe["name"] in command("recipes").stdout for recipe in printed)
 
 
 def test_a_copy_brings_what_it_extends_and_its_suites() -> None:
-    done = command("recipes", "copy", "vit20-ties", "--to", "mine")
-    assert done.exit_code == 0
+    completed = command("recipes", "copy", "vit20-ties", "--to", "mine")
+    assert completed.exit_code == 0
     assert sorted(str(path) for path in Path("mine").rglob("*.yaml")) == [
         "mine/common/glyphs20.yaml",
         "mine/vit20_ties.yaml",

@@ -69,9 +69,9 @@ def test_the_forgetting_study_scales_every_expert_both_ways(zoo: Path) -> None:
     assert {file.name for file in result.files} == {
         f"{name}.{end}" for name in ("figure_1", "figure_1_by_expert", "figure_2") for end in ("svg", "csv")
     }
-    found = {(row["node"], row["task"], float(row["gamma"])): row for row in rows("figure_1")}
-    assert len(found) == 2 * len(TASKS) * 3
-    for (node, task, gamma), row in found.items():
+    by_name = {(row["node"], row["task"], float(row["gamma"])): row for row in rows("figure_1")}
+    assert len(by_name) == 2 * len(TASKS) * 3
+    for (node, task, gamma), row in by_name.items():
         total = scaled(task, (gamma, 1) if node == "shallow_down" else (1, gamma))
         others = [other for other in TASKS if other != task]
         control = [accuracy(other, total) / accuracy(other, sum(BASE)) for other in others]
@@ -80,8 +80,8 @@ def test_the_forgetting_study_scales_every_expert_both_ways(zoo: Path) -> None:
         assert float(row["control_normalized_accuracy"]) == pytest.approx(sum(control) / len(control))
     points = {(row["node"], row["task"]): row["control_accuracy"] for row in rows("figure_2")}
     assert len(points) == 2 * len(TASKS)
-    assert all(points["before", task] == found["shallow_down", task, 1]["control_accuracy"] for task in TASKS)
-    assert all(points["after", task] == found["shallow_down", task, 0.5]["control_accuracy"] for task in TASKS)
+    assert all(points["before", task] == by_name["shallow_down", task, 1]["control_accuracy"] for task in TASKS)
+    assert all(points["after", task] == by_name["shallow_down", task, 0.5]["control_accuracy"] for task in TASKS)
     assert [event.name for event in events if isinstance(event, StageFinished)] == ["1/1"]
 
 

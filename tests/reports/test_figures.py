@@ -36,11 +36,11 @@ ROWS: list[tuple[dict[str, Any], dict[str, float]]] = [
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", ["svg", "png"])
 def test_a_picture_is_the_same_every_time_whatever_the_users_style(kind: FigureKind, form: str) -> None:
-    wanted = figure(ROWS, kind=kind, group="e", title="costs $5 and $6")
-    first = draw(wanted, form)
+    expected = figure(ROWS, kind=kind, group="e", title="costs $5 and $6")
+    first = draw(expected, form)
     with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 30, "svg.hashsalt": None}):
-        assert draw(wanted, form) == first
-    assert draw(replace(wanted, title="other"), form) != first
+        assert draw(expected, form) == first
+    assert draw(replace(expected, title="other"), form) != first
     assert matplotlib.rcParams["svg.hashsalt"] is None
 
 
@@ -52,8 +52,8 @@ def test_rows_of_equal_place_are_drawn_by_mean_and_deviation() -> None:
 
 
 def test_groups_are_series_of_their_own_in_the_order_of_the_recipe() -> None:
-    found = series_of(figure([*ROWS[2:], *ROWS[:2]], group="e"))
-    assert [(one.label, [point.mean for point in one.points]) for one in found] == [("b", [0, 2]), ("a", [0, 1])]
+    series = series_of(figure([*ROWS[2:], *ROWS[:2]], group="e"))
+    assert [(line.label, [point.mean for point in line.points]) for line in series] == [("b", [0, 2]), ("a", [0, 1])]
 
 
 def test_the_picture_says_how_many_rows_a_mean_is_of() -> None:
@@ -62,8 +62,8 @@ def test_the_picture_says_how_many_rows_a_mean_is_of() -> None:
 
 
 def test_places_that_are_no_numbers_keep_their_order() -> None:
-    (found,) = series_of(figure([({"s": s}, {"up": 1.0}) for s in ("sqrt", "linear", "2")], x="s", kind="bar"))
-    assert [point.x for point in found.points] == ["sqrt", "linear", "2"]
+    (series,) = series_of(figure([({"s": s}, {"up": 1.0}) for s in ("sqrt", "linear", "2")], x="s", kind="bar"))
+    assert [point.x for point in series.points] == ["sqrt", "linear", "2"]
 
 
 def test_figures_that_are_no_numbers_are_left_out_of_pictures_and_stay_in_the_data() -> None:
@@ -91,5 +91,5 @@ def test_letters_that_no_font_has_are_no_error() -> None:
 
 
 def test_names_that_are_like_commas_and_quotes_come_back_from_the_data() -> None:
-    found = csv_text(figure([({"e": 'a,"b"\nc'}, {"up": 1.0})], x="e").table)
-    assert found == 'node,e,up\nval,"a,""b""\nc",1.0\n'
+    text = csv_text(figure([({"e": 'a,"b"\nc'}, {"up": 1.0})], x="e").table)
+    assert text == 'node,e,up\nval,"a,""b""\nc",1.0\n'

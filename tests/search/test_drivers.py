@@ -98,8 +98,8 @@ def test_models_of_all_steps_are_evaluated_in_one_call_and_equal_ones_once(
     assert result.metrics["same"]["accuracy/rise"] == 1 / 3  # the sum is 0.15625: above 1/8 alone, below all of fall
     assert result.metrics["same"]["accuracy/fall"] == 1.0
     assert result.units["same"]["mean_loss"] == "nats"
-    told = [event.step for event in events if isinstance(event, MetricsComputed)]
-    assert told == ["each[a]", "each[b]", "same", "val"]
+    texts = [event.step for event in events if isinstance(event, MetricsComputed)]
+    assert texts == ["each[a]", "each[b]", "same", "val"]
 
 
 def test_scores_are_remembered_whichever_op_asks(recipe: Recipe, evaluated: list[int]) -> None:

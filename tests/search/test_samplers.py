@@ -17,11 +17,11 @@ def proposed(sampler: str, count: int) -> list[list[Values]]:
     tune = Tune.model_validate(
         {"parameters": parameters, "objective": "val.mean_accuracy", "sampler": sampler, "trials": trials}
     )
-    asked, found = open_sampler(tune, 7, "maximize"), list[list[Values]]()
+    asked, batches = open_sampler(tune, 7, "maximize"), list[list[Values]]()
     while batch := asked.ask(count):
         asked.tell([float(values["a.x"]) for values in batch])
-        found.append(batch)
-    return found
+        batches.append(batch)
+    return batches
 
 
 @pytest.mark.parametrize("sampler", ["grid", "random", "tpe", "cmaes"])

@@ -246,8 +246,8 @@ def test_a_trial_that_changes_beta_reads_no_expert(lines_recipe: Recipe) -> None
     assert after == [2 * MODEL_BYTES] * 6  # the base and the merged update: five trials, and the model that is kept
     # the sum is 0.25 * (3 * alpha + 1.5 * beta): 0.75 + 0.375 * beta, in eighths 6 + 3 * beta
     assert objectives(events) == [6 / 16, 8 / 16, 9 / 16, 11 / 16, 12 / 16]
-    found = load_file(result.files[0])
-    assert [found[f"blocks.{block}.weight"].item() for block in range(3)] == [0.25, 0.5, 0.75]
+    tensors = load_file(result.files[0])
+    assert [tensors[f"blocks.{block}.weight"].item() for block in range(3)] == [0.25, 0.5, 0.75]
 
 
 def test_alpha_is_measured_on_the_experts_once(lines_recipe: Recipe) -> None:
@@ -283,18 +283,18 @@ def sampled(recipe: Recipe, sampler: str, seed: int, parameters: Mapping[str, An
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes"])
 def test_samplers_are_decided_by_the_seed(sampler: str, recipe: Recipe) -> None:
     pytest.importorskip({"cmaes": "cmaes"}.get(sampler, "optuna"))
-    found = sampled(recipe, sampler, 0)
-    assert len(set(found)) == 12
-    assert all(0.5 <= by <= 2.0 and 0.125 <= scale <= 1.0 for by, scale in found)
-    assert sampled(recipe, sampler, 0) == found
-    assert sampled(recipe, sampler, 1) != found
+    samples = sampled(recipe, sampler, 0)
+    assert len(set(samples)) == 12
+    assert all(0.5 <= by <= 2.0 and 0.125 <= scale <= 1.0 for by, scale in samples)
+    assert sampled(recipe, sampler, 0) == samples
+    assert sampled(recipe, sampler, 1) != samples
 
 
 def test_samplers_keep_to_steps_and_lists(recipe: Recipe) -> None:
     pytest.importorskip("optuna")
-    found = sampled(recipe, "tpe", 0, {"scaled.by": {"values": [0.5, 1.0]}, "model.scale": QUARTERS})
-    assert {by for by, _ in found} == {0.5, 1.0}
-    assert {scale for _, scale in found} <= {0.25, 0.5, 0.75, 1.0}
+    samples = sampled(recipe, "tpe", 0, {"scaled.by": {"values": [0.5, 1.0]}, "model.scale": QUARTERS})
+    assert {by for by, _ in samples} == {0.5, 1.0}
+    assert {scale for _, scale in samples} <= {0.25, 0.5, 0.75, 1.0}
 
 
 def test_a_sampler_without_its_extra_says_what_to_install(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,8 +81,8 @@ def test_trials_are_normalized_by_what_is_judged_once(cache: bool, recipe: Recip
     events: list[Event] = []
     path = recipe(tune=tune, baselines={"expert": "experts_val"})
     lines_pipeline.run(path, out="out", cache=cache, sinks=[events.append])
-    found = [event.objective for event in events if isinstance(event, TrialFinished)]
-    assert found == [0.5 / 0.75, 0.5 / 0.75]
+    values = [event.objective for event in events if isinstance(event, TrialFinished)]
+    assert values == [0.5 / 0.75, 0.5 / 0.75]
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[LinesError], str]] = {

@@ -80,24 +80,24 @@ def test_a_recipe_is_judged_as_worked_out_by_hand(toy: Path, recipe: Recipe) -> 
 
 def test_a_target_adds_what_was_learnt_and_what_was_kept(toy: Path, recipe: Recipe) -> None:
     write_suite(toy, TASKS, **RECORDED)
-    found = lines_pipeline.run(recipe(target="fall")).metrics["val"]
-    assert found["target_accuracy"] == 0.5
-    assert found["control_accuracy"] == 0.75
-    assert found["target_normalized_accuracy"] == 0.5 / 0.75
-    assert found["control_normalized_accuracy"] == 0.75 / 0.25
+    result = lines_pipeline.run(recipe(target="fall")).metrics["val"]
+    assert result["target_accuracy"] == 0.5
+    assert result["control_accuracy"] == 0.75
+    assert result["target_normalized_accuracy"] == 0.5 / 0.75
+    assert result["control_normalized_accuracy"] == 0.75 / 0.25
 
 
 def test_a_split_without_references_has_accuracies_only(toy: Path, recipe: Recipe) -> None:
     write_suite(toy, TASKS, **RECORDED)
-    found = lines_pipeline.run(recipe(split="test")).metrics["val"]
+    result = lines_pipeline.run(recipe(split="test")).metrics["val"]
     expected = {"accuracy/rise": 0.5, "accuracy/fall": 0.5, "mean_accuracy": 0.5, "worst_accuracy": 0.5}
-    assert accuracies(found) == expected
+    assert accuracies(result) == expected
 
 
 def test_some_tasks_of_a_suite(toy: Path, recipe: Recipe) -> None:
     write_suite(toy, TASKS)
-    found = accuracies(lines_pipeline.run(recipe(tasks=["rise"])).metrics["val"])
-    assert found == {"accuracy/rise": 0.75, "mean_accuracy": 0.75, "worst_accuracy": 0.75}
+    metrics = accuracies(lines_pipeline.run(recipe(tasks=["rise"])).metrics["val"])
+    assert metrics == {"accuracy/rise": 0.75, "mean_accuracy": 0.75, "worst_accuracy": 0.75}
 
 
 def test_a_run_that_only_judges_needs_no_folder_to_write_to(toy: Path, recipe: Recipe) -> None:
@@ -114,8 +114,8 @@ def test_paths_in_a_suite_start_from_its_own_folder(toy: Path, recipe: Recipe) -
 def test_rows_of_a_head_are_used_as_they_are(toy: Path, recipe: Recipe) -> None:
     write_suite(toy, TASKS)
     save_file({"weight": torch.tensor([[1.0, 0.0], [0.0, 0.5]])}, toy / "head.safetensors")
-    found = lines_pipeline.run(recipe()).metrics["val"]
-    assert (found["accuracy/rise"], found["accuracy/fall"]) == (0.25, 0.75)  # half of 0.75 is above 0.125 and 0.25
+    result = lines_pipeline.run(recipe()).metrics["val"]
+    assert (result["accuracy/rise"], result["accuracy/fall"]) == (0.25, 0.75)  # half of 0.75 is above 0.125 and 0.25
 
 
 def test_more_images_than_fit_in_a_batch(toy: Path) -> None:
@@ -133,20 +133,20 @@ def test_a_bias_and_a_scale_of_the_logits(toy: Path, recipe: Recipe) -> None:
     save_file({"weight": torch.eye(2), "bias": torch.tensor([0.25, 0.0])}, toy / "head.safetensors")
     content = yaml.safe_load(path.read_text()) | {"normalize_features": False, "logit_scale": 2.0}
     path.write_text(yaml.safe_dump(content))
-    found = lines_pipeline.run(recipe()).metrics["val"]
-    assert (found["accuracy/rise"], found["accuracy/fall"]) == (0.5, 0.5)  # 2 * 0.75 > 2 * x + 0.25
+    result = lines_pipeline.run(recipe()).metrics["val"]
+    assert (result["accuracy/rise"], result["accuracy/fall"]) == (0.5, 0.5)  # 2 * 0.75 > 2 * x + 0.25
     losses = [math.log(1 + math.exp(2 * image + 0.25 - 1.5)) for image, _ in TASKS["rise"]["val"]]
-    assert found["loss/rise"] == pytest.approx(sum(losses) / 4, rel=1e-5)
+    assert result["loss/rise"] == pytest.approx(sum(losses) / 4, rel=1e-5)
     sure, unsure = 1 / (1 + math.exp(-1.0)), 1 / (1 + math.exp(-0.5))  # right; one right and one wrong; at 0.5 wrong
     bins = [1 - sure, 1 - 2 * unsure, -0.5]
-    assert found["calibration_error/rise"] == pytest.approx(sum(map(abs, bins)) / 4, rel=1e-5)
+    assert result["calibration_error/rise"] == pytest.approx(sum(map(abs, bins)) / 4, rel=1e-5)
 
 
 def test_features_are_scaled_to_unit_length_unless_told_otherwise(toy: Path, recipe: Recipe) -> None:
     write_suite(toy, TASKS)
-    found = lines_pipeline.run(recipe()).metrics["val"]
+    result = lines_pipeline.run(recipe()).metrics["val"]
     logits = [[x / math.hypot(image, 0.75) for x in (image, 0.75)] for image, _ in TASKS["rise"]["val"]]
-    assert found["loss/rise"] == pytest.approx(sum(math.log(1 + math.exp(a - b)) for a, b in logits) / 4, rel=1e-5)
+    assert result["loss/rise"] == pytest.approx(sum(math.log(1 + math.exp(a - b)) for a, b in logits) / 4, rel=1e-5)
 
 
 def test_the_top_five_where_there_are_more_than_five_classes(toy: Path, recipe: Recipe) -> None:
@@ -154,8 +154,8 @@ def test_the_top_five_where_there_are_more_than_five_classes(toy: Path, recipe: 
     head = torch.tensor([[-float(row), 0.0] for row in range(7)])
     save_file({"weight": head}, toy / "head.safetensors")
     path.write_text(path.read_text() + "normalize_features: false\n")
-    found = lines_pipeline.run(recipe()).metrics["val"]
-    assert (found["accuracy/rise"], found["top5_accuracy/rise"], found["mean_top5_accuracy"]) == (0.25, 0.5, 0.5)
+    result = lines_pipeline.run(recipe()).metrics["val"]
+    assert (result["accuracy/rise"], result["top5_accuracy/rise"], result["mean_top5_accuracy"]) == (0.25, 0.5, 0.5)
     write_suite(toy, TASKS)
     assert not [name for name in lines_pipeline.run(recipe()).metrics["val"] if "top5" in name]
 
@@ -165,8 +165,8 @@ def test_images_that_belong_together_are_resampled_together(toy: Path, recipe: R
     assert lines_pipeline.run(recipe()).metrics["val"]["accuracy/rise/low"] > 0.2
     data = load_file(toy / "rise_val.safetensors")
     save_file({**data, "clusters": torch.arange(20) // 10}, toy / "rise_val.safetensors")
-    found = lines_pipeline.run(recipe()).metrics["val"]
-    assert (found["accuracy/rise/low"], found["accuracy/rise"], found["accuracy/rise/high"]) == (0.0, 0.5, 1.0)
+    result = lines_pipeline.run(recipe()).metrics["val"]
+    assert (result["accuracy/rise/low"], result["accuracy/rise"], result["accuracy/rise/high"]) == (0.0, 0.5, 1.0)
 
 
 def test_any_metric_of_the_suite_may_be_tuned(toy: Path, recipe: Recipe) -> None:
@@ -195,8 +195,8 @@ def test_a_suite_gives_what_trains_and_measures_need(toy: Path) -> None:
     model = suite.model()
     model.load_state_dict({"blocks.0.weight": torch.tensor([[0.75]])})
     answers = suite.heads()["rise"].logits(model(images)).argmax(1)
-    found = suite.evaluate(model, ["rise"], "val").values["rise"]["accuracy"]
-    assert float((answers == labels).float().mean()) == found == 0.75
+    score = suite.evaluate(model, ["rise"], "val").values["rise"]["accuracy"]
+    assert float((answers == labels).float().mean()) == score == 0.75
 
 
 def test_stored_types_are_widened_for_judging(toy: Path) -> None:

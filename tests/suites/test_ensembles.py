@@ -37,7 +37,7 @@ def margin(image: float, total: float) -> float:
 
 def probability(margins: Sequence[float]) -> float:
     """The mean probability of class 1."""
-    return sum(1 / (1 + math.exp(-one)) for one in margins) / len(margins)
+    return sum(1 / (1 + math.exp(-of_model)) for of_model in margins) / len(margins)
 
 
 @pytest.fixture
@@ -72,16 +72,16 @@ def metrics(recipe: Path, node: str = "val") -> Mapping[str, float]:
 
 @pytest.mark.parametrize("combine", ["probabilities", "logits"])
 def test_all_metrics_are_those_of_the_mean_as_worked_out_by_hand(combine: str, recipe: Recipe) -> None:
-    found = metrics(recipe(combine=combine))
+    figures = metrics(recipe(combine=combine))
     for task, images in IMAGES.items():
         margins = [[margin(image, total) for total in SUMS.values()] for image, _ in images]
         means = [probability(own if combine == "probabilities" else [sum(own) / len(own)]) for own in margins]
         right = [mean if label == 1 else 1 - mean for mean, (_, label) in zip(means, images, strict=True)]
-        assert found[f"accuracy/{task}"] == sum(mean > 0.5 for mean in right) / len(right)
-        assert found[f"loss/{task}"] == pytest.approx(-sum(map(math.log, right)) / len(right), rel=1e-6)
-        assert found[f"normalized_accuracy/{task}"] == found[f"accuracy/{task}"] / 0.5
-        low, high = found[f"loss/{task}/low"], found[f"loss/{task}/high"]
-        assert low < found[f"loss/{task}"] < high
+        assert figures[f"accuracy/{task}"] == sum(mean > 0.5 for mean in right) / len(right)
+        assert figures[f"loss/{task}"] == pytest.approx(-sum(map(math.log, right)) / len(right), rel=1e-6)
+        assert figures[f"normalized_accuracy/{task}"] == figures[f"accuracy/{task}"] / 0.5
+        low, high = figures[f"loss/{task}/low"], figures[f"loss/{task}/high"]
+        assert low < figures[f"loss/{task}"] < high
 
 
 def test_the_mean_of_probabilities_is_not_that_of_logits(recipe: Recipe) -> None:
@@ -124,9 +124,9 @@ def test_results_of_every_sample_are_told_as_for_one_model(recipe: Recipe) -> No
     alone = {"op": "evaluate", "model": "models[up]", "suite": "suite.yaml", "split": "val"}
     events: list[Event] = []
     lines_pipeline.run(recipe({"alone": alone}), out="out", tracking=False, sinks=[events.append])
-    told = {event.step: event for event in events if isinstance(event, SamplesJudged)}
-    assert told["val"].data == told["alone"].data  # so that both are compared sample by sample
-    samples = Samples.unpacked(told["val"].samples["near"])
+    by_name = {event.step: event for event in events if isinstance(event, SamplesJudged)}
+    assert by_name["val"].data == by_name["alone"].data  # so that both are compared sample by sample
+    samples = Samples.unpacked(by_name["val"].samples["near"])
     assert samples.values["accuracy"].tolist() == [True, False]
     computed = next(event for event in events if isinstance(event, MetricsComputed) and event.step == "val")
     assert computed.metrics["loss/near"] == pytest.approx(np.mean(samples.values["loss"], dtype=np.float64))
@@ -199,7 +199,7 @@ def test_on_the_embedded_suite_the_mean_of_two_models_answers() -> None:
     suite, generator = open_suite("zoo://glyphs", Path()), torch.Generator().manual_seed(0)
     pretrained = load_file(PRETRAINED)
     noisy = {name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in pretrained.items()}
-    found = ensemble_scores(
+    scores = ensemble_scores(
         require_classifier(suite, "zoo://glyphs"), [pretrained, noisy], ["digits"], "val", "probabilities"
     )
     module, head = suite.model().eval(), suite.heads()["digits"]
@@ -213,10 +213,10 @@ def test_on_the_embedded_suite_the_mean_of_two_models_answers() -> None:
             means.append(torch.stack(probabilities).mean(0))
             truth.append(labels)
     mean, label = torch.cat(means), torch.cat(truth)
-    figures = found.values["digits"]
+    figures = scores.values["digits"]
     assert figures["accuracy"] == (mean.argmax(1) == label).double().mean().item()
     assert figures["loss"] == pytest.approx(functional.nll_loss(mean.log(), label).item(), rel=1e-5)
     alone = [suite.evaluate(state, ["digits"], "val").values["digits"]["loss"] for state in (pretrained, noisy)]
     assert figures["loss"] < sum(alone) / 2  # the loss is convex in the probabilities
-    clusters = found.samples["digits"].clusters
+    clusters = scores.samples["digits"].clusters
     assert clusters is not None and len(np.unique(clusters)) < len(label)

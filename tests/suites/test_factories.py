@@ -77,9 +77,9 @@ def test_python_beside_the_suite_is_found(factory: str, files: dict[str, str], l
 
 
 def test_two_suites_may_name_modules_alike(lab: Lab) -> None:
-    one = lab("enc:build", "one", enc=RIGHT)
+    first = lab("enc:build", "one", enc=RIGHT)
     two = lab("enc:build", "two", enc=RIGHT.replace("SHIFT = 0.0", "SHIFT = 0.5"))
-    assert (accuracy(one), accuracy(two), accuracy(one)) == (0.5, 1.0, 0.5)
+    assert (accuracy(first), accuracy(two), accuracy(first)) == (0.5, 1.0, 0.5)
 
 
 @pytest.mark.parametrize("where", ["enc", "helper"])

@@ -33,27 +33,30 @@ def test_the_embedded_model_is_tuned_by_a_loss_and_judged_once(tmp_path: Path) -
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"name": "judged", "nodes": nodes, "tune": tune}))
     result = lines_pipeline.run(recipe, out="out")
-    found = result.metrics["val"]
+    metrics = result.metrics["val"]
     assert result.chosen == {"model.scale": 0.0} and result.cached == ("val",)
-    assert found["accuracy/digits"] < found["top5_accuracy/digits"] <= 1 and 0 < found["calibration_error/digits"] < 1
-    assert found["accuracy/digits/low"] < found["accuracy/digits"] < found["accuracy/digits/high"]
-    assert found["normalized_loss/digits"] < 1 and result.units["val"]["normalized_loss/digits"] == "share"
-    width = found["accuracy/digits/high"] - found["accuracy/digits/low"]
-    binomial = 2 * 1.96 * (found["accuracy/digits"] * (1 - found["accuracy/digits"]) / 250) ** 0.5
+    assert (
+        metrics["accuracy/digits"] < metrics["top5_accuracy/digits"] <= 1
+        and 0 < metrics["calibration_error/digits"] < 1
+    )
+    assert metrics["accuracy/digits/low"] < metrics["accuracy/digits"] < metrics["accuracy/digits/high"]
+    assert metrics["normalized_loss/digits"] < 1 and result.units["val"]["normalized_loss/digits"] == "share"
+    width = metrics["accuracy/digits/high"] - metrics["accuracy/digits/low"]
+    binomial = 2 * 1.96 * (metrics["accuracy/digits"] * (1 - metrics["accuracy/digits"]) / 250) ** 0.5
     assert width > 1.3 * binomial  # images of one glyph are right or wrong together
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_store")
 def test_an_evaluation_builds_the_experts_of_its_tasks_alone(tmp_path: Path) -> None:
-    recipe, seen = tmp_path / "recipe.yaml", list[Event]()
+    recipe, events = tmp_path / "recipe.yaml", list[Event]()
     nodes = {
         "model": {"op": "load", "path": "zoo://glyphs/pretrained"},
         "val": {"op": "evaluate", "model": "model", "suite": "zoo://glyphs", "tasks": ["digits"], "split": "val"},
     }
     recipe.write_text(yaml.safe_dump({"name": "judged", "nodes": nodes}))
-    first = lines_pipeline.run(recipe, out="out", sinks=[seen.append]).metrics["val"]
-    built = {event.expert for event in seen if isinstance(event, ZooProgress)}
+    first = lines_pipeline.run(recipe, out="out", sinks=[events.append]).metrics["val"]
+    built = {event.expert for event in events if isinstance(event, ZooProgress)}
     assert {uri.rpartition("/")[2] for uri in built} == {"digits"}
     assert [path.name for path in experts_folder(0).glob("*.safetensors")] == ["digits.safetensors"]
     assert 0 < first["normalized_accuracy/digits"] < 1

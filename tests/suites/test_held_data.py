@@ -22,8 +22,12 @@ def test_batches_are_read_again_unless_all_of_them_fit(room: int, times: int) ->
         yield from BATCHES
 
     for _ in range(2):
-        found = list(held.batches("task", read))
-        assert all(a is b for one, other in zip(found, BATCHES, strict=True) for a, b in zip(one, other, strict=True))
+        batches = list(held.batches("task", read))
+        assert all(
+            a is b
+            for batch, expected in zip(batches, BATCHES, strict=True)
+            for a, b in zip(batch, expected, strict=True)
+        )
     assert len(reads) == times
 
 

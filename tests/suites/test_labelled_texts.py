@@ -78,15 +78,15 @@ def test_every_format_gives_the_same_texts(
 ) -> None:
     pytest.importorskip("pyarrow.parquet") if name.endswith("parquet") else None
     write(tmp_path / name)
-    (found,) = rows(suite_of(name))
-    assert found[1] == [0, 1, 0]
-    assert [row[0] for row in found[0]] == [[2, 4, 8, 3, 0], [2, 12, 5, 8, 3], [2, 6, 1, 6, 3]]
+    (read_rows,) = rows(suite_of(name))
+    assert read_rows[1] == [0, 1, 0]
+    assert [row[0] for row in read_rows[0]] == [[2, 4, 8, 3, 0], [2, 12, 5, 8, 3], [2, 6, 1, 6, 3]]
 
 
 def test_fields_of_tsv_are_as_they_stand(tmp_path: Path, suite_of: Open) -> None:
     (tmp_path / "d.tsv").write_text('text\tlabel\n" good\tplus\nbad"\tminus\n')
-    (found,) = rows(suite_of("d.tsv"))
-    assert [row[0] for row in found[0]] == [[2, 1, 4, 3], [2, 5, 1, 3]]
+    (read_rows,) = rows(suite_of("d.tsv"))
+    assert [row[0] for row in read_rows[0]] == [[2, 1, 4, 3], [2, 5, 1, 3]]
 
 
 def test_columns_are_named_by_the_file_or_the_task(tmp_path: Path, suite_of: Open) -> None:
@@ -95,8 +95,8 @@ def test_columns_are_named_by_the_file_or_the_task(tmp_path: Path, suite_of: Ope
     )
     columns = {"text": "sentence", "pair": "second", "label": "mood", "cluster": "film"}
     suite = suite_of("d.csv", columns=columns)
-    (found,) = rows(suite)
-    assert found[0][0][:2] == [[2, 4, 3, 5, 8, 3], [0, 0, 0, 1, 1, 1]]  # the pair's tokens are of the second type
+    (read_rows,) = rows(suite)
+    assert read_rows[0][0][:2] == [[2, 4, 3, 5, 8, 3], [0, 0, 0, 1, 1, 1]]  # the pair's tokens are of the second type
     scores = suite.evaluate(load_file(Path(base_of(tmp_path)) / "model.safetensors"), ["films"], "val")
     clusters = scores.samples["films"].clusters
     assert clusters is not None and clusters.tolist() == [0, 1, 0]
@@ -178,9 +178,9 @@ def test_a_dataset_of_the_hub_tells_classes_by_name(suite_of: Open, monkeypatch:
 
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
-    (found,) = rows(suite_of("hf://datasets/org/films/plain#test[:2]", ["pos", "neg"]))
+    (read_rows,) = rows(suite_of("hf://datasets/org/films/plain#test[:2]", ["pos", "neg"]))
     assert asked == [("org/films", "plain", "test[:2]")]
-    assert found[1] == [0, 1]
+    assert read_rows[1] == [0, 1]
     with pytest.raises(EvalError, match=r"hf://datasets/org/films: row 1: unknown label 'pos'"):
         rows(suite_of("hf://datasets/org/films", ["positive", "negative"]))
 

@@ -53,8 +53,8 @@ def test_means_worst_and_shares_of_the_experts() -> None:
 
 
 def test_where_lower_is_better_the_largest_is_worst_and_the_expert_is_divided_by_it() -> None:
-    found = metrics({"a": 2.0, "b": 0.5}, {"a": 1.0, "b": 1.0}, {"a": 4.0, "b": 1.0}, target="b", metric=LOSS)
-    assert found == {
+    figures = metrics({"a": 2.0, "b": 0.5}, {"a": 1.0, "b": 1.0}, {"a": 4.0, "b": 1.0}, target="b", metric=LOSS)
+    assert figures == {
         "loss/a": 2.0,
         "loss/b": 0.5,
         "mean_loss": 1.25,
@@ -85,15 +85,15 @@ def test_signed_figures_are_not_normalized(value: float, baseline: float) -> Non
 
 def test_a_metric_that_a_task_lacks_has_no_mean() -> None:
     scores = Scores({"many": {"accuracy": 0.5, "top5": 0.9}, "few": {"accuracy": 1.0}})
-    found = node_metrics([ACCURACY, Metric("top5", "share")], scores, Baselines())
-    assert found["top5/many"] == 0.9 and found["mean_accuracy"] == 0.75
-    assert not {"top5/few", "mean_top5", "worst_top5"} & found.keys()
+    figures = node_metrics([ACCURACY, Metric("top5", "share")], scores, Baselines())
+    assert figures["top5/many"] == 0.9 and figures["mean_accuracy"] == 0.75
+    assert not {"top5/few", "mean_top5", "worst_top5"} & figures.keys()
 
 
 def test_a_target_is_held_against_its_expert_and_the_rest_against_the_pretrained_model() -> None:
-    found = metrics(ACCURACIES, EXPERT, PRETRAINED, target="cars")
+    figures = metrics(ACCURACIES, EXPERT, PRETRAINED, target="cars")
     plain = metrics(ACCURACIES, EXPERT, PRETRAINED)
-    assert {name: value for name, value in found.items() if name not in plain} == pytest.approx(
+    assert {name: value for name, value in figures.items() if name not in plain} == pytest.approx(
         {
             "target_accuracy": 0.6,
             "control_accuracy": (0.3 + 0.9) / 2,
@@ -101,13 +101,13 @@ def test_a_target_is_held_against_its_expert_and_the_rest_against_the_pretrained
             "control_normalized_accuracy": (0.3 / 0.5 + 0.9 / 0.6) / 2,
         }
     )
-    assert found == {**found, **plain}
+    assert figures == {**figures, **plain}
 
 
 def test_the_mean_of_shares_is_not_the_share_of_means() -> None:
-    found = metrics({"easy": 0.5, "hard": 0.1}, {"easy": 1.0, "hard": 0.1})
-    assert found["mean_normalized_accuracy"] == pytest.approx((0.5 + 1.0) / 2)
-    assert found["mean_accuracy"] / 0.55 == pytest.approx(0.6 / 1.1)
+    figures = metrics({"easy": 0.5, "hard": 0.1}, {"easy": 1.0, "hard": 0.1})
+    assert figures["mean_normalized_accuracy"] == pytest.approx((0.5 + 1.0) / 2)
+    assert figures["mean_accuracy"] / 0.55 == pytest.approx(0.6 / 1.1)
 
 
 def test_without_references_there_are_only_accuracies() -> None:
@@ -122,12 +122,12 @@ def test_without_references_there_are_only_accuracies() -> None:
 
 @pytest.mark.parametrize("accuracy", [None, 0.0])
 def test_a_task_that_cannot_be_normalized_leaves_out_its_share_and_the_mean(accuracy: float | None) -> None:
-    found = metrics(ACCURACIES, {**EXPERT, "birds": accuracy}, PRETRAINED)
-    assert found["normalized_accuracy/cars"] == pytest.approx(0.75)
-    assert found["normalized_accuracy/flowers"] == pytest.approx(1.0)
-    assert "normalized_accuracy/birds" not in found
-    assert "mean_normalized_accuracy" not in found
-    assert found["mean_accuracy"] == pytest.approx(0.6)
+    figures = metrics(ACCURACIES, {**EXPERT, "birds": accuracy}, PRETRAINED)
+    assert figures["normalized_accuracy/cars"] == pytest.approx(0.75)
+    assert figures["normalized_accuracy/flowers"] == pytest.approx(1.0)
+    assert "normalized_accuracy/birds" not in figures
+    assert "mean_normalized_accuracy" not in figures
+    assert figures["mean_accuracy"] == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("accuracy", [None, 0.0])
@@ -161,17 +161,17 @@ def judged(right: list[bool], clusters: list[int] | None = None) -> dict[str, fl
 
 
 def test_an_interval_is_about_as_wide_as_the_binomial_one_and_always_the_same() -> None:
-    found = judged([True] * 300 + [False] * 100)
+    metrics = judged([True] * 300 + [False] * 100)
     deviation = (0.75 * 0.25 / 400) ** 0.5
-    assert found["accuracy/cars/low"] == pytest.approx(0.75 - 1.96 * deviation, abs=0.006)
-    assert found["accuracy/cars/high"] == pytest.approx(0.75 + 1.96 * deviation, abs=0.006)
-    assert judged([True] * 300 + [False] * 100) == found
+    assert metrics["accuracy/cars/low"] == pytest.approx(0.75 - 1.96 * deviation, abs=0.006)
+    assert metrics["accuracy/cars/high"] == pytest.approx(0.75 + 1.96 * deviation, abs=0.006)
+    assert judged([True] * 300 + [False] * 100) == metrics
 
 
 def test_samples_that_belong_together_count_as_one() -> None:
     right = [True] * 300 + [False] * 100
     alone, together = judged(right), judged(right, [number // 20 for number in range(400)])
-    width = [found["accuracy/cars/high"] - found["accuracy/cars/low"] for found in (alone, together)]
+    width = [metrics["accuracy/cars/high"] - metrics["accuracy/cars/low"] for metrics in (alone, together)]
     assert width[1] == pytest.approx(20**0.5 * width[0], rel=0.15)
     assert "accuracy/cars/low" not in judged(right, [7] * 400)
 
@@ -183,8 +183,8 @@ def test_all_names_that_a_node_may_have_are_declared() -> None:
         {task: Samples({"accuracy": np.array([True, False]), "loss": np.array([1.0, 2.0])}) for task in "ab"},
     )
     baselines = Baselines(*({task: {"accuracy": 0.5, "loss": 1.0} for task in "ab"} for _ in range(2)))
-    found, names = node_metrics(declared, scores, baselines, "a"), described(declared, "ab", "a")
-    assert found.keys() == names.keys()
+    figures, names = node_metrics(declared, scores, baselines, "a"), described(declared, "ab", "a")
+    assert figures.keys() == names.keys()
     assert (names["worst_loss"].unit, names["worst_loss"].direction) == ("nats", "lower")
     assert (names["normalized_loss/a"].unit, names["normalized_loss/a"].direction) == ("share", "higher")
 

@@ -134,8 +134,8 @@ def score(folder, task, split):
     print(sorted(path.name for path in folder.iterdir()))
     return float(load_file(folder / "model.safetensors")["blocks.0.weight"].sum())
 """
-    found = judge(lab(python, {"weight": {}}, model=None))
-    assert found["mean_weight"] == 1.0
+    metrics = judge(lab(python, {"weight": {}}, model=None))
+    assert metrics["mean_weight"] == 1.0
 
 
 def test_scores_are_made_again_where_the_python_or_its_files_change(lab: Lab) -> None:
@@ -207,6 +207,6 @@ def test_a_mistake_is_told_with_its_place(fields: dict[str, Any], message: str, 
 
 def test_recorded_baselines_normalize_by_the_direction(lab: Lab) -> None:
     recorded = {"near": {"expert": {"val": {"distance": 0.25}}}, "far": {"expert": {"val": {"distance": 2.0}}}}
-    found = judge(lab(tasks=recorded))
-    assert (found["normalized_distance/near"], found["normalized_distance/far"]) == (0.5, 2.0)
-    assert found["mean_normalized_distance"] == 1.25
+    metrics = judge(lab(tasks=recorded))
+    assert (metrics["normalized_distance/near"], metrics["normalized_distance/far"]) == (0.5, 2.0)
+    assert metrics["mean_normalized_distance"] == 1.25

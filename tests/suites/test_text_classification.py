@@ -93,12 +93,12 @@ def test_heads_are_the_base_s_embeddings_of_the_label_names(lab: Path) -> None:
     for weights in (None, state):
         logits = by_hand(lab / "base", weights)
         labels = torch.tensor([0, 1, 1, 0])
-        found = opened(lab).evaluate(weights or load_file(lab / "base" / "model.safetensors"), ["films"], "val")
-        figures = found.values["films"]
+        score = opened(lab).evaluate(weights or load_file(lab / "base" / "model.safetensors"), ["films"], "val")
+        figures = score.values["films"]
         assert list(figures) == ["accuracy", "macro_f1", "matthews_correlation", "loss"]
         assert figures["accuracy"] == float((logits.argmax(1) == labels).float().mean())
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        assert found.samples["films"].values["loss"].tolist() == pytest.approx(losses.tolist(), abs=1e-5)
+        assert score.samples["films"].values["loss"].tolist() == pytest.approx(losses.tolist(), abs=1e-5)
     assert torch.equal(opened(lab).heads()["films"].weight, opened(lab).heads()["meals"].weight)
 
 
@@ -181,14 +181,14 @@ def test_a_model_with_its_own_head(tmp_path: Path) -> None:
     write_text_suite(tmp_path, model=model, tasks={"films": {"data": {"val": "films_val.csv"}}})
     suite = opened(tmp_path)
     assert suite.heads() == {} and suite.metrics[0].name == "accuracy"
-    found = suite.evaluate(load_file(base / "model.safetensors"), ["films"], "val").samples["films"].values
+    score = suite.evaluate(load_file(base / "model.safetensors"), ["films"], "val").samples["films"].values
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(base).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     with torch.no_grad():
         logits = torch.cat([theirs(**tokenizer(text, return_tensors="pt")).logits for text, _ in FILMS["val"]])
     labels = torch.tensor([1, 0, 0, 1])
     expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    assert found["loss"].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert score["loss"].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_a_head_file_on_the_pooler_s_features(lab: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_head_file_on_the_pooler_s_features(lab: Path) -> None:
         content["tasks"] = {"films": {"head": "head.safetensors", "data": {"val": "films_val.csv"}}}
 
     change(lab, edit)
-    found = opened(lab).evaluate(load_file(lab / "a.safetensors"), ["films"], "val").samples["films"].values
+    score = opened(lab).evaluate(load_file(lab / "a.safetensors"), ["films"], "val").samples["films"].values
     model = transformers.AutoModel.from_pretrained(lab / "base").eval()
     model.load_state_dict(load_file(lab / "a.safetensors"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(lab / "base")
@@ -211,7 +211,7 @@ def test_a_head_file_on_the_pooler_s_features(lab: Path) -> None:
         features = [model(**tokenizer(text, return_tensors="pt")).pooler_output for text in ("good film", "bad")]
     logits = torch.cat(features) @ head["weight"].T + head["bias"]
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor([2, 0]), reduction="none")
-    assert found["loss"].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert score["loss"].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_names_with_the_prefix_of_a_larger_model_fit(lab: Path) -> None:
@@ -252,7 +252,7 @@ def test_gradients_and_fisher_information_go_through_it(lab: Path) -> None:
         "saved": {"op": "save", "model": "fisher", "path": "fisher.safetensors"},
     }  # fmt: skip
     lines_pipeline.run(recipe(lab, nodes=nodes), out=lab / "out")
-    found = read_tensors(open_checkpoint(lab / "out" / "fisher.safetensors"))
+    tensors = read_tensors(open_checkpoint(lab / "out" / "fisher.safetensors"))
     suite = opened(lab)
     module, head = suite.model(), suite.heads()["films"]
     module.load_state_dict(load_file(lab / "a.safetensors"))
@@ -264,7 +264,7 @@ def test_gradients_and_fisher_information_go_through_it(lab: Path) -> None:
         for log in logs:
             (gradient,) = torch.autograd.grad(log, weight, retain_graph=True)
             expected += log.exp().detach() * gradient.square() / 3
-    assert torch.allclose(found["encoder.layer.2.output.dense.weight"], expected, rtol=1e-3, atol=1e-9), name
+    assert torch.allclose(tensors["encoder.layer.2.output.dense.weight"], expected, rtol=1e-3, atol=1e-9), name
     assert expected.sum() > 0
 
 
@@ -335,8 +335,8 @@ def test_python_of_the_user_s_own_needs_trust(lab: Path) -> None:
     with pytest.raises(EvalError, match=r"runs Python, enc\.py:build .* is not a trusted folder"):
         lines_pipeline.run(lab / "recipe.yaml")
     trust(lab)
-    found = lines_pipeline.run(lab / "recipe.yaml").metrics["val"]
-    assert found["accuracy/films"] == 0.75  # 'awful' counts nothing, and the shift makes it a plus
+    result = lines_pipeline.run(lab / "recipe.yaml").metrics["val"]
+    assert result["accuracy/films"] == 0.75  # 'awful' counts nothing, and the shift makes it a plus
 
 
 def test_models_of_transformers_run_none_of_a_folder_s_own_code(lab: Path) -> None:

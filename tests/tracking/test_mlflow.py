@@ -112,9 +112,9 @@ def check_record(uri: str, run_id: str) -> None:
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    assert found is not None
-    return str(found.experiment_id)
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    return str(experiment.experiment_id)
 
 
 def test_the_default_store_is_a_database_in_the_working_directory(write_recipe: Recipe) -> None:
@@ -176,8 +176,8 @@ def test_figures_are_sent_when_told_and_at_the_end(tmp_path: Path) -> None:
     sink(FileWritten("saved", "s3://bucket/out", 10))
     assert client.get_run(sink.run_id).data.metrics == {}
     sink.flush()
-    told = client.get_run(sink.run_id).data
-    assert told.metrics["pass/bytes_read"] == 100 and told.tags["file.saved"] == "10 bytes"
+    recorded = client.get_run(sink.run_id).data
+    assert recorded.metrics["pass/bytes_read"] == 100 and recorded.tags["file.saved"] == "10 bytes"
     sink(RunFinished("FINISHED", 2.0))
     run = client.get_run(sink.run_id)
     assert run.info.status == "FINISHED" and run.data.params == params and run.data.metrics["run/seconds"] == 2
@@ -210,7 +210,7 @@ def test_what_is_too_long_for_mlflow_is_cut_where_one_sees_it(tmp_path: Path) ->
     assert Path(client.download_artifacts(sink.run_id, "params/long.txt")).read_text() == "x" * 10_000
     assert run.data.tags["t"].endswith("y...") and len(run.data.params) == 2 and sink.refusals() == []
     assert run.info.status == "FAILED" and run.data.tags["error"] == "a tensor holds NaN"
-    assert {found.info.status for found in client.search_runs([run.info.experiment_id])} == {"FAILED"}
+    assert {failed_run.info.status for failed_run in client.search_runs([run.info.experiment_id])} == {"FAILED"}
 
 
 def test_names_that_mlflow_cannot_hold_stay_apart(tmp_path: Path) -> None:
@@ -226,16 +226,16 @@ def test_names_that_mlflow_cannot_hold_stay_apart(tmp_path: Path) -> None:
 
 def test_two_runs_are_compared_with_what_differs_first(write_recipe: Recipe) -> None:
     recipe = write_recipe(TIES_LINES)
-    one = lines_pipeline.run(recipe, out="one")
+    result = lines_pipeline.run(recipe, out="one")
     two = lines_pipeline.run(recipe, out="two", sets={"nodes.scaled.beta": 0.25})
-    found = compare([one.run_id, two.run_id[:12]], one.tracking_uri)
-    rows = {row.name: row for row in found.rows}
+    comparison = compare([result.run_id, two.run_id[:12]], result.tracking_uri)
+    rows = {row.name: row for row in comparison.rows}
     assert rows["scaled.beta"].values == ("0.5", "0.25") and rows["scaled.beta"].differs
     assert not rows["merged.op"].differs
-    order = [row.differs for row in found.rows]
+    order = [row.differs for row in comparison.rows]
     assert order == sorted(order, reverse=True)
     with pytest.raises(TrackingError, match="no run"):
-        compare(["nothing-like-it", one.run_id], one.tracking_uri)
+        compare(["nothing-like-it", result.run_id], result.tracking_uri)
 
 
 def test_items_that_are_absolute_paths_are_recorded(models: Path, write_recipe: Recipe) -> None:
@@ -254,9 +254,9 @@ def test_what_differs_in_structure_differs_in_a_parameter(write_recipe: Recipe) 
         saved = {"op": "save", "model": "model", "path": "model.safetensors"}
         recipe = write_recipe({"experts": experts, "model": model, "saved": saved})
         runs.append(lines_pipeline.run(recipe, out=order))
-    found = compare(["tested", "tested"], runs[0].tracking_uri)
-    assert found.run_ids == tuple(run.run_id for run in runs), "the two latest, the older one first"
-    differing = {(row.kind, row.name) for row in found.rows if row.differs}
+    comparison = compare(["tested", "tested"], runs[0].tracking_uri)
+    assert comparison.run_ids == tuple(run.run_id for run in runs), "the two latest, the older one first"
+    differing = {(row.kind, row.name) for row in comparison.rows if row.differs}
     assert {("params", "experts.for_each"), ("hashes", "recipe_hash")} <= differing
     assert not [name for kind, name in differing if kind == "inputs"], "the same files are read"
 
@@ -271,9 +271,9 @@ def test_runs_are_named_by_what_was_set_and_found_by_their_recipe(write_recipe: 
         compare(["tested", "tested"], first.tracking_uri)
     lines_pipeline.run(recipe, out="out")
     last = lines_pipeline.run(recipe, out="out")
-    found = compare(["tested", first.run_id], first.tracking_uri)
-    assert found.run_ids == (last.run_id, first.run_id)
-    assert "3 runs are called 'tested'; compared is the latest: " + last.run_id[:8] in found.notes[0]
+    comparison = compare(["tested", first.run_id], first.tracking_uri)
+    assert comparison.run_ids == (last.run_id, first.run_id)
+    assert "3 runs are called 'tested'; compared is the latest: " + last.run_id[:8] in comparison.notes[0]
 
 
 def test_a_deleted_experiment_is_told_by_its_name_before_anything_is_read(write_recipe: Recipe) -> None:
@@ -320,7 +320,7 @@ def test_first_runs_into_a_new_experiment_take_the_one_that_another_made(tmp_pat
     with ThreadPoolExecutor(len(sinks)) as pool:
         list(pool.map(start, sinks))
     client = MlflowClient(tracking_uri=uri)
-    (experiment,) = [found for found in client.search_experiments() if found.name == "new"]
+    (experiment,) = [candidate for candidate in client.search_experiments() if candidate.name == "new"]
     assert {run.info.run_id for run in client.search_runs([experiment.experiment_id])} == {s.run_id for s in sinks}
 
 
@@ -348,11 +348,11 @@ class Other(BaseHTTPRequestHandler):
 @contextmanager
 def served(handler: type[socketserver.BaseRequestHandler]) -> Iterator[str]:
     """The address of a server on loopback."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as made:
-        made.daemon_threads, made.block_on_close = True, False
-        Thread(target=made.serve_forever, daemon=True).start()
-        yield f"http://user:word@127.0.0.1:{made.server_address[1]}"
-        made.shutdown()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://user:word@127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 @pytest.mark.parametrize(

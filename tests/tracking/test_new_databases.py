@@ -94,7 +94,7 @@ def test_preparing_makes_no_file(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     new = prepare(uri)
     assert new is not None and not list(tmp_path.iterdir())
-    assert [found.name for found in connect(uri, new).search_experiments()] == ["Default"]
+    assert [experiment.name for experiment in connect(uri, new).search_experiments()] == ["Default"]
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///{}/mlflow.db?timeout=20", "http://127.0.0.1:9"])
@@ -107,7 +107,7 @@ def test_where_none_can_be_made_in_memory_mlflow_makes_it(tmp_path: Path, monkey
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     new = prepare(uri)
     assert new is None
-    assert [found.name for found in connect(uri, new).search_experiments()] == ["Default"]
+    assert [experiment.name for experiment in connect(uri, new).search_experiments()] == ["Default"]
 
 
 @pytest.mark.slow
@@ -122,8 +122,8 @@ def test_mlflow_is_loaded_without_what_is_for_models_where_it_can_be(hidden: str
         "print(sys.argv[1] in sys.modules)\n"
         "__import__(sys.argv[1])\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, hidden], capture_output=True, text=True, check=False)
-    assert (done.stderr, done.stdout) == ("", f"{hidden == 'pydantic'}\n")
+    completed = subprocess.run([sys.executable, "-c", program, hidden], capture_output=True, text=True, check=False)
+    assert (completed.stderr, completed.stdout) == ("", f"{hidden == 'pydantic'}\n")
 
 
 def test_mlflow_is_loaded_whole_where_a_missing_package_shows_as_another_error() -> None:
@@ -136,8 +136,8 @@ def test_mlflow_is_loaded_whole_where_a_missing_package_shows_as_another_error()
         "loading.load_mlflow = load\n"
         "loading.load_skinny_mlflow()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.stderr, done.stdout) == ("", "whole\n")
+    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (completed.stderr, completed.stdout) == ("", "whole\n")
 
 
 @pytest.mark.slow
@@ -154,5 +154,5 @@ def test_mlflow_is_loaded_whole_where_it_has_plugins(tmp_path: Path) -> None:
         "from mlflow.store.artifact import artifact_repository_registry as registry\n"
         "print('plug' in registry._artifact_repository_registry._registry)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False)
-    assert (done.stderr, done.stdout) == ("", "True\n")
+    completed = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False)
+    assert (completed.stderr, completed.stdout) == ("", "True\n")

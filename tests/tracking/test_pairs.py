@@ -26,8 +26,8 @@ def run(toy: Path, store: str, total: float, name: str) -> str:
     return lines_pipeline.run(toy / "recipe.yaml", out="out", tracking_uri=store).run_id
 
 
-def paired(found: Comparison) -> dict[str, tuple[object, ...]]:
-    return {row.name: row.values for row in found.rows if row.kind == "paired"}
+def paired(comparison: Comparison) -> dict[str, tuple[object, ...]]:
+    return {row.name: row.values for row in comparison.rows if row.kind == "paired"}
 
 
 def figures(text: object) -> list[float]:

@@ -29,6 +29,6 @@ def test_a_record_keeps_figures_and_what_is_made_of_metrics(toy: Path, shared_st
     metrics = client.get_run(result.run_id).data.metrics
     assert metrics["barrier/barrier"] == result.metrics["barrier"]["barrier"]
     listed = client.list_artifacts(result.run_id, "figures/figures")
-    assert [one.path for one in listed] == ["figures/figures/line.csv", "figures/figures/line.svg"]
-    found = Path(client.download_artifacts(result.run_id, "figures/figures/line.csv"))
-    assert found.read_text() == Path("out/figures/line.csv").read_text()
+    assert [artifact.path for artifact in listed] == ["figures/figures/line.csv", "figures/figures/line.svg"]
+    data_file = Path(client.download_artifacts(result.run_id, "figures/figures/line.csv"))
+    assert data_file.read_text() == Path("out/figures/line.csv").read_text()

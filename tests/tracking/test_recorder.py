@@ -63,9 +63,9 @@ def bring_back() -> None:
 def synced_once_it_is_let_go() -> Result:
     """Send what is kept; the recording process may hold the record for a moment after the run."""
     deadline = time.monotonic() + 20.0
-    while not (found := CliRunner().invoke(app, ["sync"])).exit_code and time.monotonic() < deadline:
+    while not (completed := CliRunner().invoke(app, ["sync"])).exit_code and time.monotonic() < deadline:
         time.sleep(0.2)
-    return found
+    return completed
 
 
 def test_a_store_that_fails_in_mid_run_costs_no_merge_and_is_sent_the_record_later(write_recipe: Recipe) -> None:
@@ -84,8 +84,8 @@ def test_a_store_that_fails_in_mid_run_costs_no_merge_and_is_sent_the_record_lat
     assert client.get_run(lost.run_id).info.status == "RUNNING"
     (sent,) = api.sync().sent
     assert (sent.name, sent.run_id, sent.status) == ("tested", lost.run_id, "FINISHED")
-    one, other = (client.get_run(run).data for run in (whole.run_id, lost.run_id))
-    assert one.params == other.params and one.metrics.keys() == other.metrics.keys()
+    recorded, recorded_later = (client.get_run(run).data for run in (whole.run_id, lost.run_id))
+    assert recorded.params == recorded_later.params and recorded.metrics.keys() == recorded_later.metrics.keys()
     assert client.get_run(lost.run_id).info.status == "FINISHED" and not kept.exists()
     assert CliRunner().invoke(app, ["sync"]).stdout == "no records wait to be sent\n"
 

@@ -101,7 +101,7 @@ def _visited(node: Node, total: int) -> Stacks:
     for name, part in node.parts.items():
         if name not in taken:
             stacks.add(_visited(part, total))
-    _settle_companions(node, stacks)
+    _assign_companions(node, stacks)
     return stacks
 
 
@@ -229,8 +229,8 @@ def _stage_gaps(stack: _List, stages: Sequence[Stage]) -> tuple[str, ...]:
     return tuple(f"{stack.path(str(s.index))}{s.path}: {text} have no tensors" for s, text in missing if text)
 
 
-def _settle_companions(node: Node, stacks: Stacks) -> None:
-    """Settle lists that have one element for every block or stage of a tower beside them.
+def _assign_companions(node: Node, stacks: Stacks) -> None:
+    """Assign lists that have one element for every block or stage of a tower beside them.
 
     Norms belong to the blocks (XLM: ``attentions.N``, ``layer_norm1.N``); what goes with stages lies between them
     (SegFormer: ``block.S.N``, ``patch_embeddings.S``).

@@ -92,7 +92,7 @@ class LearningOp(Op[Learned], Generic[Learned]):
             pass
         return fit.coefficients()
 
-    def told(self, coefficients: list[list[float]]) -> list[list[float]]:
+    def table_rows(self, coefficients: list[list[float]]) -> list[list[float]]:
         """Return the coefficients, a row a unit, as the source writes them."""
         return coefficients
 
@@ -167,7 +167,7 @@ class Learning:
             batches = max(tasks.order.batches(len(inputs)) for inputs in tasks.inputs)
             fit = Fit(model, units, tasks, self.op.settings(self.params, batches), rows)
             learned = self.op.fitted(self.params, fit, self.context, data)
-        self._summary = self._told(fit, learned)
+        self._summary = self._summarised(fit, learned)
         return {name: row.clone() for unit, row in zip(units, learned, strict=True) for name in unit.tensors}
 
     def summary(self) -> Summary:
@@ -181,7 +181,7 @@ class Learning:
             yield Note(f"node '{self.context.node}': {message}", warning=True)
         units, vectors, columns = summary.get("units"), summary.get("vectors"), summary.get("coefficients")
         if isinstance(units, list) and isinstance(vectors, list) and isinstance(columns, list):
-            rows = zip(units, self.op.told(columns), strict=True)
+            rows = zip(units, self.op.table_rows(columns), strict=True)
             table = ({self.params.per: unit, **dict(zip(vectors, row, strict=True))} for unit, row in rows)
             yield TableComputed(f"coefficients/{self.context.step}", tuple(table))
 
@@ -202,7 +202,7 @@ class Learning:
         start = line(unit, vectors, self.params.beta) if self.params.start == "lines" else self.params.start
         return torch.full((vectors,), start, requires_grad=True)
 
-    def _told(self, fit: Fit, coefficients: list[torch.Tensor]) -> Summary:
+    def _summarised(self, fit: Fit, coefficients: list[torch.Tensor]) -> Summary:
         norms = {"grad_norms": fit.norms} if fit.norms else {}
         return {
             "transductive": self.params.split == "test",
@@ -210,7 +210,7 @@ class Learning:
             **norms,
             "units": [unit.name for unit in fit.units],
             "vectors": list(self.op.columns_of(self.params, self.inputs)),
-            "coefficients": self.op.told([row.tolist() for row in coefficients]),
+            "coefficients": self.op.table_rows([row.tolist() for row in coefficients]),
         }
 
 

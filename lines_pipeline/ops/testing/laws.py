@@ -13,6 +13,7 @@ from lines_pipeline.ops.testing.examples import Inputs, apply_op, example_inputs
 
 _FACTOR = 4.0
 """A power of two, by which multiplying is exact."""
+_SCALED = (EdgeType.WEIGHTS, EdgeType.DELTA)
 
 
 def check_laws(op: AnyOp | str, inputs: Inputs | None = None, laws: Sequence[str] | None = None, **params: Any) -> None:
@@ -40,6 +41,20 @@ def _permutation(op: AnyOp, inputs: Inputs, params: Mapping[str, Any]) -> None:
                 _same(op, "permutation", apply_op(op, {**inputs, port: order}, **params), expected)
 
 
+def _zeros(op: AnyOp, inputs: Inputs, params: Mapping[str, Any]) -> None:
+    """Task vectors of zeros, and models that are all equal, give no update: zeros, or that model."""
+    model = next((inputs[name][0] for name, port in op.inputs.items() if port.type is EdgeType.WEIGHTS), None)
+    none = {
+        port: [value * 0 if op.inputs[port].type is EdgeType.DELTA else value for value in values]
+        for port, values in inputs.items()
+    }
+    if model is not None:
+        none |= {name: [model] * len(none[name]) for name in none if op.inputs[name].type is EdgeType.WEIGHTS}
+    found = apply_op(op, none, **params)
+    expected = model if op.gives is EdgeType.WEIGHTS and model is not None else torch.zeros_like(found)
+    _same(op, "zeros", found, expected)
+
+
 def _scaling(op: AnyOp, inputs: Inputs, params: Mapping[str, Any]) -> None:
     """Check that inputs times c give the result times c; a mask stays as it is."""
     scaled = {
@@ -55,6 +70,7 @@ LAWS: Mapping[str, Callable[[AnyOp, Inputs, Mapping[str, Any]], None]] = {
     "identity": _identity,
     "permutation": _permutation,
     "scaling": _scaling,
+    "zeros": _zeros,
 }
 
 

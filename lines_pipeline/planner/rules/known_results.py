@@ -18,7 +18,7 @@ def fold_known_results(planned: Plan) -> Plan:
     behind = (step for step in ancestors(graph, files) if step in values)
     exact = {step: values[step] for step in behind if holds_exactly(values[step], planned.schemas[step])}
     cached = {**planned.cached, **exact}
-    steps = (*ancestors(graph, files, cached), *ancestors(graph, planned.wanted.told))
+    steps = (*ancestors(graph, files, cached), *ancestors(graph, planned.wanted.summarised))
     remembered = planned.catalogue.statistics
     known = {
         statistic: remembered[statistic]

@@ -10,6 +10,6 @@ def share_sweeps(planned: Plan) -> Plan:
     """Assign statistics and outputs to stages, and what is only told to stages that are there anyway."""
     graph, files, known, cached = planned.graph, planned.wanted.files, planned.known, planned.cached
     stages = plan_stages(graph, files, known, cached)
-    if lacking := lacking_statistics(graph, planned.wanted.told, known, stages):
+    if lacking := lacking_statistics(graph, planned.wanted.summarised, known, stages):
         stages = plan_stages(graph, files, known, cached, lacking)
     return planned.in_place_of_stages(stages)

@@ -15,7 +15,9 @@ def make_whole_tensors_first(planned: Plan) -> Plan:
     What is wanted in the cache alone is then made.
     """
     graph, wanted = planned.graph, planned.wanted
-    steps = whole_tensor_steps(graph, (*wanted.files, *wanted.told), {**planned.cached, **planned.catalogue.values})
+    steps = whole_tensor_steps(
+        graph, (*wanted.files, *wanted.summarised), {**planned.cached, **planned.catalogue.values}
+    )
     before: list[Plan] = []
     cached = dict(planned.cached)
     for step in steps:

@@ -9,10 +9,11 @@ from typing import Any
 from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import RecipeError
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.recipe.binding.binder import Binder, circles, node_order
+from lines_pipeline.recipe.binding.binder import Binder
 from lines_pipeline.recipe.binding.derivation_checks import derivation_diagnostics
 from lines_pipeline.recipe.binding.nodes import UnboundNode, unbound_node
 from lines_pipeline.recipe.binding.objective import MetricsOf
+from lines_pipeline.recipe.binding.order import circles, node_order
 from lines_pipeline.recipe.binding.step_checks import step_diagnostics
 from lines_pipeline.recipe.binding.tuning import metric_message, tune_diagnostics
 from lines_pipeline.recipe.plugins import Plugins

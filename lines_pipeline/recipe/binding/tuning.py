@@ -200,7 +200,7 @@ def _value_diagnostics(
 ) -> list[Diagnostic]:
     """Return diagnostics about a node, right as written, once the parameter has the values to be tried."""
     node, _, parameter = name.partition(".")
-    if binder.spread[node].members is None:
+    if binder.bound[node].members is None:
         return []
     for value in space.samples():
         unbound = replace(unbound_nodes[node], params={**unbound_nodes[node].params, parameter: _as_list(value)})

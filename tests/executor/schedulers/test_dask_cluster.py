@@ -110,10 +110,10 @@ def test_trials_and_evaluations_are_done_by_workers_and_give_the_same(
     address = started(dask, 3, python=[toy / "python"])
     monkeypatch.setitem(sys.modules, "toy_encoder", None)  # the driver cannot measure anything itself
     monkeypatch.chdir(tuned.parent)
-    found, together = followed(Path(tuned.name), tmp_path / "out", scheduler=address)
+    result_there, together = followed(Path(tuned.name), tmp_path / "out", scheduler=address)
     assert together == serially
-    assert (found.chosen, found.metrics) == (expected.chosen, expected.metrics)
-    assert found.files[0].read_bytes() == content
+    assert (result_there.chosen, result_there.metrics) == (expected.chosen, expected.metrics)
+    assert result_there.files[0].read_bytes() == content
 
 
 def test_a_worker_without_the_model_factory_says_so(dask: DaskProcesses, tuned: Path) -> None:
@@ -183,11 +183,11 @@ def test_what_dask_logs_shows_secrets_by_name(
     address = started(dask, 1)
     monkeypatch.setenv("LINES_SECRET", address)
     recipe = write_recipe(TIES_LINES, engine={"scheduler": "${env:LINES_SECRET}"})
-    told: list[str] = []
+    texts: list[str] = []
 
     class Kept(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            told.append(self.format(record))
+            texts.append(self.format(record))
 
     def act() -> None:
         for failure in (OSError(f"no {address}"), None):
@@ -203,11 +203,11 @@ def test_what_dask_logs_shows_secrets_by_name(
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-    assert told.pop() == f"after the run: {address}"  # nothing stays behind
-    assert any(text.startswith("Establishing connection to ${env:LINES_SECRET}") for text in told)
-    assert "from ${env:LINES_SECRET}" in told
-    assert any(text.endswith("OSError: no ${env:LINES_SECRET}") for text in told)
-    assert not [text for text in told if address.removeprefix("tcp://") in text]
+    assert texts.pop() == f"after the run: {address}"  # nothing stays behind
+    assert any(text.startswith("Establishing connection to ${env:LINES_SECRET}") for text in texts)
+    assert "from ${env:LINES_SECRET}" in texts
+    assert any(text.endswith("OSError: no ${env:LINES_SECRET}") for text in texts)
+    assert not [text for text in texts if address.removeprefix("tcp://") in text]
 
 
 @pytest.fixture
@@ -283,8 +283,10 @@ def in_a_mount_namespace(command: str) -> list[str]:
 
 def test_a_folder_that_a_worker_does_not_see(dask: DaskProcesses, models: Path, write_recipe: Recipe) -> None:
     address = started(dask, 1, within=in_a_mount_namespace(f"mount -t tmpfs tmpfs {models}"))
-    wanted = rf"worker tcp://127\S+ on {socket.gethostname()}: {models}/\w+\.safetensors: cannot be read.*every worker"
-    with pytest.raises(EngineError, match=wanted):
+    expected = (
+        rf"worker tcp://127\S+ on {socket.gethostname()}: {models}/\w+\.safetensors: cannot be read.*every worker"
+    )
+    with pytest.raises(EngineError, match=expected):
         followed(write_recipe(TIES_LINES), scheduler=address)
     assert not Path("out/model.safetensors").exists()
 
@@ -324,12 +326,12 @@ def networks() -> Iterator[Networks]:
     """Two network namespaces, joined with this one by a bridge; skips where none can be made."""
     number = os.getpid()
     bridge, subnet = f"lp{number % 100_000}", f"10.213.{number % 250}"
-    found = Networks(tuple(f"lines-{number}-{each}" for each in range(2)), f"{subnet}.1")
+    two_networks = Networks(tuple(f"lines-{number}-{each}" for each in range(2)), f"{subnet}.1")
     try:
         ip("link", "add", bridge, "type", "bridge")
-        ip("addr", "add", f"{found.host}/24", "dev", bridge)
+        ip("addr", "add", f"{two_networks.host}/24", "dev", bridge)
         ip("link", "set", bridge, "up")
-        for each, name in enumerate(found.names):
+        for each, name in enumerate(two_networks.names):
             near, far = f"{bridge}n{each}", f"{bridge}f{each}"
             ip("netns", "add", name)
             ip("link", "add", near, "type", "veth", "peer", "name", far)
@@ -340,12 +342,12 @@ def networks() -> Iterator[Networks]:
             ip("-n", name, "link", "set", "lo", "up")
             ip("netns", "exec", name, "true")
     except (OSError, subprocess.CalledProcessError):
-        _remove(bridge, found.names)
+        _remove(bridge, two_networks.names)
         pytest.skip("network namespaces need rights that this machine does not give")
     try:
-        yield found
+        yield two_networks
     finally:
-        _remove(bridge, found.names)
+        _remove(bridge, two_networks.names)
 
 
 def _remove(bridge: str, names: Sequence[str]) -> None:

@@ -90,10 +90,10 @@ def test_files_are_opened_as_the_library_opens_them(
         with pytest.raises(CheckpointError):
             open_checkpoint(path)
         return
-    found = read_tensors(open_checkpoint(path))
-    assert found.keys() == expected.keys()
+    tensor = read_tensors(open_checkpoint(path))
+    assert tensor.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name].dtype == value.dtype and torch.equal(found[name], value)
+        assert tensor[name].dtype == value.dtype and torch.equal(tensor[name], value)
 
 
 REFUSED: dict[str, Any] = {

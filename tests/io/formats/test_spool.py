@@ -67,8 +67,8 @@ def test_cache_verify_finds_a_damaged_file(turned: Path, tmp_path: Path) -> None
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    done = CliRunner().invoke(app, ["cache", "verify"])
-    assert done.exit_code == 1 and "removed 1 damaged" in done.output and not path.exists()
+    completed = CliRunner().invoke(app, ["cache", "verify"])
+    assert completed.exit_code == 1 and "removed 1 damaged" in completed.output and not path.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told(turned: Path, tmp_path: Path) -> None:
@@ -122,4 +122,4 @@ def test_a_file_that_another_run_has_just_made_stays(tmp_path: Path) -> None:
     inodes: list[int] = []
     written_once(path, write_late, what="x")
     assert inodes == [path.stat().st_ino] and is_sound(path)
-    assert sorted(one.name for one in path.parent.iterdir()) == ["x.json", "x.safetensors"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["x.json", "x.safetensors"]

@@ -37,9 +37,9 @@ def read(path: Path, **options: Any) -> dict[str, torch.Tensor]:
     return read_tensors(open_checkpoint(path, spool=path.parent / "spool", **options))
 
 
-def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
-    return found.keys() == expected.keys() and all(
-        found[name].dtype == value.dtype and torch.equal(found[name], value) for name, value in expected.items()
+def same(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return tensors.keys() == expected.keys() and all(
+        tensors[name].dtype == value.dtype and torch.equal(tensors[name], value) for name, value in expected.items()
     )
 
 
@@ -90,12 +90,12 @@ def test_tensors_are_those_that_torch_reads(
         state[name] = value
     path = write(tmp_path_factory.mktemp("torch"), OrderedDict(state), **options)
     checkpoint = open_checkpoint(path, spool=path.parent / "spool")
-    found = read_tensors(checkpoint)
-    found |= {alias: found[name] for alias, name in checkpoint.aliases.items()}
+    tensors = read_tensors(checkpoint)
+    tensors |= {alias: tensors[name] for alias, name in checkpoint.aliases.items()}
     expected = torch.load(path, weights_only=True)
-    assert found.keys() == expected.keys()
+    assert tensors.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name].dtype == value.dtype and torch.equal(found[name].double(), value.double())
+        assert tensors[name].dtype == value.dtype and torch.equal(tensors[name].double(), value.double())
 
 
 def test_compressed_records_are_inflated(tmp_path: Path) -> None:
@@ -182,11 +182,11 @@ NESTED: dict[str, tuple[Any, str, str, float]] = {
 
 @pytest.mark.parametrize("case", NESTED.values(), ids=NESTED)
 def test_nested_state_dicts(case: tuple[Any, str, str, float], tmp_path: Path) -> None:
-    content, key, told, value = case
+    content, key, words, value = case
     path = write(tmp_path, content, "m.pth.tar")
     checkpoint = open_checkpoint(path, key=key)
     assert same(read_tensors(checkpoint), state(value))
-    assert told in " ".join(checkpoint.notes) and bool(told) == bool(checkpoint.notes)
+    assert words in " ".join(checkpoint.notes) and bool(words) == bool(checkpoint.notes)
 
 
 def test_a_key_that_is_not_there_is_an_error_that_names_those_there_are(tmp_path: Path) -> None:
@@ -275,9 +275,9 @@ def test_pickles_take_little_memory_and_time(name: str, tmp_path: Path) -> None:
         "except CheckpointError: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     started = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 900_000  # kB
+    completed = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
+    assert completed.returncode == 0, completed.stderr
+    assert int(completed.stdout) < 900_000  # kB
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - started < 60
 
 

@@ -22,8 +22,8 @@ class Ranked(FoundValue):
     """The value itself, at the rank of a third of the entries."""
 
     def derived(self, values: Sequence[Any], tensor: TensorSpec, needs: Sequence[Any]) -> torch.Tensor:
-        found: torch.Tensor = values[0]
-        return found
+        value: torch.Tensor = values[0]
+        return value
 
     def goal(self, count: int, marked: int, weight: float) -> float:
         return count // 3
@@ -35,11 +35,11 @@ def sweeps(statistic: FoundValue, values: torch.Tensor) -> tuple[list[list[Count
     while True:
         blocks = torch.split(values, BLOCK_NUMEL)
         kept.append([statistic.partial(*statistic.observe([block], spec, (), state)) for block in blocks])
-        found = statistic.combine({"t": kept[-1]}, NUMELS, state)
-        if not isinstance(found, Retry):
-            value = found[""]
+        cut = statistic.combine({"t": kept[-1]}, NUMELS, state)
+        if not isinstance(cut, Retry):
+            value = cut[""]
             return kept, float(value[0] if isinstance(value, list) else value)
-        state = found.state
+        state = cut.state
 
 
 def nbytes(block: Counted) -> int:
@@ -59,8 +59,8 @@ def values_of_all_sizes(dtype: torch.dtype) -> torch.Tensor:
 def test_no_sweep_keeps_more_than_is_counted(dtype: torch.dtype) -> None:
     values = values_of_all_sizes(dtype)
     statistic = Ranked(("x",), "global")
-    kept, found = sweeps(statistic, values)
-    assert found == np.sort(values.double().numpy())[NUMEL // 3 - 1]
+    kept, cut = sweeps(statistic, values)
+    assert cut == np.sort(values.double().numpy())[NUMEL // 3 - 1]
     counted = statistic.kept_bytes(NUMELS, dtype.itemsize)
     assert max(sum(map(nbytes, blocks)) for blocks in kept) <= counted
 
@@ -68,10 +68,10 @@ def test_no_sweep_keeps_more_than_is_counted(dtype: torch.dtype) -> None:
 def test_weights_are_kept_and_counted() -> None:
     values = torch.randn(NUMEL, generator=torch.Generator().manual_seed(1))
     statistic = NormFraction(("x",), "global", 0.5)
-    kept, found = sweeps(statistic, values)
+    kept, cut = sweeps(statistic, values)
     assert all(block.weights is not None for block in kept[0])
     ordered = np.sort(values.abs().double().numpy())[::-1]
     shares = np.cumsum(ordered**2) / (ordered**2).sum()
-    assert found == ordered[np.searchsorted(shares, 0.5)]
+    assert cut == ordered[np.searchsorted(shares, 0.5)]
     assert max(sum(map(nbytes, blocks)) for blocks in kept) <= statistic.kept_bytes(NUMELS, 4)
     assert sum(map(nbytes, kept[0])) < 0.01 * 4 * NUMEL  # digits are few beside values

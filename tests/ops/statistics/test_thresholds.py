@@ -18,14 +18,14 @@ SPEC = TensorSpec("t", "float32", (NUMEL,))
 
 def values(kind: str) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    found = torch.randn(NUMEL, generator=generator)
+    tensors = torch.randn(NUMEL, generator=generator)
     if kind == "mostly zero":
-        return torch.where(torch.rand(NUMEL, generator=generator) < 0.9, torch.zeros(()), found)
+        return torch.where(torch.rand(NUMEL, generator=generator) < 0.9, torch.zeros(()), tensors)
     if kind == "few magnitudes":
-        return found.round()
+        return tensors.round()
     if kind == "sorted":
-        return found.sort().values
-    return found
+        return tensors.sort().values
+    return tensors
 
 
 def swept(statistic: TrimThreshold, delta: torch.Tensor, state: Brackets) -> Thresholds | Retry[Brackets]:
@@ -41,24 +41,24 @@ def test_it_is_the_kth_magnitude(kind: str, density: float) -> None:
     statistic = TrimThreshold(("x",), density, "global")
     runs = [delta[start : start + 1024].abs().numpy() for start in range(0, NUMEL, NUMEL // 512)]
     state = statistic.prepare({"t": runs}, {"t": NUMEL})
-    found = swept(statistic, delta, state)
-    while isinstance(found, Retry):
-        found = swept(statistic, delta, found.state)
+    thresholds = swept(statistic, delta, state)
+    while isinstance(thresholds, Retry):
+        thresholds = swept(statistic, delta, thresholds.state)
     magnitudes = np.sort(delta.abs().numpy())
     expected = float(magnitudes[NUMEL - int(NUMEL * density) - 1])
-    assert found.of(SPEC) == expected
-    assert found.kept == int((magnitudes >= expected).sum())
+    assert thresholds.of(SPEC) == expected
+    assert thresholds.kept == int((magnitudes >= expected).sum())
 
 
 def test_a_bracket_that_missed_is_widened_until_it_holds() -> None:
     delta = values("normal")
     statistic = TrimThreshold(("x",), 0.2, "global")
-    found = swept(statistic, delta, {"": Bracket(5.0, 5.5, 0.001)})
+    thresholds = swept(statistic, delta, {"": Bracket(5.0, 5.5, 0.001)})
     sweeps = 1
-    while isinstance(found, Retry):
-        found, sweeps = swept(statistic, delta, found.state), sweeps + 1
+    while isinstance(thresholds, Retry):
+        thresholds, sweeps = swept(statistic, delta, thresholds.state), sweeps + 1
     assert sweeps > 1
-    assert math.isclose(found.of(SPEC), float(delta.abs().sort().values[NUMEL - int(NUMEL * 0.2) - 1]))
+    assert math.isclose(thresholds.of(SPEC), float(delta.abs().sort().values[NUMEL - int(NUMEL * 0.2) - 1]))
 
 
 @pytest.mark.parametrize("density", [0.001, 0.2, 0.9])
@@ -70,11 +70,11 @@ def test_a_sample_that_misleads_costs_a_sweep_or_two_and_keeps_little(density: f
     for factor in (0.8, 1.25):
         runs = [delta[start : start + 1024].abs().numpy() * factor for start in range(0, NUMEL, NUMEL // 512)]
         state, sweeps = statistic.prepare({"t": runs}, {"t": NUMEL}), 1
-        while isinstance(found := swept(statistic, delta, state), Retry):
-            state, sweeps = found.state, sweeps + 1
+        while isinstance(outcome := swept(statistic, delta, state), Retry):
+            state, sweeps = outcome.state, sweeps + 1
             held = (delta.abs() > state[""].low) & (delta.abs() < state[""].high)
             assert int(held.sum()) < 0.13 * NUMEL
-        assert found.of(SPEC) == expected
+        assert outcome.of(SPEC) == expected
         assert sweeps <= 6
 
 
@@ -91,10 +91,10 @@ def test_a_bracket_of_one_magnitude_does_not_count_it_twice() -> None:
     delta = torch.cat([torch.full((2**21,), 0.25), torch.full((2**20,), 1.0)])
     statistic = TrimThreshold(("x",), 0.2, "global")
     points = np.sort(delta[:: 2**8].numpy())
-    found = swept(statistic, delta, {"": Bracket(0.25, 0.25, 0.002, points)})
-    while isinstance(found, Retry):
-        found = swept(statistic, delta, found.state)
-    assert found.of(SPEC) == 1.0 and found.kept == 2**20
+    thresholds = swept(statistic, delta, {"": Bracket(0.25, 0.25, 0.002, points)})
+    while isinstance(thresholds, Retry):
+        thresholds = swept(statistic, delta, thresholds.state)
+    assert thresholds.of(SPEC) == 1.0 and thresholds.kept == 2**20
 
 
 def test_a_threshold_a_tensor_keeps_little_of_each() -> None:

@@ -40,8 +40,8 @@ def filled(written: Write, variables: str, value: str) -> Any:
     ],
 )
 def test_references_are_filled(written: Write, variables: str, value: str, expected: object) -> None:
-    found = filled(written, variables, value)
-    assert (found, type(found)) == (expected, type(expected))
+    filled_in = filled(written, variables, value)
+    assert (filled_in, type(filled_in)) == (expected, type(expected))
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_the_environment_gives_numbers_truth_values_and_text(
     written: Write, monkeypatch: pytest.MonkeyPatch, text: str, expected: object
 ) -> None:
     monkeypatch.setenv("LINES_TEST", text)
-    found = filled(written, "{}", "'${env:LINES_TEST}'")
-    assert (found, type(found)) == (expected, type(expected))
+    value = filled(written, "{}", "'${env:LINES_TEST}'")
+    assert (value, type(value)) == (expected, type(expected))
 
 
 SECRET = """\

@@ -51,8 +51,8 @@ GOOD = Path(__file__).parents[1] / "good.yaml"
     ],
 )
 def test_scalars_mean_what_yaml_1_2_says(text: str, value: object) -> None:
-    found = parse_yaml(f"a: {text}", "x")[0]["a"]
-    plain = unspelled(found)
+    filled_in = parse_yaml(f"a: {text}", "x")[0]["a"]
+    plain = unspelled(filled_in)
     assert (plain, type(plain)) == (value, type(value))
 
 
@@ -79,8 +79,8 @@ def bomb(levels: int) -> str:
 def reference_bomb(levels: int, opening: str, closing: str) -> str:
     lines = [f"a0: {opening}x{closing}"]
     for level in range(1, levels):
-        one = f"${{a{level - 1}}}"
-        again = ", ".join([f'"{one}"'] * 10) if opening == "[" else one * 10
+        message = f"${{a{level - 1}}}"
+        again = ", ".join([f'"{message}"'] * 10) if opening == "[" else message * 10
         lines.append(f"a{level}: {opening}{again}{closing}")
     return "name: bomb\nvars:\n  " + "\n  ".join(lines) + "\nnodes: {a: {op: load, path: x}}\n"
 
