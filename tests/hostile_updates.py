@@ -88,6 +88,7 @@ VARIANTS = [
     Variant("ties", {"density": 0.5}, ("sign_from",)),
     Variant("consensus", {"min_tasks": 1}, ("masks",)),
     Variant("lines-scale", {"alpha": "auto", "beta": 0.5}, ("deltas",)),
+    Variant("lines-scale", {"alpha": 0.25, "beta": 0.5, "schedule": "uniform"}),
     Variant("scale", {"by": "auto"}, ("like",)),
     Variant("dare", {"density": 0.4, "rescale": "l1"}),
     Variant("dare", {"density": 0.0}),

@@ -333,6 +333,10 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         """Return the port of which the result is the plain sum, if it is."""
         return None
 
+    def bind_model(self, params: P, stats: Mapping[str, S], places: Mapping[str, Place]) -> Mapping[str, S]:
+        """The ``stats`` of a model whose tensors are at ``places``, by name; ``bind_tensor`` gets what it returns."""
+        return stats
+
     def bind_tensor(
         self, params: P, stats: Mapping[str, S], place: Place | None, counts: Mapping[str, int]
     ) -> Mapping[str, S]:

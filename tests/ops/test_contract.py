@@ -136,6 +136,9 @@ class Renamed(Op[Any, Any]):
         port = self.op.is_sum_of(params)
         return port and PREFIX + port
 
+    def bind_model(self, params: Any, stats: Mapping[str, Any], places: Mapping[str, Place]) -> Mapping[str, Any]:
+        return self.op.bind_model(params, stats, places)
+
     def bind_tensor(
         self, params: Any, stats: Mapping[str, Any], place: Place | None, counts: Mapping[str, int]
     ) -> Mapping[str, Any]:
@@ -176,7 +179,7 @@ class Renamed(Op[Any, Any]):
 
 MERGED = (
     *("scaled", "doubled", "agreed", "kept", "flat", "turned"),
-    *("less", "free", "placed", "tabled", "signed", "level"),
+    *("less", "free", "placed", "tabled", "uniform", "signed", "level"),
 )
 PICKED = ("larger", "several", "enlarged", "varied", "balanced", "tasks", "dropped", "given", "ranked", "banded")
 SPHERES = ("arc", "arcs", "tangents", "mean", "stock", "rows", "near", "fused")
@@ -218,6 +221,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "banded": {"op": "breadcrumbs", "delta": "updates[a]", "density": 0.6, "gamma": 0.05},
     "placed": {"op": "lines-scale", "delta": "sum", "schedule": "cosine", "gamma": 0.3, "outside": "by-position"},
     "tabled": {"op": "lines-scale", "delta": "sum", "schedule": "table", "table": TABLE, "alpha": 0.5},
+    "uniform": {"op": "lines-scale", "delta": "sum", "schedule": "uniform", "alpha": 0.25, "beta": 0.5},
     "arc": {"op": "slerp", "models": ["experts[a]", "experts[b]"], "t": 0.3},
     "arcs": {"op": "nuslerp", "models": ["experts[a]", "experts[b]"], "base": "base"},
     "tangents": {"op": "multislerp", "models": "experts", "base": "base"},
