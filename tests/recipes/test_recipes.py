@@ -23,7 +23,7 @@ PAIRS = ("vit20_ties", "vit20_task_arithmetic", "vit20_consensus", "texts_ties",
 
 def test_the_stock_recipes_are_all_there() -> None:
     expected = {"vit20_soup_uniform", "vit20_soup_greedy", "single_task_gamma", "clip_vit_b32_20_ties_lines"}
-    expected |= {f"study_{name}" for name in ("forgetting", "wise_ft", "connectivity", "alpha", "schedules")}
+    expected |= {f"study_{name}" for name in ("forgetting", "wise_ft", "connectivity", "alpha", "schedules", "soups")}
     expected |= {f"study_rewarded_soups{end}" for end in ("", "_three")} | {"study_drift", "diagnose"}
     there = {path.stem for path in [*RECIPES, *TEXT_RECIPES]}
     assert expected | {f"{name}{end}" for name in PAIRS for end in ("", "_lines")} <= there
