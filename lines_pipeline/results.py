@@ -32,6 +32,9 @@ class RunResult:
     """What the run told of its inputs and results, as ``note: ...`` and ``warning: ...``."""
     units: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Of the metrics, by node: ``share`` (0..1), ``nats``, ``score`` ..."""
+    trials: tuple[Mapping[str, Any], ...] = ()
+    """What ``tune`` tried, in order: ``trial``, ``values``, ``objective``, ``share`` of the samples, ``outcome``
+    (complete, or stopped: the objective is then on that share), whether it was ``cached``, and ``metrics``."""
     secrets: Secrets = field(default=NO_SECRETS, repr=False)
     """What the recipe took from the environment: paths, names and the URI above have it by value."""
 
@@ -49,6 +52,7 @@ class RunResult:
             "cached": [self.secrets.label(step) for step in self.cached],
             "seconds": self.seconds,
             "notes": list(self.notes),
+            **({"trials": [dict(trial) for trial in self.trials]} if self.trials else {}),
         }
         return self.secrets.hidden(plain)
 

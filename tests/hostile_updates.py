@@ -41,6 +41,7 @@ NOT_APPLIED: Mapping[str, str] = {
     "save": "writes a file",
     "graft": "chooses tensors, and computes none",
     "evaluate": "measures",
+    "drift": "measures",
     "fisher-information": "measures",
     "gram": "measures",
     "layer-inputs": "measures",
@@ -49,6 +50,7 @@ NOT_APPLIED: Mapping[str, str] = {
     "atlas": "learns coefficients",
     "pareto": "is made of metrics",
     "barrier": "is made of metrics",
+    "premise": "is made of metrics",
     "plot": "is made of metrics",
 }
 """Ops that compute no tensor from tensors, and why."""
@@ -86,6 +88,7 @@ VARIANTS = [
     Variant("ties", {"density": 0.5}, ("sign_from",)),
     Variant("consensus", {"min_tasks": 1}, ("masks",)),
     Variant("lines-scale", {"alpha": "auto", "beta": 0.5}, ("deltas",)),
+    Variant("lines-scale", {"alpha": 0.25, "beta": 0.5, "schedule": "uniform"}),
     Variant("scale", {"by": "auto"}, ("like",)),
     Variant("dare", {"density": 0.4, "rescale": "l1"}),
     Variant("dare", {"density": 0.0}),

@@ -17,7 +17,7 @@ from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.io.write_once import is_sound, notes_path
 
 VALUES, SPOOL = "values", "spool"
-KINDS = ("accuracies", "digests", "files", "scores", "stats", SPOOL, VALUES)
+KINDS = ("accuracies", "digests", "files", "metrics", "scores", "stats", SPOOL, VALUES)
 """``accuracies`` were the scores of earlier versions: they are never read, and go in time."""
 LIMIT_VARIABLE = "LINES_PIPELINE_CACHE_BYTES"
 DEFAULT_LIMIT = "50GB"

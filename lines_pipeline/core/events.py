@@ -152,12 +152,15 @@ class TrialStarted(Event):
 
 @dataclass(frozen=True)
 class TrialFinished(Event):
-    """A trial ended."""
+    """A trial ended; ``cached`` when its scores were remembered from an earlier run."""
 
     number: int
     objective: float
     metrics: Mapping[str, float]
     """``node/metric`` to value."""
+    cached: bool = False
+    share: float = 1.0
+    """The share of the samples that it was judged by last: less than 1 of a trial that was stopped."""
 
 
 @dataclass(frozen=True)

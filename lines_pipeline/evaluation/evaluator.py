@@ -45,6 +45,11 @@ class EvaluationBatch:
     made: tuple[Path, ...]
     """The files that were not there before."""
 
+    @property
+    def is_remembered(self) -> bool:
+        """Whether all that was asked for is remembered."""
+        return all(self.scores[step] is not None for step in self.steps)
+
 
 @dataclass
 class Evaluator:
@@ -81,11 +86,18 @@ class Evaluator:
     def compare(self, batches: Sequence[EvaluationBatch]) -> list[dict[str, dict[str, float]]]:
         """Return metrics by step of every batch, side by side where the scheduler can; drop models made for it."""
         try:
-            scored = zip(batches, self._scores(batches), strict=True)
-            return [self._metrics(batch, scores) for batch, scores in scored]
+            return self.judge(batches)
         finally:
-            for path in (path for batch in batches for path in batch.made):
-                self.session.cache.discard(path)
+            self.drop(batches)
+
+    def judge(self, batches: Sequence[EvaluationBatch]) -> list[dict[str, dict[str, float]]]:
+        """Return metrics by step of every batch, side by side where the scheduler can; models stay."""
+        return [self._metrics(batch, scores) for batch, scores in zip(batches, self._scores(batches), strict=True)]
+
+    def drop(self, batches: Sequence[EvaluationBatch]) -> None:
+        """Remove the models that were made for batches."""
+        for path in (path for batch in batches for path in batch.made):
+            self.session.cache.discard(path)
 
     def prepare(self, graph: Graph, uses: Uses, steps: Sequence[str]) -> EvaluationBatch:
         """Make the models of ``uses``, those of ``steps`` and of what normalizes them, without remembered scores."""
@@ -148,6 +160,7 @@ class Evaluator:
             split=use.split,
             device=self.session.settings.device,
             combine=use.combine,
+            part=use.part,
         )
 
     def _file(self, batch: EvaluationBatch, model: str) -> ModelFile:
@@ -166,7 +179,8 @@ class Evaluator:
             return None
         evaluated = keys[0] if len(keys) == 1 else [use.combine, *keys]
         digest = self.suite(use.suite).digest(use.split)
-        return content_key([remembered.KIND, EVALUATION_VERSION, evaluated, digest, self._tasks(use)])
+        part = [] if use.part is None else [[use.part.share, use.part.seed]]
+        return content_key([remembered.KIND, EVALUATION_VERSION, evaluated, digest, self._tasks(use), *part])
 
     def _remembered_by_step(self, graph: Graph, uses: Uses) -> dict[str, Scores | None]:
         return {step: self._remembered(graph, use) for step, use in uses.items()}

@@ -13,8 +13,10 @@ from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.dask_worker import require_same_files
 from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.ops.roles import Combination
+from lines_pipeline.ops.sample_parts import SamplePart
 from lines_pipeline.planner.memory import BASE_BYTES
 from lines_pipeline.suites.base import Scores, Suite
+from lines_pipeline.suites.dividing import require_divisible
 from lines_pipeline.suites.ensembles import ensemble_scores, require_classifier
 from lines_pipeline.suites.held_data import HoldsData
 from lines_pipeline.suites.models import StoredModel
@@ -50,6 +52,8 @@ class Evaluation:
     split: str
     device: str
     combine: Combination = "probabilities"
+    part: SamplePart | None = None
+    """The samples that are judged; None for all."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,8 @@ def evaluate(evaluation: Evaluation, suite: Suite | None = None) -> Scores:
                 f"{evaluation.folder / evaluation.suite}: not the suite that the driver has; its data or heads differ "
                 "in size or time: put them on a file system that every worker mounts at the same place"
             )
+        if evaluation.part is not None:
+            suite = require_divisible(suite, evaluation.suite).part(evaluation.part)
         models = [model.stored for model in evaluation.models]
         if len(models) == 1:
             return suite.evaluate(models[0], evaluation.tasks, evaluation.split, device=device)

@@ -16,7 +16,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.io.regions import inside
-from lines_pipeline.ops.base import AnyStatistic
+from lines_pipeline.ops.base import AnyStatistic, Place
 from lines_pipeline.ops.kernels import Block, zeros_like
 from lines_pipeline.planner.tasks import Readers, StagePlan, observes
 
@@ -48,6 +48,7 @@ class PlanIndex:
         self.numbers = numbers
         """Observations by statistic."""
         self._stats: dict[tuple[str, str, Assumption], Mapping[str, Any]] = {}
+        self._places: dict[str, Mapping[str, Place]] = {}
         self._readers = Readers(stage_plan)
         self._read: dict[str, tuple[tuple[str, ...], frozenset[str], tuple[str, ...]]] = {}
         self._observed: dict[tuple[str, int], list[int]] = {}
@@ -108,8 +109,16 @@ class PlanIndex:
             position = self.stage_plan.positions.get(step.id, {}).get(tensor)
             name = self.stage_plan.schemas[step.id].tensors[tensor].name
             own = step.stats_of(step.variant_of.get(name, 0), {**known, **assumed})
+            own = step.op.bind_model(step.params_of(name), own, self._places_of(step.id))
             self._stats[key] = step.op.bind_tensor(step.params_of(name), own, position, step.counts)
         return self._stats[key]
+
+    def _places_of(self, step: str) -> Mapping[str, Place]:
+        """Return where a step's tensors are in the blocks, by name."""
+        if step not in self._places:
+            tensors, found = self.stage_plan.schemas[step].tensors, self.stage_plan.positions.get(step, {})
+            self._places[step] = {tensors[key].name: place for key, place in found.items() if key in tensors}
+        return self._places[step]
 
     def _assumptions(self, speculation: AnyStatistic | None) -> Sequence[Assumption]:
         if speculation is None:

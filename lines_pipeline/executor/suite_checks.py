@@ -10,8 +10,10 @@ from lines_pipeline.core.errors import EvalError
 from lines_pipeline.executor.placing import each, placed
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.ops.roles import SuiteUse
+from lines_pipeline.recipe.binding.objective import parse_objective
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.suites.base import Suite
+from lines_pipeline.suites.dividing import require_divisible
 from lines_pipeline.suites.ensembles import require_classifier
 from lines_pipeline.suites.normalizing import judges_by_task
 from lines_pipeline.suites.opening import chosen_tasks, open_suite
@@ -34,6 +36,7 @@ class SuiteChecks:
         recipe, graph, judges = self.recipe, self.graph, self._judges
         each(recipe, graph, "suite", judges, self._suite)
         each(recipe, graph, "suite", (step for step, use in judges.items() if len(use.models) > 1), self._ensemble)
+        each(recipe, graph, "suite", self._judged_in_parts, self._divisible)
         tasks = each(recipe, graph, self._unknown, judges, self._chosen)
         missing = each(
             recipe, graph, "split", judges, lambda step: self._suite(step).check(tasks[step], judges[step].split)
@@ -71,6 +74,16 @@ class SuiteChecks:
 
     def _ensemble(self, step: str) -> None:
         require_classifier(self._suite(step), self._judges[step].suite)
+
+    @property
+    def _judged_in_parts(self) -> list[str]:
+        """The steps by which trials are stopped early."""
+        tune = self.recipe.tune
+        named = [] if tune is None or tune.pruning is None else parse_objective(tune.objective).nodes
+        return [step for step in named if step in self._judges]
+
+    def _divisible(self, step: str) -> None:
+        require_divisible(self._suite(step), self._judges[step].suite)
 
     def _chosen(self, step: str) -> tuple[str, ...]:
         use = self._judges[step]

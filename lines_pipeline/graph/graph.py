@@ -129,9 +129,25 @@ class Graph:
 
     @cached_property
     def evaluations(self) -> tuple[str, ...]:
-        """Return the steps that judge a model."""
+        """Return the steps that have a suite judge a model."""
         metrics = (step for step in self.steps.values() if step.gives is EdgeType.METRICS)
-        return tuple(step.id for step in metrics if step.op.suite_of(step.params, step.inputs) is not None)
+        judging = (step for step in metrics if not step.op.measures_metrics)
+        return tuple(step.id for step in judging if step.op.suite_of(step.params, step.inputs) is not None)
+
+    @cached_property
+    def measurements(self) -> tuple[str, ...]:
+        """The steps whose drivers measure metrics of models."""
+        return tuple(step.id for step in self.steps.values() if step.op.measures_metrics)
+
+    @cached_property
+    def measured_models(self) -> tuple[str, ...]:
+        """The steps whose weights are judged or measured, each once."""
+        return tuple(dict.fromkeys([*self.models_of(self.evaluations), *self.models_measured_by(self.measurements)]))
+
+    def models_measured_by(self, steps: Iterable[str]) -> tuple[str, ...]:
+        """The steps whose weights the drivers of some steps measure, in the graph's order."""
+        models = set(self.models_of(steps))
+        return tuple(step for step in self.steps if step in models)
 
     @cached_property
     def derivations(self) -> Mapping[str, Derivation]:

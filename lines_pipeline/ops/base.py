@@ -46,6 +46,7 @@ __all__ = [
     "Granularity",
     "Ids",
     "Measured",
+    "MeasuredMetrics",
     "Op",
     "OpParams",
     "Place",
@@ -157,6 +158,19 @@ class Evaluated:
     """What is evaluated: a model or an ensemble, the part of a suite, and the steps whose scores normalize."""
 
 
+@dataclass(frozen=True)
+class MeasuredMetrics:
+    """The metrics of a step whose driver measures them itself: the step stays in the graph."""
+
+    content: str
+    """Identity of the data that they are measured on: they are remembered by that, the parameters and the inputs."""
+    measure: Callable[[], Mapping[str, float]]
+    """Gives the metrics by name; called once all models of the run are made, where none are remembered."""
+    direction: Literal["higher", "lower"] = "higher"
+    """Which is better."""
+    unit: str = ""
+
+
 class FrozenHead(Protocol):
     """A classifier of a task over the features that a model gives."""
 
@@ -238,7 +252,7 @@ class DriverContext(Protocol):
         """Tell the sinks."""
 
 
-Driver = Callable[[Ids, DriverContext], Variant | Evaluated]
+Driver = Callable[[Ids, DriverContext], Variant | Evaluated | MeasuredMetrics]
 """Finds what takes the step's place, from its inputs; of a step that gives metrics, what these are made of."""
 
 
@@ -318,6 +332,10 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
     def is_sum_of(self, params: P) -> str | None:
         """Return the port of which the result is the plain sum, if it is."""
         return None
+
+    def bind_model(self, params: P, stats: Mapping[str, S], places: Mapping[str, Place]) -> Mapping[str, S]:
+        """The ``stats`` of a model whose tensors are at ``places``, by name; ``bind_tensor`` gets what it returns."""
+        return stats
 
     def bind_tensor(
         self, params: P, stats: Mapping[str, S], place: Place | None, counts: Mapping[str, int]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lines_pipeline.core.diagnostics import Diagnostic, FieldPath
 from lines_pipeline.ops.figures import Figure
-from lines_pipeline.ops.metrics_table import Member
+from lines_pipeline.ops.metrics_table import Member, Row
 
 Members = Mapping[str, Sequence[Member]]
 """The members of a step's inputs, by port."""
@@ -19,6 +19,10 @@ class Derived:
 
     metrics: Mapping[str, float]
     units: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What the user is told of them, a sentence each."""
+    rows: tuple[Row, ...] = ()
+    """The same as a table, for the record."""
 
 
 def _no_diagnostics(members: Members) -> Iterable[Diagnostic]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Summary, Values
-from lines_pipeline.ops.depth import Place, explain_blocks, pattern_diagnostics
+from lines_pipeline.io.layers import LayerMap
+from lines_pipeline.ops.base import AnyStatistic, Ids, Op, OpParams, Port, Summary, Values
+from lines_pipeline.ops.depth import Place, explain_blocks, pattern_diagnostics, place_of
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
-from lines_pipeline.ops.statistics.norms import SumNorm
+from lines_pipeline.ops.statistics.norms import SumNorm, TensorNorms
 
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "linear": lambda x: x,
@@ -37,8 +38,9 @@ class LinesScaleParams(OpParams):
     blocks: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
         "auto", description="Layer map: auto, or a regex with a group for the block's index, or a list, one a tower."
     )
-    schedule: Literal["linear", "quadratic", "sqrt", "cosine", "step", "deep-down", "table"] = Field(
-        "linear", description="How the scale grows from block to block."
+    schedule: Literal["linear", "quadratic", "sqrt", "cosine", "step", "deep-down", "uniform", "table"] = Field(
+        "linear",
+        description="How the scale grows from block to block; uniform: the mean of linear's, weighted by L1 norms.",
     )
     table: Table | Annotated[tuple[Table, ...], Field(strict=False, min_length=1)] | None = Field(
         None, description="For 'schedule: table': the scale of each block, or a list of such tables, one a tower."
@@ -68,11 +70,12 @@ class LinesScaleParams(OpParams):
         return alpha + self.slope * SCHEDULES[self.schedule](place.block / (place.depth - 1))
 
 
-class LinesScale(Op[LinesScaleParams, float]):
+class LinesScale(Op[LinesScaleParams, Any]):
     """``alpha: auto`` is norm1(sum of ``deltas``) / norm1(``delta``) / N, and 1/N where the merged norm is 0.
 
     It is 1/N too where ``delta`` is that sum itself: then no norm has to be known before the result. All schedules but
-    ``linear`` are ours; ``deep-down`` is the paper's forgetting study, of which no code is published.
+    ``linear`` are ours; ``deep-down`` is the paper's forgetting study, of which no code is published. ``uniform`` is a
+    control: one scale, under which the update has the size that ``linear`` leaves it.
     """
 
     name = "lines-scale"
@@ -109,12 +112,15 @@ class LinesScale(Op[LinesScaleParams, float]):
     def diagnostics(self, params: LinesScaleParams, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
         return pattern_diagnostics(params.blocks, "blocks")
 
-    def statistics(self, params: LinesScaleParams, inputs: Ids, step: str) -> dict[str, SumNorm]:
+    def statistics(self, params: LinesScaleParams, inputs: Ids, step: str) -> dict[str, AnyStatistic]:
+        found: dict[str, AnyStatistic] = {}
+        if params.schedule == "uniform":
+            found["norms"] = TensorNorms(inputs["delta"])
         if params.alpha != "auto":
-            return {}
+            return found
         needless = inputs["delta"] == inputs["deltas"]
         of = {"norm_mtv": inputs["delta"], "norm_summed_tvs": inputs["deltas"]}
-        return {name: SumNorm(steps, optional=needless) for name, steps in of.items()}
+        return found | {name: SumNorm(steps, optional=needless) for name, steps in of.items()}
 
     def layer_pattern(self, params: LinesScaleParams) -> str | tuple[str, ...]:
         return params.blocks
@@ -136,25 +142,35 @@ class LinesScale(Op[LinesScaleParams, float]):
     def places_outside(self, params: LinesScaleParams) -> bool:
         return params.outside == "by-position"
 
+    def bind_model(
+        self, params: LinesScaleParams, stats: Mapping[str, Any], places: Mapping[str, Place]
+    ) -> Mapping[str, Any]:
+        return {**stats, "share": _mean_share(stats["norms"], places)} if params.schedule == "uniform" else stats
+
     def bind_tensor(
-        self, params: LinesScaleParams, stats: Mapping[str, float], place: Place | None, counts: Mapping[str, int]
+        self, params: LinesScaleParams, stats: Mapping[str, Any], place: Place | None, counts: Mapping[str, int]
     ) -> dict[str, float]:
         alpha = _alpha(params, stats, counts["deltas"])
+        if params.schedule == "uniform":
+            return {"scale": alpha + params.slope * stats["share"]}
         return {"scale": alpha if place is None else params.scale(alpha, place)}
 
     def apply(self, params: LinesScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, float]) -> Value:
         return inputs["delta"][0] * stats["scale"]
 
     def summary(
-        self, params: LinesScaleParams, stats: Mapping[str, float], numels: Mapping[str, int], counts: Mapping[str, int]
+        self, params: LinesScaleParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
     ) -> Summary:
         experts = {"num_experts": counts["deltas"]} if params.alpha == "auto" else {}
-        return {**stats, **experts, "alpha": _alpha(params, stats, counts["deltas"])}
+        told = {name: value for name, value in stats.items() if name != "norms"}
+        return {**told, **experts, "alpha": _alpha(params, stats, counts["deltas"])}
 
     def explain(
-        self, params: LinesScaleParams, value: PlannedValue, stats: Mapping[str, float] | None
+        self, params: LinesScaleParams, value: PlannedValue, stats: Mapping[str, Any] | None
     ) -> OpExplanation | None:
         assert value.layers is not None
+        if params.schedule == "uniform":
+            return self._explain_uniform(params, value, value.layers, stats)
         alpha = None if stats is None else _alpha(params, stats, value.counts["deltas"])
         outside = "auto" if alpha is None else f"{alpha:.6g}"
         outside = "as the nearest block" if self.places_outside(params) else outside
@@ -167,6 +183,25 @@ class LinesScale(Op[LinesScaleParams, float]):
 
         return explain_blocks(value.layers, outside, said, None if alpha is None else scale)
 
+    def _explain_uniform(
+        self, params: LinesScaleParams, value: PlannedValue, layers: LayerMap, stats: Mapping[str, Any] | None
+    ) -> OpExplanation:
+        """Tell the one scale, once the norms of all tensors are known."""
+        if stats is None:
+            told = "the mean of linear's scales"
+            return explain_blocks(layers, told, lambda place: told, None)
+        ends = {name: layers.nearest_end(name) for name in stats["norms"]} if self.places_outside(params) else {}
+        places = {name: place_of(layers, block) for name, block in {**ends, **layers.blocks}.items()}
+        alpha = _alpha(params, stats, value.counts["deltas"])
+        scale = alpha + params.slope * _mean_share(stats["norms"], places)
+        return explain_blocks(layers, f"{scale:.6g}", lambda place: f"{scale:.6g}", lambda place: scale)
+
+
+def _mean_share(norms: Mapping[str, float], places: Mapping[str, Place]) -> float:
+    """Return the mean share of beta over tensors, weighted by their norms; 0 where nothing is to be scaled."""
+    shares = (norm * place.block / (place.depth - 1) for name, norm in norms.items() if (place := places.get(name)))
+    return math.fsum(shares) / (math.fsum(norms.values()) or 1.0)
+
 
 def _said(params: LinesScaleParams, alpha: float | None, place: Place) -> str:
     """Return the scale of a block; as a sum where alpha is not known."""
@@ -178,7 +213,7 @@ def _said(params: LinesScaleParams, alpha: float | None, place: Place) -> str:
     return f"auto + {params.slope:g} * {share}"
 
 
-def _alpha(params: LinesScaleParams, stats: Mapping[str, float], experts: int) -> float:
+def _alpha(params: LinesScaleParams, stats: Mapping[str, Any], experts: int) -> float:
     """Return the resolved alpha; ``experts`` is the number of ``deltas``."""
     if params.gamma is not None:
         return params.gamma

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lines_pipeline.core.errors import EvalError, did_you_mean
 from lines_pipeline.core.scalars import scalar_text, unspelled
 
 NODE, ITEM, TASK = "node", "item", "task"
 """Columns that every table may have; ``item`` where members have a key and no names."""
+TOWER, BLOCK = "tower", "block"
+"""Columns of what is known by block; ``tower`` where there are several."""
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, Any]
@@ -20,7 +22,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Member:
-    """Holds one step that gives metrics: its place in the recipe, and its metrics once they are known."""
+    """Holds one step that gives metrics, or coefficients: its place in the recipe, and these once they are known."""
 
     step: str
     node: str
@@ -31,6 +33,12 @@ class Member:
     units: Mapping[str, str] = field(default_factory=dict)
     directions: Mapping[str, str] = field(default_factory=dict)
     """Which of ``higher`` and ``lower`` is better, by metric."""
+    by: Literal["task", "block"] = "task"
+    """What the part after the slash of a metric's name is."""
+    table: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Of coefficients: the numbers of each tensor."""
+    columns: tuple[str, ...] = ()
+    """What these numbers are of, in their order; empty where that is not known."""
 
     @property
     def label(self) -> str:
@@ -101,11 +109,19 @@ def _table(rows: Sequence[tuple[Row, Row]]) -> Table:
     return Table(tuple(columns), tuple({**metrics, **place} for place, metrics in rows))
 
 
+def block_cells(name: str) -> dict[str, Cell]:
+    """Return the cells of a block, ``3`` or ``text/3``: its tower, where there is one, and its index."""
+    tower, _, index = name.rpartition("/")
+    return {**({TOWER: tower} if tower else {}), BLOCK: int(index) if index.isdecimal() else index}
+
+
 def _rows_by_task(member: Member) -> list[tuple[Row, Row]]:
-    """Return a row a task, which has the metrics of the member too."""
+    """Return a row a task, or block, which has the metrics of the member too."""
     task_column = f"evaluated_{TASK}" if TASK in member.names else TASK
     split = {name: split_metric(name) for name in member.metrics}
     shared = {name: member.metrics[name] for name, (_, task) in split.items() if not task}
     tasks = dict.fromkeys(task for _, task in split.values() if task)
     own = {task: {column: member.metrics[name] for name, (column, of) in split.items() if of == task} for task in tasks}
+    if member.by == "block":
+        return [({**member.place, **block_cells(block)}, {**own[block], **shared}) for block in tasks]
     return [({**member.place, task_column: task}, {**own[task], **shared}) for task in tasks]

@@ -15,6 +15,7 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.adapter_updates import Base
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.ops.derivations import Derivation
+from lines_pipeline.ops.sample_parts import SamplePart
 
 __all__ = [
     "FileOutput",
@@ -126,6 +127,8 @@ class SuiteUse:
     """The steps whose metrics normalize, by role; what is not named the suite records."""
     objective: str | None = None
     """The metric by which the step chooses."""
+    part: SamplePart | None = None
+    """The samples that are judged; None for all."""
 
 
 class StepRoles(Generic[P]):
@@ -137,6 +140,10 @@ class StepRoles(Generic[P]):
     """Whether a run is for its steps: what nothing of them needs is not computed."""
     identified_by_content: ClassVar[frozenset[str]] = frozenset()
     """Parameters of a source of which the content digest tells all that matters."""
+    measures_metrics: ClassVar[bool] = False
+    """Whether its driver measures its metrics itself (``MeasuredMetrics``): what there is, no suite declares."""
+    metrics_by: ClassVar[Literal["task", "block"]] = "task"
+    """What the part after the slash of its metrics' names is: a column of ``plot``. ``text/3`` is tower and block."""
     untuned: ClassVar[frozenset[str]] = frozenset()
     """Parameters that ``tune`` may not change, because they say how results are judged."""
     former_fields: ClassVar[Mapping[str, str]] = {}
@@ -157,6 +164,10 @@ class StepRoles(Generic[P]):
     def derivation_of(self, params: P) -> Derivation | None:
         """Return how the value is made of metrics, once the models behind them are judged; None where it is not."""
         return None
+
+    def columns_of(self, params: P, inputs: Ids) -> tuple[str, ...]:
+        """What the entries of each row of coefficients are of, in their order; empty where that is not known."""
+        return ()
 
     def check(self, params: P, counts: Mapping[str, int]) -> str | None:
         """Return what is wrong with these parameters and numbers of inputs by port; None where nothing is."""

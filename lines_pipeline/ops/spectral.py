@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Generic, Literal, Never
 
@@ -18,6 +19,8 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Op, OpParams, Port, Values
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Block, Value, running_sum
+from lines_pipeline.ops.schemas.globs import match_each
+from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
 
 class MatrixParams(OpParams):
@@ -38,6 +41,11 @@ class MatrixParams(OpParams):
     def by_default(self, name: str) -> bool:
         """Return whether a 2-D tensor of this name is a matrix where ``matrices`` is left open."""
         return True
+
+    def named_in(self, schema: Schema) -> Schema:
+        """Return a schema that tells which of ``matrices`` match a matrix; those that match none are refused."""
+        known = (spec.name for spec in schema.tensors.values() if spec.is_floating and len(spec.shape) == 2)
+        return replace(schema, globs={**schema.globs, **match_each(self.matrices or (), known)})
 
 
 class SpectralParams(MatrixParams):
@@ -86,6 +94,9 @@ class SpectralOp(Op[SP], Generic[SP]):
     inputs = {"deltas": Port(EdgeType.DELTA, many=True)}
     granularity = Granularity.TENSOR
     Params = SpectralParams
+
+    def schema(self, params: SP, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
+        return params.named_in(super().schema(params, inputs, context))
 
     def wants_whole(self, params: SP, tensor: TensorSpec) -> bool:
         return params.decomposes(tensor)

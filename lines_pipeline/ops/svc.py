@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Never
 
 import torch
@@ -20,6 +20,7 @@ from lines_pipeline.ops.decompositions import (
     vectors_bytes,
 )
 from lines_pipeline.ops.kernels import Value, whole
+from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.spectral import Matrices, MatrixParams
 
 
@@ -44,6 +45,9 @@ class Svc(Op[SvcParams]):
     inputs = {"delta": Port(EdgeType.DELTA), "deltas": Port(EdgeType.DELTA, many=True)}
     granularity = Granularity.TENSOR
     Params = SvcParams
+
+    def schema(self, params: SvcParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
+        return params.named_in(super().schema(params, inputs, context))
 
     def wants_whole(self, params: SvcParams, tensor: TensorSpec) -> bool:
         return params.decomposes(tensor)

@@ -17,7 +17,9 @@ from lines_pipeline.ops.roles import SuiteUse
 
 class TaskParams(OpParams):
     suite: str = Field(description="zoo://glyphs, or a suite file.", min_length=1)
-    task: str = Field(description="The suite's task; '{item}' stands for that of the model.", min_length=1)
+    task: str = Field(
+        description="The suite's task; a name of for_each ('{task}') gives that of the model.", min_length=1
+    )
     split: Literal["train", "val"] = Field("val", description="Which data; labels are not used.")
     rows: int = Field(256, description="How many samples: the first ones, in the split's order.", gt=0)
 

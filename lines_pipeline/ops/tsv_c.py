@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Never
 
 from pydantic import Field
@@ -12,6 +12,7 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Op, Port, StepContext, Values
 from lines_pipeline.ops.decompositions import decomposition_bytes, leading_triplets, vectors_bytes
 from lines_pipeline.ops.kernels import Block, Value
+from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.spectral import MatrixParams
 
 
@@ -37,6 +38,9 @@ class TsvC(Op[TsvCParams]):
 
     def completed(self, params: TsvCParams, context: StepContext) -> TsvCParams:
         return params if params.rank else params.model_copy(update={"rank": 1 / context.mapped})
+
+    def schema(self, params: TsvCParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
+        return params.named_in(super().schema(params, inputs, context))
 
     def wants_whole(self, params: TsvCParams, tensor: TensorSpec) -> bool:
         return params.decomposes(tensor)

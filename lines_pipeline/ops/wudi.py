@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.decompositions import matrix_bytes
@@ -17,20 +17,30 @@ _DECAYS = 0.9, 0.999
 _EPSILON = 1e-8
 
 
+class RelativeRate(BaseModel):
+    """A learning rate in terms of what is merged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    relative: float = Field(description="In units of the mean magnitude of the task vectors' sum.", gt=0)
+
+
 class WudiParams(SpectralParams):
     others: Literal["mean", "base"] = Field(
         "base", description="All other tensors: no update, or the mean of the task vectors."
     )
     iterations: int = Field(300, description="Steps of Adam.", ge=0)
-    lr: float = Field(1e-5, description="Learning rate, in the units of the weights.", gt=0)
+    lr: Annotated[float, Field(gt=0)] | RelativeRate = Field(
+        1e-5, description="Learning rate, in the units of the weights; {relative: 0.01}: of the sum's mean magnitude."
+    )
 
 
 class Wudi(SpectralOp[WudiParams]):
     """Takes Adam's steps from the sum of the task vectors towards the least interference.
 
-    Steps have a fixed length, so that the result depends on the scale of the weights and, after 300 steps, on where it
-    began: ``wudi-closed`` is the minimum itself. Differs from the source in the gradient, which comes from two matrices
-    in place of all task vectors, and where a task does not update a matrix: it is left out (the source divides by 0).
+    Steps have a fixed length, so that the result depends on the scale of the weights (unless ``lr`` is relative, which
+    is ours) and, after 300 steps, on where it began: ``wudi-closed`` is the minimum itself. Differs from the source in
+    the gradient, which comes from two matrices in place of all task vectors, and where a task does not update a matrix:
+    it is left out (the source divides by 0).
     """
 
     name = "wudi"
@@ -50,16 +60,17 @@ class Wudi(SpectralOp[WudiParams]):
             interference.gram.to(interference.total.dtype),
         )
         del interference
-        return total.add_(_stepped(start, gram, params))
+        rate = params.lr.relative * float(total.abs().mean()) if isinstance(params.lr, RelativeRate) else params.lr
+        return total.add_(_stepped(start, gram, params.iterations, rate))
 
 
-def _stepped(start: torch.Tensor, gram: torch.Tensor, params: WudiParams) -> torch.Tensor:
+def _stepped(start: torch.Tensor, gram: torch.Tensor, iterations: int, rate: float) -> torch.Tensor:
     """Return how far Adam gets from where half the gradient is ``start``: D away from there it is ``start + D G``."""
     moved, mean, square, gradient = (torch.zeros_like(start) for _ in range(4))
-    for step in range(1, params.iterations + 1):
+    for step in range(1, iterations + 1):
         torch.addmm(start, moved, gram, out=gradient).mul_(2)
         mean.lerp_(gradient, 1 - _DECAYS[0])
         square.mul_(_DECAYS[1]).addcmul_(gradient, gradient, value=1 - _DECAYS[1])
         length = torch.sqrt(square, out=gradient).div_((1 - _DECAYS[1] ** step) ** 0.5).add_(_EPSILON)
-        moved.addcdiv_(mean, length, value=-params.lr / (1 - _DECAYS[0] ** step))
+        moved.addcdiv_(mean, length, value=-rate / (1 - _DECAYS[0] ** step))
     return moved

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, ITEM_BYTES, block_count
 from lines_pipeline.core.types import CompileMode, EdgeType
 from lines_pipeline.graph.graph import Graph
@@ -80,7 +81,11 @@ def driver_memory(graph: Graph, schemas: Mapping[str, Schema]) -> dict[str, int]
         }
         if all(i in schemas for ids in models.values() for i in ids):
             inputs = {port: [schemas[i] for i in ids] for port, ids in models.items()}
-            if nbytes := step.op.driver_bytes(step.params, inputs):
+            try:
+                nbytes = step.op.driver_bytes(step.params, inputs)
+            except PlanError as error:
+                raise PlanError(f"node '{step.node}': {error}") from error
+            if nbytes:
                 peaks[step.id] = BASE_BYTES + nbytes
     return peaks
 

@@ -128,6 +128,24 @@ def exact(number: float) -> Decimal:
     return Decimal(repr(number))
 
 
+class Pruning(_Section):
+    """Judges each trial by a growing part of the samples first, and stops those that are not among the best."""
+
+    shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.125, 0.5), strict=False, description="Shares of the samples, growing; all of them come last."
+    )
+    keep: float = Field(0.5, gt=0, lt=1, description="How much of the trials goes on from each share.")
+
+    @field_validator("shares")
+    @classmethod
+    def _growing(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value:
+            raise ValueError("expected a share at least, found an empty list")
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"expected shares that grow, found {', '.join(f'{share:g}' for share in value)}")
+        return value
+
+
 class Tune(_Section):
     """Says which parameters to choose, and by which metric."""
 
@@ -138,6 +156,7 @@ class Tune(_Section):
     )
     sampler: Literal["grid", "random", "tpe", "cmaes"] = "grid"
     trials: int | None = Field(None, ge=1, le=100_000, description="How many; the grid tries all.")
+    pruning: Pruning | None = Field(None, description="Stops trials early; default: none is stopped.")
 
 
 class Settings(_Section):

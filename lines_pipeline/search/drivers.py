@@ -21,11 +21,13 @@ from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.io.mapping import MappedTensors
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.temporaries import temporary_folder
-from lines_pipeline.ops.base import Evaluated, Measured, TaskData, Variant
+from lines_pipeline.ops.base import Evaluated, Measured, MeasuredMetrics, TaskData, Variant
 from lines_pipeline.ops.roles import SuiteUse
+from lines_pipeline.ops.sample_parts import SamplePart
 from lines_pipeline.planner.layer_maps import layers_of
 from lines_pipeline.planner.schemas import schema_of
 from lines_pipeline.planner.varying_numbers import resolve_numbers
+from lines_pipeline.search.measurements import Measurements
 from lines_pipeline.suites.models import StoredModel, state_of
 
 
@@ -34,21 +36,22 @@ class Drivers:
     """Asks the drivers of steps: replaces a step by what its driver finds, has suites evaluate those with metrics."""
 
     evaluator: Evaluator
+    measurements: Measurements
 
     @classmethod
     def of(cls, session: Session, folder: Path) -> Drivers:
         """Return the drivers of a recipe in a folder, which evaluate on its suites."""
-        return cls(Evaluator(session, folder))
+        return cls(Evaluator(session, folder), Measurements(session))
 
     @property
     def cached(self) -> Sequence[str]:
         """The steps of which ``metrics`` gave remembered figures."""
-        return self.evaluator.cached
+        return [*self.evaluator.cached, *self.measurements.cached]
 
     @property
     def units(self) -> Mapping[str, Mapping[str, str]]:
         """Units of what ``metrics`` gave, by step and metric."""
-        return self.evaluator.units
+        return {**self.evaluator.units, **self.measurements.units}
 
     def resolve(self, graph: Graph) -> Graph:
         """Return the graph with the steps replaced that drivers replace, in topological order; metrics come later.
@@ -66,21 +69,37 @@ class Drivers:
         return graph
 
     def metrics(self, graph: Graph) -> dict[str, dict[str, float]]:
-        """Return the metrics of every step that is evaluated; sinks are told, and all models are made in one go."""
-        return self.evaluator.evaluate(graph, self._uses(graph, graph.evaluations), graph.evaluations)
+        """Return the metrics of every step that has some of models; sinks are told, and models are made in one go."""
+        judged = self.evaluator.evaluate(graph, self._uses(graph, graph.evaluations), graph.evaluations)
+        found = self._measured(graph)
+        return judged | {s: self.measurements.metrics(graph, graph.steps[s], of) for s, of in found.items()}
 
     def unmade_models(self, graph: Graph) -> list[str]:
         """Return the steps whose weights have to be made for ``metrics``."""
-        return self.evaluator.unscored_models(graph, self._uses(graph, graph.evaluations))
+        judged = self.evaluator.unscored_models(graph, self._uses(graph, graph.evaluations))
+        found = self._measured(graph)
+        missing = [s for s, of in found.items() if not self.measurements.is_remembered(graph, graph.steps[s], of)]
+        return list(dict.fromkeys([*judged, *graph.models_measured_by(missing)]))
 
-    def prepare(self, graph: Graph, steps: Sequence[str]) -> EvaluationBatch:
-        """Make the models that the metrics of some steps wait for; ``Evaluator.compare`` gives these."""
-        return self.evaluator.prepare(graph, self._uses(graph, steps), steps)
+    def prepare(self, graph: Graph, steps: Sequence[str], part: SamplePart | None = None) -> EvaluationBatch:
+        """Make the models that the metrics of some steps wait for; ``Evaluator.compare`` gives these.
+
+        With ``part``, the steps are judged by these samples alone, and what normalizes them by all.
+        """
+        uses = self._uses(graph, steps)
+        return self.evaluator.prepare(graph, uses | {step: replace(uses[step], part=part) for step in steps}, steps)
 
     def directions(self, step: Step) -> dict[str, str]:
-        """Return which of ``higher`` and ``lower`` is better, by full name of a metric of the step's suite."""
+        """Return which of ``higher`` and ``lower`` is better, by full name of a metric of the step, or its suite."""
+        if step.op.measures_metrics:
+            return dict(self.measurements.directions.get(step.id, {}))
         use = step.op.suite_of(step.params, step.inputs)
         return {} if use is None else self.evaluator.directions(use)
+
+    def table(self, graph: Graph, step_id: str) -> dict[str, list[float]]:
+        """Return the coefficients that a step gives, by tensor."""
+        tensors = _StepContext(self, graph, graph.steps[step_id]).materialise(step_id)
+        return {name: numbers.tolist() for name, numbers in tensors.items()}
 
     def _uses(self, graph: Graph, steps: Iterable[str]) -> dict[str, SuiteUse]:
         """Return what is evaluated for the metrics of steps, and before each for those that normalize it directly."""
@@ -101,7 +120,12 @@ class Drivers:
             )
         return outcome.use
 
-    def _outcome(self, graph: Graph, step: Step) -> Variant | Evaluated | None:
+    def _measured(self, graph: Graph) -> dict[str, MeasuredMetrics]:
+        """Return what drivers measure themselves, by step."""
+        outcomes = {step: self._outcome(graph, graph.steps[step]) for step in graph.measurements}
+        return {step: outcome for step, outcome in outcomes.items() if isinstance(outcome, MeasuredMetrics)}
+
+    def _outcome(self, graph: Graph, step: Step) -> Variant | Evaluated | MeasuredMetrics | None:
         driver = step.op.driver_of(step.params)
         return None if driver is None else driver(step.inputs, _StepContext(self, graph, step))
 

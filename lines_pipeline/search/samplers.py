@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lines_pipeline.core.errors import EvalError
@@ -13,6 +15,9 @@ from lines_pipeline.recipe.schema import Space, Tune
 Values = Mapping[str, Any]
 """The values of a trial, by parameter."""
 
+
+_MAX_RANDOM = 10
+"""The most trials that TPE draws at random before it learns."""
 
 _MAX_REPEATS = 20
 """The most proposals in a row that were tried before, after which the grid decides."""
@@ -24,8 +29,8 @@ class Sampler(Protocol):
     def ask(self, count: int) -> list[Values]:
         """Return the next trials: up to ``count``, one where later ones depend on how it does, none at the end."""
 
-    def tell(self, objectives: Sequence[float]) -> None:
-        """Take the objectives of the trials that were asked for last."""
+    def tell(self, objectives: Sequence[float], stopped: Sequence[int | None] = ()) -> None:
+        """Take the objectives of the trials that were asked for last, and the round in which each was stopped."""
 
 
 def open_sampler(settings: Tune, seed: int, direction: str) -> Sampler:
@@ -44,7 +49,7 @@ class Grid:
         """Return the next combinations."""
         return [dict(zip(self._names, values, strict=True)) for values in itertools.islice(self._left, count)]
 
-    def tell(self, objectives: Sequence[float]) -> None:
+    def tell(self, objectives: Sequence[float], stopped: Sequence[int | None] = ()) -> None:
         """Ignore the objectives: a grid does not depend on them."""
 
 
@@ -59,16 +64,10 @@ class Study:
                 f"sampler {settings.sampler}: needs the extra 'search': pip install 'lines-pipeline[search]'"
             ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        samplers = {
-            "random": optuna.samplers.RandomSampler,
-            "tpe": optuna.samplers.TPESampler,
-            "cmaes": optuna.samplers.CmaEsSampler,
-        }
-        sampler = samplers[settings.sampler](seed=seed)
-        self._study = optuna.create_study(direction=direction, sampler=sampler)
+        self._study = optuna.create_study(direction=direction, sampler=_opened(optuna.samplers, settings, seed))
         self._settings, self._left = settings, int(min(settings.trials or 0, combinations(settings)))
         self._asked: list[Any] = []
-        self._tried: dict[tuple[Any, ...], float | None] = {}
+        self._tried: dict[tuple[Any, ...], _Known | None] = {}
 
     def ask(self, count: int) -> list[Values]:
         """Return the next proposals; TPE and CMA-ES learn from each."""
@@ -77,11 +76,12 @@ class Study:
         self._asked.clear()
         return [self._propose() for _ in range(count)]
 
-    def tell(self, objectives: Sequence[float]) -> None:
+    def tell(self, objectives: Sequence[float], stopped: Sequence[int | None] = ()) -> None:
         """Tell Optuna the objectives, in the order of the trials."""
-        for trial, objective in zip(self._asked, objectives, strict=True):
-            self._study.tell(trial, None if math.isnan(objective) else objective, state=_failed(objective))
-            self._tried[_point(trial)] = objective
+        rounds = stopped or [None] * len(objectives)
+        for trial, objective, last in zip(self._asked, objectives, rounds, strict=True):
+            self._tried[_point(trial)] = known = _Known(objective, last)
+            known.tell(self._study, trial)
 
     def _propose(self) -> Values:
         """Return values that were not tried before: repeats are answered from memory; after some the grid decides."""
@@ -91,8 +91,10 @@ class Study:
             if _point(trial) not in self._tried:
                 break
             known = self._tried[_point(trial)]
-            unknown = known is None or math.isnan(known)
-            self._study.tell(trial, None if unknown else known, state=_pruned() if unknown else None)
+            if known is None or math.isnan(known.objective):
+                self._study.tell(trial, state=_states().PRUNED)
+            else:
+                known.tell(self._study, trial)
         else:
             trial, values = self._first_untried()
         self._asked.append(trial)
@@ -124,21 +126,51 @@ def _point(trial: Any) -> tuple[Any, ...]:
     return tuple(trial.params.values())
 
 
-def _failed(objective: float) -> Any:
-    """Return the state of a trial that failed: its objective is no number; None for any other."""
+@dataclass(frozen=True)
+class _Known:
+    """Holds what became of a trial; ``stopped`` is the round in which it was stopped, if it was."""
+
+    objective: float
+    stopped: int | None = None
+
+    def tell(self, study: Any, trial: Any) -> None:
+        """Tell Optuna; a trial without a number has failed."""
+        if math.isnan(self.objective):
+            study.tell(trial, state=_states().FAIL)
+        elif self.stopped is None:
+            study.tell(trial, self.objective)
+        else:
+            trial.report(self.objective, self.stopped)
+            study.tell(trial, state=_states().PRUNED)
+
+
+def _states() -> Any:
     from optuna.trial import TrialState
 
-    return TrialState.FAIL if math.isnan(objective) else None
+    return TrialState
 
 
-def _pruned() -> Any:
-    from optuna.trial import TrialState
-
-    return TrialState.PRUNED
+def _opened(samplers: Any, settings: Tune, seed: int) -> Any:
+    """Return Optuna's sampler. TPE proposes several parameters jointly, after a third of the trials, at most ten."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of arguments that are marked as experimental
+        if settings.sampler == "random":
+            return samplers.RandomSampler(seed=seed)
+        if settings.sampler == "cmaes":
+            return samplers.CmaEsSampler(seed=seed, consider_pruned_trials=settings.pruning is not None)
+        first = max(1, min(_MAX_RANDOM, (settings.trials or 0) // 3))
+        several = len(settings.parameters) > 1
+        return samplers.TPESampler(seed=seed, multivariate=several, n_startup_trials=first)
 
 
 def _suggest(trial: Any, name: str, space: Space) -> Any:
     choices = space.choices()
+    if choices is not None and space.values is not None and not all(map(_is_number, choices)):
+        return choices[trial.suggest_categorical(name, list(range(len(choices))))]
     if choices is not None:
         return choices[trial.suggest_int(name, 0, len(choices) - 1)]
     return trial.suggest_float(name, space.low, space.high, log=space.log)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lines_pipeline.core.user_code.files import Code
+    from lines_pipeline.ops.sample_parts import SamplePart
     from lines_pipeline.suites.models import Model
     from lines_pipeline.suites.samples import Array, Samples
 
@@ -147,6 +148,14 @@ class ClassifierSuite(Protocol):
 
     def judged(self, answers: Mapping[str, Answers]) -> Scores:
         """Return the scores of answers by task, as ``evaluate`` gives them."""
+
+
+@runtime_checkable
+class DivisibleSuite(Protocol):
+    """Declares what a suite has besides, where it can judge models by a part of each task's samples."""
+
+    def part(self, part: SamplePart) -> Suite:
+        """Return the suite with these samples of every task alone; its digest may stay the same."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import nn
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.user_code.files import Code
+from lines_pipeline.ops.sample_parts import SamplePart
 from lines_pipeline.suites.base import Answers, ForeignCode, Head, Metric, Role, Scores
 from lines_pipeline.suites.classification_file import ClassificationFile
 from lines_pipeline.suites.file_suite import FileSuite
@@ -36,6 +37,8 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
     """Evaluates models by a suite file that has been read."""
 
     held: HeldData = field(default_factory=HeldData, compare=False, repr=False)
+    only: SamplePart | None = None
+    """The samples that models are judged by; None for all."""
 
     @classmethod
     def read(cls, document: SuiteDocument) -> ClassificationSuite:
@@ -85,6 +88,10 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
         """Return the scores of answers by task."""
         return judged_answers(answers)
 
+    def part(self, part: SamplePart) -> ClassificationSuite:
+        """Return the suite with some samples of every task alone; both hold the same data."""
+        return replace(self, only=part)
+
     def hold_data(self, room: int) -> None:
         """Hold up to so many bytes of data between evaluations."""
         self.held.room = room
@@ -96,7 +103,7 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
     def batches(self, task: str, split: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield images and labels, in the file's order."""
         source = self._data(task, split)
-        return self._batches(source, None if isinstance(source, LabelledTensors) else self._made[1])
+        return self._batches(task, source, None if isinstance(source, LabelledTensors) else self._made[1])
 
     def heads(self) -> dict[str, Head]:
         """Return the frozen heads of all tasks."""
@@ -127,7 +134,7 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
         for task in tasks:
             source = self._data(task, split)
             clusters = source.clusters if isinstance(source, LabelledTensors) else None
-            yield task, self._logits(ready, task, self._batches(source, transform), device), clusters
+            yield task, self._logits(ready, task, self._batches(task, source, transform), device), clusters
 
     def _logits(self, module: nn.Module, task: str, batches: Iterator[Batch], device: str) -> Iterator[Batch]:
         """Yield logits and checked labels of each batch of images and labels."""
@@ -176,14 +183,18 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
         if source.startswith(DATASETS):
             return source
         where = f"{self.path}: task '{task}'"
-        return self.held.data(
+        data = self.held.data(
             source, lambda: LabelledTensors.of(self.tensors(source), source, where), lambda read: read.nbytes
         )
+        return data if self.only is None else data.picked(self.only.numbers(task, len(data.labels), data.clusters))
 
-    def _batches(self, source: LabelledTensors | str, transform: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _batches(self, task: str, source: LabelledTensors | str, transform: Any) -> Iterator[Batch]:
         if isinstance(source, LabelledTensors):
             return source.batches(BATCH_SIZE)
-        return self.held.batches(source, lambda: hub_batches(source, transform, BATCH_SIZE))
+        only = self.only
+        chosen = None if only is None else lambda count: only.numbers(task, count)
+        key = source if only is None else (source, only)
+        return self.held.batches(key, lambda: hub_batches(source, transform, BATCH_SIZE, chosen))
 
     def _source(self, task: str, split: str) -> str:
         return self.data_of(task, self.content.tasks[task].data, split)

@@ -12,12 +12,12 @@ from lines_pipeline.suites.opening import chosen_tasks, open_suite
 
 
 def declared_metrics(step: Step, folder: Path) -> DeclaredMetrics | None:
-    """Return the metrics of a step that names a suite; None where it names none, or one that is told of elsewhere.
+    """Return the metrics of a step that its suite declares; None where none does, or where it is told of elsewhere.
 
     ``folder`` is the recipe's.
     """
     use = step.op.suite_of(step.params, step.inputs)
-    if use is None:
+    if use is None or step.op.measures_metrics:
         return None
     target = use.target
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,9 +16,11 @@ from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.io.entries import read_entry, write_entry
 from lines_pipeline.io.opening import open_checkpoint
+from lines_pipeline.ops.sample_parts import SamplePart
 from lines_pipeline.suites.base import Answers, ForeignCode, Head, Metric, Role, Scores
 from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, judged_answers
 from lines_pipeline.suites.models import Model, state_of
+from lines_pipeline.suites.samples import Array
 from lines_pipeline.zoo.build import build
 from lines_pipeline.zoo.catalogue import locate
 from lines_pipeline.zoo.entries import Address, ZooEntry
@@ -43,6 +45,8 @@ class GlyphSuite:
     family: Family = FAMILIES["glyphs"]
     choice: Choice = field(default_factory=Choice)
     emit: Sink = lambda event: None
+    only: SamplePart | None = None
+    """The samples that models are judged by; None for all."""
     _remembered: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
@@ -83,11 +87,24 @@ class GlyphSuite:
         module = module.eval().to(device)
         answers = {}
         for task in tasks:
-            found = split_images(self.family.data, task, split)
-            features = torch.cat([module(part.to(device)) for part in torch.split(found.images, BATCH_SIZE)]).cpu()
+            images, labels, clusters = self._samples(task, split)
+            features = torch.cat([module(part.to(device)) for part in torch.split(images, BATCH_SIZE)]).cpu()
             logits = class_scores(features, head(self.family.data, task, self.choice.base))
-            answers[task] = Answers(logits, found.labels, found.shapes.numpy())
+            answers[task] = Answers(logits, labels, clusters)
         return answers
+
+    def _samples(self, task: str, split: str) -> tuple[torch.Tensor, torch.Tensor, Array]:
+        """Return images, labels and clusters of what models are judged by."""
+        found = split_images(self.family.data, task, split)
+        clusters = found.shapes.numpy()
+        if self.only is None:
+            return found.images, found.labels, clusters
+        numbers = self.only.numbers(task, len(found.labels), clusters)
+        return found.images[numbers], found.labels[numbers], clusters[numbers]
+
+    def part(self, part: SamplePart) -> GlyphSuite:
+        """Return the suite with some samples of every task alone."""
+        return replace(self, only=part)
 
     def judged(self, answers: Mapping[str, Answers]) -> Scores:
         """Return the scores of answers by task."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,11 @@ class LabelledTensors:
         """Return the bytes that the data take."""
         return self.images.nbytes + self.labels.nbytes + (0 if self.clusters is None else self.clusters.nbytes)
 
+    def picked(self, numbers: Array) -> LabelledTensors:
+        """Return some samples, in the order of their numbers."""
+        clusters = None if self.clusters is None else self.clusters[numbers]
+        return LabelledTensors(self.images[numbers], self.labels[numbers], clusters)
+
     def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield images and labels in order, one batch at a time."""
         for start in range(0, len(self.labels), size):
@@ -62,9 +67,15 @@ def hub_dataset(source: str) -> Any:
     return load_dataset(f"{organisation}/{dataset}", *configuration, split=split or "test")
 
 
-def hub_batches(source: str, transform: Any, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield images of ``hf://datasets/org/name[/configuration]#split``, transformed for the model, and labels."""
+def hub_batches(
+    source: str, transform: Any, size: int, chosen: Callable[[int], Array] | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield images of ``hf://datasets/org/name[/configuration]#split``, transformed for the model, and labels.
+
+    ``chosen`` tells which samples of so many to take; all are taken without it.
+    """
     data = hub_dataset(source)
+    data = data if chosen is None else data.select(chosen(len(data)))
     image_column = _column(source, data.column_names, ("image", "img", "jpg"))
     label_column = _column(source, data.column_names, ("label", "cls"))
     for start in range(0, len(data), size):

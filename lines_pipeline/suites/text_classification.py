@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.user_code.files import Code
+from lines_pipeline.ops.sample_parts import SamplePart
 from lines_pipeline.suites.base import ForeignCode, Head, Metric, Role, Scores
 from lines_pipeline.suites.class_figures import TEXT_METRICS, class_figures
 from lines_pipeline.suites.file_suite import FileSuite
@@ -34,10 +35,17 @@ from lines_pipeline.zoo.catalogue import locate as zoo_checkpoint
 class TextClassificationSuite(FileSuite[TextClassificationFile]):
     """Evaluates models by a suite file that has been read."""
 
+    only: SamplePart | None = field(default=None, kw_only=True)
+    """The samples that models are judged by; None for all."""
+
     @classmethod
     def read(cls, document: SuiteDocument) -> TextClassificationSuite:
         """Return the suite in a file."""
         return cls(document, fitting(document))
+
+    def part(self, part: SamplePart) -> TextClassificationSuite:
+        """Return the suite with some samples of every task alone."""
+        return replace(self, only=part)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -139,7 +147,9 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
         texts = labelled_texts(rows, section.columns or self.content.columns, self._names(task), classes)
         if not len(texts):
             raise EvalError(f"{self.path}: task '{task}': {source} has no texts to evaluate on")
-        return texts
+        if self.only is None:
+            return texts
+        return texts.picked(self.only.numbers(task, len(texts), texts.clusters).tolist())
 
     def _names(self, task: str) -> tuple[str, ...]:
         """Return the names of a task's classes; none where they are numbers."""

@@ -170,7 +170,8 @@ class LogSink:
             case TrialStarted(number, total, params):
                 self._trial = f"trial {number + 1} of {total}, {_values(params)}, "
             case TrialFinished(_, objective):
-                return f"{self._trial}objective {objective:g}"
+                stopped = f", stopped at {event.share:.4g} of the samples" if event.share < 1 else ""
+                return f"{self._trial}objective {objective:g}{stopped}"
             case ParamsChosen():
                 self._trial = ""
             case MetricsComputed():

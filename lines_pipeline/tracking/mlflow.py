@@ -162,8 +162,10 @@ class MlflowSink:
 
     def _on_TrialFinished(self, event: TrialFinished) -> None:  # noqa: N802
         sender, figures = self._sender, {**event.metrics, "tune/objective": event.objective}
+        if event.share < 1:  # figures of a part of the samples are not to be compared with those of others
+            figures = {"tune/objective_when_stopped": event.objective, "tune/share": event.share}
         metrics = [self._metric(name, figures[name], 0) for name in sorted(figures, key=means_first)]
-        sender.batch(self._trial, metrics)
+        sender.batch(self._trial, metrics, tags=sender.tags({"cached": "true"} if event.cached else {}))
         self._runs.end(self._trial, "FINISHED", self._at)
         self._trial = ""
 

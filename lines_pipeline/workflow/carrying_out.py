@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lines_pipeline.core.errors import PlanError
-from lines_pipeline.core.events import InputsIdentified, Note, Sink, SummaryComputed
+from lines_pipeline.core.events import InputsIdentified, Note, Sink, SummaryComputed, TableComputed
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.executor import outputs
 from lines_pipeline.executor.explain import block_scales, explain_with_room
@@ -21,13 +21,17 @@ from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.planner.explain import Explanation
 from lines_pipeline.planner.summaries import gather_summaries
+from lines_pipeline.recipe.binding.tuning import TRIALS_FOLDER
 from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.results import RunResult
 from lines_pipeline.search.drivers import Drivers
+from lines_pipeline.search.tune import Chosen
 from lines_pipeline.search.tune import tune as tune_recipe
 from lines_pipeline.workflow.deriving import Derivations
 from lines_pipeline.workflow.explaining import explain_outputs
+from lines_pipeline.workflow.figure_files import FigureFiles
 from lines_pipeline.workflow.preparing import ReadyRecipe
+from lines_pipeline.workflow.trial_figures import plain_trials, trial_figures
 
 
 @contextmanager
@@ -55,14 +59,14 @@ def explain_with_space(context: OpenedRecipe, destination: outputs.OutputFolder)
 
 def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune: bool) -> RunResult:
     """Carry out a recipe, and return what it gave; the run's record and time are added by ``RunEvents.complete``."""
-    drivers = Drivers.of(context.session, context.recipe.folder)
-    chosen = _choose(context, drivers, tune=tune)
+    drivers, figures = Drivers.of(context.session, context.recipe.folder), FigureFiles(context, destination)
+    chosen = _choose(context, drivers, figures, tune=tune)
     files_made = _make(context, destination, drivers)
     _emit_findings(context, files_made.summaries)
     metrics = drivers.metrics(context.graph)
-    derivations = Derivations(context, destination, drivers, dict(metrics), dict(drivers.units))
+    derivations = Derivations(context, figures, drivers, dict(metrics), dict(drivers.units))
     derivations.carry_out()
-    locations = [*files_made.locations, *derivations.locations]
+    locations = [*files_made.locations, *figures.locations]
     digests, secrets = context.session.digests, context.recipe.secrets
     destination.renew(outputs.write_cards(context.graph, files_made.requests, digests, metrics, secrets=secrets))
     if unwritten := context.session.cache.unwritten:
@@ -76,19 +80,22 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
         facts=gather_summaries(context.graph, files_made.summaries),
         run_id="",
         tracking_uri="",
-        chosen=chosen,
+        chosen=chosen.values if chosen else {},
+        trials=plain_trials(chosen.trials) if chosen else (),
         cached=(*sorted(files_made.before), *drivers.cached),
         seconds=0.0,
         units=derivations.units,
     )
 
 
-def _choose(context: OpenedRecipe, drivers: Drivers, *, tune: bool) -> Mapping[str, Any]:
-    """Replace tuned values, and steps with a driver, in the context by what was found; return the tuned values."""
-    chosen: Mapping[str, Any] = {}
+def _choose(context: OpenedRecipe, drivers: Drivers, files: FigureFiles, *, tune: bool) -> Chosen | None:
+    """Replace tuned values, and steps with a driver, in the context by what was found; return what was tuned."""
+    chosen: Chosen | None = None
     if tune and context.recipe.tune is not None:
-        chosen = tune_recipe(context.recipe, drivers).values
-        context.recipe = context.recipe.with_values(chosen)
+        chosen = tune_recipe(context.recipe, drivers)
+        files.write(TRIALS_FOLDER, trial_figures(chosen.trials, context.recipe.tune.objective))
+        context.session.emit(TableComputed("tune/trials", plain_trials(chosen.trials)))
+        context.recipe = context.recipe.with_values(chosen.values)
         context.graph = build_graph(context.recipe)
     context.graph = drivers.resolve(context.graph)
     return chosen
@@ -114,7 +121,7 @@ def _make(context: OpenedRecipe, destination: outputs.OutputFolder, drivers: Dri
     before = {step for step, request in requests.items() if existing(session, graph, request)}
     if before != requests.keys():
         require_output(destination.folder)
-    steps = [request.step for request in requests.values()] + list(graph.models_of(graph.evaluations))
+    steps = [request.step for request in requests.values()] + list(graph.measured_models)
     all_requests = [*requests.values(), *(OutputRequest(model) for model in drivers.unmade_models(graph))]
     stored, summaries = materialise(session, graph, all_requests, steps)
     _note_variances(context, all_requests, stored)

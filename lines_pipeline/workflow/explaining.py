@@ -21,9 +21,8 @@ def explain_outputs(
 ) -> Explanation:
     """Explain the files that ``save`` nodes name and the models that metrics are given of."""
     graph = context.graph
-    models = graph.models_of(graph.evaluations)
     requests = outputs.requests(context.recipe, graph, destination, context.session.checkpoints)
-    report = by(context.recipe, graph, context.session, list(requests.values()), models, trials)
+    report = by(context.recipe, graph, context.session, list(requests.values()), graph.measured_models, trials)
     return replace(report, notes=(*report.notes, *outputs.notes(requests)))
 
 

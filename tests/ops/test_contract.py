@@ -22,7 +22,18 @@ from lines_pipeline.core.events import Event, TableComputed
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops import registry
-from lines_pipeline.ops.base import AnyOp, AnyStatistic, Driver, Evaluated, Ids, Op, Summary, Values, Variant
+from lines_pipeline.ops.base import (
+    AnyOp,
+    AnyStatistic,
+    Driver,
+    Evaluated,
+    Ids,
+    MeasuredMetrics,
+    Op,
+    Summary,
+    Values,
+    Variant,
+)
 from lines_pipeline.ops.depth import Place
 from lines_pipeline.ops.derivations import Derivation
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
@@ -39,6 +50,8 @@ ATTRIBUTES = (
     "identified_by_content",
     "is_output",
     "is_source",
+    "measures_metrics",
+    "metrics_by",
     "needs_include",
     "Params",
     "source",
@@ -96,8 +109,8 @@ class Renamed(Op[Any, Any]):
         driver = self.op.driver_of(params)
         return None if driver is None else lambda inputs, context: self.renamed(driver(inner(inputs), context))
 
-    def renamed(self, driven: Variant | Evaluated) -> Variant | Evaluated:
-        if isinstance(driven, Evaluated):
+    def renamed(self, driven: Variant | Evaluated | MeasuredMetrics) -> Variant | Evaluated | MeasuredMetrics:
+        if not isinstance(driven, Variant):
             return driven
         return replace(driven, op=self, inputs={PREFIX + port: ids for port, ids in driven.inputs.items()})
 
@@ -122,6 +135,9 @@ class Renamed(Op[Any, Any]):
     def is_sum_of(self, params: Any) -> str | None:
         port = self.op.is_sum_of(params)
         return port and PREFIX + port
+
+    def bind_model(self, params: Any, stats: Mapping[str, Any], places: Mapping[str, Place]) -> Mapping[str, Any]:
+        return self.op.bind_model(params, stats, places)
 
     def bind_tensor(
         self, params: Any, stats: Mapping[str, Any], place: Place | None, counts: Mapping[str, int]
@@ -163,7 +179,7 @@ class Renamed(Op[Any, Any]):
 
 MERGED = (
     *("scaled", "doubled", "agreed", "kept", "flat", "turned"),
-    *("less", "free", "placed", "tabled", "signed", "level"),
+    *("less", "free", "placed", "tabled", "uniform", "signed", "level"),
 )
 PICKED = ("larger", "several", "enlarged", "varied", "balanced", "tasks", "dropped", "given", "ranked", "banded")
 SPHERES = ("arc", "arcs", "tangents", "mean", "stock", "rows", "near", "fused")
@@ -205,6 +221,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "banded": {"op": "breadcrumbs", "delta": "updates[a]", "density": 0.6, "gamma": 0.05},
     "placed": {"op": "lines-scale", "delta": "sum", "schedule": "cosine", "gamma": 0.3, "outside": "by-position"},
     "tabled": {"op": "lines-scale", "delta": "sum", "schedule": "table", "table": TABLE, "alpha": 0.5},
+    "uniform": {"op": "lines-scale", "delta": "sum", "schedule": "uniform", "alpha": 0.25, "beta": 0.5},
     "arc": {"op": "slerp", "models": ["experts[a]", "experts[b]"], "t": 0.3},
     "arcs": {"op": "nuslerp", "models": ["experts[a]", "experts[b]"], "base": "base"},
     "tangents": {"op": "multislerp", "models": "experts", "base": "base"},
@@ -247,6 +264,9 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "regressed": {"op": "regmean", "models": "toys", "statistics": "varying", "weights": [1.0, 2.0, 1.0]},
     "fitted": {"op": "save", "model": "regressed", "path": "fitted.safetensors"},
     "subspace": {"op": "esm", "models": ["toys[low]"], "base": "toys[high]", "statistics": ["flowing[low]"]},
+    "deep": {"op": "load", "path": "deep_{m}.safetensors", "for_each": {"m": ["low", "high"]}},
+    "drifted": {"op": "drift", "model": "deep[high]", "base": "deep[low]", "suite": "deep.yaml"},
+    "drawn": {"op": "plot", "metrics": "drifted", "x": "block", "y": "cka"},
     "essential": {"op": "save", "model": "subspace", "path": "essential.safetensors"},
     "normed": {"op": "load", "path": "normed.safetensors"},
     "anew": {"op": "recalibrate", "model": "normed", "suite": "norms.yaml"},
@@ -256,6 +276,8 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "between": {"op": "interpolate", "models": ["toys[low]", "toys[high]"], "t": "{t}", "for_each": {"t": [0, 0.5, 1]}},
     "along": {"op": "evaluate", "model": "between", "suite": "suite.yaml", "split": "val"},
     "barrier": {"op": "barrier", "metrics": "along", "metric": "mean_accuracy"},
+    "aimed": {"op": "evaluate", "model": "toys", "suite": "suite.yaml", "split": "val", "target": "rise"},
+    "verdict": {"op": "premise", "shallow": "aimed", "deep": "aimed", "uniform": "aimed"},
     "front": {"op": "pareto", "metrics": "along", "objectives": ["accuracy/rise", "accuracy/fall"], "parent": "val"},
     "curve": {"op": "plot", "metrics": ["along", "val"], "x": "t", "y": "mean_accuracy"},
     "together": {"op": "evaluate", "models": ["toys", "mixed"], "suite": "suite.yaml", "split": "val"},
@@ -272,6 +294,15 @@ class Linear(nn.Module):
 
     def forward(self, images):
         return self.blocks[0](images)
+
+
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)])
+
+    def forward(self, images):
+        return self.blocks[1](self.blocks[0](images).abs())
 
 
 class Norm(nn.BatchNorm2d):
@@ -298,8 +329,11 @@ def folder(toy: Path) -> Path:
     write_adapter(toy / "adapter", factors)
     for name, total in {"low": -0.625, "middle": 0.3125, "high": 0.9375}.items():
         write_model(toy / f"{name}.safetensors", total)
+        write_model(toy / f"deep_{name}.safetensors", total, total)
     tasks = {"rise": above(1 / 8, 2 / 8, 3 / 8), "fall": below(5 / 8, 6 / 8, 7 / 8)}
-    write_suite(toy, {task: {"val": images} for task, images in tasks.items()})
+    recorded = {task: {"val": 0.5} for task in tasks}
+    splits = {task: {"val": images} for task, images in tasks.items()}
+    write_suite(toy, splits, expert_accuracy=recorded, pretrained_accuracy=recorded)
     write_layers(toy)
     return toy
 
@@ -310,6 +344,7 @@ def write_layers(folder: Path) -> None:
     task = {"head": "head.safetensors", "data": {"val": "rise_val.safetensors"}}
     suite = {"model": {"factory": "layers.py:Linear"}, "tasks": {"rise": task}}
     (folder / "layers.yaml").write_text(yaml.safe_dump(suite))
+    (folder / "deep.yaml").write_text(yaml.safe_dump({**suite, "model": {"factory": "layers.py:Deep"}}))
     (folder / "norms.yaml").write_text(yaml.safe_dump({**suite, "model": {"factory": "layers.py:Norm"}}))
     state = {"running_mean": torch.zeros(1), "running_var": torch.ones(1), "num_batches_tracked": torch.tensor(2)}
     save_file(state, folder / "normed.safetensors")
@@ -374,7 +409,7 @@ def test_renamed_copies_of_all_ops_give_the_same_bytes(
     original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
     assert (
         len(original["values"]) == 14
-        and len(original["figures"]) == 2
+        and len(original["figures"]) == 7
         and len(original["config"]) == 3
         and original["chosen"] == {"mixed.t": 1.0}
     )

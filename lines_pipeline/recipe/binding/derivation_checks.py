@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import did_you_mean
+from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.ops.derivations import Derivation
 from lines_pipeline.ops.metrics_table import Member, table_of
@@ -29,6 +30,8 @@ def _member(step: Step, metrics: Mapping[str, float] = {}) -> Member:
 
 def _unknown_columns(graph: Graph, step: Step, derivation: Derivation, metrics_of: MetricsOf) -> Iterable[Diagnostic]:
     port = next(port for port in step.op.inputs if port in step.inputs)
+    if any(graph.steps[source].gives is not EdgeType.METRICS for source in step.inputs[port]):
+        return
     declared = [(graph.steps[source], metrics_of(graph.steps[source])) for source in step.inputs[port]]
     if any(known is None for _, known in declared):
         return

@@ -12,9 +12,9 @@ from lines_pipeline.core.diagnostics import Diagnostic, FieldPath
 from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.types import FILED, EdgeType
+from lines_pipeline.recipe.binding.input_binding import InputBinding
 from lines_pipeline.recipe.binding.items import fill_items
 from lines_pipeline.recipe.binding.nodes import Reference, UnboundNode, port_path
-from lines_pipeline.recipe.binding.parameters import InputBinding
 from lines_pipeline.recipe.binding.validation import listed
 
 if TYPE_CHECKING:

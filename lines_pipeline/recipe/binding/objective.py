@@ -46,6 +46,11 @@ class Objective:
     terms: tuple[tuple[float, str, str], ...]
     constant: float = 0.0
 
+    @property
+    def nodes(self) -> list[str]:
+        """Return the steps that it names, each once."""
+        return list(dict.fromkeys(node for _, node, _ in self.terms))
+
     def value(self, metrics: Mapping[str, Mapping[str, float]]) -> float:
         """Return the objective, from metrics by step and name; KeyError (``node.metric``) where one is missing."""
         total = self.constant

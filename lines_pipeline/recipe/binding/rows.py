@@ -8,9 +8,9 @@ from typing import Any
 
 from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.printable import shortened
+from lines_pipeline.recipe.binding.input_binding import InputBinding
 from lines_pipeline.recipe.binding.items import MAX_ITEMS, Item
 from lines_pipeline.recipe.binding.nodes import UnboundNode
-from lines_pipeline.recipe.binding.parameters import InputBinding
 
 
 def member_rows(unbound: UnboundNode, bindings: Mapping[str, InputBinding]) -> tuple[list[Item], list[Diagnostic]]:

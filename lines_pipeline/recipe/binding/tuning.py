@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import networkx
@@ -25,6 +26,9 @@ from lines_pipeline.recipe.binding.objective import (
 from lines_pipeline.recipe.binding.validation import described
 from lines_pipeline.recipe.schema import MAX_GRID, Space, Tune
 
+TRIALS_FOLDER = "tune"
+"""The folder, in the output folder, of what shows the trials: no node may write there."""
+
 
 def tune_diagnostics(
     tune: Tune,
@@ -34,7 +38,7 @@ def tune_diagnostics(
     metrics_of: MetricsOf = lambda step: None,
 ) -> list[Diagnostic]:
     """Return all diagnostics about ``tune``, by path from the top of the recipe."""
-    diagnostics = _sampler_diagnostics(tune)
+    diagnostics = [*_sampler_diagnostics(tune), *_folder_diagnostics(graph)]
     objective, of_objective = _read_objective(tune)
     diagnostics += of_objective
     evaluated: set[str] = set()
@@ -70,6 +74,20 @@ def _sampler_diagnostics(tune: Tune) -> list[Diagnostic]:
             message = f"the grid has {total:,} combinations, expected at most {MAX_GRID:,}"
             diagnostics.append(Diagnostic(("tune", "parameters"), message, True))
     return diagnostics
+
+
+def _folder_diagnostics(graph: Graph) -> Iterator[Diagnostic]:
+    """Complain, once a node, about files that would lie among those of the trials."""
+    for node, members in graph.members.items():
+        steps = [graph.steps[member] for member in members]
+        files = [step.op.file_of(step.params, step.inputs) for step in steps]
+        drawn = [step.op.derivation_of(step.params) for step in steps]
+        paths = [file.path for file in files if file]
+        paths += [path for one in drawn if one for path in one.files]
+        clashing = [path for path in paths if PurePosixPath(path).parts[:1] == (TRIALS_FOLDER,)]
+        if clashing:
+            message = f"'path' is '{clashing[0]}', but in '{TRIALS_FOLDER}/' are the trials of 'tune'; choose another"
+            yield Diagnostic(("nodes", node, "path"), message, node=node)
 
 
 def _read_objective(tune: Tune) -> tuple[Objective | None, list[Diagnostic]]:
@@ -119,9 +137,9 @@ def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph:
 
 
 def _judges(unbound: UnboundNode, graph: Graph) -> bool:
-    """Return whether a node gives metrics of a model, and not such as are made of others'."""
+    """Return whether a node has a suite judge a model."""
     derived = any(step in graph.derivations for step in graph.members.get(unbound.name, ()))
-    return unbound.op.gives == EdgeType.METRICS and not derived
+    return unbound.op.gives == EdgeType.METRICS and not derived and not unbound.op.measures_metrics
 
 
 def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) -> str | None:

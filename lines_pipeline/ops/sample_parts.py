@@ -1,0 +1,38 @@
+"""A part of the samples of a task: drawn by a seed, whole clusters at a time, each part within every larger one."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SamplePart:
+    """Says which samples of every task are judged: a share of its clusters, one of them at least."""
+
+    share: float
+    """More than 0, at most 1."""
+    seed: int = 0
+
+    def numbers(self, task: str, count: int, clusters: Numbers | None = None) -> Numbers:
+        """Return the numbers of the samples, in order: int64, of 0..count-1.
+
+        ``clusters`` [count] numbers what belongs together; None: each sample stands alone.
+        """
+        of_sample = np.arange(count) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+        total = int(of_sample.max(initial=-1)) + 1
+        taken = np.zeros(total, bool)
+        taken[self._order(task, total)[: math.ceil(self.share * total)]] = True
+        return np.flatnonzero(taken[of_sample])
+
+    def _order(self, task: str, count: int) -> Numbers:
+        """Draw an order that depends on seed and task alone: a part is how far one goes in it."""
+        key = hashlib.blake2b(f"{self.seed}\0{task}".encode(), digest_size=16).digest()
+        return np.random.Generator(np.random.Philox(key=np.frombuffer(key, "<u8"))).permutation(count)

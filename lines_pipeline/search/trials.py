@@ -1,0 +1,126 @@
+"""Carries out trials: makes their models, has them judged, and stops those that a race drops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from lines_pipeline.core.errors import EvalError
+from lines_pipeline.core.events import Event, TrialFinished, TrialStarted
+from lines_pipeline.evaluation.evaluator import EvaluationBatch
+from lines_pipeline.executor.session import Session
+from lines_pipeline.graph.graph import Graph
+from lines_pipeline.recipe.binding.objective import Objective
+from lines_pipeline.recipe.building import build_graph
+from lines_pipeline.recipe.recipe import Recipe
+from lines_pipeline.search.drivers import Drivers
+from lines_pipeline.search.race import WHOLE, Race
+from lines_pipeline.search.samplers import Values
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Holds what one trial tried and found, on a ``share`` of the samples: less than all where it was stopped."""
+
+    number: int
+    values: Values
+    objective: float
+    metrics: Mapping[str, float]
+    """``node/metric`` to value."""
+    share: float = WHOLE
+    cached: bool = False
+    """Whether all its scores were remembered from an earlier run."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether it was judged by all samples."""
+        return self.share == WHOLE
+
+
+@dataclass
+class _Running:
+    """A trial that is carried out, the events that wait for those of the trials before, and what it has found."""
+
+    number: int
+    values: Values
+    graph: Graph
+    events: list[Event] | None
+    """None where they are told at once."""
+    batches: list[EvaluationBatch] = field(default_factory=list)
+    found: Trial | None = None
+
+
+@dataclass
+class Trials:
+    """Carries out trials, numbered in the order in which they are given."""
+
+    recipe: Recipe
+    drivers: Drivers
+    objective: Objective
+    race: Race
+    total: int
+    done: int = 0
+
+    def run(self, batch: Sequence[Values]) -> list[Trial]:
+        """Return what each found: models are made one after the other, and evaluated together.
+
+        Events come as if each trial had begun when the one before had ended.
+        """
+        session, running = self.drivers.evaluator.session, list[_Running]()
+        try:
+            for values in batch:
+                running.append(self._begun(values, self.done + len(running), hold=bool(running)))
+            left = running
+            for share in self.race.shares:
+                left = self._judged(left, share)
+        finally:
+            self.drivers.evaluator.drop([one for trial in running for one in trial.batches])
+        found = []
+        for one in running:
+            assert one.found is not None
+            for event in one.events or ():
+                session.emit(event)
+            trial = one.found
+            session.emit(TrialFinished(trial.number, trial.objective, trial.metrics, trial.cached, trial.share))
+            found.append(trial)
+        self.done += len(found)
+        return found
+
+    def _begun(self, values: Values, number: int, *, hold: bool) -> _Running:
+        """Tell of a trial, and carry out what drivers replace."""
+        held, session = list[Event]() if hold else None, self.drivers.evaluator.session
+        with _events(session, held):
+            session.emit(TrialStarted(number, self.total, values))
+            graph = self.drivers.resolve(build_graph(self.recipe.with_values(values)))
+        return _Running(number, values, graph, held)
+
+    def _judged(self, running: Sequence[_Running], share: float) -> list[_Running]:
+        """Judge trials by a share of the samples; return those that go on."""
+        evaluator = self.drivers.evaluator
+        for one in running:
+            with _events(evaluator.session, one.events):
+                one.batches.append(self.drivers.prepare(one.graph, self.objective.nodes, self.race.part(share)))
+        judged = evaluator.judge([one.batches[-1] for one in running])
+        for one, by_step in zip(running, judged, strict=True):
+            metrics = {f"{step}/{name}": figure for step, given in by_step.items() for name, figure in given.items()}
+            cached = all(batch.is_remembered for batch in one.batches)
+            one.found = Trial(one.number, one.values, self._objective(by_step), metrics, share, cached)
+        return [one for one in running if one.found and self.race.goes_on(share, one.found.objective)]
+
+    def _objective(self, metrics: Mapping[str, Mapping[str, float]]) -> float:
+        try:
+            return self.objective.value(metrics)
+        except KeyError as error:
+            raise EvalError(f"tune: the suite gives no metric {error.args[0]} for the objective") from error
+
+
+@contextmanager
+def _events(session: Session, held: list[Event] | None) -> Iterator[None]:
+    """Collect events in ``held``, if it is a list, in place of the sinks."""
+    emit = session.emit
+    session.emit = emit if held is None else held.append
+    try:
+        yield
+    finally:
+        session.emit = emit
