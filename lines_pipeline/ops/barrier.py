@@ -60,8 +60,8 @@ def _diagnostics(params: BarrierParams, members: Sequence[Member]) -> Iterable[D
 
 
 def _listed(places: Sequence[float]) -> str:
-    told = ", ".join(f"{place:g}" for place in places[:12])
-    return told + (", ..." if len(places) > 12 else "")
+    text = ", ".join(f"{place:g}" for place in places[:12])
+    return text + (", ..." if len(places) > 12 else "")
 
 
 def _lines(x: str, members: Sequence[Member]) -> dict[str, list[Member]]:
@@ -76,26 +76,26 @@ def _lines(x: str, members: Sequence[Member]) -> dict[str, list[Member]]:
 
 def _telling(places: Sequence[dict[str, str]]) -> list[str]:
     """Return the first columns that tell apart all that differ; none where nothing does."""
-    found: list[str] = []
+    columns: list[str] = []
     groups = len({tuple(sorted(place.items())) for place in places})
     for column in dict.fromkeys(column for place in places for column in place):
-        known = len({tuple(place.get(name) for name in found) for place in places})
-        if known < groups and len({tuple(place.get(name) for name in (*found, column)) for place in places}) > known:
-            found.append(column)
-    return found
+        known = len({tuple(place.get(name) for name in columns) for place in places})
+        if known < groups and len({tuple(place.get(name) for name in (*columns, column)) for place in places}) > known:
+            columns.append(column)
+    return columns
 
 
 def _derived(params: BarrierParams, members: Sequence[Member]) -> Derived:
     lower, unit = members[0].directions.get(params.metric) == "lower", members[0].units.get(params.metric, "")
-    found = {
+    by_line = {
         name: highest({_place(params, member): _value(params, member) for member in line}, lower=lower)
         for name, line in _lines(params.x, members).items()
     }
-    most = max(found.values(), key=lambda one: one[0])
+    most = max(by_line.values(), key=lambda point: point[0])
     metrics = {"barrier": most[0], "at": most[1]}
-    if len(found) > 1:
-        metrics |= {f"barrier/{name}": height for name, (height, _) in found.items()}
-        metrics |= {f"at/{name}": at for name, (_, at) in found.items()}
+    if len(by_line) > 1:
+        metrics |= {f"barrier/{name}": height for name, (height, _) in by_line.items()}
+        metrics |= {f"at/{name}": at for name, (_, at) in by_line.items()}
     return Derived(metrics, {name: unit for name in metrics if name.startswith("barrier")})
 
 
@@ -106,10 +106,10 @@ def _place(params: BarrierParams, member: Member) -> float:
 
 
 def _value(params: BarrierParams, member: Member) -> float:
-    found = number(member.metric(params.metric))
-    if found is None:
+    value = number(member.metric(params.metric))
+    if value is None:
         raise EvalError(f"'{member.step}': '{params.metric}' is no finite number, which a barrier needs")
-    return found
+    return value
 
 
 def highest(line: Line, *, lower: bool = False) -> tuple[float, float]:

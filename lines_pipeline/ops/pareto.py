@@ -47,11 +47,11 @@ class Pareto(Op[ParetoParams]):
     Params = ParetoParams
 
     def check(self, params: ParetoParams, counts: Mapping[str, int]) -> str | None:
-        wanted = len(params.objectives)
+        count = len(params.objectives)
         for name in ("reference", "directions"):
-            given = getattr(params, name)
-            if given is not None and len(given) != wanted:
-                return f"'{name}' has {len(given)} entries, expected {wanted}, one an objective"
+            entries = getattr(params, name)
+            if entries is not None and len(entries) != count:
+                return f"'{name}' has {len(entries)} entries, expected {count}, one an objective"
         if counts["parent"] and params.reference is not None:
             return "the reference is 'reference' or 'parent', not both"
         return None
@@ -77,7 +77,7 @@ def _derived(params: ParetoParams, members: Members) -> Derived:
 def _signs(params: ParetoParams, member: Member) -> Point:
     """Return 1 for objectives of which more is better, and -1 for the others."""
     if params.directions is not None:
-        return tuple(1.0 if one == "maximize" else -1.0 for one in params.directions)
+        return tuple(1.0 if direction == "maximize" else -1.0 for direction in params.directions)
     return tuple(-1.0 if member.directions.get(name) == "lower" else 1.0 for name in params.objectives)
 
 

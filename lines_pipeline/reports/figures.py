@@ -123,13 +123,13 @@ def _draw_arrows(axes: Axes, figure: Figure, column: str, *, numeric: bool) -> N
 
 
 def _draw_bar(axes: Axes, figure: Figure) -> None:
-    names, found = texts(figure.table.rows, figure.x), series_of(figure)
-    width = 0.8 / len(found)
-    for index, series in enumerate(found):
+    names, all_series = texts(figure.table.rows, figure.x), series_of(figure)
+    width = 0.8 / len(all_series)
+    for index, series in enumerate(all_series):
         by_name = {_category(point.x): point for point in series.points}
         places = [place for place, name in enumerate(names) if _category(name) in by_name]
         points = [by_name[_category(names[place])] for place in places]
-        shift = (index - (len(found) - 1) / 2) * width
+        shift = (index - (len(all_series) - 1) / 2) * width
         axes.bar(
             [place + shift for place in places],
             [point.mean for point in points],
@@ -144,15 +144,15 @@ def _draw_bar(axes: Axes, figure: Figure) -> None:
 
 
 def _draw_radar(axes: Axes, figure: Figure) -> None:
-    names, found = texts(figure.table.rows, figure.x), series_of(figure)
+    names, all_series = texts(figure.table.rows, figure.x), series_of(figure)
     angles = [2 * math.pi * place / len(names) for place in range(len(names))]
-    for index, series in enumerate(found):
+    for index, series in enumerate(all_series):
         by_name = {_category(point.x): point.mean for point in series.points}
         values = [by_name.get(_category(name), math.nan) for name in names]
         colour, dashes = _line_style(index)
         axes.plot([*angles, angles[0]], [*values, values[0]], label=_named(series), color=colour, linestyle=dashes)
     axes.set_xticks(angles, [_plain(name) for name in names])
-    if len(found) > 1:
+    if len(all_series) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(1.1, 1.05))
 
 

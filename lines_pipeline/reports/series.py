@@ -34,15 +34,15 @@ class Series:
 def series_of(figure: Figure) -> list[Series]:
     """Return a series for each column of ``y`` and each group; ``EvalError`` where no row has a figure to show."""
     groups, numeric = grouped(figure), categories(figure, figure.x) is None
-    found = []
+    all_series = []
     for column in figure.y:
         for group, rows in groups.items():
             points = _points(pairs(figure, rows, column, numeric=numeric), numeric=numeric)
             label = " ".join(part for part in (column if len(figure.y) > 1 else "", group) if part)
-            found += [Series(label or column, tuple(points))] if points else []
-    if not found:
+            all_series += [Series(label or column, tuple(points))] if points else []
+    if not all_series:
         raise EvalError(f"plot: no row has a finite figure in {' or '.join(figure.y)}")
-    return found
+    return all_series
 
 
 def grouped(figure: Figure) -> dict[str, list[Row]]:
@@ -85,5 +85,5 @@ def _points(of_rows: Sequence[tuple[Any, float]], *, numeric: bool) -> list[Poin
 
 
 def _deviation(values: Sequence[float]) -> float:
-    found = stdev(values) if len(values) > 1 else 0.0
-    return found if math.isfinite(found) else 0.0
+    deviation = stdev(values) if len(values) > 1 else 0.0
+    return deviation if math.isfinite(deviation) else 0.0

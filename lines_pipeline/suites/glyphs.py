@@ -95,12 +95,12 @@ class GlyphSuite:
 
     def _samples(self, task: str, split: str) -> tuple[torch.Tensor, torch.Tensor, Array]:
         """Return images, labels and clusters of what models are judged by."""
-        found = split_images(self.family.data, task, split)
-        clusters = found.shapes.numpy()
+        drawn = split_images(self.family.data, task, split)
+        images, labels, clusters = drawn.images, drawn.labels, drawn.shapes.numpy()
         if self.only is None:
-            return found.images, found.labels, clusters
-        numbers = self.only.numbers(task, len(found.labels), clusters)
-        return found.images[numbers], found.labels[numbers], clusters[numbers]
+            return images, labels, clusters
+        numbers = self.only.numbers(task, len(labels), clusters)
+        return images[numbers], labels[numbers], clusters[numbers]
 
     def part(self, part: SamplePart) -> GlyphSuite:
         """Return the suite with some samples of every task alone."""
