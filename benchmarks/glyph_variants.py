@@ -1,4 +1,4 @@
-"""Test accuracy of the experts of a family on the tasks of its suite, as a Markdown table; builds those that are missing.
+"""Test accuracy of a family's experts on the tasks of its suite, as a Markdown table; builds those that are missing.
 
 ``python benchmarks/glyph_variants.py glyphs-rewards [--experts NAME ...] [--tasks TASK ...] [--base 0]``
 """

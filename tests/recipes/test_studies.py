@@ -133,7 +133,7 @@ def test_soups_of_two_rewards_have_fronts_and_volumes(zoo: Path) -> None:
 
 def test_soups_of_three_rewards_are_a_lattice_of_shares(zoo: Path) -> None:
     names: dict[str, Any] = {"first": "up", "second": "down", "third": "mid"}
-    result = run("rewarded_soups_three", zoo, **names, tasks=list(names.values()))
+    result = run("rewarded_soups_three", zoo, start="pretrained", **names, tasks=list(names.values()))
     shares = [tuple(float(row[name]) for name in "abc") for row in rows("front") if row["node"] == "plain"]
     assert len(set(shares)) == 66 and all(sum(share) == pytest.approx(1) for share in shares)
     assert all(f"plain[{point}]" in result.metrics for point in range(1, 67))
