@@ -109,7 +109,7 @@ def test_verbose_runs_say_what_they_open_decide_and_find_in_the_cache(
     first = called(*words, "-v").stderr
     assert "info: 'base': opened '${env:PLANTED}.safetensors', 11 tensors, content not known yet\n" in first
     assert re.search(r"info: 'model': to be made, at '.*model\.safetensors'\n", first)
-    assert re.search(r"info: pass 1/\d begins: \d+ jobs?, 0\.\d MB\n", first)
+    assert re.search(r"info: pass 1/\d begins: \d+ tasks?, 0\.\d MB\n", first)
     again = called(*words, "--verbose").stderr
     assert re.search(r"info: 'model': there already: '.*model\.safetensors'\n", again)
     assert "11 tensors, content known\n" in again and " begins: " not in again

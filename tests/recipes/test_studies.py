@@ -166,11 +166,12 @@ def test_the_study_of_schedules_compares_them_with_a_uniform_scale(zoo: Path) ->
 
 
 def test_the_study_of_soups_scales_soups_and_what_they_are_made_of(zoo: Path) -> None:
-    result = run("soups", zoo, models=list(TASKS), others=str(zoo / "suite.yaml"))
-    mean = {index: sum(EXPERTS[task][index] for task in TASKS) / len(TASKS) for index in range(len(BASE))}
-    for gamma, first in ((1.0, mean[0]), (0.0, BASE[0])):
-        total = first + mean[1]
-        figures = [result.metrics[f"{node}[{gamma:g}]"] for node in ("uniform_own", "uniform_others")]
+    suite = str(zoo / "suite.yaml")
+    sets = {"vars.zoo": str(zoo), "vars.suite": suite, "vars.others": suite, "vars.models": list(TASKS)}
+    result = lines_pipeline.run(FOLDER / "study_soups.yaml", sets=sets, out="out", tracking=False, trust=True)
+    first, second = (sum(EXPERTS[task][block] for task in TASKS) / len(TASKS) for block in (0, 1))
+    for gamma, total in (("1.00", first + second), ("0.00", first + BASE[1])):
         expected = sum(accuracy(task, total) for task in TASKS) / len(TASKS)
-        assert [figure["mean_accuracy"] for figure in figures] == pytest.approx([expected] * 2)
-    assert [row["gamma"] for row in rows("own")][:5] == ["0", "0.25", "0.5", "0.75", "1"] * 1
+        figures = [result.metrics[f"{node}[{gamma}]"]["mean_accuracy"] for node in ("uniform_own", "uniform_others")]
+        assert figures == pytest.approx([expected] * 2)
+    assert [row["gamma"] for row in rows("own")][:5] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
