@@ -116,8 +116,8 @@ class PlanIndex:
     def _places_of(self, step: str) -> Mapping[str, Place]:
         """Return where a step's tensors are in the blocks, by name."""
         if step not in self._places:
-            tensors, found = self.stage_plan.schemas[step].tensors, self.stage_plan.positions.get(step, {})
-            self._places[step] = {tensors[key].name: place for key, place in found.items() if key in tensors}
+            tensors, positions = self.stage_plan.schemas[step].tensors, self.stage_plan.positions.get(step, {})
+            self._places[step] = {tensors[key].name: place for key, place in positions.items() if key in tensors}
         return self._places[step]
 
     def _assumptions(self, speculation: AnyStatistic | None) -> Sequence[Assumption]:

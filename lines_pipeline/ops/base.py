@@ -334,7 +334,7 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         return None
 
     def bind_model(self, params: P, stats: Mapping[str, S], places: Mapping[str, Place]) -> Mapping[str, S]:
-        """The ``stats`` of a model whose tensors are at ``places``, by name; ``bind_tensor`` gets what it returns."""
+        """Return the ``stats`` of a model whose tensors are at ``places``, by name; ``bind_tensor`` gets these."""
         return stats
 
     def bind_tensor(

@@ -25,15 +25,15 @@ def block_modules(module: nn.Module, layers: LayerMap) -> dict[str, nn.Module]:
     for name, block in layers.blocks.items():
         names.setdefault(block, []).append(name)
     order = {tower: number for number, tower in enumerate(layers.depths)}
-    found, modules = dict[str, nn.Module](), dict(module.named_modules())
+    by_block, modules = dict[str, nn.Module](), dict(module.named_modules())
     for tower, index in sorted(names, key=lambda block: (order[block[0]], block[1])):
         path = _path(names[tower, index])
-        own = [path] if path in modules else [one for one in modules if one.endswith(f".{path}")]
+        own = [path] if path in modules else [name for name in modules if name.endswith(f".{path}")]
         label = str(index) if len(order) == 1 else f"{tower}/{index}"
-        if len(own) != 1 or not path or any(modules[own[0]] is other for other in found.values()):
+        if len(own) != 1 or not path or any(modules[own[0]] is other for other in by_block.values()):
             raise EvalError(f"the suite's model has no module for block {label} ('{path}'): its output cannot be seen")
-        found[label] = modules[own[0]]
-    return found
+        by_block[label] = modules[own[0]]
+    return by_block
 
 
 def _path(tensors: Sequence[str]) -> str:
@@ -69,18 +69,18 @@ class BlockOutputs:
     def _found_axes(self, batch: Any) -> dict[str, int]:
         if len(batch) < 2:
             raise EvalError("the first batch has one sample, expected two or more: one model cannot be compared on it")
-        one, two = self._run(batch[:1]), self._run(batch[:2])
-        if not one:
+        of_one, of_two = self._run(batch[:1]), self._run(batch[:2])
+        if not of_one:
             raise EvalError(
                 f"the suite's model runs none of the blocks {', '.join(self.blocks)} as a whole: "
                 "their outputs cannot be seen; expected a module whose blocks are called"
             )
         axes = {}
-        for block, value in one.items():
-            sizes = enumerate(zip(value.shape, two[block].shape, strict=True))
+        for block, value in of_one.items():
+            sizes = enumerate(zip(value.shape, of_two[block].shape, strict=True))
             grown = [axis for axis, (alone, both) in sizes if (alone, both) == (1, 2)]
             if len(grown) != 1 or value.dim() < 2:
-                shape = list(two[block].shape)
+                shape = list(of_two[block].shape)
                 raise EvalError(f"block {block} gives {shape} for two samples, expected features of each sample")
             axes[block] = grown[0]
         return axes

@@ -101,7 +101,7 @@ def _widths(model: Schema, layers: LayerMap) -> list[int]:
     for name, block in layers.blocks.items():
         if name in model.tensors:
             sizes.setdefault(block, Counter()).update(model.tensors[name].shape[:2])
-    return [found.most_common(1)[0][0] for found in sizes.values() if found]
+    return [counts.most_common(1)[0][0] for counts in sizes.values() if counts]
 
 
 def _drift(params: DriftParams, inputs: Ids, context: DriverContext, suite: TaskData) -> dict[str, float]:
@@ -109,11 +109,11 @@ def _drift(params: DriftParams, inputs: Ids, context: DriverContext, suite: Task
     with one_thread():
         base, task = _opened(params, inputs["base"][0], context, suite, tasks[0])
         model, _ = _opened(params, inputs["model"][0], context, suite, tasks[0])
-        found: dict[str, Similarity] = {}
-        for one in tasks:
-            for batch in replace(task, task=one).inputs(suite, params.split, params.rows):
-                _add(found, base.rows(batch), model.rows(batch), params)
-    values = {block: one.value() for block, one in found.items()}
+        similarities: dict[str, Similarity] = {}
+        for name in tasks:
+            for batch in replace(task, task=name).inputs(suite, params.split, params.rows):
+                _add(similarities, base.rows(batch), model.rows(batch), params)
+    values = {block: similarity.value() for block, similarity in similarities.items()}
     return {f"mean_{params.measure}": fmean(values.values())} | {
         f"{params.measure}/{block}": value for block, value in values.items()
     }
@@ -129,10 +129,10 @@ def _opened(
     return BlockOutputs(model.module, block_modules(model.module, layers), context.device), model
 
 
-def _add(found: dict[str, Similarity], base: Rows, model: Rows, params: DriftParams) -> None:
+def _add(similarities: dict[str, Similarity], base: Rows, model: Rows, params: DriftParams) -> None:
     for block, rows in model.items():
         if block not in base or (params.measure == "l2" and base[block].shape != rows.shape):
             raise EvalError(f"block {block}: the models give features of different widths, or one does not run it")
         if not torch.isfinite(rows).all():
             raise EvalError(f"block {block}: the model gives features that are not finite")
-        found.setdefault(block, _MEASURES[params.measure]()).add(base[block], rows)
+        similarities.setdefault(block, _MEASURES[params.measure]()).add(base[block], rows)

@@ -113,14 +113,14 @@ class LinesScale(Op[LinesScaleParams, Any]):
         return pattern_diagnostics(params.blocks, "blocks")
 
     def statistics(self, params: LinesScaleParams, inputs: Ids, step: str) -> dict[str, AnyStatistic]:
-        found: dict[str, AnyStatistic] = {}
+        statistics: dict[str, AnyStatistic] = {}
         if params.schedule == "uniform":
-            found["norms"] = TensorNorms(inputs["delta"])
+            statistics["norms"] = TensorNorms(inputs["delta"])
         if params.alpha != "auto":
-            return found
+            return statistics
         needless = inputs["delta"] == inputs["deltas"]
         of = {"norm_mtv": inputs["delta"], "norm_summed_tvs": inputs["deltas"]}
-        return found | {name: SumNorm(steps, optional=needless) for name, steps in of.items()}
+        return statistics | {name: SumNorm(steps, optional=needless) for name, steps in of.items()}
 
     def layer_pattern(self, params: LinesScaleParams) -> str | tuple[str, ...]:
         return params.blocks

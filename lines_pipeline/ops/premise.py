@@ -31,7 +31,7 @@ class Premise(Op[PremiseParams]):
 
     The inputs are collections with a member an expert, of updates of equal size, each evaluated with its ``target``.
     ``holds`` is 1 where shallow-down keeps more of the target than deep-down, -1 where it keeps less, and 0 where the
-    interval has both. Intervals are Student's over experts, pair by pair; one expert alone has none.
+    interval contains 0. Intervals are Student's over experts, pair by pair; one expert alone has none.
     """
 
     name = "premise"
@@ -51,8 +51,8 @@ def _diagnostics(members: Members) -> Iterable[Diagnostic]:
     first = _keys(members["shallow"])
     for port in members:
         if _keys(members[port]) != first:
-            found, expected = ", ".join(_keys(members[port])), ", ".join(first)
-            message = f"'{port}' has the experts {found}, 'shallow' has {expected}; expected the same ones"
+            theirs, expected = ", ".join(_keys(members[port])), ", ".join(first)
+            message = f"'{port}' has the experts {theirs}, 'shallow' has {expected}; expected the same ones"
             yield Diagnostic((port,), message)
 
 
@@ -75,8 +75,8 @@ def _derived(params: PremiseParams, members: Members) -> Derived:
         for part in PARTS
     }
     told = dict[str, float]()
-    for (other, part), found in differences.items():
-        told |= found.metrics(f"shallow_minus_{SCALINGS[other]}/{part}")
+    for (other, part), interval in differences.items():
+        told |= interval.metrics(f"shallow_minus_{SCALINGS[other]}/{part}")
     shares = dict.fromkeys([*means, *told], SHARE)
     rows = [
         {"scaling": SCALINGS[port], **{part: means[f"{part}/{SCALINGS[port]}"] for part in PARTS}}
@@ -93,10 +93,10 @@ def _difference(values: Sequence[float], others: Sequence[float]) -> Interval:
 
 
 def _figure(member: Member, metric: str) -> float:
-    found = number(member.metric(metric))
-    if found is None:
+    figure = number(member.metric(metric))
+    if figure is None:
         raise EvalError(f"'{member.step}': '{metric}' is no finite number")
-    return found
+    return figure
 
 
 def _table(means: Mapping[str, float], members: Members) -> str:
@@ -109,14 +109,14 @@ def _table(means: Mapping[str, float], members: Members) -> str:
     return f"kept of the target (over the expert) and of control (over the pretrained model): {'; '.join(parts)}"
 
 
-def _verdict(found: Interval, experts: int) -> str:
-    measured = f"{found.told}, {experts} expert{'s' * (experts > 1)}"
-    claim = f"at equal size, shallow-down keeps {found.points} of the target than deep-down ({measured})"
-    if found.low is None:
+def _verdict(interval: Interval, experts: int) -> str:
+    measured = f"{interval.told}, {experts} expert{'s' * (experts > 1)}"
+    claim = f"at equal size, shallow-down keeps {interval.points} of the target than deep-down ({measured})"
+    if interval.low is None:
         return f"one expert does not tell whether LiNeS' premise holds: {claim}"
-    if found.sign > 0:
+    if interval.sign > 0:
         return f"LiNeS' premise holds: {claim}"
-    if found.sign < 0:
+    if interval.sign < 0:
         return f"LiNeS' premise does not hold, these tasks are in shallow blocks: {claim}"
     return f"whether LiNeS' premise holds is not decided: {claim}"
 

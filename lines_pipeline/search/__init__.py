@@ -1,1 +1,1 @@
-"""Drivers above the engine: they choose (values, soups), the engine merges, suites evaluate."""
+"""Searches and drivers: they choose (values, soups), the executor makes the models, suites evaluate them."""

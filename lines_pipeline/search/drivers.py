@@ -45,12 +45,12 @@ class Drivers:
 
     @property
     def cached(self) -> Sequence[str]:
-        """The steps of which ``metrics`` gave remembered figures."""
+        """Return the steps of which ``metrics`` gave remembered figures."""
         return [*self.evaluator.cached, *self.measurements.cached]
 
     @property
     def units(self) -> Mapping[str, Mapping[str, str]]:
-        """Units of what ``metrics`` gave, by step and metric."""
+        """Return the units of what ``metrics`` gave, by step and metric."""
         return {**self.evaluator.units, **self.measurements.units}
 
     def resolve(self, graph: Graph) -> Graph:
@@ -71,14 +71,14 @@ class Drivers:
     def metrics(self, graph: Graph) -> dict[str, dict[str, float]]:
         """Return the metrics of every step that has some of models; sinks are told, and models are made in one go."""
         judged = self.evaluator.evaluate(graph, self._uses(graph, graph.evaluations), graph.evaluations)
-        found = self._measured(graph)
-        return judged | {s: self.measurements.metrics(graph, graph.steps[s], of) for s, of in found.items()}
+        measured = self._measured(graph)
+        return judged | {s: self.measurements.metrics(graph, graph.steps[s], of) for s, of in measured.items()}
 
     def unmade_models(self, graph: Graph) -> list[str]:
         """Return the steps whose weights have to be made for ``metrics``."""
         judged = self.evaluator.unscored_models(graph, self._uses(graph, graph.evaluations))
-        found = self._measured(graph)
-        missing = [s for s, of in found.items() if not self.measurements.is_remembered(graph, graph.steps[s], of)]
+        measured = self._measured(graph)
+        missing = [s for s, of in measured.items() if not self.measurements.is_remembered(graph, graph.steps[s], of)]
         return list(dict.fromkeys([*judged, *graph.models_measured_by(missing)]))
 
     def prepare(self, graph: Graph, steps: Sequence[str], part: SamplePart | None = None) -> EvaluationBatch:
@@ -140,7 +140,7 @@ class Drivers:
         if not measured.tells_tensors:
             return graph
         stored = open_checkpoint(path).tensors
-        return _with_step(graph, replace(step, measured={name: one.spec for name, one in stored.items()}))
+        return _with_step(graph, replace(step, measured={name: tensor.spec for name, tensor in stored.items()}))
 
 
 @dataclass

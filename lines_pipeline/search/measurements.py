@@ -35,25 +35,25 @@ class Measurements:
     def metrics(self, graph: Graph, step: Step, measured: MeasuredMetrics) -> dict[str, float]:
         """Return the metrics of a step; ``EvalError`` that names its node where they cannot be measured."""
         key = self._key(graph, step, measured)
-        found = self._remembered(key)
-        if found is not None:
+        metrics = self._remembered(key)
+        if metrics is not None:
             self.cached.append(step.id)
         else:
             try:
-                found = dict(measured.measure())
+                metrics = dict(measured.measure())
             except EvalError as error:
                 raise EvalError(f"node '{step.node}': {error}") from error
-            plain = [[name, value if math.isfinite(value) else str(value)] for name, value in found.items()]
+            plain = [[name, value if math.isfinite(value) else str(value)] for name, value in metrics.items()]
             self.session.cache.put(KIND, key, plain)
-        self.units[step.id] = dict.fromkeys(found, measured.unit)
-        self.directions[step.id] = dict.fromkeys(found, measured.direction)
-        self.session.emit(MetricsComputed(step.id, found, step.id in self.cached, self.units[step.id]))
-        return found
+        self.units[step.id] = dict.fromkeys(metrics, measured.unit)
+        self.directions[step.id] = dict.fromkeys(metrics, measured.direction)
+        self.session.emit(MetricsComputed(step.id, metrics, step.id in self.cached, self.units[step.id]))
+        return metrics
 
     def _key(self, graph: Graph, step: Step, measured: MeasuredMetrics) -> str | None:
         own = self.session.keys(graph).step(step.id)
         return None if own is None else content_key([KIND, own, measured.content])
 
     def _remembered(self, key: str | None) -> dict[str, float] | None:
-        found = self.session.cache.get(KIND, key)
-        return {name: float(value) for name, value in found} if isinstance(found, list) else None
+        stored = self.session.cache.get(KIND, key)
+        return {name: float(value) for name, value in stored} if isinstance(stored, list) else None

@@ -40,7 +40,7 @@ class Trial:
 
 @dataclass
 class _Running:
-    """A trial that is carried out, the events that wait for those of the trials before, and what it has found."""
+    """Holds a trial that is carried out, the events that wait for those of earlier trials, and its outcome so far."""
 
     number: int
     values: Values
@@ -48,7 +48,7 @@ class _Running:
     events: list[Event] | None
     """None where they are told at once."""
     batches: list[EvaluationBatch] = field(default_factory=list)
-    found: Trial | None = None
+    outcome: Trial | None = None
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Trials:
     done: int = 0
 
     def run(self, batch: Sequence[Values]) -> list[Trial]:
-        """Return what each found: models are made one after the other, and evaluated together.
+        """Carry out a batch; return how each trial ended: models are made one after the other, and evaluated together.
 
         Events come as if each trial had begun when the one before had ended.
         """
@@ -75,17 +75,17 @@ class Trials:
             for share in self.race.shares:
                 left = self._judged(left, share)
         finally:
-            self.drivers.evaluator.drop([one for trial in running for one in trial.batches])
-        found = []
-        for one in running:
-            assert one.found is not None
-            for event in one.events or ():
+            self.drivers.evaluator.drop([batch for trial in running for batch in trial.batches])
+        ended = []
+        for carried_out in running:
+            assert carried_out.outcome is not None
+            for event in carried_out.events or ():
                 session.emit(event)
-            trial = one.found
+            trial = carried_out.outcome
             session.emit(TrialFinished(trial.number, trial.objective, trial.metrics, trial.cached, trial.share))
-            found.append(trial)
-        self.done += len(found)
-        return found
+            ended.append(trial)
+        self.done += len(ended)
+        return ended
 
     def _begun(self, values: Values, number: int, *, hold: bool) -> _Running:
         """Tell of a trial, and carry out what drivers replace."""
@@ -98,15 +98,15 @@ class Trials:
     def _judged(self, running: Sequence[_Running], share: float) -> list[_Running]:
         """Judge trials by a share of the samples; return those that go on."""
         evaluator = self.drivers.evaluator
-        for one in running:
-            with _events(evaluator.session, one.events):
-                one.batches.append(self.drivers.prepare(one.graph, self.objective.nodes, self.race.part(share)))
-        judged = evaluator.judge([one.batches[-1] for one in running])
-        for one, by_step in zip(running, judged, strict=True):
+        for trial in running:
+            with _events(evaluator.session, trial.events):
+                trial.batches.append(self.drivers.prepare(trial.graph, self.objective.nodes, self.race.part(share)))
+        judged = evaluator.judge([trial.batches[-1] for trial in running])
+        for trial, by_step in zip(running, judged, strict=True):
             metrics = {f"{step}/{name}": figure for step, given in by_step.items() for name, figure in given.items()}
-            cached = all(batch.is_remembered for batch in one.batches)
-            one.found = Trial(one.number, one.values, self._objective(by_step), metrics, share, cached)
-        return [one for one in running if one.found and self.race.goes_on(share, one.found.objective)]
+            cached = all(batch.is_remembered for batch in trial.batches)
+            trial.outcome = Trial(trial.number, trial.values, self._objective(by_step), metrics, share, cached)
+        return [trial for trial in running if trial.outcome and self.race.goes_on(share, trial.outcome.objective)]
 
     def _objective(self, metrics: Mapping[str, Mapping[str, float]]) -> float:
         try:

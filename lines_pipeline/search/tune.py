@@ -49,37 +49,37 @@ def tune(recipe: Recipe, drivers: Drivers) -> Chosen:
     assert direction is not None  # binding has refused objectives that have none
     race = Race(recipe.tune.pruning, recipe.seed, direction == "maximize")
     trials = Trials(recipe, drivers, objective, race, trial_count(recipe.tune))
-    sampler, found = open_sampler(recipe.tune, recipe.seed, direction), list[Trial]()
+    sampler, finished = open_sampler(recipe.tune, recipe.seed, direction), list[Trial]()
     while batch := sampler.ask(session.scheduler.calls_at_once):
-        found += (ended := trials.run(batch))
-        stopped = [None if one.is_complete else race.shares.index(one.share) for one in ended]
-        sampler.tell([one.objective for one in ended], stopped)
-    best = _best(found, race)
-    _tell_remembered(found, session)
+        finished += (ended := trials.run(batch))
+        stopped = [None if trial.is_complete else race.shares.index(trial.share) for trial in ended]
+        sampler.tell([trial.objective for trial in ended], stopped)
+    best = _best(finished, race)
+    _tell_remembered(finished, session)
     session.emit(ParamsChosen(best.values, best.objective))
-    return Chosen(best.values, best.objective, tuple(found))
+    return Chosen(best.values, best.objective, tuple(finished))
 
 
-def _best(found: Sequence[Trial], race: Race) -> Trial:
+def _best(finished: Sequence[Trial], race: Race) -> Trial:
     """Return the first of the best of those that were judged by all samples."""
-    best, *others = [one for one in found if one.is_complete]
-    for one in others:
-        if is_better(one.objective, best.objective, maximizes=race.maximizes):
-            best = one
+    best, *others = [trial for trial in finished if trial.is_complete]
+    for trial in others:
+        if is_better(trial.objective, best.objective, maximizes=race.maximizes):
+            best = trial
     return best
 
 
-def _tell_remembered(found: Sequence[Trial], session: Session) -> None:
+def _tell_remembered(finished: Sequence[Trial], session: Session) -> None:
     """Tell of trials that an earlier run has made, where this run made others."""
-    remembered = sum(one.cached for one in found)
-    if 0 < remembered < len(found):
-        session.emit(Note(f"tune: {remembered} of {len(found)} trials are remembered from an earlier run"))
+    remembered = sum(trial.cached for trial in finished)
+    if 0 < remembered < len(finished):
+        session.emit(Note(f"tune: {remembered} of {len(finished)} trials are remembered from an earlier run"))
 
 
 def trial_count(settings: Tune) -> int:
     """Return the number of trials that there will be."""
-    found = combinations(settings)
-    return int(found) if settings.sampler == "grid" else int(min(settings.trials or 0, found))
+    possible = combinations(settings)
+    return int(possible) if settings.sampler == "grid" else int(min(settings.trials or 0, possible))
 
 
 def _keep_common_parts(graph: Graph, settings: Tune, objective: Objective, session: Session) -> None:

@@ -117,8 +117,8 @@ class GlyphSuite:
     def batches(self, task: str, split: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield images and labels of a split that is not for training."""
         self.check([task], split)
-        found = split_images(self.family.data, task, split)
-        return zip(torch.split(found.images, BATCH_SIZE), torch.split(found.labels, BATCH_SIZE), strict=True)
+        drawn = split_images(self.family.data, task, split)
+        return zip(torch.split(drawn.images, BATCH_SIZE), torch.split(drawn.labels, BATCH_SIZE), strict=True)
 
     def heads(self) -> dict[str, Head]:
         """Return the frozen class vectors, at unit length."""

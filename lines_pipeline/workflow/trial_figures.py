@@ -20,15 +20,15 @@ def plain_trials(trials: Sequence[Trial]) -> tuple[dict[str, Any], ...]:
     """Return the trials in plain values, with the metrics of those that were judged by all samples."""
     return tuple(
         {
-            TRIAL: one.number,
-            "values": {name: _plain(value) for name, value in one.values.items()},
-            OBJECTIVE: one.objective,
-            SHARE: one.share,
-            OUTCOME: _outcome(one),
-            "cached": one.cached,
-            "metrics": dict(one.metrics) if one.is_complete else {},
+            TRIAL: trial.number,
+            "values": {name: _plain(value) for name, value in trial.values.items()},
+            OBJECTIVE: trial.objective,
+            SHARE: trial.share,
+            OUTCOME: _outcome(trial),
+            "cached": trial.cached,
+            "metrics": dict(trial.metrics) if trial.is_complete else {},
         }
-        for one in trials
+        for trial in trials
     )
 
 
@@ -36,7 +36,7 @@ def trial_figures(trials: Sequence[Trial], objective: str) -> list[Figure]:
     """Return figures with one table in common: a row a trial, whose objective is that on its share of the samples."""
     parameters = list(trials[0].values)
     table = _table(trials, parameters)
-    pruned = not all(one.is_complete for one in trials)
+    pruned = not all(trial.is_complete for trial in trials)
     return [
         Figure(
             kind="scatter",
@@ -53,15 +53,15 @@ def trial_figures(trials: Sequence[Trial], objective: str) -> list[Figure]:
 
 
 def _table(trials: Sequence[Trial], parameters: Sequence[str]) -> Table:
-    metrics = dict.fromkeys(name for one in trials if one.is_complete for name in one.metrics)
+    metrics = dict.fromkeys(name for trial in trials if trial.is_complete for name in trial.metrics)
     columns = (TRIAL, *parameters, OBJECTIVE, SHARE, OUTCOME, *metrics)
-    return Table(columns, tuple(_row(one) for one in trials))
+    return Table(columns, tuple(_row(trial) for trial in trials))
 
 
 def _row(trial: Trial) -> Mapping[str, Cell]:
     values = {name: _cell(value) for name, value in trial.values.items()}
-    found: dict[str, Cell] = {OBJECTIVE: trial.objective, SHARE: trial.share, OUTCOME: _outcome(trial)}
-    return {TRIAL: trial.number, **values, **found, **(trial.metrics if trial.is_complete else {})}
+    outcome: dict[str, Cell] = {OBJECTIVE: trial.objective, SHARE: trial.share, OUTCOME: _outcome(trial)}
+    return {TRIAL: trial.number, **values, **outcome, **(trial.metrics if trial.is_complete else {})}
 
 
 def _outcome(trial: Trial) -> str:

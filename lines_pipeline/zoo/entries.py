@@ -30,16 +30,16 @@ class Address:
 
     def numbers(self, *kinds: str) -> dict[str, int]:
         """Return the number of each kind (0 where it is not chosen); ``CheckpointError`` for any other choice."""
-        found = dict.fromkeys(kinds, 0)
+        numbers = dict.fromkeys(kinds, 0)
         seen: set[str] = set()
         for choice in self.choices:
             match = re.fullmatch(r"([a-z]+)(\d+)", choice)
-            if match is None or match[1] not in found or match[1] in seen:
+            if match is None or match[1] not in numbers or match[1] in seen:
                 spelled = " or ".join(f"zoo://{self.zoo}@{kind}1" for kind in kinds)
                 raise CheckpointError(f"{self.uri}: expected a choice such as {spelled}, got '@{choice}'")
-            found[match[1]] = int(match[2])
+            numbers[match[1]] = int(match[2])
             seen.add(match[1])
-        return found
+        return numbers
 
 
 @dataclass(frozen=True)

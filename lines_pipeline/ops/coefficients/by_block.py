@@ -51,7 +51,7 @@ def _rows(member: Member, layers: LayerMap) -> Iterator[Row]:
     by_block: dict[tuple[str, int] | None, list[Sequence[float]]] = {}
     for name, numbers in member.table.items():
         by_block.setdefault(layers.blocks.get(name), []).append(numbers)
-    for block in sorted(by_block, key=lambda one: (one is None, one or ("", 0))):
+    for block in sorted(by_block, key=lambda place: (place is None, place or ("", 0))):
         for number, vector in enumerate(_vectors(member)):
             mean = fmean(numbers[number] for numbers in by_block[block])
             yield {**member.place, **_place(layers.depths, block), TASK: vector, COEFFICIENT: mean}

@@ -50,9 +50,9 @@ def _zeros(op: AnyOp, inputs: Inputs, params: Mapping[str, Any]) -> None:
     }
     if model is not None:
         none |= {name: [model] * len(none[name]) for name in none if op.inputs[name].type is EdgeType.WEIGHTS}
-    found = apply_op(op, none, **params)
-    expected = model if op.gives is EdgeType.WEIGHTS and model is not None else torch.zeros_like(found)
-    _same(op, "zeros", found, expected)
+    result = apply_op(op, none, **params)
+    expected = model if op.gives is EdgeType.WEIGHTS and model is not None else torch.zeros_like(result)
+    _same(op, "zeros", result, expected)
 
 
 def _scaling(op: AnyOp, inputs: Inputs, params: Mapping[str, Any]) -> None:

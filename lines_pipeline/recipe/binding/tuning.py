@@ -81,9 +81,9 @@ def _folder_diagnostics(graph: Graph) -> Iterator[Diagnostic]:
     for node, members in graph.members.items():
         steps = [graph.steps[member] for member in members]
         files = [step.op.file_of(step.params, step.inputs) for step in steps]
-        drawn = [step.op.derivation_of(step.params) for step in steps]
+        derivations = [step.op.derivation_of(step.params) for step in steps]
         paths = [file.path for file in files if file]
-        paths += [path for one in drawn if one for path in one.files]
+        paths += [path for derivation in derivations if derivation for path in derivation.files]
         clashing = [path for path in paths if PurePosixPath(path).parts[:1] == (TRIALS_FOLDER,)]
         if clashing:
             message = f"'path' is '{clashing[0]}', but in '{TRIALS_FOLDER}/' are the trials of 'tune'; choose another"

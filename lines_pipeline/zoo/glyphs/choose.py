@@ -72,14 +72,14 @@ def main() -> None:
 
 def source_codes() -> Distinct:
     """Return the characters of pretraining: unlike each other in every font."""
-    found = Distinct()
+    chosen = Distinct()
     for (low, high), count in SOURCE.items():
         taken = 0
         for code in _shuffled(range(low, high + 1), f"source {low}"):
-            if taken < count and _inked(code) and found.likeness(code) < ALIKE:
-                found.add(code)
+            if taken < count and _inked(code) and chosen.likeness(code) < ALIKE:
+                chosen.add(code)
                 taken += 1
-    return found
+    return chosen
 
 
 class _Seen:
@@ -189,9 +189,9 @@ def _inked(code: int) -> bool:
 
 
 def _shuffled(codes: Iterable[int], seed: str) -> list[int]:
-    found = list(codes)
-    random.Random(seed).shuffle(found)
-    return found
+    shuffled = list(codes)
+    random.Random(seed).shuffle(shuffled)
+    return shuffled
 
 
 if __name__ == "__main__":

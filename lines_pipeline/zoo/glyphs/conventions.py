@@ -99,16 +99,16 @@ _ACCENTS: Mapping[str, str] = {
 
 def manner(script: str) -> Meaning:
     """Return the letters of a script by the manner in which their sound is made."""
-    found = _MANNERS[script]
-    return {name: _both_cases(letters) for name, letters in found.items()} if script in _CASED else found
+    manners = _MANNERS[script]
+    return {name: _both_cases(letters) for name, letters in manners.items()} if script in _CASED else manners
 
 
 def quarter(alphabet: str) -> Meaning:
     """Return the letters of an alphabet by the quarter of its order."""
-    found = dict.fromkeys(("first", "second", "third", "last"), "")
+    quarters = dict.fromkeys(("first", "second", "third", "last"), "")
     for index, letter in enumerate(alphabet):
-        found[list(found)[4 * index // len(alphabet)]] += _both_cases(letter)
-    return found
+        quarters[list(quarters)[4 * index // len(alphabet)]] += _both_cases(letter)
+    return quarters
 
 
 def leading_digit(letters: str) -> Meaning:
@@ -147,12 +147,12 @@ def case() -> Meaning:
 
 def accent() -> Meaning:
     """Return Latin letters by the one accent that they have."""
-    found: dict[str, str] = dict.fromkeys(_ACCENTS.values(), "")
+    by_accent: dict[str, str] = dict.fromkeys(_ACCENTS.values(), "")
     for code in (*range(0xC0, 0x180), *range(0x1E00, 0x1F00)):
         parts = unicodedata.decomposition(chr(code)).split()
         if len(parts) == 2 and parts[1] in _ACCENTS and not unicodedata.decomposition(chr(int(parts[0], 16))):
-            found[_ACCENTS[parts[1]]] += chr(code)
-    return found
+            by_accent[_ACCENTS[parts[1]]] += chr(code)
+    return by_accent
 
 
 def category() -> Meaning:

@@ -55,7 +55,7 @@ def _spread(count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def _each(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A number an image in 0..1: [n, 1, 1, 1]."""
+    """Return a random number for each image, in 0..1: [n, 1, 1, 1]."""
     return torch.rand(len(images), 1, 1, 1, generator=generator)
 
 
@@ -197,7 +197,7 @@ def _outline(canvas: torch.Tensor, strength: float, generator: torch.Generator) 
 
 
 def _widened(canvas: torch.Tensor, pixels: float) -> torch.Tensor:
-    """Drawings whose ink reaches further by ``pixels``, between whole ones by a mixture."""
+    """Return drawings whose ink reaches further by ``pixels``; a fraction mixes the two whole widths beside it."""
     low = math.floor(pixels)
     narrow, wide = (
         functional.max_pool2d(canvas[:, None], 2 * reach + 1, 1, reach)[:, 0] if reach else canvas

@@ -56,11 +56,11 @@ def task_classes(family: str, task: str) -> tuple[str, ...]:
 
 def task_glyphs(family: str, task: str) -> dict[int, tuple[int, str]]:
     """Return the characters of a task: the class of each, and a letter a font that tells the split of its drawing."""
-    found = {}
+    glyphs = {}
     for character, text in _content()[family][task]["glyphs"].items():
         label, letters = text.split()
-        found[ord(character)] = (int(label), letters)
-    return found
+        glyphs[ord(character)] = (int(label), letters)
+    return glyphs
 
 
 def source_codes() -> tuple[int, ...]:

@@ -51,6 +51,7 @@ def draw(code: int, font: str) -> torch.Tensor:
 
 
 def font_file(font: str) -> Path:
+    """Return the file of a font that matplotlib ships."""
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"

@@ -79,7 +79,7 @@ def own_rendering(family: str, task: str) -> Rendering:
 
 
 def _elsewhere(canvas: torch.Tensor, own: str, index: int, generator: torch.Generator) -> torch.Tensor:
-    """Images in six domains but a task's own, in turn."""
+    """Return images in six domains other than a task's own, in turn."""
     names = list(DOMAINS)
     start = names.index(own) if own in names else index
     others = [names[(start + distance) % len(names)] for distance in _OTHER_DOMAINS]
@@ -91,15 +91,15 @@ def _elsewhere(canvas: torch.Tensor, own: str, index: int, generator: torch.Gene
 
 
 def _in_turn(labels: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Drawings for ``count`` images in random order: classes as often as each other, so far as ``count`` allows."""
+    """Return indices of ``count`` drawings in random order: each class equally often, so far as ``count`` allows."""
     classes = sorted(set(labels.tolist()))
     share = -(-count // len(classes))
-    found = []
+    by_class = []
     for label in classes:
         own = (labels == label).nonzero()[:, 0]
         rounds = [own[torch.randperm(len(own), generator=generator)] for _ in range(-(-share // len(own)))]
-        found.append(torch.cat(rounds)[:share])
-    together = torch.cat(found)
+        by_class.append(torch.cat(rounds)[:share])
+    together = torch.cat(by_class)
     return together[torch.randperm(len(together), generator=generator)][:count]
 
 

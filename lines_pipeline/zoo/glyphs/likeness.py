@@ -71,8 +71,8 @@ class Distinct:
     def likeness(self, code: int) -> float:
         """Return the largest cosine of a character with one of these in any font of pretraining."""
         shared = [font for font in SOURCE_FONTS if code in characters(font) and len(self._rows[font])]
-        found = [float((self._rows[font] @ thumbnail(code, font)).max()) for font in shared]
-        return max(found, default=0.0)
+        cosines = [float((self._rows[font] @ thumbnail(code, font)).max()) for font in shared]
+        return max(cosines, default=0.0)
 
     def add(self, code: int) -> None:
         """Add a character."""

@@ -70,13 +70,13 @@ def tune_reward(name: str, base: int, seed: int, report: Report = lambda done: N
 
 def decayed_rates(model: nn.Module) -> dict[str, float]:
     """Return the rate of every parameter, in units of the last block's; what precedes the blocks is one below."""
-    found = {}
+    rates = {}
     for name, _ in model.named_parameters():
         block = re.search(r"resblocks\.(\d+)\.", name)
         after = name.startswith(("visual.ln_post", "visual.proj"))
         depth = int(block[1]) if block else BLOCKS - 1 if after else -1
-        found[name] = RATE_DECAY ** (BLOCKS - 1 - depth)
-    return found
+        rates[name] = RATE_DECAY ** (BLOCKS - 1 - depth)
+    return rates
 
 
 def pull_to(start: nn.Module) -> Callable[[nn.Module], torch.Tensor]:
@@ -105,7 +105,7 @@ def lost_reward(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _parent(base: int, seed: int, report: Report) -> GlyphEncoder:
-    """The model that is tuned for all three tasks at once, by cross-entropy, before any reward."""
+    """Return the model that is tuned for all three tasks at once, by cross-entropy, before any reward."""
     model = pretrained(base).train()
     generator = stream("glyphs-rewards", PARENT, base, seed)
     heads = [head("glyphs", task, base) for task in REWARDS]
@@ -113,7 +113,7 @@ def _parent(base: int, seed: int, report: Report) -> GlyphEncoder:
     schedule = replace(
         SCHEDULES["glyphs"], steps=PARENT_STEPS, batch_size=SCHEDULES["glyphs"].batch_size // len(REWARDS)
     )
-    starts = [0, *torch.tensor([len(one) for one in heads]).cumsum(0).tolist()]
+    starts = [0, *torch.tensor([len(vectors) for vectors in heads]).cumsum(0).tolist()]
 
     def mixed(size: int) -> Batch:
         drawn = [batch(size) for batch in batches]
@@ -123,8 +123,8 @@ def _parent(base: int, seed: int, report: Report) -> GlyphEncoder:
     def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         parts = zip(logits.chunk(len(heads)), labels.chunk(len(heads)), heads, starts, strict=False)
         values = [
-            functional.cross_entropy(part[:, start : start + len(one)], label - start)
-            for part, label, one, start in parts
+            functional.cross_entropy(part[:, start : start + len(vectors)], label - start)
+            for part, label, vectors, start in parts
         ]
         return torch.stack(values).mean()
 

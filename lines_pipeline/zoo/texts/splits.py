@@ -71,9 +71,9 @@ def divided(texts: Iterable[Labelled]) -> dict[str, list[Labelled]]:
     for text in texts:
         once.setdefault(text.text, text)
     parts: Mapping[str, list[Labelled]] = {split: [] for split in SPLITS}
-    for text in sorted(once.values(), key=lambda one: _hash(one.text)):
+    for text in sorted(once.values(), key=lambda labelled: _hash(labelled.text)):
         parts[_split(text)].append(text)
-    return {split: _first(found, LARGEST.get(split)) for split, found in parts.items()}
+    return {split: _first(members, LARGEST.get(split)) for split, members in parts.items()}
 
 
 def _split(text: Labelled) -> str:
