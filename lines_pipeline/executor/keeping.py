@@ -27,7 +27,7 @@ SUMMARIES = "summaries"
 
 
 def keep_value(session: Session, graph: Graph, step: str, measured: Measured) -> tuple[Path, Mapping[str, Any]]:
-    """Put a step's value where the engine reads it like a computed one, unless a sound one is there.
+    """Put a step's value where the executor reads it like a computed one, unless a sound one is there.
 
     Return its file, and what is worth telling of it, which is remembered too.
 

@@ -79,7 +79,7 @@ class Granularity(StrEnum):
     """Whole tensors, of those that ``Op.wants_whole`` names (an SVD of matrices, say): the op's value is made by passes
     of its own, and kept for what is computed from it."""
     MODEL = "model"
-    """Whole models: the op is carried out by a driver (evaluation, greedy soup), not by the engine."""
+    """Whole models: the op is carried out by a driver (evaluation, greedy soup), not by the executor."""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class LoadParams(OpParams):
 
 
 class Load(Op[LoadParams]):
-    """A checkpoint as it is stored; the engine reads its bytes block by block."""
+    """A checkpoint as it is stored; the executor reads its bytes block by block."""
 
     name = "load"
     formula = "theta"

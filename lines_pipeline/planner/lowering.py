@@ -44,7 +44,7 @@ def compile_stage(
 ) -> StagePlan:
     """Return the plan of a stage, of which sources in ``hashed`` are hashed; ``nonfinite`` names tensors by source.
 
-    The device and the states of statistics are filled in by the engine.
+    The device and the states of statistics are filled in by the executor.
     """
     steps = tuple(planned.graph.steps[step_id] for step_id in stage.steps)
     computed = [step for step in steps if step.id not in sources]
