@@ -76,8 +76,7 @@ class Granularity(StrEnum):
     ELEMENTWISE = "elementwise"
     """Any slice of a tensor will do."""
     TENSOR = "tensor"
-    """Whole tensors, of those that ``Op.wants_whole`` names (an SVD of matrices, say): the op's value is made by passes
-    of its own, and kept for what is computed from it."""
+    """Whole tensors, of those that ``Op.wants_whole`` names (matrices of an SVD): made in its own stages, and kept."""
     MODEL = "model"
     """Whole models: the op is carried out by a driver (evaluation, greedy soup), not by the executor."""
 
@@ -101,14 +100,12 @@ class Port:
     """The result has the tensors of this port's values, where it does not have those of all ports of its type: the
     base's, the merged vector's. A model folder takes its configuration from there."""
     statistics_only: bool = False
-    """Only statistics read it, or only its names and shapes are asked for: the result is computed without its values
-    (``lines-scale``, ``adapter``)."""
+    """Only its statistics, or names and shapes, are asked for, not its values (``lines-scale``, ``adapter``)."""
     beside: bool = False
     """Holds what belongs to tensors of the result under names and in shapes of its own (Gram matrices), which the
     result's ``Schema.beside`` tells: ``apply`` gets a ``Beside`` a value for such a tensor, and none for others."""
     from_sum: bool = False
-    """Where another port holds exactly the steps that this one is the plain sum of (``Op.is_sum_of``), statistics take
-    it to be known from them."""
+    """Statistics take it to be known where another port holds exactly the steps of its plain sum (``Op.is_sum_of``)."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +147,7 @@ class Variant:
 class Evaluated:
     """The metrics of a step that gives metrics: the step stays in the graph, and a suite evaluates ``use`` for it.
 
-    Nothing is evaluated when the driver says so: the layers above make the models of all steps in one go, have suites
-    evaluate them side by side, equal models once, and remember the scores by content.
+    The driver evaluates nothing: layers above evaluate the models of all steps together, and remember the scores.
     """
 
     use: SuiteUse
@@ -344,7 +340,7 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         return stats
 
     def breaks_pipeline(self, params: P) -> bool:
-        """Return whether the value is made by passes of its own, because of tensors that are taken whole."""
+        """Return whether the value is made in stages of its own, because of tensors that are taken whole."""
         return self.granularity is Granularity.TENSOR
 
     def wants_whole(self, params: P, tensor: TensorSpec) -> bool:
