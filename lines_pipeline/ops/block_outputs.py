@@ -50,7 +50,7 @@ def _path(tensors: Sequence[str]) -> str:
 
 @dataclass
 class BlockOutputs:
-    """A module in evaluation mode, and the modules of its blocks."""
+    """Holds a module in evaluation mode, and the modules of its blocks."""
 
     module: nn.Module
     blocks: Mapping[str, nn.Module]

@@ -29,7 +29,7 @@ class DomainTask:
     high: int
     domain: str
     strength: float
-    """Of the domain, continuous; ``calibrate`` found it."""
+    """How far the domain is from plain images, at least 0; ``calibrate`` found it."""
     unseen: bool = False
     """Whether pretraining sees none of its characters, nor any that look like them."""
 

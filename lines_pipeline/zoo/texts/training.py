@@ -46,7 +46,7 @@ def fine_tune(task: str, seed: int, report: Report = lambda done: None) -> Mappi
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of the blocks; those of the embeddings and of the unused pooler are frozen."""
+    """Return the parameters of the blocks; those of the embeddings and of the unused pooler are frozen."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("encoder."))
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -63,6 +63,6 @@ def _batches(texts: list[Labelled], generator: torch.Generator) -> Iterator[list
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The model's tensors, and what else the pretrained file holds as it is."""
+    """Return the model's tensors, and what else the pretrained file holds as it is."""
     tuned = model.state_dict()
     return {name: tuned.get(name, value).contiguous() for name, value in load_file(pretrained()).items()}
