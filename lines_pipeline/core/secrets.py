@@ -26,7 +26,7 @@ _LONGEST_CUT = 120
 
 _PLAIN = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?|true|false|null|yes|no|on|off|auto|none", re.ASCII | re.IGNORECASE)
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}", re.ASCII)
-_USER = re.compile(r"(?<=://)([^/?#\s'\"]+)@")
+_USER = re.compile(r"(?<=://)(?<!zoo://)([^/?#\s'\"]+)@")  # zoo://glyphs@seed1 names no user
 _QUERY = re.compile(
     r"([?&;#][^=\s&?#'\"]*(?:token|key|secret|passw|pwd|sig|credential|auth|code|session)[^=\s&'\"]*=)([^&#\s'\"]+)",
     re.IGNORECASE,
