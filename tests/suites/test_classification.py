@@ -355,7 +355,9 @@ def test_files_of_other_tasks_need_not_be_there(toy: Path, recipe: Recipe) -> No
 
 
 def test_the_embedded_suite_has_no_training_split(recipe: Recipe) -> None:
-    with pytest.raises(EvalError, match="zoo://glyphs@base0-seed0: split 'train' is for training, expected one of val, test, ood"):
+    with pytest.raises(
+        EvalError, match="zoo://glyphs@base0-seed0: split 'train' is for training, expected one of val, test, ood"
+    ):
         lines_pipeline.validate(recipe(suite="zoo://glyphs", split="train"))
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -27,7 +27,15 @@ from toy_suite import above, below, write_model, write_suite
 
 import lines_pipeline
 from lines_pipeline.core.errors import EngineError
-from lines_pipeline.core.events import Event, RunFinished, RunStarted, StageFinished, StageProgress, StageStarted
+from lines_pipeline.core.events import (
+    Event,
+    FileWritten,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageProgress,
+    StageStarted,
+)
 from lines_pipeline.executor.schedulers import dask_cluster as cluster
 from lines_pipeline.executor.schedulers import dask_connection as connection
 from lines_pipeline.executor.schedulers.dask_cluster import Cluster
@@ -90,8 +98,9 @@ def tuned(toy: Path) -> Path:
 
 
 def told(events: list[Event]) -> list[Any]:
-    """Events without what depends on the clock and on how a sweep was cut."""
+    """Events without what depends on the clock, on how a sweep was cut, and on files of an earlier run."""
     kept = [event for event in events if not isinstance(event, RunStarted | StageProgress | RunFinished)]
+    kept = [replace(event, reused=False) if isinstance(event, FileWritten) else event for event in kept]
     return [(e.name, e.bytes_read, e.bytes_written) if isinstance(e, StageFinished) else e for e in kept]
 
 
