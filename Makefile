@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all coverage check check-interpreted bench docs clean
+.PHONY: demo test test-all coverage check check-interpreted bench results docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/lines-pipeline run recipes/vit20_ties_lines.yaml
@@ -33,6 +33,11 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/merge.py --experts 4 --methods ties --part comparison-4
 	$(BIN)/python benchmarks/scaling.py
+
+# the tables of docs/results.md: hours; what RESULTS holds already is not measured again
+RESULTS := results.json
+results: $(INSTALLED)
+	$(BIN)/python benchmarks/results.py --results $(RESULTS) --page docs/results.md
 
 docs: $(INSTALLED)
 	$(BIN)/lines-pipeline graph recipes/vit20_ties_lines.yaml -o docs/vit20_ties_lines.svg

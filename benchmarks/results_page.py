@@ -1,0 +1,209 @@
+"""The tables of ``docs/results.md``: figures with intervals, paired differences, verdicts on the paper's claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lines_pipeline.suites.intervals import percentile_interval
+from lines_pipeline.suites.samples import Samples
+
+RESAMPLES = 2_000
+Array = NDArray[np.float64]
+Measured = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and the same of every resample [RESAMPLES]; fractions of one."""
+
+    mean: float
+    drawn: Array
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        return Estimate(self.mean - other.mean, self.drawn - other.drawn)
+
+    def interval(self) -> tuple[float, float]:
+        """Return the middle 95 %."""
+        return percentile_interval(self.drawn)
+
+    def points(self, sign: bool = False) -> str:
+        """Return mean and interval in percentage points."""
+        low, high = self.interval()
+        return f"{100 * self.mean:{'+' if sign else ''}.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def write_page(measured: Measured, path: Path | None) -> None:
+    """Write the tables below the line ``<!-- tables -->`` of a page, or print them."""
+    text = "\n".join(tables(measured)) + "\n"
+    if path is None:
+        print(text)
+        return
+    before = path.read_text().split(MARK)[0]
+    path.write_text(f"{before}{MARK}\n\n{text}")
+
+
+VARIANTS = ("plain", "LiNeS", "uniform")
+MARK = "<!-- tables: written by benchmarks/results.py -->"
+
+
+def tables(measured: Measured) -> Iterator[str]:
+    """Yield the lines of all tables, zoo by zoo."""
+    zoos = [key.removesuffix("/references") for key in measured if key.endswith("/references")]
+    for zoo in zoos:
+        yield f"## `{zoo}`"
+        yield ""
+        yield from _forgetting(measured, zoo)
+        for count in _counts(measured, zoo):
+            yield from _merges(measured, zoo, count)
+    yield from _claims(measured, zoos)
+
+
+def _forgetting(measured: Measured, zoo: str) -> Iterator[str]:
+    if f"{zoo}/forgetting" not in measured:
+        return
+    metrics = measured[f"{zoo}/forgetting"]["metrics"]
+    yield "| one expert's update | own task, of the expert's | other tasks, of the pretrained model's |"
+    yield "|---|---|---|"
+    for way in dict.fromkeys(step.split("[")[0] for step in metrics):
+        members = [found for step, found in metrics.items() if step.split("[")[0] == way]
+        own, others = (
+            np.array([100 * one[f"{part}_normalized_accuracy"] for one in members]) for part in ("target", "control")
+        )
+        yield f"| {way.replace('_', ' ')} | {_over_members(own)} | {_over_members(others)} |"
+    yield ""
+
+
+def _over_members(values: Array) -> str:
+    return f"{values.mean():.1f} ± {values.std(ddof=1) / np.sqrt(len(values)):.1f}"
+
+
+def _merges(measured: Measured, zoo: str, count: int) -> Iterator[str]:
+    yield f"### {count} tasks"
+    yield ""
+    head = ("method", *VARIANTS, "LiNeS − plain", "LiNeS − uniform", "tasks won : lost", "worst task", "chosen")
+    yield f"| {' | '.join(head)} |"
+    yield "|---" * len(head) + "|"
+    for method, cell in _cells(measured, zoo, count):
+        normalized = _normalized(measured, zoo, cell)
+        lines, plain, uniform = normalized["LiNeS"], normalized["plain"], normalized["uniform"]
+        won, lost = _wins(cell)
+        worst = " → ".join(f"{100 * min(_accuracies(cell, variant)):.0f}" for variant in ("plain", "LiNeS"))
+        chosen = ", ".join(f"{value:g}" for value in cell["chosen"].values())
+        yield (
+            f"| {method} | {plain.points()} | {lines.points()} | {uniform.points()} | {(lines - plain).points(True)} | "
+            f"{(lines - uniform).points(True)} | {won} : {lost} | {worst} | {chosen} |"
+        )
+    yield ""
+    yield from _unseen(measured, zoo, count)
+
+
+def _unseen(measured: Measured, zoo: str, count: int) -> Iterator[str]:
+    """Yield the table of tasks that were not merged, where there are any."""
+    cells = list(_cells(measured, zoo, count))
+    others = [task for task in cells[0][1]["samples"]["plain"] if task not in cells[0][1]["tasks"]]
+    if not others:
+        return
+    zero_shot = _zero_shot(measured, zoo, count)
+    yield f"Accuracy on the {len(others)} tasks that were not merged (zero-shot {zero_shot:.1f}):"
+    yield ""
+    yield "| method | plain | LiNeS | LiNeS − plain |"
+    yield "|---|---|---|---|"
+    for method, cell in cells:
+        plain, lines = (_mean_accuracy(cell, variant, others) for variant in ("plain", "LiNeS"))
+        yield f"| {method} | {plain.points()} | {lines.points()} | {(lines - plain).points(True)} |"
+    yield ""
+
+
+def _claims(measured: Measured, zoos: Sequence[str]) -> Iterator[str]:
+    yield "## The paper's claims, here"
+    yield ""
+    yield "| claim | zoo | here | verdict |"
+    yield "|---|---|---|---|"
+    for zoo in zoos:
+        for count in _counts(measured, zoo):
+            for method, cell in _cells(measured, zoo, count):
+                normalized = _normalized(measured, zoo, cell)
+                for other, claim in (("plain", "LiNeS raises"), ("uniform", "depth, not size, helps")):
+                    difference = normalized["LiNeS"] - normalized[other]
+                    yield (
+                        f"| {claim}: {method}, {count} tasks | `{zoo}` | {difference.points(True)} | "
+                        f"{_verdict(difference)} |"
+                    )
+    yield ""
+
+
+def _verdict(difference: Estimate) -> str:
+    low, high = difference.interval()
+    return "holds" if low > 0 else "the contrary holds" if high < 0 else "not shown"
+
+
+def _counts(measured: Measured, zoo: str) -> list[int]:
+    keys = [key.removeprefix(f"{zoo}/").split("/") for key in measured if key.startswith(f"{zoo}/")]
+    return sorted({int(parts[0]) for parts in keys if len(parts) == 2 and parts[0].isdigit()})
+
+
+def _cells(measured: Measured, zoo: str, count: int) -> Iterator[tuple[str, Any]]:
+    start = f"{zoo}/{count}/"
+    return ((key.removeprefix(start), cell) for key, cell in measured.items() if key.startswith(start))
+
+
+def _normalized(measured: Measured, zoo: str, cell: Any) -> dict[str, Estimate]:
+    """Return the mean over the merged tasks of accuracy over that of the task's own expert, by variant."""
+    found = measured[f"{zoo}/references"]["metrics"]
+    experts = {task: found[f"accuracy/{task}"] / found[f"normalized_accuracy/{task}"] for task in cell["tasks"]}
+    return {
+        variant: _mean([_accuracy(cell, variant, task) for task in cell["tasks"]], list(experts.values()))
+        for variant in cell["samples"]
+    }
+
+
+def _mean_accuracy(cell: Any, variant: str, tasks: Sequence[str]) -> Estimate:
+    return _mean([_accuracy(cell, variant, task) for task in tasks], [1.0] * len(tasks))
+
+
+def _mean(estimates: Sequence[Estimate], divisors: Sequence[float]) -> Estimate:
+    pairs = list(zip(estimates, divisors, strict=True))
+    return Estimate(
+        float(np.mean([one.mean / divisor for one, divisor in pairs])),
+        np.mean([one.drawn / divisor for one, divisor in pairs], axis=0),
+    )
+
+
+def _accuracies(cell: Any, variant: str) -> list[float]:
+    return [_accuracy(cell, variant, task).mean for task in cell["tasks"]]
+
+
+def _accuracy(cell: Any, variant: str, task: str) -> Estimate:
+    """Return the accuracy on a task, resampled by cluster: the same draws whichever model is judged."""
+    samples = Samples.unpacked(cell["samples"][variant][task])
+    right = samples.values["accuracy"].astype(np.float64)
+    clusters = np.arange(len(right)) if samples.clusters is None else samples.clusters
+    numbers = np.unique(clusters, return_inverse=True)[1]
+    sums, sizes = (np.bincount(numbers, weights) for weights in (right, np.ones_like(right)))
+    drawn = _draws(task, len(sums))
+    return Estimate(float(right.mean()), (drawn @ sums) / (drawn @ sizes))
+
+
+def _draws(task: str, count: int) -> Array:
+    """Return how often each cluster of a task is drawn [RESAMPLES, count]."""
+    generator = np.random.default_rng([count, *task.encode()])
+    return generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
+
+
+def _wins(cell: Any) -> tuple[int, int]:
+    """Return on how many merged tasks LiNeS is better than the plain merge, and on how many it is worse."""
+    pairs = list(zip(_accuracies(cell, "LiNeS"), _accuracies(cell, "plain"), strict=True))
+    return sum(lines > plain for lines, plain in pairs), sum(lines < plain for lines, plain in pairs)
+
+
+def _zero_shot(measured: Measured, zoo: str, count: int) -> float:
+    """Return the pretrained model's mean accuracy on the tasks that were not merged, in percent."""
+    cell = next(cell for _, cell in _cells(measured, zoo, count))
+    found = measured[f"{zoo}/references"]["metrics"]
+    return 100 * float(np.mean([found[f"accuracy/{t}"] for t in cell["samples"]["plain"] if t not in cell["tasks"]]))
