@@ -260,7 +260,7 @@ def test_a_scheduler_that_waits_for_long_tasks_is_not_taken_for_a_frozen_one(
     dask: DaskProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(connection, "PING_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "PING_SECONDS", 2.0)
     with closing(Cluster(started(dask, 1))) as driver:
         assert driver.call(time.sleep, [6]) == [None]
 
