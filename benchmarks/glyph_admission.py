@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -20,14 +19,14 @@ import torch
 from safetensors.torch import load_file
 
 from lines_pipeline.suites.glyphs import GlyphSuite
-from lines_pipeline.suites.intervals import percentile_interval, resampled_means
+from lines_pipeline.suites.intervals import mean_over_tasks, percentile_interval, resampled_means
 from lines_pipeline.suites.samples import Array
 from lines_pipeline.zoo.build import build
 from lines_pipeline.zoo.catalogue import locate
 from lines_pipeline.zoo.glyphs.families import FAMILIES
 from lines_pipeline.zoo.glyphs.heads import head
 from lines_pipeline.zoo.glyphs.images import Images, split_images
-from lines_pipeline.zoo.glyphs.model import BLOCKS, GlyphEncoder, class_scores
+from lines_pipeline.zoo.glyphs.model import BLOCKS, GlyphEncoder, block_of, class_scores
 from lines_pipeline.zoo.glyphs.zoo import Choice
 
 GAMMA = 0.25
@@ -87,7 +86,7 @@ def measured(suite: GlyphSuite, split: str) -> dict[str, Any]:
         values = {"zero-shot": zero[task], "own": own, "premise": ends[0] - ends[1]}
         for name, means in resampled_means(values, images[task].shapes.numpy()).items():
             resampled[name].append(means)
-    spans = {name: percentile_interval(np.mean(means, axis=0)) for name, means in resampled.items()}
+    spans = {name: percentile_interval(mean_over_tasks(means)) for name, means in resampled.items()}
     return {"tasks": rows, "intervals": spans}
 
 
@@ -106,13 +105,11 @@ def scaled(start: State, expert: State, *, deep_down: bool) -> dict[str, torch.T
 
     What precedes the blocks counts as the first, what follows them as the last.
     """
-    found = {}
+    model = {}
     for name, value in start.items():
-        block = re.search(r"resblocks\.(\d+)\.", name)
-        after = name.startswith(("visual.ln_post", "visual.proj"))
-        depth = (int(block[1]) if block else (BLOCKS - 1) * after) / (BLOCKS - 1)
-        found[name] = value + (GAMMA + (1 - GAMMA) * (1 - depth if deep_down else depth)) * (expert[name] - value)
-    return found
+        depth = max(block_of(name), 0) / (BLOCKS - 1)
+        model[name] = value + (GAMMA + (1 - GAMMA) * (1 - depth if deep_down else depth)) * (expert[name] - value)
+    return model
 
 
 def _first(images: Images) -> Images:

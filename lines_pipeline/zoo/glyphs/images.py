@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from lines_pipeline.zoo.glyphs.domains import MILD, render
-from lines_pipeline.zoo.glyphs.drawings import Drawings, task_drawings
+from lines_pipeline.zoo.glyphs.drawings import task_drawings
 from lines_pipeline.zoo.glyphs.fitting import Batch
 from lines_pipeline.zoo.glyphs.tasks import DOMAIN_TASKS, DOMAINS, MEANING_TASKS
 
@@ -56,13 +56,19 @@ def training_batches(
     family: str, task: str, generator: torch.Generator, rendering: Rendering | None = None
 ) -> Callable[[int], Batch]:
     """Return what makes random images of a task's training shapes, each class as often."""
-    drawn: Drawings = task_drawings(family, task, "train")
-    weights = 1 / drawn.labels.bincount()[drawn.labels].float()
-    make = rendering or own_rendering(family, task)
+    drawn = task_drawings(family, task, "train")
+    return balanced_batches(drawn.canvas, drawn.labels, rendering or own_rendering(family, task), generator)
+
+
+def balanced_batches(
+    canvas: torch.Tensor, labels: torch.Tensor, rendering: Rendering, generator: torch.Generator
+) -> Callable[[int], Batch]:
+    """Return what makes random images of drawings [n, 64, 64] with labels [n], each class as often."""
+    weights = 1 / labels.bincount()[labels].float()
 
     def batch(size: int) -> Batch:
         chosen = torch.multinomial(weights, size, replacement=True, generator=generator)
-        return make(drawn.canvas[chosen], generator), drawn.labels[chosen]
+        return rendering(canvas[chosen], generator), labels[chosen]
 
     return batch
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -103,3 +105,11 @@ class GlyphEncoder(nn.Module):
 def class_scores(features: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
     """Return the cosine of features [n, EMBEDDING] with class vectors [classes, EMBEDDING], as logits."""
     return LOGIT_SCALE * features @ functional.normalize(head, dim=-1).T
+
+
+def block_of(parameter: str) -> int:
+    """Return the block that a parameter counts as: -1 for what precedes the blocks, the last for what follows them."""
+    block = re.search(r"resblocks\.(\d+)\.", parameter)
+    if block:
+        return int(block[1])
+    return BLOCKS - 1 if parameter.startswith(("visual.ln_post", "visual.proj")) else -1

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from lines_pipeline.zoo.glyphs.bases import BASES, base_file
-from lines_pipeline.zoo.glyphs.domains import MILD, render
+from lines_pipeline.zoo.glyphs.domains import render_mild
 from lines_pipeline.zoo.glyphs.drawings import source_drawings
-from lines_pipeline.zoo.glyphs.fitting import Batch, Schedule, fit
+from lines_pipeline.zoo.glyphs.fitting import Schedule, fit
+from lines_pipeline.zoo.glyphs.images import balanced_batches
 from lines_pipeline.zoo.glyphs.model import EMBEDDING, GlyphEncoder
 
 PRETRAINING = Schedule(steps=2200, batch_size=128, rate=3e-3, weight_decay=0.05)
@@ -26,22 +26,11 @@ def pretrain(base: int, folder: Path) -> Path:
     canvas, labels = source_drawings()
     model = GlyphEncoder()
     head = torch.nn.Parameter(torch.randn(int(labels.max()) + 1, EMBEDDING) * 0.1)
-    fit(model, head, source_batches(canvas, labels, generator), PRETRAINING, _print_progress)
+    fit(model, head, balanced_batches(canvas, labels, render_mild, generator), PRETRAINING, _print_progress)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / base_file(base).name
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
     return path
-
-
-def source_batches(canvas: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> Callable[[int], Batch]:
-    """Return what makes random images of the source characters in the mild domain, each character as often."""
-    weights = 1 / labels.bincount()[labels].float()
-
-    def batch(size: int) -> Batch:
-        chosen = torch.multinomial(weights, size, replacement=True, generator=generator)
-        return render(canvas[chosen], MILD, 1.0, generator), labels[chosen]
-
-    return batch
 
 
 def _print_progress(step: int, loss: float) -> None:

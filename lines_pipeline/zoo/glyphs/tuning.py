@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from lines_pipeline.zoo.entries import Report
-from lines_pipeline.zoo.glyphs.experts import tune_domain, tune_meaning
+from lines_pipeline.zoo.glyphs.experts import fine_tune
 from lines_pipeline.zoo.glyphs.model import GlyphEncoder
 from lines_pipeline.zoo.glyphs.variants import tune_decayed, tune_pulled, tune_reward, tune_soup
 
 TUNED: Mapping[str, Callable[[str, int, int, Report], GlyphEncoder]] = {
-    "glyphs": tune_meaning,
-    "glyphs-domains": tune_domain,
+    "glyphs": partial(fine_tune, "glyphs"),
+    "glyphs-domains": partial(fine_tune, "glyphs-domains"),
     "glyphs-soup": tune_soup,
     "glyphs-rewards": tune_reward,
     "glyphs-decayed": tune_decayed,

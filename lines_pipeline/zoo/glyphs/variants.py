@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,12 +11,12 @@ from torch.nn import functional
 
 from lines_pipeline.zoo.entries import Report
 from lines_pipeline.zoo.glyphs.domains import render_mild
-from lines_pipeline.zoo.glyphs.experts import SCHEDULES, stream
-from lines_pipeline.zoo.glyphs.families import PARENT, REWARDS, SOUP_TASK
-from lines_pipeline.zoo.glyphs.fitting import Batch, Schedule, fit
+from lines_pipeline.zoo.glyphs.experts import SCHEDULES, fine_tune, stream
+from lines_pipeline.zoo.glyphs.families import PARENT, REWARDS
+from lines_pipeline.zoo.glyphs.fitting import Batch, fit
 from lines_pipeline.zoo.glyphs.heads import head, pretrained
 from lines_pipeline.zoo.glyphs.images import Rendering, training_batches
-from lines_pipeline.zoo.glyphs.model import BLOCKS, GlyphEncoder
+from lines_pipeline.zoo.glyphs.model import BLOCKS, GlyphEncoder, block_of
 
 RATE_DECAY = 0.7
 """The rate of a block, in units of that of the next one."""
@@ -32,23 +31,20 @@ PARENT_STEPS = 40
 def tune_decayed(task: str, base: int, seed: int, report: Report = lambda done: None) -> GlyphEncoder:
     """Return an expert whose rate falls from the last block to the first."""
     schedule = replace(SCHEDULES["glyphs"], rate_factors=decayed_rates(GlyphEncoder()))
-    return _tuned("glyphs-decayed", task, base, seed, report, schedule=schedule)
+    return fine_tune("glyphs-decayed", task, base, seed, report, schedule=schedule)
 
 
 def tune_pulled(task: str, base: int, seed: int, report: Report = lambda done: None) -> GlyphEncoder:
     """Return an expert that a penalty holds near the pretrained model."""
-    return _tuned("glyphs-pulled", task, base, seed, report, penalty=pull_to(pretrained(base)))
+    return fine_tune("glyphs-pulled", task, base, seed, report, penalty=pull_to(pretrained(base)))
 
 
 def tune_soup(name: str, base: int, seed: int, report: Report = lambda done: None) -> GlyphEncoder:
     """Return one of ten runs of a task: each has its own random stream, rate and augmentation."""
     number = int(name.removeprefix("run-"))
     schedule = replace(SCHEDULES["glyphs"], rate=SOUP_RATES[number % len(SOUP_RATES)])
-    model = pretrained(base).train()
     rendering = turned(SOUP_TURNS[number % len(SOUP_TURNS)])
-    batches = training_batches("glyphs", SOUP_TASK, stream("glyphs-soup", name, base, seed), rendering)
-    fit(model, head("glyphs", SOUP_TASK, base), batches, schedule, lambda step, loss: report(step))
-    return model
+    return fine_tune("glyphs-soup", name, base, seed, report, schedule=schedule, rendering=rendering)
 
 
 def tune_reward(name: str, base: int, seed: int, report: Report = lambda done: None) -> GlyphEncoder:
@@ -70,13 +66,7 @@ def tune_reward(name: str, base: int, seed: int, report: Report = lambda done: N
 
 def decayed_rates(model: nn.Module) -> dict[str, float]:
     """Return the rate of every parameter, in units of the last block's; what precedes the blocks is one below."""
-    rates = {}
-    for name, _ in model.named_parameters():
-        block = re.search(r"resblocks\.(\d+)\.", name)
-        after = name.startswith(("visual.ln_post", "visual.proj"))
-        depth = int(block[1]) if block else BLOCKS - 1 if after else -1
-        rates[name] = RATE_DECAY ** (BLOCKS - 1 - depth)
-    return rates
+    return {name: RATE_DECAY ** (BLOCKS - 1 - block_of(name)) for name, _ in model.named_parameters()}
 
 
 def pull_to(start: nn.Module) -> Callable[[nn.Module], torch.Tensor]:
@@ -129,21 +119,4 @@ def _parent(base: int, seed: int, report: Report) -> GlyphEncoder:
         return torch.stack(values).mean()
 
     fit(model, torch.cat(heads), mixed, schedule, lambda step, value: report(step), loss=loss)
-    return model
-
-
-def _tuned(
-    family: str,
-    task: str,
-    base: int,
-    seed: int,
-    report: Report,
-    *,
-    schedule: Schedule | None = None,
-    penalty: Callable[[nn.Module], torch.Tensor] | None = None,
-) -> GlyphEncoder:
-    model = pretrained(base).train()
-    batches = training_batches("glyphs", task, stream(family, task, base, seed))
-    chosen = schedule or SCHEDULES["glyphs"]
-    fit(model, head("glyphs", task, base), batches, chosen, lambda step, loss: report(step), penalty=penalty)
     return model
