@@ -7,6 +7,8 @@ from statistics import fmean
 
 from lines_pipeline.core.errors import EvalError, PlanError
 from lines_pipeline.io.layers import LayerMap, find_layers
+from lines_pipeline.ops.coefficients.units import line
+from lines_pipeline.ops.depth import place_of
 from lines_pipeline.ops.metrics_table import BLOCK, NODE, TASK, TOWER, Member, Row, Table
 
 COEFFICIENT = "coefficient"
@@ -60,7 +62,7 @@ def _rows(member: Member, layers: LayerMap) -> Iterator[Row]:
 def _line(layers: LayerMap, vectors: Sequence[str], beta: float) -> Iterable[Row]:
     for tower, depth in layers.depths.items():
         for block in range(depth):
-            value = 1.0 / len(vectors) + beta * block / (depth - 1)
+            value = line(place_of(layers, (tower, block)), len(vectors), beta)
             yield {NODE: LINES, **_place(layers.depths, (tower, block)), TASK: LINES, COEFFICIENT: value}
 
 

@@ -199,7 +199,7 @@ class Learning:
 
     def _start(self, unit: Unit) -> torch.Tensor:
         vectors = len(self.inputs["deltas"])
-        start = line(unit, vectors, self.params.beta) if self.params.start == "lines" else self.params.start
+        start = line(unit.place, vectors, self.params.beta) if self.params.start == "lines" else self.params.start
         return torch.full((vectors,), start, requires_grad=True)
 
     def _summarised(self, fit: Fit, coefficients: list[torch.Tensor]) -> Summary:

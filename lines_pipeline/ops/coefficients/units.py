@@ -38,10 +38,10 @@ def units_of(per: Per, tensors: Iterable[str], layers: LayerMap | None) -> tuple
     )
 
 
-def line(unit: Unit, vectors: int, beta: float) -> float:
-    """Return what LiNeS scales a unit of the plain sum of so many task vectors by: alpha is 1 over their number."""
+def line(place: Place | None, vectors: int, beta: float) -> float:
+    """Return what LiNeS scales the plain sum of so many task vectors by, in a block: alpha is 1 over their number."""
     alpha = 1.0 / vectors
-    return alpha if unit.place is None else alpha + beta * unit.place.block / (unit.place.depth - 1)
+    return alpha if place is None else alpha + beta * place.block / (place.depth - 1)
 
 
 def _place(name: str, layers: LayerMap | None) -> Place | None:
