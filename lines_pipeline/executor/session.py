@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lines_pipeline.cache.store import NodeCache
-from lines_pipeline.core.events import Event, Sink
+from lines_pipeline.core.events import Sink
 from lines_pipeline.executor.compilation import Compilation
 from lines_pipeline.executor.input_contents import InputContents
 from lines_pipeline.executor.plan_run import Outcome, PlanRun
@@ -42,11 +42,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.contents = InputContents(self.checkpoints, self.cache)
-
-        def emit(event: Event) -> None:
-            self.emit(event)  # looked up anew: a search holds the events of later trials back
-
-        self._sweeper = Sweeper(self.scheduler, emit, Compilation(self.settings, emit))
+        self._compilation = Compilation(self.settings, self.emit)
         for checkpoint in self.checkpoints.values():
             for path in map(Path, {stored.path for stored in checkpoint.tensors.values()}):
                 if path.parent == self.cache.spool:
@@ -97,7 +93,8 @@ class Session:
 
     def run(self, planned: Plan, outputs: Outputs) -> Outcome:
         """Carry out a plan; the written files are left under their temporary names."""
-        return PlanRun(planned, outputs, self.contents, self._sweeper).outcome()
+        sweeper = Sweeper(self.scheduler, self.emit, self._compilation)  # a search replaces `emit` for a while
+        return PlanRun(planned, outputs, self.contents, sweeper).outcome()
 
     def remember(self, graph: Graph, known: Mapping[AnyStatistic, Any]) -> None:
         """Keep statistics under their keys, which are all known after the first sweep."""
