@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lines_pipeline.suites.intervals import percentile_interval
-from lines_pipeline.suites.samples import Samples
+from lines_pipeline.suites.intervals import mean_over_tasks, percentile_interval, resampled_means
+from lines_pipeline.suites.samples import Array, Samples
 
-RESAMPLES = 2_000
-Array = NDArray[np.float64]
+PLAIN, LINES, UNIFORM = "plain", "LiNeS", "uniform"
+VARIANTS = (PLAIN, LINES, UNIFORM)
 Measured = Mapping[str, Any]
 
 
@@ -48,7 +47,6 @@ def write_page(measured: Measured, path: Path | None) -> None:
     path.write_text(f"{before}{MARK}\n\n{text}")
 
 
-VARIANTS = ("plain", "LiNeS", "uniform")
 MARK = "<!-- tables: written by benchmarks/results.py -->"
 
 
@@ -171,7 +169,7 @@ def _mean(estimates: Sequence[Estimate], divisors: Sequence[float]) -> Estimate:
     pairs = list(zip(estimates, divisors, strict=True))
     return Estimate(
         float(np.mean([one.mean / divisor for one, divisor in pairs])),
-        np.mean([one.drawn / divisor for one, divisor in pairs], axis=0),
+        mean_over_tasks([one.drawn / divisor for one, divisor in pairs]),
     )
 
 
@@ -182,18 +180,8 @@ def _accuracies(cell: Any, variant: str) -> list[float]:
 def _accuracy(cell: Any, variant: str, task: str) -> Estimate:
     """Return the accuracy on a task, resampled by cluster: the same draws whichever model is judged."""
     samples = Samples.unpacked(cell["samples"][variant][task])
-    right = samples.values["accuracy"].astype(np.float64)
-    clusters = np.arange(len(right)) if samples.clusters is None else samples.clusters
-    numbers = np.unique(clusters, return_inverse=True)[1]
-    sums, sizes = (np.bincount(numbers, weights) for weights in (right, np.ones_like(right)))
-    drawn = _draws(task, len(sums))
-    return Estimate(float(right.mean()), (drawn @ sums) / (drawn @ sizes))
-
-
-def _draws(task: str, count: int) -> Array:
-    """Return how often each cluster of a task is drawn [RESAMPLES, count]."""
-    generator = np.random.default_rng([count, *task.encode()])
-    return generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
+    right = {"accuracy": samples.values["accuracy"]}
+    return Estimate(float(right["accuracy"].mean()), resampled_means(right, samples.clusters)["accuracy"])
 
 
 def _wins(cell: Any) -> tuple[int, int]:

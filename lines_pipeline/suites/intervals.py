@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -36,6 +36,17 @@ def paired_means(first: Samples, second: Samples) -> dict[str, Array]:
         name: second.values[name].astype(np.float64) - first.values[name].astype(np.float64) for name in names
     }
     return resampled_means(differences, first.clusters)
+
+
+def mean_over_tasks(means: Sequence[Array]) -> Array:
+    """Return the resampled mean [RESAMPLES] of several tasks, from that of each.
+
+    Tasks have samples of their own: the draws of each are put in an order of its own, the same whichever model is
+    judged.
+    """
+    drawn = [np.random.default_rng(number).permutation(values) for number, values in enumerate(means)]
+    total: Array = np.sum(drawn, axis=0)
+    return total / len(drawn)
 
 
 def percentile_interval(means: Array) -> Interval:

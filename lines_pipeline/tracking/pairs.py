@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lines_pipeline.suites.intervals import paired_means, percentile_interval
+from lines_pipeline.suites.intervals import mean_over_tasks, paired_means, percentile_interval
 from lines_pipeline.suites.samples import Array, Samples
 from lines_pipeline.tracking.mlflow import SAMPLES_FOLDER
 
@@ -80,17 +80,9 @@ def _differences(first: StepSamples, second: StepSamples) -> dict[str, str]:
             differences[f"{name}/{task}"] = _text(difference, drawn)
             means.setdefault(name, []).append((difference, drawn))
     for name, tasks in means.items():
-        count = len(tasks)
-        # tasks have samples of their own: the draws of each are put in an order of its own
-        drawn = sum(_shuffled(values, number) for number, (_, values) in enumerate(tasks)) / count
-        differences[f"mean_{name}"] = _text(sum(difference for difference, _ in tasks) / count, drawn)
+        drawn = mean_over_tasks([values for _, values in tasks])
+        differences[f"mean_{name}"] = _text(sum(difference for difference, _ in tasks) / len(tasks), drawn)
     return differences
-
-
-def _shuffled(values: Array, seed: int) -> Any:
-    import numpy as np
-
-    return np.random.default_rng(seed).permutation(values)
 
 
 def _text(difference: float, drawn: Array) -> str:
