@@ -54,22 +54,6 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 def student_quantile(freedom: int, coverage: float = COVERAGE) -> float:
     """Return the t within which, to both sides of 0, Student's distribution has the coverage."""
-    low, high = 0.0, 1e6
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < coverage else (low, middle)
-    return high
+    from scipy.special import stdtrit
 
-
-def _within(t: float, freedom: int) -> float:
-    """Return the probability of [-t, t] (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
-    angle = math.atan2(t, math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2 == 1
-    term = total = cosine if odd else 1.0
-    for power in range(3 if odd else 2, freedom - 1, 2):
-        term *= cosine**2 * (power - 1) / power
-        total += term
-    if not odd:
-        return sine * total
-    return 2 / math.pi * (angle + (sine * total if freedom > 1 else 0.0))
+    return float(stdtrit(freedom, (1 + coverage) / 2))
