@@ -163,7 +163,7 @@ class MeasuredMetrics:
     measure: Callable[[], Mapping[str, float]]
     """Gives the metrics by name; called once all models of the run are made, where none are remembered."""
     direction: Literal["higher", "lower"] = "higher"
-    """Which is better."""
+    """Which of both is better."""
     unit: str = ""
 
 

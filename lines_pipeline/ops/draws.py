@@ -23,7 +23,7 @@ NUMBERS_A_COUNT = 8
 
 @dataclass(frozen=True)
 class Draw:
-    """Holds what a draw goes by."""
+    """Holds what the random numbers of a node depend on: its seed, and the name of its expert."""
 
     seed: int | None
     expert: str

@@ -34,7 +34,7 @@ class FigureFiles:
         for figure in figures:
             shown = _labelled(figure, self.context.recipe.secrets)
             kind = figure.path.rpartition(".")[2]
-            picture, data = draw(shown, kind), csv_text(shown.table)
+            picture, data = draw(shown, kind), texts.get(figure.data_path) or csv_text(shown.table)
             svg = picture if kind == "svg" else draw(shown, "svg")
             contents |= {figure.path: picture, figure.data_path: data.encode()}
             texts |= {figure.path.removesuffix(f".{kind}") + ".svg": svg.decode(), figure.data_path: data}

@@ -24,7 +24,7 @@ def _fitted(planned: Plan, stage: Stage) -> tuple[Stage, StageMemory]:
     allowed = planned.settings.memory
     tried: list[tuple[Stage, StageMemory]] = []
     for factor in NARROWINGS:
-        narrowed = stage if factor == 1.0 else stage.narrowed(factor)
+        narrowed = stage.narrowed(factor)
         memory = stage_memory(planned.graph, narrowed, planned.schemas, planned.settings)
         tried.append((narrowed, replace(memory, narrowing=factor)))
         if allowed is None or memory.peak_bytes <= allowed:
