@@ -75,3 +75,19 @@ def above(*images: float) -> list[tuple[float, int]]:
 def below(*images: float) -> list[tuple[float, int]]:
     """Images that a model gets right as long as its sum is not above them."""
     return [(image, 0) for image in images]
+
+
+def write_tuned(folder: Path, tune: Mapping[str, Any], nodes: Mapping[str, Any], **top: Any) -> Path:
+    """A recipe whose model has the sum ``model.scale * scaled.by`` of ``a.safetensors``, and further nodes."""
+    every = {
+        "base": {"op": "load", "path": "base.safetensors"},
+        "expert": {"op": "load", "path": "a.safetensors"},
+        "update": {"op": "task-vector", "model": "expert", "base": "base"},
+        "scaled": {"op": "scale", "delta": "update", "by": 1.0},
+        "model": {"op": "apply", "base": "base", "delta": "scaled", "scale": 0.0},
+        "val": {"op": "evaluate", "model": "model", "suite": "suite.yaml", "split": "val"},
+        **nodes,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"name": "toy", "nodes": every, "tune": dict(tune), **top}, sort_keys=False))
+    return path

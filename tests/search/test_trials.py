@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from mlflow import MlflowClient
-from toy_suite import above, write_model, write_suite
+from toy_suite import above, write_model, write_suite, write_tuned
 
 import lines_pipeline
 from lines_pipeline.core.errors import EvalError, RecipeError
@@ -40,18 +40,7 @@ def recipe(toy: Path) -> Recipe:
     write_suite(toy, {"rise": {"val": above(*IMAGES)}})
 
     def write(tune: Mapping[str, Any], nodes: Mapping[str, Any] | None = None, **top: Any) -> Path:
-        every = {
-            "base": {"op": "load", "path": "base.safetensors"},
-            "expert": {"op": "load", "path": "a.safetensors"},
-            "update": {"op": "task-vector", "model": "expert", "base": "base"},
-            "scaled": {"op": "scale", "delta": "update", "by": 1.0},
-            "model": {"op": "apply", "base": "base", "delta": "scaled", "scale": 0.0},
-            "val": {"op": "evaluate", "model": "model", "suite": "suite.yaml", "split": "val"},
-            **(nodes or {}),
-        }
-        path = toy / "recipe.yaml"
-        path.write_text(yaml.safe_dump({"name": "toy", "nodes": every, "tune": dict(tune), **top}, sort_keys=False))
-        return path
+        return write_tuned(toy, tune, nodes or {}, **top)
 
     return write
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from safetensors.torch import load_file
-from toy_suite import above, below, write_model, write_suite
+from toy_suite import above, below, write_model, write_suite, write_tuned
 
 import lines_pipeline
 from lines_pipeline.core.errors import EvalError
@@ -45,18 +45,10 @@ def recipe(toy: Path) -> Callable[..., Path]:
 
     def write(tune: Mapping[str, Any], **top: Any) -> Path:
         nodes = {
-            "base": {"op": "load", "path": "base.safetensors"},
-            "expert": {"op": "load", "path": "a.safetensors"},
-            "update": {"op": "task-vector", "model": "expert", "base": "base"},
-            "scaled": {"op": "scale", "delta": "update", "by": 1.0},
-            "model": {"op": "apply", "base": "base", "delta": "scaled", "scale": 0.0},
-            "val": {"op": "evaluate", "model": "model", "suite": "suite.yaml", "split": "val"},
             "test": {"op": "evaluate", "model": "model", "suite": "suite.yaml", "split": "test"},
             "saved": {"op": "save", "model": "model", "path": "model.safetensors"},
         }
-        path = toy / "recipe.yaml"
-        path.write_text(yaml.safe_dump({"name": "toy", "nodes": nodes, "tune": dict(tune), **top}, sort_keys=False))
-        return path
+        return write_tuned(toy, tune, nodes, **top)
 
     return write
 
