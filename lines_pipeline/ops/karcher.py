@@ -60,12 +60,12 @@ def _factors(params: KarcherParams, gram: Gram) -> list[float]:
 
 
 def _step(mean: list[float], directions: list[list[float]], gram: Gram, tol: float) -> list[float]:
-    """Return the mean of the arcs from ``mean`` to all directions."""
+    """Return the mean of the arcs from ``mean`` to all directions, of which an opposite one has no arc of its own."""
     parts = [(0.0, mean)]
     for unit in directions:
         cosine = min(max(inner(mean, unit, gram), -1.0), 1.0)
         angle = math.acos(cosine)
-        if angle >= tol and math.sin(angle):
+        if tol <= angle <= math.pi - tol:
             factor = angle / math.sin(angle) / len(directions)
             parts += [(factor, unit), (-factor * cosine, mean)]
     return combination(parts)

@@ -167,7 +167,13 @@ def test_the_study_of_schedules_compares_them_with_a_uniform_scale(zoo: Path) ->
 
 def test_the_study_of_soups_scales_soups_and_what_they_are_made_of(zoo: Path) -> None:
     suite = str(zoo / "suite.yaml")
-    sets = {"vars.zoo": str(zoo), "vars.suite": suite, "vars.others": suite, "vars.models": list(TASKS)}
+    sets = {
+        "vars.zoo": str(zoo),
+        "vars.suite": suite,
+        "vars.others": suite,
+        "vars.models": list(TASKS),
+        "vars.tasks": list(TASKS),
+    }
     result = lines_pipeline.run(FOLDER / "study_soups.yaml", sets=sets, out="out", tracking=False, trust=True)
     first, second = (sum(EXPERTS[task][block] for task in TASKS) / len(TASKS) for block in (0, 1))
     for gamma, total in (("1.00", first + second), ("0.00", first + BASE[1])):
