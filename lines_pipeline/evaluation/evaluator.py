@@ -97,7 +97,7 @@ class Evaluator:
     def drop(self, batches: Sequence[EvaluationBatch]) -> None:
         """Remove the models that were made for batches."""
         for path in (path for batch in batches for path in batch.made):
-            self.session.cache.discard(path)
+            self.session.cache.values.discard(path)
 
     def prepare(self, graph: Graph, uses: Uses, steps: Sequence[str]) -> EvaluationBatch:
         """Make the models of ``uses``, those of ``steps`` and of what normalizes them, without remembered scores."""

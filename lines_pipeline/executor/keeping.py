@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from lines_pipeline.cache.store import cache_full
+from lines_pipeline.cache.values import cache_full
 from lines_pipeline.core.errors import EngineError
 from lines_pipeline.core.logs import LOG
 from lines_pipeline.core.tensor_specs import TensorSpec
@@ -19,7 +19,7 @@ from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.io.masks import VALUE_TYPE
 from lines_pipeline.io.temporaries import temporary_path
-from lines_pipeline.ops.base import Measured
+from lines_pipeline.ops.drivers import Measured
 from lines_pipeline.planner.schemas import Schema, schema_of
 
 SUMMARIES = "summaries"
@@ -38,8 +38,8 @@ def keep_value(session: Session, graph: Graph, step: str, measured: Measured) ->
             session.contents.identify(source)
     key = session.keys(graph).step(step)
     assert key is not None
-    path = session.cache.value_path(key)
-    if session.cache.has_value(key) and session.cache.is_sound(path):
+    path = session.cache.values.path(key)
+    if session.cache.values.has(key) and session.cache.values.is_sound(path):
         LOG.info("'%s': measured before: '%s'", step, path)
         return path, session.summaries.setdefault(step, session.cache.get(SUMMARIES, key) or {})
     LOG.info("'%s': to be measured", step)
@@ -49,7 +49,7 @@ def keep_value(session: Session, graph: Graph, step: str, measured: Measured) ->
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, temporary, {"format": "pt", VALUE_TYPE: graph.steps[step].gives.value})
-        session.cache.adopt(temporary, key)
+        session.cache.values.adopt(temporary, key)
     except OSError as error:
         raise EngineError(cache_full(session.cache.folder, error)) from error
     finally:

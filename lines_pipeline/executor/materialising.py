@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lines_pipeline.cache.store import cache_full
+from lines_pipeline.cache.values import cache_full
 from lines_pipeline.core.errors import CheckpointError, EngineError
 from lines_pipeline.core.events import FileWritten, Note
 from lines_pipeline.core.fingerprints import canonical_json, content_key
@@ -103,7 +103,9 @@ def _write(
     """Write what is requested and not there yet; gather the statistics behind the steps ``summarised``."""
     existing_values = {n: value for n, r in enumerate(requests) if (value := existing(session, graph, r)) is not None}
     stored = {
-        n: value for n, value in existing_values.items() if requests[n].path or session.cache.is_sound(value.path)
+        n: value
+        for n, value in existing_values.items()
+        if requests[n].path or session.cache.values.is_sound(value.path)
     }
     missing = {number: request for number, request in enumerate(requests) if number not in stored}
     planned = session.sound_plan(graph, wanted_of(missing.values(), summarised))
@@ -188,8 +190,8 @@ def existing(session: Session, graph: Graph, request: OutputRequest) -> Stored |
     if key is None:
         return None
     if request.path is None:
-        path = session.cache.value_path(key)
-        return Stored(path, (path,), (path,)) if session.cache.has_value(key) else None
+        path = session.cache.values.path(key)
+        return Stored(path, (path,), (path,)) if session.cache.values.has(key) else None
     recorded = session.cache.get("files", content_key([key, _options(request)]))
     if not recorded or recorded.get("path") != str(request.path.resolve()):
         return None
@@ -223,7 +225,7 @@ def sizes(session: Session, requests: Iterable[OutputRequest], planned: Plan) ->
     """Return the bytes that each of the requested values takes, by its path; nothing is written."""
     nbytes: dict[Path, int] = {}
     for request in requests:
-        path = request.path or session.cache.value_path(request.step)
+        path = request.path or session.cache.values.path(request.step)
         beside = request.folder.companions.files if request.folder else ()
         layout = _output_layout(session, request, planned.graph.steps[request.step], planned)
         nbytes[path] = layout.nbytes + sum(companion.source.stat().st_size for companion in beside)
@@ -232,7 +234,7 @@ def sizes(session: Session, requests: Iterable[OutputRequest], planned: Plan) ->
 
 def _output_layout(session: Session, request: OutputRequest, step: Step, planned: Plan) -> OutputLayout:
     schema = planned.schemas[request.step]
-    path = request.path or temporary_path(session.cache.value_path("pending"))
+    path = request.path or temporary_path(session.cache.values.path("pending"))
     specs = [_stored_spec(name, spec, step, request) for name, spec in _all_names(schema, step).items()]
     room = len(canonical_json(_metadata(session, planned.graph, request, schema))) + 256
     return lay_out_files(path, specs, metadata_bytes=room, max_shard_bytes=request.max_shard_bytes)
@@ -296,7 +298,7 @@ def _commit(
     if request.path is None:
         assert key is not None
         complete_files(layout, metadata)
-        path = session.cache.adopt(layout.files[0].temporary, key)
+        path = session.cache.values.adopt(layout.files[0].temporary, key)
         return Stored(path, (path,), (path,))
     files = list(layout.written)
     if request.folder is None:

@@ -46,7 +46,7 @@ class Session:
         for checkpoint in self.checkpoints.values():
             for path in map(Path, {stored.path for stored in checkpoint.tensors.values()}):
                 if path.parent == self.cache.spool:
-                    self.cache.hold(path)
+                    self.cache.values.hold(path)
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -61,7 +61,7 @@ class Session:
         """Return what is known of ``steps`` and all behind them; reads headers and small entries of the cache."""
         behind, keys = ancestors(graph, steps), self.keys(graph)
         computed = {step: keys.step(step) for step in behind if not graph.steps[step].op.is_source}
-        opened = {s: self.cache.open_value(str(key)) for s, key in computed.items() if self.cache.has_value(key)}
+        opened = {s: self.cache.values.open(str(key)) for s, key in computed.items() if self.cache.values.has(key)}
         values = {step: value for step, value in opened.items() if value is not None}
         return Catalogue(self.checkpoints, values, self.known(graph, behind))
 
@@ -74,8 +74,8 @@ class Session:
         planned, keys = self.plan(graph, wanted), self.keys(graph)
         read = {step for part in planned.parts for stage in part.stages for step in stage.steps if step in part.cached}
         steps_read = sorted(read & planned.catalogue.values.keys())
-        paths = [self.cache.value_path(str(keys.step(step))) for step in steps_read]
-        sound = [self.cache.is_sound(path) for path in paths]
+        paths = [self.cache.values.path(str(keys.step(step))) for step in steps_read]
+        sound = [self.cache.values.is_sound(path) for path in paths]
         return planned if all(sound) else self.sound_plan(graph, wanted)
 
     def known(self, graph: Graph, steps: Iterable[str]) -> dict[AnyStatistic, Any]:

@@ -189,7 +189,7 @@ class _StepContext:
         finally:
             for path, was_there in zip(paths, were_there, strict=True):
                 if not was_there:
-                    session.cache.discard(path)
+                    session.cache.values.discard(path)
 
     def layers(self) -> LayerMap | None:
         """Return the layer map of the step's value."""

@@ -169,11 +169,11 @@ def test_what_is_held_stays_when_another_run_makes_it_again(judged: Path) -> Non
     sweeps(judged)
     (path,) = values()
     with closing(NodeCache(path.parents[1])) as holder:
-        assert holder.has_value(path.stem)
+        assert holder.values.has(path.stem)
         sweeps(judged, cache=False)
         api.cache_prune(0)
         assert values() == [path]
-        assert holder.is_sound(path)
+        assert holder.values.is_sound(path)
 
 
 def test_the_limit_is_kept_and_what_a_run_holds_stays(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ def test_the_limit_is_kept_and_what_a_run_holds_stays(judged: Path, monkeypatch:
     sweeps(judged)
     (path,) = values()
     holder = NodeCache(path.parents[1])
-    assert holder.has_value(path.stem)
+    assert holder.values.has(path.stem)
     api.cache_prune()
     assert values() == [path]
     holder.close()
