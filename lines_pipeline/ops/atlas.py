@@ -12,9 +12,9 @@ from pydantic import Field
 from torch.nn import functional
 
 from lines_pipeline.core.events import Note
-from lines_pipeline.ops.base import DriverContext, TaskData
 from lines_pipeline.ops.coefficients.fitting import Fit, FitSettings
 from lines_pipeline.ops.coefficients.learning import LearningOp, LearningParams, progress
+from lines_pipeline.ops.drivers import DriverContext, TaskData
 
 ROUNDS = 20
 """Rounds over the data, where a recipe does not say how many steps."""

@@ -7,24 +7,21 @@ name, class or ports.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Never, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Never
 
 from typing_extensions import TypeVar
 
-from lines_pipeline.core.events import Event
 from lines_pipeline.core.plugins import Origin
 from lines_pipeline.core.tensor_specs import ITEM_BYTES, TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.ops.depth import Place
-from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
+from lines_pipeline.ops.drivers import Driver, Variant
+from lines_pipeline.ops.explanations import OpExplanation, PlannedValue, Summary
 from lines_pipeline.ops.kernels import Value
-from lines_pipeline.ops.roles import Ids, OpParams, P, StepContext, StepRoles, SuiteUse
+from lines_pipeline.ops.roles import Ids, OpParams, P, StepContext, StepRoles
 from lines_pipeline.ops.schemas.difference import difference
 from lines_pipeline.ops.schemas.like_base import like_base
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
@@ -33,20 +30,13 @@ from lines_pipeline.ops.statistics.contract import AnyStatistic, Retry, Statisti
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 __all__ = [
     "AnyOp",
     "AnyStatistic",
     "Beside",
-    "Driver",
-    "DriverContext",
-    "Evaluated",
-    "FrozenHead",
     "Granularity",
     "Ids",
-    "Measured",
-    "MeasuredMetrics",
     "Op",
     "OpParams",
     "Place",
@@ -55,9 +45,8 @@ __all__ = [
     "Statistic",
     "StepContext",
     "Summary",
-    "TaskData",
     "Values",
-    "Variant",
+    "op_of",
 ]
 
 Values = Mapping[str, Sequence[Value]]
@@ -65,9 +54,6 @@ Values = Mapping[str, Sequence[Value]]
 
 S = TypeVar("S", default=Never)
 """What an op's statistics come out as; ``Never`` for an op that has none."""
-
-Summary = Mapping[str, object]
-"""Figures worth telling the user, by name: what JSON holds."""
 
 
 class Granularity(StrEnum):
@@ -114,142 +100,6 @@ class Beside:
 
     name: str
     value: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A value that a driver measures: tensors by name, as its step's schema has them, in the compute type."""
-
-    content: str
-    """Identity of the data that it is measured on: the value is remembered by that, the parameters and the inputs."""
-    measure: Callable[[], Mapping[str, torch.Tensor]]
-    """Makes the tensors, all names of tied ones among them; called where no such value is remembered."""
-    summary: Callable[[], Summary] = dict
-    """Figures worth telling the user of what ``measure`` did: asked for after it, and remembered with the value."""
-    tell: Callable[[Summary], Iterable[Event]] = lambda summary: ()
-    """What sinks are told of the value, from its summary, measured now or remembered."""
-    tells_tensors: bool = False
-    """Whether only what is measured tells which tensors there are (``SchemaContext.measured``)."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """An op with parameters and inputs: what a driver puts in the place of its step, or tries there."""
-
-    op: AnyOp
-    params: OpParams
-    inputs: Ids
-    measured: Measured | None = None
-    """The value, where the driver measures it and no ``apply`` computes it."""
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The metrics of a step that gives metrics: the step stays in the graph, and a suite evaluates ``use`` for it.
-
-    The driver evaluates nothing: layers above evaluate the models of all steps together, and remember the scores.
-    """
-
-    use: SuiteUse
-    """What is evaluated: a model or an ensemble, the part of a suite, and the steps whose scores normalize."""
-
-
-@dataclass(frozen=True)
-class MeasuredMetrics:
-    """The metrics of a step whose driver measures them itself: the step stays in the graph."""
-
-    content: str
-    """Identity of the data that they are measured on: they are remembered by that, the parameters and the inputs."""
-    measure: Callable[[], Mapping[str, float]]
-    """Gives the metrics by name; called once all models of the run are made, where none are remembered."""
-    direction: Literal["higher", "lower"] = "higher"
-    """Which of both is better."""
-    unit: str = ""
-
-
-class FrozenHead(Protocol):
-    """A classifier of a task over the features that a model gives."""
-
-    def to(self, device: str) -> FrozenHead:
-        """Return the head on a device."""
-
-    def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits [n, classes] of features [n, features]."""
-
-
-class TaskData(Protocol):
-    """Gives a driver what it may ask of a suite: a module, the data of tasks, and the heads outside the module."""
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Return the names of all tasks, in the suite's order."""
-
-    def digest(self, split: str) -> str:
-        """Return the content identity of all that is measured on a split."""
-
-    def model(self) -> nn.Module:
-        """Return a module that states of this suite's models fit."""
-
-    def batches(self, task: str, split: str) -> Iterator[tuple[Any, torch.Tensor]]:
-        """Yield inputs as the model takes them, and their labels, in the split's order."""
-
-    def heads(self) -> Mapping[str, FrozenHead]:
-        """Return heads by task where they are frozen and outside the model; none where they are part of it."""
-
-    def baselines(
-        self, role: Literal["expert", "pretrained"], tasks: Sequence[str], split: str
-    ) -> Mapping[str, Mapping[str, float]]:
-        """Return figures of each task's expert, or of the pretrained model, by task and metric, as far as known."""
-
-
-class DriverContext(Protocol):
-    """Gives a driver what it may ask of the layers above; what it measures is cached for it (``Measured``)."""
-
-    @property
-    def step(self) -> str:
-        """Return the id of the step that is carried out."""
-
-    @property
-    def node(self) -> str:
-        """Return its node, for messages."""
-
-    @property
-    def device(self) -> str:
-        """Return the device that computes: ``cpu`` or ``cuda``."""
-
-    def materialise(self, step: str) -> Mapping[str, torch.Tensor]:
-        """Return the tensors of a step's value in memory, tied ones under all names; floating-point ones as float32."""
-
-    def mapped(self, steps: Sequence[str]) -> AbstractContextManager[tuple[Mapping[str, torch.Tensor], ...]]:
-        """Open the tensors of steps' values by name, floating-point ones as float32: each is read when it is taken.
-
-        They are memory-mapped where that is what their files hold, and gone when the context ends.
-        """
-
-    def layers(self) -> LayerMap | None:
-        """Return the layer map of the step that is carried out, where its op has a pattern for one."""
-
-    def scratch(self) -> AbstractContextManager[Path]:
-        """Open a folder on the cache's disk, which goes with all that is in it."""
-
-    def suite(self, uri: str) -> TaskData:
-        """Return the suite that a recipe names."""
-
-    def evaluate(self, models: Mapping[str, Variant], use: SuiteUse) -> dict[str, dict[str, float]]:
-        """Return the metrics of each of ``models``, by name, on the part of a suite that ``use`` names without a model.
-
-        The models are made together, evaluated side by side, and dropped again; their scores are remembered.
-        """
-
-    def higher_is_better(self, metric: str) -> bool:
-        """Return whether a model is better where the metric, of the suite that the step names, is higher."""
-
-    def emit(self, event: Event) -> None:
-        """Tell the sinks."""
-
-
-Driver = Callable[[Ids, DriverContext], Variant | Evaluated | MeasuredMetrics]
-"""Finds what takes the step's place, from its inputs; of a step that gives metrics, what these are made of."""
 
 
 class Op(StepRoles[P], ABC, Generic[P, S]):
@@ -398,3 +248,9 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
 
 AnyOp = Op[Any, Any]
 """An op of which it does not matter what it takes: those of a graph are of many kinds."""
+
+
+def op_of(variant: Variant) -> AnyOp:
+    """Return the op of a variant."""
+    assert isinstance(variant.op, Op), f"{variant.op!r} is no op"
+    return variant.op

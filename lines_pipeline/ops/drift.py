@@ -16,19 +16,10 @@ from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.threads import one_thread
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.layers import LayerMap, find_layers
-from lines_pipeline.ops.base import (
-    Driver,
-    DriverContext,
-    Granularity,
-    Ids,
-    MeasuredMetrics,
-    Op,
-    OpParams,
-    Port,
-    TaskData,
-)
+from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
 from lines_pipeline.ops.block_outputs import BlockOutputs, Rows, block_modules
 from lines_pipeline.ops.depth import pattern_diagnostics
+from lines_pipeline.ops.drivers import Driver, DriverContext, MeasuredMetrics, TaskData
 from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.schemas.schema import Schema
 from lines_pipeline.ops.similarity import LinearCka, RelativeDistance, Similarity

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Beside, Driver, DriverContext, Granularity, Ids, Measured, Op, Port, Values, Variant
+from lines_pipeline.ops.base import Beside, Granularity, Ids, Op, Port, Values
 from lines_pipeline.ops.decompositions import (
     computed_as,
     decomposition_bytes,
@@ -22,6 +22,7 @@ from lines_pipeline.ops.decompositions import (
     matrix_bytes,
     vectors_bytes,
 )
+from lines_pipeline.ops.drivers import Driver, DriverContext, Measured, Variant
 from lines_pipeline.ops.kernels import Block, Value, running_sum
 from lines_pipeline.ops.layer_names import is_transposed
 from lines_pipeline.ops.schemas.beside import find_beside

@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Driver, Evaluated, Granularity, Ids, Op, OpParams, Port
+from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
+from lines_pipeline.ops.drivers import Driver, Evaluated
 from lines_pipeline.ops.roles import Combination, SuiteUse
 from lines_pipeline.ops.schemas.schema import Schema
 

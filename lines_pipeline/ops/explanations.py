@@ -1,4 +1,4 @@
-"""What an op says of a step in ``plan``."""
+"""What an op tells users of a step: figures after a run, lines in ``plan``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from lines_pipeline.ops.schemas.schema import Schema
 
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 """What JSON holds."""
+
+Summary = Mapping[str, object]
+"""Figures worth telling the user, by name: what JSON holds."""
 
 
 @dataclass(frozen=True)

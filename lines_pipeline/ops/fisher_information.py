@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from lines_pipeline.ops.base import DriverContext
+from lines_pipeline.ops.drivers import DriverContext
 from lines_pipeline.ops.per_sample import squared_gradients, squared_gradients_bytes
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.task_models import TaskModel

@@ -9,8 +9,8 @@ import torch
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.base import DriverContext
 from lines_pipeline.ops.capturing import LayerInputs
+from lines_pipeline.ops.drivers import DriverContext
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.task_models import TaskModel
 from lines_pipeline.ops.task_statistics import TaskParams, TaskStatistics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lines_pipeline.ops.base import Variant
+from lines_pipeline.ops.drivers import Variant
 
 
 def reader_of(path: str) -> Variant:

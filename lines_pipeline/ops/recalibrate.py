@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Driver, DriverContext, Granularity, Ids, Measured, Op, OpParams, Port, Variant
+from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
+from lines_pipeline.ops.drivers import Driver, DriverContext, Measured, Variant
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.schemas.schema import Schema

@@ -11,7 +11,8 @@ from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.events import TableComputed
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Driver, DriverContext, Ids, Op, OpParams, Port, Values, Variant
+from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Values
+from lines_pipeline.ops.drivers import Driver, DriverContext, Variant
 from lines_pipeline.ops.evaluate import judging_bytes
 from lines_pipeline.ops.kernels import Value, running_sum
 from lines_pipeline.ops.roles import SuiteUse

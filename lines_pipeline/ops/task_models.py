@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from lines_pipeline.core.errors import EvalError
-from lines_pipeline.ops.base import FrozenHead, TaskData
+from lines_pipeline.ops.drivers import FrozenHead, TaskData
 
 
 @dataclass(frozen=True)

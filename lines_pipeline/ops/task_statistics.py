@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Driver, DriverContext, Granularity, Ids, Measured, Op, OpParams, Port, Variant
+from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
+from lines_pipeline.ops.drivers import Driver, DriverContext, Measured, Variant
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.roles import SuiteUse
 

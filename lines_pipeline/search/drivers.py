@@ -21,7 +21,8 @@ from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.io.mapping import MappedTensors
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.temporaries import temporary_folder
-from lines_pipeline.ops.base import Evaluated, Measured, MeasuredMetrics, TaskData, Variant
+from lines_pipeline.ops.base import op_of
+from lines_pipeline.ops.drivers import Evaluated, Measured, MeasuredMetrics, TaskData, Variant
 from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.sample_parts import SamplePart
 from lines_pipeline.planner.layer_maps import layers_of
@@ -233,7 +234,7 @@ class _StepContext:
 
 def _as(step: Step, variant: Variant, step_id: str) -> Step:
     content = "" if variant.measured is None else variant.measured.content
-    return replace(step, id=step_id, op=variant.op, params=variant.params, inputs=variant.inputs, content=content)
+    return replace(step, id=step_id, op=op_of(variant), params=variant.params, inputs=variant.inputs, content=content)
 
 
 def _with_step(graph: Graph, step: Step) -> Graph:

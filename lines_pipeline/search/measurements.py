@@ -11,7 +11,7 @@ from lines_pipeline.core.events import MetricsComputed
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.ops.base import MeasuredMetrics
+from lines_pipeline.ops.drivers import MeasuredMetrics
 
 KIND = "metrics"
 """The kind of the cache's entries."""

@@ -22,20 +22,10 @@ from lines_pipeline.core.events import Event, TableComputed
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops import registry
-from lines_pipeline.ops.base import (
-    AnyOp,
-    AnyStatistic,
-    Driver,
-    Evaluated,
-    Ids,
-    MeasuredMetrics,
-    Op,
-    Summary,
-    Values,
-    Variant,
-)
+from lines_pipeline.ops.base import AnyOp, AnyStatistic, Ids, Op, Summary, Values
 from lines_pipeline.ops.depth import Place
 from lines_pipeline.ops.derivations import Derivation
+from lines_pipeline.ops.drivers import Driver, Evaluated, MeasuredMetrics, Variant
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
 from lines_pipeline.ops.roles import FileOutput, Source, StepContext, SuiteUse

@@ -18,7 +18,8 @@ from lines_pipeline.evaluation import evaluator
 from lines_pipeline.evaluation.worker import Evaluation, evaluate_all
 from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.ops import registry
-from lines_pipeline.ops.base import Driver, Evaluated, Granularity, Ids, Op, OpParams, Port
+from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
+from lines_pipeline.ops.drivers import Driver, Evaluated
 from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.suites.base import Scores
 

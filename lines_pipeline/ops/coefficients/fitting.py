@@ -10,10 +10,10 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from lines_pipeline.core.errors import EvalError
-from lines_pipeline.ops.base import FrozenHead
 from lines_pipeline.ops.coefficients.inputs import Order, TaskInputs
 from lines_pipeline.ops.coefficients.merged_model import MergedModel
 from lines_pipeline.ops.coefficients.units import Unit
+from lines_pipeline.ops.drivers import FrozenHead
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """The loss of a batch, from logits [n, classes] and labels [n]: a mean over its rows."""

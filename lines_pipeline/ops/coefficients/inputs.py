@@ -12,7 +12,7 @@ import torch
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.io.reading import as_bytes
-from lines_pipeline.ops.base import TaskData
+from lines_pipeline.ops.drivers import TaskData
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Inputs as the model takes them, and their labels [n]."""

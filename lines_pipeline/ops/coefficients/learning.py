@@ -16,25 +16,13 @@ from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.events import Event, LearningProgress, Note, TableComputed
 from lines_pipeline.core.threads import one_thread
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import (
-    Driver,
-    DriverContext,
-    Granularity,
-    Ids,
-    Measured,
-    Op,
-    OpParams,
-    Port,
-    StepContext,
-    Summary,
-    TaskData,
-    Variant,
-)
+from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port, StepContext, Summary
 from lines_pipeline.ops.coefficients.fitting import Fit, FitSettings, Tasks
 from lines_pipeline.ops.coefficients.inputs import Order, TaskInputs
 from lines_pipeline.ops.coefficients.merged_model import MergedModel, State
 from lines_pipeline.ops.coefficients.units import Per, Unit, line, units_of
 from lines_pipeline.ops.depth import pattern_diagnostics
+from lines_pipeline.ops.drivers import Driver, DriverContext, Measured, TaskData, Variant
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.schemas.coefficients import table_of

@@ -128,6 +128,7 @@ def _step(
 
 def _loads(unbound: UnboundNode, step: Step, row: Item) -> list[Step]:
     """Return steps that load the files which a step's ports name."""
+    from lines_pipeline.ops.base import op_of
     from lines_pipeline.ops.reading import reader_of
 
     loads = []
@@ -138,7 +139,7 @@ def _loads(unbound: UnboundNode, step: Step, row: Item) -> list[Step]:
             id=_load_id(unbound, step.item, port),
             node=unbound.name,
             item=step.item,
-            op=read.op,
+            op=op_of(read),
             params=read.params,
             inputs={},
             include=(),
