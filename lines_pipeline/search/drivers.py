@@ -95,7 +95,7 @@ class Drivers:
         if step.op.measures_metrics:
             return dict(self.measurements.directions.get(step.id, {}))
         use = step.op.suite_of(step.params, step.inputs)
-        return {} if use is None else self.evaluator.directions(use)
+        return {} if use is None else self.evaluator.suites.directions(use)
 
     def table(self, graph: Graph, step_id: str) -> dict[str, list[float]]:
         """Return the coefficients that a step gives, by tensor."""
@@ -206,7 +206,7 @@ class _StepContext:
 
     def suite(self, uri: str) -> TaskData:
         """Return the suite at a path from the recipe's folder on."""
-        return self._drivers.evaluator.suite(uri)
+        return self._drivers.evaluator.suites.suite(uri)
 
     def evaluate(self, models: Mapping[str, Variant], use: SuiteUse) -> dict[str, dict[str, float]]:
         """Return the metrics of each of ``models``, which are made for it and dropped again."""

@@ -101,7 +101,7 @@ class Trials:
         for trial in running:
             with _events(evaluator.session, trial.events):
                 trial.batches.append(self.drivers.prepare(trial.graph, self.objective.nodes, self.race.part(share)))
-        judged = evaluator.judge([trial.batches[-1] for trial in running])
+        judged = evaluator.metrics([trial.batches[-1] for trial in running])
         for trial, by_step in zip(running, judged, strict=True):
             metrics = {f"{step}/{name}": figure for step, given in by_step.items() for name, figure in given.items()}
             cached = all(batch.is_remembered for batch in trial.batches)
