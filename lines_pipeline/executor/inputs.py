@@ -91,7 +91,7 @@ def open_recipe(
 
 def _open_checkpoints(context: OpenedRecipe, *, build: bool) -> None:
     recipe, graph, session = context.recipe, context.graph, context.session
-    live = set(graph.needed(graph.sinks)) if build else set(graph.steps)
+    live = set(graph.ancestors(graph.sinks)) if build else set(graph.steps)
     sources = {s.id: source for s in graph.steps.values() if s.id in live and (source := s.op.source_of(s.params))}
     loads = {step: source for step, source in sources.items() if not graph.steps[step].op.inputs}
     updates = {step: source for step, source in sources.items() if step not in loads}

@@ -33,7 +33,7 @@ def keep_value(session: Session, graph: Graph, step: str, measured: Measured) ->
 
     Raises ``EngineError`` where the cache cannot be written.
     """
-    for source in graph.needed([step]):
+    for source in graph.ancestors([step]):
         if graph.steps[source].op.is_source:
             session.contents.identify(source)
     key = session.keys(graph).step(step)

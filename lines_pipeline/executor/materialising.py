@@ -277,7 +277,7 @@ def _writes(
 
 
 def _metadata(session: Session, graph: Graph, request: OutputRequest, schema: Schema) -> dict[str, str]:
-    loads = [step for step in graph.needed([request.step]) if graph.steps[step].op.is_source]
+    loads = [step for step in graph.ancestors([request.step]) if graph.steps[step].op.is_source]
     label = session.cache.secrets.label  # what a recipe takes from the environment is in no file but by name
     digests = {label(step): session.digests.get(step, "0" * DIGEST_LENGTH) for step in loads}
     kind = graph.steps[request.step].gives

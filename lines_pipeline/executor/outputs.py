@@ -176,7 +176,7 @@ def _model_folder(
         if file.name == companions.config:
             where = f"node '{step.node}': {file.name} of the folder that '{followed_step}' loads"
             resolved_config(file.source.read_bytes(), (), where)
-    sources = [graph.steps[step_id] for step_id in graph.needed([output.value])]
+    sources = [graph.steps[step_id] for step_id in graph.ancestors([output.value])]
     inputs = tuple(
         CardInput(recipe.secrets.label(source.id), recipe.recorded_path(source), _license(checkpoints.get(source.id)))
         for source in sources

@@ -9,7 +9,7 @@ from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def each(
@@ -17,13 +17,13 @@ def each(
     graph: Graph,
     field: str | Callable[[str], str],
     steps: Iterable[str],
-    find: Callable[[str], Found],
-) -> dict[str, Found]:
+    find: Callable[[str], Result],
+) -> dict[str, Result]:
     """Return what ``find`` gives for every step; one error tells all that is wrong, at the nodes' ``field``.
 
     A callable ``field`` is asked which one is wrong of a step.
     """
-    results: dict[str, Found] = {}
+    results: dict[str, Result] = {}
     errors: dict[str, CheckpointError | EvalError] = {}
     for step in steps:
         try:

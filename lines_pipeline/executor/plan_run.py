@@ -118,9 +118,9 @@ class PlanRun:
 
     def _inherited(self) -> dict[str, frozenset[str]]:
         """Return, by step read from the cache, the tensors in which something that it was made of has NaN or Inf."""
-        nonfinite, needed = self.contents.nonfinite, self.plan.graph.needed
+        nonfinite, ancestors = self.contents.nonfinite, self.plan.graph.ancestors
         return {
-            step: frozenset().union(*(nonfinite.get(ancestor, ()) for ancestor in needed([step])))
+            step: frozenset().union(*(nonfinite.get(ancestor, ()) for ancestor in ancestors([step])))
             for step in self.plan.cached
         }
 

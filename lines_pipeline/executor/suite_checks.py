@@ -33,15 +33,15 @@ class SuiteChecks:
         Raises ``EvalError`` for what is no suite, for ensembles that it cannot judge, for tasks and splits that it has
         not got, and for baselines without a member for a task.
         """
-        recipe, graph, judges = self.recipe, self.graph, self._judges
-        each(recipe, graph, "suite", judges, self._suite)
-        each(recipe, graph, "suite", (step for step, use in judges.items() if len(use.models) > 1), self._ensemble)
-        each(recipe, graph, "suite", self._judged_in_parts, self._divisible)
-        tasks = each(recipe, graph, self._unknown, judges, self._chosen)
+        recipe, graph, uses = self.recipe, self.graph, self._uses
+        each(recipe, graph, "suite", uses, self._suite)
+        each(recipe, graph, "suite", (step for step, use in uses.items() if len(use.models) > 1), self._ensemble)
+        each(recipe, graph, "suite", self._evaluated_in_parts, self._divisible)
+        tasks = each(recipe, graph, self._unknown, uses, self._chosen)
         missing = each(
-            recipe, graph, "split", judges, lambda step: self._suite(step).check(tasks[step], judges[step].split)
+            recipe, graph, "split", uses, lambda step: self._suite(step).check(tasks[step], uses[step].split)
         )
-        each(recipe, graph, "baselines", judges, lambda step: self._check_baselines(step, tasks[step]))
+        each(recipe, graph, "baselines", uses, lambda step: self._check_baselines(step, tasks[step]))
         lacking = [(graph.steps[step].node, file) for step, files in missing.items() for file in files]
         return list(dict.fromkeys(placed(recipe, node, "suite", file) for node, file in lacking))
 
@@ -49,7 +49,7 @@ class SuiteChecks:
         """Return notes of the Python that suites name; import nothing. ``EvalError`` where a run may not run it."""
 
         def runs(step: str) -> str:
-            uri, code = self._judges[step].suite, self._suite(step).foreign_code()
+            uri, code = self._uses[step].suite, self._suite(step).foreign_code()
             if code is None:
                 return ""
             refused = "" if trust else code.untrusted
@@ -57,46 +57,46 @@ class SuiteChecks:
                 raise EvalError(f"the suite {uri} runs Python, {code.what}, but {refused}")
             return f"the suite {uri} runs Python: {code.what}" + (f"; {refused}" if refused else "")
 
-        notes = each(self.recipe, self.graph, "suite", self._judges, runs)
+        notes = each(self.recipe, self.graph, "suite", self._uses, runs)
         return [] if build else list(dict.fromkeys(note for note in notes.values() if note))
 
     @cached_property
-    def _judges(self) -> dict[str, SuiteUse]:
+    def _uses(self) -> dict[str, SuiteUse]:
         """Return the part of a suite that judges models, by step."""
         steps = self.graph.steps.values()
         return {step.id: use for step in steps if (use := step.op.suite_of(step.params, step.inputs)) is not None}
 
     def _suite(self, step: str) -> Suite:
-        uri = self._judges[step].suite
+        uri = self._uses[step].suite
         if uri not in self._opened:
             self._opened[uri] = open_suite(uri, self.recipe.folder)
         return self._opened[uri]
 
     def _ensemble(self, step: str) -> None:
-        require_classifier(self._suite(step), self._judges[step].suite)
+        require_classifier(self._suite(step), self._uses[step].suite)
 
     @property
-    def _judged_in_parts(self) -> list[str]:
+    def _evaluated_in_parts(self) -> list[str]:
         """The steps by which trials are stopped early."""
         tune = self.recipe.tune
         named = [] if tune is None or tune.pruning is None else parse_objective(tune.objective).nodes
-        return [step for step in named if step in self._judges]
+        return [step for step in named if step in self._uses]
 
     def _divisible(self, step: str) -> None:
-        require_divisible(self._suite(step), self._judges[step].suite)
+        require_divisible(self._suite(step), self._uses[step].suite)
 
     def _chosen(self, step: str) -> tuple[str, ...]:
-        use = self._judges[step]
+        use = self._uses[step]
         return chosen_tasks(self._suite(step), use.suite, use.tasks, use.target)
 
     def _unknown(self, step: str) -> str:
-        return "target" if set(self._judges[step].tasks or ()) <= set(self._suite(step).tasks) else "tasks"
+        return "target" if set(self._uses[step].tasks or ()) <= set(self._suite(step).tasks) else "tasks"
 
     def _check_baselines(self, step: str, tasks: Sequence[str]) -> None:
         """Raise ``EvalError`` where a task has no baseline: no member with its key, or one that does not judge it."""
-        for named in self._judges[step].baselines.values():
-            for task, judge in judges_by_task(self.graph, named, tasks).items():
-                if judge not in self._judges:
-                    raise EvalError(f"'{judge}' is no 'evaluate' node, expected one that judges '{task}'")
-                if task not in (known := self._chosen(judge)):
-                    raise EvalError(f"'{judge}' does not judge the task '{task}', only: {', '.join(known)}")
+        for named in self._uses[step].baselines.values():
+            for task, baseline in judges_by_task(self.graph, named, tasks).items():
+                if baseline not in self._uses:
+                    raise EvalError(f"'{baseline}' is no 'evaluate' node, expected one that judges '{task}'")
+                if task not in (known := self._chosen(baseline)):
+                    raise EvalError(f"'{baseline}' does not judge the task '{task}', only: {', '.join(known)}")

@@ -99,15 +99,15 @@ class Graph:
     recorded: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Parameters by node as the recipe has them, the environment by name: what may be shown and tracked."""
 
-    def needed(self, targets: Iterable[str]) -> tuple[str, ...]:
+    def ancestors(self, targets: Iterable[str]) -> tuple[str, ...]:
         """Return targets (step ids, or nodes) and all they depend on, in order; KeyError for what is neither."""
-        needed = {step for target in targets for step in self.members.get(target, (target,))}
-        for unknown in needed - self.steps.keys():
+        reached = {step for target in targets for step in self.members.get(target, (target,))}
+        for unknown in reached - self.steps.keys():
             raise KeyError(unknown)
         for step in reversed(list(self.steps.values())):
-            if step.id in needed:
-                needed.update(step.sources)
-        return tuple(step for step in self.steps if step in needed)
+            if step.id in reached:
+                reached.update(step.sources)
+        return tuple(step for step in self.steps if step in reached)
 
     def followed(self, step_id: str) -> str:
         """Return the step without inputs whose model a step's value follows: of the base, else of the first model."""
@@ -117,7 +117,7 @@ class Graph:
 
     def transductive(self, targets: Iterable[str]) -> tuple[str, ...]:
         """Return the nodes that learn from inputs of the test split, of all that ``targets`` depend on."""
-        steps = [self.steps[step] for step in self.needed(targets)]
+        steps = [self.steps[step] for step in self.ancestors(targets)]
         learning = (step for step in steps if step.gives is not EdgeType.METRICS)
         uses = {step.node: step.op.suite_of(step.params, step.inputs) for step in learning}
         return tuple(node for node, use in uses.items() if use is not None and use.split == "test")
@@ -131,8 +131,8 @@ class Graph:
     def evaluations(self) -> tuple[str, ...]:
         """Return the steps that have a suite judge a model."""
         metrics = (step for step in self.steps.values() if step.gives is EdgeType.METRICS)
-        judging = (step for step in metrics if not step.op.measures_metrics)
-        return tuple(step.id for step in judging if step.op.suite_of(step.params, step.inputs) is not None)
+        evaluating = (step for step in metrics if not step.op.measures_metrics)
+        return tuple(step.id for step in evaluating if step.op.suite_of(step.params, step.inputs) is not None)
 
     @cached_property
     def measurements(self) -> tuple[str, ...]:

@@ -23,9 +23,9 @@ class CompiledKernel:
     """Machine code, which lives as long as this object.
 
     It is a C function of these addresses: the thread's memory, the kernel's scalars, sums as float64 [totals, LANES],
-    counts as int64 [COUNTS, slots], magnitudes found [brackets, room], and int64 [brackets], how many of these there
-    were before; then of the room, of where in their block the values begin (a multiple of ``LANES``), and of how many
-    there are.
+    counts as int64 [COUNTS, slots], magnitudes inside brackets [brackets, room], and int64 [brackets], how many of
+    these there were before; then of the room, of where in their block the values begin (a multiple of ``LANES``), and
+    of how many there are.
     """
 
     address: int

@@ -23,7 +23,7 @@ from lines_pipeline.jit.instructions import LANES, Kernel, OpCode, Row
 from lines_pipeline.jit.signature import AT_HIGH, AT_LOW, BELOW, COUNTED, COUNTS, INSIDE
 from lines_pipeline.jit.tracing import TraceBuilder
 
-FOUND_NUMEL = 2 * BLOCK_NUMEL
+BRACKET_NUMEL = 2 * BLOCK_NUMEL
 """Room for the magnitudes inside a bracket; a launch ends where those of another block might not fit."""
 
 _LINE_BYTES = 64
@@ -157,8 +157,8 @@ def _results(kernel: Kernel, count: int) -> Any:
         array("totals", (count, kernel.slots.get(OpCode.TOTAL, 0)), np.float64),
         array("counts", (count, COUNTS, kernel.most_slots), np.int64),
         array("digests", (count, kernel.sources), np.uint64),
-        _found(kernel).ctypes.data,
-        FOUND_NUMEL,
+        _bracketed(kernel).ctypes.data,
+        BRACKET_NUMEL,
         array("filled", (kernel.slots.get(OpCode.WITHIN, 0),), np.int64),
     )
 
@@ -168,15 +168,15 @@ def _memory(kernel: Kernel) -> Array:
     return _workspace.array("memory", (kernel.memory_bytes,), np.uint8)
 
 
-def _found(kernel: Kernel) -> Array:
+def _bracketed(kernel: Kernel) -> Array:
     """Return this thread's room for the magnitudes inside each bracket."""
-    return _workspace.array("found", (kernel.slots.get(OpCode.WITHIN, 0), FOUND_NUMEL), kernel.scalars.dtype)
+    return _workspace.array("bracketed", (kernel.slots.get(OpCode.WITHIN, 0), BRACKET_NUMEL), kernel.scalars.dtype)
 
 
 def _reductions(kernel: Kernel, results: Any, finished: int) -> list[Reductions]:
     """Copy the results of each block out of memory that the next launch overwrites."""
     totals, counts = results.totals[:finished].tolist(), results.counts[:finished].tolist()
-    kept = [row[:filled].copy() for row, filled in zip(_found(kernel), results.filled.tolist(), strict=True)]
+    kept = [row[:filled].copy() for row, filled in zip(_bracketed(kernel), results.filled.tolist(), strict=True)]
     ends = [0] * len(kept)
     reductions: list[Reductions] = []
     for block in range(finished):

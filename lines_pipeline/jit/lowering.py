@@ -174,7 +174,7 @@ declare {vector} @llvm.fabs.{suffix}({vector})
 declare i64 @llvm.ctpop.i64(i64)
 declare i64 @llvm.cttz.i64(i64, i1)
 
-define internal void @keep(i64 %mask, ptr %values, ptr %found, ptr %counter) noinline {{
+define internal void @keep(i64 %mask, ptr %values, ptr %bracketed, ptr %counter) noinline {{
 entry:
   %begin = load i64, ptr %counter
   %any = icmp ne i64 %mask, 0
@@ -185,7 +185,7 @@ next:
   %lane = call i64 @llvm.cttz.i64(i64 %left, i1 true)
   %from = getelementptr {number}, ptr %values, i64 %lane
   %value = load {number}, ptr %from
-  %to = getelementptr {number}, ptr %found, i64 %number
+  %to = getelementptr {number}, ptr %bracketed, i64 %number
   store {number} %value, ptr %to
   %more = add i64 %number, 1
   %lower = sub i64 %left, 1
@@ -199,7 +199,7 @@ done:
   ret void
 }}
 
-define void @kernel(ptr %memory, ptr %scalars, ptr %lanes, ptr %counts, ptr %found, ptr %filled, i64 %room,
+define void @kernel(ptr %memory, ptr %scalars, ptr %lanes, ptr %counts, ptr %bracketed, ptr %filled, i64 %room,
                   i64 %first, i64 %length) {{
 entry:
   %spill = alloca {vector}, align {align}

@@ -58,7 +58,7 @@ class Reducer:
         put(f"store {self._vectors.type} {value}, ptr %spill, align {VECTOR_BYTES}")
         before = let(f"load i64, ptr {let(f'getelementptr i64, ptr %filled, i64 {slot}')}")
         first = let(f"add i64 {before}, {let(f'mul i64 %room, {slot}')}")
-        address = let(f"getelementptr {self._vectors.number}, ptr %found, i64 {first}")
+        address = let(f"getelementptr {self._vectors.number}, ptr %bracketed, i64 {first}")
         put(f"call void @keep(i64 {bits}, ptr %spill, ptr {address}, ptr {self._counter(INSIDE, slot)})")
 
     def count(self, row: int, slot: int, bits: str) -> None:

@@ -58,17 +58,17 @@ class Results(NamedTuple):
     """int64 [blocks, COUNTS, slots]: the kernel's counts."""
     digests: Array
     """uint64 [blocks, sources]: XXH3 of the stored bytes."""
-    found: int
+    bracketed: int
     """Address of the magnitudes inside brackets, [brackets, room], block after block."""
     room: int
     filled: Array
-    """int64 [brackets]: how much of each row of ``found`` is used."""
+    """int64 [brackets]: how much of each row of ``bracketed`` is used."""
 
 
 FINISHED, FULL, UNDONE, UNWRITTEN = range(4)
-"""Why a run ends: all blocks are done; ``found`` has no room for another block; the next block is for the interpreter,
-since it cannot be read, is not finite, or has results that the stored type cannot hold; or it is computed, but could
-not be written."""
+"""Why a run ends: all blocks are done; ``bracketed`` has no room for another block; the next block is for the
+interpreter, since it cannot be read, is not finite, or has results that the stored type cannot hold; or it is computed,
+but could not be written."""
 
 _pread = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 _pwrite = types.ExternalFunction("pwrite", types.intp(types.int32, types.uintp, types.uintp, types.int64))
@@ -102,7 +102,7 @@ def _call(_: Any, address: Any, words: Any) -> Any:
 @njit(nogil=True)
 def _compute(scratch: Scratch, counts: Array, results: Results, first: int, length: int) -> None:
     lanes, counted, filled = scratch.lanes.ctypes.data, counts.ctypes.data, results.filled.ctypes.data
-    given = scratch.memory, scratch.scalars, lanes, counted, results.found, filled, results.room, first, length
+    given = scratch.memory, scratch.scalars, lanes, counted, results.bracketed, filled, results.room, first, length
     _call(scratch.code, given)
 
 

@@ -27,7 +27,7 @@ class Ran:
     end: tuple[int, int]
     memory: Any
     results: Any
-    found: Any
+    bracketed: Any
     content: bytes
     """Of the file that it reads and writes."""
 
@@ -98,7 +98,7 @@ def compiled(function: Function, values: Sequence[torch.Tensor]) -> list[Any]:
             )
         if kept_result.code is OpCode.WITHIN:
             below, at_low, inside, at_high = ran.results.counts[0, BELOW:NONFINITE, kept_result.slot].tolist()
-            return below, at_low, ran.found[kept_result.slot, :inside].tolist(), at_high
+            return below, at_low, ran.bracketed[kept_result.slot, :inside].tolist(), at_high
         totals, counts = ran.results.totals[0], ran.results.counts[0, COUNTED]
         return float(totals[kept_result.slot]) if kept_result.code is OpCode.TOTAL else int(counts[kept_result.slot])
 

@@ -75,7 +75,7 @@ def stage_memory(graph: Graph, stage: Stage, schemas: Mapping[str, Schema], sett
 def driver_memory(graph: Graph, schemas: Mapping[str, Schema]) -> dict[str, int]:
     """Return the peak of the process while a driver carries out a step, by step whose inputs have schemas."""
     peaks: dict[str, int] = {}
-    for step in (graph.steps[step] for step in graph.needed(graph.sinks)):
+    for step in (graph.steps[step] for step in graph.ancestors(graph.sinks)):
         models = {
             port: [i for i in ids if graph.steps[i].gives is not EdgeType.METRICS] for port, ids in step.inputs.items()
         }

@@ -16,13 +16,13 @@ from lines_pipeline.planner.stages import ancestors
 __all__ = ["Schema", "infer_schemas", "schema_of"]
 
 
-def infer_schemas(graph: Graph, needed: Iterable[str], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Schema]:
-    """Return the schemas of the ``needed`` steps (in topological order); ``checkpoints`` by step that reads one.
+def infer_schemas(graph: Graph, steps: Iterable[str], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Schema]:
+    """Return the schemas of the ``steps`` (in topological order); ``checkpoints`` by step that reads one.
 
     Raises ``CheckpointError`` for missing, extra or mis-shaped tensors, ``PlanError`` for globs that match nothing.
     """
     schemas: dict[str, Schema] = {}
-    for step_id in needed:
+    for step_id in steps:
         step = graph.steps[step_id]
         if step.gives not in FILED:
             continue

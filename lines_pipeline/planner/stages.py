@@ -179,7 +179,7 @@ def plan_stages(
     """
     sinks, available = tuple(sinks), frozenset(available)
     levels = StageAssignment(graph, known, available)
-    live = [step_id for step_id in _needed(graph, sinks, known, available) if step_id not in available]
+    live = [step_id for step_id in _uncomputed_ancestors(graph, sinks, known, available) if step_id not in available]
     statistics = [m for step_id in live for m in statistics_of(graph, step_id).values() if m not in known]
     required = list(dict.fromkeys([*(m for m in statistics if not m.optional), *also]))
     last = max([levels.level(m) for m in required] + [levels.ready(sink) + 1 for sink in sinks], default=0)
@@ -227,7 +227,9 @@ def _breaks(graph: Graph, step: str) -> bool:
     return any(map(graph.steps[step].op.breaks_pipeline, graph.steps[step].all_params))
 
 
-def _needed(graph: Graph, sinks: Iterable[str], known: Results, available: frozenset[str]) -> tuple[str, ...]:
+def _uncomputed_ancestors(
+    graph: Graph, sinks: Iterable[str], known: Results, available: frozenset[str]
+) -> tuple[str, ...]:
     """Return what ``sinks`` are computed from, and what the statistics that are not known yet are taken of."""
 
     def follow(step: Step) -> Iterable[str]:

@@ -104,7 +104,7 @@ def takes_whole(step: Step, schema: Schema, tensor: str) -> bool:
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """A range of values of one tensor, by key, in all sources of the stage plan that have it and are needed."""
+    """A range of values of one tensor, by key, in all sources of the stage plan that have it and are visited."""
 
     tensor: str
     start: int
@@ -243,7 +243,7 @@ def observed_tensors(stage_plan: StagePlan, observation: Observation) -> dict[st
     return specs if observation.tensors is None else {n: s for n, s in specs.items() if n in observation.tensors}
 
 
-def needed_tensors(stage_plan: StagePlan) -> dict[str, TensorSpec]:
+def visited_tensors(stage_plan: StagePlan) -> dict[str, TensorSpec]:
     """Return the tensors that the stage has to visit, by key."""
     specs: dict[str, TensorSpec] = {}
     for source in sorted(stage_plan.hashed):
@@ -259,9 +259,9 @@ def needed_tensors(stage_plan: StagePlan) -> dict[str, TensorSpec]:
 def read_bytes(stage_plan: StagePlan) -> int:
     """Return the bytes of tensor data that a sweep over the whole stage plan reads."""
     readers = Readers(stage_plan)
-    needed = needed_tensors(stage_plan)
-    streamed = sum(spec.numel * readers.width(key) for key, spec in needed.items())
-    return streamed + sum(_beside_bytes(stage_plan, key) for key in needed if key in stage_plan.whole)
+    visited = visited_tensors(stage_plan)
+    streamed = sum(spec.numel * readers.width(key) for key, spec in visited.items())
+    return streamed + sum(_beside_bytes(stage_plan, key) for key in visited if key in stage_plan.whole)
 
 
 def _beside_bytes(stage_plan: StagePlan, key: str) -> int:
@@ -279,7 +279,7 @@ def cut_tasks(stage_plan: StagePlan, workers: int) -> list[Task]:
     Slices begin at fixed blocks; their tasks have 4 to 128 MB of input, several a worker.
     """
     readers = Readers(stage_plan)
-    sizes = {key: (spec.numel, readers.width(key)) for key, spec in needed_tensors(stage_plan).items()}
+    sizes = {key: (spec.numel, readers.width(key)) for key, spec in visited_tensors(stage_plan).items()}
     whole = sorted((key for key in sizes if key in stage_plan.whole), key=lambda key: -sizes[key][0])
     tasks = [Task((TensorSlice(key, 0, sizes[key][0]),), sizes[key][0] * sizes[key][1]) for key in whole]
     tensors = {key: size for key, size in sizes.items() if key not in stage_plan.whole}

@@ -31,7 +31,7 @@ def resolve_numbers(graph: Graph, checkpoints: Mapping[str, Checkpoint]) -> Grap
     Raises ``PlanError`` for a pattern that matches no tensor, a tensor that no pattern matches, more numbers than
     blocks, and numbers that the op does not take.
     """
-    varying = [step for step in graph.needed(graph.sinks) if graph.steps[step].varying]
+    varying = [step for step in graph.ancestors(graph.sinks) if graph.steps[step].varying]
     if not varying:
         return graph
     schemas = infer_schemas(graph, ancestors(graph, varying), checkpoints)

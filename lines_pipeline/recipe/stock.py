@@ -59,7 +59,7 @@ def copy_recipe(name: str, folder: Path) -> list[Path]:
         listed = ", ".join(known)
         message = f"no such stock recipe{did_you_mean(_stem(name), known)}; there are: {listed}"
         raise RecipeError.at(SourceLocation(name), message)
-    files = {file: folder / file.relative_to(stock_folder()) for file in _needed(source)}
+    files = {file: folder / file.relative_to(stock_folder()) for file in _copied_files(source)}
     in_the_way = [target for file, target in files.items() if _differs(file, target)]
     if in_the_way:
         message = "lies in the way and differs; name another folder with --to"
@@ -79,7 +79,7 @@ def _stem(name: str) -> str:
     return name.removesuffix(".yaml").replace("-", "_")
 
 
-def _needed(recipe: Path) -> Iterable[Path]:
+def _copied_files(recipe: Path) -> Iterable[Path]:
     """Return the files of a recipe's chain, and of the suites that it names with the scripts beside them."""
     document, _, files = read_chain(recipe)
     yield from files

@@ -60,7 +60,7 @@ class Drivers:
         Numbers that vary by tensor are those of each tensor from then on.
         """
         graph = resolve_numbers(graph, self.evaluator.session.checkpoints)
-        for step_id in graph.needed(graph.sinks):
+        for step_id in graph.ancestors(graph.sinks):
             step = graph.steps[step_id]
             outcome = self._outcome(graph, step)
             if isinstance(outcome, Variant):
@@ -71,16 +71,16 @@ class Drivers:
 
     def metrics(self, graph: Graph) -> dict[str, dict[str, float]]:
         """Return the metrics of every step that has some of models; sinks are told, and models are made in one go."""
-        judged = self.evaluator.evaluate(graph, self._uses(graph, graph.evaluations), graph.evaluations)
+        evaluated = self.evaluator.evaluate(graph, self._uses(graph, graph.evaluations), graph.evaluations)
         measured = self._measured(graph)
-        return judged | {s: self.measurements.metrics(graph, graph.steps[s], of) for s, of in measured.items()}
+        return evaluated | {s: self.measurements.metrics(graph, graph.steps[s], of) for s, of in measured.items()}
 
     def unmade_models(self, graph: Graph) -> list[str]:
         """Return the steps whose weights have to be made for ``metrics``."""
-        judged = self.evaluator.unscored_models(graph, self._uses(graph, graph.evaluations))
+        evaluated = self.evaluator.unscored_models(graph, self._uses(graph, graph.evaluations))
         measured = self._measured(graph)
         missing = [s for s, of in measured.items() if not self.measurements.is_remembered(graph, graph.steps[s], of)]
-        return list(dict.fromkeys([*judged, *graph.models_measured_by(missing)]))
+        return list(dict.fromkeys([*evaluated, *graph.models_measured_by(missing)]))
 
     def prepare(self, graph: Graph, steps: Sequence[str], part: SamplePart | None = None) -> EvaluationBatch:
         """Make the models that the metrics of some steps wait for; ``Evaluator.compare`` gives these.

@@ -23,7 +23,7 @@ class Race:
     pruning: Pruning | None
     seed: int
     maximizes: bool
-    _judged: dict[float, list[float]] = field(default_factory=dict)
+    _objectives: dict[float, list[float]] = field(default_factory=dict)
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -38,10 +38,10 @@ class Race:
         """Take the objective of the next trial on a share; return whether it goes on."""
         if self.pruning is None or share == WHOLE:
             return False
-        judged = self._judged.setdefault(share, [])
-        judged.append(objective)
-        better = sum(is_better(other, objective, maximizes=self.maximizes) for other in judged)
-        return better < max(1, math.floor(self.pruning.keep * len(judged)))
+        objectives = self._objectives.setdefault(share, [])
+        objectives.append(objective)
+        better = sum(is_better(other, objective, maximizes=self.maximizes) for other in objectives)
+        return better < max(1, math.floor(self.pruning.keep * len(objectives)))
 
 
 def is_better(objective: float, other: float, *, maximizes: bool) -> bool:

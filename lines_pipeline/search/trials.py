@@ -73,7 +73,7 @@ class Trials:
                 running.append(self._begun(values, self.done + len(running), hold=bool(running)))
             left = running
             for share in self.race.shares:
-                left = self._judged(left, share)
+                left = self._evaluated(left, share)
         finally:
             self.drivers.evaluator.drop([batch for trial in running for batch in trial.batches])
         ended = []
@@ -95,14 +95,14 @@ class Trials:
             graph = self.drivers.resolve(build_graph(self.recipe.with_values(values)))
         return _Running(number, values, graph, held)
 
-    def _judged(self, running: Sequence[_Running], share: float) -> list[_Running]:
+    def _evaluated(self, running: Sequence[_Running], share: float) -> list[_Running]:
         """Judge trials by a share of the samples; return those that go on."""
         evaluator = self.drivers.evaluator
         for trial in running:
             with _events(evaluator.session, trial.events):
                 trial.batches.append(self.drivers.prepare(trial.graph, self.objective.nodes, self.race.part(share)))
-        judged = evaluator.metrics([trial.batches[-1] for trial in running])
-        for trial, by_step in zip(running, judged, strict=True):
+        metrics_by_trial = evaluator.metrics([trial.batches[-1] for trial in running])
+        for trial, by_step in zip(running, metrics_by_trial, strict=True):
             metrics = {f"{step}/{name}": figure for step, given in by_step.items() for name, figure in given.items()}
             cached = all(batch.is_remembered for batch in trial.batches)
             trial.outcome = Trial(trial.number, trial.values, self._objective(by_step), metrics, share, cached)

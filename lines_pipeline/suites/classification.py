@@ -19,8 +19,8 @@ from lines_pipeline.suites.classification_file import ClassificationFile
 from lines_pipeline.suites.file_suite import FileSuite
 from lines_pipeline.suites.heads import head_in
 from lines_pipeline.suites.held_data import HeldData
-from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, judge, judged_answers, task_scores
 from lines_pipeline.suites.labelled_tensors import DATASETS, LabelledTensors, hub_batches
+from lines_pipeline.suites.logit_scores import CLASSIFICATION_METRICS, sample_figures, scores_of_answers, task_scores
 from lines_pipeline.suites.model_factory import factory_code, foreign_code, loaded, make_model
 from lines_pipeline.suites.models import Model
 from lines_pipeline.suites.samples import Array
@@ -71,7 +71,7 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
         """Evaluate the answers of largest logit; ``EvalError`` where the model does not fit."""
         values, samples = dict[str, dict[str, float]](), {}
         for task, batches, clusters in self._answered(model, tasks, split, device):
-            values[task], samples[task] = task_scores((judge(*batch) for batch in batches), clusters)
+            values[task], samples[task] = task_scores((sample_figures(*batch) for batch in batches), clusters)
         return Scores(values, samples)
 
     @torch.inference_mode()
@@ -86,7 +86,7 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
 
     def judged(self, answers: Mapping[str, Answers]) -> Scores:
         """Return the scores of answers by task."""
-        return judged_answers(answers)
+        return scores_of_answers(answers)
 
     def part(self, part: SamplePart) -> ClassificationSuite:
         """Return the suite with some samples of every task alone; both hold the same data."""

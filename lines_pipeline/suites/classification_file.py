@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from lines_pipeline.suites.judging import CLASSIFICATION_METRICS
+from lines_pipeline.suites.logit_scores import CLASSIFICATION_METRICS
 from lines_pipeline.suites.suite_files import Figures, FilePath, ModelFactory, Section, Shares, by_split, named_tasks
 
 _NAMES = tuple(metric.name for metric in CLASSIFICATION_METRICS)

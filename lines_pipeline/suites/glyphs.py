@@ -18,7 +18,7 @@ from lines_pipeline.io.entries import read_entry, write_entry
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.ops.sample_parts import SamplePart
 from lines_pipeline.suites.base import Answers, ForeignCode, Head, Metric, Role, Scores
-from lines_pipeline.suites.judging import CLASSIFICATION_METRICS, judged_answers
+from lines_pipeline.suites.logit_scores import CLASSIFICATION_METRICS, scores_of_answers
 from lines_pipeline.suites.models import Model, state_of
 from lines_pipeline.suites.samples import Array
 from lines_pipeline.zoo.build import build
@@ -108,7 +108,7 @@ class GlyphSuite:
 
     def judged(self, answers: Mapping[str, Answers]) -> Scores:
         """Return the scores of answers by task."""
-        return judged_answers(answers)
+        return scores_of_answers(answers)
 
     def model(self) -> nn.Module:
         """Return an encoder with random weights."""

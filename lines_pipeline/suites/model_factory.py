@@ -27,10 +27,10 @@ def factory_code(document: SuiteDocument, model: ModelFactory) -> Code | None:
     """
     if shipped_kind(model.factory):
         return None
-    return found_code(document, ("model", "factory"), model.factory, "model factory")
+    return named_code(document, ("model", "factory"), model.factory, "model factory")
 
 
-def found_code(document: SuiteDocument, field: tuple[str, ...], text: str, role: str) -> Code:
+def named_code(document: SuiteDocument, field: tuple[str, ...], text: str, role: str) -> Code:
     """Return the Python that a field of the file names; ``EvalError`` with its place where it is not there."""
     try:
         return find_code(text, document.path.parent, role)
@@ -41,13 +41,13 @@ def found_code(document: SuiteDocument, field: tuple[str, ...], text: str, role:
 def foreign_code(path: Path, code: Iterable[Code], model: ModelFactory | None) -> ForeignCode | None:
     """Return the code of a suite file that may do anything: the user's Python, or what could unpickle files."""
     code = list(code)
-    shown = [code_found.shown for code_found in code]
+    shown = [part.shown for part in code]
     if model is not None and shipped_kind(model.factory):
         odd = sorted(set(model.arguments) - HARMLESS_ARGUMENTS)
         shown += [f"{model.factory} with {', '.join(map(shortened, odd[:5]))}"] if odd else []
     if not shown:
         return None
-    own = [code_found.file.resolve() for code_found in code if code_found.root and code_found.file]
+    own = [part.file.resolve() for part in code if part.root and part.file]
     folders = dict.fromkeys(file.parent for file in (path, path.resolve(), *own))
     reasons = [(reason, folder) for folder in folders if (reason := why_untrusted(folder))]
     return ForeignCode(", ".join(shown), f"{reasons[0][0]}; {remedy(reasons[0][1])}" if reasons else "")

@@ -21,7 +21,7 @@ from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.suites.base import Averaging, Direction, ForeignCode, Head, Metric, Role, Scores
 from lines_pipeline.suites.factories import check_function
 from lines_pipeline.suites.file_suite import FileSuite
-from lines_pipeline.suites.model_factory import factory_code, foreign_code, found_code, loaded, make_model
+from lines_pipeline.suites.model_factory import factory_code, foreign_code, loaded, make_model, named_code
 from lines_pipeline.suites.models import Model, StoredModel
 from lines_pipeline.suites.samples import Array, Samples
 from lines_pipeline.suites.suite_files import Figures, FilePath, ModelFactory, Section, SuiteDocument, named_tasks
@@ -148,7 +148,7 @@ class FunctionSuite(FileSuite[FunctionFile]):
 
     @cached_property
     def _function(self) -> Code:
-        return found_code(self.document, ("function",), self.content.function, "function")
+        return named_code(self.document, ("function",), self.content.function, "function")
 
     @cached_property
     def _factory(self) -> Code | None:

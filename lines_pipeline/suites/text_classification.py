@@ -20,7 +20,7 @@ from lines_pipeline.suites.heads import head_in
 from lines_pipeline.suites.label_heads import LabelEmbedder
 from lines_pipeline.suites.labelled_tensors import DATASETS
 from lines_pipeline.suites.labelled_texts import LabelledTexts, hub_rows, labelled_texts, read_rows
-from lines_pipeline.suites.model_factory import foreign_code, found_code, loaded, make_model
+from lines_pipeline.suites.model_factory import foreign_code, loaded, make_model, named_code
 from lines_pipeline.suites.models import Model, StoredModel
 from lines_pipeline.suites.samples import Samples
 from lines_pipeline.suites.suite_files import ModelFactory, SuiteDocument
@@ -120,7 +120,7 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
     @cached_property
     def _code(self) -> Code | None:
         model = self.content.model
-        return found_code(self.document, ("model", "factory"), model.factory, "model factory") if model.is_own else None
+        return named_code(self.document, ("model", "factory"), model.factory, "model factory") if model.is_own else None
 
     @property
     def _base(self) -> TextBase:

@@ -59,11 +59,11 @@ def test_every_step_comes_after_what_it_takes(written: Write, good: str) -> None
 
 def test_needed_are_the_ancestors_in_order(written: Write, good: str) -> None:
     graph = build_graph(load_recipe(written(good)))
-    assert graph.needed(["updates[digits]"]) == ("base", "experts[digits]", "updates[digits]")
-    assert graph.needed(["val"]) == tuple(step for step in graph.steps if step != "saved")
-    assert graph.needed(["updates", "base"])[-1] == "updates[greek]"
+    assert graph.ancestors(["updates[digits]"]) == ("base", "experts[digits]", "updates[digits]")
+    assert graph.ancestors(["val"]) == tuple(step for step in graph.steps if step != "saved")
+    assert graph.ancestors(["updates", "base"])[-1] == "updates[greek]"
     with pytest.raises(KeyError, match="nothing"):
-        graph.needed(["nothing"])
+        graph.ancestors(["nothing"])
 
 
 def test_the_picture_graph_names_ports_and_types(written: Write, good: str) -> None:

@@ -37,7 +37,7 @@ def test_blocks_need_not_be_neighbours() -> None:
     given = [VALUES[start : start + size] for start, size in APART]
     assert ran.results.totals[:, 0].tolist() == [forms.total(torch.from_numpy(block)) for block in given]
     assert ran.results.digests[:, 0].tolist() == [block_digest(memoryview(block.tobytes())) for block in given]
-    assert ran.found[0, : ran.results.filled[0]].tolist() == np.abs(np.concatenate(given)).tolist()
+    assert ran.bracketed[0, : ran.results.filled[0]].tolist() == np.abs(np.concatenate(given)).tolist()
     written = np.frombuffer(ran.content[4 * SIZE :], np.float32)
     untouched = np.ones(SIZE, bool)
     for (start, size), block in zip(APART, given, strict=True):

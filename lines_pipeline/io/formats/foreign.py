@@ -98,9 +98,7 @@ def refuse_foreign_folder(folder: Path) -> None:
 def other_format(names: Iterable[str]) -> str:
     """Return what a folder without readable weights holds instead, and what to do; empty where it is nothing known."""
     listed = sorted(names)
-    findings = (
-        format_found for ending, format_found in _IN_FOLDERS.items() if any(name.endswith(ending) for name in listed)
-    )
+    findings = (advice for ending, advice in _IN_FOLDERS.items() if any(name.endswith(ending) for name in listed))
     return next(findings, "")
 
 

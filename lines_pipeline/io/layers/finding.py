@@ -30,7 +30,7 @@ def find_layers(sizes: Sizes | Iterable[str], blocks: str | Sequence[str] = "aut
     sizes = sizes if isinstance(sizes, Mapping) else dict.fromkeys(sizes, 1)
     stacks = find_stacks(grow(sizes))
     if blocks == "auto":
-        return _found(sizes, stacks)
+        return _layer_map(sizes, stacks)
     patterns = (blocks,) if isinstance(blocks, str) else tuple(blocks)
     towers = given_towers(sorted(sizes), patterns)
     held = {name for blocks_ in towers.values() for block in blocks_ for name in block}
@@ -56,7 +56,7 @@ def require_coverage(layers: LayerMap, scaled: Container[str] | None = None) -> 
     )
 
 
-def _found(sizes: Sizes, stacks: Stacks) -> LayerMap:
+def _layer_map(sizes: Sizes, stacks: Stacks) -> LayerMap:
     if stacks.problems:
         raise PlanError(
             f"layer map: {stacks.problems[0]}; load all blocks, or say by 'blocks' where the index of a block stands"

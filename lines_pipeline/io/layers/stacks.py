@@ -97,7 +97,7 @@ def find_stacks(root: Node) -> Stacks:
 def _visited(node: Node, total: int) -> Stacks:
     stacks, taken = _sequence(node)
     for word, elements in node.lists.items():
-        stacks.add(_judged(_List(node, word, elements), total))
+        stacks.add(_classified(_List(node, word, elements), total))
     for name, part in node.parts.items():
         if name not in taken:
             stacks.add(_visited(part, total))
@@ -134,7 +134,7 @@ def _gaps(stack: _List) -> tuple[str, ...]:
     return (f"{stack.path()}: {missing} have no tensors",) if missing else ()
 
 
-def _judged(stack: _List, total: int) -> Stacks:
+def _classified(stack: _List, total: int) -> Stacks:
     """Take a list as a tower, as stages of blocks, or as none; what is none is looked into."""
     may_be_stages = stack.role in (Role.DEPTH, Role.UNKNOWN) and stack.name not in SHARED
     stages = inner_blocks(stack.name, stack.elements) if may_be_stages else []

@@ -123,7 +123,7 @@ def _objective_diagnostics(
 
 def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph: Graph) -> str | None:
     node = step_id.partition("[")[0]
-    evaluate_nodes = [name for name, unbound in unbound_nodes.items() if _judges(unbound, graph)]
+    evaluate_nodes = [name for name, unbound in unbound_nodes.items() if _evaluates(unbound, graph)]
     if node not in unbound_nodes:
         return f"the objective names the unknown node '{node}'{did_you_mean(node, evaluate_nodes)}"
     if node not in evaluate_nodes:
@@ -136,7 +136,7 @@ def _node_message(step_id: str, unbound_nodes: Mapping[str, UnboundNode], graph:
     return f"the objective names the unknown member '{step_id}'{did_you_mean(step_id, members)}"
 
 
-def _judges(unbound: UnboundNode, graph: Graph) -> bool:
+def _evaluates(unbound: UnboundNode, graph: Graph) -> bool:
     """Return whether a node has a suite judge a model."""
     derived = any(step in graph.derivations for step in graph.members.get(unbound.name, ()))
     return unbound.op.gives == EdgeType.METRICS and not derived and not unbound.op.measures_metrics
@@ -153,7 +153,7 @@ def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) 
 
 
 def _test_message(step_id: str, graph: Graph) -> str | None:
-    ancestors = [graph.steps[name] for name in graph.needed([step_id])]
+    ancestors = [graph.steps[name] for name in graph.ancestors([step_id])]
     uses = {step.id: step.op.suite_of(step.params, step.inputs) for step in ancestors}
     on_test = [step for step, use in uses.items() if use is not None and use.split == "test"]
     if not on_test:

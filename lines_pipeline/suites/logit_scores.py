@@ -22,14 +22,15 @@ CALIBRATION_BINS = 15
 """The number of bins, of equal width in confidence, as Guo et al. (2017) take them."""
 _TOP = 5
 
-Judged = Mapping[str, torch.Tensor]
+SampleFigures = Mapping[str, torch.Tensor]
 """Results of one batch, by name: values [n] on the CPU."""
 
 
-def judge(logits: torch.Tensor, labels: torch.Tensor) -> Judged:
-    """Judge each of a batch: logits [n, classes], labels [n] in 0..classes-1. With five classes or less, no top five.
+def sample_figures(logits: torch.Tensor, labels: torch.Tensor) -> SampleFigures:
+    """Return the figures of each sample of a batch: logits [n, classes], labels [n] in 0..classes-1.
 
-    Equal logits go to the first class. Logits in float64 are taken as they are; results are float32.
+    With five classes or less, there is no top five. Equal logits go to the first class. Logits in
+    float64 are taken as they are; results are float32.
     """
     logits, labels = logits if logits.dtype == torch.float64 else logits.float(), labels.to(logits.device)
     confidence, answers = functional.softmax(logits, dim=1).max(1)[0], logits.argmax(1)
@@ -43,7 +44,7 @@ def judge(logits: torch.Tensor, labels: torch.Tensor) -> Judged:
     return {name: (value.float() if value.is_floating_point() else value).cpu() for name, value in figures.items()}
 
 
-def task_scores(batches: Iterable[Judged], clusters: Array | None = None) -> tuple[dict[str, float], Samples]:
+def task_scores(batches: Iterable[SampleFigures], clusters: Array | None = None) -> tuple[dict[str, float], Samples]:
     """Return the figures of a task, in the order in which they are declared, and those of its samples."""
     parts = list(batches)
     of_samples = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
@@ -54,14 +55,15 @@ def task_scores(batches: Iterable[Judged], clusters: Array | None = None) -> tup
     return ordered, Samples(of_samples, clusters)
 
 
-def judged_answers(answers: Mapping[str, Answers]) -> Scores:
+def scores_of_answers(answers: Mapping[str, Answers]) -> Scores:
     """Return the scores of the answers to each task."""
-    judged = {
-        task: task_scores([judge(answer.logits, answer.labels)], answer.clusters) for task, answer in answers.items()
+    by_task = {
+        task: task_scores([sample_figures(answer.logits, answer.labels)], answer.clusters)
+        for task, answer in answers.items()
     }
     return Scores(
-        {task: figures for task, (figures, _) in judged.items()},
-        {task: samples for task, (_, samples) in judged.items()},
+        {task: figures for task, (figures, _) in by_task.items()},
+        {task: samples for task, (_, samples) in by_task.items()},
     )
 
 
