@@ -13,7 +13,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.executor.task_results import TaskResult
 from lines_pipeline.ops.base import AnyStatistic, Statistic
 from lines_pipeline.ops.kernels import Value, within
-from lines_pipeline.ops.statistics.contract import Reductions
+from lines_pipeline.ops.statistics.contract import Needs, Reduced, Reductions
 from lines_pipeline.planner.tasks import Observation
 
 Magnitudes = np.ndarray[Any, Any]
@@ -23,10 +23,10 @@ Magnitudes = np.ndarray[Any, Any]
 class Sample(Statistic[Magnitudes, Mapping[str, list[Magnitudes]]]):
     """Magnitudes of the first observed value, in no particular order."""
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None) -> Reductions:
         return (within(values[0], 0.0, math.inf),)
 
-    def partial(self, *reduced: Any) -> Magnitudes:
+    def partial(self, *reduced: Reduced) -> Magnitudes:
         ((_, zeros, magnitudes, _),) = reduced
         return np.concatenate((np.zeros(zeros, magnitudes.dtype), magnitudes))
 

@@ -26,7 +26,7 @@ from lines_pipeline.ops.schemas.difference import difference
 from lines_pipeline.ops.schemas.like_base import like_base
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.schemas.union import require_all, union
-from lines_pipeline.ops.statistics.contract import AnyStatistic, Retry, Statistic
+from lines_pipeline.ops.statistics.contract import AnyStatistic, Retry, Statistic, StatisticOf
 
 if TYPE_CHECKING:
     import torch
@@ -159,7 +159,7 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         """Return the parameters of a step, completed from the recipe: defaults may depend on what it says around it."""
         return params
 
-    def statistics(self, params: P, inputs: Ids, step: str) -> Mapping[str, Statistic[Any, S, Any]]:
+    def statistics(self, params: P, inputs: Ids, step: str) -> Mapping[str, StatisticOf[S]]:
         """Return the statistics ``apply`` needs (its ``stats``), by name; ``inputs`` and ``step`` are step ids."""
         return {}
 
@@ -247,7 +247,8 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
 
 
 AnyOp = Op[Any, Any]
-"""An op of which it does not matter what it takes: those of a graph are of many kinds."""
+"""An op of which it does not matter what it takes: those of a graph are of many kinds. ``Any``, since parameters are
+taken: an op of some parameters is none of all."""
 
 
 def op_of(variant: Variant) -> AnyOp:

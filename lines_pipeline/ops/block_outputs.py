@@ -63,10 +63,10 @@ class BlockOutputs:
 
         ``EvalError`` where no block is run.
         """
-        self._axes = self._axes or self._found_axes(batch)
+        self._axes = self._axes or self._sample_axes(batch)
         return {block: _pooled(value, self._axes[block]) for block, value in self._run(batch).items()}
 
-    def _found_axes(self, batch: Any) -> dict[str, int]:
+    def _sample_axes(self, batch: Any) -> dict[str, int]:
         if len(batch) < 2:
             raise EvalError("the first batch has one sample, expected two or more: one model cannot be compared on it")
         of_one, of_two = self._run(batch[:1]), self._run(batch[:2])

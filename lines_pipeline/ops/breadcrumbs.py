@@ -12,6 +12,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import AnyStatistic, Ids, Op, OpParams, Port, Values
 from lines_pipeline.ops.kernels import Value
+from lines_pipeline.ops.statistics.contract import Needs
 from lines_pipeline.ops.statistics.norms import DroppingNorms, rescaled
 from lines_pipeline.ops.statistics.ranks import RankedEntry, drop_after_entry, keep_from_entry
 
@@ -32,7 +33,7 @@ class BreadcrumbsParams(OpParams):
 class BandNorms(DroppingNorms):
     """Measures the L1 norm of each tensor before entries are dropped, and after."""
 
-    def kept(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int) -> Value:
+    def kept(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, position: int) -> Value:
         return _within(values[0], needs, tensor, position)
 
 

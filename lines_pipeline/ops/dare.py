@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.base import Ids, Values
 from lines_pipeline.ops.draws import Draw, DrawingOp, DrawParams, uniforms
 from lines_pipeline.ops.kernels import Value
+from lines_pipeline.ops.statistics.contract import Needs
 from lines_pipeline.ops.statistics.norms import DroppingNorms, Norms, rescaled
 
 
@@ -26,7 +26,7 @@ class KeptNorms(DroppingNorms):
     seed: int | None
     expert: str
 
-    def kept(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int) -> Value:
+    def kept(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, position: int) -> Value:
         delta, *given = values
         numbers = uniforms(Draw(self.seed, self.expert), given, tensor, position, delta)
         return dropped_out(delta, numbers, self.density)

@@ -13,7 +13,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Ids, Op, OpParams, Place, Port, Statistic, Summary, Values
 from lines_pipeline.ops.kernels import Value, larger, running_sum, total
-from lines_pipeline.ops.statistics.contract import Reductions
+from lines_pipeline.ops.statistics.contract import Needs, Reduced, Reductions
 
 
 class EmrParams(OpParams):
@@ -38,12 +38,12 @@ class Rescalers(Statistic[list[float], list[float]]):
 
     rescale: str
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None) -> Reductions:
         largest, agreeing, _ = unified(values)
         own = [total(value.abs()) for value in values]
         return (*own, *(total(largest * magnitudes.sign()) for magnitudes in agreeing))
 
-    def partial(self, *reduced: Any) -> list[float]:
+    def partial(self, *reduced: Reduced) -> list[float]:
         return list(reduced)
 
     def combine(self, partials: Mapping[str, list[list[float]]], numels: Mapping[str, int], state: None) -> list[float]:

@@ -17,7 +17,7 @@ _BASELINE_PORTS: Mapping[str, str] = {"expert": "baselines.expert", "pretrained"
 """The ports of the metrics that normalize, by role; a recipe writes ``baselines: {expert: ..., pretrained: ...}``."""
 
 
-def judging_bytes(model: Schema) -> int:
+def evaluation_bytes(model: Schema) -> int:
     """Return the memory in which a suite judges a model: the stored tensors, these in float32, and its module."""
     stored = sum(spec.nbytes for spec in model.tensors.values() if spec.is_floating and spec.dtype != "float32")
     return stored + 2 * model.state_bytes
@@ -59,7 +59,7 @@ class Evaluate(Op[EvaluateParams]):
         return None
 
     def driver_bytes(self, params: EvaluateParams, inputs: Mapping[str, Sequence[Schema]]) -> int:
-        return max(map(judging_bytes, [*inputs.get("model", ()), *inputs.get("models", ())]))
+        return max(map(evaluation_bytes, [*inputs.get("model", ()), *inputs.get("models", ())]))
 
     def suite_of(self, params: EvaluateParams, inputs: Ids) -> SuiteUse:
         baselines = {role: inputs[port] for role, port in _BASELINE_PORTS.items() if port in inputs}

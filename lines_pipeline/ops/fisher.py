@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Statistic, Summary, Values
+from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Summary, Values
 from lines_pipeline.ops.kernels import Value, running_sum
 from lines_pipeline.ops.schemas.measured import like_base_measured
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
+from lines_pipeline.ops.statistics.contract import StatisticOf
 from lines_pipeline.ops.statistics.norms import Norm
 
 
@@ -48,7 +49,7 @@ class Fisher(Op[FisherParams, float]):
     def schema(self, params: FisherParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
         return like_base_measured(context, inputs["models"], inputs["statistics"])
 
-    def statistics(self, params: FisherParams, inputs: Ids, step: str) -> Mapping[str, Statistic[Any, float, Any]]:
+    def statistics(self, params: FisherParams, inputs: Ids, step: str) -> Mapping[str, StatisticOf[float]]:
         if not params.normalize:
             return {}
         return {_norm(number): Norm((source,)) for number, source in enumerate(inputs["statistics"])}

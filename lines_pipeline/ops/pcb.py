@@ -12,7 +12,8 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import AnyStatistic, Ids, Op, OpParams, Port, Values
 from lines_pipeline.ops.kernels import Block, Value, running_sum
-from lines_pipeline.ops.statistics.digits import FoundValue
+from lines_pipeline.ops.statistics.contract import Needs
+from lines_pipeline.ops.statistics.digits import SelectedValue
 from lines_pipeline.ops.statistics.thresholds import Thresholds, TrimThreshold
 
 TAIL = 1e-4
@@ -42,7 +43,7 @@ class MagnitudeBound(TrimThreshold):
 
 
 @dataclass(frozen=True)
-class BalanceRank(FoundValue):
+class BalanceRank(SelectedValue):
     """The balance of the first of ``of`` at the share of ``density`` from the top, or the largest balance (``top``).
 
     The others are all task vectors; ``needs`` holds the bounds of the first one's magnitudes.
@@ -51,7 +52,7 @@ class BalanceRank(FoundValue):
     density: float
     end: Literal["cut", "top"] = "cut"
 
-    def derived(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any]) -> Block:
+    def derived(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs) -> Block:
         own, *every = values
         return _balance(own, running_sum(every), _bounds(needs), len(every))
 

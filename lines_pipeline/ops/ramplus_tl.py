@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import Field
 
@@ -13,7 +12,7 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Ids, Op, Port, Statistic, Values
 from lines_pipeline.ops.kernels import Value, exceeds, nonzero_count, running_sum
 from lines_pipeline.ops.ram import RamParams, changes
-from lines_pipeline.ops.statistics.contract import Reductions
+from lines_pipeline.ops.statistics.contract import Needs, Reduced, Reductions
 
 
 class RamPlusParams(RamParams):
@@ -31,7 +30,7 @@ class ChangeCounts(Statistic[list[int], Counts]):
 
     epsilon: float
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None) -> Reductions:
         changed, count = changes(values, self.epsilon)
         shared = exceeds(count, 1.0)
         return tuple(
@@ -40,7 +39,7 @@ class ChangeCounts(Statistic[list[int], Counts]):
             for number in (nonzero_count(mask * (count * shared)), nonzero_count(mask * count))
         )
 
-    def partial(self, *reduced: Any) -> list[int]:
+    def partial(self, *reduced: Reduced) -> list[int]:
         return list(reduced)
 
     def combine(self, partials: Mapping[str, list[list[int]]], numels: Mapping[str, int], state: None) -> Counts:

@@ -13,8 +13,8 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import AnyStatistic, Ids, Op, OpParams, Port, Statistic, Values
 from lines_pipeline.ops.kernels import Value, running_sum, total
-from lines_pipeline.ops.statistics.contract import Reductions
-from lines_pipeline.ops.statistics.digits import NOTHING, FoundValue
+from lines_pipeline.ops.statistics.contract import Needs, Reduced, Reductions
+from lines_pipeline.ops.statistics.digits import NOTHING, SelectedValue
 from lines_pipeline.ops.statistics.norms import tensor_totals
 
 SMALLEST_SUM = 1e-6
@@ -45,13 +45,13 @@ def selected(deltas: Sequence[Value], cut: float | None) -> list[Value]:
 
 
 @dataclass(frozen=True)
-class VarianceCut(FoundValue):
+class VarianceCut(SelectedValue):
     """Finds, by tensor, the smallest variance that is kept."""
 
     density: float
     descending = True
 
-    def derived(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any]) -> Value:
+    def derived(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs) -> Value:
         return variance(values)
 
     def goal(self, count: int, marked: int, weight: float) -> float:
@@ -66,11 +66,11 @@ Squares = Mapping[str, list[float]]
 class SelectedSquares(Statistic[list[float], Squares]):
     """Sums the squares of each task vector by tensor, where ``needs`` (a cut, if one is there) keeps it."""
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None) -> Reductions:
         kept = selected(values, needs[0][tensor.name] if needs else None)
         return tuple(total(delta * delta) for delta in kept)
 
-    def partial(self, *reduced: Any) -> list[float]:
+    def partial(self, *reduced: Reduced) -> list[float]:
         return list(reduced)
 
     def combine(self, partials: Mapping[str, list[list[float]]], numels: Mapping[str, int], state: None) -> Squares:

@@ -46,8 +46,8 @@ class LinearCka:
         x, y = self._sums
         pairs = [(x, x), (y, y), (y, x)]
         scatters = [
-            product - torch.outer(one, other) / self._count
-            for product, (one, other) in zip(self._products, pairs, strict=True)
+            product - torch.outer(left, right) / self._count
+            for product, (left, right) in zip(self._products, pairs, strict=True)
         ]
         own, other, cross = (float(torch.linalg.matrix_norm(scatter)) for scatter in scatters)
         if own == 0 or other == 0:

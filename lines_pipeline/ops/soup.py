@@ -13,7 +13,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Values
 from lines_pipeline.ops.drivers import Driver, DriverContext, Variant
-from lines_pipeline.ops.evaluate import judging_bytes
+from lines_pipeline.ops.evaluate import evaluation_bytes
 from lines_pipeline.ops.kernels import Value, running_sum
 from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.schemas.schema import Schema
@@ -46,7 +46,7 @@ class Soup(Op[SoupParams]):
         return None
 
     def suite_of(self, params: SoupParams, inputs: Ids) -> SuiteUse | None:
-        return None if params.suite is None else _judged(params)
+        return None if params.suite is None else _evaluated(params)
 
     def driver_of(self, params: SoupParams) -> Driver | None:
         if params.kind == "uniform":
@@ -54,7 +54,7 @@ class Soup(Op[SoupParams]):
         return lambda inputs, context: self._uniform(self._choose(params, inputs["models"], context))
 
     def driver_bytes(self, params: SoupParams, inputs: Mapping[str, Sequence[Schema]]) -> int:
-        return 0 if params.kind == "uniform" else judging_bytes(inputs["models"][0])
+        return 0 if params.kind == "uniform" else evaluation_bytes(inputs["models"][0])
 
     def apply(self, params: SoupParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         return running_sum(inputs["models"]) / len(inputs["models"])
@@ -82,14 +82,14 @@ class Soup(Op[SoupParams]):
     ) -> dict[str, float]:
         """Return the metric of the uniform soup of each entry's models."""
         variants = {name: self._uniform(models) for name, models in soups.items()}
-        scores = context.evaluate(variants, _judged(params))
+        scores = context.evaluate(variants, _evaluated(params))
         if any(params.objective not in metrics for metrics in scores.values()):
             known = ", ".join(next(iter(scores.values())))
             raise EvalError(f"node '{context.node}': no metric '{params.objective}'; the suite gives: {known}")
         return {name: metrics[params.objective] for name, metrics in scores.items()}
 
 
-def _judged(params: SoupParams) -> SuiteUse:
+def _evaluated(params: SoupParams) -> SuiteUse:
     """Return the part of the suite that judges soups."""
     assert params.suite is not None
     return SuiteUse(params.suite, params.split, params.tasks, objective=params.objective)

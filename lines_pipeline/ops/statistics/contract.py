@@ -22,6 +22,13 @@ State = TypeVar("State", default=None)
 
 Reductions = tuple[Any, ...]
 """Reductions of ``ops.kernels``: numbers and arrays, or the traced values that stand for them."""
+Needs = Sequence[Any]
+"""Results of the statistics that one ``needs``, in its order. ``Any``: each has a type of its own, which no variable
+of the class could tell; who named the statistics knows their results."""
+Remembered = Any
+"""A result as JSON gives it back: plain values, whose form only the statistic knows that had it written."""
+Reduced = Any
+"""A reduction of one block, once it is computed: a number or an array, by the operation that ``observe`` asked for."""
 Sample = Mapping[str, list[np.ndarray[Any, Any]]]
 """Runs of neighbouring magnitudes, 1-D, by tensor name."""
 
@@ -65,17 +72,17 @@ class Statistic(ABC, Generic[Partial, Result, State]):
         return True
 
     @abstractmethod
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: State) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: State) -> Reductions:
         """Return reductions of one block (1-D, compute type, at most ``BLOCK_NUMEL`` values); ``needs`` are results."""
 
     def observe_at(
-        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: State, position: int
+        self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: State, position: int
     ) -> Reductions:
         """Observe the block that begins at entry ``position``, for what depends on where entries are."""
         return self.observe(values, tensor, needs, state)
 
     @abstractmethod
-    def partial(self, *reduced: Any) -> Partial:
+    def partial(self, *reduced: Reduced) -> Partial:
         """Return what is kept of a block, from its reductions as numbers and arrays."""
 
     @abstractmethod
@@ -84,7 +91,7 @@ class Statistic(ABC, Generic[Partial, Result, State]):
     ) -> Result | Retry[State]:
         """Return the result of the partials of all blocks, by tensor name in block order, or ask for another sweep."""
 
-    def decode(self, result: Any) -> Result:
+    def decode(self, result: Remembered) -> Result:
         """Return the result from its JSON form, as remembered by the cache."""
         decoded: Result = result
         return decoded
@@ -121,16 +128,20 @@ class Statistic(ABC, Generic[Partial, Result, State]):
 class PositionedStatistic(Statistic[Partial, Result, State]):
     """A statistic that depends on where entries are: it defines ``observe_at`` in place of ``observe``."""
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: State) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: State) -> Reductions:
         """Observe the first block."""
         return self.observe_at(values, tensor, needs, state, 0)
 
     @abstractmethod
     def observe_at(
-        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: State, position: int
+        self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: State, position: int
     ) -> Reductions:
         """Return the reductions of the block that begins at entry ``position``."""
 
 
 AnyStatistic = Statistic[Any, Any, Any]
-"""A statistic of which it does not matter what it keeps and gives: those of a pass are of many kinds."""
+"""A statistic of which it does not matter what it keeps and gives: those of a stage are of many kinds. ``Any``, since
+a ``State`` is taken as well as given: no one type stands for all of them."""
+
+StatisticOf = Statistic[Any, Result, Any]
+"""A statistic with this result: what it keeps of blocks, and its sweeps' state, are its own affair."""

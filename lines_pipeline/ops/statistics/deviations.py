@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.kernels import Value, exceeds, total
-from lines_pipeline.ops.statistics.contract import Reductions, Statistic
+from lines_pipeline.ops.statistics.contract import Needs, Reduced, Reductions, Statistic
 from lines_pipeline.ops.statistics.thresholds import groups
 
 Spreads = Mapping[str, Sequence[float]]
@@ -22,10 +21,10 @@ class Spread(Statistic[tuple[float, float], Spreads]):
 
     scope: str
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None) -> Reductions:
         return total(values[0]), total(values[0] * values[0])
 
-    def partial(self, *reduced: Any) -> tuple[float, float]:
+    def partial(self, *reduced: Reduced) -> tuple[float, float]:
         return reduced[0], reduced[1]
 
     def combine(

@@ -16,7 +16,7 @@ import numpy as np
 
 from lines_pipeline.core.tensor_specs import TensorSpec, block_count
 from lines_pipeline.ops.kernels import Block, Value
-from lines_pipeline.ops.statistics.contract import Reductions, Retry, Statistic
+from lines_pipeline.ops.statistics.contract import Needs, Reduced, Reductions, Retry, Statistic
 from lines_pipeline.ops.statistics.thresholds import groups
 
 SHIFTS = (52, 44, 36, 28, 20, 12, 4, 0)
@@ -45,8 +45,12 @@ class Prefix:
     """Rank (from 1), or weight, among the values with these digits, from the side where the search begins."""
     keeps: bool = False
     """Whether the values with these digits are few, and kept."""
-    found: float | None = None
+    value: float | None = None
     """The value, where it is known."""
+
+
+Prefixes = Mapping[str, Prefix] | None
+"""What is known by tensor (or ``""``); None before the first sweep."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,18 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class FoundValue(Statistic[Counted, Any, Any]):
-    """A value of a derived quantity by tensor (or ``""``), at a rank or where weights add up to a share."""
+class SelectedValue(Statistic[Counted, Any, Prefixes]):
+    """A value of a derived quantity by tensor (or ``""``), at a rank or where weights add up to a share.
+
+    The result is ``Any``: a number by tensor here, and what a subclass makes of these numbers there.
+    """
 
     scope: str
     descending = False
     """Whether the search begins at the largest value."""
 
     @abstractmethod
-    def derived(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any]) -> Block:
+    def derived(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs) -> Block:
         """Return the quantity, of one block."""
 
     @abstractmethod
@@ -84,7 +91,7 @@ class FoundValue(Statistic[Counted, Any, Any]):
         """Return weights of values; None where each counts 1."""
         return None
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: Prefixes) -> Reductions:
         numbers = np.asarray(self.derived(values, tensor, needs).numpy(force=True), np.float64).reshape(-1)
         prefix = (state or {}).get("" if self.scope == "global" else tensor.name, Prefix())
         keys = _keys(numbers)
@@ -93,7 +100,7 @@ class FoundValue(Statistic[Counted, Any, Any]):
             keys, numbers = keys[chosen], numbers[chosen]
         marked = int(np.count_nonzero(numbers))
         weights = self.weigh(numbers)
-        if prefix.keeps or prefix.found is not None:
+        if prefix.keeps or prefix.value is not None:
             return (Counted(_NOTHING, _NOTHING, None, marked, numbers if prefix.keeps else None),)
         last = ((keys >> np.uint64(SHIFTS[prefix.level])) & np.uint64(_MASKS[prefix.level])).astype(np.uint16)
         digits, places, counts = np.unique(last, return_inverse=True, return_counts=True)
@@ -104,33 +111,33 @@ class FoundValue(Statistic[Counted, Any, Any]):
         of_block = MOST_DIGITS[item_bytes] * DIGIT_BYTES + ARRAYS_BYTES
         return block_count(numels.values()) * of_block + 8 * FEW_VALUES
 
-    def partial(self, *reduced: Any) -> Counted:
+    def partial(self, *reduced: Reduced) -> Counted:
         counted: Counted = reduced[0]
         return counted
 
-    def combine(self, partials: Mapping[str, list[Counted]], numels: Mapping[str, int], state: Any) -> Any:
+    def combine(self, partials: Mapping[str, list[Counted]], numels: Mapping[str, int], state: Prefixes) -> Any:
         known: dict[str, Prefix] = {}
         tensors = groups(self.scope, numels)
         few = FEW_VALUES // max(len(tensors), 1)
         for group, names in tensors.items():
             blocks = [block for name in names for block in partials.get(name, [])]
             prefix = (state or {}).get(group)
-            if prefix is None or prefix.found is None:
-                prefix = self._advanced(prefix, blocks, few) if blocks else Prefix(found=NOTHING)
+            if prefix is None or prefix.value is None:
+                prefix = self._advanced(prefix, blocks, few) if blocks else Prefix(value=NOTHING)
             known[group] = prefix
-        if any(prefix.found is None for prefix in known.values()):
+        if any(prefix.value is None for prefix in known.values()):
             return Retry(known)
-        return {group: prefix.found for group, prefix in known.items()}
+        return {group: prefix.value for group, prefix in known.items()}
 
     def _advanced(self, prefix: Prefix | None, blocks: Sequence[Counted], few: int) -> Prefix:
         """Return what is known after another sweep; up to ``few`` values are kept."""
         if prefix is not None and prefix.keeps:
-            return replace(prefix, keeps=False, found=self._among(prefix, blocks))
+            return replace(prefix, keeps=False, value=self._among(prefix, blocks))
         digits, counts, weights, marked = _merged(blocks)
         if prefix is None:
             goal = self.goal(int(counts.sum()), marked, float(weights.sum()))
             if not goal:
-                return Prefix(found=NOTHING)
+                return Prefix(value=NOTHING)
             prefix = Prefix(left=goal)
         order = slice(None, None, -1) if self.descending else slice(None)
         reached = np.cumsum(weights[order])
@@ -140,7 +147,7 @@ class FoundValue(Statistic[Counted, Any, Any]):
         left = prefix.left - (float(reached[place - 1]) if place else 0.0)
         level = prefix.level + 1
         if level == len(SHIFTS):
-            return Prefix(digit, level, left, found=_value(digit))
+            return Prefix(digit, level, left, value=_value(digit))
         return Prefix(digit, level, left, keeps=count <= few)
 
     def _among(self, prefix: Prefix, blocks: Sequence[Counted]) -> float:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.kernels import Value, total
-from lines_pipeline.ops.statistics.contract import Reductions, Statistic
+from lines_pipeline.ops.statistics.contract import Needs, Reduced, Reductions, Statistic
 
 Gram = list[list[float]]
 """Inner products of some values, a row a value."""
@@ -23,13 +22,13 @@ class TensorGrams(Statistic[list[float], Grams]):
 
     from_base: bool = False
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None) -> Reductions:
         vectors = [value - values[0] for value in values[1:]] if self.from_base else list(values)
         return tuple(
             total(vector * earlier) for index, vector in enumerate(vectors) for earlier in vectors[: index + 1]
         )
 
-    def partial(self, *reduced: Any) -> list[float]:
+    def partial(self, *reduced: Reduced) -> list[float]:
         return list(reduced)
 
     def combine(self, partials: Mapping[str, list[list[float]]], numels: Mapping[str, int], state: None) -> Grams:

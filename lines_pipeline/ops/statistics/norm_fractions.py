@@ -10,19 +10,19 @@ import torch
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.kernels import Block, Value, keep_from
-from lines_pipeline.ops.statistics.contract import Retry
-from lines_pipeline.ops.statistics.digits import NOTHING, Array, Counted, FoundValue
+from lines_pipeline.ops.statistics.contract import Needs, Retry
+from lines_pipeline.ops.statistics.digits import NOTHING, Array, Counted, Prefixes, SelectedValue
 from lines_pipeline.ops.statistics.thresholds import groups
 
 
 @dataclass(frozen=True)
-class NormFraction(FoundValue):
+class NormFraction(SelectedValue):
     """Finds the magnitude by tensor (or ``""``), 0 without a norm, with tensor and position of the last entry."""
 
     fraction: float
     descending = True
 
-    def derived(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any]) -> Block:
+    def derived(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs) -> Block:
         return values[0].abs()
 
     def weigh(self, values: Array) -> Array:
@@ -31,7 +31,7 @@ class NormFraction(FoundValue):
     def goal(self, count: int, marked: int, weight: float) -> float:
         return self.fraction * weight
 
-    def combine(self, partials: Mapping[str, list[Counted]], numels: Mapping[str, int], state: Any) -> Any:
+    def combine(self, partials: Mapping[str, list[Counted]], numels: Mapping[str, int], state: Prefixes) -> Any:
         cuts = super().combine(partials, numels, state)
         if isinstance(cuts, Retry):
             return cuts

@@ -6,12 +6,11 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.kernels import Value, nonzero_count, running_sum, total
-from lines_pipeline.ops.statistics.contract import PositionedStatistic, Reductions, Statistic
+from lines_pipeline.ops.statistics.contract import Needs, PositionedStatistic, Reduced, Reductions, Statistic
 
 NO_NORM = 1e-7
 """L1 norms below this are not restored."""
@@ -31,7 +30,7 @@ def exact_total(partials: Mapping[str, list[float]]) -> float:
     return math.fsum(value for values in partials.values() for value in values)
 
 
-def tensor_totals(partials: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+def tensor_totals(partials: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, list[float]]:
     """Return correctly rounded sums by tensor, of partials that hold several numbers each."""
     return {name: [math.fsum(column) for column in zip(*blocks, strict=True)] for name, blocks in partials.items()}
 
@@ -51,15 +50,15 @@ class DroppingNorms(PositionedStatistic[tuple[float, float], Norms]):
     """Measures, by tensor, the L1 norm of the first value before entries are dropped, and after."""
 
     @abstractmethod
-    def kept(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int) -> Value:
+    def kept(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, position: int) -> Value:
         """Return the first value with zeros where entries are dropped."""
 
     def observe_at(
-        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None, position: int
+        self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None, position: int
     ) -> Reductions:
         return total(values[0].abs()), total(self.kept(values, tensor, needs, position).abs())
 
-    def partial(self, *reduced: Any) -> tuple[float, float]:
+    def partial(self, *reduced: Reduced) -> tuple[float, float]:
         return reduced[0], reduced[1]
 
     def combine(
@@ -84,7 +83,7 @@ class SumNorm(Statistic[float, float]):
 
     version = 2
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None) -> Reductions:
         return (total(running_sum(values).abs()),)
 
     def partial(self, *reduced: float) -> float:
@@ -98,7 +97,7 @@ class SumNorm(Statistic[float, float]):
 class TensorNorms(Statistic[float, Mapping[str, float]]):
     """L1 norms of the sum of the observed values, by tensor."""
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None) -> Reductions:
         return (total(running_sum(values).abs()),)
 
     def partial(self, *reduced: float) -> float:
@@ -114,7 +113,7 @@ class TensorNorms(Statistic[float, Mapping[str, float]]):
 class Norm(Statistic[float, float]):
     """L2 norm of the observed value over the whole model."""
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None) -> Reductions:
         return (total(values[0] * values[0]),)
 
     def partial(self, *reduced: float) -> float:
@@ -128,7 +127,7 @@ class Norm(Statistic[float, float]):
 class Count(Statistic[int, int]):
     """Counts the values that are set (a mask) or differ from zero."""
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None) -> Reductions:
         return (nonzero_count(values[0]),)
 
     def partial(self, *reduced: int) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.kernels import Block, Value, above, keep_from
-from lines_pipeline.ops.statistics.contract import Retry
+from lines_pipeline.ops.statistics.contract import Needs, Reduced, Remembered, Retry
 from lines_pipeline.ops.statistics.thresholds import BracketCounts, Thresholds, TrimThreshold, groups
 
 NO_ENTRY = -1.0
@@ -39,6 +39,9 @@ class RankedEntry(TrimThreshold):
 
     It keeps ``int(n * density)`` entries of n, ``at_least`` so many, below the ``int(n * gamma)`` largest: fewer of
     these are left out where too few others remain.
+
+    Partials and states are ``Any``: those of ``TrimThreshold`` until magnitudes are known, and those of ``_Locating``
+    in the last sweep.
     """
 
     end: Literal["first", "last"] = "first"
@@ -56,14 +59,14 @@ class RankedEntry(TrimThreshold):
         kept = min(max(int(total * self.density), self.at_least), total)
         return kept, max(total - kept - int(total * self.gamma), 0)
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: Any) -> tuple[Any, ...]:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: Any) -> tuple[Any, ...]:
         if not isinstance(state, _Locating):
             return super().observe(values, tensor, needs, state)
         sizes = _magnitudes(values[0])
         entry = state.wanted.get(tensor.name)
         return (None if entry is None else np.packbits(sizes == entry.magnitude), len(sizes))
 
-    def partial(self, *reduced: Any) -> Any:
+    def partial(self, *reduced: Reduced) -> Any:
         return super().partial(*reduced) if len(reduced) == 1 else reduced
 
     def combine(self, partials: Mapping[str, list[Any]], numels: Mapping[str, int], state: Any) -> Any:
@@ -92,7 +95,7 @@ class RankedEntry(TrimThreshold):
         located = searched[self.scope == "global"] // 8 + 2 * searched[1]  # a bit an entry, and a tensor's unpacked
         return max(super().kept_bytes(numels, item_bytes), located)
 
-    def decode(self, result: Any) -> RankedEntries:
+    def decode(self, result: Remembered) -> RankedEntries:
         places = {group: (name, position) for group, (name, position) in result["places"].items()}
         return RankedEntries(result["cuts"], result["kept"], places)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.kernels import Value, add_kept, keep_from, larger, nonzero_count, total, zeros_like
-from lines_pipeline.ops.statistics.contract import PositionedStatistic, Reductions
+from lines_pipeline.ops.statistics.contract import Needs, PositionedStatistic, Reduced, Reductions, Remembered
 from lines_pipeline.ops.statistics.norms import exact_total
 from lines_pipeline.ops.statistics.ranks import trimmed
 
@@ -35,7 +35,7 @@ class KeptSquares(PositionedStatistic[float, float]):
     """Squared norm of a task vector over the whole model, trimmed by the threshold that is in ``needs``, if one is."""
 
     def observe_at(
-        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None, position: int
+        self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None, position: int
     ) -> Reductions:
         kept = keep_from(*trimmed(values[0], needs[0] if needs else None, tensor, position))
         return (total(kept * kept),)
@@ -95,19 +95,20 @@ class SignMajority(PositionedStatistic[Ballots, Election]):
     def outcomes(self) -> tuple[Election, ...]:
         return tuple(Election(sign) for sign in ((1, -1, 0) if self.zero_differs else (1, -1)))
 
-    def outcome(self, result: Any) -> int:
+    def outcome(self, result: object) -> int:
+        assert isinstance(result, Election)
         if result.majority == 1:
             return 0
         return 2 if self.zero_differs and result.majority == 0 else 1
 
-    def decode(self, result: Any) -> Election:
+    def decode(self, result: Remembered) -> Election:
         return Election(result["majority"], result["zero_entries"])
 
     def affects(self, partial: Ballots) -> bool:
         return partial[2]
 
     def observe_at(
-        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], state: None, position: int
+        self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None, position: int
     ) -> Reductions:
         given, deltas = (values[0], values[1:]) if self.is_given else (None, values)
         kept, squares = self._kept(deltas, tensor, needs, position)
@@ -117,17 +118,17 @@ class SignMajority(PositionedStatistic[Ballots, Election]):
         return total(signs), nonzero_count(signs), undecided
 
     def _kept(
-        self, deltas: Sequence[Value], tensor: TensorSpec, needs: Sequence[Any], position: int
+        self, deltas: Sequence[Value], tensor: TensorSpec, needs: Needs, position: int
     ) -> tuple[Kept, Sequence[float]]:
         """Return the task vectors with their thresholds and weights, and the squared norms."""
-        needed = iter(needs)
-        thresholds = [next(needed) if trims else None for trims in self.trims or [False] * len(deltas)]
+        results = iter(needs)
+        thresholds = [next(results) if trims else None for trims in self.trims or [False] * len(deltas)]
         pairs = [
             trimmed(delta, threshold, tensor, position) for delta, threshold in zip(deltas, thresholds, strict=True)
         ]
-        return [(*pair, weight) for pair, weight in zip(pairs, self.weights, strict=True)], list(needed)
+        return [(*pair, weight) for pair, weight in zip(pairs, self.weights, strict=True)], list(results)
 
-    def partial(self, *reduced: Any) -> Ballots:
+    def partial(self, *reduced: Reduced) -> Ballots:
         signs, decided, marked = reduced
         whole = int(signs) if math.isfinite(signs) else 0  # where sums overflow, the result is refused
         return whole, decided, marked > 0 if self.is_given else decided < marked

@@ -11,7 +11,7 @@ import torch
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.jit.boundary import Untraceable
 from lines_pipeline.ops.kernels import Value
-from lines_pipeline.ops.statistics.contract import Reductions, Statistic
+from lines_pipeline.ops.statistics.contract import Needs, Reductions, Statistic
 
 Table = Mapping[str, list[float]]
 """Entries by tensor name."""
@@ -21,7 +21,7 @@ Table = Mapping[str, list[float]]
 class Entries(Statistic[list[float], Table]):
     """Reads, by tensor, the entries of the one observed value, in order. It is for values of some kilobytes."""
 
-    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: None) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None) -> Reductions:
         value = values[0]
         if not isinstance(value, torch.Tensor):
             raise Untraceable("entries one by one")

@@ -12,7 +12,7 @@ import numpy as np
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.kernels import Value, within
-from lines_pipeline.ops.statistics.contract import Reductions, Retry, Sample, Statistic
+from lines_pipeline.ops.statistics.contract import Needs, Reduced, Reductions, Remembered, Retry, Sample, Statistic
 
 SMALL_NUMEL = 2**20
 """Up to this many values the sweep keeps all magnitudes: no sample is drawn."""
@@ -98,13 +98,11 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
             brackets[group] = _bracket(runs, rank, total, self._max_margin(sum(numels.values())))
         return brackets
 
-    def observe(
-        self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: Brackets
-    ) -> Reductions:
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: Brackets) -> Reductions:
         bracket = state["" if self.scope == "global" else tensor.name]
         return (within(values[0], bracket.low, bracket.high),)
 
-    def partial(self, *reduced: Any) -> BracketCounts:
+    def partial(self, *reduced: Reduced) -> BracketCounts:
         return BracketCounts(*reduced[0])
 
     def combine(
@@ -125,7 +123,7 @@ class TrimThreshold(Statistic[BracketCounts, Thresholds, Brackets]):
                 kept += total - _smaller(counts, value, state[group])
         return Retry({**state, **brackets}) if brackets else Thresholds(cuts, kept)
 
-    def decode(self, result: Any) -> Thresholds:
+    def decode(self, result: Remembered) -> Thresholds:
         return Thresholds(result["cuts"], result["kept"])
 
     def _rank(self, names: Sequence[str], numels: Mapping[str, int]) -> tuple[int, int]:

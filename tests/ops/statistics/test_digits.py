@@ -11,14 +11,14 @@ import torch
 
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, TensorSpec
 from lines_pipeline.ops.statistics.contract import Retry
-from lines_pipeline.ops.statistics.digits import Counted, FoundValue
+from lines_pipeline.ops.statistics.digits import Counted, SelectedValue
 from lines_pipeline.ops.statistics.norm_fractions import NormFraction
 
 NUMEL = 4 * BLOCK_NUMEL + 1000
 NUMELS = {"t": NUMEL}
 
 
-class Ranked(FoundValue):
+class Ranked(SelectedValue):
     """The value itself, at the rank of a third of the entries."""
 
     def derived(self, values: Sequence[Any], tensor: TensorSpec, needs: Sequence[Any]) -> torch.Tensor:
@@ -29,7 +29,7 @@ class Ranked(FoundValue):
         return count // 3
 
 
-def sweeps(statistic: FoundValue, values: torch.Tensor) -> tuple[list[list[Counted]], float]:
+def sweeps(statistic: SelectedValue, values: torch.Tensor) -> tuple[list[list[Counted]], float]:
     """What each sweep keeps of the blocks, and the value that is found."""
     spec, state, kept = TensorSpec("t", str(values.dtype).removeprefix("torch."), (NUMEL,)), None, []
     while True:
