@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.fingerprints import content_key
 from lines_pipeline.core.user_code.files import Code
 from lines_pipeline.ops.sample_parts import SamplePart
@@ -19,17 +18,15 @@ from lines_pipeline.suites.classification_file import ClassificationFile
 from lines_pipeline.suites.file_suite import FileSuite
 from lines_pipeline.suites.heads import head_in
 from lines_pipeline.suites.held_data import HeldData
+from lines_pipeline.suites.image_reader import Batch, ImageReader
 from lines_pipeline.suites.labelled_tensors import DATASETS, LabelledTensors, hub_batches
 from lines_pipeline.suites.logit_scores import CLASSIFICATION_METRICS, sample_figures, scores_of_answers, task_scores
 from lines_pipeline.suites.model_factory import factory_code, foreign_code, loaded, make_model
 from lines_pipeline.suites.models import Model
 from lines_pipeline.suites.samples import Array
 from lines_pipeline.suites.suite_files import SuiteDocument
-from lines_pipeline.suites.user_code import told_as_users
 
 BATCH_SIZE = 128
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""Images, features or logits, and the label of each."""
 
 
 @dataclass(frozen=True)
@@ -134,44 +131,8 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
         for task in tasks:
             source = self._data(task, split)
             clusters = source.clusters if isinstance(source, LabelledTensors) else None
-            yield task, self._logits(ready, task, self._batches(task, source, transform), device), clusters
-
-    def _logits(self, module: nn.Module, task: str, batches: Iterator[Batch], device: str) -> Iterator[Batch]:
-        """Yield logits and checked labels of each batch of images and labels."""
-        head, empty = self._head(task, device), True
-        for images, labels in batches:
-            empty = False
-            features = self._features(module, images.to(device), task)
-            if features.shape != (len(images), head.weight.shape[1]) or len(labels) != len(images):
-                raise EvalError(
-                    f"{self.path}: task '{task}': {len(images)} images and {len(labels)} labels gave features of shape "
-                    f"{tuple(features.shape)} for a head of shape {tuple(head.weight.shape)}; expected one label an "
-                    f"image and features [{len(images)}, {head.weight.shape[1]}]"
-                )
-            yield head.logits(features), self._checked(labels, task, len(head.weight))
-        if empty:
-            raise EvalError(f"{self.path}: task '{task}' has no images to evaluate on")
-
-    def _features(self, model: nn.Module, images: torch.Tensor, task: str) -> torch.Tensor:
-        given = f"images of shape {tuple(images.shape)}, {images.dtype}"
-        with told_as_users(self.path, f"task '{task}': the model does not take {given}: it", self._code):
-            features = model(images)
-        if not isinstance(features, torch.Tensor):
-            kind = type(features).__name__
-            raise EvalError(f"{self.path}: task '{task}': the model gave a {kind}, expected a tensor of features")
-        return features.float()
-
-    def _checked(self, labels: torch.Tensor, task: str, classes: int) -> torch.Tensor:
-        """Return the labels as int64, each one of the head's classes."""
-        if labels.is_floating_point() or labels.is_complex():
-            raise EvalError(f"{self.path}: task '{task}': labels are {labels.dtype}, expected integers")
-        labels = labels.long()
-        if not ((labels >= 0) & (labels < classes)).all():
-            raise EvalError(
-                f"{self.path}: task '{task}': labels from {int(labels.min())} to {int(labels.max())}, the head has "
-                f"{classes} classes; expected labels from 0 to {classes - 1}"
-            )
-        return labels
+            reader = ImageReader(ready, self._head(task, device), self.path, task, self._code)
+            yield task, reader.logits(self._batches(task, source, transform), device), clusters
 
     def _head(self, task: str, device: str = "cpu") -> Head:
         head = head_in(self.tensors(self.content.tasks[task].head), f"{self.path}: head of '{task}'")

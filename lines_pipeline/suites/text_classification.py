@@ -20,15 +20,15 @@ from lines_pipeline.suites.heads import head_in
 from lines_pipeline.suites.label_heads import LabelEmbedder
 from lines_pipeline.suites.labelled_tensors import DATASETS
 from lines_pipeline.suites.labelled_texts import LabelledTexts, hub_rows, labelled_texts, read_rows
-from lines_pipeline.suites.model_factory import foreign_code, loaded, make_model, named_code
-from lines_pipeline.suites.models import Model, StoredModel
+from lines_pipeline.suites.model_factory import foreign_code
+from lines_pipeline.suites.models import Model
 from lines_pipeline.suites.samples import Samples
-from lines_pipeline.suites.suite_files import ModelFactory, SuiteDocument
-from lines_pipeline.suites.text_base import TextBase, Tokenizer, require_transformers
+from lines_pipeline.suites.suite_files import SuiteDocument
+from lines_pipeline.suites.text_base import require_transformers
 from lines_pipeline.suites.text_classification_file import TextClassificationFile
 from lines_pipeline.suites.text_fitting import fitting, task_error
 from lines_pipeline.suites.text_reader import BATCH_SIZE, TextReader
-from lines_pipeline.zoo.catalogue import locate as zoo_checkpoint
+from lines_pipeline.suites.text_suite_model import TextSuiteModel
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,17 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
         require_transformers()
         files = [(task, head) for task in tasks if (head := self.content.tasks[task].head) is not None]
         missing = self.missing([*files, *((task, self._source(task, split)) for task in tasks)])
-        if not self._is_local(self.content.model.base):
+        if not self._model.has_local_base:
             return missing
         embeds = any(self._embedded(task) for task in self.tasks)
-        return (*(f"{self.path}: base: {message}" for message in self._base.missing(weights=embeds)), *missing)
+        return (*(f"{self.path}: base: {message}" for message in self._model.base.missing(weights=embeds)), *missing)
 
     def digest(self, split: str) -> str:
         """Return the digest of the file's content, and of the local data, heads, base and Python that it names."""
         tasks = self.content.tasks.values()
         files = [self.identity(source) for task in tasks for source in (task.head or "", task.data.get(split, ""))]
         base = self.content.model.base
-        folder = self._base.identity if self._is_local(base) else base
+        folder = self._model.base.identity if self._model.has_local_base else base
         content = self.content.model_dump(mode="json", exclude={"tasks": {"__all__": {"expert", "pretrained"}}})
         return content_key([content, split, files, folder, *(code.digest() for code in self.code())])
 
@@ -78,13 +78,13 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
     @torch.inference_mode()
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
         """Evaluate the answers of largest logit; ``EvalError`` where the model does not fit."""
-        module = loaded(self.path, self.content.model.factory, self.model(), model, self._code, device)
+        module = self._model.loaded(model, device)
         values, samples = dict[str, dict[str, float]](), dict[str, Samples]()
         for task in tasks:
             head = self._head(task)
             data = self._data(task, split, head)
             width = len(self._names(task)) if head is None else head.weight.shape[1]
-            reader = TextReader(module, self._tokenizer, self.path, task, self._code)
+            reader = TextReader(module, self._model.tokenizer, self.path, task, self._model.code)
             outputs = reader.outputs(data, width, device)
             values[task], samples[task] = class_figures(
                 outputs if head is None else head.logits(outputs), data.labels, data.clusters
@@ -93,17 +93,14 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
 
     def model(self) -> nn.Module:
         """Return a new module: from tokens to features, or to logits where the head is part of the model."""
-        if self._code is None:
-            return self._base.encoder()
-        model = self.content.model
-        return make_model(self.path, ModelFactory(factory=model.factory, arguments=model.arguments), self._code)[0]
+        return self._model.module()
 
     def batches(self, task: str, split: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield tokens [n, inputs, length] and labels, in the file's order."""
         data = self._data(task, split, self._head(task))
         for start in range(0, len(data), BATCH_SIZE):
             batch = data.picked(range(start, min(start + BATCH_SIZE, len(data))))
-            yield self._tokenizer.tokens(batch.texts, batch.pairs), batch.labels
+            yield self._model.tokenizer.tokens(batch.texts, batch.pairs), batch.labels
 
     def heads(self) -> dict[str, Head]:
         """Return the frozen heads of all tasks; none where they are part of the model."""
@@ -111,34 +108,15 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
 
     def code(self) -> tuple[Code, ...]:
         """Return the Python of the user's that makes the model, if there is any."""
-        return () if self._code is None else (self._code,)
+        return () if self._model.code is None else (self._model.code,)
 
     def foreign_code(self) -> ForeignCode | None:
         """Return the user's Python; models of transformers run none but that library's."""
         return foreign_code(self.path, self.code(), None)
 
     @cached_property
-    def _code(self) -> Code | None:
-        model = self.content.model
-        return named_code(self.document, ("model", "factory"), model.factory, "model factory") if model.is_own else None
-
-    @property
-    def _base(self) -> TextBase:
-        """Return the base's folder as it is now; a local one need not be there."""
-        base = self.content.model.base
-        if base.startswith("zoo://"):
-            folder = zoo_checkpoint(base).path.parent
-        else:
-            folder = self.path.parent / base if self._is_local(base) else self.local(base)
-        return TextBase.of(folder, self.content.model)
-
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return self._base.tokenizer()
-
-    @staticmethod
-    def _is_local(base: str) -> bool:
-        return "://" not in base or base.startswith("zoo://")
+    def _model(self) -> TextSuiteModel:
+        return TextSuiteModel(self)
 
     def _data(self, task: str, split: str, head: Head | None) -> LabelledTexts:
         source, section = self._source(task, split), self.content.tasks[task]
@@ -156,7 +134,7 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
         named = self.content.tasks[task].names
         if not self.content.model.classifies:
             return named
-        own = self._base.class_names()
+        own = self._model.base.class_names()
         if named and len(named) != len(own):
             raise task_error(self.document, task, f"{len(named)} labels, the model has {len(own)} classes")
         return named or own
@@ -179,14 +157,12 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
         """Return the rows of the heads that are made of label names."""
         model, tasks = self.content.model, [task for task in self.tasks if self._embedded(task)]
         code = [code_read.digest() for code_read in self.code()]
-        key = content_key([model.model_dump(mode="json"), self._base.identity, str(self._base.folder), code])
+        key = content_key(
+            [model.model_dump(mode="json"), self._model.base.identity, str(self._model.base.folder), code]
+        )
         texts = tuple(self.content.tasks[task].texts(self.content.template) for task in tasks)
-        embedder = LabelEmbedder(key, lambda texts: self._tokenizer.tokens(texts), self._with_base_weights)
+        embedder = LabelEmbedder(key, lambda texts: self._model.tokenizer.tokens(texts), self._model.with_base_weights)
         return dict(zip(tasks, embedder.rows(texts), strict=True))
-
-    def _with_base_weights(self) -> nn.Module:
-        folder = self._base.folder
-        return loaded(self.path, f"its base {folder}", self.model(), StoredModel(folder), self._code, "cpu")
 
     def _embedded(self, task: str) -> bool:
         return not self.content.model.classifies and self.content.tasks[task].head is None
