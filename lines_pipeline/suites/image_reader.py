@@ -37,8 +37,8 @@ class ImageReader:
             if features.shape != (len(images), head.weight.shape[1]) or len(labels) != len(images):
                 raise EvalError(
                     f"{self.suite}: task '{self.task}': {len(images)} images and {len(labels)} labels gave features of "
-                    f"shape {tuple(features.shape)} for a head of shape {tuple(head.weight.shape)}; expected one label an "
-                    f"image and features [{len(images)}, {head.weight.shape[1]}]"
+                    f"shape {tuple(features.shape)} for a head of shape {tuple(head.weight.shape)}; expected one label "
+                    f"an image and features [{len(images)}, {head.weight.shape[1]}]"
                 )
             yield head.logits(features), self._checked(labels, len(head.weight))
         if empty:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lines_pipeline.core.errors import UnknownRunError
 from lines_pipeline.tracking.describing import RECIPE_TAG
-from lines_pipeline.tracking.mlflow import INPUTS_FILE
+from lines_pipeline.tracking.event_records import INPUTS_FILE
 from lines_pipeline.tracking.names import means_first
 from lines_pipeline.tracking.pairs import Row, paired_rows, samples_of
 from lines_pipeline.tracking.stores import connect, database, shown

@@ -7,41 +7,25 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lines_pipeline.core.events import (
-    BlockScales,
     Event,
-    FigureDrawn,
     FileWritten,
-    InputsIdentified,
-    LearningProgress,
-    MetricsComputed,
     Note,
     ParamsChosen,
     RunFinished,
     RunStarted,
-    SamplesJudged,
     StageFinished,
-    SummaryComputed,
-    TableComputed,
     TrialFinished,
     TrialStarted,
 )
+from lines_pipeline.tracking.event_records import record_of
 from lines_pipeline.tracking.experiments import Target
-from lines_pipeline.tracking.names import means_first, mlflow_name, step_path
+from lines_pipeline.tracking.names import means_first, mlflow_name
 from lines_pipeline.tracking.sending import Sender
 from lines_pipeline.tracking.store_runs import StoreRuns
 from lines_pipeline.tracking.written_files import file_rows
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
-
-INPUTS_FILE = "inputs.json"
-"""The artifact with the content digests of what a run read."""
-
-SAMPLES_FOLDER = "samples"
-"""The folder of artifacts with per-sample results, one for each evaluation step."""
-
-FIGURES_FOLDER = "figures"
-"""The folder of artifacts with pictures, and their data."""
 
 FILES_FILE = "files.json"
 """The artifact with every file that a run wrote."""
@@ -71,11 +55,10 @@ class MlflowSink:
 
     def __call__(self, event: Event, at: int | None = None) -> None:
         """Record an event that happened ``at`` (milliseconds since 1970; default now)."""
-        handler = getattr(self, f"_on_{type(event).__name__}", None)
-        if handler is not None:
-            self._at = int(time.time() * 1000) if at is None else at
-            with self._runs.named():
-                handler(event)
+        handler = getattr(self, f"_on_{type(event).__name__}", self._record)
+        self._at = int(time.time() * 1000) if at is None else at
+        with self._runs.named():
+            handler(event)
 
     def flush(self) -> None:
         """Send what has come since the last time."""
@@ -116,9 +99,6 @@ class MlflowSink:
     def _on_Note(self, event: Note) -> None:  # noqa: N802
         self._notes.append(str(event))
 
-    def _on_InputsIdentified(self, event: InputsIdentified) -> None:  # noqa: N802
-        self._sender.json(self.run_id, dict(event.digests), INPUTS_FILE)
-
     def _on_StageFinished(self, event: StageFinished) -> None:  # noqa: N802
         step, self._passes = self._passes, self._passes + 1
         figures = {
@@ -128,28 +108,6 @@ class MlflowSink:
             "pass/bytes_per_second": event.bytes_read / max(event.seconds, 1e-9),
         }
         self._log(figures, step)
-
-    def _on_BlockScales(self, event: BlockScales) -> None:  # noqa: N802
-        for tower, scales in event.scales.items():
-            name = "lines/scale" if len(event.scales) == 1 else f"lines/scale/{tower}"
-            for own in (name, f"{name}/{step_path(event.step)}") if event.step else (name,):
-                self._metrics += [self._metric(own, scale, block) for block, scale in enumerate(scales)]
-
-    def _on_SummaryComputed(self, event: SummaryComputed) -> None:  # noqa: N802
-        step = step_path(event.node)
-        plain = {k: float(v) for k, v in event.facts.items() if isinstance(v, int | float)}
-        self._log({f"facts/{step}/{name}": value for name, value in plain.items()})
-        self._sender.json(self.run_id, dict(event.facts), f"facts/{mlflow_name(step)}.json")
-
-    def _on_MetricsComputed(self, event: MetricsComputed) -> None:  # noqa: N802
-        self._log({f"{event.step}/{name}": value for name, value in event.metrics.items()})
-        self._tags |= {f"metric.{name}": declaration for name, declaration in event.declared.items()}
-        if event.cached:
-            self._tags[f"cached.{event.step}"] = "true"
-
-    def _on_SamplesJudged(self, event: SamplesJudged) -> None:  # noqa: N802
-        content = {"step": event.step, "data": event.data, "samples": dict(event.samples)}
-        self._sender.json(self.run_id, content, f"{SAMPLES_FOLDER}/{mlflow_name(step_path(event.step))}.json")
 
     def _on_ParamsChosen(self, event: ParamsChosen) -> None:  # noqa: N802
         self._chosen = dict(event.params)
@@ -181,17 +139,6 @@ class MlflowSink:
         if event.reused:
             self._tags[f"cached.{event.node}"] = "true"
 
-    def _on_LearningProgress(self, event: LearningProgress) -> None:  # noqa: N802
-        self._log({f"learning/{step_path(event.step)}/loss": event.loss}, event.done)
-
-    def _on_FigureDrawn(self, event: FigureDrawn) -> None:  # noqa: N802
-        for path, text in event.texts.items():
-            self._sender.text(self.run_id, text, f"{FIGURES_FOLDER}/{mlflow_name(path)}")
-
-    def _on_TableComputed(self, event: TableComputed) -> None:  # noqa: N802
-        rows = {"rows": [dict(row) for row in event.rows]}
-        self._sender.json(self.run_id, rows, f"tables/{mlflow_name(event.name)}.json")
-
     def _on_RunFinished(self, event: RunFinished) -> None:  # noqa: N802
         if not self.run_id:
             return
@@ -208,6 +155,17 @@ class MlflowSink:
         finally:
             for run in filter(None, (self.run_id, self._trial)):
                 self._runs.end(run, event.status, self._at)
+
+    def _record(self, event: Event) -> None:
+        """Send the artifacts of an event that tells results; its metrics and tags wait."""
+        if (record := record_of(event)) is None:
+            return
+        self._metrics += [self._metric(figure.name, figure.value, figure.step) for figure in record.figures]
+        self._tags |= record.tags
+        for path, text in record.texts.items():
+            self._sender.text(self.run_id, text, path)
+        for path, content in record.contents.items():
+            self._sender.json(self.run_id, content, path)
 
     def _log(self, figures: Mapping[str, float], step: int = 0) -> None:
         self._metrics += [self._metric(name, figures[name], step) for name in sorted(figures, key=means_first)]

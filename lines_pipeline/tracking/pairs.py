@@ -12,7 +12,7 @@ from typing import Any
 
 from lines_pipeline.suites.intervals import mean_over_tasks, paired_means, percentile_interval
 from lines_pipeline.suites.samples import Array, Samples
-from lines_pipeline.tracking.mlflow import SAMPLES_FOLDER
+from lines_pipeline.tracking.event_records import SAMPLES_FOLDER
 
 
 @dataclass(frozen=True)
