@@ -47,12 +47,13 @@ def trusted_folders() -> tuple[Path, ...]:
             raise _damaged(path, "it is not a regular file")
         if status.st_mode & 0o022 or status.st_uid not in (0, os.geteuid()):
             raise _damaged(path, "others may write it; it has to be yours alone (chmod 600)")
-        return _read(path, os.read(descriptor, _MAX_BYTES + 1))
+        return _folders(path, os.read(descriptor, _MAX_BYTES + 1))
     finally:
         os.close(descriptor)
 
 
-def _read(path: Path, content: bytes) -> tuple[Path, ...]:
+def _folders(path: Path, content: bytes) -> tuple[Path, ...]:
+    """Return the folders that the content of a trust file lists."""
     try:
         folders = json.loads(content) if len(content) <= _MAX_BYTES else None
     except (ValueError, RecursionError):

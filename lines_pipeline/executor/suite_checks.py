@@ -15,7 +15,7 @@ from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.suites.base import Suite
 from lines_pipeline.suites.dividing import require_divisible
 from lines_pipeline.suites.ensembles import require_classifier
-from lines_pipeline.suites.normalizing import judges_by_task
+from lines_pipeline.suites.normalizing import evaluations_by_task
 from lines_pipeline.suites.opening import chosen_tasks, open_suite
 
 
@@ -95,7 +95,7 @@ class SuiteChecks:
     def _check_baselines(self, step: str, tasks: Sequence[str]) -> None:
         """Raise ``EvalError`` where a task has no baseline: no member with its key, or one that does not judge it."""
         for named in self._uses[step].baselines.values():
-            for task, baseline in judges_by_task(self.graph, named, tasks).items():
+            for task, baseline in evaluations_by_task(self.graph, named, tasks).items():
                 if baseline not in self._uses:
                     raise EvalError(f"'{baseline}' is no 'evaluate' node, expected one that judges '{task}'")
                 if task not in (known := self._chosen(baseline)):

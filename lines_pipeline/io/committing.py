@@ -31,7 +31,7 @@ _WEIGHTS = re.compile(r".+\.safetensors(\.index\.json)?")
 def commit_files(layout: OutputLayout, metadata: Mapping[str, str]) -> None:
     """Complete a checkpoint's files and put them in the place of what an earlier run wrote under the same path."""
     complete_files(layout, metadata)
-    with _told(layout), _alone(layout.path.parent):
+    with _told(layout), _locked(layout.path.parent):
         if layout.index is None:
             _rename(layout)
             _remove(_leftovers(layout))
@@ -51,7 +51,7 @@ def commit_folder(
     complete_files(layout, metadata)
     weights = [path.relative_to(folder).as_posix() for path in layout.written]
     names = sorted({*companions, *weights, MANIFEST})
-    with _told(layout), _alone(folder), ExitStack() as cleanup:
+    with _told(layout), _locked(folder), ExitStack() as cleanup:
         waiting = {name: _copied(folder / name, companions[name], cleanup) for name in sorted(companions)}
         earlier = _listed(folder)
         _list(folder, {*names, *earlier})
@@ -90,7 +90,7 @@ def _told(layout: OutputLayout) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Keep other runs from naming files in a folder meanwhile, where its file system has locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

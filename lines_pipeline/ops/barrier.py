@@ -66,7 +66,9 @@ def _listed(places: Sequence[float]) -> str:
 
 def _lines(x: str, members: Sequence[Member]) -> dict[str, list[Member]]:
     """Return the members by line: by what tells them apart besides their place on it."""
-    places = [{column: cell_text(cell) for column, cell in member.place.items() if column != x} for member in members]
+    places = [
+        {column: cell_text(cell) for column, cell in member.known_columns.items() if column != x} for member in members
+    ]
     telling = _telling(places)
     lines: dict[str, list[Member]] = {}
     for member, place in zip(members, places, strict=True):

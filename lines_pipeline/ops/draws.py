@@ -63,7 +63,7 @@ class DrawingOp(Op[Drawn, S], Generic[Drawn, S]):
 def uniforms(
     params: DrawParams | Draw, given: Sequence[Block], tensor: TensorSpec, position: int, like: Block
 ) -> torch.Tensor:
-    """Return numbers in [0, 1): those given, or one for each entry of ``like``, which begins at ``position``."""
+    """Return numbers in [0, 1): ``given`` ones, or draws for the entries of ``like`` from ``position`` on."""
     if given:
         value: torch.Tensor = given[0]
         return value

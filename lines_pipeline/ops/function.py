@@ -241,6 +241,7 @@ def _hints(function: Callable[..., Any], place: str) -> dict[str, Any]:
 
 
 def _port_of(parameter: inspect.Parameter, hints: Mapping[str, Any], place: str) -> Port | None:
+    """Return the port that a positional parameter declares; None for the one that takes the ``TensorSpec``."""
     name = parameter.name
     if name in _RESERVED:
         _refuse(place, f"parameter '{name}' has the name of a field that nodes have anyway")

@@ -53,8 +53,8 @@ class Member:
         return self.metrics[name]
 
     @property
-    def place(self) -> dict[str, Any]:
-        """Return the columns that are known before any metric is."""
+    def known_columns(self) -> dict[str, Any]:
+        """Return the columns of a row that are known before any metric is: node, item, names of ``for_each``."""
         own = {} if self.names or self.item is None else {ITEM: self.item}
         return {NODE: self.node, **own, **self.names}
 
@@ -76,7 +76,7 @@ class Table:
 
 def table_of(members: Sequence[Member], columns: Iterable[str]) -> Table:
     """Return the table with ``columns``: by task where one of them is only known by task."""
-    whole = _table([(member.place, member.metrics) for member in members])
+    whole = _table([(member.known_columns, member.metrics) for member in members])
     by_task = [row for member in members for row in _rows_by_task(member)]
     return _table(by_task) if by_task and any(name not in whole.columns for name in columns) else whole
 
@@ -123,5 +123,5 @@ def _rows_by_task(member: Member) -> list[tuple[Row, Row]]:
     tasks = dict.fromkeys(task for _, task in split.values() if task)
     own = {task: {column: member.metrics[name] for name, (column, of) in split.items() if of == task} for task in tasks}
     if member.by == "block":
-        return [({**member.place, **block_cells(block)}, {**own[block], **shared}) for block in tasks]
-    return [({**member.place, task_column: task}, {**own[task], **shared}) for task in tasks]
+        return [({**member.known_columns, **block_cells(block)}, {**own[block], **shared}) for block in tasks]
+    return [({**member.known_columns, task_column: task}, {**own[task], **shared}) for task in tasks]

@@ -82,6 +82,7 @@ def _signs(params: ParetoParams, member: Member) -> Point:
 
 
 def _reference(params: ParetoParams, parent: Member | None, signs: Point) -> Point:
+    """Return the point from which hypervolume is measured: the parent's, the given one, or else 0."""
     if parent is not None:
         point = _point(params, parent, signs)
         if point is None:

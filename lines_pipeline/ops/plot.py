@@ -105,7 +105,10 @@ class Plot(Op[PlotParams]):
 def _diagnostics(params: PlotParams, members: Members) -> Iterable[Diagnostic]:
     """Tell of columns that coefficients do not have; those of metrics are checked against what suites declare."""
     if "coefficients" in members:
-        known = [*dict.fromkeys(column for member in members["coefficients"] for column in member.place), *COLUMNS]
+        known = [
+            *dict.fromkeys(column for member in members["coefficients"] for column in member.known_columns),
+            *COLUMNS,
+        ]
         for path, column in _named(params.of_coefficients()):
             if column not in known:
                 near = did_you_mean(column, known)

@@ -168,7 +168,10 @@ def _observed(statistic: AnyStatistic, schemas: Mapping[str, Schema], shapes: Sh
 def _partial_writes(
     sink: str, partial_output: PartialOutput, schemas: Mapping[str, Schema], outputs: Outputs
 ) -> list[Write]:
-    """Return the output itself, or another step's value at the first place of every tensor that it has."""
+    """Return the writes of a partial output: the output's own, or those of a step whose value its file holds first.
+
+    Such a value is written where the file has tensors of its names and shapes: once each, also for tied ones.
+    """
     if sink == partial_output.step:
         return [replace(write, speculation=partial_output.speculation) for write in outputs.get(sink, ())]
     first = outputs[sink][0].positions if outputs else {}

@@ -28,12 +28,12 @@ def baselines_of(use: SuiteUse, suite: Suite, tasks: Sequence[str], known: Known
         if role in roles_needed(use.target) and not named:
             figures[role] = {task: dict(of_task) for task, of_task in suite.baselines(role, tasks, use.split).items()}
         if named:
-            evaluations = judges_by_task(known.graph, named, tasks)
+            evaluations = evaluations_by_task(known.graph, named, tasks)
             figures[role] = {task: dict(known.scores[evaluations[task]].values.get(task, {})) for task in tasks}
     return Baselines(figures["expert"], figures["pretrained"])
 
 
-def judges_by_task(graph: Graph, named: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
+def evaluations_by_task(graph: Graph, named: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
     """Return the step that normalizes each task: the only one, or the member of a collection with the task's key.
 
     Raises ``EvalError`` for a task that is no key.

@@ -45,6 +45,7 @@ class Code:
         return digest.hexdigest()
 
     def _sources(self) -> Iterator[bytes]:
+        """Yield the contents of the file and of all that it imports from beside it, each once."""
         if self.file is None:
             return
         waiting, visited = [self.file], {self.file}

@@ -48,15 +48,16 @@ class _Pickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> tuple[int, str, str] | None:
         if isinstance(obj, type | FunctionType):
             for number, modules in enumerate(self._beside):
-                if obj.__module__ in modules and _named(modules[obj.__module__], obj.__qualname__) is obj:
+                if obj.__module__ in modules and _attribute(modules[obj.__module__], obj.__qualname__) is obj:
                     return number, obj.__module__, obj.__qualname__
         return None
 
 
-def _named(module: ModuleType, name: str) -> Any:
+def _attribute(module: ModuleType, name: str) -> Any:
+    """Return what a module has under a dotted name; None for what was made within a function."""
     try:
         return attrgetter(name)(module)
-    except AttributeError:  # made within a function
+    except AttributeError:
         return None
 
 

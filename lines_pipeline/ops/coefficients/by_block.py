@@ -31,7 +31,7 @@ def coefficient_table(members: Sequence[Member], blocks: str | tuple[str, ...], 
             for row in _line(layers, _vectors(member), beta):
                 lines.setdefault(tuple(row.items()), row)
     rows += lines.values()
-    places = dict.fromkeys(column for member in members for column in member.place)
+    places = dict.fromkeys(column for member in members for column in member.known_columns)
     present = {column for row in rows for column in row}
     return Table((*places, *(column for column in COLUMNS if column in present)), tuple(rows))
 
@@ -56,7 +56,7 @@ def _rows(member: Member, layers: LayerMap) -> Iterator[Row]:
     for block in sorted(by_block, key=lambda place: (place is None, place or ("", 0))):
         for number, vector in enumerate(_vectors(member)):
             mean = fmean(numbers[number] for numbers in by_block[block])
-            yield {**member.place, **_place(layers.depths, block), TASK: vector, COEFFICIENT: mean}
+            yield {**member.known_columns, **_place(layers.depths, block), TASK: vector, COEFFICIENT: mean}
 
 
 def _line(layers: LayerMap, vectors: Sequence[str], beta: float) -> Iterable[Row]:

@@ -94,6 +94,7 @@ def read_items(raw: Any) -> tuple[tuple[Item, ...], list[Diagnostic]]:
 
 
 def _list_diagnostics(name: str, listed: Any) -> Iterable[Diagnostic]:
+    """Yield what is wrong with a name of ``for_each``, or with the items that it stands for."""
     if not _NAME.fullmatch(name):
         yield Diagnostic(
             (name,), f"'{shortened(name)}' cannot be an item's name, expected letters, digits and '_'", True

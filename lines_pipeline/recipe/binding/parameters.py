@@ -93,7 +93,7 @@ class _ParamReader:
     def _validated(
         self, values: Mapping[str, Any], written: Mapping[str, Any]
     ) -> tuple[OpParams | None, tuple[Varying, ...], list[Diagnostic]]:
-        """Return the op's parameters with items filled in; a number among the items is text where the op wants text."""
+        """Return the op's parameters with items filled in; a parameter that refuses a number is given it as text."""
         op, names = self._unbound.op, self._row.names if self._row else {}
         shown = {name: written.get(name) for name in self._unbound.params}
         typed = {name: fill_items(value, names) for name, value in values.items()}

@@ -62,6 +62,7 @@ def _is_same_side(own: Iterable[Item], mapped: Iterable[Item]) -> bool:
 def _product(
     mapped: list[Item], own: tuple[Item, ...], diagnostics: list[Diagnostic]
 ) -> tuple[list[Item], list[Diagnostic]]:
+    """Return a row for each member of the mapped collection and each item of the node's own ``for_each``."""
     if len(mapped) * len(own) > MAX_ITEMS:
         message = f"{len(mapped):,} members times {len(own):,} items are too many, expected at most {MAX_ITEMS:,}"
         return [], [*diagnostics, Diagnostic(("for_each",), message)]
