@@ -20,6 +20,7 @@ from lines_pipeline.executor.non_finite import require_held
 from lines_pipeline.executor.plan_run import Outcome
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.io.adapter_folders import ADAPTER_CONFIG, AdapterSettings
 from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.io.committing import commit_files, commit_folder
 from lines_pipeline.io.companions import CARD, MANIFEST, Companions
@@ -53,11 +54,14 @@ class ModelFolder:
     """Whether the recipe names that step, with ``like``."""
     configs: Mapping[str, Path] = field(default_factory=dict)
     """By step that loads what may be grafted: the configuration beside it."""
+    adapter: AdapterSettings | None = None
+    """Of an adapter's folder: what its configuration tells."""
 
     @property
     def targets(self) -> tuple[Path, ...]:
         """Return the files beside the weights, but for the model card, which changes with what is measured."""
-        return (*(self.path / file.name for file in self.companions.files), self.path / MANIFEST)
+        beside = [file.name for file in self.companions.files] + ([ADAPTER_CONFIG] if self.adapter else [])
+        return (*(self.path / name for name in beside), self.path / MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -217,6 +221,8 @@ def _options(request: OutputRequest) -> list[Any]:
     if request.folder is None:
         return options
     options.append({file.name: file_digest(file.source) for file in request.folder.companions.files})
+    if request.folder.adapter is not None:
+        options.append(asdict(request.folder.adapter))
     configs = {step: file_digest(path) for step, path in request.folder.configs.items()}
     return [*options, configs] if configs else options
 
@@ -304,7 +310,7 @@ def _commit(
     if request.folder is None:
         commit_files(layout, metadata)
     else:
-        head = find_classifier(layout.specs)
+        head = None if request.folder.adapter else find_classifier(layout.specs)
         origin = request.folder.followed if head is None else tensor_origin(graph, schemas, request.step, head.name)
         contents = _contents(session, request, layout, origin)
         commit_folder(layout, metadata, request.folder.path, contents)
@@ -323,6 +329,8 @@ def _contents(session: Session, request: OutputRequest, layout: OutputLayout, or
     folder = request.folder
     assert folder is not None
     contents: dict[str, Path | bytes] = {companion.name: companion.source for companion in folder.companions.files}
+    if folder.adapter is not None:
+        contents[ADAPTER_CONFIG] = folder.adapter.config(layout.specs)
     config = contents.get(folder.companions.config)
     if isinstance(config, Path):
         resolved = resolved_config(config.read_bytes(), layout.specs, str(config))

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.secrets import Secrets
 from lines_pipeline.core.sizes import parse_bytes
+from lines_pipeline.core.types import EdgeType
 from lines_pipeline.core.versions import package_versions
 from lines_pipeline.executor.materialising import ModelFolder, OutputRequest, Stored, announce
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.io.adapter_folders import ADAPTER_WEIGHTS, AdapterSettings, conv1d_kind
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.io.committing import earlier_files, index_path, shard_pattern
 from lines_pipeline.io.companions import CARD, MANIFEST, Companions, config_beside, find_companions, model_root
 from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.folders import removed_if_empty, require_cache, require_output
+from lines_pipeline.io.json_files import read_json_or_none
 from lines_pipeline.io.locations import resolve_output
 from lines_pipeline.io.model_cards import Card, CardInput, stated_license
 from lines_pipeline.io.model_configs import resolved_config
@@ -119,7 +122,8 @@ def check_outputs(graph: Graph, folder: Path) -> tuple[Path, ...]:
 def _file_outputs(graph: Graph) -> list[tuple[Step, FileOutput]]:
     """Yield the steps that write a file, and which."""
     steps = graph.steps.values()
-    return [(step, output) for step in steps if (output := step.op.file_of(step.params, step.inputs))]
+    outputs = [(step, output) for step in steps if (output := step.op.file_of(step.params, step.inputs))]
+    return [(step, output if output.value else replace(output, value=step.id)) for step, output in outputs]
 
 
 def _require_place(step: Step, path: str, target: Path) -> None:
@@ -148,6 +152,7 @@ def requests(
     by_step: dict[str, OutputRequest] = {}
     metadata, lasting = {"recipe": recipe.canonical(), "recipe_hash": recipe.hash}, destination.store is None
     for step, output in _file_outputs(graph):
+        assert output.value is not None
         limit = parse_bytes(output.max_shard_size) if output.max_shard_size else None
         path, folder = resolve_output(destination.folder, output.path), None
         if output.is_folder:
@@ -168,9 +173,15 @@ def _model_folder(
     path: Path,
     checkpoints: Mapping[str, Checkpoint],
 ) -> ModelFolder:
+    assert output.value is not None
     followed_step = graph.followed(output.like or output.value)
     followed = checkpoints.get(followed_step)
-    companions = Companions("model.safetensors") if followed is None else find_companions(_file(followed))
+    if output.adapter:
+        companions = Companions(ADAPTER_WEIGHTS)
+    elif followed is None:
+        companions = Companions("model.safetensors")
+    else:
+        companions = find_companions(_file(followed))
     for file in companions.files:
         resolve_output(path, file.name)
         if file.name == companions.config:
@@ -184,9 +195,22 @@ def _model_folder(
     )
     version = package_versions(["lines-pipeline"]).get("lines-pipeline", "")
     name = str(recipe.recorded.get("name", recipe.name))
-    card = Card(name, version, recipe.published(), recipe.hash, inputs, companions.library)
+    library = "peft" if output.adapter else companions.library
+    card = Card(name, version, recipe.published(), recipe.hash, inputs, library)
+    if output.adapter:
+        adapter = _adapter_settings(recipe, graph.steps[followed_step], followed)
+        return ModelFolder(path, companions, card, followed_step, output.like is not None, adapter=adapter)
     configs = _configs(sources, checkpoints)
     return ModelFolder(path, companions, card, followed_step, output.like is not None, configs)
+
+
+def _adapter_settings(recipe: Recipe, followed: Step, checkpoint: Checkpoint | None) -> AdapterSettings:
+    """Return what the configuration of an adapter tells of its base; nothing where the recipe names none."""
+    if checkpoint is None or followed.gives is not EdgeType.WEIGHTS:
+        return AdapterSettings()
+    config = read_json_or_none(path) if (path := config_beside(_file(checkpoint))) else None
+    kind = conv1d_kind(config) if isinstance(config, Mapping) else None
+    return AdapterSettings(recipe.recorded_path(followed), transposes=kind is not None)
 
 
 def _configs(sources: Iterable[Step], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Path]:

@@ -189,6 +189,10 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         """Return the ``stats`` of one tensor, in the block at ``place``, or outside the blocks (None)."""
         return stats
 
+    def is_measured(self, params: P) -> bool:
+        """Return whether a driver measures the value: no pass computes it."""
+        return self.granularity is Granularity.MODEL
+
     def breaks_pipeline(self, params: P) -> bool:
         """Return whether the value is made in stages of its own, because of tensors that are taken whole."""
         return self.granularity is Granularity.TENSOR

@@ -129,6 +129,9 @@ class DriverContext(Protocol):
         They are memory-mapped where that is what their files hold, and gone when the context ends.
         """
 
+    def config(self, step: str) -> Mapping[str, Any]:
+        """Return the configuration (``config.json``) of the model that a step's value follows; empty without one."""
+
     def layers(self) -> LayerMap | None:
         """Return the layer map of the step that is carried out, where its op has a pattern for one."""
 

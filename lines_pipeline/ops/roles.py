@@ -92,8 +92,8 @@ class FileOutput:
     """A file or model folder (a path that ends in ``/``) that a step has written, inside the run's output folder."""
 
     path: str
-    value: str
-    """The step whose value it holds."""
+    value: str | None
+    """The step whose value it holds; None for the step that writes it."""
     dtype: str = "keep"
     """``keep`` stores each tensor as the base has it, a task vector in the compute type."""
     max_shard_size: str | None = None
@@ -102,6 +102,8 @@ class FileOutput:
     """Masks with 1 bit a parameter."""
     like: str | None = None
     """The step whose model folder it takes its configuration from; None for that which ``value`` follows."""
+    adapter: bool = False
+    """A LoRA adapter's folder: the value is its factors."""
 
     @property
     def is_folder(self) -> bool:

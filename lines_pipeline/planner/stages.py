@@ -8,7 +8,7 @@ from typing import Any
 
 from lines_pipeline.core.types import FILED
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.ops.base import AnyStatistic, Granularity
+from lines_pipeline.ops.base import AnyStatistic
 
 Results = Mapping[AnyStatistic, Any]
 """Results of statistics that are already known."""
@@ -220,7 +220,7 @@ def whole_tensor_steps(graph: Graph, targets: Iterable[str], available: Iterable
 
 def is_measured(step: Step) -> bool:
     """Return whether a driver measures the step's value: no pass computes it."""
-    return step.op.granularity is Granularity.MODEL and step.gives in FILED
+    return step.op.is_measured(step.params) and step.gives in FILED
 
 
 def _breaks(graph: Graph, step: str) -> bool:

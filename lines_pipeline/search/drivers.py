@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,8 @@ from lines_pipeline.executor.keeping import keep_value
 from lines_pipeline.executor.materialising import OutputRequest, existing, materialise
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
+from lines_pipeline.io.companions import config_beside
+from lines_pipeline.io.json_files import read_json_or_none
 from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.io.mapping import MappedTensors
 from lines_pipeline.io.opening import open_checkpoint
@@ -54,13 +57,14 @@ class Drivers:
         """Return the units of what ``metrics`` gave, by step and metric."""
         return {**self.evaluator.units, **self.measurements.units}
 
-    def resolve(self, graph: Graph) -> Graph:
+    def resolve(self, graph: Graph, targets: Iterable[str] | None = None) -> Graph:
         """Return the graph with the steps replaced that drivers replace, in topological order; metrics come later.
 
-        Numbers that vary by tensor are those of each tensor from then on.
+        These are the steps that ``targets`` (step ids, or nodes) need; by default the sinks. Numbers that vary by
+        tensor are those of each tensor from then on.
         """
         graph = resolve_numbers(graph, self.evaluator.session.checkpoints)
-        for step_id in graph.ancestors(graph.sinks):
+        for step_id in graph.ancestors(graph.sinks if targets is None else targets):
             step = graph.steps[step_id]
             outcome = self._outcome(graph, step)
             if isinstance(outcome, Variant):
@@ -191,6 +195,13 @@ class _StepContext:
             for path, was_there in zip(paths, were_there, strict=True):
                 if not was_there:
                     session.cache.values.discard(path)
+
+    def config(self, step: str) -> Mapping[str, Any]:
+        """Return what ``config.json`` beside the checkpoint says that the step's value follows."""
+        followed = self._session.checkpoints.get(self._graph.followed(step))
+        path = None if followed is None else config_beside(Path(followed.files[0].path))
+        content = None if path is None else read_json_or_none(path)
+        return content if isinstance(content, Mapping) else {}
 
     def layers(self) -> LayerMap | None:
         """Return the layer map of the step's value."""

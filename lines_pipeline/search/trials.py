@@ -92,7 +92,7 @@ class Trials:
         held, session = list[Event]() if hold else None, self.drivers.evaluator.session
         with _events(session, held):
             session.emit(TrialStarted(number, self.total, values))
-            graph = self.drivers.resolve(build_graph(self.recipe.with_values(values)))
+            graph = self.drivers.resolve(build_graph(self.recipe.with_values(values)), self.objective.nodes)
         return _Running(number, values, graph, held)
 
     def _evaluated(self, running: Sequence[_Running], share: float) -> list[_Running]:

@@ -134,6 +134,9 @@ class Renamed(Op[Any, Any]):
     ) -> Mapping[str, Any]:
         return self.op.bind_tensor(params, stats, place, inner(counts))
 
+    def is_measured(self, params: Any) -> bool:
+        return self.op.is_measured(params)
+
     def breaks_pipeline(self, params: Any) -> Any:
         return self.op.breaks_pipeline(params)
 
@@ -237,6 +240,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "folder": {"op": "save", "model": "headed", "path": "merged/"},
     "like": {"op": "save", "model": "experts[a]", "path": "again/", "like": "base"},
     "delta": {"op": "save", "model": "all", "path": "delta.safetensors"},
+    "lora": {"op": "save", "model": "free", "path": "lora/", "format": "peft", "rank": 1},
     "mask": {"op": "save", "model": "own", "path": "mask.safetensors", "packed": True},
     "toys": {"op": "load", "path": "{m}.safetensors", "for_each": {"m": ["low", "high", "middle"]}},
     "soup": {"op": "soup", "models": "toys", "kind": "greedy", "suite": "suite.yaml"},
@@ -398,7 +402,7 @@ def test_renamed_copies_of_all_ops_give_the_same_bytes(
     assert {node["op"] for node in NODES.values()} == set(copies), "every op has a node here"
     original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
     assert (
-        len(original["values"]) == 14
+        len(original["values"]) == 15
         and len(original["figures"]) == 7
         and len(original["config"]) == 3
         and original["chosen"] == {"mixed.t": 1.0}
