@@ -163,7 +163,8 @@ class Evaluator:
         return by_step
 
     def _samples_judged(self, step: str, use: SuiteUse, scores: Scores) -> SamplesJudged:
-        data = content_key([self.suites.suite(use.suite).digest(use.split), use.split])
+        part = [] if use.part is None else [use.part.identity]
+        data = content_key([self.suites.suite(use.suite).digest(use.split), use.split, *part])
         return SamplesJudged(step, data, packed_samples(scores))
 
 

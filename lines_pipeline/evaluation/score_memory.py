@@ -32,7 +32,7 @@ class ScoreMemory:
             return None
         evaluated = keys[0] if len(keys) == 1 else [use.combine, *keys]
         digest = self.suites.suite(use.suite).digest(use.split)
-        part = [] if use.part is None else [[use.part.share, use.part.seed]]
+        part = [] if use.part is None else [use.part.identity]
         return content_key([KIND, EVALUATION_VERSION, evaluated, digest, self.suites.tasks(use), *part])
 
     def put(self, graph: Graph, use: SuiteUse, scores: Scores, *, normalizes: bool) -> None:

@@ -70,7 +70,7 @@ def _planned(
     report = replace(
         report,
         shortages=tuple(map(str, shortages)),
-        notes=(*report.notes, *_pending_notes(graph, pending)),
+        notes=(*report.notes, *_pending_notes(graph, pending), *_subset_notes(graph)),
     )
     return report, shortages
 
@@ -85,6 +85,17 @@ def _pending_notes(graph: Graph, pending: Mapping[str, int]) -> list[str]:
     return [
         f"node '{graph.steps[step].node}': {nbytes / 1e6:,.1f} MB of its update are written into the cache"
         for step, nbytes in pending.items()
+    ]
+
+
+def _subset_notes(graph: Graph) -> list[str]:
+    """Return how many samples judge the models of nodes that do not take all."""
+    steps = (graph.steps[step] for step in graph.evaluations)
+    parts = {step.node: use.part for step in steps if (use := step.op.suite_of(step.params, step.inputs))}
+    return [
+        f"node '{node}': models are judged by the first {part.first} samples of each task"
+        for node, part in parts.items()
+        if part is not None and part.first is not None
     ]
 
 

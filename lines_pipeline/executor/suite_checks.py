@@ -13,7 +13,7 @@ from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.recipe.binding.objective import parse_objective
 from lines_pipeline.recipe.recipe import Recipe
 from lines_pipeline.suites.base import Suite
-from lines_pipeline.suites.dividing import require_divisible
+from lines_pipeline.suites.dividing import PRUNING, SUBSET, require_divisible
 from lines_pipeline.suites.ensembles import require_classifier
 from lines_pipeline.suites.normalizing import evaluations_by_task
 from lines_pipeline.suites.opening import chosen_tasks, open_suite
@@ -36,7 +36,9 @@ class SuiteChecks:
         recipe, graph, uses = self.recipe, self.graph, self._uses
         each(recipe, graph, "suite", uses, self._suite)
         each(recipe, graph, "suite", (step for step, use in uses.items() if len(use.models) > 1), self._ensemble)
-        each(recipe, graph, "suite", self._evaluated_in_parts, self._divisible)
+        each(recipe, graph, "suite", self._evaluated_in_parts, lambda step: self._divisible(step, PRUNING))
+        of_subsets = (step for step, use in uses.items() if use.part is not None)
+        each(recipe, graph, "subset", of_subsets, lambda step: self._divisible(step, SUBSET))
         tasks = each(recipe, graph, self._unknown, uses, self._chosen)
         missing = each(
             recipe, graph, "split", uses, lambda step: self._suite(step).check(tasks[step], uses[step].split)
@@ -82,8 +84,8 @@ class SuiteChecks:
         named = [] if tune is None or tune.pruning is None else parse_objective(tune.objective).nodes
         return [step for step in named if step in self._uses]
 
-    def _divisible(self, step: str) -> None:
-        require_divisible(self._suite(step), self._uses[step].suite)
+    def _divisible(self, step: str, consequence: str) -> None:
+        require_divisible(self._suite(step), self._uses[step].suite, consequence)
 
     def _chosen(self, step: str) -> tuple[str, ...]:
         use = self._uses[step]

@@ -11,6 +11,7 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
 from lines_pipeline.ops.drivers import Driver, Evaluated
 from lines_pipeline.ops.roles import Combination, SuiteUse
+from lines_pipeline.ops.sample_parts import SamplePart
 from lines_pipeline.ops.schemas.schema import Schema
 
 _BASELINE_PORTS: Mapping[str, str] = {"expert": "baselines.expert", "pretrained": "baselines.pretrained"}
@@ -28,6 +29,7 @@ class EvaluateParams(OpParams):
     split: Literal["train", "val", "test"] = Field("test", description="Which data.")
     tasks: tuple[str, ...] | None = Field(None, description="Some of the suite's tasks; default all.", strict=False)
     target: str | None = Field(None, description="The task a single model was tuned for; the others are its control.")
+    subset: int | None = Field(None, description="The first samples of each task, so many; default all.", gt=0)
     combine: Combination = Field("probabilities", description="Of `models`: what is averaged over them.")
 
 
@@ -65,7 +67,14 @@ class Evaluate(Op[EvaluateParams]):
         baselines = {role: inputs[port] for role, port in _BASELINE_PORTS.items() if port in inputs}
         models = inputs["models"] if "models" in inputs else inputs["model"]
         return SuiteUse(
-            params.suite, params.split, params.tasks, params.target, models, params.combine, baselines=baselines
+            params.suite,
+            params.split,
+            params.tasks,
+            params.target,
+            models,
+            params.combine,
+            baselines=baselines,
+            part=SamplePart(first=params.subset) if params.subset else None,
         )
 
     def driver_of(self, params: EvaluateParams) -> Driver:

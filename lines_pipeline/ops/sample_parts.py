@@ -1,4 +1,7 @@
-"""A part of the samples of a task: drawn by a seed, whole clusters at a time, each part within every larger one."""
+"""A part of the samples of a task: the first ones, and of these whole clusters drawn by a seed.
+
+Of the same first samples, each share lies within every larger one.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,26 @@ Numbers = NDArray[Any]
 
 @dataclass(frozen=True)
 class SamplePart:
-    """Says which samples of every task are judged: a share of its clusters, one of them at least."""
+    """Says which samples of every task are judged: a share of the clusters of the first ones, one at least."""
 
-    share: float
+    share: float = 1.0
     """More than 0, at most 1."""
     seed: int = 0
+    first: int | None = None
+    """How many of the task's samples there are to draw from, the first in its order; None for all."""
+
+    @property
+    def identity(self) -> list[Any]:
+        """Return what results by this part are remembered by."""
+        return [self.share, self.seed, *([] if self.first is None else [self.first])]
 
     def numbers(self, task: str, count: int, clusters: Numbers | None = None) -> Numbers:
         """Return the numbers of the samples, in order: int64, of 0..count-1.
 
         ``clusters`` [count] numbers what belongs together; None: each sample stands alone.
         """
-        of_sample = np.arange(count) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+        count = count if self.first is None else min(count, self.first)
+        of_sample = np.arange(count) if clusters is None else np.unique(clusters[:count], return_inverse=True)[1]
         total = int(of_sample.max(initial=-1)) + 1
         taken = np.zeros(total, bool)
         taken[self._order(task, total)[: math.ceil(self.share * total)]] = True

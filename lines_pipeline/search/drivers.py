@@ -89,10 +89,12 @@ class Drivers:
     def prepare(self, graph: Graph, steps: Sequence[str], part: SamplePart | None = None) -> EvaluationBatch:
         """Make the models that the metrics of some steps wait for; ``Evaluator.compare`` gives these.
 
-        With ``part``, the steps are judged by these samples alone, and what normalizes them by all.
+        With ``part``, the steps are judged by these of their samples alone, and what normalizes them by all.
         """
         uses = self._uses(graph, steps)
-        return self.evaluator.prepare(graph, uses | {step: replace(uses[step], part=part) for step in steps}, steps)
+        if part is not None:
+            uses |= {step: replace(uses[step], part=_within(part, uses[step].part)) for step in steps}
+        return self.evaluator.prepare(graph, uses, steps)
 
     def directions(self, step: Step) -> dict[str, str]:
         """Return which of ``higher`` and ``lower`` is better, by full name of a metric of the step, or its suite."""
@@ -246,6 +248,11 @@ class _StepContext:
 def _as(step: Step, variant: Variant, step_id: str) -> Step:
     content = "" if variant.measured is None else variant.measured.content
     return replace(step, id=step_id, op=op_of(variant), params=variant.params, inputs=variant.inputs, content=content)
+
+
+def _within(part: SamplePart, whole: SamplePart | None) -> SamplePart:
+    """Return the part of the samples that a step is judged by in any case."""
+    return part if whole is None else replace(part, first=whole.first)
 
 
 def _with_step(graph: Graph, step: Step) -> Graph:

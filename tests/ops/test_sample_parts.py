@@ -39,3 +39,18 @@ def test_seed_and_task_decide(other: tuple[str, int]) -> None:
     first = SamplePart(0.5, 0).numbers("greek", 100).tolist()
     assert SamplePart(0.5, 0).numbers("greek", 100).tolist() == first
     assert SamplePart(0.5, other[1]).numbers(other[0], 100).tolist() != first
+
+
+@settings(deadline=None)
+@given(first=st.integers(1, 60), share=st.floats(0.01, 1.0), clusters=st.lists(st.integers(0, 9), min_size=1))
+def test_the_first_samples_and_a_share_of_their_clusters(first: int, share: float, clusters: list[int]) -> None:
+    numbers = np.array(clusters)
+    whole = SamplePart(first=first).numbers("greek", len(numbers), numbers)
+    assert whole.tolist() == list(range(min(first, len(numbers))))
+    part = SamplePart(share, 3, first).numbers("greek", len(numbers), numbers)
+    assert part.tolist() == SamplePart(share, 3).numbers("greek", len(whole), numbers[:first]).tolist()
+
+
+def test_parts_that_differ_are_remembered_apart() -> None:
+    parts = [SamplePart(), SamplePart(0.5), SamplePart(0.5, 1), SamplePart(first=5), SamplePart(0.5, 0, 5)]
+    assert len({str(part.identity) for part in parts}) == len(parts)
