@@ -34,10 +34,10 @@ class Cart(SpectralOp[CartParams]):
     def rank(self, params: CartParams, tensor: TensorSpec, count: int) -> int:
         return max(1, int(params.rank_ratio * min(tensor.shape)))
 
-    def working_bytes(self, params: CartParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+    def merging_bytes(self, params: CartParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         return 3 * matrix_bytes(tensor) + vectors_bytes(tensor) + decomposition_bytes(tensor)
 
-    def times_taken(self, params: CartParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+    def matrices_taken(self, params: CartParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         return 2
 
     def merge(self, params: CartParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:

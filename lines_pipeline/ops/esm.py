@@ -97,6 +97,7 @@ class Esm(Op[EsmParams]):
         updates = Updates(inputs["models"], base)
         if not params.decomposes(tensor):
             return base * 0.0 if params.others == "base" else running_sum(list(updates)) / len(updates)
+        tensor = params.as_matrix(tensor)
         matrices = Matrices(updates, tensor.shape)
         if not len(inputs["statistics"]):
             return _OTHERS.merge(params, matrices, tensor).reshape(-1)

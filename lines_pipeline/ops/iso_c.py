@@ -22,7 +22,7 @@ class IsoC(SpectralOp):
     formula = "mean(s) U V^T  of  sum_t tau_t = U diag(s) V^T   (2-D tensors; others: mean of the tau_t)"
     source = "Marczak et al., arXiv 2502.04959; danielm1405/iso-merging, src/utils/iso.py (iso_c)"
 
-    def working_bytes(self, params: SpectralParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+    def merging_bytes(self, params: SpectralParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         return matrix_bytes(tensor) + decomposition_bytes(tensor)
 
     def merge(self, params: SpectralParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:

@@ -50,10 +50,10 @@ class IsoCts(SpectralOp[IsoCtsParams]):
     source = "Marczak et al., arXiv 2502.04959; danielm1405/iso-merging, src/utils/iso.py (iso_cts)"
     Params = IsoCtsParams
 
-    def working_bytes(self, params: IsoCtsParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+    def merging_bytes(self, params: IsoCtsParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         return matrix_bytes(tensor) + 2 * vectors_bytes(tensor) + decomposition_bytes(tensor) + strip_bytes(tensor)
 
-    def times_taken(self, params: IsoCtsParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+    def matrices_taken(self, params: IsoCtsParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         return 2 if rank_of_each(min(tensor.shape), counts["deltas"], params.common_fraction) else 1
 
     def merge(self, params: IsoCtsParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:

@@ -22,17 +22,24 @@ from lines_pipeline.ops.kernels import Block, Value, running_sum
 from lines_pipeline.ops.schemas.globs import match_each
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 
+_KERNEL_AXES = 4
+
 
 class MatrixParams(OpParams):
-    """Tells which tensors are matrices: all that are 2-D, or those of them that ``matrices`` names."""
+    """Tells which tensors are matrices: all that are 2-D, and on demand kernels, or those of them that ``matrices``
+    names."""
 
     matrices: tuple[str, ...] | None = Field(
         None, description="Globs of the 2-D tensors to decompose; default all.", strict=False
     )
+    convolutions: Literal["others", "matrix"] = Field(
+        "others",
+        description="Kernels [out, in, h, w]: as all other tensors, or as matrices [out, in * h * w].",
+    )
 
     def decomposes(self, tensor: TensorSpec) -> bool:
         """Return whether the tensor is one of the matrices."""
-        if len(tensor.shape) != 2 or not tensor.numel:
+        if not self._has_sides(tensor) or not tensor.numel:
             return False
         if self.matrices is None:
             return self.by_default(tensor.name)
@@ -42,9 +49,18 @@ class MatrixParams(OpParams):
         """Return whether a 2-D tensor of this name is a matrix where ``matrices`` is left open."""
         return True
 
+    def as_matrix(self, tensor: TensorSpec) -> TensorSpec:
+        """Return a tensor that is decomposed in the shape in which it is: a kernel as [out, all else]."""
+        rows, *columns = tensor.shape
+        return replace(tensor, shape=(rows, math.prod(columns)))
+
+    def _has_sides(self, tensor: TensorSpec) -> bool:
+        is_kernel = len(tensor.shape) == _KERNEL_AXES
+        return len(tensor.shape) == 2 or (is_kernel and self.convolutions == "matrix")
+
     def named_in(self, schema: Schema) -> Schema:
         """Return a schema that tells which of ``matrices`` match a matrix; those that match none are refused."""
-        known = (spec.name for spec in schema.tensors.values() if spec.is_floating and len(spec.shape) == 2)
+        known = (spec.name for spec in schema.tensors.values() if spec.is_floating and self._has_sides(spec))
         return replace(schema, globs={**schema.globs, **match_each(self.matrices or (), known)})
 
 
@@ -101,10 +117,25 @@ class SpectralOp(Op[SP], Generic[SP]):
     def wants_whole(self, params: SP, tensor: TensorSpec) -> bool:
         return params.decomposes(tensor)
 
+    def working_bytes(self, params: SP, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        return self.merging_bytes(params, params.as_matrix(tensor), counts)
+
+    def times_taken(self, params: SP, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        return self.matrices_taken(params, params.as_matrix(tensor), counts)
+
+    def merging_bytes(self, params: SP, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        """Return ``working_bytes`` of a matrix."""
+        return 0
+
+    def matrices_taken(self, params: SP, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        """Return how often ``merge`` takes each matrix."""
+        return 1
+
     def apply(self, params: SP, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         deltas = inputs["deltas"]
         if params.decomposes(tensor):
-            merged: Value = self.merge(params, Matrices(deltas, tensor.shape), tensor).reshape(-1)
+            matrix = params.as_matrix(tensor)
+            merged: Value = self.merge(params, Matrices(deltas, matrix.shape), matrix).reshape(-1)
             return merged
         if params.others == "base":
             return deltas[0] * 0.0
@@ -116,7 +147,8 @@ class SpectralOp(Op[SP], Generic[SP]):
 
     def explain(self, params: SP, value: PlannedValue, stats: Mapping[str, Never] | None) -> OpExplanation | None:
         count = value.counts["deltas"]
-        matrices = [spec for spec in value.schema.tensors.values() if spec.is_floating and params.decomposes(spec)]
+        floating = (spec for spec in value.schema.tensors.values() if spec.is_floating)
+        matrices = [params.as_matrix(spec) for spec in floating if params.decomposes(spec)]
         ranks = Counter((self.rank(params, matrix, count), min(matrix.shape)) for matrix in matrices)
         share = sum(matrix.numel for matrix in matrices) / max(sum(value.schema.numels.values()), 1)
         shapes = sorted({matrix.shape for matrix in matrices}, key=math.prod)

@@ -53,12 +53,14 @@ class Svc(Op[SvcParams]):
         return params.decomposes(tensor)
 
     def working_bytes(self, params: SvcParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+        tensor = params.as_matrix(tensor)
         responses = 8 * min(tensor.shape) * tensor.shape[0] + 4 * strip_bytes(tensor)
         return vectors_bytes(tensor) + decomposition_bytes(tensor) + responses
 
     def apply(self, params: SvcParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         if not params.decomposes(tensor):
             return inputs["delta"][0]
+        tensor = params.as_matrix(tensor)
         merged = leading_triplets(whole(inputs["delta"][0], tensor), min(tensor.shape))
         matrices, total = Matrices(inputs["deltas"], tensor.shape), torch.zeros_like(merged.values)
         for task in range(len(matrices)):

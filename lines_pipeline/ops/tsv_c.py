@@ -46,13 +46,14 @@ class TsvC(Op[TsvCParams]):
         return params.decomposes(tensor)
 
     def working_bytes(self, params: TsvCParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
-        return vectors_bytes(tensor) + decomposition_bytes(tensor)
+        matrix = params.as_matrix(tensor)
+        return vectors_bytes(matrix) + decomposition_bytes(matrix)
 
     def apply(self, params: TsvCParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         delta: Block = inputs["deltas"][0]
         if not params.decomposes(tensor):
             untouched: Value = delta
             return untouched
-        rank = int(min(tensor.shape) * (params.rank or 1))
-        kept: Value = leading_triplets(delta.reshape(tensor.shape), rank).product().reshape(-1)
+        shape = params.as_matrix(tensor).shape
+        kept: Value = leading_triplets(delta.reshape(shape), int(min(shape) * (params.rank or 1))).product().reshape(-1)
         return kept

@@ -39,7 +39,7 @@ class TsvM(SpectralOp):
     def rank(self, params: SpectralParams, tensor: TensorSpec, count: int) -> int:
         return rank_by_task(tensor, count)
 
-    def working_bytes(self, params: SpectralParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+    def merging_bytes(self, params: SpectralParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         return matrix_bytes(tensor) + 2 * vectors_bytes(tensor) + decomposition_bytes(tensor) + strip_bytes(tensor)
 
     def merge(self, params: SpectralParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:

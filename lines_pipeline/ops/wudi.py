@@ -48,7 +48,7 @@ class Wudi(SpectralOp[WudiParams]):
     source = "Cheng et al., arXiv 2503.08099; nathanielyvo/WUDI-Merging, vit/wudi_main.py (get_redundant_task_vector)"
     Params = WudiParams
 
-    def working_bytes(self, params: WudiParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+    def merging_bytes(self, params: WudiParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         gram = matrix_bytes(tensor) * tensor.shape[1] // tensor.shape[0]
         return interference_bytes(tensor) + gram + 5 * matrix_bytes(tensor)
 

@@ -36,7 +36,7 @@ class WudiClosed(SpectralOp[WudiClosedParams]):
     source = "the loss of Cheng et al., arXiv 2503.08099; solved here"
     Params = WudiClosedParams
 
-    def working_bytes(self, params: WudiClosedParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+    def merging_bytes(self, params: WudiClosedParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         square = tensor.shape[1] ** 2
         solving = 8 * (square + 3 * tensor.numel) if params.ridge else FACTOR_BYTES * square + 16 * tensor.numel
         return interference_bytes(tensor) + solving + matrix_bytes(tensor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.errors import PlanError
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.ops import registry
 from lines_pipeline.ops.decompositions import isotropic, leading_triplets, polar_factor
 
 pytestmark = pytest.mark.usefixtures("shared_store")
@@ -112,6 +115,51 @@ def test_vectors_kernels_and_scalars_take_the_mean_or_stay(op: str, tmp_path: Pa
         torch.testing.assert_close(tensors[name], torch.stack([update[name] for update in updates]).mean(0))
     assert [name for name, value in kept.items() if value.any()] == ["tall"]
     torch.testing.assert_close(kept["tall"], tensors["tall"])
+
+
+@pytest.mark.parametrize("op", [*METHODS, "tsv-c", "svc"])
+def test_kernels_as_matrices_are_merged_as_reshaped_tensors(op: str, tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    updates = [{"kernel": random_state(seed)["kernel"]} for seed in range(3)]
+    flat = [{"kernel": update["kernel"].reshape(4, 27)} for update in updates]
+
+    def merged(folder: Path, states: list[State], **params: Any) -> torch.Tensor:
+        path = recipe(folder, op, states, **params)
+        content = yaml.safe_load(path.read_text())
+        if op == "svc":
+            content["nodes"]["sum"] = {"op": "task-arithmetic", "deltas": "updates"}
+            content["nodes"]["merged"]["delta"] = "sum"
+        if op == "tsv-c":
+            content["nodes"]["model"]["delta"] = "merged[1]"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        tensors = load_file(lines_pipeline.run(path, out=folder / "out", tracking=False).files[0])
+        kernel: torch.Tensor = tensors["kernel"]
+        return kernel
+
+    kernels = merged(tmp_path, updates, convolutions="matrix", matrices=["k*"])
+    assert kernels.shape == (4, 3, 3, 3)
+    assert torch.equal(kernels.reshape(4, 27), merged(tmp_path / "flat", flat))
+    assert not torch.allclose(kernels, merged(tmp_path, updates), atol=1e-3)
+
+
+@pytest.mark.parametrize("op", [*METHODS, "tsv-c", "svc"])
+def test_kernels_as_matrices_take_the_memory_of_matrices(op: str) -> None:
+    spectral = registry()[op]
+    params = spectral.Params.model_validate({"convolutions": "matrix"})
+    kernel = TensorSpec("kernel", "float32", (64, 32, 3, 3))
+    counts = {"delta": 1, "deltas": 20}
+    for asked in (spectral.working_bytes, spectral.times_taken):
+        given = [asked(params, spec, counts) for spec in (kernel, replace(kernel, shape=(64, 288)))]
+        assert given[0] == given[1] > 0
+    assert spectral.wants_whole(params, kernel) and not spectral.wants_whole(spectral.Params(), kernel)
+
+
+def test_kernels_are_matrices_on_demand_alone(tmp_path: Path) -> None:
+    updates = [random_state(seed) for seed in range(2)]
+    with pytest.raises(PlanError, match=r"the glob 'kern\*' matches no tensor"):
+        lines_pipeline.plan(recipe(tmp_path, "iso-c", updates, matrices=["kern*"]))
+    report = lines_pipeline.plan(recipe(tmp_path, "iso-c", updates, convolutions="matrix")).render()
+    assert "decomposes 4 matrices of 2 task vectors" in report and "the largest 4 x 27" in report
 
 
 @pytest.mark.parametrize("op", METHODS)
