@@ -139,6 +139,8 @@ class ParamsChosen(Event):
 
     params: Mapping[str, Any]
     objective: float
+    wholes: Mapping[str, Any] = field(default_factory=dict)
+    """The parameters of which entries were chosen (``scaled.table`` of ``scaled.table.2``), as they are then."""
 
 
 @dataclass(frozen=True)

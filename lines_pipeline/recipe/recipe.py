@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path as FilePath
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lines_pipeline.core.diagnostics import SourceLocation
+from lines_pipeline.core.diagnostics import FieldPath, SourceLocation
 from lines_pipeline.core.fingerprints import canonical_json
 from lines_pipeline.core.scalars import (
     SpelledBool,
@@ -27,6 +27,7 @@ from lines_pipeline.recipe.binding.items import fill_items, read_items
 from lines_pipeline.recipe.binding.varying import BY_NAME
 from lines_pipeline.recipe.plugins import Plugins
 from lines_pipeline.recipe.schema import Engine, Settings, Tracking, Tune
+from lines_pipeline.recipe.syntax.overrides import entry_path
 from lines_pipeline.recipe.syntax.source_map import Document, SourceMap, replaced
 
 if TYPE_CHECKING:
@@ -129,15 +130,24 @@ class Recipe:
         written = self.recorded["nodes"][step.node][step.port or "path"]
         return str(fill_items(written, self.secrets.hidden(names)))
 
+    def wholes_of(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return the parameters, as recorded, that ``names`` are entries of: ``scaled.table`` of ``scaled.table.2``."""
+        entries = (name.split(".", 2) for name in names if name.count(".") > 1)
+        return {f"{node}.{parameter}": self.recorded["nodes"][node][parameter] for node, parameter, _ in entries}
+
     def with_values(self, values: Mapping[str, Any]) -> Recipe:
-        """Return the recipe with other parameter values (``{"scaled.beta": 0.4}``); KeyError for an unknown node."""
+        """Return the recipe with other parameter values; KeyError for an unknown node, ValueError for an unknown entry.
+
+        They go by node and parameter, and by entry where they are within a list: ``{"scaled.beta": 0.4,
+        "scaled.table.2": 1.0}``.
+        """
         data, recorded, source_map = self.document.data, self.recorded, self.document.source_map
         kept, keys = dict(source_map.values), dict(source_map.keys)
         for name, value in values.items():
             node, _, parameter = name.partition(".")
             if node not in self.nodes or not parameter:
                 raise KeyError(name)
-            path = ("nodes", node, parameter)
+            path = ("nodes", node, *_parameter_path(self.nodes[node], parameter))
             plain = list(value) if isinstance(value, tuple) else value
             shown = self.secrets.labels.get(plain, plain) if isinstance(plain, str) else plain
             data, recorded = replaced(data, path, plain), replaced(recorded, path, shown)
@@ -145,6 +155,12 @@ class Recipe:
                 f"value of {name}"
             )
         return replace(self, document=Document(data, SourceMap(kept, keys)), recorded=recorded)
+
+
+def _parameter_path(fields: Mapping[str, Any], name: str) -> FieldPath:
+    """Return the path, from a node on, of a parameter, or of an entry in it (``table.2``)."""
+    parameter, _, entry = name.partition(".")
+    return (parameter, *(entry_path(fields.get(parameter), entry) if entry else ()))
 
 
 def _canonical_node(fields: Mapping[str, Any]) -> dict[str, Any]:

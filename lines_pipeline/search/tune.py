@@ -56,7 +56,8 @@ def tune(recipe: Recipe, drivers: Drivers) -> Chosen:
         sampler.tell([trial.objective for trial in ended], stopped)
     best = _best(finished, race)
     _tell_remembered(finished, session)
-    session.emit(ParamsChosen(best.values, best.objective))
+    wholes = recipe.with_values(best.values).wholes_of(best.values)
+    session.emit(ParamsChosen(best.values, best.objective, wholes))
     return Chosen(best.values, best.objective, tuple(finished))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,8 @@ class MlflowSink:
         self._log(figures, step)
 
     def _on_ParamsChosen(self, event: ParamsChosen) -> None:  # noqa: N802
-        self._chosen = dict(event.params)
+        wholes = {name: json.dumps(value, ensure_ascii=False, default=str) for name, value in event.wholes.items()}
+        self._chosen = {**event.params, **wholes}
         self._log({"tune/objective": event.objective})
 
     def _on_TrialStarted(self, event: TrialStarted) -> None:  # noqa: N802

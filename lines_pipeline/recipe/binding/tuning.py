@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -25,6 +26,8 @@ from lines_pipeline.recipe.binding.objective import (
 )
 from lines_pipeline.recipe.binding.validation import described
 from lines_pipeline.recipe.schema import MAX_GRID, Space, Tune
+from lines_pipeline.recipe.syntax.overrides import entry_path
+from lines_pipeline.recipe.syntax.source_map import replaced
 
 TRIALS_FOLDER = "tune"
 """The folder, in the output folder, of what shows the trials: no node may write there."""
@@ -49,7 +52,7 @@ def tune_diagnostics(
     upstream = _upstream(unbound_nodes, evaluated) if evaluated <= unbound_nodes.keys() else set()
     for name, space in tune.parameters.items():
         path = ("tune", "parameters", name)
-        of_parameter = _parameter_diagnostics(path, name, unbound_nodes, upstream)
+        of_parameter = _parameter_diagnostics(path, name, unbound_nodes, upstream) or _overlaps(path, name, tune)
         diagnostics += of_parameter or _value_diagnostics(path, name, space, unbound_nodes, binder)
     return diagnostics
 
@@ -170,7 +173,7 @@ def _upstream(unbound_nodes: Mapping[str, UnboundNode], evaluated: set[str]) -> 
 def _parameter_diagnostics(
     path: FieldPath, name: str, unbound_nodes: Mapping[str, UnboundNode], upstream: set[str]
 ) -> list[Diagnostic]:
-    node, _, parameter = name.partition(".")
+    node, parameter, entry = _parts(name)
     if not parameter or node not in unbound_nodes:
         known = [
             f"{name_of_node}.{own}"
@@ -182,7 +185,9 @@ def _parameter_diagnostics(
     if parameter not in parameter_names(op):
         known = parameter_names(op)
         listed = f"; '{op.name}' has: {', '.join(known)}" if known else f"; '{op.name}' has none"
-        message = f"'{node}' has no parameter '{parameter}'{did_you_mean(parameter, known)}{listed}"
+        bracketed = re.fullmatch(r"(\w+)\[(\d+)\]", parameter)
+        near = f"; entries of a list are named '{bracketed[1]}.{bracketed[2]}'" if bracketed else ""
+        message = f"'{node}' has no parameter '{parameter}'{near or did_you_mean(parameter, known)}{listed}"
         return [Diagnostic(path, message, at_key=True)]
     if op.gives == EdgeType.METRICS or op.is_source or op.is_output or parameter in op.untuned:
         return [
@@ -192,21 +197,49 @@ def _parameter_diagnostics(
         ]
     if upstream and node not in upstream:
         return [Diagnostic(path, f"the objective does not depend on '{node}': tuning it changes nothing", at_key=True)]
+    return _entry_diagnostics(path, unbound_nodes[node], parameter, entry) if entry else []
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Return node, parameter, and the path of an entry within it (``scaled.table.2``), empty for the whole."""
+    node, _, rest = name.partition(".")
+    parameter, _, entry = rest.partition(".")
+    return node, parameter, entry
+
+
+def _entry_diagnostics(path: FieldPath, unbound: UnboundNode, parameter: str, entry: str) -> list[Diagnostic]:
+    if parameter not in unbound.params:
+        message = f"'{parameter}' of '{unbound.name}' is not written there: write it whole, to tune entries of it"
+        return [Diagnostic(path, message, at_key=True)]
+    try:
+        entry_path(unbound.params[parameter], entry)
+    except ValueError as error:
+        return [Diagnostic(path, f"'{parameter}' of '{unbound.name}' {error}", at_key=True)]
     return []
+
+
+def _overlaps(path: FieldPath, name: str, tune: Tune) -> list[Diagnostic]:
+    """Complain about a parameter that is tuned as a whole besides."""
+    wholes = [other for other in tune.parameters if name.startswith(f"{other}.")]
+    return [Diagnostic(path, f"'{whole}' is tuned too, which '{name}' is a part of", at_key=True) for whole in wholes]
 
 
 def _value_diagnostics(
     path: FieldPath, name: str, space: Space, unbound_nodes: Mapping[str, UnboundNode], binder: Binder
 ) -> list[Diagnostic]:
     """Return diagnostics about a node, right as written, once the parameter has the values to be tried."""
-    node, _, parameter = name.partition(".")
+    node, parameter, entry = _parts(name)
     if binder.bound[node].members is None:
         return []
+    params = unbound_nodes[node].params
+    inside = entry_path(params[parameter], entry) if entry else ()
     for value in space.samples():
-        unbound = replace(unbound_nodes[node], params={**unbound_nodes[node].params, parameter: _as_list(value)})
-        of_value: list[Any] = binder.dry_bind(unbound, {parameter: value})[2]
+        tried = replaced(params.get(parameter), inside, _as_list(value))
+        unbound = replace(unbound_nodes[node], params={**params, parameter: tried})
+        of_value: list[Any] = binder.dry_bind(unbound, {parameter: tried if entry else value})[2]
         if of_value:
-            return [Diagnostic(path, f"with '{parameter}' as {described(value)}: {of_value[0].message}", at_key=True)]
+            shown = name.partition(".")[2]
+            return [Diagnostic(path, f"with '{shown}' as {described(value)}: {of_value[0].message}", at_key=True)]
     return []
 
 

@@ -64,6 +64,29 @@ def _located(data: Mapping[str, Any], dotted: str) -> FieldPath:
     return path
 
 
+def entry_path(value: Any, dotted: str) -> FieldPath:
+    """Return the path of an entry that is written in nested lists and maps (``1.3``), as ``--set`` takes it.
+
+    Raises ``ValueError``, which says what there is, where none has that path.
+    """
+    path: FieldPath = ()
+    inside, parts = value, dotted.split(".")
+    while parts:
+        key, used = _step(inside, parts)
+        if key is None:
+            raise ValueError(_entries_told(inside, parts[0]))
+        path, inside, parts = (*path, key), inside[key], parts[used:]
+    return path
+
+
+def _entries_told(inside: Any, part: str) -> str:
+    if isinstance(inside, list | tuple):
+        return f"is a list of {len(inside)} here, expected an index from 0 to {len(inside) - 1}, found '{part}'"
+    if isinstance(inside, Mapping):
+        return f"has no entry '{part}'{did_you_mean(part, map(str, inside))}"
+    return f"is no list here that could have an entry '{part}'"
+
+
 def _step(inside: Any, parts: Sequence[str]) -> tuple[str | int | None, int]:
     """Return the key of ``inside`` that ``parts`` begin with (keys may hold dots), and how many parts it takes."""
     if isinstance(inside, list | tuple):
@@ -90,7 +113,8 @@ def _created(data: Mapping[str, Any], path: FieldPath, inside: Any, parts: Seque
         hint = f" (did you mean 'nodes.{spoken(full)}'?)" if of_node else did_you_mean(parts[0], known)
         raise _Unknown(f"unknown path: {_where(path)} has no '{parts[0]}'{hint}")
     if full[:2] == ("tune", "parameters") and len(full) > 3:
-        return (*full[:2], f"{full[2]}.{full[3]}", *full[4:])
+        end = next((n for n in range(4, len(full)) if not str(full[n]).isdecimal()), len(full))
+        return (*full[:2], ".".join(map(str, full[2:end])), *full[end:])
     return full
 
 
