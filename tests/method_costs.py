@@ -57,6 +57,7 @@ OWN: Mapping[str, Node] = {
     "mask": {"delta": "sum", "mask": "masks[e0]"},
     "lines-scale": {"delta": "sum", "alpha": 0.3, "beta": 0.7},
     "scale": {"delta": "sum", "by": 0.3},
+    "larv": {"delta": "sum", "base": "base"},
     "dare": {"delta": "updates[e0]", "density": 0.2},
     "della": {"delta": "updates[e0]", "density": 0.5},
     "breadcrumbs": {"delta": "updates[e0]", "density": 0.5},

@@ -13,7 +13,7 @@ NO_ZEROS: Mapping[str, str] = {"magnitude-mask": A_MASK, "tall-mask": A_MASK}
 NO_PERMUTATION: Mapping[str, str] = {
     **dict.fromkeys(
         (
-            *("task-vector", "apply", "trim", "magnitude-mask", "mask", "lines-scale", "scale"),
+            *("task-vector", "apply", "trim", "magnitude-mask", "mask", "lines-scale", "scale", "larv"),
             *("dare", "della", "breadcrumbs", "nearswap", "arcee-fusion"),
         ),
         TAKES_ONE,

@@ -172,7 +172,7 @@ class Renamed(Op[Any, Any]):
 
 MERGED = (
     *("scaled", "doubled", "agreed", "kept", "flat", "turned"),
-    *("less", "free", "placed", "tabled", "uniform", "signed", "level"),
+    *("less", "free", "placed", "tabled", "uniform", "signed", "level", "rich"),
 )
 PICKED = ("larger", "several", "enlarged", "varied", "balanced", "tasks", "dropped", "given", "ranked", "banded")
 SPHERES = ("arc", "arcs", "tangents", "mean", "stock", "rows", "near", "fused")
@@ -215,6 +215,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "placed": {"op": "lines-scale", "delta": "sum", "schedule": "cosine", "gamma": 0.3, "outside": "by-position"},
     "tabled": {"op": "lines-scale", "delta": "sum", "schedule": "table", "table": TABLE, "alpha": 0.5},
     "uniform": {"op": "lines-scale", "delta": "sum", "schedule": "uniform", "alpha": 0.25, "beta": 0.5},
+    "rich": {"op": "larv", "delta": "sum", "base": "base", "form": "tiers"},
     "arc": {"op": "slerp", "models": ["experts[a]", "experts[b]"], "t": 0.3},
     "arcs": {"op": "nuslerp", "models": ["experts[a]", "experts[b]"], "base": "base"},
     "tangents": {"op": "multislerp", "models": "experts", "base": "base"},

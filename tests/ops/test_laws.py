@@ -65,6 +65,7 @@ NO_IDENTITY: Mapping[str, str] = {
     **dict.fromkeys(("task-vector", "apply"), "gives another type than it takes"),
     **dict.fromkeys(("tall-mask", "magnitude-mask"), A_MASK),
     "mask": "leaves out what its mask does",
+    "larv": "scales by block",
     "pcb": "leaves out all but a share of the entries",
     "esm": "weighs columns by their length, and doubles what it gives",
 }

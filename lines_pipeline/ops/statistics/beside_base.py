@@ -1,0 +1,142 @@
+"""How the matrices of a task vector lie beside those of the base: their effective ranks, and how far both commute.
+
+A matrix of one block is measured where it is read. Larger ones are put together from their blocks: a share of them a
+sweep, so that no sweep keeps the whole model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+
+from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, TensorSpec
+from lines_pipeline.jit.boundary import Untraceable
+from lines_pipeline.ops.decompositions import add_gram, strips
+from lines_pipeline.ops.kernels import Block, Value
+from lines_pipeline.ops.statistics.contract import Reductions, Retry, Statistic
+
+SHARES = 3
+"""In so many sweeps larger matrices are put together, where memory is not bounded."""
+MOST_SHARES = 10
+NO_RANK = 1e-8
+"""Added to the effective rank of an update."""
+
+
+class Figures(NamedTuple):
+    """Holds what is measured of one matrix."""
+
+    richness: float
+    """The effective rank of the base's over that of the update's."""
+    conflict: float
+    """``(|A D^T - D A^T| + |A^T D - D^T A|) / (2 |A| |D|)`` of the base's A and the update's D: 0 to 2."""
+
+    @classmethod
+    def of(cls, base: torch.Tensor, update: torch.Tensor) -> Figures | None:
+        """Measure two matrices of one shape, in float64; None where one of them is zero."""
+        if base.shape[0] < base.shape[1]:
+            base, update = base.T, update.T
+        columns = base.shape[1]
+        own, changed, mixed = (torch.zeros(columns, columns, dtype=torch.float64) for _ in range(3))
+        add_gram(own, base)
+        add_gram(changed, update)
+        for rows, other in zip(strips(base, columns), strips(update, columns), strict=True):
+            mixed.addmm_(rows.double().T, other.double())
+        norms = math.sqrt(float(own.trace()) * float(changed.trace()))
+        if not norms or not math.isfinite(norms):
+            return None
+        outer = max(2 * float((own * changed).sum()) - 2 * float((mixed * mixed.T).sum()), 0.0)
+        conflict = math.sqrt(outer) + float((mixed - mixed.T).norm())
+        return cls(_effective_rank(own) / (_effective_rank(changed) + NO_RANK), conflict / (2 * norms))
+
+
+def _effective_rank(gram: torch.Tensor) -> float:
+    """Return the exponential of the entropy of the squared singular values' shares, of a Gram matrix."""
+    squares = torch.linalg.eigvalsh(gram).clamp(min=0)
+    return math.exp(float(torch.special.entr(squares / squares.sum()).sum()))
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """Holds the names of the larger matrices by sweep, from the one that keeps them next on, and what is known."""
+
+    shares: tuple[frozenset[str], ...]
+    known: Mapping[str, Figures]
+
+
+@dataclass(frozen=True)
+class BesideBase(Statistic[Any, Mapping[str, Figures], Any]):
+    """Measures by name the matrices of ``of``, a base and an update, where neither is zero.
+
+    Matrices without a number in their names, such as embeddings, belong to no block: they are left out.
+    """
+
+    shares: int = field(default=SHARES, compare=False)
+    """Tells how much is kept at a time, not what comes out."""
+
+    def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Sequence[object], state: Any) -> Reductions:
+        if not all(isinstance(value, torch.Tensor) for value in values):
+            raise Untraceable("effective ranks")
+        if len(tensor.shape) != 2 or not any(map(str.isdigit, tensor.name)):
+            return (None, None)
+        is_small = tensor.numel <= BLOCK_NUMEL
+        if is_small == (state is not None) or not (is_small or tensor.name in state.shares[0]):
+            return (None, tensor.shape)
+        blocks = np.stack([_on_cpu(value) for value in values])
+        return (_measured([blocks], tensor.shape) if is_small else blocks, tensor.shape)
+
+    def partial(self, *reduced: Any) -> Any:
+        return reduced
+
+    def combine(self, partials: Mapping[str, list[Any]], numels: Mapping[str, int], state: Any) -> Any:
+        found: dict[str, Figures | None] = {}
+        for name, blocks in partials.items():
+            first, shape = blocks[0]
+            found[name] = _measured([block for block, _ in blocks], shape) if isinstance(first, np.ndarray) else first
+        known = {name: figures for name, figures in found.items() if figures is not None}
+        if state is None:
+            shapes = {name: blocks[0][1] for name, blocks in partials.items() if blocks[0][1] is not None}
+            shares = _balanced({name: math.prod(shape) for name, shape in shapes.items()}, self.shares)
+        else:
+            known, shares = {**state.known, **known}, state.shares[1:]
+        return Retry(_Waiting(shares, known)) if shares else known
+
+    def kept_bytes(self, numels: Mapping[str, int], item_bytes: int) -> int:
+        shares = _balanced(numels, self.shares)
+        largest = max((numel for numel in numels.values() if numel > BLOCK_NUMEL), default=0)
+        kept = max((sum(numels[name] for name in share) for share in shares), default=0)
+        return 2 * item_bytes * kept + _MEASURING_BYTES * largest
+
+    def narrowed(self, factor: float) -> Self:
+        return replace(self, shares=min(int(self.shares * factor), MOST_SHARES))
+
+    def decode(self, result: Any) -> Mapping[str, Figures]:
+        return {name: Figures(*figures) for name, figures in result.items()}
+
+
+_MEASURING_BYTES = 6 * 8
+"""Bytes by entry of a matrix while it is measured: three Gram matrices of its smaller side, and their products."""
+
+
+def _measured(blocks: Sequence[Any], shape: tuple[int, ...]) -> Figures | None:
+    """Return the figures of base and update, which blocks hold one above the other; None where these are not whole."""
+    both = torch.from_numpy(np.concatenate(blocks, axis=1))
+    return Figures.of(*both.reshape(2, *shape)) if both.shape[1] == math.prod(shape) else None
+
+
+def _on_cpu(value: Block) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = value.numpy(force=True)
+    return array
+
+
+def _balanced(numels: Mapping[str, int], count: int) -> tuple[frozenset[str], ...]:
+    """Return the names of tensors of several blocks, in at most ``count`` shares of about as many entries each."""
+    large = sorted((name for name, numel in numels.items() if numel > BLOCK_NUMEL), key=lambda n: (-numels[n], n))
+    shares: list[set[str]] = [set() for _ in range(min(count, len(large)))]
+    for name in large:
+        min(shares, key=lambda share: sum(numels[other] for other in share)).add(name)
+    return tuple(map(frozenset, shares))
