@@ -105,6 +105,7 @@ VARIANTS = [
     Variant("iso-cts", {"common_fraction": 0.3}),
     Variant("wudi-closed", {"ridge": 0.0}),
     Variant("svc", {"alpha": 0.1}),
+    Variant("ace", {"tau": 0.0, "k_fraction": 1.0}),
     Variant("fisher", {"floor_on": "all"}),
     Variant("fisher", {"floor_on": "all", "floor": 0.0, "normalize": False}),
     Variant("fisher", {"floor_on": "all", "floor_kind": "add"}),

@@ -31,5 +31,6 @@ NO_SCALING: Mapping[str, str] = {
     "sce": "sums of mean squares below 1e-6 give equal weights",
     "wudi": "Adam's steps have a fixed length",
     "pcb": "the tanh takes products of weights",
+    "ace": "eps and the logarithms of norms are in units of weights",
     "arcee-fusion": "the softmax takes weights",
 }

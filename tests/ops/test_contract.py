@@ -177,7 +177,7 @@ MERGED = (
 PICKED = ("larger", "several", "enlarged", "varied", "balanced", "tasks", "dropped", "given", "ranked", "banded")
 SPHERES = ("arc", "arcs", "tangents", "mean", "stock", "rows", "near", "fused")
 TABLE = [0.25, 0.5, 0.75, 1.0]
-SPECTRAL = ("shared", "beyond", "stepped", "solved", "calmed", "leading")
+SPECTRAL = ("shared", "beyond", "stepped", "solved", "calmed", "leading", "covaried")
 
 NODES: Mapping[str, Mapping[str, Any]] = {
     "base": {"op": "load", "path": "folder"},
@@ -199,6 +199,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "stepped": {"op": "wudi", "deltas": "updates", "iterations": 3},
     "solved": {"op": "wudi-closed", "deltas": "updates"},
     "calmed": {"op": "svc", "delta": "flat", "deltas": "updates"},
+    "covaried": {"op": "ace", "deltas": "updates"},
     "leading": {"op": "tsv-c", "deltas": "updates"},
     "signed": {"op": "ties", "deltas": "updates", "sign_from": "sum", "density": [0.3, 0.5, 1], "exact": True},
     "level": {"op": "scale", "delta": "ties", "by": "auto", "like": "scaled"},

@@ -66,6 +66,7 @@ NO_IDENTITY: Mapping[str, str] = {
     **dict.fromkeys(("tall-mask", "magnitude-mask"), A_MASK),
     "mask": "leaves out what its mask does",
     "larv": "scales by block",
+    "ace": "leaves out the mean of the rows",
     "pcb": "leaves out all but a share of the entries",
     "esm": "weighs columns by their length, and doubles what it gives",
 }

@@ -22,7 +22,7 @@ from lines_pipeline.ops.decompositions import isotropic, leading_triplets, polar
 pytestmark = pytest.mark.usefixtures("shared_store")
 
 State = dict[str, torch.Tensor]
-METHODS = ("iso-c", "tsv-m", "iso-cts", "cart", "wudi", "wudi-closed")
+METHODS = ("iso-c", "tsv-m", "iso-cts", "cart", "wudi", "wudi-closed", "ace")
 
 
 def random_state(seed: int, scale: float = 1.0) -> State:
@@ -87,7 +87,7 @@ def test_tsv_m_of_one_task_is_that_task(tmp_path: Path) -> None:
         torch.testing.assert_close(tensors[name], value, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("op", [op for op in METHODS if op != "wudi"])
+@pytest.mark.parametrize("op", [op for op in METHODS if op not in ("wudi", "ace")])
 def test_the_update_scales_with_those_of_the_tasks(op: str, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     (tmp_path / "scaled").mkdir()
@@ -329,7 +329,7 @@ def test_wudi_with_a_relative_rate_scales_with_the_updates(tmp_path: Path) -> No
         torch.testing.assert_close(smaller[name] * 10, merged[name], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("op", ["iso-c", "iso-cts", "tsv-m", "tsv-c", "cart", "wudi", "wudi-closed", "svc"])
+@pytest.mark.parametrize("op", [*METHODS, "tsv-c", "svc"])
 @pytest.mark.parametrize("glob", ["*nowhere*", "*ln_1.bias"])
 def test_a_glob_that_names_no_matrix_is_refused(op: str, glob: str, write_recipe: Callable[..., Path]) -> None:
     sums = {"sum": {"op": "task-arithmetic", "deltas": "updates"}}

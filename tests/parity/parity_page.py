@@ -36,6 +36,7 @@ PAPERS: Mapping[str, str] = {
     "harveyhuang18/EMR_Merging": "EMR, [2405.17461](https://arxiv.org/abs/2405.17461), "
     "and the function of DARE's authors, [2311.03099](https://arxiv.org/abs/2311.03099)",
     "JH-GEECS/CART": "CART, [2412.12153](https://arxiv.org/abs/2412.12153)",
+    "unravel-xu/ACE-Merging": "ACE, [2603.02945](https://arxiv.org/abs/2603.02945)",
     "nathanielyvo/WUDI-Merging": "WUDI, [2503.08099](https://arxiv.org/abs/2503.08099)",
     "tanganke/fusion_bench": "FusionBench, [2406.03280](https://arxiv.org/abs/2406.03280): WUDI on all matrices, "
     "SVC ([2602.05536](https://arxiv.org/abs/2602.05536)), and the Fisher merge of MergeLM",
