@@ -46,6 +46,7 @@ NOT_APPLIED: Mapping[str, str] = {
     "gram": "measures",
     "layer-inputs": "measures",
     "recalibrate": "measures",
+    "regmean-plus-plus": "measures",
     "adamerging": "learns coefficients",
     "atlas": "learns coefficients",
     "pareto": "is made of metrics",

@@ -77,6 +77,7 @@ OWN: Mapping[str, Node] = {
     "fisher-information": {"model": "toys[low]", "task": "rise", **SUITE},
     "gram": {"model": "toys[low]", "task": "rise", **SUITE},
     "layer-inputs": {"model": "toys[low]", "task": "rise", **SUITE},
+    "regmean-plus-plus": {"models": ["toys[low]"], "tasks": ["rise"], **SUITE},
     "recalibrate": {"model": "toys[low]", **SUITE},
     "adamerging": {"base": "toys[low]", "deltas": "moved", **SUITE},
     "atlas": {"base": "toys[low]", "deltas": "moved", **SUITE},

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
+from torch import nn
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.tensor_specs import TensorSpec
@@ -68,9 +69,18 @@ def _weights(model: Schema) -> list[TensorSpec]:
 
 def _observed(task: TaskModel, batches: Iterable[torch.Tensor]) -> Observed:
     """Run a model on batches; yield the inputs of its layers by the first name that the weight has in the state."""
+    return observed(task.module, weights_of(task), batches)
+
+
+def weights_of(task: TaskModel) -> dict[str, torch.Tensor]:
+    """Return the parameters of a model's module by their names in the state, the first name of a tied one last."""
     own = dict(task.module.named_parameters())
-    weights = {name: own[parameter] for name, parameter in reversed(list(task.names.items()))}
+    return {name: own[parameter] for name, parameter in reversed(list(task.names.items()))}
+
+
+def observed(module: nn.Module, weights: Mapping[str, torch.Tensor], batches: Iterable[torch.Tensor]) -> Observed:
+    """Run a module on batches; yield the inputs of the layers whose weights are given, by name."""
     for batch in batches:
         with torch.inference_mode(), LayerInputs(weights) as layers:
-            task.module(batch)
+            module(batch)
         yield from layers.seen

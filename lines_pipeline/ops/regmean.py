@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Never
 
 import torch
@@ -12,17 +12,9 @@ from pydantic import Field
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Beside, Granularity, Op, OpParams, Port, Values
-from lines_pipeline.ops.decompositions import (
-    FACTOR_BYTES,
-    computed_as,
-    matrix_bytes,
-    solved_from_right,
-    strip_bytes,
-    strips,
-)
+from lines_pipeline.ops.decompositions import FACTOR_BYTES, matrix_bytes, strip_bytes
 from lines_pipeline.ops.kernels import Block, Value, running_sum
-from lines_pipeline.ops.layer_names import is_transposed
-from lines_pipeline.ops.remarks import remark
+from lines_pipeline.ops.regression import Regression
 from lines_pipeline.ops.schemas.beside import find_beside
 from lines_pipeline.ops.schemas.like_base import like_base
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
@@ -100,70 +92,9 @@ def _mean(models: Sequence[Value], weights: Sequence[float]) -> Value:
 def _regressed(
     params: RegmeanParams, models: Sequence[Block], grams: Sequence[Block], tensor: TensorSpec
 ) -> torch.Tensor:
-    """Return the mean M of the models, and what the inputs say beyond it: D (G + ridge)^-1, D = sum W_t G_t - M G."""
-    first = _Known(grams[0], tensor)
-    sums = _Sums.of(first)
+    regression = Regression(tensor, params.reduce_non_diagonal, params.ridge)
     for number, weight in enumerate(params.weights):
-        known = _Known(grams[number], tensor) if number else first
-        model = known.oriented(models[number].reshape(tensor.shape))
-        sums.add(model, known.reduced(params.reduce_non_diagonal), weight)
-        del model
-    mean = sums.mean.div_(sum(params.weights))
-    beyond = _solved(sums.gram, sums.target.sub_(mean @ sums.gram), params.ridge)
-    return first.oriented(mean.add_(beyond).to(computed_as(tensor))).contiguous()
-
-
-class _Known:
-    """A Gram matrix and which side of the weight it is of."""
-
-    def __init__(self, gram: Beside, weight: TensorSpec) -> None:
-        self.value = gram.value
-        self.is_transposed = is_transposed(gram.name, len(gram.value), weight)
-        self.shape = weight.shape[::-1] if self.is_transposed else weight.shape
-        """The shape of the weight as [out, in]."""
-
-    def oriented(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the weight as [out, in], or a weight [out, in] as the model has it."""
-        return weight.T if self.is_transposed else weight
-
-    def reduced(self, factor: float) -> torch.Tensor:
-        """Return the matrix in float64, its off-diagonal entries times a factor."""
-        reduced = self.value.double() * factor
-        reduced.diagonal().copy_(self.value.diagonal())
-        return reduced
-
-
-@dataclass
-class _Sums:
-    """Sums over models in float64: of their weights and of weights times Gram matrices [out, in], of these [in, in]."""
-
-    mean: torch.Tensor
-    target: torch.Tensor
-    gram: torch.Tensor
-
-    @classmethod
-    def of(cls, known: _Known) -> _Sums:
-        """Return sums of nothing yet."""
-        shapes = (known.shape, known.shape, known.value.shape)
-        return cls(*(torch.zeros(size, dtype=torch.float64, device=known.value.device) for size in shapes))
-
-    def add(self, model: torch.Tensor, gram: torch.Tensor, weight: float) -> None:
-        """Add a model's weight [out, in], strip after strip, and its Gram matrix, which is changed."""
-        gram *= weight
-        self.gram += gram
-        parts = (strips(matrix, len(gram)) for matrix in (model, self.target, self.mean))
-        for rows, products, means in zip(*parts, strict=True):
-            wide = rows.double()
-            products.addmm_(wide, gram)
-            means.add_(wide, alpha=weight)
-
-
-def _solved(gram: torch.Tensor, target: torch.Tensor, ridge: float) -> torch.Tensor:
-    """Return M with ``M (G + ridge) = target``; of least norm where the float32 inputs of G do not tell the rest."""
-    solved, count = solved_from_right(gram, target, ridge, unknown_below=torch.finfo(torch.float32).eps)
-    if count < len(gram):
-        remark(
-            f"the sum of its Gram matrices has {count} directions of {len(gram)}: solved by least squares; "
-            "more 'rows', a smaller 'reduce_non_diagonal' or a larger 'ridge' give all"
-        )
-    return solved
+        gram: Beside = grams[number]
+        regression.add(models[number].reshape(tensor.shape), gram, weight)
+        del gram
+    return regression.solution()

@@ -259,6 +259,8 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "flowing": {"op": "layer-inputs", "model": "toys", "suite": "layers.yaml", "task": "rise", "rows": 2},
     "regressed": {"op": "regmean", "models": "toys", "statistics": "varying", "weights": [1.0, 2.0, 1.0]},
     "fitted": {"op": "save", "model": "regressed", "path": "fitted.safetensors"},
+    "ordered": {"op": "regmean-plus-plus", "models": "toys", "suite": "layers.yaml", "tasks": ["rise"] * 3},
+    "sorted": {"op": "save", "model": "ordered", "path": "sorted.safetensors"},
     "subspace": {"op": "esm", "models": ["toys[low]"], "base": "toys[high]", "statistics": ["flowing[low]"]},
     "deep": {"op": "load", "path": "deep_{m}.safetensors", "for_each": {"m": ["low", "high"]}},
     "drifted": {"op": "drift", "model": "deep[high]", "base": "deep[low]", "suite": "deep.yaml"},
