@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -14,6 +14,14 @@ from lines_pipeline.io.layers import LayerMap
 
 Rows = Mapping[str, torch.Tensor]
 """Features by block: float64 [samples, width]."""
+
+
+@runtime_checkable
+class Padded(Protocol):
+    """A module that takes texts of several lengths in a batch, and tells which of its inputs are tokens."""
+
+    def token_mask(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return [n, tokens]: 0 for padding, 1 for all else."""
 
 
 def block_modules(module: nn.Module, layers: LayerMap) -> dict[str, nn.Module]:
@@ -59,12 +67,13 @@ class BlockOutputs:
     """Which axis counts samples, by block that is run: seen from two runs, on one sample and on two."""
 
     def rows(self, batch: Any) -> Rows:
-        """Return the features of the blocks that are run: the mean over all positions of a sample.
+        """Return the features of the blocks that are run: the mean over all positions of a sample but padding.
 
         ``EvalError`` where no block is run.
         """
         self._axes = self._axes or self._sample_axes(batch)
-        return {block: _pooled(value, self._axes[block]) for block, value in self._run(batch).items()}
+        mask = self.module.token_mask(batch.to(self.device)) if isinstance(self.module, Padded) else None
+        return {block: _pooled(value, self._axes[block], mask) for block, value in self._run(batch).items()}
 
     def _sample_axes(self, batch: Any) -> dict[str, int]:
         if len(batch) < 2:
@@ -109,9 +118,15 @@ class BlockOutputs:
         return seen
 
 
-def _pooled(value: torch.Tensor, axis: int) -> torch.Tensor:
-    """Return [samples, width] in float64: of images [n, c, h, w] the channels are the features, else the last axis."""
+def _pooled(value: torch.Tensor, axis: int, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return [samples, width] in float64: of images [n, c, h, w] the channels are the features, else the last axis.
+
+    Of [n, tokens, width] a mask [n, tokens] tells which positions count.
+    """
     value = value.movedim(axis, 0).double()
+    if mask is not None and value.dim() == 3 and value.shape[:2] == mask.shape:
+        weights = mask.double() / mask.sum(1, keepdim=True).clamp(min=1)
+        return (value * weights.unsqueeze(-1)).sum(1)
     if value.dim() == 4:
         return value.flatten(2).mean(2)
     return value.flatten(1, -2).mean(1) if value.dim() > 2 else value

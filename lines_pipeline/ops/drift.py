@@ -45,11 +45,12 @@ class DriftParams(OpParams):
 class Drift(Op[DriftParams]):
     """Gives ``cka/<block>`` (or ``l2/<block>``) and their mean, over the samples of all tasks together.
 
-    A sample's features are the mean over its tokens, or pixels, of what the block gives. Towers that the suite does
-    not run are left out. LiNeS means to keep these features of the shallow blocks.
+    A sample's features are the mean over its tokens (not padding), or pixels, of what the block gives. Towers that the
+    suite does not run are left out. LiNeS means to keep these features of the shallow blocks.
     """
 
     name = "drift"
+    version = 2
     formula = "cka(l) = norm_F(Y^T X)^2 / (norm_F(X^T X) norm_F(Y^T Y)),  X, Y centred features of block l: base, model"
     source = "Kornblith et al., arXiv 1905.00414 (linear CKA)"
     gives = EdgeType.METRICS

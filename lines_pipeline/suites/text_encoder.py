@@ -44,6 +44,10 @@ class TextEncoder(nn.Module):
         weight = mask.unsqueeze(-1).to(hidden.dtype)
         return torch.cat([POOLS[pool](hidden, weight) for pool in self.pools], dim=-1)
 
+    def token_mask(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return [n, length], from tokens as ``forward`` takes them: 0 for padding."""
+        return inputs[:, self.inputs.index("attention_mask")]
+
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load tensors by the names that transformers reads; ``RuntimeError`` names those that do not fit.
 

@@ -211,6 +211,34 @@ def test_the_axis_of_samples_is_found_however_many_there_are(samples: int) -> No
     assert torch.equal(outputs.rows(values)["0"], values.double().mean(1))
 
 
+class Texts(nn.Module):
+    """Gives a token's number and its square, and knows padding by the number 0; samples may lie on the second axis."""
+
+    def __init__(self, *, turned: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Identity()])
+        self.turned = turned
+
+    def token_mask(self, inputs: torch.Tensor) -> torch.Tensor:
+        return (inputs != 0).long()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        found = torch.stack([inputs + 5.0, inputs.float().square()], dim=-1)
+        block: nn.Module = self.blocks[0]
+        whole: torch.Tensor = block(found.transpose(0, 1) if self.turned else found)
+        return whole
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_padding_is_no_part_of_a_samples_features(turned: bool) -> None:
+    module = Texts(turned=turned)
+    outputs = BlockOutputs(module, {"0": module.blocks[0]}, "cpu")
+    texts = torch.tensor([[1, 3, 0, 0], [2, 4, 7, 5], [0, 0, 0, 0]])
+    assert outputs.rows(texts)["0"].tolist() == [[7.0, 5.0], [9.5, 23.5], [0.0, 0.0]]
+    longer = torch.cat([texts, torch.zeros(3, 5, dtype=torch.int64)], dim=1)
+    torch.testing.assert_close(outputs.rows(longer)["0"], outputs.rows(texts)["0"])
+
+
 def test_one_sample_tells_nothing() -> None:
     module = Turned()
     with pytest.raises(EvalError, match="one sample"):

@@ -27,6 +27,7 @@ from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.trust import trust
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
+from lines_pipeline.ops.block_outputs import BlockOutputs, Padded
 from lines_pipeline.suites.base import Suite
 from lines_pipeline.suites.opening import open_suite
 
@@ -442,3 +443,18 @@ def test_modules_that_are_not_known_are_refused(lab: Path) -> None:
     (lab / "base" / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(EvalError, match=r"modules\.json: modules Transformer, Pooling, Dense; expected"):
         opened(lab).model()
+
+
+def test_drift_of_a_text_does_not_depend_on_the_padding_beside_it(lab: Path) -> None:
+    """What the last block gives, pooled over a text's own tokens, is what the suite's mean pooling makes of it."""
+    suite = opened(lab)
+    tokens, _ = next(iter(suite.batches("films", "val")))
+    module: Any = suite.model().eval()
+    padded: object = module
+    assert isinstance(padded, Padded)
+    assert torch.equal(module.token_mask(tokens), (tokens[:, 0] != 0).long()) and not module.token_mask(tokens).all()
+    (name,) = [name for name, _ in module.named_modules() if name.endswith("layer.2")]
+    outputs = BlockOutputs(module, {"2": module.get_submodule(name)}, "cpu")
+    with torch.inference_mode():
+        expected = module(tokens)
+    torch.testing.assert_close(outputs.rows(tokens)["2"].float(), expected, rtol=1e-4, atol=1e-5)
