@@ -64,6 +64,7 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
     "dare": {"density": 0.4},
     "della": {"density": 0.5},
     "breadcrumbs": {"density": 0.6, "gamma": 0.1},
+    "partition": {"parts": 2, "part": 1},
     "interpolate": {"t": 0.3},
     "slerp": {"t": 0.3},
     "nearswap": {"t": 0.25},

@@ -61,6 +61,7 @@ OWN: Mapping[str, Node] = {
     "dare": {"delta": "updates[e0]", "density": 0.2},
     "della": {"delta": "updates[e0]", "density": 0.5},
     "breadcrumbs": {"delta": "updates[e0]", "density": 0.5},
+    "partition": {"delta": "updates[e0]", "parts": 4, "part": 0},
     "svc": {"delta": "sum", "deltas": "updates"},
     "interpolate": {"models": PAIR, "t": 0.5},
     "soup": {"models": "experts"},

@@ -14,7 +14,7 @@ NO_PERMUTATION: Mapping[str, str] = {
     **dict.fromkeys(
         (
             *("task-vector", "apply", "trim", "magnitude-mask", "mask", "lines-scale", "scale", "larv"),
-            *("dare", "della", "breadcrumbs", "nearswap", "arcee-fusion"),
+            *("dare", "della", "breadcrumbs", "partition", "nearswap", "arcee-fusion"),
         ),
         TAKES_ONE,
     ),

@@ -174,7 +174,19 @@ MERGED = (
     *("scaled", "doubled", "agreed", "kept", "flat", "turned"),
     *("less", "free", "placed", "tabled", "uniform", "signed", "level", "rich"),
 )
-PICKED = ("larger", "several", "enlarged", "varied", "balanced", "tasks", "dropped", "given", "ranked", "banded")
+PICKED = (
+    "larger",
+    "several",
+    "enlarged",
+    "varied",
+    "balanced",
+    "tasks",
+    "dropped",
+    "given",
+    "ranked",
+    "banded",
+    "third",
+)
 SPHERES = ("arc", "arcs", "tangents", "mean", "stock", "rows", "near", "fused")
 TABLE = [0.25, 0.5, 0.75, 1.0]
 SPECTRAL = ("shared", "beyond", "stepped", "solved", "calmed", "leading", "covaried")
@@ -213,6 +225,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "given": {"op": "dare", "delta": "updates[b]", "density": 0.4, "uniforms": "uniforms.safetensors"},
     "ranked": {"op": "della", "delta": "updates[c]", "density": 0.5},
     "banded": {"op": "breadcrumbs", "delta": "updates[a]", "density": 0.6, "gamma": 0.05},
+    "third": {"op": "partition", "delta": "updates[a]", "parts": 3, "part": 1},
     "placed": {"op": "lines-scale", "delta": "sum", "schedule": "cosine", "gamma": 0.3, "outside": "by-position"},
     "tabled": {"op": "lines-scale", "delta": "sum", "schedule": "table", "table": TABLE, "alpha": 0.5},
     "uniform": {"op": "lines-scale", "delta": "sum", "schedule": "uniform", "alpha": 0.25, "beta": 0.5},

@@ -40,6 +40,7 @@ ALONE = [
     Variant("dare", {"density": 1.0}),
     Variant("della", {"density": 1.0}),
     Variant("breadcrumbs", {"density": 1.0, "gamma": 0.5}),
+    Variant("partition", {"parts": 1, "part": 0}),
     Variant("lines-scale", {"gamma": 1.0}),
     Variant("lines-scale", {"alpha": "auto"}, ("deltas",)),
     Variant("scale", {"by": 1.0}),
