@@ -49,10 +49,10 @@ class Ace(SpectralOp[AceParams]):
     source = "Xu et al., arXiv 2603.02945; unravel-xu/ACE-Merging, src/merge/strategy.py (ace_merging)"
     Params = AceParams
 
-    def times_taken(self, params: AceParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+    def matrices_taken(self, params: AceParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         return 2
 
-    def working_bytes(self, params: AceParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
+    def merging_bytes(self, params: AceParams, tensor: TensorSpec, counts: Mapping[str, int]) -> int:
         sums = 8 * (6 * tensor.numel + 4 * tensor.shape[1] ** 2)
         return sums + matrix_bytes(tensor) + decomposition_bytes(tensor)
 

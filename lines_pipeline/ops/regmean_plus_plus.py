@@ -15,20 +15,9 @@ from lines_pipeline.core.events import Note
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.layers import find_layers
-from lines_pipeline.ops.base import (
-    Beside,
-    Driver,
-    DriverContext,
-    Granularity,
-    Ids,
-    Measured,
-    Op,
-    Port,
-    StepContext,
-    TaskData,
-    Variant,
-)
+from lines_pipeline.ops.base import Beside, Granularity, Ids, Op, Port, StepContext
 from lines_pipeline.ops.depth import pattern_diagnostics
+from lines_pipeline.ops.drivers import Driver, DriverContext, Measured, TaskData, Variant
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.gram import Gram
 from lines_pipeline.ops.kernels import running_sum

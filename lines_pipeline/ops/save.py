@@ -18,7 +18,8 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.threads import one_thread
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.adapter_folders import conv1d_kind, conv1d_modules
-from lines_pipeline.ops.base import Driver, DriverContext, Ids, Measured, Op, OpParams, Port, Summary, Values, Variant
+from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Summary, Values
+from lines_pipeline.ops.drivers import Driver, DriverContext, Measured, Variant
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
 from lines_pipeline.ops.lora_factors import LoraFactors, factoring_bytes, presumed_factors
