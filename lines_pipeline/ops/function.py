@@ -232,7 +232,12 @@ def _refuse(place: str, message: str) -> NoReturn:
 def _hints(function: Callable[..., Any], place: str) -> dict[str, Any]:
     for parameter in inspect.signature(function).parameters.values():
         if parameter.annotation is inspect.Parameter.empty:
+            has_default = parameter.default is not inspect.Parameter.empty
             expected = _EXPECTED if parameter.kind in _POSITIONAL else "expected the type of an option"
+            if has_default and parameter.kind in _POSITIONAL:
+                expected = (
+                    f"expected 'def {function.__name__}(..., *, {parameter.name}: TYPE = ...)': options stand after '*'"
+                )
             _refuse(place, f"parameter '{parameter.name}' has no annotation, {expected}")
     try:
         return get_type_hints(function, include_extras=True)

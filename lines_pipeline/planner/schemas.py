@@ -65,9 +65,11 @@ def _refuse_unmatched(graph: Graph, schemas: Mapping[str, Schema]) -> None:
         for glob, matches in schema.globs.items():
             key = (graph.steps[step_id].node, glob)
             matched[key] = matched.get(key, False) or matches
-    for (node, glob), is_matched in matched.items():
-        if not is_matched:
-            names = {
-                name for step, schema in schemas.items() if graph.steps[step].node == node for name in schema.names
-            }
-            raise PlanError(f"node '{node}': the glob '{glob}' matches no tensor{nearest(glob, names)}")
+    unmatched = [spot for spot, is_matched in matched.items() if not is_matched]
+    if unmatched:
+        raise PlanError("\n".join(_unmatched(graph, schemas, node, glob) for node, glob in unmatched))
+
+
+def _unmatched(graph: Graph, schemas: Mapping[str, Schema], node: str, glob: str) -> str:
+    names = {name for step, schema in schemas.items() if graph.steps[step].node == node for name in schema.names}
+    return f"node '{node}': the glob '{glob}' matches no tensor{nearest(glob, names)}"

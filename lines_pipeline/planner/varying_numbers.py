@@ -96,10 +96,13 @@ def _refuse_unmatched(graph: Graph, steps: Iterable[str], schemas: Mapping[str, 
                 for glob, matches in match_each((glob for glob, _ in varying.by.numbers), own).items():
                     key = (step.node, varying.label, glob)
                     matched[key] = matched.get(key, False) or matches
-    for (node, label, glob), is_matched in matched.items():
-        if not is_matched:
-            near = nearest(glob, names[node])
-            raise PlanError(f"node '{node}': '{label}': the glob '{shortened(glob)}' matches no tensor{near}")
+    unmatched = [
+        f"node '{node}': '{label}': the glob '{shortened(glob)}' matches no tensor{nearest(glob, names[node])}"
+        for (node, label, glob), is_matched in matched.items()
+        if not is_matched
+    ]
+    if unmatched:
+        raise PlanError("\n".join(unmatched))
 
 
 def _resolved(step: Step, schema: Schema) -> Step:

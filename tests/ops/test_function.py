@@ -125,6 +125,7 @@ def test_what_a_function_gives_is_looked_at(result: Callable[[Any], Any], told: 
 
 MISTAKES = {
     "def f(deltas) -> Delta: ...": "parameter 'deltas' has no annotation, expected Delta, Weights, Mask, or a list",
+    "def f(deltas: list[Delta], by=1.0) -> Delta: ...": "parameter 'by' has no annotation, expected 'def f",
     "def f(deltas: list[Delta], *, by=1.0) -> Delta: ...": "parameter 'by' has no annotation, expected the type of an",
     "def f(deltas: list[Delta] = []) -> Delta: ...": "input 'deltas' has a default",
     "def f(deltas: float) -> Delta: ...": "input 'deltas' is of an unknown type, 'float'; expected Delta",
