@@ -201,6 +201,11 @@ def test_a_number_can_be_tuned_beside_one_that_varies(models: Path, tmp_path: Pa
     ("node", "error", "words"),
     [
         ({"by": {"by_name": {"*.attn.*": 1, "*": 2}}}, PlanError, r"'by': the glob '\*.attn.\*' matches no tensor"),
+        (
+            {"by": {"by_name": {"x": 1, "y": 1, "*": 2}}},
+            PlanError,
+            r"'x' matches no tensor[^\n]*\n.*'y' matches no tensor",
+        ),
         ({"by": {"by_name": {FC: 1}}}, PlanError, "'by' has no number for tensor 'logit_scale'.*'\\*' stands for all"),
         ({"by": {"by_name": {}}}, RecipeError, "expected a map from globs to numbers, found an empty map"),
         ({"by": {"by_name": {"*": 2, FC: 1}}}, RecipeError, r"'\*' stands before '\*.c_fc.weight'.*: put '\*' last"),
