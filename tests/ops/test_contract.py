@@ -419,7 +419,7 @@ def test_renamed_copies_of_all_ops_give_the_same_bytes(
     assert {node["op"] for node in NODES.values()} == set(copies), "every op has a node here"
     original = outcome(written(folder, NODES, tune=TUNE), folder / "one", monkeypatch)
     assert (
-        len(original["values"]) == 15
+        len(original["values"]) == 16
         and len(original["figures"]) == 7
         and len(original["config"]) == 3
         and original["chosen"] == {"mixed.t": 1.0}
