@@ -100,7 +100,10 @@ def _subset_notes(graph: Graph) -> list[str]:
 
 
 def block_scales(graph: Graph, session: Session, steps: Collection[str]) -> list[BlockScales]:
-    """Return the factor of every block, of those ``steps`` whose ops scale by depth and whose statistics are known."""
+    """Return the scale of every block for each of ``steps`` whose op scales by depth.
+
+    Steps that still lack statistics, such as an automatic alpha, are left out.
+    """
     behind = ancestors(graph, tuple(step for step in graph.steps if step in steps))
     schemas, known = infer_schemas(graph, behind, session.checkpoints), session.known(graph, behind)
     explained = {s: explained_step(graph.steps[s], schemas[s], stats_of(graph, s, known)) for s in behind if s in steps}

@@ -253,7 +253,7 @@ def _require_inputs_stay(step: Step, request: OutputRequest, checkpoints: Mappin
 
 
 def notes(requests: Mapping[str, OutputRequest]) -> list[str]:
-    """Return what is to be told of the model folders that are wanted, each once."""
+    """Return the notes on model folders that are to be written (files copied, left out), each note once."""
     steps = {
         note: step for step, request in requests.items() if request.folder for note in request.folder.companions.notes
     }

@@ -53,6 +53,7 @@ class _ParamReader:
     def __init__(
         self, unbound: UnboundNode, row: Item | None, bindings: Mapping[str, InputBinding], items: Items
     ) -> None:
+        """Read ``unbound`` for the member of its collection whose item is ``row`` (None: it is no collection)."""
         self._unbound, self._row, self._bindings, self._items = unbound, row, bindings, items
         self._diagnostics: list[Diagnostic] = []
 

@@ -161,6 +161,7 @@ class _Reader:
         return SourceLocation(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
 
     def value(self, event: Any, depth: int) -> _Written:
+        """Read the value that begins with ``event``, ``depth`` levels deep; what an alias stands for is repeated."""
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event, depth)
         if depth > MAX_DEPTH:
