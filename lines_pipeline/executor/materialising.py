@@ -20,12 +20,13 @@ from lines_pipeline.executor.non_finite import require_held
 from lines_pipeline.executor.plan_run import Outcome
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.io.adapter_folders import ADAPTER_CONFIG, AdapterSettings
+from lines_pipeline.io.adapter_folders import AdapterSettings
 from lines_pipeline.io.checkpoint import SourceFile
 from lines_pipeline.io.committing import commit_files, commit_folder
 from lines_pipeline.io.companions import CARD, MANIFEST, Companions
 from lines_pipeline.io.entries import file_digest
 from lines_pipeline.io.folders import removed_if_empty
+from lines_pipeline.io.formats.adapters import ADAPTER_CONFIG
 from lines_pipeline.io.masks import SHAPES, VALUE_TYPE, packed_shapes
 from lines_pipeline.io.model_cards import Card
 from lines_pipeline.io.model_configs import find_classifier, resolved_config, with_labels

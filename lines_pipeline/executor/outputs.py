@@ -16,13 +16,21 @@ from lines_pipeline.core.versions import package_versions
 from lines_pipeline.executor.materialising import ModelFolder, OutputRequest, Stored, announce
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.io.adapter_folders import ADAPTER_WEIGHTS, AdapterSettings, conv1d_kind
+from lines_pipeline.io.adapter_folders import AdapterSettings, conv1d_kind
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.io.committing import earlier_files, index_path, shard_pattern
-from lines_pipeline.io.companions import CARD, MANIFEST, Companions, config_beside, find_companions, model_root
+from lines_pipeline.io.companions import (
+    CARD,
+    MANIFEST,
+    Companions,
+    config_beside,
+    config_of,
+    find_companions,
+    model_root,
+)
 from lines_pipeline.io.entries import write_atomically
 from lines_pipeline.io.folders import removed_if_empty, require_cache, require_output
-from lines_pipeline.io.json_files import read_json_or_none
+from lines_pipeline.io.formats.adapters import ADAPTER_WEIGHTS
 from lines_pipeline.io.locations import resolve_output
 from lines_pipeline.io.model_cards import Card, CardInput, stated_license
 from lines_pipeline.io.model_configs import resolved_config
@@ -208,9 +216,8 @@ def _adapter_settings(recipe: Recipe, followed: Step, checkpoint: Checkpoint | N
     """Return what the configuration of an adapter tells of its base; nothing where the recipe names none."""
     if checkpoint is None or followed.gives is not EdgeType.WEIGHTS:
         return AdapterSettings()
-    config = read_json_or_none(path) if (path := config_beside(_file(checkpoint))) else None
-    kind = conv1d_kind(config) if isinstance(config, Mapping) else None
-    return AdapterSettings(recipe.recorded_path(followed), transposes=kind is not None)
+    transposes = conv1d_kind(config_of(_file(checkpoint))) is not None
+    return AdapterSettings(recipe.recorded_path(followed), transposes=transposes)
 
 
 def _configs(sources: Iterable[Step], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Path]:

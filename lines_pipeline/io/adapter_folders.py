@@ -10,12 +10,9 @@ from typing import Any
 
 from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.io.formats.adapters import CONFIG
+from lines_pipeline.io.formats.adapters import ADAPTER_PREFIX
 from lines_pipeline.io.hub import parse
 
-ADAPTER_CONFIG = CONFIG
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
 _WEIGHT = ".weight"
 _FACTOR_A = ".lora_A.weight"
 
@@ -52,7 +49,7 @@ def conv1d_modules(tensors: Iterable[str], config: Mapping[str, Any]) -> frozens
 
 def factor_names(module: str) -> tuple[str, str]:
     """Return the names of a layer's factors A [rank, in] and B [out, rank]."""
-    return f"{_PREFIX}{module}{_FACTOR_A}", f"{_PREFIX}{module}.lora_B.weight"
+    return f"{ADAPTER_PREFIX}{module}{_FACTOR_A}", f"{ADAPTER_PREFIX}{module}.lora_B.weight"
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class AdapterSettings:
     def config(self, specs: Iterable[TensorSpec]) -> bytes:
         """Return ``adapter_config.json`` for factors of these names and shapes."""
         factors = [spec for spec in specs if spec.name.endswith(_FACTOR_A)]
-        modules = sorted(spec.name.removeprefix(_PREFIX).removesuffix(_FACTOR_A) for spec in factors)
+        modules = sorted(spec.name.removeprefix(ADAPTER_PREFIX).removesuffix(_FACTOR_A) for spec in factors)
         rank = factors[0].shape[0]
         name, revision = _hub_name(self.base_path)
         content = {

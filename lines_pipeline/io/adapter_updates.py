@@ -16,7 +16,7 @@ from lines_pipeline.core.printable import exact_glob, listed, printable
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.threads import one_thread
 from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
-from lines_pipeline.io.formats.adapters import CONFIG, Adapter, Factors
+from lines_pipeline.io.formats.adapters import ADAPTER_CONFIG, Adapter, Factors
 from lines_pipeline.io.reading import BlockReader
 from lines_pipeline.io.spool import spool_path, spooled
 
@@ -203,7 +203,8 @@ def _require_values(adapter: Adapter, base: Base | None, update: Update) -> None
     else:
         remedy = f"an update of it needs the base's values, which {base.origin} has to be loaded for (op 'load')"
     raise CheckpointError(
-        f"{adapter.uri}: the adapter {why} '{name}' (modules_to_save, bias or use_dora in {CONFIG}), and {remedy}; "
+        f"{adapter.uri}: the adapter {why} '{name}' (modules_to_save, bias or use_dora in "
+        f"{ADAPTER_CONFIG}), and {remedy}; "
         f"or leave it out with exclude: [{exact_glob(update.name)}]"
     )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from lines_pipeline.io.json_files import read_modules
+from lines_pipeline.io.json_files import read_json_or_none, read_modules
 
 MANIFEST = "lines_pipeline.json"
 """Lists the files of a model folder that were written by a run, so that a later one can take them away."""
@@ -89,6 +90,13 @@ def config_beside(checkpoint: Path) -> Path | None:
     """Return the ``config.json`` beside a checkpoint's file; None where there is none."""
     path = _folder_of(checkpoint) / "config.json"
     return path if path.is_file() else None
+
+
+def config_of(checkpoint: Path) -> Mapping[str, Any]:
+    """Return the content of the ``config.json`` beside a checkpoint's file; empty where there is none to read."""
+    path = config_beside(checkpoint)
+    content = None if path is None else read_json_or_none(path)
+    return content if isinstance(content, Mapping) else {}
 
 
 def model_root(checkpoint: Path) -> Path:

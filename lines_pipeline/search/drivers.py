@@ -18,8 +18,7 @@ from lines_pipeline.executor.keeping import keep_value
 from lines_pipeline.executor.materialising import OutputRequest, existing, materialise
 from lines_pipeline.executor.session import Session
 from lines_pipeline.graph.graph import Graph, Step
-from lines_pipeline.io.companions import config_beside
-from lines_pipeline.io.json_files import read_json_or_none
+from lines_pipeline.io.companions import config_of
 from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.io.mapping import MappedTensors
 from lines_pipeline.io.opening import open_checkpoint
@@ -201,9 +200,7 @@ class _StepContext:
     def config(self, step: str) -> Mapping[str, Any]:
         """Return what ``config.json`` beside the checkpoint says that the step's value follows."""
         followed = self._session.checkpoints.get(self._graph.followed(step))
-        path = None if followed is None else config_beside(Path(followed.files[0].path))
-        content = None if path is None else read_json_or_none(path)
-        return content if isinstance(content, Mapping) else {}
+        return {} if followed is None else config_of(Path(followed.files[0].path))
 
     def layers(self) -> LayerMap | None:
         """Return the layer map of the step's value."""

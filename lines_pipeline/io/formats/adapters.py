@@ -16,9 +16,11 @@ from lines_pipeline.core.printable import printable
 from lines_pipeline.io.checkpoint import Checkpoint, SourceFile, StoredTensor
 from lines_pipeline.io.json_files import read_json
 
-CONFIG = "adapter_config.json"
-_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-_PREFIX = "base_model.model."
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_PREFIX = "base_model.model."
+"""Begins the names of all tensors of an adapter."""
+_FILES = (ADAPTER_WEIGHTS, "adapter_model.bin")
 _FACTOR = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?:\.(.+))?")
 _SAVED_MODULE = re.compile(r"\.modules_to_save(?:\.[^.]+)?(?=\.(?:weight|bias)$)")
 _REGEX_SECONDS = 0.2
@@ -69,18 +71,20 @@ class Adapter:
 def read_adapter(folder: Path, uri: str, open_file: Callable[[Path], Checkpoint]) -> Adapter:
     """Read the configuration and the header of an adapter. Raises ``CheckpointError`` for what is no LoRA of PEFT."""
     if not folder.is_dir():
-        raise CheckpointError(f"{uri}: 'op: adapter' takes the folder of a PEFT adapter ({CONFIG} and {_FILES[0]})")
+        raise CheckpointError(
+            f"{uri}: 'op: adapter' takes the folder of a PEFT adapter ({ADAPTER_CONFIG} and {ADAPTER_WEIGHTS})"
+        )
     file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
-    if not (folder / CONFIG).is_file() or file is None:
-        lacking = _FILES[0] if (folder / CONFIG).is_file() else CONFIG
+    if not (folder / ADAPTER_CONFIG).is_file() or file is None:
+        lacking = ADAPTER_WEIGHTS if (folder / ADAPTER_CONFIG).is_file() else ADAPTER_CONFIG
         raise CheckpointError(f"{uri}: no PEFT adapter: the folder holds no {lacking}")
     config = _read_config(folder, uri)
     checkpoint = open_file(file)
     sorted_tensors = _Sorted(uri)
     for name, stored in {**checkpoint.tensors, **_tied(checkpoint)}.items():
-        sorted_tensors.add(name.removeprefix(_PREFIX), stored)
+        sorted_tensors.add(name.removeprefix(ADAPTER_PREFIX), stored)
     factors, biases = sorted_tensors.factors(config)
-    files = (*checkpoint.files, SourceFile.of(folder / CONFIG))
+    files = (*checkpoint.files, SourceFile.of(folder / ADAPTER_CONFIG))
     return Adapter(uri, files, factors, biases, sorted_tensors.whole, config.transposed, checkpoint.notes)
 
 
@@ -118,15 +122,15 @@ class _Config:
             except (regex.error, TimeoutError, RecursionError) as error:
                 reason = "takes too long" if isinstance(error, TimeoutError) else error
                 raise CheckpointError(
-                    f"{self.uri}: {CONFIG}: bad pattern '{printable(pattern)}' of modules ({reason})"
+                    f"{self.uri}: {ADAPTER_CONFIG}: bad pattern '{printable(pattern)}' of modules ({reason})"
                 ) from error
         return default
 
 
 def _read_config(folder: Path, uri: str) -> _Config:
-    content = read_json(folder / CONFIG)
+    content = read_json(folder / ADAPTER_CONFIG)
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{uri}: {CONFIG} is not a map")
+        raise CheckpointError(f"{uri}: {ADAPTER_CONFIG} is not a map")
     kind = content.get("peft_type")
     if kind != "LORA":
         named = printable(str(kind), 30)
@@ -139,7 +143,7 @@ def _read_config(folder: Path, uri: str) -> _Config:
     ranks, alphas = content.get("rank_pattern") or {}, content.get("alpha_pattern") or {}
     if not (_is_rank(rank) and _is_number(alpha) and _is_pattern(ranks, _is_rank) and _is_pattern(alphas, _is_number)):
         raise CheckpointError(
-            f"{uri}: {CONFIG}: expected 'r' above 0, a number 'lora_alpha', and such values by module in "
+            f"{uri}: {ADAPTER_CONFIG}: expected 'r' above 0, a number 'lora_alpha', and such values by module in "
             "'rank_pattern' and 'alpha_pattern'"
         )
     flags = (bool(content.get(name)) for name in ("use_rslora", "fan_in_fan_out", "use_dora"))
@@ -152,18 +156,19 @@ def _refuse_variants(uri: str, content: Mapping[str, Any]) -> None:
     for key, effect in _REFUSED.items():
         if content.get(key):
             raise CheckpointError(
-                f"{uri}: {CONFIG} says '{key}': {effect}, which 'op: adapter' does not take; {remedy}"
+                f"{uri}: {ADAPTER_CONFIG} says '{key}': {effect}, which 'op: adapter' does not take; {remedy}"
             )
     known = {"use_rslora", "use_dora"}
     unknown = [key for key, value in content.items() if str(key).startswith("use_") and value and key not in known]
     if unknown:
         setting = f"'{printable(str(unknown[0]))}', a kind of LoRA that 'op: adapter' does not take"
-        raise CheckpointError(f"{uri}: {CONFIG} says {setting}; {remedy}")
+        raise CheckpointError(f"{uri}: {ADAPTER_CONFIG} says {setting}; {remedy}")
     start = content.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
         raise CheckpointError(
-            f"{uri}: {CONFIG} says that training began from '{printable(start)}', which changes the base's weights "
-            "too: save it again with save_pretrained(..., path_initial_model_for_weight_conversion=...) of peft"
+            f"{uri}: {ADAPTER_CONFIG} says that training began from '{printable(start)}', which changes "
+            "the base's weights too: save it again with "
+            "save_pretrained(..., path_initial_model_for_weight_conversion=...) of peft"
         )
 
 
@@ -237,7 +242,7 @@ def _factors(uri: str, module: str, parts: Mapping[str, StoredTensor], config: _
     if len(a.spec.shape) < 2 or len(b.spec.shape) < 2 or (a.spec.shape[0], b.spec.shape[1]) != (rank, rank):
         raise CheckpointError(
             f"{where} has factors of shapes {list(a.spec.shape)} and {list(b.spec.shape)}, expected the rank {rank} "
-            f"that {CONFIG} says as the first and the second of their axes"
+            f"that {ADAPTER_CONFIG} says as the first and the second of their axes"
         )
     if not (a.spec.is_floating and b.spec.is_floating):
         raise CheckpointError(f"{where} has factors of {a.spec.dtype} and {b.spec.dtype}, expected floating-point ones")
