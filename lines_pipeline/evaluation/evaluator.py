@@ -163,8 +163,7 @@ class Evaluator:
         return by_step
 
     def _samples_judged(self, step: str, use: SuiteUse, scores: Scores) -> SamplesJudged:
-        part = [] if use.part is None else [use.part.identity]
-        data = content_key([self.suites.suite(use.suite).digest(use.split), use.split, *part])
+        data = content_key([self.suites.suite(use.suite).digest(use.split), use.split, *use.part_identity])
         return SamplesJudged(step, data, packed_samples(scores))
 
 

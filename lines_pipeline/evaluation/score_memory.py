@@ -32,8 +32,7 @@ class ScoreMemory:
             return None
         evaluated = keys[0] if len(keys) == 1 else [use.combine, *keys]
         digest = self.suites.suite(use.suite).digest(use.split)
-        part = [] if use.part is None else [use.part.identity]
-        return content_key([KIND, EVALUATION_VERSION, evaluated, digest, self.suites.tasks(use), *part])
+        return content_key([KIND, EVALUATION_VERSION, evaluated, digest, self.suites.tasks(use), *use.part_identity])
 
     def put(self, graph: Graph, use: SuiteUse, scores: Scores, *, normalizes: bool) -> None:
         """Remember scores; those that normalize are remembered in this run in any case."""

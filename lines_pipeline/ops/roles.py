@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Generic, Literal
+from typing import Any, ClassVar, Generic, Literal
 
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
@@ -131,6 +131,11 @@ class SuiteUse:
     """The metric by which the step chooses."""
     part: SamplePart | None = None
     """The samples that are judged; None for all."""
+
+    @property
+    def part_identity(self) -> list[Any]:
+        """Return what keys of results hold of ``part``: nothing where all samples are judged."""
+        return [] if self.part is None else [self.part.identity]
 
 
 class StepRoles(Generic[P]):
