@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.patterns import Pattern, PatternError
 from lines_pipeline.core.printable import printable, shortened
 from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.ops.explanations import OpExplanation
+
+LayerPatterns = str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+"""Finds blocks: ``auto``, or a regex with a group for the block's index, or several, one a tower."""
+LAYER_MAP = "Layer map: auto, or a regex with a group for the block's index, or a list, one a tower."
+"""Describes a parameter of that type."""
 
 
 class Place(NamedTuple):

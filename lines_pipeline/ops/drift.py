@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.layers import LayerMap, find_layers
 from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
 from lines_pipeline.ops.block_outputs import BlockOutputs, Rows, block_modules
-from lines_pipeline.ops.depth import pattern_diagnostics
+from lines_pipeline.ops.depth import LAYER_MAP, LayerPatterns, pattern_diagnostics
 from lines_pipeline.ops.drivers import Driver, DriverContext, MeasuredMetrics, TaskData
 from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.schemas.schema import Schema
@@ -37,9 +37,7 @@ class DriftParams(OpParams):
     measure: Literal["cka", "l2"] = Field(
         "cka", description="Linear CKA (1: the same but for rotation and scale), or the relative distance of features."
     )
-    blocks: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
-        "auto", description="Layer map: auto, or a regex with a group for the block's index, or a list, one a tower."
-    )
+    blocks: LayerPatterns = Field("auto", description=LAYER_MAP)
 
 
 class Drift(Op[DriftParams]):

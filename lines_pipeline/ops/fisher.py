@@ -13,6 +13,7 @@ from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Summary, Values
 from lines_pipeline.ops.kernels import Value, running_sum
 from lines_pipeline.ops.schemas.measured import like_base_measured
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
+from lines_pipeline.ops.shares import wrong_shares
 from lines_pipeline.ops.statistics.contract import StatisticOf
 from lines_pipeline.ops.statistics.norms import Norm
 
@@ -42,9 +43,7 @@ class Fisher(Op[FisherParams, float]):
     def check(self, params: FisherParams, counts: Mapping[str, int]) -> str | None:
         if counts["models"] != counts["statistics"]:
             return f"needs one of 'statistics' a model, got {counts['statistics']} for {counts['models']}"
-        if min(params.weights) < 0 or max(params.weights) == 0:
-            return "'weights' are shares of the models: expected none below 0, and one above"
-        return None
+        return wrong_shares(params.weights)
 
     def schema(self, params: FisherParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
         return like_base_measured(context, inputs["models"], inputs["statistics"])

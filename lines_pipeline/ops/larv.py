@@ -13,7 +13,7 @@ from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Values
-from lines_pipeline.ops.depth import Place, explain_blocks, pattern_diagnostics, place_of
+from lines_pipeline.ops.depth import LAYER_MAP, LayerPatterns, Place, explain_blocks, pattern_diagnostics, place_of
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
@@ -32,9 +32,7 @@ class LarvParams(OpParams):
     tiers: Annotated[tuple[float, ...], Field(strict=False, min_length=2)] = Field(
         (0.75, 1.0, 1.25), description="Scales of equal shares of the blocks, from the lowest scores up."
     )
-    blocks: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
-        "auto", description="Layer map: auto, or a regex with a group for the block's index, or a list, one a tower."
-    )
+    blocks: LayerPatterns = Field("auto", description=LAYER_MAP)
 
 
 class Larv(Op[LarvParams, Any]):

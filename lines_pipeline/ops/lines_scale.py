@@ -13,7 +13,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.ops.base import AnyStatistic, Ids, Op, OpParams, Port, Summary, Values
-from lines_pipeline.ops.depth import Place, explain_blocks, pattern_diagnostics, place_of
+from lines_pipeline.ops.depth import LAYER_MAP, LayerPatterns, Place, explain_blocks, pattern_diagnostics, place_of
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
 from lines_pipeline.ops.statistics.norms import SumNorm, TensorNorms
@@ -35,9 +35,7 @@ class LinesScaleParams(OpParams):
     alpha: float | Literal["auto"] | None = Field(None, description="Scale of the first block and of what is in none.")
     beta: float = Field(0.0, description="What the last block has on top of alpha.")
     gamma: float | None = Field(None, description="Short for alpha = gamma, beta = 1 - gamma.", ge=0, le=1)
-    blocks: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
-        "auto", description="Layer map: auto, or a regex with a group for the block's index, or a list, one a tower."
-    )
+    blocks: LayerPatterns = Field("auto", description=LAYER_MAP)
     schedule: Literal["linear", "quadratic", "sqrt", "cosine", "step", "deep-down", "uniform", "table"] = Field(
         "linear",
         description="How the scale grows from block to block; uniform: the mean of linear's, weighted by L1 norms.",

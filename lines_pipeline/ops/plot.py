@@ -13,6 +13,7 @@ from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Op, OpParams, Port
 from lines_pipeline.ops.coefficients.by_block import COEFFICIENT, COLUMNS, coefficient_table
+from lines_pipeline.ops.depth import LayerPatterns
 from lines_pipeline.ops.derivations import Derivation, Members
 from lines_pipeline.ops.figures import Figure, FigureKind
 from lines_pipeline.ops.metrics_table import BLOCK, TASK, table_of
@@ -30,7 +31,7 @@ class PlotParams(OpParams):
     beta: float | None = Field(
         0.5, description="coefficients: LiNeS' line beside them, 1/N in the first block and this more in the last."
     )
-    blocks: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
+    blocks: LayerPatterns = Field(
         "auto", description="coefficients: layer map, auto, or a regex with a group for the block's index, or a list."
     )
     arrows: str = Field("", description="scatter: rows equal in this column are joined by arrows, in their order.")

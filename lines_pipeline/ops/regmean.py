@@ -18,6 +18,7 @@ from lines_pipeline.ops.regression import Regression
 from lines_pipeline.ops.schemas.beside import find_beside
 from lines_pipeline.ops.schemas.like_base import like_base
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
+from lines_pipeline.ops.shares import wrong_shares
 
 
 class RegmeanParams(OpParams):
@@ -56,9 +57,7 @@ class Regmean(Op[RegmeanParams]):
     def check(self, params: RegmeanParams, counts: Mapping[str, int]) -> str | None:
         if counts["models"] != counts["statistics"]:
             return f"needs one of 'statistics' a model, got {counts['statistics']} for {counts['models']}"
-        if min(params.weights) < 0 or max(params.weights) == 0:
-            return "'weights' are shares of the models: expected none below 0, and one above"
-        return None
+        return wrong_shares(params.weights)
 
     def schema(self, params: RegmeanParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
         first, *later = inputs["models"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Never
+from typing import Any, Literal, Never
 
 import torch
 from pydantic import Field
@@ -16,7 +16,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.layers import find_layers
 from lines_pipeline.ops.base import Beside, Granularity, Ids, Op, Port, StepContext
-from lines_pipeline.ops.depth import pattern_diagnostics
+from lines_pipeline.ops.depth import LayerPatterns, pattern_diagnostics
 from lines_pipeline.ops.drivers import Driver, DriverContext, Measured, TaskData, Variant
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.gram import Gram
@@ -29,6 +29,7 @@ from lines_pipeline.ops.remarks import remarks
 from lines_pipeline.ops.roles import SuiteUse
 from lines_pipeline.ops.schemas.like_base import like_base
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
+from lines_pipeline.ops.shares import wrong_shares
 from lines_pipeline.ops.task_models import TaskModel
 
 State = Mapping[str, torch.Tensor]
@@ -42,7 +43,7 @@ class RegmeanPlusPlusParams(RegmeanParams):
     )
     split: Literal["train", "val"] = Field("val", description="Which data; labels are not used.")
     rows: int = Field(256, description="Samples a task: the first ones, in the split's order.", gt=0)
-    blocks: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
+    blocks: LayerPatterns = Field(
         "auto",
         description="Which layers are merged together: auto, or a regex with a group for the block's index, "
         "or a list, one a tower.",
@@ -75,9 +76,7 @@ class RegmeanPlusPlus(Op[RegmeanPlusPlusParams]):
     def check(self, params: RegmeanPlusPlusParams, counts: Mapping[str, int]) -> str | None:
         if params.tasks is not None and len(params.tasks) != counts["models"]:
             return f"'tasks' has {len(params.tasks)} names, expected one a model: {counts['models']}"
-        if min(params.weights) < 0 or max(params.weights) == 0:
-            return "'weights' are shares of the models: expected none below 0, and one above"
-        return None
+        return wrong_shares(params.weights)
 
     def completed(self, params: RegmeanPlusPlusParams, context: StepContext) -> RegmeanPlusPlusParams:
         if params.tasks is not None:
@@ -189,14 +188,14 @@ class _Layers:
     def in_order(self, blocks: Mapping[str, str]) -> Iterator[_Block]:
         """Yield the blocks with linear layers as the model runs them; a layer that is in none is one of its own."""
         batch = next(self._inputs(self.tasks[0]))
-        found: dict[str, list[str]] = {}
+        by_block: dict[str, list[str]] = {}
         for name, _ in observed(self.tasks[0].module, self.weights, [batch[:1]]):
             weight = name.removesuffix(TRANSPOSED)
-            own = found.setdefault(blocks.get(weight, weight), [])
+            own = by_block.setdefault(blocks.get(weight, weight), [])
             own += [] if weight in own or self.merged[weight].dim() != 2 else [weight]
-        if not any(found.values()):
+        if not any(by_block.values()):
             raise EvalError("the suite's model has no linear layer whose weight is a tensor of its own")
-        for block, weights in found.items():
+        for block, weights in by_block.items():
             tensors = [name for name in self.weights if blocks.get(name, name) == block]
             yield _Block(tuple(weights), tuple(tensors))
 

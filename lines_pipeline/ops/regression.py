@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -26,15 +26,16 @@ class Regression:
     ridge: float
     _sums: _Sums | None = None
     _weight: float = 0.0
-    _is_transposed: bool = field(default=False)
+    _is_transposed: bool = False
+    """Whether the tensor is [in, out], as the first Gram matrix tells."""
 
     def add(self, model: torch.Tensor, gram: Beside, weight: float) -> None:
         """Add a model's weight, in the tensor's shape, and the Gram matrix of its inputs."""
-        if self._sums is None:
-            self._is_transposed = is_transposed(gram.name, len(gram.value), self.tensor)
-            shape = self.tensor.shape[::-1] if self._is_transposed else self.tensor.shape
-            self._sums = _Sums.of(shape, gram.value.device)
         turned = is_transposed(gram.name, len(gram.value), self.tensor)
+        if self._sums is None:
+            self._is_transposed = turned
+            shape = self.tensor.shape[::-1] if turned else self.tensor.shape
+            self._sums = _Sums.of(shape, gram.value.device)
         self._sums.add(model.T if turned else model, _reduced(gram.value, self.reduce_non_diagonal), weight)
         self._weight += weight
 
@@ -64,7 +65,7 @@ class _Sums:
 
     @classmethod
     def of(cls, shape: tuple[int, ...], device: torch.device) -> _Sums:
-        """Return sums of nothing yet, for a weight [out, in]."""
+        """Return zero sums for a weight [out, in]."""
         shapes = (shape, shape, (shape[1],) * 2)
         return cls(*(torch.zeros(size, dtype=torch.float64, device=device) for size in shapes))
 

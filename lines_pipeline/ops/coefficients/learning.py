@@ -21,7 +21,7 @@ from lines_pipeline.ops.coefficients.fitting import Fit, FitSettings, Tasks
 from lines_pipeline.ops.coefficients.inputs import Order, TaskInputs
 from lines_pipeline.ops.coefficients.merged_model import MergedModel, State
 from lines_pipeline.ops.coefficients.units import Per, Unit, line, units_of
-from lines_pipeline.ops.depth import pattern_diagnostics
+from lines_pipeline.ops.depth import LAYER_MAP, LayerPatterns, pattern_diagnostics
 from lines_pipeline.ops.drivers import Driver, DriverContext, Measured, TaskData, Variant
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.roles import SuiteUse
@@ -46,9 +46,7 @@ class LearningParams(OpParams):
         description="Coefficients before the first step; lines: 1/N, and 'beta' more by depth."
     )
     beta: float = Field(0.5, description="start: lines: what the last block has on top of 1/N.")
-    blocks: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
-        "auto", description="Layer map: auto, or a regex with a group for the block's index, or a list, one a tower."
-    )
+    blocks: LayerPatterns = Field("auto", description=LAYER_MAP)
     lr: float = Field(description="Learning rate.", gt=0)
     batch: int = Field(16, description="Rows of each task in a batch.", gt=0)
     batches_per_step: int = Field(description="Batches of each task in a step.", gt=0)
