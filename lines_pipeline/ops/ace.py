@@ -97,14 +97,14 @@ class _Sums:
     product: torch.Tensor
     """``tau_t C_t``, without what is added to the diagonal."""
     target: torch.Tensor
-    """``W_t C_t``, with it."""
+    """``W_t C_t``, the added diagonal included."""
     covariance: torch.Tensor
     diagonal: float = 0.0
     """What is added to the diagonal of all covariances together."""
 
     @classmethod
     def of(cls, tensor: TensorSpec, device: torch.device) -> _Sums:
-        """Return sums of nothing yet."""
+        """Return zero sums for matrices of a tensor's shape."""
         shapes = (*(tensor.shape for _ in range(3)), (tensor.shape[1],) * 2)
         update, product, target, covariance = (
             torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes
@@ -127,8 +127,8 @@ class _Sums:
         system = self.covariance + prior
         system.diagonal().add_(self.diagonal)
         solution, failed = torch.linalg.solve_ex(system, self.target, left=False)
-        found: torch.Tensor = self.target @ torch.linalg.pinv(system) if failed else solution
-        return found
+        least_norm: torch.Tensor = self.target @ torch.linalg.pinv(system) if failed else solution
+        return least_norm
 
     def residual(self, count: int) -> torch.Tensor:
         """Return ``sum tau_t (C_t - mean C)``, where what is added to the diagonal is in the mean alone."""

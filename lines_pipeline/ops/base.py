@@ -256,6 +256,6 @@ taken: an op of some parameters is none of all."""
 
 
 def op_of(variant: Variant) -> AnyOp:
-    """Return the op of a variant."""
+    """Return the op that a driver puts in a step's place, as the class of this module."""
     assert isinstance(variant.op, Op), f"{variant.op!r} is no op"
     return variant.op

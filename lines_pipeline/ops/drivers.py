@@ -66,7 +66,7 @@ class MeasuredMetrics:
     measure: Callable[[], Mapping[str, float]]
     """Gives the metrics by name; called once all models of the run are made, where none are remembered."""
     direction: Literal["higher", "lower"] = "higher"
-    """Which of both is better."""
+    """Tells which value of a metric is better, the higher or the lower one."""
     unit: str = ""
 
 
@@ -74,7 +74,7 @@ class FrozenHead(Protocol):
     """A classifier of a task over the features that a model gives."""
 
     def to(self, device: str) -> FrozenHead:
-        """Return the head on a device."""
+        """Return a copy of the head with its tensors on ``device``."""
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits [n, classes] of features [n, features]."""
@@ -151,7 +151,7 @@ class DriverContext(Protocol):
         """Return whether a model is better where the metric, of the suite that the step names, is higher."""
 
     def emit(self, event: Event) -> None:
-        """Tell the sinks."""
+        """Send an event to the sinks of the run."""
 
 
 Driver = Callable[[Ids, DriverContext], Variant | Evaluated | MeasuredMetrics]

@@ -39,6 +39,11 @@ class SaveParams(OpParams):
     )
     rank: int | None = Field(None, description="The adapter's rank: singular triplets kept of each matrix.", gt=0)
 
+    @property
+    def is_adapter(self) -> bool:
+        """Return whether a LoRA adapter is written."""
+        return self.format == "peft"
+
 
 class Save(Op[SaveParams]):
     """Safetensors, with the recipe, its hash and the inputs' digests in the header; whole or absent.
@@ -58,22 +63,22 @@ class Save(Op[SaveParams]):
 
     def schema(self, params: SaveParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
         (model,) = inputs["model"]
-        if params.format != "peft":
+        if not params.is_adapter:
             return replace(model, copied={}, regions={}, views={}, notes=(), globs={})
         factors = presumed_factors(model.tensors.values(), params.rank or 1)
         tensors = factors if context.measured is None else context.measured
         return Schema(tensors, tuple(tensors), origin=model.origin, partial=True)
 
     def file_of(self, params: SaveParams, inputs: Ids) -> FileOutput:
-        like, adapter = inputs["like"][0] if "like" in inputs else None, params.format == "peft"
+        like, adapter = inputs["like"][0] if "like" in inputs else None, params.is_adapter
         value = None if adapter else inputs["model"][0]
         return FileOutput(params.path, value, params.dtype, params.max_shard_size, params.packed, like, adapter)
 
     def is_measured(self, params: SaveParams) -> bool:
-        return params.format == "peft"
+        return params.is_adapter
 
     def driver_of(self, params: SaveParams) -> Driver | None:
-        if params.format != "peft":
+        if not params.is_adapter:
             return None
 
         def find(inputs: Ids, context: DriverContext) -> Variant:
@@ -82,7 +87,7 @@ class Save(Op[SaveParams]):
         return find
 
     def driver_bytes(self, params: SaveParams, inputs: Mapping[str, Sequence[Schema]]) -> int:
-        if params.format != "peft":
+        if not params.is_adapter:
             return 0
         (model,) = inputs["model"]
         return factoring_bytes(model.tensors.values(), params.rank or 1)
@@ -90,7 +95,7 @@ class Save(Op[SaveParams]):
     def explain(
         self, params: SaveParams, value: PlannedValue, stats: Mapping[str, Never] | None
     ) -> OpExplanation | None:
-        if params.format != "peft":
+        if not params.is_adapter:
             return None
         count = len(value.schema.tensors) // 2
         line = f"a LoRA adapter of rank {params.rank}, for those of {count} matrices that change, before the first pass"
@@ -99,7 +104,7 @@ class Save(Op[SaveParams]):
     def diagnostics(self, params: SaveParams, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
         source, is_folder = inputs["model"][0], params.path.endswith("/")
         yield from _adapter_diagnostics(params, source, gives)
-        if is_folder and gives is not EdgeType.WEIGHTS and params.format != "peft":
+        if is_folder and gives is not EdgeType.WEIGHTS and not params.is_adapter:
             message = f"a model folder holds weights, but '{source}' gives {gives}; name a file ('x.safetensors')"
             yield Diagnostic(("path",), message)
         if "like" in inputs and not is_folder:
@@ -119,7 +124,7 @@ class Save(Op[SaveParams]):
 
 def _adapter_diagnostics(params: SaveParams, source: str, gives: EdgeType) -> Iterable[Diagnostic]:
     """Say what is wrong with the fields of an adapter."""
-    if params.format != "peft":
+    if not params.is_adapter:
         if params.rank is not None:
             yield Diagnostic(("rank",), "'rank' is that of an adapter: say 'format: peft' too, or leave it out")
         return

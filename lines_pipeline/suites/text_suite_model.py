@@ -49,7 +49,7 @@ class TextSuiteModel:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Return the base's tokenizer."""
+        """Return the tokenizer of the base's folder, read once."""
         return self.base.tokenizer()
 
     def module(self) -> nn.Module:

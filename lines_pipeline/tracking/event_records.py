@@ -47,7 +47,7 @@ class EventRecord:
     tags: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     contents: Mapping[str, Any] = field(default_factory=dict)
-    """Values that JSON can hold."""
+    """Artifacts by path: each is written as the JSON of its value."""
 
 
 @singledispatch
