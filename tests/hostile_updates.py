@@ -132,15 +132,24 @@ class Case:
     updates: Sequence[torch.Tensor]
     statistics: Sequence[torch.Tensor] = field(default=())
     """Of each expert: what its inputs are, [4, in] for matrices; no other tensors have inputs."""
+    measured: Sequence[torch.Tensor] = field(default=())
+    """The Fisher information of each expert, where it is not the magnitude of the task vector."""
+
+    @property
+    def information(self) -> Sequence[torch.Tensor]:
+        """Return the Fisher information of each expert."""
+        return self.measured or [update.abs() for update in self.updates]
 
     def scaled(self, factor: float) -> Case:
-        """Return it with weights and task vectors times a factor; inputs stay."""
-        return Case(self.base * factor, [update * factor for update in self.updates], self.statistics)
+        """Return it with weights and task vectors times a factor; what was measured on inputs stays."""
+        updates = [update * factor for update in self.updates]
+        return Case(self.base * factor, updates, self.statistics, self.information)
 
     def reordered(self, order: Sequence[int]) -> Case:
         """Return it with the experts in another order."""
         statistics = [self.statistics[one] for one in order] if self.statistics else ()
-        return Case(self.base, [self.updates[one] for one in order], statistics)
+        measured = [self.measured[one] for one in order] if self.measured else ()
+        return Case(self.base, [self.updates[one] for one in order], statistics, measured)
 
 
 def _values(shape: tuple[int, ...], low: int, high: int) -> st.SearchStrategy[torch.Tensor]:
@@ -183,7 +192,7 @@ def result(variant: Variant, case: Case, task: int = 0, **params: Any) -> torch.
         if port.type is not EdgeType.STATISTICS and (not port.optional or name in variant.ports)
     }
     if op.name == "fisher":
-        inputs["statistics"] = [update.abs() for update in case.updates]
+        inputs["statistics"] = list(case.information)
     bound = bind(op, inputs, **{**variant.params, **params})
     beside = [_beside(op, rows) for rows in case.statistics] if op.name in ("regmean", "esm") else []
     given: dict[str, Any] = {**bound.inputs, "statistics": beside} if beside else {**bound.inputs}
