@@ -27,7 +27,8 @@ class Multislerp(SphereOp[MultislerpParams]):
     """Goes from the mean direction along the weighted mean of the tangents; as long as the models are on average.
 
     The tangents are projections, not arcs: this is not the Karcher mean (``karcher``). Where task vectors are all zero
-    the result is the base, which the source reaches for two models only.
+    the result is the base, which the source reaches for two models only. Single numbers whose directions cancel out
+    have their weighted mean.
     """
 
     name = "multislerp"
@@ -42,19 +43,19 @@ class Multislerp(SphereOp[MultislerpParams]):
     def apply(self, params: MultislerpParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Grams]) -> Value:
         whole = sum(params.weights) if params.normalize else 1.0
         weights = [weight / whole for weight in params.weights]
-        factors = _factors(weights, stats["grams"][tensor.name], tensor.name) if len(weights) > 1 else [1.0]
+        factors = _factors(weights, stats["grams"][tensor.name], tensor) if len(weights) > 1 else [1.0]
         return combined(inputs["base"], inputs["models"], factors)
 
 
-def _factors(weights: list[float], gram: Gram, tensor: str) -> list[float]:
+def _factors(weights: list[float], gram: Gram, tensor: TensorSpec) -> list[float]:
     """Return the factor of each vector."""
     directions = units(gram, SMALLEST_NORM)
     mean = combination(list(zip(weights, directions, strict=True)))
     size = length(mean, gram)
     if size < SMALLEST_NORM:
-        if len(weights) > 2 and any(gram[i][i] for i in range(len(gram))):
+        if len(weights) > 2 and tensor.numel > 1 and any(gram[i][i] for i in range(len(gram))):
             raise CheckpointError(
-                f"tensor '{tensor}': the weighted directions of the models cancel out, so that there is no mean "
+                f"tensor '{tensor.name}': the weighted directions of the models cancel out, so that there is no mean "
                 "direction; take other weights"
             )
         return weights

@@ -54,7 +54,6 @@ def drawn() -> tuple[State, dict[str, State]]:
     experts: dict[str, State] = {}
     for number, name in enumerate(EXPERTS):
         moved = {key: torch.randn(shape, generator=generator) * 0.1 for key, shape in SHAPES.items()}
-        moved["head.one"] = moved["head.one"].abs()  # opposite single numbers have no mean direction
         moved["blocks.2.deficient"] = moved["blocks.2.deficient"][:, :1] @ moved["blocks.2.deficient"][:1]
         still = {"blocks.2.still"} if number != 3 else set(SHAPES)
         experts[name] = {key: value + moved[key] * (key not in still) for key, value in base.items()}

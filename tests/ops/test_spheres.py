@@ -144,6 +144,11 @@ def test_directions_that_cancel_out_have_no_mean(models: Path, write_recipe: Rec
         apply_op("multislerp", {"models": [RIGHT, RIGHT, -RIGHT]}, weights=[1.0, 1.0, 2.0], normalize=False)
 
 
+def test_single_numbers_whose_directions_cancel_out_have_their_mean() -> None:
+    numbers = [torch.tensor(number) for number in (1.0, 2.0, -3.0, -4.0)]
+    assert apply_op("multislerp", {"models": numbers}) == torch.tensor(-1.0)
+
+
 def test_model_stock_by_hand() -> None:
     base = tensor(1, 1)
     models = [base + tensor(1, 0), base + tensor(0.6, 0.8)]
