@@ -59,6 +59,7 @@ def tables(measured: Measured) -> Iterator[str]:
         yield from _forgetting(measured, zoo)
         for count in _counts(measured, zoo):
             yield from _merges(measured, zoo, count)
+    yield from _replicates(measured, zoos)
     yield from _claims(measured, zoos)
 
 
@@ -82,9 +83,18 @@ def _over_members(values: Array) -> str:
 
 
 def _merges(measured: Measured, zoo: str, count: int) -> Iterator[str]:
-    yield f"### {count} tasks"
+    yield f"### {_merged(measured, zoo, count)}"
     yield ""
-    head = ("method", *VARIANTS, "LiNeS − plain", "LiNeS − uniform", "tasks won : lost", "worst task", "chosen")
+    head = (
+        "method",
+        *VARIANTS,
+        "LiNeS − plain",
+        "LiNeS − uniform",
+        "tasks won : lost",
+        "worst task",
+        "chosen",
+        "merge",
+    )
     yield f"| {' | '.join(head)} |"
     yield "|---" * len(head) + "|"
     for method, cell in _cells(measured, zoo, count):
@@ -95,10 +105,21 @@ def _merges(measured: Measured, zoo: str, count: int) -> Iterator[str]:
         chosen = ", ".join(f"{value:g}" for value in cell["chosen"].values())
         yield (
             f"| {method} | {plain.points()} | {lines.points()} | {uniform.points()} | {(lines - plain).points(True)} | "
-            f"{(lines - uniform).points(True)} | {won} : {lost} | {worst} | {chosen} |"
+            f"{(lines - uniform).points(True)} | {won} : {lost} | {worst} | {chosen} | {_cost(cell)} |"
         )
     yield ""
     yield from _unseen(measured, zoo, count)
+
+
+def _merged(measured: Measured, zoo: str, count: int) -> str:
+    """Return what so many experts of a zoo are."""
+    _, cell = next(_cells(measured, zoo, count))
+    return f"{count} tasks" if len(cell["tasks"]) == count else f"{count} models of {len(cell['tasks'])} task"
+
+
+def _cost(cell: Any) -> str:
+    """Return time and memory of one merge."""
+    return f"{cell['alone']['seconds']:.0f} s, {cell['alone']['peak_bytes'] / 1e6:.0f} MB"
 
 
 def _unseen(measured: Measured, zoo: str, count: int) -> Iterator[str]:
@@ -118,6 +139,37 @@ def _unseen(measured: Measured, zoo: str, count: int) -> Iterator[str]:
     yield ""
 
 
+def _replicates(measured: Measured, zoos: Sequence[str]) -> Iterator[str]:
+    """Yield what LiNeS adds on every pretrained model and seed of a family, where there are several."""
+    families = dict.fromkeys(zoo.split("@")[0] for zoo in zoos)
+    for family in families:
+        members = [zoo for zoo in zoos if zoo.split("@")[0] == family]
+        if len(members) > 1:
+            yield from _replicates_of(measured, family, members)
+
+
+def _replicates_of(measured: Measured, family: str, zoos: Sequence[str]) -> Iterator[str]:
+    choices = [zoo.removeprefix(family).removeprefix("@") or "base0" for zoo in zoos]
+    yield f"## `{family}` on other pretrained models and seeds: LiNeS − plain"
+    yield ""
+    yield f"| method, tasks | {' | '.join(choices)} | mean |"
+    yield "|---" * (len(zoos) + 2) + "|"
+    for count in _counts(measured, family):
+        for method, _ in _cells(measured, family, count):
+            keys = [(zoo, f"{zoo}/{count}/{method}") for zoo in zoos]
+            gains = [_gain(measured, zoo, measured[key]) if key in measured else None for zoo, key in keys]
+            have = np.array([100 * gain.mean for gain in gains if gain is not None])
+            if len(have) > 1:
+                cells = " | ".join("" if gain is None else gain.points(True) for gain in gains)
+                yield f"| {method}, {count} | {cells} | {have.mean():+.1f} |"
+    yield ""
+
+
+def _gain(measured: Measured, zoo: str, cell: Any) -> Estimate:
+    normalized = _normalized(measured, zoo, cell)
+    return normalized[LINES] - normalized[PLAIN]
+
+
 def _claims(measured: Measured, zoos: Sequence[str]) -> Iterator[str]:
     yield "## The paper's claims, here"
     yield ""
@@ -130,7 +182,7 @@ def _claims(measured: Measured, zoos: Sequence[str]) -> Iterator[str]:
                 for other, claim in (("plain", "LiNeS raises"), ("uniform", "depth, not size, helps")):
                     difference = normalized["LiNeS"] - normalized[other]
                     yield (
-                        f"| {claim}: {method}, {count} tasks | `{zoo}` | {difference.points(True)} | "
+                        f"| {claim}: {method}, {_merged(measured, zoo, count)} | `{zoo}` | {difference.points(True)} | "
                         f"{_verdict(difference)} |"
                     )
     yield ""
