@@ -94,7 +94,7 @@ class BlockOutputs:
             axes[block] = grown[0]
         return axes
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _run(self, batch: Any) -> dict[str, torch.Tensor]:
         """Return the output of each block that is run; the last one, where it is run several times."""
         seen: dict[str, torch.Tensor] = {}

@@ -81,6 +81,6 @@ def weights_of(task: TaskModel) -> dict[str, torch.Tensor]:
 def observed(module: nn.Module, weights: Mapping[str, torch.Tensor], batches: Iterable[torch.Tensor]) -> Observed:
     """Run a module on batches; yield the inputs of the layers whose weights are given, by name."""
     for batch in batches:
-        with torch.inference_mode(), LayerInputs(weights) as layers:
+        with torch.no_grad(), LayerInputs(weights) as layers:
             module(batch)
         yield from layers.seen

@@ -114,7 +114,7 @@ def _recalibrated(params: RecalibrateParams, step: str, context: DriverContext) 
     moments = {prefix: Moments.of(layer) for prefix, layer in _layers(model.module, state).items()}
     rows = max(BATCH_ROWS // len(tasks), 1)
     inputs = [_in_rows(replace(model, task=task).inputs(suite, params.split, params.rows), rows) for task in tasks]
-    with torch.inference_mode():
+    with torch.no_grad():
         for batches in zip_longest(*inputs):
             model.module(torch.cat([batch for batch in batches if batch is not None]))
     for prefix, measured in moments.items():

@@ -63,7 +63,7 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
         """Return the figures that the file records."""
         return {task: self.content.tasks[task].baseline(role, split) for task in tasks}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
         """Evaluate the answers of largest logit; ``EvalError`` where the model does not fit."""
         values, samples = dict[str, dict[str, float]](), {}
@@ -71,7 +71,7 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
             values[task], samples[task] = task_scores((sample_figures(*batch) for batch in batches), clusters)
         return Scores(values, samples)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def answers(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> dict[str, Answers]:
         """Return a model's answers by task; ``EvalError`` where it does not fit."""
         answers = {}

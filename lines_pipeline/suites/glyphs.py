@@ -79,7 +79,7 @@ class GlyphSuite:
         """Evaluate a model of the zoo's tensors; ``EvalError`` for others. A shape's images are a cluster."""
         return self.judged(self.answers(model, tasks, split, device=device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def answers(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> dict[str, Answers]:
         """Return a model's answers by task; ``EvalError`` where it has not got the zoo's tensors."""
         self.check(tasks, split)

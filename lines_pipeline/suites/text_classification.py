@@ -75,7 +75,7 @@ class TextClassificationSuite(FileSuite[TextClassificationFile]):
         """Return the figures that the file records."""
         return {task: self.content.tasks[task].baseline(role, split) for task in tasks}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
         """Evaluate the answers of largest logit; ``EvalError`` where the model does not fit."""
         module = self._model.loaded(model, device)

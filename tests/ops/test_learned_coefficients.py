@@ -32,6 +32,9 @@ from lines_pipeline.ops.adamerging import Adamerging, AdamergingParams
 from lines_pipeline.ops.coefficients import fitting
 from lines_pipeline.ops.coefficients.learning import OPTIMISER_BYTES
 from lines_pipeline.ops.schemas.schema import Schema
+from lines_pipeline.suites.opening import open_suite
+from lines_pipeline.zoo.glyphs.bases import base_file
+from lines_pipeline.zoo.glyphs.images import split_images
 
 NAMES = sorted(name for name in state(0) if name != "norm.num_batches_tracked")
 UNITS = {
@@ -386,3 +389,17 @@ def test_the_memory_that_is_declared_is_that_of_two_models_however_many_vectors(
     op = Adamerging()
     declared = {n: op.driver_bytes(AdamergingParams(suite="s"), {"base": [base], "deltas": [base] * n}) for n in (2, 9)}
     assert declared[2] == declared[9] == 3 * 4 * 100 * 100 + OPTIMISER_BYTES
+
+
+def test_what_an_evaluation_keeps_is_learned_on_afterwards(tmp_path: Path) -> None:
+    """Images of the zoo are made once a process; an evaluation may be the first to ask for them."""
+    split_images.cache_clear()
+    open_suite("zoo://glyphs", tmp_path).evaluate(load_file(base_file(0)), ["case"], "val")
+    suite = {"suite": "zoo://glyphs", "tasks": ["case"], "split": "val"}
+    pretrained = {"pretrained": {"op": "load", "path": "zoo://glyphs/pretrained"}}
+    still = {"op": "task-vector", "base": "pretrained", "model": "pretrained"}
+    learning = {"op": "adamerging", "base": "pretrained", "deltas": ["still"], "steps": 1, **suite}
+    saved = {"op": "save", "model": "learned", "path": "learned.safetensors"}
+    run(tmp_path, {**pretrained, "still": still, "learned": learning, "saved": saved})
+    learned = load_file(tmp_path / "out" / "learned.safetensors")
+    assert all(torch.equal(value, torch.full_like(value, 0.3)) for value in learned.values())
