@@ -4,7 +4,8 @@ Every cell is a method on so many tasks of a zoo: its merge scaled as it is, by 
 the same total update (the control). Each is chosen on validation data among equally many values, and measured on
 the test split, on tasks that were merged and on others; the merge alone is timed in a process of its own. Soups are of
 fine-tunes of one task. Cells that ``--results`` holds are not run again, so that a run which was stopped goes on. A
-chosen value at the end of its grid fails the cell. ``zoo://glyphs@base1`` is the zoo of another pretrained model.
+chosen value at the end of its grid fails the cell, and the script once all cells are done. ``zoo://glyphs@base1`` is
+the zoo of another pretrained model.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ SOUP_ZOO = "zoo://glyphs-soup"
 SCALES: Mapping[str, Sequence[float]] = {
     "sum": (0.02, 0.04, 0.07, 0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1),
     "TIES": (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0, 1.5, 2.2, 3.3),
-    "Consensus": (0.02, 0.04, 0.07, 0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1),
+    "Consensus": (0.04, 0.07, 0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1, 1.6),
     "TSV-M": (0.1, 0.2, 0.3, 0.45, 0.65, 1.0, 1.5, 2.2, 3.3, 5.0),
     "Iso-C": (0.1, 0.2, 0.3, 0.45, 0.65, 1.0, 1.5, 2.2, 3.3, 5.0),
     "wudi-closed": (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0, 1.5, 2.2, 3.3),
@@ -156,6 +157,10 @@ class Cell:
         return {variant: v for variant, v in chosen.items() if v in ends[variant] and v not in bounds}
 
 
+class CellError(Exception):
+    """A cell has no result that can be published."""
+
+
 class Judged:
     """Keeps the per-sample results of a run, by step; a sink of events."""
 
@@ -182,11 +187,17 @@ def main() -> None:
     cells = [Cell(*one) for one in _product(arguments.zoos, arguments.counts, merges)]
     cells += [Cell(*one) for one in _product([SOUP_ZOO], [len(family_of(SOUP_ZOO).experts)], soups)]
     measured: dict[str, Any] = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
+    failures = []
     for key, measure in _missing(cells, measured):
-        measured[key] = measure()
+        try:
+            measured[key] = measure()
+        except CellError as error:
+            failures.append(f"{key}: {error}")
+            continue
         arguments.results.write_text(json.dumps(measured))
         print(key, f"{measured[key]['seconds']:.0f} s", flush=True)
     write_page(measured, arguments.page)
+    sys.exit("\n".join(failures) or None)
 
 
 def _product(zoos: Iterable[str], counts: Iterable[int], methods: Iterable[str]) -> Iterator[tuple[str, int, str]]:
@@ -261,7 +272,7 @@ def merge(cell: Cell) -> dict[str, Any]:
         variant: grid[max(range(len(grid)), key=by_value[variant].__getitem__)] for variant, grid in cell.grids.items()
     }
     if ends := cell.at_an_end(chosen):
-        raise SystemExit(f"{cell.key}: chosen at an end of the grid: {ends}; widen SCALES")
+        raise CellError(f"chosen at an end of the grid: {ends}; widen SCALES")
     picked = {variant: (value,) for variant, value in chosen.items()}
     test = {"suite": data_of(cell.zoo), "split": "test"}
     tested, judged = _run(cell.recipe.with_nodes(_variants(cell, picked, test)))
@@ -288,7 +299,7 @@ def alone(cell: Cell, value: float) -> dict[str, float]:
         arguments = [sys.executable, "-m", "lines_pipeline", "run", str(path), "--no-tracking", "--no-cache"]
         watched = watch(Command(arguments, folder, folder / "log.txt", os.environ), LIMITS)
     if watched.failure:
-        raise SystemExit(f"{cell.key}: {watched.failure}")
+        raise CellError(watched.failure)
     return {"seconds": watched.seconds, "peak_bytes": watched.anonymous_peak_bytes}
 
 
