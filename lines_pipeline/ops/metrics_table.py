@@ -118,10 +118,13 @@ def block_cells(name: str) -> dict[str, Cell]:
 def _rows_by_task(member: Member) -> list[tuple[Row, Row]]:
     """Return a row a task, or block, which has the metrics of the member too."""
     task_column = f"evaluated_{TASK}" if TASK in member.names else TASK
-    split = {name: split_metric(name) for name in member.metrics}
-    shared = {name: member.metrics[name] for name, (_, task) in split.items() if not task}
-    tasks = dict.fromkeys(task for _, task in split.values() if task)
-    own = {task: {column: member.metrics[name] for name, (column, of) in split.items() if of == task} for task in tasks}
+    own, shared = dict[str, dict[str, Cell]](), dict[str, Cell]()
+    for name, value in member.metrics.items():
+        column, task = split_metric(name)
+        if task:
+            own.setdefault(task, {})[column] = value
+        else:
+            shared[name] = value
     if member.by == "block":
-        return [({**member.known_columns, **block_cells(block)}, {**own[block], **shared}) for block in tasks]
-    return [({**member.known_columns, task_column: task}, {**own[task], **shared}) for task in tasks]
+        return [({**member.known_columns, **block_cells(block)}, {**row, **shared}) for block, row in own.items()]
+    return [({**member.known_columns, task_column: task}, {**row, **shared}) for task, row in own.items()]

@@ -9,6 +9,7 @@ anew.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -41,7 +42,8 @@ def leave_partial_outputs(planned: Plan) -> Plan:
     renamed = (step for schema in schemas.values() for step in schema.views if not graph.steps[step].op.is_source)
     if planned.settings.on_cluster or any(renamed) or whole_tensor_steps(graph, files, planned.cached):
         return planned
-    in_place = [step for step, dtype in files.items() if holds_partial_outputs(graph.steps[step], dtype, schemas)]
+    computed = _computed_dtypes(schemas.values())
+    in_place = [s for s, dtype in files.items() if holds_partial_outputs(graph.steps[s], dtype, schemas[s], computed)]
     stages = with_partial_outputs(planned.stages, graph, planned.known, planned.cached, in_place)
     return planned.in_place_of_stages(stages)
 
@@ -73,16 +75,26 @@ def with_partial_outputs(
     return [*(_leaving(stage, graph, partial_outputs, available) for stage in stages[:-1]), finishing]
 
 
-def holds_partial_outputs(step: Step, dtype: str, schemas: Mapping[str, Schema]) -> bool:
-    """Return whether a file of values of ``dtype`` (``keep``: as they are) holds values as they are computed."""
+def holds_partial_outputs(step: Step, dtype: str, schema: Schema, computed: Mapping[str, set[str]]) -> bool:
+    """Return whether a file of a step's values of ``dtype`` (``keep``: as they are) holds values as they are computed.
+
+    ``computed`` has the dtypes that values of each tensor are computed in, over all steps.
+    """
     if step.gives not in (EdgeType.WEIGHTS, EdgeType.DELTA) or not dtype:
         return False
-    for name, spec in schemas[step.id].tensors.items():
+    for name, spec in schema.tensors.items():
         stored = dtype if dtype != "keep" else spec.dtype if step.gives is EdgeType.WEIGHTS else spec.compute_dtype
-        computed = {schema.tensors[name].compute_dtype for schema in schemas.values() if name in schema.tensors}
-        if spec.is_floating and computed != {stored}:
+        if spec.is_floating and computed[name] != {stored}:
             return False
     return True
+
+
+def _computed_dtypes(schemas: Iterable[Schema]) -> dict[str, set[str]]:
+    computed = defaultdict[str, set[str]](set)
+    for schema in schemas:
+        for name, spec in schema.tensors.items():
+            computed[name].add(spec.compute_dtype)
+    return computed
 
 
 def partial_output_of(schema: Schema, outputs: Sequence[Write]) -> Checkpoint:
