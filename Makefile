@@ -4,30 +4,33 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# A thread of torch for each of two tests at a time: with more than cores there are, they wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+
 .PHONY: demo test test-all coverage check check-interpreted bench results docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/lines-pipeline run recipes/vit20_ties_lines.yaml
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+	$(PYTEST) -m "not thorough"
 
 test-all: $(INSTALLED)
-	LINES_FUZZ_SCALE=10 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+	LINES_FUZZ_SCALE=10 $(PYTEST)
 
 coverage: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q --cov --cov-report=term --cov-report=html:.coverage-html
+	$(PYTEST) --cov --cov-report=term --cov-report=html:.coverage-html
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # as where Numba and llvmlite are missing: the interpreter does all blocks
 check-interpreted: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow" --without-compilers tests/parity tests/executor tests/ops tests/jit
+	$(PYTEST) -m "not slow" --without-compilers tests/parity tests/executor tests/ops tests/jit
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/merge.py

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import TIES_LINES
 from safetensors.torch import load_file, save_file
+from thoroughness import thorough
 from toy_suite import above, write_model, write_suite
 
 import lines_pipeline
@@ -94,15 +95,15 @@ def leftovers(tmp_path: Path) -> list[Path]:
 
 PHASES = [
     ("RunStarted", 1),
-    ("StageStarted", 1),
+    thorough("StageStarted", 1),
     ("StageProgress", 1),
-    ("StageFinished", 1),
-    ("StageStarted", 2),
-    ("StageStarted", 3),
+    thorough("StageFinished", 1),
+    thorough("StageStarted", 2),
+    thorough("StageStarted", 3),
     ("StageProgress", 3),
     ("StageFinished", 3),
     ("rename", 1),
-    ("FileWritten", 1),
+    thorough("FileWritten", 1),
     ("RunFinished", 1),
 ]
 
@@ -125,7 +126,7 @@ def test_a_killed_driver_is_made_good_by_the_next_run(
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [thorough(1), 2, thorough(3)])
 def test_a_run_that_is_killed_between_shards_leaves_no_mixture(
     number: int, tmp_path: Path, write_recipe: Recipe
 ) -> None:
@@ -362,7 +363,8 @@ def judged_soup(folder: Path) -> Path:
     return path
 
 
-CACHE_WRITES = [(kind, number) for kind in ("stats", "digests", "values", "scores", "files") for number in (1, 2)]
+CACHE_KINDS = ("stats", "digests", "values", "scores", "files")
+CACHE_WRITES = [*((kind, 1) for kind in CACHE_KINDS), *(thorough(kind, 2) for kind in CACHE_KINDS)]
 
 
 @pytest.mark.parametrize(("kind", "moment"), CACHE_WRITES, ids=lambda value: str(value))

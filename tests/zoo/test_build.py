@@ -93,6 +93,7 @@ def test_what_is_built_is_not_built_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_an_expert_that_is_not_as_it_was_built_is_built_again() -> None:
     """One that an earlier version built without a digest, and one in which a bit flipped."""
     path, seen = locate(LETTERS).path, list[Event]()

@@ -22,6 +22,7 @@ def test_validating_and_planning_build_nothing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_gamma_sweep_keeps_more_of_the_other_tasks(tmp_path: Path) -> None:
     recipe = tmp_path / "sweep.yaml"
     text = (RECIPES / "single_task_gamma.yaml").read_text()

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from thoroughness import thorough
 from tiny_text_zoo import rows, write_package, write_sources
 
 import lines_pipeline
@@ -123,7 +124,11 @@ def test_experts_are_built_on_demand_and_only_blocks_are_tuned(site: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["texts_ties", "texts_ties_lines", "texts_task_arithmetic", "texts_task_arithmetic_lines"]
+    "name",
+    [
+        "texts_ties_lines",
+        *(thorough(f"texts_{name}") for name in ("ties", "task_arithmetic", "task_arithmetic_lines")),
+    ],
 )
 def test_a_stock_recipe_merges_and_normalizes(name: str, site: Path) -> None:
     sets = {"vars.tasks": ["tweets", "sms-spam"]}
