@@ -158,6 +158,16 @@ class DivisibleSuite(Protocol):
         """Return the suite with these samples of every task alone; its digest may stay the same."""
 
 
+@runtime_checkable
+class RecordingSuite(Protocol):
+    """Declares what a suite has besides, where its baselines may be figures that its file records."""
+
+    def recorded_baselines(
+        self, role: Role, tasks: Sequence[str], split: str
+    ) -> Mapping[str, Mapping[str, float]] | None:
+        """Return what ``baselines`` gives, read from the file alone; None where it is measured."""
+
+
 @dataclass(frozen=True)
 class ForeignCode:
     """Describes what a suite runs beside this package: Python of the user's own, or what could unpickle files."""

@@ -8,6 +8,7 @@ from lines_pipeline.core.errors import LinesError
 from lines_pipeline.graph.graph import Step
 from lines_pipeline.recipe.binding.objective import DeclaredMetrics
 from lines_pipeline.suites.metrics import described, spoken
+from lines_pipeline.suites.normalizing import lacking_baselines
 from lines_pipeline.suites.opening import chosen_tasks, open_suite
 
 
@@ -25,6 +26,7 @@ def declared_metrics(step: Step, folder: Path) -> DeclaredMetrics | None:
         tasks = chosen_tasks(suite, use.suite, use.tasks, target)
     except LinesError:  # where suites are opened, with the place in the recipe
         return None
-    directions = {name: metric.direction for name, metric in described(suite.metrics, tasks, target).items()}
-    with_target = frozenset(described(suite.metrics, tasks, tasks[0])) - directions.keys()
-    return DeclaredMetrics(directions, spoken(suite.metrics, target=target is not None), with_target)
+    metrics, lacking = described(suite.metrics, tasks, target), lacking_baselines(use, suite, tasks)
+    directions = {name: metric.direction for name, metric in metrics.items() if name not in lacking}
+    with_target = frozenset(described(suite.metrics, tasks, tasks[0])) - metrics.keys()
+    return DeclaredMetrics(directions, spoken(suite.metrics, target=target is not None), with_target, lacking)

@@ -127,3 +127,12 @@ def _normalized(metric: Metric, values: Mapping[str, float], baselines: Figures)
 def roles_needed(target: str | None) -> tuple[Role, ...]:
     """Return the roles whose baselines the metrics of a node are made with."""
     return ("expert",) if target is None else ("expert", "pretrained")
+
+
+def normalized_names(metric: Metric, role: Role, tasks: Sequence[str], target: str | None = None) -> list[str]:
+    """Return the metrics of a node that need the baselines of a role for any of ``tasks``."""
+    if role == "pretrained":
+        return [f"control_normalized_{metric.name}"] if tasks else []
+    names = [f"normalized_{metric.name}/{task}" for task in tasks]
+    of_target = [f"target_normalized_{metric.name}"] if target in tasks else []
+    return [*names, *([f"mean_normalized_{metric.name}"] if tasks else []), *of_target]

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from lines_pipeline.core.errors import EvalError, did_you_mean
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.ops.roles import SuiteUse
-from lines_pipeline.suites.base import ROLES, Role, Scores, Suite
-from lines_pipeline.suites.metrics import Baselines, roles_needed
+from lines_pipeline.suites.base import ROLES, RecordingSuite, Role, Scores, Suite
+from lines_pipeline.suites.metrics import Baselines, normalized_names, roles_needed
+
+_WHOSE: Mapping[Role, str] = {"expert": "the expert", "pretrained": "the pretrained model"}
+_SHOWN = 3
+"""Tasks that a message names."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,30 @@ def baselines_of(use: SuiteUse, suite: Suite, tasks: Sequence[str], known: Known
             evaluations = evaluations_by_task(known.graph, named, tasks)
             figures[role] = {task: dict(known.scores[evaluations[task]].values.get(task, {})) for task in tasks}
     return Baselines(figures["expert"], figures["pretrained"])
+
+
+def lacking_baselines(use: SuiteUse, suite: Suite, tasks: Sequence[str]) -> dict[str, str]:
+    """Return the normalized metrics that one use of a suite cannot give, each with what it lacks and what to do."""
+    lacking: dict[str, str] = {}
+    for role in roles_needed(use.target):
+        normalized = [task for task in tasks if role == "expert" or task != use.target]
+        recorded = suite.recorded_baselines(role, normalized, use.split) if isinstance(suite, RecordingSuite) else None
+        if recorded is None or use.baselines.get(role):
+            continue
+        for metric in suite.metrics:
+            without = [task for task in normalized if recorded.get(task, {}).get(metric.name, 0.0) <= 0]
+            message = (
+                f"{use.suite} records no positive '{metric.name}' of {_WHOSE[role]} on '{use.split}' for "
+                f"{_listed(without)}; write '{role}: {{{use.split}: {{{metric.name}: ...}}}}' into each task there, "
+                f"or have an 'evaluate' node normalize by others of the recipe ('baselines: {{{role}: ...}}')"
+            )
+            lacking |= dict.fromkeys(normalized_names(metric, role, without, use.target), message)
+    return lacking
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    shown = ", ".join(f"'{task}'" for task in tasks[:_SHOWN])
+    return shown if len(tasks) <= _SHOWN else f"{shown} and {len(tasks) - _SHOWN} more tasks"
 
 
 def evaluations_by_task(graph: Graph, named: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:

@@ -145,8 +145,8 @@ def test_an_objective_that_the_suite_does_not_declare(objective: str, recipe: Re
 
 
 def test_an_objective_that_the_suite_cannot_give(recipe: Recipe) -> None:
-    with pytest.raises(EvalError, match="node 'soup': no metric 'mean_normalized_accuracy'; the suite gives"):
-        lines_pipeline.run(recipe([LOW, HIGH], objective="mean_normalized_accuracy"), out="out")
+    with pytest.raises(EvalError, match="node 'soup': no metric 'mean_top5_accuracy'; the suite gives"):
+        lines_pipeline.run(recipe([LOW, HIGH], objective="mean_top5_accuracy"), out="out")
     assert not Path("out/soup.safetensors").exists()
 
 

@@ -138,3 +138,52 @@ def test_choosing_by_what_depends_on_the_test_split_is_refused(recipe: Recipe) -
     nodes = {"base_test": {"op": "evaluate", "suite": "suite.yaml", "split": "test", "model": "base"}}
     with pytest.raises(RecipeError, match="the objective depends on 'base_test' with 'split: test'"):
         lines_pipeline.validate(recipe(nodes, tune, baselines={"expert": "base_test"}))
+
+
+@pytest.mark.parametrize(
+    ("metric", "fields", "lacks"),
+    [
+        (
+            "mean_normalized_loss",
+            {},
+            "no positive 'loss' of the expert on 'val' for 'rise', 'fall'; write 'expert",
+        ),
+        ("normalized_loss/fall", {}, "no positive 'loss' of the expert on 'val' for 'rise', 'fall'"),
+        ("mean_normalized_accuracy", {"split": "train"}, "no positive 'accuracy' of the expert on 'train'"),
+        ("target_normalized_loss", {"target": "rise"}, "no positive 'loss' of the expert"),
+        (
+            "control_normalized_accuracy",
+            {"target": "rise"},
+            "no positive 'accuracy' of the pretrained model on 'val' for 'fall'; .* normalize .*'baselines: {pretrained",
+        ),
+    ],
+)
+def test_an_objective_that_nothing_normalizes_is_refused(
+    metric: str, fields: dict[str, Any], lacks: str, recipe: Recipe
+) -> None:
+    tune = {"parameters": {"model.scale": {"values": [0.0, 1.0]}}, "objective": f"val.{metric}"}
+    message = rf"recipe\.yaml:\d+:14: 'val' cannot give '{metric}': suite\.yaml records {lacks}"
+    with pytest.raises(RecipeError, match=message):
+        lines_pipeline.validate(recipe(tune=tune, **fields))
+
+
+def test_an_objective_that_is_normalized_passes(recipe: Recipe) -> None:
+    tune = {"parameters": {"model.scale": {"values": [0.0, 1.0]}}}
+    by_nodes = {"target": "rise", "baselines": {"expert": "experts_val", "pretrained": "base_val"}}
+    for metric, fields in (
+        ("mean_normalized_accuracy", {}),
+        ("mean_normalized_loss", {"baselines": {"expert": "experts_val"}}),
+        ("control_normalized_accuracy", by_nodes),
+    ):
+        lines_pipeline.validate(recipe(tune={**tune, "objective": f"val.{metric}"}, **fields))
+
+
+def test_a_greedy_soup_and_a_figure_are_refused_what_nothing_normalizes(recipe: Recipe) -> None:
+    soup = {"op": "soup", "models": "experts", "kind": "greedy", "suite": "suite.yaml", "split": "val"}
+    with pytest.raises(
+        RecipeError, match=r"'soup' cannot give 'mean_normalized_loss': suite\.yaml records no positive"
+    ):
+        lines_pipeline.validate(recipe({"soup": {**soup, "objective": "mean_normalized_loss"}}))
+    plot = {"op": "plot", "metrics": "experts_val", "x": "task", "y": "mean_normalized_loss", "path": "plot.svg"}
+    with pytest.raises(RecipeError, match=r"no column 'mean_normalized_loss': suite\.yaml records no positive 'loss'"):
+        lines_pipeline.validate(recipe({"plot": plot}))

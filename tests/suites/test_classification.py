@@ -365,7 +365,7 @@ def test_an_objective_that_the_suite_cannot_give(toy: Path, recipe: Recipe) -> N
     write_suite(toy, TASKS)
     path = recipe()
     content = yaml.safe_load(path.read_text())
-    tune = {"parameters": {"model.scale": {"values": [0.5, 1.0]}}, "objective": "val.mean_normalized_accuracy"}
+    tune = {"parameters": {"model.scale": {"values": [0.5, 1.0]}}, "objective": "val.mean_top5_accuracy"}
     path.write_text(yaml.safe_dump({**content, "tune": tune}))
-    with pytest.raises(EvalError, match=r"the suite gives no metric val\.mean_normalized_accuracy for the objective"):
+    with pytest.raises(EvalError, match=r"the suite gives no metric val\.mean_top5_accuracy for the objective"):
         lines_pipeline.run(path)

@@ -9,7 +9,7 @@ from lines_pipeline.core.errors import did_you_mean
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.graph.graph import Graph, Step
 from lines_pipeline.ops.derivations import Derivation
-from lines_pipeline.ops.metrics_table import Member, table_of
+from lines_pipeline.ops.metrics_table import Member, split_metric, table_of
 from lines_pipeline.recipe.binding.objective import DeclaredMetrics, MetricsOf
 
 _SHOWN = 12
@@ -36,9 +36,12 @@ def _unknown_columns(graph: Graph, step: Step, derivation: Derivation, metrics_o
     if any(known is None for _, known in declared):
         return
     members = [_member(source, _any_values(known)) for source, known in declared if known is not None]
+    lacking = {split_metric(name)[0]: why for _, known in declared if known for name, why in known.lacking.items()}
     for path, column in derivation.columns:
         columns = table_of(members, [column]).columns
-        if column not in columns:
+        if column not in columns and column in lacking:
+            yield Diagnostic(path, f"no column '{column}': {lacking[column]}")
+        elif column not in columns:
             near = did_you_mean(column, columns)
             yield Diagnostic(path, f"no column '{column}'{near}; there are: {_listed(columns)}")
 

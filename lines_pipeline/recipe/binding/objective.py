@@ -6,7 +6,7 @@ import ast
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class DeclaredMetrics:
     shown: str
     with_target: frozenset[str] = frozenset()
     """The metrics that it would give too, if its node named a target task."""
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    """The metrics that it cannot give for want of a baseline, each with what is missing and what to do."""
 
 
 MetricsOf = Callable[["Step"], DeclaredMetrics | None]

@@ -151,6 +151,8 @@ def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) 
         return None
     if metric in declared.with_target:
         return f"'{step_id}' gives '{metric}' only with a 'target'; name the target task there"
+    if metric in declared.lacking:
+        return f"'{step_id}' cannot give '{metric}': {declared.lacking[metric]}"
     near = did_you_mean(metric, declared.directions)
     return f"'{step_id}' has no metric '{metric}'{near}; it gives: {declared.shown}"
 
