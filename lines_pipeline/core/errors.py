@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import replace
 
-from lines_pipeline.core.diagnostics import Diagnostic, SourceLocation, in_file_order
+from lines_pipeline.core.diagnostics import Diagnostic, FieldPath, SourceLocation, in_file_order
 from lines_pipeline.core.printable import printable, printable_message
 
 _NEAR = 0.6
@@ -27,7 +28,31 @@ class LinesError(Exception):
 
 
 class PlanError(LinesError):
-    """The graph is valid but cannot be planned: layers, shapes, memory or disk do not fit."""
+    """The graph is valid but cannot be planned: layers, shapes, memory or disk do not fit.
+
+    ``diagnostics`` say at which values of the recipe, where the error is about some.
+    """
+
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    @classmethod
+    def of(cls, diagnostics: Iterable[Diagnostic]) -> PlanError:
+        """Return an error of these diagnostics, in their order."""
+        told = tuple(diagnostics)
+        error = cls("\n".join(map(str, told)))
+        error.diagnostics = told
+        return error
+
+    @classmethod
+    def at(cls, path: FieldPath, message: str) -> PlanError:
+        """Return an error about the value at a path: from a node on, where ``in_node`` adds that."""
+        return cls.of([Diagnostic(path, message)])
+
+    def in_node(self, node: str, field: FieldPath | None = None) -> PlanError:
+        """Return the error as one about a node, or about that ``field`` of it."""
+        told = self.diagnostics or (Diagnostic((), str(self)),)
+        told = told if field is None else tuple(replace(diagnostic, path=field) for diagnostic in told)
+        return PlanError.of(replace(diagnostic.below("nodes", node), node=node) for diagnostic in told)
 
 
 class CheckpointError(LinesError):

@@ -14,7 +14,7 @@ from lines_pipeline.cache.store import NodeCache
 from lines_pipeline.core.errors import CheckpointError, EvalError
 from lines_pipeline.core.events import Event, Note, Sink
 from lines_pipeline.core.logs import LOG
-from lines_pipeline.executor.placing import each
+from lines_pipeline.executor.placing import each, located_plan_errors
 from lines_pipeline.executor.schedulers.base import Scheduler
 from lines_pipeline.executor.schedulers.local import DRIVER
 from lines_pipeline.executor.session import Session
@@ -76,7 +76,10 @@ def open_recipe(
     code = suites.code(trust=trust, build=build)
     if missing and build:
         raise EvalError("\n".join(missing))
-    with closing(NodeCache(cache_folder() / "nodes", reading=cache, secrets=recipe.secrets)) as nodes:
+    with (
+        closing(NodeCache(cache_folder() / "nodes", reading=cache, secrets=recipe.secrets)) as nodes,
+        located_plan_errors(recipe),
+    ):
         context = OpenedRecipe(recipe, graph, Session({}, nodes, settings, emit, scheduler))
         if build:
             require_cache(nodes.folder)

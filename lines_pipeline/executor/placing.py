@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-from lines_pipeline.core.errors import CheckpointError, EvalError
+from lines_pipeline.core.diagnostics import in_file_order
+from lines_pipeline.core.errors import CheckpointError, EvalError, PlanError
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.recipe.recipe import Recipe
 
@@ -34,6 +36,18 @@ def each(
     if errors:
         raise type(next(iter(errors.values())))("\n".join(errors))
     return results
+
+
+@contextmanager
+def located_plan_errors(recipe: Recipe) -> Iterator[None]:
+    """Give the errors of a plan that are about values of a recipe the places of these."""
+    try:
+        yield
+    except PlanError as error:
+        if not error.diagnostics:
+            raise
+        locate = recipe.document.source_map.locate
+        raise PlanError.of(in_file_order(map(locate, error.diagnostics))) from error
 
 
 def placed(recipe: Recipe, node: str, field: str, message: str) -> str:

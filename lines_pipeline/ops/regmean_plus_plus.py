@@ -132,10 +132,10 @@ def _blocks(sizes: Mapping[str, int], blocks: Blocks) -> dict[str, str]:
     """Return the block of each tensor that is in one; none where a model has no blocks that were not asked for."""
     try:
         layers = find_layers(sizes, blocks)
-    except PlanError as error:
+    except PlanError:
         if blocks == "auto":
             return {}
-        raise EvalError(str(error)) from error
+        raise
     return {name: f"{tower} {index}" for name, (tower, index) in layers.blocks.items()}
 
 

@@ -12,10 +12,11 @@ from lines_pipeline.planner.schemas import Schema
 def layers_of(step: Step, schema: Schema) -> LayerMap | None:
     """Return the layer map of a step whose op, or one of whose numbers, depends on depth; None for others.
 
-    Raises ``PlanError``, naming the node, where there is none or where it leaves out too much of what is scaled.
+    Raises ``PlanError``, about the node, where there is none or where it leaves out too much of what is scaled.
     """
-    by_block = "auto" if any(isinstance(varying.by, ByBlock) for varying in step.varying) else None
-    patterns = step.op.layer_pattern(step.params) or by_block
+    by_block = next((varying.path for varying in step.varying if isinstance(varying.by, ByBlock)), None)
+    own = step.op.layer_pattern(step.params)
+    patterns = own or ("auto" if by_block else None)
     if patterns is None:
         return None
     try:
@@ -25,7 +26,7 @@ def layers_of(step: Step, schema: Schema) -> LayerMap | None:
             if wrong := step.op.check_depths(params, layers.depths):
                 raise PlanError(wrong)
     except PlanError as error:
-        raise PlanError(f"node '{step.node}': {error}") from error
+        raise error.in_node(step.node, None if own else by_block) from error
     return layers
 
 

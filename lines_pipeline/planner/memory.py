@@ -84,7 +84,7 @@ def driver_memory(graph: Graph, schemas: Mapping[str, Schema]) -> dict[str, int]
             try:
                 nbytes = step.op.driver_bytes(step.params, inputs)
             except PlanError as error:
-                raise PlanError(f"node '{step.node}': {error}") from error
+                raise error.in_node(step.node) from error
             if nbytes:
                 peaks[step.id] = BASE_BYTES + nbytes
     return peaks

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from lines_pipeline.core.diagnostics import Diagnostic, FieldPath
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.types import FILED
 from lines_pipeline.graph.graph import Graph, Step
@@ -67,9 +68,19 @@ def _refuse_unmatched(graph: Graph, schemas: Mapping[str, Schema]) -> None:
             matched[key] = matched.get(key, False) or matches
     unmatched = [spot for spot, is_matched in matched.items() if not is_matched]
     if unmatched:
-        raise PlanError("\n".join(_unmatched(graph, schemas, node, glob) for node, glob in unmatched))
+        raise PlanError.of(_unmatched(graph, schemas, node, glob) for node, glob in unmatched)
 
 
-def _unmatched(graph: Graph, schemas: Mapping[str, Schema], node: str, glob: str) -> str:
-    names = {name for step, schema in schemas.items() if graph.steps[step].node == node for name in schema.names}
-    return f"node '{node}': the glob '{glob}' matches no tensor{nearest(glob, names)}"
+def _unmatched(graph: Graph, schemas: Mapping[str, Schema], node: str, glob: str) -> Diagnostic:
+    steps = [step for step in schemas if graph.steps[step].node == node]
+    names = {name for step in steps for name in schemas[step].names}
+    message = f"the glob '{glob}' matches no tensor{nearest(glob, names)}"
+    paths = (path for step in steps for path in _paths_of(glob, graph.steps[step]))
+    return Diagnostic(("nodes", node, *next(paths, ())), message, node=node)
+
+
+def _paths_of(glob: str, step: Step) -> Iterator[FieldPath]:
+    """Yield where the lists of a step's node hold a glob."""
+    for name, value in [("include", step.include), ("exclude", step.exclude), *step.params]:
+        if isinstance(value, tuple) and glob in value:
+            yield name, value.index(glob)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.graph.graph import Graph, Step
@@ -19,10 +20,11 @@ from lines_pipeline.io.layers import LayerMap
 from lines_pipeline.ops.explanations import OpExplanation, Plain
 from lines_pipeline.ops.roles import OpParams
 from lines_pipeline.ops.schemas.globs import match_each, nearest
-from lines_pipeline.ops.varying import ByBlock, ByName, Number, Varying, with_numbers
+from lines_pipeline.ops.varying import ByBlock, ByName, Number, Path, Varying, with_numbers
 from lines_pipeline.planner.layer_maps import layers_of
 from lines_pipeline.planner.schemas import Schema, infer_schemas
 from lines_pipeline.planner.stages import ancestors
+from lines_pipeline.recipe.binding.varying import BY_NAME
 
 
 def resolve_numbers(graph: Graph, checkpoints: Mapping[str, Checkpoint]) -> Graph:
@@ -86,7 +88,7 @@ def _computed(schema: Schema) -> list[str]:
 
 def _refuse_unmatched(graph: Graph, steps: Iterable[str], schemas: Mapping[str, Schema]) -> None:
     """Raise ``PlanError`` for a pattern that matches no tensor of any member of its node."""
-    matched: dict[tuple[str, str, str], bool] = {}
+    matched: dict[tuple[str, Path, str, str], bool] = {}
     names: dict[str, set[str]] = {}
     for step in (graph.steps[step] for step in steps):
         own = {alias for name in _computed(schemas[step.id]) for alias in schemas[step.id].all_names(name)}
@@ -94,15 +96,20 @@ def _refuse_unmatched(graph: Graph, steps: Iterable[str], schemas: Mapping[str, 
         for varying in step.varying:
             if isinstance(varying.by, ByName):
                 for glob, matches in match_each((glob for glob, _ in varying.by.numbers), own).items():
-                    key = (step.node, varying.label, glob)
+                    key = (step.node, varying.path, varying.label, glob)
                     matched[key] = matched.get(key, False) or matches
     unmatched = [
-        f"node '{node}': '{label}': the glob '{shortened(glob)}' matches no tensor{nearest(glob, names[node])}"
-        for (node, label, glob), is_matched in matched.items()
+        Diagnostic(
+            ("nodes", node, *path, BY_NAME, glob),
+            f"'{label}': the glob '{shortened(glob)}' matches no tensor{nearest(glob, names[node])}",
+            at_key=True,
+            node=node,
+        )
+        for (node, path, label, glob), is_matched in matched.items()
         if not is_matched
     ]
     if unmatched:
-        raise PlanError("\n".join(unmatched))
+        raise PlanError.of(unmatched)
 
 
 def _resolved(step: Step, schema: Schema) -> Step:
@@ -127,10 +134,11 @@ def _require_blocks(step: Step, varying: Varying, layers: LayerMap | None) -> No
         short = {tower: depth for tower, depth in layers.depths.items() if depth < len(varying.by.numbers)}
         for tower, depth in short.items():
             count = len(varying.by.numbers)
-            raise PlanError(
-                f"node '{step.node}': '{varying.label}' has {count} numbers by block, '{tower}' has {depth} "
-                "blocks; expected no more numbers than blocks: there are straight lines between them"
-            )
+            raise PlanError.at(
+                varying.path,
+                f"'{varying.label}' has {count} numbers by block, '{tower}' has {depth} "
+                "blocks; expected no more numbers than blocks: there are straight lines between them",
+            ).in_node(step.node)
 
 
 def _number(step: Step, varying: Varying, schema: Schema, name: str, layers: LayerMap | None) -> Number:
@@ -141,10 +149,11 @@ def _number(step: Step, varying: Varying, schema: Schema, name: str, layers: Lay
     entry = varying.by.of(schema.all_names(name))
     if entry is None:
         globs = ", ".join(shortened(glob) for glob, _ in varying.by.numbers)
-        raise PlanError(
-            f"node '{step.node}': '{varying.label}' has no number for tensor '{name}', expected a glob that matches it "
-            f"beside {globs}: '*' stands for all others"
-        )
+        raise PlanError.at(
+            varying.path,
+            f"'{varying.label}' has no number for tensor '{name}', expected a glob that matches it "
+            f"beside {globs}: '*' stands for all others",
+        ).in_node(step.node)
     return entry[1]
 
 
@@ -158,7 +167,9 @@ def _variant(step: Step, numbers: tuple[Number, ...], name: str) -> OpParams:
             step.params, ((varying.path, n) for varying, n in zip(step.varying, numbers, strict=True))
         )
     except ValueError as error:
-        raise PlanError(f"node '{step.node}': for tensor '{name}' {labels}, expected {error}") from error
+        message = f"for tensor '{name}' {labels}, expected {error}"
+        raise PlanError.at(step.varying[0].path, message).in_node(step.node) from error
     if wrong := step.op.check(params, step.counts):
-        raise PlanError(f"node '{step.node}': for tensor '{name}' {labels}: {wrong}")
+        message = f"for tensor '{name}' {labels}: {wrong}"
+        raise PlanError.at(step.varying[0].path, message).in_node(step.node)
     return params

@@ -19,14 +19,14 @@ def given_towers(names: Sequence[str], patterns: Sequence[str]) -> Mapping[str, 
     taken: set[str] = set()
     for number, pattern in enumerate(patterns, start=1):
         free = [name for name in names if name not in taken]
-        labelled = _by_label(pattern, free)
-        if not labelled:
-            raise PlanError(f"blocks: no tensor name matches pattern {pattern}; 'inspect' shows the names")
-        for label, indices in labelled.items():
-            tower = label or ("blocks" if len(patterns) == 1 else f"blocks {number}")
-            tower = tower if tower not in towers else f"{tower} {number}"
-            towers[tower] = _ordered(pattern, tower, indices)
-            taken |= indices.keys()
+        try:
+            for label, indices in _by_label(pattern, free).items():
+                tower = label or ("blocks" if len(patterns) == 1 else f"blocks {number}")
+                tower = tower if tower not in towers else f"{tower} {number}"
+                towers[tower] = _ordered(pattern, tower, indices)
+                taken |= indices.keys()
+        except PlanError as error:
+            raise PlanError.at(("blocks", number - 1), str(error)) from error
     return towers
 
 
@@ -45,6 +45,8 @@ def _by_label(text: str, names: Iterable[str]) -> Mapping[str, dict[str, Index]]
         groups = match.groups()
         label = ".".join(group for group in groups[: numeric[0]] if group)
         labelled.setdefault(label, {})[name] = tuple(int(groups[group]) for group in numeric)
+    if not labelled:
+        raise PlanError(f"blocks: no tensor name matches pattern {text}; 'inspect' shows the names")
     return labelled
 
 
