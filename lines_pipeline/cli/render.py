@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from lines_pipeline.core.printable import printable, printable_message
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from lines_pipeline.tracking.sync import SyncReport
 
 
-_COLUMNS_OF_A_PIPE = 10_000
+_COLUMNS_OF_A_PIPE = _BOUNDLESS = 10_000
+_MOST_COLUMNS = 4
+"""A node with more members than that has these as rows."""
+
+_Metrics = Mapping[str, Mapping[str, float]]
+_Units = Mapping[str, Mapping[str, str]]
 
 
 def _console() -> Console:
@@ -45,8 +51,8 @@ def show_result(result: RunResult) -> None:
     from lines_pipeline.tracking.stores import ui_command
 
     console, shown = _console(), result.to_dict()
-    if result.metrics:
-        console.print(_metrics_table(shown["metrics"], shown["units"]))
+    for table in _metrics_tables(console, shown["metrics"], shown["units"]):
+        console.print(table)
     for name, value in shown["chosen"].items():
         console.print(f"chosen   {name} = {value}")
     for file in shown["files"]:
@@ -58,7 +64,57 @@ def show_result(result: RunResult) -> None:
         console.print(f"compare  {result.secrets.hide(ui_command(result.tracking_uri))}")
 
 
-def _metrics_table(metrics: Mapping[str, Mapping[str, float]], units: Mapping[str, Mapping[str, str]]) -> Table:
+def _metrics_tables(console: Console, metrics: _Metrics, units: _Units) -> Iterator[Table]:
+    """Yield one table of all nodes with few members, and for each of the others one whose rows are its members."""
+    members: dict[str, list[str]] = {}
+    for step in metrics:
+        members.setdefault(step.partition("[")[0], []).append(step)
+    few = [step for steps in members.values() if len(steps) <= _MOST_COLUMNS for step in steps]
+    if few:
+        yield _metrics_table({step: metrics[step] for step in few}, units)
+    for node, steps in members.items():
+        if len(steps) > _MOST_COLUMNS:
+            yield from _member_tables(console, node, {step: metrics[step] for step in steps}, units)
+
+
+def _member_tables(console: Console, node: str, metrics: _Metrics, units: _Units) -> Iterator[Table]:
+    """Yield tables with a row a member, of as many metrics each as the console has room for.
+
+    Of metrics that have a mean or a worst task, single tasks are left out.
+    """
+    names = list(dict.fromkeys(name for figures in metrics.values() for name in _summarizing_metrics(figures)))
+    while names:
+        tables = {count: _member_table(node, metrics, units, names[:count]) for count in range(len(names), 0, -1)}
+        count = next((count for count, table in tables.items() if _fits(console, table)), 1)
+        yield tables[count]
+        names = names[count:]
+
+
+def _fits(console: Console, table: Table) -> bool:
+    """Return whether the console has room for a table without folding its cells."""
+    boundless = console.options.update(width=_BOUNDLESS)
+    return Measurement.get(console, boundless, table).maximum <= console.width
+
+
+def _member_table(node: str, metrics: _Metrics, units: _Units, names: Sequence[str]) -> Table:
+    table = _table(node, right=names, title=f"metrics of {node}")
+    for step, figures in metrics.items():
+        key = step.removeprefix(node)[1:-1]
+        table.add_row(key, *(_metric_cell(name, figures, units[step]) for name in names))
+    return table
+
+
+def _summarizing_metrics(figures: Mapping[str, float]) -> list[str]:
+    """Return the metrics of a node that a table has room for, without the tasks of those that have a mean or worst."""
+
+    def is_summed_up(name: str) -> bool:
+        metric, slash, _ = name.partition("/")
+        return bool(slash) and not {f"mean_{metric}", f"worst_{metric}"}.isdisjoint(figures)
+
+    return [name for name in _shown_metrics(figures) if not is_summed_up(name)]
+
+
+def _metrics_table(metrics: _Metrics, units: _Units) -> Table:
     """Return a table of means, then of tasks by what each suite declares first, with intervals beside the figures."""
     table = _table("metric", right=metrics, title="metrics")
     shown = {node: _shown_metrics(figures) for node, figures in metrics.items()}
