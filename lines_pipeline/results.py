@@ -35,6 +35,8 @@ class RunResult:
     trials: tuple[Mapping[str, Any], ...] = ()
     """What ``tune`` tried, in order: ``trial``, ``values``, ``objective``, ``share`` of the samples, ``outcome``
     (complete, or stopped: the objective is then on that share), whether it was ``cached``, and ``metrics``."""
+    computed: Mapping[str, Any] = field(default_factory=dict)
+    """Of the facts, those that took the place of parameters, by node and name: ``scaled.alpha`` where that is auto."""
     secrets: Secrets = field(default=NO_SECRETS, repr=False)
     """What the recipe took from the environment: paths, names and the URI above have it by value."""
 
@@ -60,6 +62,7 @@ class RunResult:
         """Show metrics, chosen values, files and the run in a notebook, as ``to_dict`` has them."""
         shown = self.to_dict()
         rows = [f"chosen {name} = {value}" for name, value in shown["chosen"].items()]
+        rows += [f"computed {name} = {shown_figure(value)}" for name, value in self.computed.items()]
         rows += [f"written {file}" for file in shown["files"]]
         rows.append(f"run {shown['name']} {self.run_id or 'without a record'} ({self.seconds:.1f} s)")
         return _metrics_html(shown["metrics"]) + "".join(f"<div>{escape(row)}</div>" for row in rows)
@@ -83,6 +86,13 @@ def _metrics_html(metrics: Mapping[str, Mapping[str, float]]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in ("metric", *metrics))
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
+
+
+def shown_figure(value: Any) -> str:
+    """Return a computed figure for people; of a list, the range and how many there are."""
+    if not isinstance(value, list):
+        return _number(value)
+    return f"{min(value):.6g} to {max(value):.6g} ({len(value)} values)"
 
 
 def _number(value: float | None) -> str:

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from lines_pipeline.core.printable import printable, printable_message
 from lines_pipeline.core.units import figure_text, interval_text
+from lines_pipeline.results import RunResult, shown_figure
 
 if TYPE_CHECKING:
     from lines_pipeline.cache.report import CacheReport
-    from lines_pipeline.results import RunResult
     from lines_pipeline.tracking.comparison import Comparison
     from lines_pipeline.tracking.sync import SyncReport
 
@@ -47,7 +47,7 @@ def _table(*headings: str, right: Iterable[str] = (), title: str | None = None) 
 
 
 def show_result(result: RunResult) -> None:
-    """Print metrics, chosen values, files, the run and the command that shows it."""
+    """Print metrics, chosen and computed values, files, the run and the command that shows it."""
     from lines_pipeline.tracking.stores import ui_command
 
     console, shown = _console(), result.to_dict()
@@ -55,6 +55,8 @@ def show_result(result: RunResult) -> None:
         console.print(table)
     for name, value in shown["chosen"].items():
         console.print(f"chosen   {name} = {value}")
+    for name, value in result.computed.items():
+        console.print(f"computed {name} = {shown_figure(value)}")
     for file in shown["files"]:
         console.print(f"written  {file}")
     if result.cached:

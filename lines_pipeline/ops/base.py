@@ -241,6 +241,10 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         """Return figures worth telling; ``numels`` by tensor name of the result, ``counts`` of inputs by port."""
         return {}
 
+    def shown_figures(self, params: P) -> tuple[str, ...]:
+        """Return the figures of ``summary`` that take the place of parameters: the result of a run shows them."""
+        return ()
+
     def explain(self, params: P, value: PlannedValue, stats: Mapping[str, S] | None) -> OpExplanation | None:
         """Return what ``plan`` says of a step, if anything; ``stats`` is None while one that is needed is not known."""
         return None

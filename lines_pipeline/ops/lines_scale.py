@@ -163,6 +163,9 @@ class LinesScale(Op[LinesScaleParams, Any]):
         told = {name: value for name, value in stats.items() if name != "norms"}
         return {**told, **experts, "alpha": _alpha(params, stats, counts["deltas"])}
 
+    def shown_figures(self, params: LinesScaleParams) -> tuple[str, ...]:
+        return ("alpha",) if params.alpha == "auto" else ()
+
     def explain(
         self, params: LinesScaleParams, value: PlannedValue, stats: Mapping[str, Any] | None
     ) -> OpExplanation | None:

@@ -22,6 +22,16 @@ def gather_summaries(graph: Graph, by_step: Summaries) -> dict[str, dict[str, An
     return by_node
 
 
+def shown_figures(graph: Graph, by_node: Summaries) -> dict[str, Any]:
+    """Return the figures of summaries that the result of a run shows, by node and name (``scaled.alpha``)."""
+    figures: dict[str, Any] = {}
+    for node, summary in by_node.items():
+        steps = [graph.steps[step] for step in graph.members[node]]
+        names = dict.fromkeys(name for step in steps for name in step.op.shown_figures(step.params))
+        figures |= {f"{node}.{name}": summary[name] for name in names if name in summary}
+    return figures
+
+
 def _joined(values: list[Any]) -> Any:
     if all(isinstance(value, list) for value in values):
         return [entry for value in values for entry in value]

@@ -20,7 +20,7 @@ from lines_pipeline.executor.variances import variance_note
 from lines_pipeline.io.folders import require_output
 from lines_pipeline.io.temporaries import sweep_temporaries
 from lines_pipeline.planner.explain import Explanation
-from lines_pipeline.planner.summaries import gather_summaries
+from lines_pipeline.planner.summaries import gather_summaries, shown_figures
 from lines_pipeline.recipe.binding.tuning import TRIALS_FOLDER
 from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.results import RunResult
@@ -67,6 +67,7 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
     derivations = Derivations(context, figures, drivers, dict(metrics), dict(drivers.units))
     derivations.carry_out()
     locations = [*files_made.locations, *figures.locations]
+    facts = gather_summaries(context.graph, files_made.summaries)
     digests, secrets = context.session.digests, context.recipe.secrets
     destination.renew(outputs.write_cards(context.graph, files_made.requests, digests, metrics, secrets=secrets))
     if unwritten := context.session.cache.unwritten:
@@ -77,7 +78,7 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
         metrics=derivations.metrics,
         files=tuple(location for location in locations if isinstance(location, Path)),
         urls=tuple(location for location in locations if isinstance(location, str)),
-        facts=gather_summaries(context.graph, files_made.summaries),
+        facts=facts,
         run_id="",
         tracking_uri="",
         chosen=chosen.values if chosen else {},
@@ -85,6 +86,7 @@ def carry_out(context: OpenedRecipe, destination: outputs.OutputFolder, *, tune:
         cached=(*sorted(files_made.before), *drivers.cached),
         seconds=0.0,
         units=derivations.units,
+        computed=shown_figures(context.graph, facts),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,30 @@ def shown(folder: Path, scales: list[float], capsys: pytest.CaptureFixture[str])
     render.show_result(lines_pipeline.run(path, tracking=False))
     lines = capsys.readouterr().out.replace("┃", "│").splitlines()
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+
+
+@pytest.mark.usefixtures("models")
+def test_a_computed_alpha_is_shown(write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    auto = {"op": "lines-scale", "alpha": "auto", "deltas": "updates"}
+    given = {"op": "lines-scale", "delta": "sum", "alpha": 0.5}
+    nodes = {
+        "sum": {"op": "ties", "deltas": "updates"},
+        "one": {**auto, "delta": "sum"},
+        "each": {**auto, "delta": "updates"},
+        "given": given,
+        "saved": {"op": "save", "model": "one", "path": "one.safetensors"},
+        "saved_each": {"op": "save", "model": "each", "path": "{e}.safetensors", "for_each": {"e": ["a", "b", "c"]}},
+        "saved_given": {"op": "save", "model": "given", "path": "given.safetensors"},
+    }
+    result = lines_pipeline.run(write_recipe(nodes), tracking=False)
+    render.show_result(result)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("computed")]
+    alpha, alphas = result.facts["one"]["alpha"], result.facts["each"]["alpha"]
+    assert sorted(lines) == [
+        f"computed each.alpha = {min(alphas):.6g} to {max(alphas):.6g} (3 values)",
+        f"computed one.alpha = {alpha:.6g}",
+    ]
+    assert f"computed one.alpha = {alpha:.6g}" in result._repr_html_()
 
 
 def test_few_members_are_columns(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
