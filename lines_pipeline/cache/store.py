@@ -31,6 +31,7 @@ class NodeCache:
         self.folder, self._reading, self.secrets = folder, reading, secrets
         self.values = CachedValues(folder, reading=reading)
         self.unwritten = ""
+        self._told: set[tuple[str, str, str]] = set()
         self._digests = DigestStore(folder / "digests")
         self.spool = folder / "spool"
 
@@ -42,8 +43,14 @@ class NodeCache:
         """Return a remembered result (``stats``, ``scores``, ``files``), or None."""
         remembered = None if key is None or not self._reading else read_entry(self._path(kind, key))
         if key is not None:
-            LOG.debug("cache: %s of %s: %s", kind, key, "not there" if remembered is None else "found")
+            self._tell(kind, key, "not there" if remembered is None else "found")
         return _mapped(by_value, remembered) if kind == FILES else remembered
+
+    def _tell(self, kind: str, key: str, outcome: str) -> None:
+        """Log the outcome of a look-up once: plans and runs look up an entry several times."""
+        if (kind, key, outcome) not in self._told:
+            self._told.add((kind, key, outcome))
+            LOG.debug("cache: %s of %s: %s", kind, key, outcome)
 
     def put(self, kind: str, key: str | None, result: Any) -> None:
         """Remember a result that JSON can hold; a result without a key is not kept."""

@@ -116,6 +116,9 @@ def test_verbose_runs_say_what_they_open_decide_and_find_in_the_cache(
     assert re.search(r"debug: cache: files of \w+: found\n", again)
     other = called(*words, "-v", "--set", "nodes.merged.density=0.3").stderr
     assert re.search(r"debug: cache: files of \w+: not there\n", other) and " begins: " in other
+    for text in (again, other):
+        looked_up = [line for line in text.splitlines() if line.startswith("debug: cache: ")]
+        assert len(looked_up) == len(set(looked_up)) > 0
     assert "s3cr3t" not in first + again + other
     assert not [line for line in called(*words).stderr.splitlines() if line.startswith(("info:", "debug:"))]
     refused = CliRunner().invoke(app, ["run", str(recipe), "-q", "-v"])
