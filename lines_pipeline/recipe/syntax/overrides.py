@@ -34,12 +34,18 @@ def parse_set(text: str) -> tuple[str, Any]:
 
 
 def apply_sets(document: Document, sets: Mapping[str, Any]) -> tuple[Document, list[Diagnostic]]:
-    """Return ``document`` with the values of ``sets`` at their paths, and the problems of those that cannot be set."""
+    """Return ``document`` with the values of ``sets`` at their paths, and the problems of those that cannot be set.
+
+    A node that is set to null is taken out.
+    """
     diagnostics = []
     for dotted, value in sets.items():
         location = SourceLocation(f"--set {dotted}")
         try:
             path = _located(document.data, dotted)
+            if value is None and _is_node(document.data, path):
+                document = _without_node(document, path)
+                continue
             data = replaced(document.data, path, _plain(value))
         except _Unknown as unknown:
             diagnostics.append(location.diagnostic(str(unknown)))
@@ -48,6 +54,15 @@ def apply_sets(document: Document, sets: Mapping[str, Any]) -> tuple[Document, l
         source_map = SourceMap({**rest_of_map.values, path: location}, {**rest_of_map.keys, path: location})
         document = Document(data, source_map)
     return document, diagnostics
+
+
+def _is_node(data: Mapping[str, Any], path: FieldPath) -> bool:
+    return path[0] == "nodes" and len(path) == 2 and isinstance(data["nodes"], Mapping)
+
+
+def _without_node(document: Document, path: FieldPath) -> Document:
+    nodes = {name: fields for name, fields in document.data["nodes"].items() if name != path[1]}
+    return Document({**document.data, "nodes": nodes}, document.source_map.without(path))
 
 
 def _located(data: Mapping[str, Any], dotted: str) -> FieldPath:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lines_pipeline.core.errors import RecipeError
+from lines_pipeline.recipe.building import build_graph
 from lines_pipeline.recipe.load import load_recipe
 from lines_pipeline.recipe.syntax.overrides import parse_set
 
@@ -78,6 +79,22 @@ def test_a_variable_that_the_recipe_leaves_open_may_be_set(written: Write, good:
 
 def test_tuning_can_be_taken_out(written: Write, good: str) -> None:
     assert load_recipe(written(good), {"tune": None}).tune is None
+
+
+def test_a_node_can_be_taken_out(written: Write, good: str) -> None:
+    path = written(good)
+    kept = [name for name in load_recipe(path).nodes if name != "saved"]
+    recipe = load_recipe(path, dict([parse_set("nodes.saved=null")]))
+    assert list(recipe.nodes) == list(recipe.recorded["nodes"]) == kept and "saved" not in recipe.resolved()
+    with pytest.raises(RecipeError, match=r"^--set nodes\.saved\.path: unknown path: 'nodes' has no 'saved'"):
+        load_recipe(path, {"nodes.saved": None, "nodes.saved.path": "x"})
+    with pytest.raises(RecipeError, match=r"^--set nodes\.nowhere: unknown path: 'nodes' has no 'nowhere'$"):
+        load_recipe(path, {"nodes.nowhere": None})
+
+
+def test_a_node_that_others_need_is_missed_where_they_name_it(written: Write, good: str) -> None:
+    with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+:\d+: node 'scaled': 'delta': unknown node 'merged'"):
+        build_graph(load_recipe(written(good), {"nodes.merged": None}))
 
 
 def test_all_unknown_paths_are_told_at_once(written: Write, good: str) -> None:
