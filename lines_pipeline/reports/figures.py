@@ -32,6 +32,12 @@ _STYLE: Mapping[str, Any] = {
     "axes.spines.right": False,
 }
 _INCHES, _WIDE_INCHES, _DPI = (6.4, 4.4), (8.4, 4.8), 150
+_BESIDE: Mapping[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "fontsize": 7, "title_fontsize": 7}
+"""A legend of many series: small, to the right of the axes."""
+_METRIC = "metric"
+"""What the names of several columns are."""
+_LABEL_LENGTH = 60
+"""The characters that there is room for beside the vertical axis."""
 _MANY = 8
 """More series, or categories, than fit beside each other."""
 
@@ -153,7 +159,7 @@ def _draw_radar(axes: Axes, figure: Figure) -> None:
         axes.plot([*angles, angles[0]], [*values, values[0]], label=_named(series), color=colour, linestyle=dashes)
     axes.set_xticks(angles, [_plain(name) for name in names])
     if len(all_series) > 1:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.1, 1.05))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.1, 1.05), title=_legend_title(figure))
 
 
 def _draw_heatmap(axes: Axes, figure: Figure) -> None:
@@ -186,13 +192,30 @@ def _category(x: Any) -> Any:
 
 def _label(axes: Axes, figure: Figure) -> None:
     names = categories(figure, figure.x)
-    axes.set(xlabel=_plain(figure.x), ylabel=_plain(figure.y[0]) if len(figure.y) == 1 else "")
+    axes.set(xlabel=_plain(figure.x), ylabel=_plain(_shared_name(figure.y)))
     _turn_labels(axes, texts(figure.table.rows, figure.x) if figure.kind == "bar" else names or [])
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > _MANY:
-        axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=7)
+        axes.legend(handles, labels, title=_legend_title(figure), **_BESIDE)
     elif len(labels) > 1 or labels != list(figure.y[:1]):
-        axes.legend(handles, labels)
+        axes.legend(handles, labels, title=_legend_title(figure))
+
+
+def _shared_name(columns: Sequence[str]) -> str:
+    """Return the words in which all columns end (``accuracy`` of mean and worst accuracy), or else their names."""
+    words = [column.split("_") for column in columns]
+    shared: list[str] = []
+    for ends in zip(*(reversed(own) for own in words), strict=False):
+        if len(set(ends)) > 1:
+            break
+        shared.insert(0, ends[0])
+    names = ", ".join(columns)
+    return "_".join(shared) or (names if len(names) <= _LABEL_LENGTH else _METRIC)
+
+
+def _legend_title(figure: Figure) -> str:
+    """Return what tells series apart: the column ``group``, and the metrics where there are several."""
+    return _plain(", ".join(filter(None, (_METRIC if len(figure.y) > 1 else "", figure.group))))
 
 
 def _turn_labels(axes: Axes, names: Sequence[str]) -> None:

@@ -61,6 +61,34 @@ def test_the_picture_says_how_many_rows_a_mean_is_of() -> None:
     assert "mean" not in draw(figure(ROWS, group="e"), "svg").decode().partition("<defs>")[2]
 
 
+@pytest.mark.parametrize(
+    ("columns", "label"),
+    [
+        (("up",), "up"),
+        (("up", "down"), "up, down"),
+        (("mean_accuracy", "worst_accuracy"), "accuracy"),
+        (("target_normalized_loss", "control_normalized_loss", "mean_normalized_loss"), "normalized_loss"),
+        (("accuracy", "mean_accuracy"), "accuracy"),
+        (tuple(f"a_name_of_many_letters_{number}" for number in range(3)), "metric"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["line", "scatter", "bar"])
+def test_the_vertical_axis_says_what_is_measured(columns: tuple[str, ...], label: str, kind: FigureKind) -> None:
+    rows = [({"gamma": gamma}, dict.fromkeys(columns, 0.5)) for gamma in (0, 1)]
+    assert f"<!-- {label} -->" in drawn(figure(rows, y=columns, kind=kind))
+
+
+@pytest.mark.parametrize("kind", ["line", "scatter", "bar", "radar"])
+def test_a_legend_says_what_tells_its_entries_apart(kind: FigureKind) -> None:
+    assert "<!-- e -->" in drawn(figure(ROWS, group="e", kind=kind))
+    assert "<!-- metric -->" in drawn(figure(ROWS, y=("up", "down"), kind=kind))
+    assert "<!-- metric, e -->" in drawn(figure(ROWS, y=("up", "down"), group="e", kind=kind))
+
+
+def drawn(shown: Figure) -> str:
+    return draw(shown, "svg").decode()
+
+
 def test_places_that_are_no_numbers_keep_their_order() -> None:
     (series,) = series_of(figure([({"s": s}, {"up": 1.0}) for s in ("sqrt", "linear", "2")], x="s", kind="bar"))
     assert [point.x for point in series.points] == ["sqrt", "linear", "2"]
