@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import AnyStatistic, Ids, Op, OpParams, Port, Values
+from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Values
 from lines_pipeline.ops.kernels import Value
-from lines_pipeline.ops.statistics.contract import Needs
-from lines_pipeline.ops.statistics.norms import DroppingNorms, rescaled
-from lines_pipeline.ops.statistics.ranks import RankedEntry, drop_after_entry, keep_from_entry
+from lines_pipeline.ops.statistics.contract import Needs, StatisticOf
+from lines_pipeline.ops.statistics.norms import DroppingNorms, Norms, rescaled
+from lines_pipeline.ops.statistics.ranks import RankedEntries, RankedEntry, drop_after_entry, keep_from_entry
+from lines_pipeline.ops.statistics.thresholds import Thresholds
 
 
 class BreadcrumbsParams(OpParams):
@@ -37,7 +38,7 @@ class BandNorms(DroppingNorms):
         return _within(values[0], needs, tensor, position)
 
 
-class Breadcrumbs(Op[BreadcrumbsParams, Any]):
+class Breadcrumbs(Op[BreadcrumbsParams, Thresholds | Norms]):
     """Keeps int(density n) of a tensor's n entries: those that follow the int(gamma n) largest ones.
 
     Where fewer follow, fewer of the largest are dropped. Of a scalar nothing is kept, unless the density is 1, which
@@ -52,7 +53,9 @@ class Breadcrumbs(Op[BreadcrumbsParams, Any]):
     per_item = {"density": "delta", "gamma": "delta"}
     Params = BreadcrumbsParams
 
-    def statistics(self, params: BreadcrumbsParams, inputs: Ids, step: str) -> dict[str, AnyStatistic]:
+    def statistics(
+        self, params: BreadcrumbsParams, inputs: Ids, step: str
+    ) -> Mapping[str, StatisticOf[Thresholds | Norms]]:
         if params.density[0] == 1.0:
             return {}
         of, shares = inputs["delta"], {"density": params.density[0], "gamma": params.gamma[0], "at_least": 0}
@@ -62,16 +65,23 @@ class Breadcrumbs(Op[BreadcrumbsParams, Any]):
         return {"first": first, "last": last, **norms}
 
     def apply_at(
-        self, params: BreadcrumbsParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any], position: int
+        self,
+        params: BreadcrumbsParams,
+        inputs: Values,
+        tensor: TensorSpec,
+        stats: Mapping[str, Thresholds | Norms],
+        position: int,
     ) -> Value:
         delta, density = inputs["delta"][0], params.density[0]
         if density == 1.0:
             return delta
-        kept = _within(delta, (stats["first"], stats["last"]), tensor, position)
-        return rescaled(kept, params.rescale, density, stats.get("norms", {}).get(tensor.name))
+        first, last, norms = stats["first"], stats["last"], stats.get("norms", {})
+        assert isinstance(first, RankedEntries) and isinstance(last, RankedEntries) and isinstance(norms, Mapping)
+        kept = _within(delta, (first, last), tensor, position)
+        return rescaled(kept, params.rescale, density, norms.get(tensor.name))
 
 
-def _within(delta: Value, entries: Sequence[Any], tensor: TensorSpec, position: int) -> Value:
+def _within(delta: Value, entries: Sequence[RankedEntries], tensor: TensorSpec, position: int) -> Value:
     """Return the entries from one to another."""
     first, last = entries
     kept: Value = keep_from_entry(drop_after_entry(delta, last, tensor, position), first, tensor, position)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -63,7 +63,11 @@ def _halves(columns: list[list[float]]) -> tuple[list[list[float]], list[list[fl
     return columns[: len(columns) // 2], columns[len(columns) // 2 :]
 
 
-class Emr(Op[EmrParams, Any]):
+Rescaling = list[float] | float
+"""The rescalers of all task vectors, or the one of a step's own."""
+
+
+class Emr(Op[EmrParams, Rescaling]):
     """Elects a sign for each entry and keeps the largest magnitude that has it; a task takes what has its own sign.
 
     A sum of 0 elects the negative sign. A task vector of zeros stays zero, where the source divides 0 by 0.
@@ -84,24 +88,26 @@ class Emr(Op[EmrParams, Any]):
         return {str(every.index(own)): Rescalers(tuple(every), params.rescale)}
 
     def bind_tensor(
-        self, params: Any, stats: Mapping[str, Any], place: Place | None, counts: Mapping[str, int]
-    ) -> Mapping[str, Any]:
-        return {"rescaler": self._rescaler(stats)} if stats else {}
+        self, params: EmrParams, stats: Mapping[str, Rescaling], place: Place | None, counts: Mapping[str, int]
+    ) -> Mapping[str, Rescaling]:
+        return {"rescaler": _rescaler(stats)} if stats else {}
 
-    def apply(self, params: EmrParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+    def apply(self, params: EmrParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Rescaling]) -> Value:
         own, *every = inputs["deltas"]
         largest, _, sign = unified(every)
         mask = (own * sign).clamp(min=0.0).sign()
-        rescaler: float = stats["rescaler"]
+        rescaler = stats["rescaler"]
+        assert isinstance(rescaler, float)
         return largest * mask * sign * rescaler + 0.0  # zeros without a sign
 
     def summary(
-        self, params: Any, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
+        self, params: EmrParams, stats: Mapping[str, Rescaling], numels: Mapping[str, int], counts: Mapping[str, int]
     ) -> Summary:
-        return {"rescalers": [self._rescaler(stats)]}
+        return {"rescalers": [_rescaler(stats)]}
 
-    @staticmethod
-    def _rescaler(stats: Mapping[str, Any]) -> float:
-        """Return the rescaler of a step's own task vector: the only statistic, by its number among all."""
-        ((number, rescalers),) = stats.items()
-        return float(rescalers[int(number)])
+
+def _rescaler(stats: Mapping[str, Rescaling]) -> float:
+    """Return the rescaler of a step's own task vector: the only statistic, by its number among all."""
+    ((number, rescalers),) = stats.items()
+    assert isinstance(rescalers, list)
+    return float(rescalers[int(number)])

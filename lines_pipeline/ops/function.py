@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Never, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import torch
 from pydantic import ValidationError, create_model
@@ -66,7 +66,7 @@ class FunctionOp(Op[Any]):
         together = sum(counts.get(port, 0) for port in self.signature.lists)
         return (together + 2) * tensor.numel * ITEM_BYTES[tensor.compute_dtype]
 
-    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Any]) -> Value:
+    def apply(self, params: Any, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
         whole = self.granularity is Granularity.TENSOR
         arguments = self.signature.arguments(inputs, tensor, tensor.shape if whole else None)
         given = {name: getattr(params, name) for name in type(params).model_fields}

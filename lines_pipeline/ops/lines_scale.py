@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,10 +12,11 @@ from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.layers import LayerMap
-from lines_pipeline.ops.base import AnyStatistic, Ids, Op, OpParams, Port, Summary, Values
+from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Summary, Values
 from lines_pipeline.ops.depth import LAYER_MAP, LayerPatterns, Place, explain_blocks, pattern_diagnostics, place_of
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
+from lines_pipeline.ops.statistics.contract import StatisticOf
 from lines_pipeline.ops.statistics.norms import SumNorm, TensorNorms
 
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -68,7 +69,12 @@ class LinesScaleParams(OpParams):
         return alpha + self.slope * SCHEDULES[self.schedule](place.block / (place.depth - 1))
 
 
-class LinesScale(Op[LinesScaleParams, Any]):
+Computed = float | Mapping[str, float]
+"""A norm, share or scale; of ``norms`` those of all tensors, by name."""
+Stats = Mapping[str, Computed]
+
+
+class LinesScale(Op[LinesScaleParams, Computed]):
     """``alpha: auto`` is norm1(sum of ``deltas``) / norm1(``delta``) / N, and 1/N where the merged norm is 0.
 
     It is 1/N too where ``delta`` is that sum itself: then no norm has to be known before the result. All schedules but
@@ -110,8 +116,8 @@ class LinesScale(Op[LinesScaleParams, Any]):
     def diagnostics(self, params: LinesScaleParams, inputs: Ids, gives: EdgeType) -> Iterable[Diagnostic]:
         return pattern_diagnostics(params.blocks, "blocks")
 
-    def statistics(self, params: LinesScaleParams, inputs: Ids, step: str) -> dict[str, AnyStatistic]:
-        statistics: dict[str, AnyStatistic] = {}
+    def statistics(self, params: LinesScaleParams, inputs: Ids, step: str) -> dict[str, StatisticOf[Computed]]:
+        statistics: dict[str, StatisticOf[Computed]] = {}
         if params.schedule == "uniform":
             statistics["norms"] = TensorNorms(inputs["delta"])
         if params.alpha != "auto":
@@ -140,24 +146,22 @@ class LinesScale(Op[LinesScaleParams, Any]):
     def places_outside(self, params: LinesScaleParams) -> bool:
         return params.outside == "by-position"
 
-    def bind_model(
-        self, params: LinesScaleParams, stats: Mapping[str, Any], places: Mapping[str, Place]
-    ) -> Mapping[str, Any]:
-        return {**stats, "share": _mean_share(stats["norms"], places)} if params.schedule == "uniform" else stats
+    def bind_model(self, params: LinesScaleParams, stats: Stats, places: Mapping[str, Place]) -> Stats:
+        return {**stats, "share": _mean_share(_norms(stats), places)} if params.schedule == "uniform" else stats
 
     def bind_tensor(
-        self, params: LinesScaleParams, stats: Mapping[str, Any], place: Place | None, counts: Mapping[str, int]
-    ) -> dict[str, float]:
+        self, params: LinesScaleParams, stats: Stats, place: Place | None, counts: Mapping[str, int]
+    ) -> Stats:
         alpha = _alpha(params, stats, counts["deltas"])
         if params.schedule == "uniform":
-            return {"scale": alpha + params.slope * stats["share"]}
+            return {"scale": alpha + params.slope * _number(stats, "share")}
         return {"scale": alpha if place is None else params.scale(alpha, place)}
 
-    def apply(self, params: LinesScaleParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, float]) -> Value:
-        return inputs["delta"][0] * stats["scale"]
+    def apply(self, params: LinesScaleParams, inputs: Values, tensor: TensorSpec, stats: Stats) -> Value:
+        return inputs["delta"][0] * _number(stats, "scale")
 
     def summary(
-        self, params: LinesScaleParams, stats: Mapping[str, Any], numels: Mapping[str, int], counts: Mapping[str, int]
+        self, params: LinesScaleParams, stats: Stats, numels: Mapping[str, int], counts: Mapping[str, int]
     ) -> Summary:
         experts = {"num_experts": counts["deltas"]} if params.alpha == "auto" else {}
         told = {name: value for name, value in stats.items() if name != "norms"}
@@ -166,9 +170,7 @@ class LinesScale(Op[LinesScaleParams, Any]):
     def shown_figures(self, params: LinesScaleParams) -> tuple[str, ...]:
         return ("alpha",) if params.alpha == "auto" else ()
 
-    def explain(
-        self, params: LinesScaleParams, value: PlannedValue, stats: Mapping[str, Any] | None
-    ) -> OpExplanation | None:
+    def explain(self, params: LinesScaleParams, value: PlannedValue, stats: Stats | None) -> OpExplanation | None:
         assert value.layers is not None
         if params.schedule == "uniform":
             return self._explain_uniform(params, value, value.layers, stats)
@@ -185,16 +187,16 @@ class LinesScale(Op[LinesScaleParams, Any]):
         return explain_blocks(value.layers, outside, said, None if alpha is None else scale)
 
     def _explain_uniform(
-        self, params: LinesScaleParams, value: PlannedValue, layers: LayerMap, stats: Mapping[str, Any] | None
+        self, params: LinesScaleParams, value: PlannedValue, layers: LayerMap, stats: Stats | None
     ) -> OpExplanation:
         """Tell the one scale, once the norms of all tensors are known."""
         if stats is None:
             told = "the mean of linear's scales"
             return explain_blocks(layers, told, lambda place: told, None)
-        ends = {name: layers.nearest_end(name) for name in stats["norms"]} if self.places_outside(params) else {}
+        ends = {name: layers.nearest_end(name) for name in _norms(stats)} if self.places_outside(params) else {}
         places = {name: place_of(layers, block) for name, block in {**ends, **layers.blocks}.items()}
         alpha = _alpha(params, stats, value.counts["deltas"])
-        scale = alpha + params.slope * _mean_share(stats["norms"], places)
+        scale = alpha + params.slope * _mean_share(_norms(stats), places)
         return explain_blocks(layers, f"{scale:.6g}", lambda place: f"{scale:.6g}", lambda place: scale)
 
 
@@ -202,6 +204,18 @@ def _mean_share(norms: Mapping[str, float], places: Mapping[str, Place]) -> floa
     """Return the mean share of beta over tensors, weighted by their norms; 0 where nothing is to be scaled."""
     shares = (norm * place.block / (place.depth - 1) for name, norm in norms.items() if (place := places.get(name)))
     return math.fsum(shares) / (math.fsum(norms.values()) or 1.0)
+
+
+def _norms(stats: Stats) -> Mapping[str, float]:
+    norms = stats["norms"]
+    assert isinstance(norms, Mapping)
+    return norms
+
+
+def _number(stats: Stats, name: str) -> float:
+    number = stats[name]
+    assert not isinstance(number, Mapping)
+    return number
 
 
 def _said(params: LinesScaleParams, alpha: float | None, place: Place) -> str:
@@ -214,14 +228,16 @@ def _said(params: LinesScaleParams, alpha: float | None, place: Place) -> str:
     return f"auto + {params.slope:g} * {share}"
 
 
-def _alpha(params: LinesScaleParams, stats: Mapping[str, Any], experts: int) -> float:
+def _alpha(params: LinesScaleParams, stats: Stats, experts: int) -> float:
     """Return the resolved alpha; ``experts`` is the number of ``deltas``."""
     if params.gamma is not None:
         return params.gamma
     if params.alpha != "auto":
         return params.alpha or 0.0
-    merged, summed = stats.get("norm_mtv"), stats.get("norm_summed_tvs")
-    return 1.0 / experts if not merged or summed is None or merged == summed else summed / merged / experts
+    if "norm_mtv" not in stats or "norm_summed_tvs" not in stats:
+        return 1.0 / experts
+    merged, summed = _number(stats, "norm_mtv"), _number(stats, "norm_summed_tvs")
+    return 1.0 / experts if not merged or merged == summed else summed / merged / experts
 
 
 def _told(depths: Mapping[str, int]) -> str:
