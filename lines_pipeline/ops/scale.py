@@ -51,6 +51,9 @@ class Scale(Op[ScaleParams, float]):
     ) -> Summary:
         return {"by": self._factor(params, stats)} if params.by == "auto" else {}
 
+    def shown_figures(self, params: ScaleParams) -> tuple[str, ...]:
+        return ("by",) if params.by == "auto" else ()
+
     @staticmethod
     def _factor(params: ScaleParams, stats: Mapping[str, float]) -> float:
         """Return the factor; 1 where an update of norm 0 cannot get another norm."""

@@ -39,7 +39,7 @@ def shown(folder: Path, scales: list[float], capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.usefixtures("models")
-def test_a_computed_alpha_is_shown(write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_computed_factors_are_shown(write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     auto = {"op": "lines-scale", "alpha": "auto", "deltas": "updates"}
     given = {"op": "lines-scale", "delta": "sum", "alpha": 0.5}
     nodes = {
@@ -47,6 +47,8 @@ def test_a_computed_alpha_is_shown(write_recipe: Callable[..., Path], capsys: py
         "one": {**auto, "delta": "sum"},
         "each": {**auto, "delta": "updates"},
         "given": given,
+        "same": {"op": "scale", "delta": "sum", "by": "auto", "like": "one"},
+        "saved_same": {"op": "save", "model": "same", "path": "same.safetensors"},
         "saved": {"op": "save", "model": "one", "path": "one.safetensors"},
         "saved_each": {"op": "save", "model": "each", "path": "{e}.safetensors", "for_each": {"e": ["a", "b", "c"]}},
         "saved_given": {"op": "save", "model": "given", "path": "given.safetensors"},
@@ -58,6 +60,7 @@ def test_a_computed_alpha_is_shown(write_recipe: Callable[..., Path], capsys: py
     assert sorted(lines) == [
         f"computed each.alpha = {min(alphas):.6g} to {max(alphas):.6g} (3 values)",
         f"computed one.alpha = {alpha:.6g}",
+        f"computed same.by = {result.facts['same']['by']:.6g}",
     ]
     assert f"computed one.alpha = {alpha:.6g}" in result._repr_html_()
 
