@@ -56,6 +56,26 @@ class Crossed(nn.Module):
         return self.attention(values[:, :1], values[:, 1:, :3], values[:, 1:, :3])[0].mean(1)
 
 
+class Texts(nn.Module):
+    """Attends among the tokens of texts, where a token of zeros is padding; and makes something of a text's mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.positional_embedding = nn.Parameter(torch.zeros(5, 4))
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.wide, self.tight, self.head = Conv1D(4, 6), nn.Linear(6, 4), nn.Linear(4, 2)
+
+    def token_mask(self, inputs):
+        return inputs.abs().sum(-1).ne(0).long()
+
+    def forward(self, values):
+        mask = self.token_mask(values)
+        values = values + self.positional_embedding[: values.shape[1]]
+        values = values + self.attention(values, values, values, key_padding_mask=mask == 0, need_weights=False)[0]
+        values = self.tight(torch.tanh(self.wide(values))) * mask.unsqueeze(-1)
+        return self.head(values.sum(1) / mask.sum(1, keepdim=True))
+
+
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()

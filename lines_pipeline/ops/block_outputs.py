@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import nn
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.io.layers import LayerMap
+from lines_pipeline.ops.padding import token_mask
 
 Rows = Mapping[str, torch.Tensor]
 """Features by block: float64 [samples, width]."""
-
-
-@runtime_checkable
-class Padded(Protocol):
-    """A module that takes texts of several lengths in a batch, and tells which of its inputs are tokens."""
-
-    def token_mask(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return [n, tokens]: 0 for padding, 1 for all else."""
 
 
 def block_modules(module: nn.Module, layers: LayerMap) -> dict[str, nn.Module]:
@@ -72,7 +65,7 @@ class BlockOutputs:
         ``EvalError`` where no block is run.
         """
         self._axes = self._axes or self._sample_axes(batch)
-        mask = self.module.token_mask(batch.to(self.device)) if isinstance(self.module, Padded) else None
+        mask = token_mask(self.module, batch.to(self.device))
         return {block: _pooled(value, self._axes[block], mask) for block, value in self._run(batch).items()}
 
     def _sample_axes(self, batch: Any) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,20 +16,23 @@ _ATTENTION = inspect.signature(functional.multi_head_attention_forward)
 _PROJECTIONS = {"query": "q_proj_weight", "key": "k_proj_weight", "value": "v_proj_weight"}
 
 
+Tell = Callable[[str, torch.Tensor], None]
+"""Takes the inputs [..., in] of a layer, by the name of its weight."""
+
+
 class LayerInputs(TorchFunctionMode):
-    """Tells the inputs of linear layers, by the name of the weight, while models run in its context.
+    """Tells the inputs of linear layers, by the name of the weight, while models run in its context. It keeps none.
 
     Layers are known by the function they call with a parameter: ``linear`` (nn.Linear, and whoever calls it), ``addmm``
     (the Conv1D of GPT-2, whose weight is [in, out]), and the attention of nn.MultiheadAttention, which multiplies
     within: of that, the input of ``in_proj_weight`` where query, key and value are one tensor, and of ``out_proj``.
     """
 
-    def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
-        """Take the ``parameters`` of a model, by the names under which their inputs are told."""
+    def __init__(self, parameters: Mapping[str, torch.Tensor], tell: Tell) -> None:
+        """Take the ``parameters`` of a model, by the names under which their inputs are told when they are used."""
         super().__init__()
         self._names = {id(parameter): name for name, parameter in parameters.items()}
-        self.seen: list[tuple[str, torch.Tensor]] = []
-        """Names of weights, and rows [n, in], in the order in which they were multiplied."""
+        self._receive = tell
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -44,11 +47,11 @@ class LayerInputs(TorchFunctionMode):
             self._tell_attention(_ATTENTION.bind(*args, **named).arguments)
         return func(*args, **named)
 
-    def _tell(self, weight: Any, rows: torch.Tensor, *, transposed: bool = False) -> None:
+    def _tell(self, weight: Any, inputs: torch.Tensor, *, transposed: bool = False) -> None:
         name = self._names.get(id(weight))
         if name is not None:
             square = transposed and weight.shape[0] == weight.shape[1]
-            self.seen.append((name + TRANSPOSED * square, rows.detach().reshape(-1, rows.shape[-1])))
+            self._receive(name + TRANSPOSED * square, inputs.detach())
 
     def _tell_attention(self, given: Mapping[str, Any]) -> None:
         query, key, value = (given[name] for name in _PROJECTIONS)

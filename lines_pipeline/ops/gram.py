@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.ops.decompositions import add_gram
 from lines_pipeline.ops.layer_names import module_of
 from lines_pipeline.ops.layer_statistics import LayerStatistics, Observed
-from lines_pipeline.ops.task_statistics import TaskParams
 
 
 class Gram(LayerStatistics):
@@ -20,22 +22,26 @@ class Gram(LayerStatistics):
     """
 
     name = "gram"
-    formula = "G = X^T X / rows,  X [rows, in] the inputs of a linear layer; every token is a row"
+    version = 2
+    formula = "G = X^T X / rows,  X [rows, in] the inputs of a linear layer; every token is a row, padding is none"
     source = "Jin et al., arXiv 2212.09849; bloomberg/dataless-model-merging, local_trainer.py (compute_grams)"
 
-    def presumed(self, params: TaskParams, weight: TensorSpec) -> TensorSpec:
+    def presumed(self, rows: int, weight: TensorSpec) -> TensorSpec:
         return replace(weight, name=module_of(weight.name), shape=(weight.shape[1],) * 2)
 
-    def measured_bytes(self, tensor: TensorSpec) -> int:
-        return (8 + 4) * tensor.numel
+    def measured_bytes(self, tensors: Sequence[TensorSpec]) -> int:
+        return sum((8 + 4) * tensor.numel for tensor in tensors)
 
-    def measured(self, observed: Observed) -> dict[str, torch.Tensor]:
+    def measured(self, observe: Observed) -> dict[str, torch.Tensor]:
         sums: dict[str, torch.Tensor] = {}
-        counts: dict[str, int] = {}
-        for weight, rows in observed:
+        counts: Counter[str] = Counter()
+
+        def add(weight: str, rows: torch.Tensor) -> None:
             name, width = module_of(weight), rows.shape[1]
-            total = sums.setdefault(name, torch.zeros(width, width, dtype=torch.float64, device=rows.device))
-            wide = rows.double()
-            total.addmm_(wide.T, wide)
-            counts[name] = counts.get(name, 0) + len(rows)
-        return {name: (total / counts[name]).float() for name, total in sums.items()}
+            if name not in sums:
+                sums[name] = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
+            add_gram(sums[name], rows)
+            counts[name] += len(rows)
+
+        observe(add)
+        return {name: total.div_(counts[name]).float() for name, total in sums.items()}

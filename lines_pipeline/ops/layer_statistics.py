@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.capturing import LayerInputs
+from lines_pipeline.ops.capturing import LayerInputs, Tell
 from lines_pipeline.ops.drivers import DriverContext
+from lines_pipeline.ops.padding import in_distinct_axes, rows_of_tokens, token_mask
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
 from lines_pipeline.ops.task_models import TaskModel
 from lines_pipeline.ops.task_statistics import TaskParams, TaskStatistics
+from lines_pipeline.ops.token_counts import TokenCounts
 
-Observed = Iterator[tuple[str, torch.Tensor]]
-"""Inputs of layers [n, in], one batch after the other, by the name of the weight."""
+Observed = Callable[[Tell], None]
+"""Runs a model, and tells the inputs of its layers as rows [n, in], by the name of the weight."""
 
 
 class LayerStatistics(TaskStatistics):
@@ -27,29 +29,34 @@ class LayerStatistics(TaskStatistics):
     tells_tensors = True
 
     @abstractmethod
-    def presumed(self, params: TaskParams, weight: TensorSpec) -> TensorSpec:
-        """Return what is measured of a weight [out, in], as far as that can be told without the model."""
+    def presumed(self, rows: int, weight: TensorSpec) -> TensorSpec:
+        """Return what is measured of a weight [out, in] on so many rows, as far as that can be told without the model.
+
+        Of texts there may be fewer rows: padding is none of them.
+        """
 
     @abstractmethod
-    def measured(self, observed: Observed) -> dict[str, torch.Tensor]:
+    def measured(self, observe: Observed) -> dict[str, torch.Tensor]:
         """Return the tensors of the result."""
 
     @abstractmethod
-    def measured_bytes(self, tensor: TensorSpec) -> int:
-        """Return the memory that a tensor of the result takes while it is measured."""
+    def measured_bytes(self, tensors: Sequence[TensorSpec]) -> int:
+        """Return the memory that the tensors of the result take while they are measured."""
 
     def schema(self, params: TaskParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
         (model,) = inputs["model"]
         tensors = context.measured
         if tensors is None:
-            presumed = (self.presumed(params, weight) for weight in _weights(model))
-            tensors = {spec.name: spec for spec in presumed}
+            tensors = {spec.name: spec for spec in self._presumed(params, model)}
         return Schema(tensors, tuple(tensors), origin=model.origin, partial=True)
 
     def driver_bytes(self, params: TaskParams, inputs: Mapping[str, Sequence[Schema]]) -> int:
         (model,) = inputs["model"]
-        presumed = (self.presumed(params, weight) for weight in _weights(model))
-        return 2 * model.state_bytes + sum(map(self.measured_bytes, presumed))
+        return 2 * model.state_bytes + self.measured_bytes(self._presumed(params, model))
+
+    def _presumed(self, params: TaskParams, model: Schema) -> list[TensorSpec]:
+        tokens = TokenCounts.of(model)
+        return [self.presumed(params.rows * tokens.at(weight.name), weight) for weight in _weights(model)]
 
     def measure(self, params: TaskParams, step: str, context: DriverContext) -> dict[str, torch.Tensor]:
         """Return what is measured of every layer; ``EvalError`` where the model has none."""
@@ -68,7 +75,7 @@ def _weights(model: Schema) -> list[TensorSpec]:
 
 
 def _observed(task: TaskModel, batches: Iterable[torch.Tensor]) -> Observed:
-    """Run a model on batches; yield the inputs of its layers by the first name that the weight has in the state."""
+    """Observe a model on batches: layers have the first name that their weight has in the state."""
     return observed(task.module, weights_of(task), batches)
 
 
@@ -79,8 +86,23 @@ def weights_of(task: TaskModel) -> dict[str, torch.Tensor]:
 
 
 def observed(module: nn.Module, weights: Mapping[str, torch.Tensor], batches: Iterable[torch.Tensor]) -> Observed:
-    """Run a module on batches; yield the inputs of the layers whose weights are given, by name."""
-    for batch in batches:
-        with torch.no_grad(), LayerInputs(weights) as layers:
-            module(batch)
-        yield from layers.seen
+    """Observe a module on batches: the layers whose weights are given, by name. Padding gives no rows."""
+
+    def observe(tell: Tell) -> None:
+        for batch in batches:
+            for part in in_distinct_axes(batch, token_mask(module, batch)):
+                _run(module, weights, part, tell)
+
+    return observe
+
+
+def _run(module: nn.Module, weights: Mapping[str, torch.Tensor], batch: torch.Tensor, tell: Tell) -> None:
+    mask = token_mask(module, batch)
+
+    def receive(name: str, inputs: torch.Tensor) -> None:
+        rows = rows_of_tokens(inputs, mask)
+        if len(rows):
+            tell(name, rows)
+
+    with torch.no_grad(), LayerInputs(weights, receive):
+        module(batch)

@@ -59,6 +59,7 @@ class RegmeanPlusPlus(Op[RegmeanPlusPlusParams]):
     """
 
     name = "regmean-plus-plus"
+    version = 2
     formula = (
         "(sum_t w_t W_t G_t) (sum_t w_t G_t)^-1,  G_t = X_t^T X_t / rows, X_t the inputs of a layer in block l of "
         "model t behind the merged blocks 0..l-1, on data of task t   (others: mean)"
@@ -189,8 +190,7 @@ class _Layers:
         """Yield the blocks with linear layers as the model runs them; a layer that is in none is one of its own."""
         batch = next(self._inputs(self.tasks[0]))
         by_block: dict[str, list[str]] = {}
-        for name, _ in observed(self.tasks[0].module, self.weights, [batch[:1]]):
-            weight = name.removesuffix(TRANSPOSED)
+        for weight in self._run(batch[:1]):
             own = by_block.setdefault(blocks.get(weight, weight), [])
             own += [] if weight in own or self.merged[weight].dim() != 2 else [weight]
         if not any(by_block.values()):
@@ -198,6 +198,12 @@ class _Layers:
         for block, weights in by_block.items():
             tensors = [name for name in self.weights if blocks.get(name, name) == block]
             yield _Block(tuple(weights), tuple(tensors))
+
+    def _run(self, batch: torch.Tensor) -> list[str]:
+        """Return the weights of linear layers in the order in which a model runs them."""
+        names: list[str] = []
+        observed(self.tasks[0].module, self.weights, [batch])(lambda name, _: names.append(name))
+        return [name.removesuffix(TRANSPOSED) for name in names]
 
     def merge(self, block: _Block) -> None:
         """Solve for the weights of a block."""

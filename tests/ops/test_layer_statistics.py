@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ from torch.nn import functional
 
 import lines_pipeline
 from lines_pipeline.core.errors import EvalError, LinesError, RecipeError
+from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.ops import registry
+from lines_pipeline.ops.capturing import Tell
+from lines_pipeline.ops.gram import Gram
+from lines_pipeline.ops.schemas.schema import Schema
+from lines_pipeline.ops.task_statistics import TaskParams
+from lines_pipeline.ops.token_counts import TokenCounts
 
 
 def measure(folder: Path, op: str, model: State, **params: object) -> State:
@@ -106,6 +114,106 @@ def test_attention_to_other_widths_has_an_input_for_each_projection(tmp_path: Pa
     assert torch.equal(rows["attention.k_proj_weight"], by_token(tokens[:, 1:, :3]))
     assert torch.equal(rows["attention.v_proj_weight"], by_token(tokens[:, 1:, :3]))
     assert rows["attention.out_proj.weight"].shape == (5, 4) and len(rows) == 4
+
+
+def texts_model() -> State:
+    generator = torch.Generator().manual_seed(2)
+    shapes = {
+        "positional_embedding": (5, 4),
+        "attention.in_proj_weight": (12, 4),
+        "attention.in_proj_bias": (12,),
+        "attention.out_proj.weight": (4, 4),
+        "attention.out_proj.bias": (4,),
+        "wide.weight": (4, 6),
+        "wide.bias": (6,),
+        "tight.weight": (4, 6),
+        "tight.bias": (4,),
+        "head.weight": (2, 4),
+        "head.bias": (2,),
+    }
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def sorted_rows(rows: torch.Tensor) -> torch.Tensor:
+    return rows[rows[:, 0].argsort()]
+
+
+@pytest.mark.parametrize("lengths", [(3, 5, 1, 4), (2, 4, 3, 4), (5, 5, 2, 3, 1), (5, 5)])
+def test_padding_gives_no_rows_in_whatever_axes_it_lies(lengths: tuple[int, ...], tmp_path: Path) -> None:
+    """Texts in one batch give what each gives alone: also where there are as many texts as tokens, and in attention,
+    which counts tokens first."""
+    generator = torch.Generator().manual_seed(1)
+    texts = [torch.randn(1, length, 4, generator=generator) for length in lengths]
+    write_layer_suite(
+        tmp_path, "Texts", torch.cat([functional.pad(t, (0, 0, 0, max(lengths) - t.shape[1])) for t in texts])
+    )
+    rows, grams = (measure(tmp_path, op, texts_model()) for op in ("layer-inputs", "gram"))
+    alone: dict[str, list[torch.Tensor]] = {}
+    for number, text in enumerate(texts):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write_layer_suite(folder, "Texts", text)
+        for name, value in measure(folder, "layer-inputs", texts_model()).items():
+            alone.setdefault(name, []).append(value)
+    assert rows.keys() == alone.keys()
+    for name, values in alone.items():
+        expected = torch.cat(values)
+        assert len(expected) == (len(lengths) if name == "head.weight" else sum(lengths))
+        torch.testing.assert_close(sorted_rows(rows[name]), sorted_rows(expected), rtol=1e-4, atol=1e-5)
+        gram = expected.double().T @ expected.double() / len(expected)
+        torch.testing.assert_close(grams[name.removesuffix(".weight")].double(), gram, rtol=1e-4, atol=1e-5)
+
+
+def told_bytes(op: str, model: State, rows: int) -> int:
+    """What an op's driver says that it holds beside the state and the module."""
+    tensors = {name: TensorSpec(name, "float32", tuple(value.shape)) for name, value in model.items()}
+    schema = Schema(tensors, tuple(tensors))
+    params = TaskParams(suite="suite.yaml", task="0", rows=rows)
+    return registry()[op].driver_bytes(params, {"model": [schema]}) - 2 * schema.state_bytes
+
+
+@pytest.mark.parametrize("op", ["gram", "layer-inputs"])
+def test_what_is_kept_of_tokens_is_told(op: str, tmp_path: Path) -> None:
+    write_layer_suite(tmp_path, "Texts", torch.randn(40, 5, 4, generator=torch.Generator().manual_seed(1)))
+    sizes = [value.nbytes for value in measure(tmp_path, op, texts_model(), rows=40).values()]
+    joined = max(sizes) if op == "layer-inputs" else 2 * sum(sizes)
+    told = told_bytes(op, texts_model(), 40)
+    assert sum(sizes) + joined <= told < 2 * (sum(sizes) + joined)
+
+
+def test_nothing_of_the_inputs_is_held_while_gram_runs() -> None:
+    def observe(tell: Tell) -> None:
+        for _ in range(3):
+            rows = torch.ones(5, 2)
+            held = weakref.ref(rows)
+            tell("layer.weight", rows)
+            del rows
+            assert held() is None
+
+    assert torch.equal(Gram().measured(observe)["layer"], torch.ones(2, 2))
+
+
+def test_tokens_are_those_of_the_table_of_positions_in_the_same_tower() -> None:
+    shapes = {
+        "positional_embedding": (77, 8),
+        "visual.positional_embedding": (50, 8),
+        "visual.blocks.0.weight": (8, 8),
+        "blocks.0.weight": (8, 8),
+        "relative_position_bias_table": (900, 2),
+    }
+    tensors = {name: TensorSpec(name, "float32", shape) for name, shape in shapes.items()}
+    counts = TokenCounts.of(Schema(tensors, tuple(tensors)))
+    assert (counts.at("visual.blocks.0.weight"), counts.at("blocks.0.weight")) == (50, 77)
+    for name, shape in {
+        "vit.embeddings.position_embeddings": (1, 5, 8),
+        "pos_embed": (1, 5, 8),
+        "bert.embeddings.position_embeddings.weight": (5, 8),
+        "vision_model.embeddings.position_embedding.weight": (5, 8),
+        "h.wpe.weight": (5, 8),
+        "encoder.embed_positions.weight": (5, 8),
+    }.items():
+        assert TokenCounts.of(Schema({name: TensorSpec(name, "float32", shape)}, (name,))).at("any.weight") == 5
+    assert TokenCounts.of(Schema({}, ())).at("any.weight") == 1
 
 
 def test_a_tied_weight_has_the_inputs_of_all_its_layers(tmp_path: Path) -> None:

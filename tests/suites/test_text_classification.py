@@ -27,7 +27,10 @@ from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.trust import trust
 from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
-from lines_pipeline.ops.block_outputs import BlockOutputs, Padded
+from lines_pipeline.ops.block_outputs import BlockOutputs
+from lines_pipeline.ops.gram import Gram
+from lines_pipeline.ops.layer_statistics import observed
+from lines_pipeline.ops.padding import Padded
 from lines_pipeline.suites.base import Suite
 from lines_pipeline.suites.opening import open_suite
 
@@ -458,3 +461,17 @@ def test_drift_of_a_text_does_not_depend_on_the_padding_beside_it(lab: Path) -> 
     with torch.inference_mode():
         expected = module(tokens)
     torch.testing.assert_close(outputs.rows(tokens)["2"].float(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gram_of_texts_does_not_depend_on_the_padding_beside_them(lab: Path) -> None:
+    """Tokens of a text alone, one text after the other, are all that count."""
+    suite = opened(lab)
+    tokens, _ = next(iter(suite.batches("films", "val")))
+    module: Any = suite.model().eval()
+    lengths = module.token_mask(tokens).sum(1).tolist()
+    assert len(set(lengths)) > 1
+    weights = {name: value for name, value in module.named_parameters() if name.endswith("dense.weight")}
+    batches = [tokens], [text[None, :, :length] for text, length in zip(tokens, lengths, strict=True)]
+    together, alone = (Gram().measured(observed(module, weights, parts)) for parts in batches)
+    assert len(together) > 3
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
