@@ -69,6 +69,7 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
     "slerp": {"t": 0.3},
     "nearswap": {"t": 0.25},
     "wudi": {"iterations": 20},
+    "doge-ta": {"iterations": 20, "lr": 0.01},
     "tsv-c": {"rank": 0.5},
     "fisher": {"floor_on": "first"},
 }
@@ -108,6 +109,7 @@ VARIANTS = [
     Variant("wudi-closed", {"ridge": 0.0}),
     Variant("svc", {"alpha": 0.1}),
     Variant("ace", {"tau": 0.0, "k_fraction": 1.0}),
+    Variant("doge-ta", {"iterations": 3, "density": 1.0, "subspace": 1, "others": "mean"}),
     Variant("fisher", {"floor_on": "all"}),
     Variant("fisher", {"floor_on": "all", "floor": 0.0, "normalize": False}),
     Variant("fisher", {"floor_on": "all", "floor_kind": "add"}),

@@ -21,6 +21,7 @@ NO_PERMUTATION: Mapping[str, str] = {
     "magmax": "of equal magnitudes the later one counts",
     "fisher floor_on=first": "the floor is the first model's",
     "wudi": "steps of Adam have their full length where the gradient is no more than rounding",
+    "doge-ta": "of directions that tasks share equally rounding chooses; steps of Adam as in wudi",
     "ties density=1.0 sign=norm-fraction aggregate=sum": "of equal shares the first one counts",
 }
 
@@ -30,6 +31,7 @@ NO_SCALING: Mapping[str, str] = {
     "ramplus-tl": ABSOLUTE,
     "sce": "sums of mean squares below 1e-6 give equal weights",
     "wudi": "Adam's steps have a fixed length",
+    "doge-ta": "scales each task to a norm of its own; Adam's steps have a fixed length",
     "pcb": "the tanh takes products of weights",
     "ace": "eps and the logarithms of norms are in units of weights",
     "arcee-fusion": "the softmax takes weights",

@@ -103,7 +103,11 @@ SP = TypeVar("SP", bound=SpectralParams, default=SpectralParams)
 """The parameters of a spectral method."""
 
 
-class SpectralOp(Op[SP], Generic[SP]):
+S = TypeVar("S", default=Never)
+"""What its statistics come out as."""
+
+
+class MatrixOp(Op[SP, S], Generic[SP, S]):
     """A method that merges matrices one at a time and whole; vectors and other shapes stream in blocks."""
 
     gives = EdgeType.DELTA
@@ -131,11 +135,11 @@ class SpectralOp(Op[SP], Generic[SP]):
         """Return how often ``merge`` takes each matrix."""
         return 1
 
-    def apply(self, params: SP, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Never]) -> Value:
+    def apply(self, params: SP, inputs: Values, tensor: TensorSpec, stats: Mapping[str, S]) -> Value:
         deltas = inputs["deltas"]
         if params.decomposes(tensor):
             matrix = params.as_matrix(tensor)
-            merged: Value = self.merge(params, Matrices(deltas, matrix.shape), matrix).reshape(-1)
+            merged: Value = self.merge_by(params, Matrices(deltas, matrix.shape), matrix, stats).reshape(-1)
             return merged
         if params.others == "base":
             return deltas[0] * 0.0
@@ -145,7 +149,7 @@ class SpectralOp(Op[SP], Generic[SP]):
         """Return how many directions of each of ``count`` task vectors' matrices are kept; all by default."""
         return min(tensor.shape)
 
-    def explain(self, params: SP, value: PlannedValue, stats: Mapping[str, Never] | None) -> OpExplanation | None:
+    def explain(self, params: SP, value: PlannedValue, stats: Mapping[str, S] | None) -> OpExplanation | None:
         count = value.counts["deltas"]
         floating = (spec for spec in value.schema.tensors.values() if spec.is_floating)
         matrices = [params.as_matrix(spec) for spec in floating if params.decomposes(spec)]
@@ -163,6 +167,17 @@ class SpectralOp(Op[SP], Generic[SP]):
                 "ranks": {matrix.name: self.rank(params, matrix, count) for matrix in matrices},
             },
         )
+
+    @abstractmethod
+    def merge_by(self, params: SP, matrices: Matrices, tensor: TensorSpec, stats: Mapping[str, S]) -> torch.Tensor:
+        """Return the merged matrix of the task vectors' matrices, by statistics of whole models."""
+
+
+class SpectralOp(MatrixOp[SP], Generic[SP]):
+    """A method that needs nothing but the matrices."""
+
+    def merge_by(self, params: SP, matrices: Matrices, tensor: TensorSpec, stats: Mapping[str, Never]) -> torch.Tensor:
+        return self.merge(params, matrices, tensor)
 
     @abstractmethod
     def merge(self, params: SP, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:

@@ -9,12 +9,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
+from lines_pipeline.ops.adam import adam_steps
 from lines_pipeline.ops.decompositions import matrix_bytes
 from lines_pipeline.ops.interference import Interference, interference_bytes
 from lines_pipeline.ops.spectral import Matrices, SpectralOp, SpectralParams
-
-_DECAYS = 0.9, 0.999
-_EPSILON = 1e-8
 
 
 class RelativeRate(BaseModel):
@@ -66,11 +64,8 @@ class Wudi(SpectralOp[WudiParams]):
 
 def _stepped(start: torch.Tensor, gram: torch.Tensor, iterations: int, rate: float) -> torch.Tensor:
     """Return how far Adam gets from where half the gradient is ``start``: D away from there it is ``start + D G``."""
-    moved, mean, square, gradient = (torch.zeros_like(start) for _ in range(4))
-    for step in range(1, iterations + 1):
+
+    def gradient_into(moved: torch.Tensor, gradient: torch.Tensor) -> None:
         torch.addmm(start, moved, gram, out=gradient).mul_(2)
-        mean.lerp_(gradient, 1 - _DECAYS[0])
-        square.mul_(_DECAYS[1]).addcmul_(gradient, gradient, value=1 - _DECAYS[1])
-        length = torch.sqrt(square, out=gradient).div_((1 - _DECAYS[1] ** step) ** 0.5).add_(_EPSILON)
-        moved.addcdiv_(mean, length, value=-rate / (1 - _DECAYS[0] ** step))
-    return moved
+
+    return adam_steps(start, gradient_into, iterations, rate)

@@ -189,7 +189,7 @@ PICKED = (
 )
 SPHERES = ("arc", "arcs", "tangents", "mean", "stock", "rows", "near", "fused")
 TABLE = [0.25, 0.5, 0.75, 1.0]
-SPECTRAL = ("shared", "beyond", "stepped", "solved", "calmed", "leading", "covaried")
+SPECTRAL = ("shared", "beyond", "stepped", "solved", "calmed", "leading", "covaried", "projected")
 
 NODES: Mapping[str, Mapping[str, Any]] = {
     "base": {"op": "load", "path": "folder"},
@@ -212,6 +212,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "solved": {"op": "wudi-closed", "deltas": "updates"},
     "calmed": {"op": "svc", "delta": "flat", "deltas": "updates"},
     "covaried": {"op": "ace", "deltas": "updates"},
+    "projected": {"op": "doge-ta", "deltas": "updates", "iterations": 3},
     "leading": {"op": "tsv-c", "deltas": "updates"},
     "signed": {"op": "ties", "deltas": "updates", "sign_from": "sum", "density": [0.3, 0.5, 1], "exact": True},
     "level": {"op": "scale", "delta": "ties", "by": "auto", "like": "scaled"},

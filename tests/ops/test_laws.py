@@ -68,6 +68,7 @@ NO_IDENTITY: Mapping[str, str] = {
     "mask": "leaves out what its mask does",
     "larv": "scales by block",
     "ace": "leaves out the mean of the rows",
+    "doge-ta": "scales each task to a norm of its own",
     "pcb": "leaves out all but a share of the entries",
     "esm": "weighs columns by their length, and doubles what it gives",
 }

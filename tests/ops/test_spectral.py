@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("shared_store")
 
 State = dict[str, torch.Tensor]
 METHODS = ("iso-c", "tsv-m", "iso-cts", "cart", "wudi", "wudi-closed", "ace")
+ALL = (*METHODS, "doge-ta")
 
 
 def random_state(seed: int, scale: float = 1.0) -> State:
@@ -106,7 +107,7 @@ def test_the_order_of_the_tasks_does_not_matter(op: str, tmp_path: Path) -> None
         torch.testing.assert_close(other[name], value, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("op", METHODS)
+@pytest.mark.parametrize("op", ALL)
 def test_vectors_kernels_and_scalars_take_the_mean_or_stay(op: str, tmp_path: Path) -> None:
     updates = [random_state(seed) for seed in range(3)]
     tensors = merge(tmp_path, op, updates, others="mean")
@@ -117,7 +118,7 @@ def test_vectors_kernels_and_scalars_take_the_mean_or_stay(op: str, tmp_path: Pa
     torch.testing.assert_close(kept["tall"], tensors["tall"])
 
 
-@pytest.mark.parametrize("op", [*METHODS, "tsv-c", "svc"])
+@pytest.mark.parametrize("op", [*ALL, "tsv-c", "svc"])
 def test_kernels_as_matrices_are_merged_as_reshaped_tensors(op: str, tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
     updates = [{"kernel": random_state(seed)["kernel"]} for seed in range(3)]
@@ -142,7 +143,7 @@ def test_kernels_as_matrices_are_merged_as_reshaped_tensors(op: str, tmp_path: P
     assert not torch.allclose(kernels, merged(tmp_path, updates), atol=1e-3)
 
 
-@pytest.mark.parametrize("op", [*METHODS, "tsv-c", "svc"])
+@pytest.mark.parametrize("op", [*ALL, "tsv-c", "svc"])
 def test_kernels_as_matrices_take_the_memory_of_matrices(op: str) -> None:
     spectral = registry()[op]
     params = spectral.Params.model_validate({"convolutions": "matrix"})
@@ -177,7 +178,7 @@ def test_more_tasks_than_directions_leave_a_matrix_as_it_is(tmp_path: Path) -> N
     assert not tensors["tall"].any() and tensors["square"].any()
 
 
-@pytest.mark.parametrize("op", METHODS)
+@pytest.mark.parametrize("op", ALL)
 def test_many_tasks_and_a_task_that_is_the_base_stay_finite(op: str, tmp_path: Path) -> None:
     nothing = {name: torch.zeros_like(value) for name, value in random_state(0).items()}
     tensors = merge(tmp_path, op, [*(random_state(seed) for seed in range(11)), nothing])
@@ -185,7 +186,7 @@ def test_many_tasks_and_a_task_that_is_the_base_stay_finite(op: str, tmp_path: P
     assert tensors["square"].any() or op == "tsv-m"
 
 
-@pytest.mark.parametrize("op", METHODS)
+@pytest.mark.parametrize("op", ALL)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_merged_in_float32(op: str, dtype: torch.dtype, tmp_path: Path) -> None:
     halves = [{name: value.to(dtype) for name, value in random_state(seed).items()} for seed in range(3)]
@@ -264,7 +265,7 @@ def test_the_closed_form_is_a_minimum(tmp_path: Path) -> None:
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("op", METHODS)
+@pytest.mark.parametrize("op", ALL)
 def test_bytes_depend_on_neither_workers_nor_memory_nor_cache(op: str, tmp_path: Path) -> None:
     path = recipe(tmp_path, op, [random_state(seed) for seed in range(3)])
     least = lines_pipeline.plan(path, workers=1, scheduler="serial").peak_bytes
