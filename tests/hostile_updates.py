@@ -110,6 +110,7 @@ VARIANTS = [
     Variant("svc", {"alpha": 0.1}),
     Variant("ace", {"tau": 0.0, "k_fraction": 1.0}),
     Variant("doge-ta", {"iterations": 3, "density": 1.0, "subspace": 1, "others": "mean"}),
+    Variant("dc-merge", {"density": 1.0, "max_ratio": 2.0}),
     Variant("fisher", {"floor_on": "all"}),
     Variant("fisher", {"floor_on": "all", "floor": 0.0, "normalize": False}),
     Variant("fisher", {"floor_on": "all", "floor_kind": "add"}),

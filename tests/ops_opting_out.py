@@ -21,6 +21,7 @@ NO_PERMUTATION: Mapping[str, str] = {
     "magmax": "of equal magnitudes the later one counts",
     "fisher floor_on=first": "the floor is the first model's",
     "wudi": "steps of Adam have their full length where the gradient is no more than rounding",
+    "dc-merge": "of equal singular values, or entries, rounding chooses; rounding elects signs of sums of 0",
     "doge-ta": "of directions that tasks share equally rounding chooses; steps of Adam as in wudi",
     "ties density=1.0 sign=norm-fraction aggregate=sum": "of equal shares the first one counts",
 }

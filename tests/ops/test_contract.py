@@ -189,7 +189,7 @@ PICKED = (
 )
 SPHERES = ("arc", "arcs", "tangents", "mean", "stock", "rows", "near", "fused")
 TABLE = [0.25, 0.5, 0.75, 1.0]
-SPECTRAL = ("shared", "beyond", "stepped", "solved", "calmed", "leading", "covaried", "projected")
+SPECTRAL = ("shared", "beyond", "stepped", "solved", "calmed", "leading", "covaried", "projected", "covered")
 
 NODES: Mapping[str, Mapping[str, Any]] = {
     "base": {"op": "load", "path": "folder"},
@@ -213,6 +213,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "calmed": {"op": "svc", "delta": "flat", "deltas": "updates"},
     "covaried": {"op": "ace", "deltas": "updates"},
     "projected": {"op": "doge-ta", "deltas": "updates", "iterations": 3},
+    "covered": {"op": "dc-merge", "deltas": "updates", "density": 0.1},
     "leading": {"op": "tsv-c", "deltas": "updates"},
     "signed": {"op": "ties", "deltas": "updates", "sign_from": "sum", "density": [0.3, 0.5, 1], "exact": True},
     "level": {"op": "scale", "delta": "ties", "by": "auto", "like": "scaled"},

@@ -47,6 +47,7 @@ ALONE = [
     Variant("scale", {"by": "auto"}, ("like",)),
     Variant("consensus", {"min_tasks": 1, "threshold": 0.0}, ("deltas",)),
     Variant("tsv-c", {"rank": 1.0}),
+    Variant("dc-merge", {"density": 1.0}),
     Variant("wudi", {"others": "mean"}),
     Variant("wudi-closed", {"ridge": 0.0, "others": "mean"}),
     Variant("interpolate", {"weights": [1.0]}),

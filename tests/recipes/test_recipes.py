@@ -109,6 +109,7 @@ SWEEPS = {
     "study_schedules": 2,
     "vit20_consensus": 1,
     "vit20_consensus_lines": 2,
+    "vit20_dc_merge": 2,
     "vit20_doge_ta": 3,
     "vit20_soup_greedy": 1,
     "vit20_soup_uniform": 1,
