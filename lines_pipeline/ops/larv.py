@@ -5,22 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, pstdev
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
-from lines_pipeline.ops.base import Ids, Op, OpParams, Port, Values
+from lines_pipeline.ops.base import AnyStatistic, Ids, Op, OpParams, Port, Values
 from lines_pipeline.ops.depth import LAYER_MAP, LayerPatterns, Place, explain_blocks, pattern_diagnostics, place_of
 from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.kernels import Value
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
-from lines_pipeline.ops.statistics.beside_base import BesideBase, Figures
+from lines_pipeline.ops.statistics.beside_base import BesideBase, EffectiveRanks, Figures
 
 Block = tuple[int, int]
 """A tower and a block in it, both from 0."""
+NO_RANK = 1e-8
+"""Added to the effective rank of an update."""
+
+
+class _Measured(NamedTuple):
+    """Holds the richness and the conflict of one matrix of an update."""
+
+    richness: float
+    conflict: float
 
 
 class LarvParams(OpParams):
@@ -60,8 +69,9 @@ class Larv(Op[LarvParams, Any]):
     def schema(self, params: LarvParams, inputs: Mapping[str, Sequence[Schema]], context: SchemaContext) -> Schema:
         return super().schema(params, {"delta": inputs["delta"]}, context)
 
-    def statistics(self, params: LarvParams, inputs: Ids, step: str) -> Mapping[str, BesideBase]:
-        return {"figures": BesideBase((*inputs["base"], *inputs["delta"]))}
+    def statistics(self, params: LarvParams, inputs: Ids, step: str) -> Mapping[str, AnyStatistic]:
+        base, delta = inputs["base"], inputs["delta"]
+        return {"ranks": EffectiveRanks(base), "figures": BesideBase((*base, *delta))}
 
     def layer_pattern(self, params: LarvParams) -> str | tuple[str, ...]:
         return params.blocks
@@ -69,7 +79,7 @@ class Larv(Op[LarvParams, Any]):
     def bind_model(
         self, params: LarvParams, stats: Mapping[str, Any], places: Mapping[str, Place]
     ) -> Mapping[str, Any]:
-        return {"scales": _scales(params, stats["figures"], places)}
+        return {"scales": _scales(params, _measured(stats), places)}
 
     def bind_tensor(
         self, params: LarvParams, stats: Mapping[str, Any], place: Place | None, counts: Mapping[str, int]
@@ -85,10 +95,21 @@ class Larv(Op[LarvParams, Any]):
         if stats is None:
             return explain_blocks(layers, "1", lambda place: "by its matrices and the base's", None)
         places = {name: place_of(layers, block) for name, block in layers.blocks.items()}
-        scales = _scales(params, stats["figures"], places)
+        scales = _scales(params, _measured(stats), places)
         return explain_blocks(
             layers, "1", lambda place: f"{_scale_at(scales, place):.6g}", lambda place: _scale_at(scales, place)
         )
+
+
+def _measured(stats: Mapping[str, Any]) -> dict[str, _Measured]:
+    """Return what is measured of each matrix that the base has, and the update."""
+    ranks: Mapping[str, float] = stats["ranks"]
+    figures: Mapping[str, Figures] = stats["figures"]
+    return {
+        name: _Measured(ranks[name] / (own.rank + NO_RANK), own.conflict)
+        for name, own in figures.items()
+        if name in ranks
+    }
 
 
 def _scale_at(scales: Mapping[Block, float], place: Place) -> float:
@@ -96,11 +117,11 @@ def _scale_at(scales: Mapping[Block, float], place: Place) -> float:
     return scales.get((place.tower, place.block), 1.0)
 
 
-def _scales(params: LarvParams, figures: Mapping[str, Figures], places: Mapping[str, Place]) -> dict[Block, float]:
+def _scales(params: LarvParams, figures: Mapping[str, _Measured], places: Mapping[str, Place]) -> dict[Block, float]:
     """Return the scale of each block that has figures, tower by tower."""
     scales: dict[Block, float] = {}
     for tower in sorted({places[name].tower for name in figures if name in places}):
-        matrices: dict[Place, list[Figures]] = {}
+        matrices: dict[Place, list[_Measured]] = {}
         for name in sorted(figures):
             if name in places and places[name].tower == tower:
                 matrices.setdefault(places[name], []).append(figures[name])
@@ -110,7 +131,7 @@ def _scales(params: LarvParams, figures: Mapping[str, Figures], places: Mapping[
     return scales
 
 
-def _scores(params: LarvParams, matrices: Mapping[Place, Sequence[Figures]]) -> dict[Place, float]:
+def _scores(params: LarvParams, matrices: Mapping[Place, Sequence[_Measured]]) -> dict[Place, float]:
     """Return the score of each block of a tower, from the figures of its matrices."""
     conflicts = {place: fmean(each.conflict for each in own) for place, own in matrices.items()}
     mean, deviation = fmean(conflicts.values()), pstdev(conflicts.values())

@@ -24,7 +24,8 @@ def random_updates(shape: tuple[int, int], count: int) -> list[torch.Tensor]:
 
 def polar(matrix: torch.Tensor) -> torch.Tensor:
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    return left @ right
+    product: torch.Tensor = left @ right
+    return product
 
 
 def published(updates: Sequence[torch.Tensor], density: float, rank: int | None, ratio: float | None) -> torch.Tensor:
@@ -47,8 +48,9 @@ def published(updates: Sequence[torch.Tensor], density: float, rank: int | None,
     stacked = torch.stack(cores)
     agreeing = (stacked * stacked.sum(0)) > 0
     mean = torch.where(agreeing, stacked, 0.0).sum(0) / agreeing.sum(0).clamp(min=1)
-    blocks = torch.block_diag(*(torch.ones(kept, kept, dtype=torch.float64) for _ in range(count)))
-    return lefts @ (mean * blocks) @ rights.T
+    blocks = torch.kron(torch.eye(count, dtype=torch.float64), torch.ones(kept, kept, dtype=torch.float64))
+    result: torch.Tensor = lefts @ (mean * blocks) @ rights.T
+    return result
 
 
 @pytest.mark.parametrize("shape", [(12, 20), (20, 12), (13, 13)])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import lines_pipeline
 from lines_pipeline.core.errors import RecipeError
-from lines_pipeline.ops.statistics.beside_base import Figures
+from lines_pipeline.ops.statistics.beside_base import EffectiveRanks, Figures, effective_rank
 
 Recipe = Callable[..., Path]
 State = dict[str, torch.Tensor]
@@ -126,6 +126,27 @@ def test_it_maps_over_task_vectors_and_a_plan_tells_the_scales_once_known(models
     assert f"visual block 3: {scale:.5f}"[:-1] in told
 
 
+def test_the_base_is_measured_once_for_all_task_vectors(models: Path, write_recipe: Recipe) -> None:
+    nodes = {
+        "scaled": {"op": "larv", "delta": "updates", "base": "base"},
+        "merged": {"op": "task-arithmetic", "deltas": "scaled"},
+        "saved": {"op": "save", "model": "merged", "path": "update.safetensors"},
+    }
+    measured: list[tuple[int, ...]] = []
+
+    def measure(statistic: EffectiveRanks, matrix: torch.Tensor) -> float | None:
+        measured.append(tuple(matrix.shape))
+        return effective_rank(matrix)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EffectiveRanks, "measure", measure)
+        lines_pipeline.run(write_recipe(nodes), out="out", cache=False, tracking=False, scheduler="serial")
+    matrices = [
+        v for n, v in load_file(models / "base.safetensors").items() if v.dim() == 2 and any(map(str.isdigit, n))
+    ]
+    assert len(measured) == len(matrices)
+
+
 def test_larger_matrices_are_put_together_from_their_blocks(models: Path, write_recipe: Recipe) -> None:
     generator = torch.Generator().manual_seed(5)
     states = {name: load_file(models / f"{name}.safetensors") for name in ("base", "a", "b", "c")}
@@ -152,7 +173,9 @@ def test_figures_are_the_same_for_the_transpose_and_scale_free() -> None:
     assert Figures.of(base.T, update.T) == pytest.approx(figures)
     assert Figures.of(base * 4, update * 0.5) == pytest.approx(figures)
     assert Figures.of(base, torch.zeros_like(base)) is None
-    assert Figures.of(base, base * 3) == pytest.approx((1.0, 0.0), abs=1e-6)
+    assert Figures.of(base, base * 3) == pytest.approx((effective_rank(base), 0.0), abs=1e-6)
+    assert effective_rank(torch.zeros(3, 2)) is None
+    assert effective_rank(update) == effective_rank(update.T) == pytest.approx(figures.rank)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ sweep, so that no sweep keeps the whole model.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from typing_extensions import TypeVar
 
 from lines_pipeline.core.tensor_specs import BLOCK_NUMEL, TensorSpec
 from lines_pipeline.jit.boundary import Untraceable
@@ -23,15 +25,16 @@ from lines_pipeline.ops.statistics.contract import Reductions, Retry, Statistic
 SHARES = 3
 """In so many sweeps larger matrices are put together, where memory is not bounded."""
 MOST_SHARES = 10
-NO_RANK = 1e-8
-"""Added to the effective rank of an update."""
+
+Measured = TypeVar("Measured")
+"""What is measured of one matrix."""
 
 
 class Figures(NamedTuple):
-    """Holds what is measured of one matrix."""
+    """Holds what is measured of one matrix of an update, beside the base's."""
 
-    richness: float
-    """The effective rank of the base's over that of the update's."""
+    rank: float
+    """The effective rank of the update's."""
     conflict: float
     """``(|A D^T - D A^T| + |A^T D - D^T A|) / (2 |A| |D|)`` of the base's A and the update's D: 0 to 2."""
 
@@ -51,7 +54,17 @@ class Figures(NamedTuple):
             return None
         outer = max(2 * float((own * changed).sum()) - 2 * float((mixed * mixed.T).sum()), 0.0)
         conflict = math.sqrt(outer) + float((mixed - mixed.T).norm())
-        return cls(_effective_rank(own) / (_effective_rank(changed) + NO_RANK), conflict / (2 * norms))
+        return cls(_effective_rank(changed), conflict / (2 * norms))
+
+
+def effective_rank(matrix: torch.Tensor) -> float | None:
+    """Return the exponential of the entropy of a matrix' squared singular values' shares; None of zeros."""
+    if matrix.shape[0] < matrix.shape[1]:
+        matrix = matrix.T
+    gram = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
+    add_gram(gram, matrix)
+    square = float(gram.trace())
+    return _effective_rank(gram) if square and math.isfinite(square) else None
 
 
 def _effective_rank(gram: torch.Tensor) -> float:
@@ -65,12 +78,12 @@ class _Waiting:
     """Holds the names of the larger matrices by sweep, from the one that keeps them next on, and what is known."""
 
     shares: tuple[frozenset[str], ...]
-    known: Mapping[str, Figures]
+    known: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class BesideBase(Statistic[Any, Mapping[str, Figures], Any]):
-    """Measures by name the matrices of ``of``, a base and an update, where neither is zero.
+class _OfMatrices(Statistic[Any, Mapping[str, Measured], Any]):
+    """Measures by name the matrices of ``of``, side by side, where they are not zero.
 
     Matrices without a number in their names, such as embeddings, belong to no block: they are left out.
     """
@@ -87,16 +100,17 @@ class BesideBase(Statistic[Any, Mapping[str, Figures], Any]):
         if is_small == (state is not None) or not (is_small or tensor.name in state.shares[0]):
             return (None, tensor.shape)
         blocks = np.stack([_on_cpu(value) for value in values])
-        return (_measured([blocks], tensor.shape) if is_small else blocks, tensor.shape)
+        return (self._measured([blocks], tensor.shape) if is_small else blocks, tensor.shape)
 
     def partial(self, *reduced: Any) -> Any:
         return reduced
 
     def combine(self, partials: Mapping[str, list[Any]], numels: Mapping[str, int], state: Any) -> Any:
-        found: dict[str, Figures | None] = {}
+        found: dict[str, Measured | None] = {}
         for name, blocks in partials.items():
             first, shape = blocks[0]
-            found[name] = _measured([block for block, _ in blocks], shape) if isinstance(first, np.ndarray) else first
+            whole = isinstance(first, np.ndarray)
+            found[name] = self._measured([block for block, _ in blocks], shape) if whole else first
         known = {name: figures for name, figures in found.items() if figures is not None}
         if state is None:
             shapes = {name: blocks[0][1] for name, blocks in partials.items() if blocks[0][1] is not None}
@@ -109,10 +123,37 @@ class BesideBase(Statistic[Any, Mapping[str, Figures], Any]):
         shares = _balanced(numels, self.shares)
         largest = max((numel for numel in numels.values() if numel > BLOCK_NUMEL), default=0)
         kept = max((sum(numels[name] for name in share) for share in shares), default=0)
-        return 2 * item_bytes * kept + _MEASURING_BYTES * largest
+        return len(self.of) * item_bytes * kept + _MEASURING_BYTES * largest
 
     def narrowed(self, factor: float) -> Self:
         return replace(self, shares=min(int(self.shares * factor), MOST_SHARES))
+
+    @abstractmethod
+    def measure(self, *matrices: torch.Tensor) -> Measured | None:
+        """Measure one matrix of each of ``of``; None where that cannot be."""
+
+    def _measured(self, blocks: Sequence[Any], shape: tuple[int, ...]) -> Measured | None:
+        """Measure what blocks hold one above the other; None where these are not whole matrices."""
+        values = torch.from_numpy(np.concatenate(blocks, axis=1))
+        return self.measure(*values.reshape(-1, *shape)) if values.shape[1] == math.prod(shape) else None
+
+
+@dataclass(frozen=True)
+class EffectiveRanks(_OfMatrices[float]):
+    """Measures the effective ranks of a model's matrices: of a base once, however many updates are beside it."""
+
+    def measure(self, *matrices: torch.Tensor) -> float | None:
+        return effective_rank(*matrices)
+
+
+@dataclass(frozen=True)
+class BesideBase(_OfMatrices[Figures]):
+    """Measures the matrices of an update beside those of a base, which come first in ``of``."""
+
+    version = 2
+
+    def measure(self, *matrices: torch.Tensor) -> Figures | None:
+        return Figures.of(*matrices)
 
     def decode(self, result: Any) -> Mapping[str, Figures]:
         return {name: Figures(*figures) for name, figures in result.items()}
@@ -120,12 +161,6 @@ class BesideBase(Statistic[Any, Mapping[str, Figures], Any]):
 
 _MEASURING_BYTES = 6 * 8
 """Bytes by entry of a matrix while it is measured: three Gram matrices of its smaller side, and their products."""
-
-
-def _measured(blocks: Sequence[Any], shape: tuple[int, ...]) -> Figures | None:
-    """Return the figures of base and update, which blocks hold one above the other; None where these are not whole."""
-    both = torch.from_numpy(np.concatenate(blocks, axis=1))
-    return Figures.of(*both.reshape(2, *shape)) if both.shape[1] == math.prod(shape) else None
 
 
 def _on_cpu(value: Block) -> np.ndarray[Any, Any]:
