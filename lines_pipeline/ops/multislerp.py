@@ -15,7 +15,7 @@ from lines_pipeline.ops.spheres import SphereOp, combination, combined, inner, l
 from lines_pipeline.ops.statistics.gram import Gram, Grams
 
 SMALLEST_NORM = 1e-8
-"""Added to norms; a mean direction shorter than this has none."""
+"""A mean of unit vectors that is shorter has no direction; added to the angle."""
 
 
 class MultislerpParams(OpParams):
@@ -49,7 +49,7 @@ class Multislerp(SphereOp[MultislerpParams]):
 
 def _factors(weights: list[float], gram: Gram, tensor: TensorSpec) -> list[float]:
     """Return the factor of each vector."""
-    directions = units(gram, SMALLEST_NORM)
+    directions = units(gram)
     mean = combination(list(zip(weights, directions, strict=True)))
     size = length(mean, gram)
     if size < SMALLEST_NORM:

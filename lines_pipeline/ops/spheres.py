@@ -31,12 +31,12 @@ def combination(parts: Sequence[tuple[float, Sequence[float]]]) -> Coefficients:
     return [math.fsum(factor * vector[i] for factor, vector in parts) for i in range(len(parts[0][1]))]
 
 
-def units(gram: Gram, floor: float = 0.0) -> list[Coefficients]:
-    """Return every vector divided by its norm plus ``floor``; a vector of norm 0 stays as it is."""
+def units(gram: Gram) -> list[Coefficients]:
+    """Return every vector divided by its norm; a vector of norm 0 stays as it is."""
     vectors = []
     for i in range(len(gram)):
         size = math.sqrt(gram[i][i])
-        vectors.append([1.0 / (size + floor) if i == j and size else float(i == j) for j in range(len(gram))])
+        vectors.append([1.0 / size if i == j and size else float(i == j) for j in range(len(gram))])
     return vectors
 
 
