@@ -62,7 +62,7 @@ class RunResult:
         """Show metrics, chosen values, files and the run in a notebook, as ``to_dict`` has them."""
         shown = self.to_dict()
         rows = [f"chosen {name} = {value}" for name, value in shown["chosen"].items()]
-        rows += [f"computed {name} = {shown_figure(value)}" for name, value in self.computed.items()]
+        rows += [f"computed {name} = {computed_text(value)}" for name, value in self.computed.items()]
         rows += [f"written {file}" for file in shown["files"]]
         rows.append(f"run {shown['name']} {self.run_id or 'without a record'} ({self.seconds:.1f} s)")
         return _metrics_html(shown["metrics"]) + "".join(f"<div>{escape(row)}</div>" for row in rows)
@@ -88,7 +88,7 @@ def _metrics_html(metrics: Mapping[str, Mapping[str, float]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
 
 
-def shown_figure(value: Any) -> str:
+def computed_text(value: Any) -> str:
     """Return a computed figure for people; of a list, the range and how many there are."""
     if not isinstance(value, list):
         return _number(value)

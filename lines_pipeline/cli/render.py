@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lines_pipeline.core.printable import printable, printable_message
 from lines_pipeline.core.units import figure_text, interval_text
-from lines_pipeline.results import RunResult, shown_figure
+from lines_pipeline.results import RunResult, computed_text
 
 if TYPE_CHECKING:
     from lines_pipeline.cache.report import CacheReport
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from lines_pipeline.tracking.sync import SyncReport
 
 
-_COLUMNS_OF_A_PIPE = _BOUNDLESS = 10_000
+_COLUMNS_OF_A_PIPE = 10_000
+_BOUNDLESS = 10_000
+"""Columns that any table fits in."""
 _MOST_COLUMNS = 4
 """A node with more members than that has these as rows."""
 
@@ -56,7 +58,7 @@ def show_result(result: RunResult) -> None:
     for name, value in shown["chosen"].items():
         console.print(f"chosen   {name} = {value}")
     for name, value in result.computed.items():
-        console.print(f"computed {name} = {shown_figure(value)}")
+        console.print(f"computed {name} = {computed_text(value)}")
     for file in shown["files"]:
         console.print(f"written  {file}")
     if result.cached:

@@ -40,7 +40,7 @@ def each(
 
 @contextmanager
 def located_plan_errors(recipe: Recipe) -> Iterator[None]:
-    """Give the errors of a plan that are about values of a recipe the places of these."""
+    """Add the place in the recipe to every ``PlanError`` that is about values of it."""
     try:
         yield
     except PlanError as error:

@@ -16,9 +16,9 @@ ADAM_MATRICES = 4
 def adam_steps(
     like: torch.Tensor, gradient_into: Callable[[torch.Tensor, torch.Tensor], object], iterations: int, rate: float
 ) -> torch.Tensor:
-    """Return how far so many steps go from zeros ``like`` a matrix.
+    """Return how far Adam moves a matrix ``like`` this from zero, in that many steps at a learning rate.
 
-    ``gradient_into(moved, gradient)`` writes the gradient where ``moved`` lies into ``gradient``.
+    ``gradient_into(moved, gradient)`` writes the loss's gradient at ``moved`` into ``gradient``.
     """
     moved, mean, square, gradient = (torch.zeros_like(like) for _ in range(ADAM_MATRICES))
     for step in range(1, iterations + 1):

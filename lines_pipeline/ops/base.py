@@ -242,7 +242,7 @@ class Op(StepRoles[P], ABC, Generic[P, S]):
         return {}
 
     def shown_figures(self, params: P) -> tuple[str, ...]:
-        """Return the figures of ``summary`` that take the place of parameters: the result of a run shows them."""
+        """Name the figures of ``summary`` that replace parameters (``alpha: auto``): a run's result shows them."""
         return ()
 
     def explain(self, params: P, value: PlannedValue, stats: Mapping[str, S] | None) -> OpExplanation | None:

@@ -31,8 +31,8 @@ class DcMergeParams(SpectralParams):
     )
     max_ratio: float | None = Field(
         None,
-        description="Singular values of a task go linearly from the largest to the smallest, at most so many times it, "
-        "at the same sum; 1: all are equal; default: as they are.",
+        description="Smooths the singular values of a task: they fall in a straight line, at the same sum, the largest "
+        "at most that many times the smallest; 1 makes all equal. Default: as they are.",
         ge=1,
     )
     rank: int | None = Field(None, description="Triplets a task, R/N at most; default R/N.", ge=1)
@@ -75,7 +75,7 @@ class DcMerge(SpectralOp[DcMergeParams]):
 
 
 def _smoothed(triplets: Triplets, max_ratio: float | None) -> Triplets:
-    """Return triplets whose values go linearly from the largest to the smallest, at the same sum."""
+    """Return triplets whose singular values fall in a straight line, at the same sum; as they are without a ratio."""
     values = triplets.values
     if max_ratio is None or not len(values):
         return triplets

@@ -31,7 +31,7 @@ class DogeTaParams(SpectralParams):
     )
     norm: float = Field(0.07, description="Norm that each task's matrix is scaled to.", gt=0)
     subspace: int = Field(
-        6, description="Gradients lose their part in the leading R / subspace directions of the tasks' outputs.", ge=1
+        6, description="The shared change keeps out of the leading R / subspace output directions of the tasks.", ge=1
     )
     density: float = Field(
         0.3, description="Share of each task vector to keep, over all tensors of the node, in (0, 1].", gt=0, le=1

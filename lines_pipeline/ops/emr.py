@@ -64,7 +64,7 @@ def _halves(columns: list[list[float]]) -> tuple[list[list[float]], list[list[fl
 
 
 Rescaling = list[float] | float
-"""The rescalers of all task vectors, or the one of a step's own."""
+"""The rescalers of all task vectors, or that of the step's own."""
 
 
 class Emr(Op[EmrParams, Rescaling]):

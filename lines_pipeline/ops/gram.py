@@ -11,7 +11,7 @@ import torch
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.decompositions import add_gram
 from lines_pipeline.ops.layer_names import module_of
-from lines_pipeline.ops.layer_statistics import LayerStatistics, Observed
+from lines_pipeline.ops.layer_statistics import LayerStatistics, Observer
 
 
 class Gram(LayerStatistics):
@@ -32,7 +32,7 @@ class Gram(LayerStatistics):
     def measured_bytes(self, tensors: Sequence[TensorSpec]) -> int:
         return sum((8 + 4) * tensor.numel for tensor in tensors)
 
-    def measured(self, observe: Observed) -> dict[str, torch.Tensor]:
+    def measured(self, observe: Observer) -> dict[str, torch.Tensor]:
         sums: dict[str, torch.Tensor] = {}
         counts: Counter[str] = Counter()
 

@@ -22,10 +22,10 @@ from lines_pipeline.ops.statistics.beside_base import BesideBase, EffectiveRanks
 Block = tuple[int, int]
 """A tower and a block in it, both from 0."""
 NO_RANK = 1e-8
-"""Added to the effective rank of an update."""
+"""Added to the effective rank of an update, which divides."""
 
 
-class _Measured(NamedTuple):
+class _MatrixFigures(NamedTuple):
     """Holds the richness and the conflict of one matrix of an update."""
 
     richness: float
@@ -79,7 +79,7 @@ class Larv(Op[LarvParams, Any]):
     def bind_model(
         self, params: LarvParams, stats: Mapping[str, Any], places: Mapping[str, Place]
     ) -> Mapping[str, Any]:
-        return {"scales": _scales(params, _measured(stats), places)}
+        return {"scales": _scales(params, _figures_by_matrix(stats), places)}
 
     def bind_tensor(
         self, params: LarvParams, stats: Mapping[str, Any], place: Place | None, counts: Mapping[str, int]
@@ -95,18 +95,18 @@ class Larv(Op[LarvParams, Any]):
         if stats is None:
             return explain_blocks(layers, "1", lambda place: "by its matrices and the base's", None)
         places = {name: place_of(layers, block) for name, block in layers.blocks.items()}
-        scales = _scales(params, _measured(stats), places)
+        scales = _scales(params, _figures_by_matrix(stats), places)
         return explain_blocks(
             layers, "1", lambda place: f"{_scale_at(scales, place):.6g}", lambda place: _scale_at(scales, place)
         )
 
 
-def _measured(stats: Mapping[str, Any]) -> dict[str, _Measured]:
-    """Return what is measured of each matrix that the base has, and the update."""
+def _figures_by_matrix(stats: Mapping[str, Any]) -> dict[str, _MatrixFigures]:
+    """Return the figures of each matrix that base and update both have."""
     ranks: Mapping[str, float] = stats["ranks"]
     figures: Mapping[str, Figures] = stats["figures"]
     return {
-        name: _Measured(ranks[name] / (own.rank + NO_RANK), own.conflict)
+        name: _MatrixFigures(ranks[name] / (own.rank + NO_RANK), own.conflict)
         for name, own in figures.items()
         if name in ranks
     }
@@ -117,11 +117,13 @@ def _scale_at(scales: Mapping[Block, float], place: Place) -> float:
     return scales.get((place.tower, place.block), 1.0)
 
 
-def _scales(params: LarvParams, figures: Mapping[str, _Measured], places: Mapping[str, Place]) -> dict[Block, float]:
+def _scales(
+    params: LarvParams, figures: Mapping[str, _MatrixFigures], places: Mapping[str, Place]
+) -> dict[Block, float]:
     """Return the scale of each block that has figures, tower by tower."""
     scales: dict[Block, float] = {}
     for tower in sorted({places[name].tower for name in figures if name in places}):
-        matrices: dict[Place, list[_Measured]] = {}
+        matrices: dict[Place, list[_MatrixFigures]] = {}
         for name in sorted(figures):
             if name in places and places[name].tower == tower:
                 matrices.setdefault(places[name], []).append(figures[name])
@@ -131,7 +133,7 @@ def _scales(params: LarvParams, figures: Mapping[str, _Measured], places: Mappin
     return scales
 
 
-def _scores(params: LarvParams, matrices: Mapping[Place, Sequence[_Measured]]) -> dict[Place, float]:
+def _scores(params: LarvParams, matrices: Mapping[Place, Sequence[_MatrixFigures]]) -> dict[Place, float]:
     """Return the score of each block of a tower, from the figures of its matrices."""
     conflicts = {place: fmean(each.conflict for each in own) for place, own in matrices.items()}
     mean, deviation = fmean(conflicts.values()), pstdev(conflicts.values())

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.layer_statistics import LayerStatistics, Observed
+from lines_pipeline.ops.layer_statistics import LayerStatistics, Observer
 
 
 class LayerInputs(LayerStatistics):
@@ -29,7 +29,7 @@ class LayerInputs(LayerStatistics):
         sizes = [4 * tensor.numel for tensor in tensors]
         return sum(sizes) + max(sizes, default=0)
 
-    def measured(self, observe: Observed) -> dict[str, torch.Tensor]:
+    def measured(self, observe: Observer) -> dict[str, torch.Tensor]:
         parts: dict[str, list[torch.Tensor]] = {}
 
         def keep(weight: str, rows: torch.Tensor) -> None:

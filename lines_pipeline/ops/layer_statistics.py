@@ -18,7 +18,7 @@ from lines_pipeline.ops.task_models import TaskModel
 from lines_pipeline.ops.task_statistics import TaskParams, TaskStatistics
 from lines_pipeline.ops.token_counts import TokenCounts
 
-Observed = Callable[[Tell], None]
+Observer = Callable[[Tell], None]
 """Runs a model, and tells the inputs of its layers as rows [n, in], by the name of the weight."""
 
 
@@ -36,7 +36,7 @@ class LayerStatistics(TaskStatistics):
         """
 
     @abstractmethod
-    def measured(self, observe: Observed) -> dict[str, torch.Tensor]:
+    def measured(self, observe: Observer) -> dict[str, torch.Tensor]:
         """Return the tensors of the result."""
 
     @abstractmethod
@@ -62,7 +62,7 @@ class LayerStatistics(TaskStatistics):
         """Return what is measured of every layer; ``EvalError`` where the model has none."""
         suite = context.suite(params.suite)
         task = TaskModel.of(suite, params.task, context.materialise(step), context.device)
-        statistics = self.measured(_observed(task, task.inputs(suite, params.split, params.rows)))
+        statistics = self.measured(_observer_of_task(task, task.inputs(suite, params.split, params.rows)))
         if not statistics:
             raise EvalError(f"task '{params.task}': the model has no linear layer whose weight is a tensor of its own")
         return statistics
@@ -74,9 +74,9 @@ def _weights(model: Schema) -> list[TensorSpec]:
     return [spec for spec in matrices if spec.name.endswith("weight")]
 
 
-def _observed(task: TaskModel, batches: Iterable[torch.Tensor]) -> Observed:
-    """Observe a model on batches: layers have the first name that their weight has in the state."""
-    return observed(task.module, weights_of(task), batches)
+def _observer_of_task(task: TaskModel, batches: Iterable[torch.Tensor]) -> Observer:
+    """Return an observer of a task's model: layers have the first name that their weight has in the state."""
+    return observer_of(task.module, weights_of(task), batches)
 
 
 def weights_of(task: TaskModel) -> dict[str, torch.Tensor]:
@@ -85,8 +85,8 @@ def weights_of(task: TaskModel) -> dict[str, torch.Tensor]:
     return {name: own[parameter] for name, parameter in reversed(list(task.names.items()))}
 
 
-def observed(module: nn.Module, weights: Mapping[str, torch.Tensor], batches: Iterable[torch.Tensor]) -> Observed:
-    """Observe a module on batches: the layers whose weights are given, by name. Padding gives no rows."""
+def observer_of(module: nn.Module, weights: Mapping[str, torch.Tensor], batches: Iterable[torch.Tensor]) -> Observer:
+    """Return what runs a module on batches and tells the inputs of these weights' layers; padding gives no rows."""
 
     def observe(tell: Tell) -> None:
         for batch in batches:

@@ -25,7 +25,7 @@ def token_mask(module: nn.Module, batch: Any) -> torch.Tensor | None:
 def in_distinct_axes(batch: torch.Tensor, mask: torch.Tensor | None) -> Iterator[torch.Tensor]:
     """Yield a batch whole, or in two parts where it has padding and as many samples as tokens.
 
-    Of each the axes of samples and of tokens can be told apart by their size.
+    The sizes of a part tell its axis of samples from that of tokens.
     """
     if mask is None or mask.shape[0] != mask.shape[1] or mask.all():
         yield batch

@@ -22,7 +22,7 @@ from lines_pipeline.ops.explanations import OpExplanation, PlannedValue
 from lines_pipeline.ops.gram import Gram
 from lines_pipeline.ops.kernels import running_sum
 from lines_pipeline.ops.layer_names import TRANSPOSED, module_of
-from lines_pipeline.ops.layer_statistics import observed, weights_of
+from lines_pipeline.ops.layer_statistics import observer_of, weights_of
 from lines_pipeline.ops.regmean import RegmeanParams
 from lines_pipeline.ops.regression import Regression
 from lines_pipeline.ops.remarks import remarks
@@ -202,7 +202,7 @@ class _Layers:
     def _run(self, batch: torch.Tensor) -> list[str]:
         """Return the weights of linear layers in the order in which a model runs them."""
         names: list[str] = []
-        observed(self.tasks[0].module, self.weights, [batch])(lambda name, _: names.append(name))
+        observer_of(self.tasks[0].module, self.weights, [batch])(lambda name, _: names.append(name))
         return [name.removesuffix(TRANSPOSED) for name in names]
 
     def merge(self, block: _Block) -> None:
@@ -225,7 +225,7 @@ class _Layers:
     def _grams(self, task: TaskModel, block: _Block) -> dict[str, Beside]:
         """Return the Gram matrices of a block's layers on a task's inputs, by weight."""
         weights = {name: self.weights[name] for name in block.weights}
-        measured = Gram().measured(observed(task.module, weights, self._inputs(task)))
+        measured = Gram().measured(observer_of(task.module, weights, self._inputs(task)))
         names = {module_of(told): name for name in block.weights for told in (name, name + TRANSPOSED)}
         return {names[told]: Beside(told, gram) for told, gram in measured.items()}
 

@@ -104,7 +104,7 @@ SP = TypeVar("SP", bound=SpectralParams, default=SpectralParams)
 
 
 S = TypeVar("S", default=Never)
-"""What its statistics come out as."""
+"""What the statistics of a method come out as."""
 
 
 class MatrixOp(Op[SP, S], Generic[SP, S]):
@@ -174,7 +174,7 @@ class MatrixOp(Op[SP, S], Generic[SP, S]):
 
 
 class SpectralOp(MatrixOp[SP], Generic[SP]):
-    """A method that needs nothing but the matrices."""
+    """A method that merges matrices without statistics of whole models."""
 
     def merge_by(self, params: SP, matrices: Matrices, tensor: TensorSpec, stats: Mapping[str, Never]) -> torch.Tensor:
         return self.merge(params, matrices, tensor)

@@ -25,7 +25,7 @@ class TokenCounts:
         return cls({name: math.prod(shape[:-1]) for name, shape in shapes.items() if len(shape) > 1})
 
     def at(self, name: str) -> int:
-        """Return the tokens in the tower of a tensor: of the table whose path it shares longest; 1 without one."""
+        """Return the positions in the table whose path a tensor's name shares longest; 1 where there is none."""
         return max(((_shared(name, table), count) for table, count in self.tables.items()), default=(0, 1))[1]
 
 

@@ -29,7 +29,7 @@ from lines_pipeline.io.opening import open_checkpoint
 from lines_pipeline.io.reading import read_tensors
 from lines_pipeline.ops.block_outputs import BlockOutputs
 from lines_pipeline.ops.gram import Gram
-from lines_pipeline.ops.layer_statistics import observed
+from lines_pipeline.ops.layer_statistics import observer_of
 from lines_pipeline.ops.padding import Padded
 from lines_pipeline.suites.base import Suite
 from lines_pipeline.suites.opening import open_suite
@@ -472,6 +472,6 @@ def test_gram_of_texts_does_not_depend_on_the_padding_beside_them(lab: Path) -> 
     assert len(set(lengths)) > 1
     weights = {name: value for name, value in module.named_parameters() if name.endswith("dense.weight")}
     batches = [tokens], [text[None, :, :length] for text, length in zip(tokens, lengths, strict=True)]
-    together, alone = (Gram().measured(observed(module, weights, parts)) for parts in batches)
+    together, alone = (Gram().measured(observer_of(module, weights, parts)) for parts in batches)
     assert len(together) > 3
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)

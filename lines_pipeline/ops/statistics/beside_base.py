@@ -34,7 +34,7 @@ class Figures(NamedTuple):
     """Holds what is measured of one matrix of an update, beside the base's."""
 
     rank: float
-    """The effective rank of the update's."""
+    """Its effective rank."""
     conflict: float
     """``(|A D^T - D A^T| + |A^T D - D^T A|) / (2 |A| |D|)`` of the base's A and the update's D: 0 to 2."""
 
@@ -54,20 +54,20 @@ class Figures(NamedTuple):
             return None
         outer = max(2 * float((own * changed).sum()) - 2 * float((mixed * mixed.T).sum()), 0.0)
         conflict = math.sqrt(outer) + float((mixed - mixed.T).norm())
-        return cls(_effective_rank(changed), conflict / (2 * norms))
+        return cls(_rank_by_gram(changed), conflict / (2 * norms))
 
 
 def effective_rank(matrix: torch.Tensor) -> float | None:
-    """Return the exponential of the entropy of a matrix' squared singular values' shares; None of zeros."""
+    """Return exp(entropy(s^2 / sum s^2)) of a matrix's singular values s; None for a matrix of zeros."""
     if matrix.shape[0] < matrix.shape[1]:
         matrix = matrix.T
     gram = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
     add_gram(gram, matrix)
     square = float(gram.trace())
-    return _effective_rank(gram) if square and math.isfinite(square) else None
+    return _rank_by_gram(gram) if square and math.isfinite(square) else None
 
 
-def _effective_rank(gram: torch.Tensor) -> float:
+def _rank_by_gram(gram: torch.Tensor) -> float:
     """Return the exponential of the entropy of the squared singular values' shares, of a Gram matrix."""
     squares = torch.linalg.eigvalsh(gram).clamp(min=0)
     return math.exp(float(torch.special.entr(squares / squares.sum()).sum()))
@@ -82,8 +82,8 @@ class _Waiting:
 
 
 @dataclass(frozen=True)
-class _OfMatrices(Statistic[Any, Mapping[str, Measured], Any]):
-    """Measures by name the matrices of ``of``, side by side, where they are not zero.
+class _MatrixStatistic(Statistic[Any, Mapping[str, Measured], Any]):
+    """Measures the matrices that values ``of`` have under one name, side by side, where they are not zero.
 
     Matrices without a number in their names, such as embeddings, belong to no block: they are left out.
     """
@@ -139,15 +139,15 @@ class _OfMatrices(Statistic[Any, Mapping[str, Measured], Any]):
 
 
 @dataclass(frozen=True)
-class EffectiveRanks(_OfMatrices[float]):
-    """Measures the effective ranks of a model's matrices: of a base once, however many updates are beside it."""
+class EffectiveRanks(_MatrixStatistic[float]):
+    """Measures the effective ranks of a model's matrices: a base's once for all updates."""
 
     def measure(self, *matrices: torch.Tensor) -> float | None:
         return effective_rank(*matrices)
 
 
 @dataclass(frozen=True)
-class BesideBase(_OfMatrices[Figures]):
+class BesideBase(_MatrixStatistic[Figures]):
     """Measures the matrices of an update beside those of a base, which come first in ``of``."""
 
     version = 2
