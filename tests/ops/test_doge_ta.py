@@ -93,7 +93,7 @@ def test_it_is_the_published_algorithm(scale: float, rate: float, subspace: int,
         assert float((plain - value).abs().max()) > 0.1 * size, "the change is not seen"
 
 
-def test_by_hand_in_one_step(tmp_path: Path) -> None:
+def test_by_hand_in_one_step() -> None:
     """A step of Adam goes by the learning rate against the sign of the gradient; no direction is left out."""
     first, second = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])
     found = apply_op("doge-ta", {"deltas": [first, second]}, iterations=1, lr=0.5, norm=1.0, density=1.0)
@@ -116,8 +116,13 @@ def test_without_steps_it_is_the_trimmed_sum_at_one_norm(tmp_path: Path) -> None
 def test_a_task_that_leaves_a_matrix_as_it_is_has_no_part_in_it() -> None:
     first, second = (update["tall"] for update in states(count=2))
     idle = torch.zeros_like(first)
-    found = apply_op("doge-ta", {"deltas": [first, idle, second]}, density=1.0, iterations=3)
-    assert found.isfinite().all() and found.any()
+    together, alone = (
+        apply_op("doge-ta", {"deltas": deltas}, density=1.0, iterations=0)
+        for deltas in ([first, idle, second], [first, second])
+    )
+    torch.testing.assert_close(together, alone)
+    stepped = apply_op("doge-ta", {"deltas": [first, idle, second]}, density=1.0, iterations=3)
+    assert stepped.isfinite().all() and not torch.equal(stepped, together)
     assert not apply_op("doge-ta", {"deltas": [idle, idle]}).any()
 
 

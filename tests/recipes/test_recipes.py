@@ -29,7 +29,7 @@ WITHOUT_UPDATES = {
     "regmean_plus_plus": {"pretrained", "updates"},
     **{name: {"updates"} for name in ("multislerp", "model_stock", "esm")},
 }
-"""By the method of a recipe over 20 experts, what it does without of what these share."""
+"""The nodes of ``common/glyphs20.yaml`` that a method does not need, by the name of its recipe."""
 NOT_METHODS = {
     *("load", "save", "task-vector", "apply", "graft", "adapter", "evaluate", "scale", "trim", "mask", "soup"),
     *("interpolate", "tall-mask", "magnitude-mask", "fisher-information", "gram", "layer-inputs", "partition"),
@@ -128,7 +128,7 @@ SWEEPS = {
     **dict.fromkeys(("vit20_della", "vit20_tsv_c"), 21),
 }
 """Sweeps: one to write, and one for each statistic that has to be known before the next. TIES alone writes in the sweep
-of its election, under a guess about it; alpha of a plain sum is 1/N, whatever its norm. Learned coefficients are read,
+of its election, speculatively; alpha of a plain sum is 1/N, whatever its norm. Learned coefficients are read,
 and saved, before what is merged by them. Of a collection, every member that takes whole
 tensors has a sweep of its own."""
 
@@ -138,7 +138,7 @@ def test_a_stock_recipe_takes_no_sweep_too_many(path: Path) -> None:
     report = lines_pipeline.plan(path)
     assert len(report.passes) == SWEEPS[path.stem]
     writing = [stage["number"] for stage in report.passes if stage["writes"]]
-    assert writing[-1:] == [SWEEPS[path.stem]]
+    assert writing[-1:] == [SWEEPS[path.stem]]  # matrices taken whole are written before the rest
 
 
 JUDGES_OTHERS = ["study_connectivity", "study_soups", *A_MODEL_A_TASK]
