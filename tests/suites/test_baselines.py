@@ -146,7 +146,7 @@ def test_choosing_by_what_depends_on_the_test_split_is_refused(recipe: Recipe) -
         (
             "mean_normalized_loss",
             {},
-            "no positive 'loss' of the expert on 'val' for 'rise', 'fall';  'expert",
+            "no positive 'loss' of the expert on 'val' for 'rise', 'fall'; write 'expert",
         ),
         ("normalized_loss/fall", {}, "no positive 'loss' of the expert on 'val' for 'rise', 'fall'"),
         ("mean_normalized_accuracy", {"split": "train"}, "no positive 'accuracy' of the expert on 'train'"),
