@@ -20,6 +20,7 @@ NO_PERMUTATION: Mapping[str, str] = {
     ),
     "magmax": "of equal magnitudes the later one counts",
     "fisher floor_on=first": "the floor is the first model's",
+    "sce density=0.5": "equal variances are summed in another order, and rounding parts them at the cut",
     "wudi": "steps of Adam have their full length where the gradient is no more than rounding",
     "dc-merge": "of equal singular values, or entries, rounding chooses; rounding elects signs of sums of 0",
     "doge-ta": "of directions that tasks share equally rounding chooses; steps of Adam as in wudi",
