@@ -160,12 +160,11 @@ class DivisibleSuite(Protocol):
 
 @runtime_checkable
 class RecordingSuite(Protocol):
-    """Declares what a suite has besides, where its baselines may be figures that its file records."""
+    """Declares what a suite has besides, where its file may record its baselines."""
 
-    def recorded_baselines(
-        self, role: Role, tasks: Sequence[str], split: str
-    ) -> Mapping[str, Mapping[str, float]] | None:
-        """Return what ``baselines`` gives, read from the file alone; None where it is measured."""
+    @property
+    def records_baselines(self) -> bool:
+        """Return whether ``baselines`` reads its figures from the file alone, and measures none."""
 
 
 @dataclass(frozen=True)

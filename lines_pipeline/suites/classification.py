@@ -63,10 +63,6 @@ class ClassificationSuite(FileSuite[ClassificationFile]):
         """Return the figures that the file records."""
         return {task: self.content.tasks[task].baseline(role, split) for task in tasks}
 
-    def recorded_baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
-        """Return these figures."""
-        return self.baselines(role, tasks, split)
-
     @torch.no_grad()
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
         """Evaluate the answers of largest logit; ``EvalError`` where the model does not fit."""

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 
@@ -33,6 +33,8 @@ Content = TypeVar("Content", bound=Tasked)
 class FileSuite(Generic[Content]):
     """A suite file that has been read."""
 
+    records_baselines: ClassVar[bool] = True
+    """Whether ``baselines`` reads its figures from the file alone, and measures none."""
     document: SuiteDocument
     content: Content = field(compare=False, repr=False)
 

@@ -39,12 +39,14 @@ def baselines_of(use: SuiteUse, suite: Suite, tasks: Sequence[str], known: Known
 
 def lacking_baselines(use: SuiteUse, suite: Suite, tasks: Sequence[str]) -> dict[str, str]:
     """Return the normalized metrics that one use of a suite cannot give, each with what it lacks and what to do."""
+    if not (isinstance(suite, RecordingSuite) and suite.records_baselines):
+        return {}
     lacking: dict[str, str] = {}
     for role in roles_needed(use.target):
         normalized = [task for task in tasks if role == "expert" or task != use.target]
-        recorded = suite.recorded_baselines(role, normalized, use.split) if isinstance(suite, RecordingSuite) else None
-        if recorded is None or use.baselines.get(role):
+        if use.baselines.get(role):
             continue
+        recorded = suite.baselines(role, normalized, use.split)
         for metric in suite.metrics:
             without = [task for task in normalized if recorded.get(task, {}).get(metric.name, 0.0) <= 0]
             message = (

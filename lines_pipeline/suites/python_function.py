@@ -111,10 +111,6 @@ class FunctionSuite(FileSuite[FunctionFile]):
         by_task = {task: known[task].expert if role == "expert" else known[task].pretrained for task in tasks}
         return {task: figures.get(split, {}) for task, figures in by_task.items()}
 
-    def recorded_baselines(self, role: Role, tasks: Sequence[str], split: str) -> dict[str, dict[str, float]]:
-        """Return these figures."""
-        return self.baselines(role, tasks, split)
-
     @torch.no_grad()
     def evaluate(self, model: Model, tasks: Sequence[str], split: str, *, device: str = "cpu") -> Scores:
         """Call the function once a task: with the module where the file names a factory, else with a model folder."""

@@ -59,9 +59,6 @@ class TextZooSuite(TextClassificationSuite):
             build(list(uris.values()), self.emit)
         return {task: self._measured(locate(uri), task, split) for task, uri in uris.items()}
 
-    def recorded_baselines(self, role: Role, tasks: Sequence[str], split: str) -> None:
-        """Return None: all figures are measured."""
-
     def _data(self, task: str, split: str, head: Head | None) -> LabelledTexts:
         write_splits(task)
         return super()._data(task, split, head)
