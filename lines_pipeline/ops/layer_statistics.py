@@ -90,19 +90,19 @@ def observer_of(module: nn.Module, weights: Mapping[str, torch.Tensor], batches:
 
     def observe(tell: Tell) -> None:
         for batch in batches:
-            for part in in_distinct_axes(batch, token_mask(module, batch)):
-                _run(module, weights, part, tell)
+            for part, mask in in_distinct_axes(batch, token_mask(module, batch)):
+                with torch.no_grad(), LayerInputs(weights, _told_as_rows(tell, mask)):
+                    module(part)
 
     return observe
 
 
-def _run(module: nn.Module, weights: Mapping[str, torch.Tensor], batch: torch.Tensor, tell: Tell) -> None:
-    mask = token_mask(module, batch)
+def _told_as_rows(tell: Tell, mask: torch.Tensor | None) -> Tell:
+    """Return what tells inputs [..., in] on as rows [n, in], without those of padding."""
 
     def receive(name: str, inputs: torch.Tensor) -> None:
         rows = rows_of_tokens(inputs, mask)
         if len(rows):
             tell(name, rows)
 
-    with torch.no_grad(), LayerInputs(weights, receive):
-        module(batch)
+    return receive

@@ -22,15 +22,17 @@ def token_mask(module: nn.Module, batch: Any) -> torch.Tensor | None:
     return module.token_mask(batch) if isinstance(module, Padded) else None
 
 
-def in_distinct_axes(batch: torch.Tensor, mask: torch.Tensor | None) -> Iterator[torch.Tensor]:
-    """Yield a batch whole, or in two parts where it has padding and as many samples as tokens.
+def in_distinct_axes(
+    batch: torch.Tensor, mask: torch.Tensor | None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Yield a batch and its mask whole, or in two parts where it has padding and as many samples as tokens.
 
     The sizes of a part tell its axis of samples from that of tokens.
     """
     if mask is None or mask.shape[0] != mask.shape[1] or mask.all():
-        yield batch
+        yield batch, mask
     else:
-        yield from (part for part in (batch[:1], batch[1:]) if len(part))
+        yield from ((batch[part], mask[part]) for part in (slice(1), slice(1, None)) if len(batch[part]))
 
 
 def rows_of_tokens(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
