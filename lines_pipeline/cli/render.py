@@ -88,9 +88,11 @@ def _member_tables(console: Console, node: str, metrics: _Metrics, units: _Units
     """
     names = list(dict.fromkeys(name for figures in metrics.values() for name in _summarizing_metrics(figures)))
     while names:
-        tables = {count: _member_table(node, metrics, units, names[:count]) for count in range(len(names), 0, -1)}
-        count = next((count for count, table in tables.items() if _fits(console, table)), 1)
-        yield tables[count]
+        for count in range(len(names), 0, -1):
+            table = _member_table(node, metrics, units, names[:count])
+            if _fits(console, table):
+                break
+        yield table
         names = names[count:]
 
 
