@@ -27,6 +27,7 @@ class Cart(SpectralOp[CartParams]):
     """
 
     name = "cart"
+    version = 2
     formula = "a + c sum_t lowrank_k(tau_t - a),  a = mean_t tau_t,  k = max(1, int(ratio R))   (others: mean)"
     source = "Choi et al., arXiv 2412.12153; JH-GEECS/CART, src/merging.py"
     Params = CartParams

@@ -47,6 +47,7 @@ class DcMerge(SpectralOp[DcMergeParams]):
     """
 
     name = "dc-merge"
+    version = 2
     formula = (
         "P A Q^T,  P = polar([U_1 .. U_N]), Q = polar([V_1 .. V_N]), R/N triplets a task,  A: blocks on the diagonal "
         "of the mean of those largest entries of P^T U_t diag(s_t) V_t^T Q that have the sign of their sum   "

@@ -4,7 +4,8 @@ The route is the Gram matrix of the smaller side, summed in float64 over strips 
 matrix: singular values are then exact down to about ``s_max * 1e-8``. Where one lies below what rounding to float32
 leaves unknown, ``s_max * R * eps(float32)`` with R the smaller side, the matrix is reduced by float64 QR over the same
 strips, and the triangular factor [R, R] is decomposed: exact down to ``s_max * R * eps(float64)``. Directions below
-that are the matrix's null directions; they are left out of every result.
+that, or below ``s_max * 8 * eps`` of the matrix's own type, which rounding of its entries makes of none at all, are its
+null directions; they are left out of every result.
 
 All results depend on the library that decomposes: they are equal on one machine and within 5e-5 between machines.
 """
@@ -19,6 +20,9 @@ from lines_pipeline.core.tensor_specs import ITEM_BYTES, TensorSpec
 
 STRIP_NUMEL = 2**20
 """Values of a matrix that are held in float64 at a time."""
+
+ROUNDING = 8
+"""Singular values below so many times the type's epsilon, as shares of the largest, are what rounding has made."""
 
 FACTOR_BYTES = 6 * 8
 """Bytes by entry of an [R, R] matrix while it is decomposed: itself, its vectors and the library's workspace."""
@@ -64,15 +68,18 @@ class SideBySide:
         return Triplets(self._all.left[:, used], self._all.values[used], self._all.right[:, used])
 
 
-def leading_triplets(matrix: torch.Tensor, rank: int) -> Triplets:
-    """Return the ``rank`` leading singular triplets of [m, n]: fewer where the matrix has fewer directions."""
+def leading_triplets(matrix: torch.Tensor, rank: int, *, rounded_at: float = 0.0) -> Triplets:
+    """Return the ``rank`` leading singular triplets of [m, n]: fewer where the matrix has fewer directions.
+
+    A matrix that is the difference of larger ones was rounded at their norm, which ``rounded_at`` tells.
+    """
     if matrix.shape[0] < matrix.shape[1]:
-        turned = leading_triplets(matrix.T.contiguous(), rank)
+        turned = leading_triplets(matrix.T.contiguous(), rank, rounded_at=rounded_at)
         return Triplets(turned.right, turned.values, turned.left)
     if not rank:
         nothing = matrix.new_zeros(0, dtype=torch.float64)
         return Triplets(matrix[:, :0], nothing, matrix.new_zeros(matrix.shape[1], 0))
-    values, vectors = _right_factors(matrix, rank)
+    values, vectors = _right_factors(matrix, rank, rounded_at)
     values, vectors = values[:rank], vectors[:, :rank]
     return Triplets(_times(matrix, vectors / values), values, vectors.to(matrix.dtype))
 
@@ -157,8 +164,10 @@ def solved_from_right(
     return ((target @ vectors) / values[known]) @ vectors.T, vectors.shape[1]
 
 
-def _right_factors(matrix: torch.Tensor, rank: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the non-zero singular values, descending, and the right singular vectors [n, r], of [m, n] with m >= n.
+def _right_factors(
+    matrix: torch.Tensor, rank: int | None = None, rounded_at: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the singular values above rounding, descending, and the right singular vectors [n, r], of [m, n], m >= n.
 
     Where ``rank`` is given, those after the first ``rank`` may be off.
     """
@@ -169,10 +178,12 @@ def _right_factors(matrix: torch.Tensor, rank: int | None = None) -> tuple[torch
     squares, vectors = torch.linalg.eigh(gram)
     values = squares.flip(0).clamp(min=0).sqrt()
     last = values[min(rank or len(values), len(values)) - 1]
-    if last > values[0] * len(values) * torch.finfo(torch.float32).eps:
+    largest = max(float(values[0]), rounded_at)
+    if last > largest * max(len(values), ROUNDING) * torch.finfo(torch.float32).eps:
         return values, vectors.flip(1)
     _, values, rows = torch.linalg.svd(_triangular_factor(matrix), full_matrices=False)
-    kept = int((values > values[0] * len(values) * torch.finfo(torch.float64).eps).sum())
+    unknown = max(len(values) * torch.finfo(torch.float64).eps, ROUNDING * torch.finfo(matrix.dtype).eps)
+    kept = int((values > largest * unknown).sum())
     return values[:kept], rows[:kept].T
 
 

@@ -49,6 +49,7 @@ class DogeTa(MatrixOp[DogeTaParams, Any]):
     """
 
     name = "doge-ta"
+    version = 2
     formula = (
         "sum_t l_t m_t (tau_t + D),  l_t = norm / |tau_t|,  m_t: largest |tau_t|;  D: Adam on "
         "sum_t sum_rows (tau_t . (tau_t - sum_j l_j (tau_j + D)))^2, gradients less their part in the leading left "

@@ -50,6 +50,7 @@ class Esm(Op[EsmParams]):
     """
 
     name = "esm"
+    version = 2
     formula = (
         "2 iso([P_t w_t]) iso([w_t P_t^T tau_t n_t (c/mean c)^p]),  n_t = (|tau_t|/mean)^p,  P_t: R/N leading "
         "eigenvectors of tau_t X_t^T X_t tau_t^T,  w_t ~ eigenvalues^q;  each matrix times (norm/mean of its kind)^p"

@@ -19,6 +19,7 @@ class IsoC(SpectralOp):
     """
 
     name = "iso-c"
+    version = 2
     formula = "mean(s) U V^T  of  sum_t tau_t = U diag(s) V^T   (2-D tensors; others: mean of the tau_t)"
     source = "Marczak et al., arXiv 2502.04959; danielm1405/iso-merging, src/utils/iso.py (iso_c)"
 

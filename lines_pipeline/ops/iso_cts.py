@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -46,6 +47,7 @@ class IsoCts(SpectralOp[IsoCtsParams]):
     """
 
     name = "iso-cts"
+    version = 2
     formula = "mean(s) polar([U_1 .. U_N, U_c]) polar([V_1 .. V_N, V_c])^T,  c of the sum, t of (I - U_c U_c^T) tau_t"
     source = "Marczak et al., arXiv 2502.04959; danielm1405/iso-merging, src/utils/iso.py (iso_cts)"
     Params = IsoCtsParams
@@ -65,17 +67,19 @@ class IsoCts(SpectralOp[IsoCtsParams]):
         kept.add(leading_triplets(matrices.sum(), directions - rank * len(matrices)))
         common = kept.filled().left
         for task in range(len(matrices)):
-            kept.add(leading_triplets(_without(matrices[task], common), rank))
+            rest, norm = _without(matrices[task], common)
+            kept.add(leading_triplets(rest, rank, rounded_at=norm))
         triplets = kept.filled()
         mean = triplets.values.sum() / directions
         return decorrelated(Triplets(triplets.left, mean.expand(len(triplets.values)), triplets.right))
 
 
-def _without(matrix: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """Return ``matrix - U U^T matrix`` for orthonormal columns U, of which float64 products are taken."""
+def _without(matrix: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Return ``matrix - U U^T matrix`` for orthonormal columns U, of which float64 products are taken, and |matrix|."""
     wide = directions.double()
-    result = torch.empty_like(matrix)
+    result, square = torch.empty_like(matrix), 0.0
     for columns, target in zip(strips(matrix.T, matrix.shape[0]), strips(result.T, matrix.shape[0]), strict=True):
         values = columns.double()
+        square += float(values.square().sum())
         target.copy_(values.addmm_(values @ wide, wide.T, alpha=-1))
-    return result
+    return result, math.sqrt(square)

@@ -37,6 +37,7 @@ class Svc(Op[SvcParams]):
     """
 
     name = "svc"
+    version = 2
     formula = (
         "s_r N / sum_t max(alpha, <u_r^T M, u_r^T tau_t> / |u_r^T tau_t|^2)  of  M = U diag(s) V^T   (2-D tensors)"
     )

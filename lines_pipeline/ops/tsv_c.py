@@ -29,6 +29,7 @@ class TsvC(Op[TsvCParams]):
     """
 
     name = "tsv-c"
+    version = 2
     formula = "sum_(i <= rank R) s_i u_i v_i^T  of each  tau_t = U diag(s) V^T   (2-D tensors; others: tau_t)"
     source = "Gargiulo et al., arXiv 2412.00081; AntoAndGar/task_singular_vectors, TSVC_utils.py (compress_tv)"
     gives = EdgeType.DELTA

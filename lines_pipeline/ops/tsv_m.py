@@ -32,7 +32,7 @@ class TsvM(SpectralOp):
     """
 
     name = "tsv-m"
-    version = 2
+    version = 3
     formula = "polar([U_1 .. U_N]) diag(s_1 .. s_N) polar([V_1 .. V_N])^T,  R/N triplets a task   (others: mean)"
     source = "Gargiulo et al., arXiv 2412.00081; AntoAndGar/task_singular_vectors, TSVM_utils.py"
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from lines_pipeline.core.tensor_specs import TensorSpec
-from lines_pipeline.ops.decompositions import FACTOR_BYTES, matrix_bytes, solved_from_right
+from lines_pipeline.ops.decompositions import FACTOR_BYTES, ROUNDING, matrix_bytes, solved_from_right
 from lines_pipeline.ops.interference import Interference, interference_bytes
 from lines_pipeline.ops.spectral import Matrices, SpectralOp, SpectralParams
 
@@ -29,6 +29,7 @@ class WudiClosed(SpectralOp[WudiClosedParams]):
     """
 
     name = "wudi-closed"
+    version = 2
     formula = (
         "B (G + ridge mean(diag G) I)^-1,  B = sum_t tau_t G_t,  G = sum_t G_t,  G_t = tau_t^T tau_t / |tau_t|^2   "
         "(others: no update)"
@@ -43,6 +44,7 @@ class WudiClosed(SpectralOp[WudiClosedParams]):
 
     def merge(self, params: WudiClosedParams, matrices: Matrices, tensor: TensorSpec) -> torch.Tensor:
         interference = Interference.of(matrices)
-        eps = torch.finfo(interference.gram.dtype).eps
-        merged, _ = solved_from_right(interference.gram, interference.target, params.ridge, unknown_below=eps)
+        rounding = (ROUNDING * torch.finfo(interference.total.dtype).eps) ** 2 / len(interference.gram)
+        unknown = max(torch.finfo(torch.float64).eps, rounding)
+        merged, _ = solved_from_right(interference.gram, interference.target, params.ridge, unknown_below=unknown)
         return merged.to(interference.total.dtype)

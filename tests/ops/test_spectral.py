@@ -18,6 +18,7 @@ from lines_pipeline.core.errors import PlanError
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops import registry
 from lines_pipeline.ops.decompositions import isotropic, leading_triplets, polar_factor
+from lines_pipeline.ops.testing import apply_op
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 
@@ -171,6 +172,34 @@ def test_zero_updates_give_zero_and_few_directions_stay_finite(op: str, tmp_path
     tensors = merge(tmp_path, op, [low, nothing])
     assert torch.linalg.matrix_rank(tensors["tall"], rtol=1e-5) == 1
     assert all(value.isfinite().all() for value in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("op", "params"),
+    [
+        *((op, {}) for op in ("iso-c", "tsv-m", "iso-cts")),
+        ("iso-cts", {"common_fraction": 0.3}),
+        ("wudi-closed", {"ridge": 0.0}),
+    ],
+)
+@pytest.mark.parametrize("base_scale", [0.0, 0.02, 0.2])
+def test_rounding_of_updates_of_low_rank_is_no_direction(op: str, params: dict[str, Any], base_scale: float) -> None:
+    """Products, and differences from a base, have rounding where their directions end."""
+    generator = torch.Generator().manual_seed(4)
+    base = base_scale * torch.randn(16, 24, generator=generator)
+    exact = [0.01 * torch.randn(16, 1, generator=generator) @ torch.randn(1, 24, generator=generator) for _ in range(3)]
+
+    def updates(factor: float) -> list[torch.Tensor]:
+        return [(base + factor * update) - base for update in exact]
+
+    expected = apply_op(op, {"deltas": updates(1.0)}, **params)
+    size = float(expected.abs().max())
+    for found in (
+        apply_op(op, {"deltas": updates(3.0)}, **params) / 3.0,
+        apply_op(op, {"deltas": updates(1.0)[::-1]}, **params),
+    ):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * size)
+    assert torch.linalg.matrix_rank(expected, rtol=1e-5) == 3
 
 
 def test_more_tasks_than_directions_leave_a_matrix_as_it_is(tmp_path: Path) -> None:
