@@ -14,8 +14,9 @@ from lines_pipeline.ops.kernels import Block, Value
 from lines_pipeline.ops.spheres import SphereOp, combined
 from lines_pipeline.ops.statistics.gram import Grams
 
-SMALLEST_NORM, PARALLEL, NO_WEIGHT = 1e-7, 1e-8, 1e-6
-"""Norms are at least the first; sines below the second count as 0, and so do sums of weights below the third."""
+SMALLEST_NORM, PARALLEL, NO_WEIGHT = 1e-7, 2.4e-7, 1e-6
+"""Norms are at least the first; cosines nearer to 1 or -1 than the second, which products in float32 do not tell, count
+as these, and sums of weights below the third as 0."""
 
 
 class NuslerpParams(OpParams):
@@ -34,9 +35,10 @@ class NuslerpParams(OpParams):
 
 
 class Nuslerp(SphereOp[NuslerpParams]):
-    """Goes the second weight's share of the arc; a line where vectors are parallel."""
+    """Goes the second weight's share of the arc; a line where vectors are parallel or opposite, up to rounding."""
 
     name = "nuslerp"
+    version = 2
     formula = "(sin((1 - t) a) v_1 + sin(t a) v_2) / sin(a), t = w_2 / (w_1 + w_2), v = theta or theta - theta_0"
     source = "arcee-ai/mergekit, mergekit/merge_methods/nuslerp.py"
     per_item = {"weights": "models"}
@@ -68,26 +70,25 @@ class Nuslerp(SphereOp[NuslerpParams]):
             return result
         (first_square, product), (_, second_square) = stats["grams"][tensor.name]
         first_norm, second_norm = (max(math.sqrt(square), SMALLEST_NORM) for square in (first_square, second_square))
-        angle = math.acos(min(max(product / first_norm / second_norm, -1.0), 1.0))
-        return combined(inputs["base"], inputs["models"], _factors(params.t, angle))
+        return combined(inputs["base"], inputs["models"], _factors(params.t, product / first_norm / second_norm))
 
 
-def _factors(t: float, angle: float) -> tuple[float, float]:
+def _factors(t: float, cosine: float) -> tuple[float, float]:
     """Return the factors of two vectors."""
-    sine = math.sin(angle)
-    if abs(sine) < PARALLEL:
+    if abs(cosine) > 1.0 - PARALLEL:
         return 1.0 - t, t
+    angle = math.acos(cosine)
+    sine = math.sin(angle)
     return math.sin((1.0 - t) * angle) / sine, math.sin(t * angle) / sine
 
 
 def _along(t: float, start: torch.Tensor, end: torch.Tensor, axis: int) -> torch.Tensor:
     """Interpolate the vectors along an axis, each by its own angle."""
-    norms = [value.norm(dim=axis, keepdim=True).clamp(min=SMALLEST_NORM) for value in (start, end)]
-    cosine = (start / norms[0] * (end / norms[1])).sum(dim=axis, keepdim=True).clamp(-1, 1)
-    angle = cosine.double().acos()
-    sine = angle.sin()
-    parallel = sine.abs() < PARALLEL
-    sine = torch.where(parallel, 1.0, sine)
+    norms = [value.double().norm(dim=axis, keepdim=True).clamp(min=SMALLEST_NORM) for value in (start, end)]
+    cosine = (start / norms[0] * (end / norms[1])).sum(dim=axis, keepdim=True)
+    parallel = cosine.abs() > 1.0 - PARALLEL
+    angle = cosine.clamp(-1, 1).acos()
+    sine = torch.where(parallel, 1.0, angle.sin())
     first = torch.where(parallel, 1.0 - t, ((1.0 - t) * angle).sin() / sine)
     second = torch.where(parallel, t, (t * angle).sin() / sine)
     return (first * start + second * end).to(start.dtype)

@@ -104,6 +104,18 @@ def test_nuslerp_by_hand() -> None:
     assert torch.equal(line, RIGHT * 2)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (5, 1), (4, 6)])
+@pytest.mark.parametrize("params", [{}, {"flatten": False}, {"flatten": False, "row_wise": True}])
+def test_nuslerp_of_opposite_updates_is_a_line(shape: tuple[int, ...], params: dict[str, Any]) -> None:
+    """Of single numbers, such as ``logit_scale``, updates of other signs are opposite."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        update = torch.randn(shape, generator=generator)
+        inputs = {"base": [torch.zeros(shape)], "models": [update, update * -1.7]}
+        found = apply_op("nuslerp", inputs, weights=[0.3, 0.9], **params)
+        torch.testing.assert_close(found, update * (0.25 - 1.7 * 0.75))
+
+
 def test_nuslerp_takes_rows_or_columns() -> None:
     tensors, other = torch.eye(3), torch.eye(3).roll(1, 0)
     rows = apply_op("nuslerp", {"models": [tensors, other]}, weights=[1.0, 1.0], flatten=False)
