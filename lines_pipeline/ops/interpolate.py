@@ -11,6 +11,7 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Op, OpParams, Port, Values
 from lines_pipeline.ops.kernels import Value, running_sum
+from lines_pipeline.ops.shares import cancel_out
 
 
 class InterpolateParams(OpParams):
@@ -33,7 +34,7 @@ class Interpolate(Op[InterpolateParams]):
     def check(self, params: InterpolateParams, counts: Mapping[str, int]) -> str | None:
         if (params.t is None) == (not params.weights):
             return "needs exactly one of 'weights' and 't'"
-        if params.normalize and not sum(params.weights):
+        if params.normalize and cancel_out(params.weights):
             return "'normalize' needs 'weights' whose sum is not 0"
         if params.t is not None and counts["models"] != 2:
             return f"'t' is for two models, got {counts['models']}: give 'weights'"

@@ -147,6 +147,13 @@ def running_sum(values: Sequence[Block], weights: Sequence[float] | None = None)
     return result
 
 
+def or_one(sums: Value, terms: Sequence[float]) -> Value:
+    """Return sums of some of the ``terms``; 1 where they are 0, up to what rounding to float32 leaves of that."""
+    rounding = float(np.finfo(np.float32).eps) * len(terms) * sum(map(abs, terms))
+    known = sums * (sums.abs() >= rounding)
+    return known + (known.abs().sign() * -1.0 + 1.0)
+
+
 def whole(value: Block, tensor: TensorSpec) -> torch.Tensor:
     """Return a whole tensor in its shape, for ops that decompose: such code does not run compiled."""
     return value.reshape(tensor.shape)

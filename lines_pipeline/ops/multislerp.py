@@ -11,6 +11,7 @@ from lines_pipeline.core.errors import CheckpointError
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.base import OpParams, Values
 from lines_pipeline.ops.kernels import Value
+from lines_pipeline.ops.shares import cancel_out
 from lines_pipeline.ops.spheres import SphereOp, combination, combined, inner, length, units
 from lines_pipeline.ops.statistics.gram import Gram, Grams
 
@@ -38,7 +39,8 @@ class Multislerp(SphereOp[MultislerpParams]):
     Params = MultislerpParams
 
     def check(self, params: MultislerpParams, counts: Mapping[str, int]) -> str | None:
-        return "'normalize' cannot divide by weights of sum 0" if params.normalize and not sum(params.weights) else None
+        cancelling = params.normalize and cancel_out(params.weights)
+        return "'normalize' cannot divide by weights of sum 0" if cancelling else None
 
     def apply(self, params: MultislerpParams, inputs: Values, tensor: TensorSpec, stats: Mapping[str, Grams]) -> Value:
         whole = sum(params.weights) if params.normalize else 1.0

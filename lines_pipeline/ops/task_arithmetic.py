@@ -10,13 +10,11 @@ from pydantic import Field
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Ids, Op, OpParams, Port, StepContext, Values
-from lines_pipeline.ops.kernels import Value, running_sum
+from lines_pipeline.ops.kernels import Value, or_one, running_sum
 from lines_pipeline.ops.schemas.coefficients import require_rows
 from lines_pipeline.ops.schemas.schema import Schema, SchemaContext
+from lines_pipeline.ops.shares import cancel_out
 from lines_pipeline.ops.statistics.tables import Entries, Table
-
-NO_WEIGHT = 1e-8
-"""Sums of weights below this are not divided by."""
 
 
 class TaskArithmeticParams(OpParams):
@@ -40,6 +38,7 @@ class TaskArithmetic(Op[TaskArithmeticParams, Table]):
     """
 
     name = "task-arithmetic"
+    version = 2
     formula = "sum_t w_t tau_t   (mean: divided by N; normalize: by sum_t w_t)"
     source = (
         "Ilharco et al., arXiv 2212.04089; wang-kee/LiNeS, src/eval/aggregation.py; arcee-ai/mergekit, "
@@ -82,7 +81,7 @@ class TaskArithmetic(Op[TaskArithmeticParams, Table]):
         weights = stats["coefficients"][tensor.name] if stats else params.weights
         total = running_sum(inputs["deltas"], weights)
         whole = sum(weights)
-        divisor: Value | float = whole if abs(whole) >= NO_WEIGHT else 1.0
+        divisor: Value | float = 1.0 if cancel_out(weights) else whole
         if params.sign == "sum":
             total, divisor = _agreeing(inputs["deltas"], weights, total)
         if params.normalize:
@@ -95,4 +94,4 @@ def _agreeing(deltas: Sequence[Value], weights: Sequence[float], whole: Value) -
     sign = (whole.sign() * 2.0 + 1.0).sign()
     kept = [(delta * weight * sign).clamp(min=0.0) for delta, weight in zip(deltas, weights, strict=True)]
     taken = running_sum([magnitudes.sign() for magnitudes in kept], weights)
-    return running_sum(kept) * sign + 0.0, taken + (taken.abs().sign() * -1.0 + 1.0)
+    return running_sum(kept) * sign + 0.0, or_one(taken, weights)

@@ -10,7 +10,7 @@ from pydantic import Field
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import AnyStatistic, Ids, Op, OpParams, Port, Summary, Values
-from lines_pipeline.ops.kernels import Value, add_agreeing, keep_from, larger, zeros_like
+from lines_pipeline.ops.kernels import Value, add_agreeing, keep_from, larger, or_one, zeros_like
 from lines_pipeline.ops.statistics.ranks import trimmed
 from lines_pipeline.ops.statistics.sign_election import Electing, Kept, KeptSquares, SignMajority, by_sign
 from lines_pipeline.ops.trimming import SCOPE, Scope, trim_statistics, trim_summary
@@ -47,7 +47,7 @@ class Ties(Op[TiesParams, Any]):
     """
 
     name = "ties"
-    version = 2
+    version = 3
     formula = "s = sgn(sum_t trim(tau_t));  mean | sum | s * max|.|  of the trimmed entries with sign s"
     source = (
         "Yadav et al., arXiv 2306.01708; wang-kee/LiNeS, src/utils/ties_utils.py (ties_merging); "
@@ -143,7 +143,7 @@ def _normalized(kept: Kept, direction: Value) -> Value:
     for delta, threshold, weight in kept:
         agreeing = (keep_from(delta, threshold) * weight * direction).clamp(min=0.0)
         total, taken = total + agreeing, taken + agreeing.sign() * weight
-    return total / (taken + (taken.abs().sign() * -1.0 + 1.0))
+    return total / or_one(taken, [weight for _, _, weight in kept])
 
 
 _AGGREGATES = {"mean": _mean, "sum": _sum, "max": _max}

@@ -15,7 +15,7 @@ from tensors import tensor
 
 import lines_pipeline
 from lines_pipeline.core.errors import RecipeError
-from lines_pipeline.ops.testing import apply_op
+from lines_pipeline.ops.testing import apply_op, check_compiled
 
 Recipe = Callable[..., Path]
 PICKS = ("magmax", "ram", "ramplus-tl", "sce", "pcb")
@@ -102,6 +102,25 @@ def test_sign_from_gives_the_signs() -> None:
     assert torch.equal(value, tensor(-1, 1, 0, 2))  # the majority of the signs given is positive
     value = apply_op("ties", {"deltas": [ONE, TWO], "sign_from": [-signs]}, density=1.0)
     assert torch.equal(value, tensor(2, -4, 0, -2))
+
+
+@pytest.mark.parametrize(
+    ("op", "params"),
+    [
+        ("task-arithmetic", {"sign": "sum"}),
+        ("task-arithmetic", {}),
+        ("ties", {"density": 1.0, "aggregate": "sum"}),
+        ("ties", {"density": 1.0, "aggregate": "sum", "zero_sign": "positive"}),
+    ],
+)
+@pytest.mark.parametrize("weights", [[0.4, -0.7, 0.3], [0.1, 0.2, -0.3], [-0.7, 0.3, 0.4], [1e-3, 2e-3, -3e-3]])
+def test_weights_that_cancel_out_divide_by_1(op: str, params: dict[str, Any], weights: list[float]) -> None:
+    """Rounding leaves less than 1e-7 of such sums, not 0."""
+    deltas = [tensor(2.0, -1.0, 0.0) * (1 if weight > 0 else -1) for weight in weights]
+    expected = tensor(2.0, -1.0, 0.0) * sum(map(abs, weights))
+    value = apply_op(op, {"deltas": deltas}, weights=weights, normalize=True, **params)
+    torch.testing.assert_close(value, expected)
+    check_compiled(op, {"deltas": deltas}, weights=weights, normalize=True, **params)
 
 
 numbers = st.floats(-4, 4, width=16).map(lambda value: round(value * 8) / 8)
