@@ -28,9 +28,10 @@ class SceParams(OpParams):
 
 
 def variance(deltas: Sequence[Value]) -> Value:
-    """Return the population variance of each entry over the task vectors."""
-    mean = running_sum(deltas) / len(deltas)
-    differences = [delta - mean for delta in deltas]
+    """Return the population variance of each entry over the task vectors: 0, not rounding, where all are equal."""
+    offsets = [delta - deltas[0] for delta in deltas]
+    mean = running_sum(offsets) / len(deltas)
+    differences = [offset - mean for offset in offsets]
     return running_sum([difference * difference for difference in differences]) / len(deltas)
 
 
@@ -50,6 +51,7 @@ class VarianceCut(SelectedValue):
 
     density: float
     descending = True
+    version = 2
 
     def derived(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs) -> Value:
         return variance(values)
@@ -65,6 +67,8 @@ Squares = Mapping[str, list[float]]
 @dataclass(frozen=True)
 class SelectedSquares(Statistic[list[float], Squares]):
     """Sums the squares of each task vector by tensor, where ``needs`` (a cut, if one is there) keeps it."""
+
+    version = 2
 
     def observe(self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None) -> Reductions:
         kept = selected(values, needs[0][tensor.name] if needs else None)
@@ -85,6 +89,7 @@ class Sce(Op[SceParams, Any]):
     """
 
     name = "sce"
+    version = 2
     formula = "sum_t w_t tau_t m_t / max(sum_t w_t m_t, 1e-6),  w_t = mean(tau_t^2) / sum,  m_t: sign of sum_j tau_j"
     source = "Wan et al., arXiv 2408.07990; arcee-ai/mergekit, mergekit/merge_methods/sce.py"
     gives = EdgeType.DELTA

@@ -167,6 +167,15 @@ def test_sce_keeps_the_entries_that_vary_most() -> None:
     assert set(value.reshape(-1).nonzero().reshape(-1).tolist()) == set(kept.tolist())
 
 
+@pytest.mark.parametrize("count", [3, 6, 7])
+def test_sce_with_a_cut_drops_what_all_experts_changed_alike(count: int) -> None:
+    generator = torch.Generator().manual_seed(7)
+    shared, own = torch.randn(60, generator=generator), torch.randn(count, 20, generator=generator)
+    assert not apply_op("sce", {"deltas": [shared] * count}, density=0.9).any()
+    value = apply_op("sce", {"deltas": [torch.cat((shared, one)) for one in own]}, density=0.5)
+    assert not value[:60].any() and int(value[60:].count_nonzero()) == 10
+
+
 def test_pcb_agrees_with_its_definition() -> None:
     generator = torch.Generator().manual_seed(6)
     deltas = torch.randn(3, 30_000, generator=generator).double()
