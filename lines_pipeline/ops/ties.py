@@ -42,7 +42,8 @@ class Ties(Op[TiesParams, Any]):
     """The election is by mass. An entry whose sum is exactly 0 takes the majority sign of the whole model; where that
     is 0 too it counts as negative (its ``max`` is 0). Exact zeros never count in the mean.
 
-    ``sign_from`` gives the signs in place of an election. mergekit's ``ties`` is ``scope: tensor, exact: true,
+    ``sign_from`` gives the signs in place of an election: where it is 0, entries count as negative, as in the source
+    (its ``max`` is 0), under ``zero_sign: positive`` as positive. mergekit's ``ties`` is ``scope: tensor, exact: true,
     zero_sign: positive, aggregate: sum, normalize: true``.
     """
 
@@ -67,21 +68,20 @@ class Ties(Op[TiesParams, Any]):
         return "give 'sign_from' or 'sign', not both" if counts["sign_from"] and params.sign != "mass" else None
 
     def statistics(self, params: TiesParams, inputs: Ids, step: str) -> dict[str, AnyStatistic]:
-        deltas, given = inputs["deltas"], inputs.get("sign_from", ())
+        deltas = inputs["deltas"]
         trims = trim_statistics(params.density, params.scope, deltas, exact=params.exact)
         statistics, needs = dict[str, AnyStatistic](trims), tuple(trims.values())
         if params.sign != "mass":
             own = [(statistics[name],) if (name := f"threshold{i}") in statistics else () for i in range(len(deltas))]
             statistics |= {f"square{i}": KeptSquares((delta,), needs=own[i]) for i, delta in enumerate(deltas)}
-        if params.zero_sign == "positive":
+        if params.zero_sign == "positive" or inputs.get("sign_from"):
             return statistics
         election = SignMajority(
-            (*given, *deltas),
+            deltas,
             params.weights,
             params.aggregate == "max",
             tuple(density < 1.0 for density in params.density),
             params.sign,
-            bool(given),
             needs=(*needs, *(statistic for name, statistic in statistics.items() if name.startswith("square"))),
         )
         return statistics | {"election": election}
@@ -94,8 +94,9 @@ class Ties(Op[TiesParams, Any]):
         )
         kept = [(*pair, weight) for pair, weight in zip(pairs, params.weights, strict=True)]
         squares = [stats[f"square{i}"] for i in range(len(kept))] if params.sign != "mass" else []
-        total, _ = by_sign(kept, squares, params.sign, next(iter(inputs["sign_from"]), None))
-        majority = stats["election"].majority if params.zero_sign == "majority" else 1
+        given = next(iter(inputs["sign_from"]), None)
+        total = by_sign(kept, squares, params.sign)[0] if given is None else given
+        majority = stats["election"].majority if "election" in stats else int(params.zero_sign == "positive")
         sign = (total.sign() * 2.0 + majority).sign()  # an entry of sum 0 takes the majority sign
         direction = sign if majority else (sign * 2.0 + -1.0).sign()  # and counts as negative where that is 0
         merged = _normalized(kept, direction) if params.normalize else _AGGREGATES[params.aggregate](kept, direction)
@@ -107,7 +108,7 @@ class Ties(Op[TiesParams, Any]):
     ) -> Summary:
         figures = trim_summary(params.density, params.scope, stats, sum(numels.values()))
         figures |= {"num_experts": counts["deltas"]}
-        if params.zero_sign == "positive":
+        if "election" not in stats:
             return figures
         election = stats["election"]
         return figures | {"sign_majority": election.majority, "zero_sign_entries": election.zero_entries}

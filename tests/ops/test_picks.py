@@ -99,7 +99,11 @@ def test_emr_compares_means_of_tensors_or_all_entries(models: Path, write_recipe
 def test_sign_from_gives_the_signs() -> None:
     signs = tensor(-1, 1, 1, 0)
     value = apply_op("ties", {"deltas": [ONE, TWO, THREE], "sign_from": [signs]}, density=1.0)
-    assert torch.equal(value, tensor(-1, 1, 0, 2))  # the majority of the signs given is positive
+    assert torch.equal(value, tensor(-1, 1, 0, -2))  # where the given sign is 0, as the source, the negative ones
+    value = apply_op("ties", {"deltas": [ONE, TWO], "sign_from": [signs]}, density=1.0, zero_sign="positive")
+    assert torch.equal(value, tensor(0, 1, 0, 2))
+    value = apply_op("ties", {"deltas": [ONE, TWO, THREE], "sign_from": [signs]}, density=1.0, aggregate="max")
+    assert torch.equal(value, tensor(-1, 1, 0, 0))
     value = apply_op("ties", {"deltas": [ONE, TWO], "sign_from": [-signs]}, density=1.0)
     assert torch.equal(value, tensor(2, -4, 0, -2))
 

@@ -78,10 +78,7 @@ def elected_by_largest(kept: Kept, squares: Sequence[float]) -> tuple[Value, Val
 
 @dataclass(frozen=True)
 class SignMajority(PositionedStatistic[Ballots, Election]):
-    """Observes the task vectors; ``needs`` holds the thresholds of those that are trimmed, then the squared norms.
-
-    With ``is_given`` the first value gives the signs, and the task vectors after it are what takes them.
-    """
+    """Observes the task vectors; ``needs`` holds the thresholds of those that are trimmed, then the squared norms."""
 
     weights: tuple[float, ...]
     zero_differs: bool
@@ -89,7 +86,6 @@ class SignMajority(PositionedStatistic[Ballots, Election]):
     trims: tuple[bool, ...] = ()
     """Which of the task vectors are trimmed; empty for none."""
     electing: Electing = "mass"
-    is_given: bool = False
 
     @property
     def outcomes(self) -> tuple[Election, ...]:
@@ -110,12 +106,9 @@ class SignMajority(PositionedStatistic[Ballots, Election]):
     def observe_at(
         self, values: Sequence[Value], tensor: TensorSpec, needs: Needs, state: None, position: int
     ) -> Reductions:
-        given, deltas = (values[0], values[1:]) if self.is_given else (None, values)
-        kept, squares = self._kept(deltas, tensor, needs, position)
-        sums, entries = by_sign(kept, squares, self.electing, given)
+        sums, entries = by_sign(*self._kept(values, tensor, needs, position), self.electing)
         signs = sums.sign()
-        undecided = nonzero_count(entries) if given is None else nonzero_count(entries * (signs.abs() * -1.0 + 1.0))
-        return total(signs), nonzero_count(signs), undecided
+        return total(signs), nonzero_count(signs), nonzero_count(entries)
 
     def _kept(
         self, deltas: Sequence[Value], tensor: TensorSpec, needs: Needs, position: int
@@ -131,7 +124,7 @@ class SignMajority(PositionedStatistic[Ballots, Election]):
     def partial(self, *reduced: Reduced) -> Ballots:
         signs, decided, marked = reduced
         whole = int(signs) if math.isfinite(signs) else 0  # where sums overflow, the result is refused
-        return whole, decided, marked > 0 if self.is_given else decided < marked
+        return whole, decided, decided < marked
 
     def combine(self, partials: Mapping[str, list[Ballots]], numels: Mapping[str, int], state: None) -> Election:
         blocks = [block for of_tensor in partials.values() for block in of_tensor]
@@ -139,9 +132,6 @@ class SignMajority(PositionedStatistic[Ballots, Election]):
         return Election((signs > 0) - (signs < 0), sum(numels.values()) - decided)
 
 
-def by_sign(kept: Kept, squares: Sequence[float], electing: Electing, given: Value | None) -> tuple[Value, Value]:
-    """Return numbers with the elected (or given) signs, and of how many task vectors."""
-    if electing == "norm-fraction":
-        return elected_by_largest(kept, squares)
-    sums, count = elected(kept, squares)
-    return sums if given is None else given, count
+def by_sign(kept: Kept, squares: Sequence[float], electing: Electing) -> tuple[Value, Value]:
+    """Return numbers with the elected signs, and of how many task vectors."""
+    return elected_by_largest(kept, squares) if electing == "norm-fraction" else elected(kept, squares)
