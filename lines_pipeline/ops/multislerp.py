@@ -12,7 +12,17 @@ from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.base import OpParams, Values
 from lines_pipeline.ops.kernels import Value
 from lines_pipeline.ops.shares import cancel_out
-from lines_pipeline.ops.spheres import SphereOp, combination, combined, inner, length, units
+from lines_pipeline.ops.spheres import (
+    SphereOp,
+    combination,
+    combined,
+    cosines,
+    inner,
+    length,
+    lengths,
+    of_vectors,
+    units,
+)
 from lines_pipeline.ops.statistics.gram import Gram, Grams
 
 SMALLEST_NORM = 1e-8
@@ -33,6 +43,7 @@ class Multislerp(SphereOp[MultislerpParams]):
     """
 
     name = "multislerp"
+    version = 2
     formula = "r exp_mu(sum_i w_i (u_i - (u_i mu) mu)),  u_i = v_i / |v_i|, mu ~ sum_i w_i u_i, r = sum_i w_i |v_i|"
     source = "goddard.blog, Multi-SLERP; arcee-ai/mergekit, mergekit/merge_methods/multislerp.py"
     per_item = {"weights": "models"}
@@ -51,19 +62,19 @@ class Multislerp(SphereOp[MultislerpParams]):
 
 def _factors(weights: list[float], gram: Gram, tensor: TensorSpec) -> list[float]:
     """Return the factor of each vector."""
-    directions = units(gram)
-    mean = combination(list(zip(weights, directions, strict=True)))
-    size = length(mean, gram)
+    sizes, angles = lengths(gram), cosines(gram)
+    size = length(weights, angles)
     if size < SMALLEST_NORM:
-        if len(weights) > 2 and tensor.numel > 1 and any(gram[i][i] for i in range(len(gram))):
+        if len(weights) > 2 and tensor.numel > 1 and any(sizes):
             raise CheckpointError(
                 f"tensor '{tensor.name}': the weighted directions of the models cancel out, so that there is no mean "
                 "direction; take other weights"
             )
         return weights
-    mean = [factor / size for factor in mean]
-    flat = [combination([(1.0, direction), (-inner(direction, mean, gram), mean)]) for direction in directions]
+    mean = [weight / size for weight in weights]
+    flat = [combination([(1.0, unit), (-inner(unit, mean, angles), mean)]) for unit in units(len(gram))]
     tangent = combination(list(zip(weights, flat, strict=True)))
-    angle = length(tangent, gram) + SMALLEST_NORM
-    radius = math.fsum(weight * math.sqrt(gram[i][i]) for i, weight in enumerate(weights))
-    return combination([(radius * math.cos(angle), mean), (radius * math.sin(angle) / angle, tangent)])
+    angle = length(tangent, angles) + SMALLEST_NORM
+    radius = math.fsum(weight * norm for weight, norm in zip(weights, sizes, strict=True))
+    reached = combination([(radius * math.cos(angle), mean), (radius * math.sin(angle) / angle, tangent)])
+    return of_vectors(reached, sizes)

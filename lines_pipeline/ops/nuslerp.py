@@ -11,12 +11,11 @@ from pydantic import Field
 from lines_pipeline.core.tensor_specs import TensorSpec
 from lines_pipeline.ops.base import Granularity, OpParams, Values
 from lines_pipeline.ops.kernels import Block, Value
-from lines_pipeline.ops.spheres import SphereOp, combined
+from lines_pipeline.ops.spheres import PARALLEL, SphereOp, combined
 from lines_pipeline.ops.statistics.gram import Grams
 
-SMALLEST_NORM, PARALLEL, NO_WEIGHT = 1e-7, 2.4e-7, 1e-6
-"""Norms are at least the first; cosines nearer to 1 or -1 than the second, which products in float32 do not tell, count
-as these, and sums of weights below the third as 0."""
+SMALLEST_NORM, NO_WEIGHT = 1e-7, 1e-6
+"""Norms are at least the first; sums of weights below the second count as 0."""
 
 
 class NuslerpParams(OpParams):

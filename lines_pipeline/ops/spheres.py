@@ -12,6 +12,9 @@ from lines_pipeline.ops.kernels import Value, running_sum
 from lines_pipeline.ops.roles import P
 from lines_pipeline.ops.statistics.gram import Gram, Grams, TensorGrams
 
+PARALLEL = 2.4e-7
+"""Cosines nearer to 1 or -1, which products in float32 do not tell from these, count as these."""
+
 Coefficients = list[float]
 """A vector as a combination of the models (or task vectors) of a tensor."""
 
@@ -31,13 +34,32 @@ def combination(parts: Sequence[tuple[float, Sequence[float]]]) -> Coefficients:
     return [math.fsum(factor * vector[i] for factor, vector in parts) for i in range(len(parts[0][1]))]
 
 
-def units(gram: Gram) -> list[Coefficients]:
-    """Return every vector divided by its norm; a vector of norm 0 stays as it is."""
-    vectors = []
-    for i in range(len(gram)):
-        size = math.sqrt(gram[i][i])
-        vectors.append([1.0 / size if i == j and size else float(i == j) for j in range(len(gram))])
-    return vectors
+def lengths(gram: Gram) -> list[float]:
+    """Return the norm of every vector."""
+    return [math.sqrt(gram[i][i]) for i in range(len(gram))]
+
+
+def cosines(gram: Gram) -> Gram:
+    """Return the inner products of the vectors' directions: 0 where a vector has norm 0."""
+    sizes = lengths(gram)
+    return [
+        [_cosine(row[j] / size / sizes[j] if i != j else 1.0) if size and sizes[j] else 0.0 for j in range(len(gram))]
+        for i, (row, size) in enumerate(zip(gram, sizes, strict=True))
+    ]
+
+
+def _cosine(value: float) -> float:
+    return math.copysign(1.0, value) if abs(value) > 1.0 - PARALLEL else value
+
+
+def units(count: int) -> list[Coefficients]:
+    """Return so many directions as combinations of themselves."""
+    return [[float(i == j) for j in range(count)] for i in range(count)]
+
+
+def of_vectors(directions: Sequence[float], sizes: Sequence[float]) -> Coefficients:
+    """Return a combination of directions as one of vectors of these norms."""
+    return [factor / size if size else 0.0 for factor, size in zip(directions, sizes, strict=True)]
 
 
 class SphereOp(Op[P, Grams], Generic[P]):

@@ -134,6 +134,21 @@ def test_the_mean_of_directions_by_hand() -> None:
         assert torch.allclose(apply_op(op, {"models": [RIGHT]}), RIGHT)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (4, 6)])
+def test_directions_that_cancel_out_do_so_whatever_rounding_leaves(shape: tuple[int, ...]) -> None:
+    """Of two opposite vectors: their weighted mean, and for the Karcher mean the direction of the first."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        one = torch.randn(shape, generator=generator)
+        models = [one, one * -float(0.2 + torch.rand((), generator=generator))]
+        mean = apply_op("multislerp", {"base": [torch.zeros(shape)], "models": models})
+        torch.testing.assert_close(mean, (models[0] + models[1]) / 2)
+        nearest = apply_op("karcher", {"models": models})
+        torch.testing.assert_close(nearest, (models[0] - models[1]) / 2)
+        three = apply_op("karcher", {"models": [*models, models[1] * 0.5]})
+        torch.testing.assert_close(three, (models[1] * 1.5 - models[0]) / 3)
+
+
 def test_karcher_is_no_mean_of_tangents() -> None:
     three = [tensor(1, 0, 0), tensor(0, 1, 0), tensor(0, 0.6, 0.8)]
     value = apply_op("karcher", {"models": three}, max_iter=100, tol=1e-9)
