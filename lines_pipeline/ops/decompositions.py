@@ -92,11 +92,14 @@ def polar_factor(matrix: torch.Tensor) -> torch.Tensor:
     return _times(matrix, (vectors / values) @ vectors.T)
 
 
-def isotropic(matrix: torch.Tensor) -> torch.Tensor:
-    """Return the polar factor of [m, n] times the mean of all R singular values, null directions among them."""
+def isotropic(matrix: torch.Tensor, *, rounding: int = ROUNDING) -> torch.Tensor:
+    """Return the polar factor of [m, n] times the mean of all R singular values, null directions among them.
+
+    Rows and columns that were scaled apart have small directions that are real: these take no ``rounding``.
+    """
     if matrix.shape[0] < matrix.shape[1]:
-        return isotropic(matrix.T.contiguous()).T
-    values, vectors = _right_factors(matrix)
+        return isotropic(matrix.T.contiguous(), rounding=rounding).T
+    values, vectors = _right_factors(matrix, rounding=rounding)
     mean = values.sum() / matrix.shape[1]
     return _times(matrix, (vectors * (mean / values)) @ vectors.T)
 
@@ -165,7 +168,7 @@ def solved_from_right(
 
 
 def _right_factors(
-    matrix: torch.Tensor, rank: int | None = None, rounded_at: float = 0.0
+    matrix: torch.Tensor, rank: int | None = None, rounded_at: float = 0.0, rounding: int = ROUNDING
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the singular values above rounding, descending, and the right singular vectors [n, r], of [m, n], m >= n.
 
@@ -182,7 +185,7 @@ def _right_factors(
     if last > largest * max(len(values), ROUNDING) * torch.finfo(torch.float32).eps:
         return values, vectors.flip(1)
     _, values, rows = torch.linalg.svd(_triangular_factor(matrix), full_matrices=False)
-    unknown = max(len(values) * torch.finfo(torch.float64).eps, ROUNDING * torch.finfo(matrix.dtype).eps)
+    unknown = max(len(values) * torch.finfo(torch.float64).eps, rounding * torch.finfo(matrix.dtype).eps)
     kept = int((values > largest * unknown).sum())
     return values[:kept], rows[:kept].T
 

@@ -154,7 +154,7 @@ def _merged(params: EsmParams, matrices: Matrices, inputs: Sequence[Block], tens
     right /= (sum(norms) / count) ** params.power
     columns = right.norm(dim=0)
     right *= (columns / columns.mean().clamp(min=torch.finfo(right.dtype).tiny)) ** params.power
-    merged = 2 * isotropic(left) @ isotropic(right)
+    merged = 2 * isotropic(left) @ isotropic(right, rounding=0)
     return merged.T.contiguous() if turned else merged
 
 
