@@ -36,6 +36,8 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/merge.py --experts 4 --methods ties --part comparison-4
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/spectral.py --ops tsv-m,iso-c
+	$(BIN)/python benchmarks/study.py
 
 # the tables of docs/results.md: hours; what RESULTS holds already is not measured again
 RESULTS := results.json
