@@ -34,10 +34,14 @@ _STYLE: Mapping[str, Any] = {
 _INCHES, _WIDE_INCHES, _DPI = (6.4, 4.4), (8.4, 4.8), 150
 _BESIDE: Mapping[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "fontsize": 7, "title_fontsize": 7}
 """A legend of many series: small, to the right of the axes."""
+_ABOVE: Mapping[str, Any] = {"loc": "outside upper center"}
+"""A legend of bars: they leave no room for it inside the axes."""
 _METRIC = "metric"
 """What the names of several columns are."""
 _LABEL_LENGTH = 60
 """The characters that there is room for beside the vertical axis."""
+_ROW_LENGTH, _KEY_LENGTH = 80, 8
+"""The characters that a legend above the axes has room for, and those that a key takes beside its name."""
 _MANY = 8
 """More series, or categories, than fit beside each other."""
 
@@ -198,7 +202,11 @@ def _label(axes: Axes, figure: Figure) -> None:
     if len(labels) > _MANY:
         axes.legend(handles, labels, title=_legend_title(figure), **_BESIDE)
     elif len(labels) > 1 or labels != list(figure.y[:1]):
-        axes.legend(handles, labels, title=_legend_title(figure))
+        if figure.kind == "bar":
+            columns = max(1, _ROW_LENGTH // (max(map(len, labels)) + _KEY_LENGTH))
+            axes.figure.legend(handles, labels, title=_legend_title(figure), ncols=columns, **_ABOVE)
+        else:
+            axes.legend(handles, labels, title=_legend_title(figure))
 
 
 def _shared_name(columns: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.ops.figures import Figure, FigureKind
@@ -121,3 +122,22 @@ def test_letters_that_no_font_has_are_no_error() -> None:
 def test_names_that_are_like_commas_and_quotes_come_back_from_the_data() -> None:
     text = csv_text(figure([({"e": 'a,"b"\nc'}, {"up": 1.0})], x="e").table)
     assert text == 'node,e,up\nval,"a,""b""\nc",1.0\n'
+
+
+@pytest.mark.parametrize("length", [3, 30, 70])
+def test_a_legend_of_bars_is_inside_the_picture_and_hides_no_bar(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    canvases: list[Any] = []
+    draw_of_canvas = FigureCanvasAgg.print_png
+    monkeypatch.setattr(
+        FigureCanvasAgg,
+        "print_png",
+        lambda self, *args, **more: (canvases.append(self), draw_of_canvas(self, *args, **more)),
+    )
+    rows = [({"e": name * length, "gamma": gamma}, {"up": 1.0}) for name in "abc" for gamma in range(4)]
+    draw(figure(rows, kind="bar", group="e", title="all"), "png")
+    (canvas,) = canvases
+    (legend,), (axes,) = canvas.figure.legends, canvas.figure.axes
+    box, whole = legend.get_window_extent(), canvas.figure.bbox
+    assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
+    assert not box.overlaps(axes.get_window_extent())
+    assert not box.overlaps(axes.title.get_window_extent())
