@@ -51,6 +51,7 @@ NOT_APPLIED: Mapping[str, str] = {
     "atlas": "learns coefficients",
     "pareto": "is made of metrics",
     "barrier": "is made of metrics",
+    "wise-ft": "is made of metrics",
     "premise": "is made of metrics",
     "plot": "is made of metrics",
 }

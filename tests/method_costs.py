@@ -87,6 +87,7 @@ OWN: Mapping[str, Node] = {
     "pareto": {"metrics": "along", "objectives": ["accuracy/rise", "mean_accuracy"]},
     "premise": {"shallow": "along", "deep": "along", "uniform": "along"},
     "barrier": {"metrics": "along", "metric": "mean_accuracy"},
+    "wise-ft": {"id": "along", "ood": "along", "x": "t"},
     "plot": {"metrics": "along", "x": "t", "y": "mean_accuracy"},
     "save": {"model": "experts[e0]", "path": "saved.safetensors"},
 }

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, get_args
 
 CompileMode = Literal["auto", "always", "never"]
 """Whether blocks are done by compiled loops: where these pay and work, in any case, or not at all."""
+
+Split = Literal["train", "val", "test", "ood"]
+"""Which data of a suite; ``ood`` are data of another kind than those that the task was tuned on."""
+SPLITS: tuple[Split, ...] = get_args(Split)
+HELD_OUT: tuple[Split, ...] = ("test", "ood")
+"""The splits that nothing is chosen by."""
 
 
 class EdgeType(StrEnum):

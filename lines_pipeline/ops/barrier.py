@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from pydantic import Field
 
 from lines_pipeline.core.diagnostics import Diagnostic
-from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.types import EdgeType
 from lines_pipeline.ops.base import Granularity, Op, OpParams, Port
 from lines_pipeline.ops.derivations import Derivation, Derived
-from lines_pipeline.ops.metrics_table import Member, cell_text, number
+from lines_pipeline.ops.line_places import line_diagnostics, values_by_place
+from lines_pipeline.ops.metrics_table import Member, cell_text
 
 Line = dict[float, float]
 """The metric by the place on the line."""
@@ -49,19 +49,7 @@ class Barrier(Op[BarrierParams]):
 
 def _diagnostics(params: BarrierParams, members: Sequence[Member]) -> Iterable[Diagnostic]:
     for line in _lines(params.x, members).values():
-        places = [number(member.names.get(params.x)) for member in line]
-        known = [place for place in places if place is not None]
-        if len(known) < len(places):
-            yield Diagnostic(("x",), f"'{params.x}' is no number in {places.count(None)} of {len(places)} members")
-        elif 0 not in known or 1 not in known:
-            yield Diagnostic(("x",), f"a line needs members where '{params.x}' is 0 and 1, found {_listed(known)}")
-        elif not 0 <= min(known) <= max(known) <= 1 or len(set(known)) < len(known):
-            yield Diagnostic(("x",), f"expected each '{params.x}' of a line once, from 0 to 1, found {_listed(known)}")
-
-
-def _listed(places: Sequence[float]) -> str:
-    text = ", ".join(f"{place:g}" for place in places[:12])
-    return text + (", ..." if len(places) > 12 else "")
+        yield from line_diagnostics(params.x, line)
 
 
 def _lines(x: str, members: Sequence[Member]) -> dict[str, list[Member]]:
@@ -90,7 +78,7 @@ def _telling(places: Sequence[dict[str, str]]) -> list[str]:
 def _derived(params: BarrierParams, members: Sequence[Member]) -> Derived:
     lower, unit = members[0].directions.get(params.metric) == "lower", members[0].units.get(params.metric, "")
     by_line = {
-        name: highest({_place(params, member): _value(params, member) for member in line}, lower=lower)
+        name: highest(values_by_place(params.x, params.metric, line), lower=lower)
         for name, line in _lines(params.x, members).items()
     }
     most = max(by_line.values(), key=lambda point: point[0])
@@ -99,19 +87,6 @@ def _derived(params: BarrierParams, members: Sequence[Member]) -> Derived:
         metrics |= {f"barrier/{name}": height for name, (height, _) in by_line.items()}
         metrics |= {f"at/{name}": at for name, (_, at) in by_line.items()}
     return Derived(metrics, {name: unit for name in metrics if name.startswith("barrier")})
-
-
-def _place(params: BarrierParams, member: Member) -> float:
-    place = number(member.names[params.x])
-    assert place is not None
-    return place
-
-
-def _value(params: BarrierParams, member: Member) -> float:
-    value = number(member.metric(params.metric))
-    if value is None:
-        raise EvalError(f"'{member.step}': '{params.metric}' is no finite number, which a barrier needs")
-    return value
 
 
 def highest(line: Line, *, lower: bool = False) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from pydantic import Field
 from lines_pipeline.core.diagnostics import Diagnostic
 from lines_pipeline.core.errors import EvalError
 from lines_pipeline.core.threads import one_thread
-from lines_pipeline.core.types import EdgeType
+from lines_pipeline.core.types import EdgeType, Split
 from lines_pipeline.io.layers import LayerMap, find_layers
 from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
 from lines_pipeline.ops.block_outputs import BlockOutputs, Rows, block_modules
@@ -32,7 +32,7 @@ _FLOAT64 = 8
 class DriftParams(OpParams):
     suite: str = Field(description="zoo://glyphs, or a suite file.", min_length=1)
     tasks: tuple[str, ...] | None = Field(None, description="Whose inputs; default all of the suite.", strict=False)
-    split: Literal["train", "val", "test"] = Field("val", description="Which data; labels are not used.")
+    split: Split = Field("val", description="Which data; labels are not used.")
     rows: int = Field(256, description="Samples a task: the first ones, in the split's order.", gt=0)
     measure: Literal["cka", "l2"] = Field(
         "cka", description="Linear CKA (1: the same but for rotation and scale), or the relative distance of features."

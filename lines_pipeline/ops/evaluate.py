@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from pydantic import Field
 
-from lines_pipeline.core.types import EdgeType
+from lines_pipeline.core.types import EdgeType, Split
 from lines_pipeline.ops.base import Granularity, Ids, Op, OpParams, Port
 from lines_pipeline.ops.drivers import Driver, Evaluated
 from lines_pipeline.ops.roles import Combination, SuiteUse
@@ -26,7 +25,7 @@ def evaluation_bytes(model: Schema) -> int:
 
 class EvaluateParams(OpParams):
     suite: str = Field(description="zoo://glyphs, or a suite file.", min_length=1)
-    split: Literal["train", "val", "test"] = Field("test", description="Which data.")
+    split: Split = Field("test", description="Which data; ood: data of another kind than those of training.")
     tasks: tuple[str, ...] | None = Field(None, description="Some of the suite's tasks; default all.", strict=False)
     target: str | None = Field(None, description="The task a single model was tuned for; the others are its control.")
     subset: int | None = Field(None, description="The first samples of each task, so many; default all.", gt=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +14,10 @@ NODE, ITEM, TASK = "node", "item", "task"
 """Columns that every table may have; ``item`` where members have a key and no names."""
 TOWER, BLOCK = "tower", "block"
 """Columns of what is known by block; ``tower`` where there are several."""
+PLACE = "place"
+"""The column of what is known by place on the line between two models."""
+MetricsBy = Literal["task", "block", "place"]
+"""What the part after the slash of a metric's name is."""
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, Any]
@@ -33,7 +37,7 @@ class Member:
     units: Mapping[str, str] = field(default_factory=dict)
     directions: Mapping[str, str] = field(default_factory=dict)
     """Which of ``higher`` and ``lower`` is better, by metric."""
-    by: Literal["task", "block"] = "task"
+    by: MetricsBy = "task"
     """What the part after the slash of a metric's name is."""
     table: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Of coefficients: the numbers of each tensor."""
@@ -125,6 +129,9 @@ def _rows_by_task(member: Member) -> list[tuple[Row, Row]]:
             own.setdefault(task, {})[column] = value
         else:
             shared[name] = value
-    if member.by == "block":
-        return [({**member.known_columns, **block_cells(block)}, {**row, **shared}) for block, row in own.items()]
-    return [({**member.known_columns, task_column: task}, {**row, **shared}) for task, row in own.items()]
+    cells: Mapping[MetricsBy, Callable[[str], Mapping[str, Cell]]] = {
+        "task": lambda task: {task_column: task},
+        "block": block_cells,
+        "place": lambda place: {PLACE: float(place)},
+    }
+    return [({**member.known_columns, **cells[member.by](key)}, {**row, **shared}) for key, row in own.items()]

@@ -15,6 +15,7 @@ from lines_pipeline.core.types import EdgeType
 from lines_pipeline.io.adapter_updates import Base
 from lines_pipeline.io.checkpoint import Checkpoint
 from lines_pipeline.ops.derivations import Derivation
+from lines_pipeline.ops.metrics_table import MetricsBy
 from lines_pipeline.ops.sample_parts import SamplePart
 
 __all__ = [
@@ -149,7 +150,7 @@ class StepRoles(Generic[P]):
     """Parameters of a source of which the content digest tells all that matters."""
     measures_metrics: ClassVar[bool] = False
     """Whether its driver measures its metrics itself (``MeasuredMetrics``): what there is, no suite declares."""
-    metrics_by: ClassVar[Literal["task", "block"]] = "task"
+    metrics_by: ClassVar[MetricsBy] = "task"
     """What the part after the slash of its metrics' names is: a column of ``plot``. ``text/3`` is tower and block."""
     untuned: ClassVar[frozenset[str]] = frozenset()
     """Parameters that ``tune`` may not change, because they say how results are judged."""

@@ -15,13 +15,13 @@ from lines_pipeline.core.diagnostics import FieldPath, in_file_order
 from lines_pipeline.core.errors import EvalError, RecipeError, did_you_mean
 from lines_pipeline.core.printable import shortened
 from lines_pipeline.core.scalars import unspelled
+from lines_pipeline.core.types import SPLITS
 from lines_pipeline.recipe.binding.validation import validated
 from lines_pipeline.recipe.syntax.source_map import SourceMap, led_by_path
 from lines_pipeline.recipe.syntax.yaml_source import parse_yaml, read_text
 from lines_pipeline.suites.factories import check_factory
 from lines_pipeline.suites.kinds import DEFAULT, suite_kinds
 
-SPLITS = ("train", "val", "test")
 _NAME = re.compile(r"[^\[\]{}\x00-\x1f\x7f]{1,200}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -42,7 +42,7 @@ def by_split(value: dict[str, Any]) -> dict[str, Any]:
     """Return the map; ValueError for a key that is no split."""
     for split in value:
         if split not in SPLITS:
-            raise ValueError(f"unknown split '{shortened(split)}', expected train, val or test")
+            raise ValueError(f"unknown split '{shortened(split)}', expected one of {', '.join(SPLITS)}")
     return value
 
 

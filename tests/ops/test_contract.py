@@ -289,6 +289,7 @@ NODES: Mapping[str, Mapping[str, Any]] = {
     "between": {"op": "interpolate", "models": ["toys[low]", "toys[high]"], "t": "{t}", "for_each": {"t": [0, 0.5, 1]}},
     "along": {"op": "evaluate", "model": "between", "suite": "suite.yaml", "split": "val"},
     "barrier": {"op": "barrier", "metrics": "along", "metric": "mean_accuracy"},
+    "curved": {"op": "wise-ft", "id": "along", "ood": "along", "x": "t", "metric": "mean_accuracy"},
     "aimed": {"op": "evaluate", "model": "toys", "suite": "suite.yaml", "split": "val", "target": "rise"},
     "verdict": {"op": "premise", "shallow": "aimed", "deep": "aimed", "uniform": "aimed"},
     "front": {"op": "pareto", "metrics": "along", "objectives": ["accuracy/rise", "accuracy/fall"], "parent": "val"},

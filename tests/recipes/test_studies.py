@@ -20,6 +20,8 @@ BASE = (0.25, 0.25)
 EXPERTS: Mapping[str, tuple[float, float]] = {"up": (0.5, 0.4375), "down": (0.125, 0.0625), "mid": (0.0, 0.625)}
 TASKS = {"up": above(*IMAGES), "down": below(*IMAGES), "mid": [*below(*IMAGES[8:]), *above(*IMAGES[:8])]}
 """What the experts are for: ``mid`` is best where the sum is 9/16."""
+ELSEWHERE = {"up": above(*IMAGES[3:12:2])}
+"""Data of another kind."""
 
 
 @pytest.fixture
@@ -35,13 +37,19 @@ def zoo(toy: Path) -> Path:
         },
         "pretrained_accuracy": {task: dict.fromkeys(("val", "test"), accuracy(task, sum(BASE))) for task in EXPERTS},
     }
-    write_suite(toy, {task: {"test": images, "val": images} for task, images in TASKS.items()}, blocks=2, **recorded)
+    data = {task: {"test": images, "val": images} for task, images in TASKS.items()}
+    data["up"] |= {"ood": ELSEWHERE["up"]}
+    write_suite(toy, data, blocks=2, **recorded)
     return toy
 
 
 def accuracy(task: str, total: float) -> float:
     """How many images of a task a model of this sum gets right."""
-    images = TASKS[task]
+    return right(TASKS[task], total)
+
+
+def right(images: Sequence[tuple[float, int]], total: float) -> float:
+    """How many images a model of this sum gets right."""
     return sum((total > image) == bool(label) for image, label in images) / len(images)
 
 
@@ -93,8 +101,19 @@ def test_wise_ft_goes_from_the_pretrained_model_to_the_expert(zoo: Path) -> None
         assert result.metrics[member]["control_accuracy"] == pytest.approx(
             (accuracy("down", total) + accuracy("mid", total)) / 2
         )
-    assert {row["node"] for row in rows("curves")} == {"base", "plain", "lines"}
+    curve = {(row["node"], float(row["place"])): (float(row["id"]), float(row["ood"])) for row in rows("curves")}
+    assert len(curve) == 2 * 5
+    for (node, g), point in curve.items():
+        total = along(g, 1.0 if node == "plain_curve" else 0.5)
+        assert point == (accuracy("up", total), right(ELSEWHERE["up"], total))
+    assert result.metrics["lines_curve"]["half_ood"] == curve["lines_curve", 0.5][1]
+    assert {row["node"] for row in rows("other_tasks")} == {"plain", "lines"}
     assert result.metrics["plain_front"]["front_size"] >= 1
+
+
+def along(g: float, gamma: float) -> float:
+    """The sum of the model that has the share g of the update to ``up``, scaled by LiNeS."""
+    return scaled("up", (g * gamma, g))
 
 
 def test_connectivity_finds_the_barrier_of_every_pair(zoo: Path) -> None:

@@ -126,13 +126,14 @@ def test_names_that_are_like_commas_and_quotes_come_back_from_the_data() -> None
 
 @pytest.mark.parametrize("length", [3, 30, 70])
 def test_a_legend_of_bars_is_inside_the_picture_and_hides_no_bar(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    canvases: list[Any] = []
-    draw_of_canvas = FigureCanvasAgg.print_png
-    monkeypatch.setattr(
-        FigureCanvasAgg,
-        "print_png",
-        lambda self, *args, **more: (canvases.append(self), draw_of_canvas(self, *args, **more)),
-    )
+    canvases: list[FigureCanvasAgg] = []
+    print_png = FigureCanvasAgg.print_png
+
+    def kept(canvas: FigureCanvasAgg, *args: Any, **more: Any) -> None:
+        canvases.append(canvas)
+        print_png(canvas, *args, **more)
+
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", kept)
     rows = [({"e": name * length, "gamma": gamma}, {"up": 1.0}) for name in "abc" for gamma in range(4)]
     draw(figure(rows, kind="bar", group="e", title="all"), "png")
     (canvas,) = canvases

@@ -133,10 +133,11 @@ def test_a_mistake_is_told_before_anything_runs(
         lines_pipeline.validate(recipe(nodes, baselines=fields["baselines"]))
 
 
-def test_choosing_by_what_depends_on_the_test_split_is_refused(recipe: Recipe) -> None:
+@pytest.mark.parametrize("split", ["test", "ood"])
+def test_choosing_by_what_depends_on_held_out_data_is_refused(split: str, recipe: Recipe) -> None:
     tune = {"parameters": {"model.scale": {"values": [0.0, 1.0]}}, "objective": "val.mean_normalized_accuracy"}
-    nodes = {"base_test": {"op": "evaluate", "suite": "suite.yaml", "split": "test", "model": "base"}}
-    with pytest.raises(RecipeError, match="the objective depends on 'base_test' with 'split: test'"):
+    nodes = {"base_test": {"op": "evaluate", "suite": "suite.yaml", "split": split, "model": "base"}}
+    with pytest.raises(RecipeError, match=f"the objective depends on 'base_test' with 'split: {split}'"):
         lines_pipeline.validate(recipe(nodes, tune, baselines={"expert": "base_test"}))
 
 

@@ -13,7 +13,7 @@ import networkx
 
 from lines_pipeline.core.diagnostics import Diagnostic, FieldPath
 from lines_pipeline.core.errors import did_you_mean
-from lines_pipeline.core.types import EdgeType
+from lines_pipeline.core.types import HELD_OUT, EdgeType
 from lines_pipeline.graph.graph import Graph
 from lines_pipeline.recipe.binding.binder import Binder
 from lines_pipeline.recipe.binding.nodes import UnboundNode, parameter_names
@@ -119,7 +119,7 @@ def _objective_diagnostics(
         message = _node_message(step_id, unbound_nodes, graph)
         if message is None and step_id in graph.steps:
             declared = metrics_of(graph.steps[step_id])
-            message = metric_message(step_id, metric, declared) or _test_message(step_id, graph)
+            message = metric_message(step_id, metric, declared) or _held_out_message(step_id, graph)
         messages += [message] if message else []
     return [Diagnostic(("tune", "objective"), message) for message in dict.fromkeys(messages)]
 
@@ -157,13 +157,14 @@ def metric_message(step_id: str, metric: str, declared: DeclaredMetrics | None) 
     return f"'{step_id}' has no metric '{metric}'{near}; it gives: {declared.shown}"
 
 
-def _test_message(step_id: str, graph: Graph) -> str | None:
+def _held_out_message(step_id: str, graph: Graph) -> str | None:
     ancestors = [graph.steps[name] for name in graph.ancestors([step_id])]
     uses = {step.id: step.op.suite_of(step.params, step.inputs) for step in ancestors}
-    on_test = [step for step, use in uses.items() if use is not None and use.split == "test"]
-    if not on_test:
+    held_out = [(step, use.split) for step, use in uses.items() if use is not None and use.split in HELD_OUT]
+    if not held_out:
         return None
-    return f"the objective depends on '{on_test[0]}' with 'split: test'; choose on the validation split (val)"
+    step, split = held_out[0]
+    return f"the objective depends on '{step}' with 'split: {split}'; choose on the validation split (val)"
 
 
 def _upstream(unbound_nodes: Mapping[str, UnboundNode], evaluated: set[str]) -> set[str]:
