@@ -75,6 +75,7 @@ def _own_style() -> Iterator[None]:
 
     with style.context(["default", dict(_STYLE)]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Creating legend with loc", category=UserWarning)  # on a busy machine
         yield
 
 
