@@ -141,7 +141,7 @@ def catalogue() -> list[dict[str, Any]]:
 
 
 def zoo_list(zoo: str = "glyphs") -> list[dict[str, Any]]:
-    """List the checkpoints of an embedded zoo, and which of them are built."""
+    """List the checkpoints of an embedded zoo (``glyphs@base1-seed2``: of a choice), and which of them are built."""
     entries = [locate_in_zoo(f"zoo://{zoo}/{name}") for name in _zoo(zoo).names]
     return [{"uri": entry.uri, "built": entry.built, "path": str(entry.path)} for entry in entries]
 
@@ -151,12 +151,13 @@ def zoo_build(sinks: Sequence[Sink] = (), *, zoo: str = "glyphs") -> list[Path]:
     from lines_pipeline.zoo.build import build as build_experts
     from lines_pipeline.zoo.texts.sources import fetch_all
 
-    if zoo == "texts":
+    if zoo.partition("@")[0] == "texts":
         fetch_all(lambda text: broadcast(*sinks)(Note(text)))
     return build_experts([entry["uri"] for entry in zoo_list(zoo)], broadcast(*sinks))
 
 
-def _zoo(name: str) -> Zoo:
+def _zoo(zoo: str) -> Zoo:
+    name, _, _ = zoo.partition("@")
     if name not in ZOOS:
         raise CheckpointError(f"there is no zoo '{name}'{did_you_mean(name, ZOOS)}. There are: {', '.join(ZOOS)}")
     return ZOOS[name]

@@ -119,7 +119,7 @@ def trust(
 
 def zoo(
     action: Annotated[ZooAction, typer.Argument()] = ZooAction.LIST,
-    name: Annotated[str, typer.Argument(help="The word after zoo://, such as texts.")] = "glyphs",
+    name: Annotated[str, typer.Argument(help="What follows zoo://, such as texts or glyphs@base1.")] = "glyphs",
     as_json: Json = False,
 ) -> None:
     """List or build an embedded model zoo."""

@@ -260,6 +260,10 @@ def test_the_zoo_as_json_and_as_text() -> None:
     assert built.pop("zoo://glyphs/pretrained") and not any(built.values())
     text = called("zoo", "list").stdout.splitlines()
     assert len(text) == 21 and text[0].split(maxsplit=1) == ["zoo://glyphs/pretrained", "built"]
+    assert called("zoo", "list", "glyphs@base1-seed2").stdout.split()[:2] == [
+        "zoo://glyphs@base1-seed2/pretrained",
+        "built",
+    ]
     assert text[1].endswith("not built yet")
 
 
