@@ -101,7 +101,7 @@ SWEEPS = {
     "single_task_gamma": 1,
     "vit20_adamerging": 2,
     "vit20_adamerging_lines": 2,
-    "vit20_adamerging_plus_plus": 3,
+    "vit20_adamerging_plus_plus": 2,
     "vit20_atlas": 2,
     **dict.fromkeys((path.stem for path in STUDIES), 1),
     "diagnose": 2,
