@@ -1,6 +1,6 @@
 """Measure a study beside one merge: twenty gammas of LiNeS on the same inputs, with their time and the bytes they read.
 
-``python benchmarks/study.py [--experts 8] [--parameters 30e6] [--methods sum,ties,iso-c]``
+``python benchmarks/study.py [--experts 4] [--parameters 30e6] [--methods sum,ties,iso-c]``
 
 Times are those of all sweeps, from the first read to the last write, as the run records them. Both write their models:
 one and twenty.
@@ -65,7 +65,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experts", type=int, default=8, help="models to merge (default 8)")
+    parser.add_argument("--experts", type=int, default=4, help="models to merge (default 4)")
     parser.add_argument("--parameters", type=float, default=30e6, help="of one model, about (default 30e6)")
     parser.add_argument("--methods", default=",".join(METHODS), help=f"of {', '.join(METHODS)} (default all)")
     parser.add_argument("--orders", default=",".join(ORDERS), help="LiNeS after the merge, before it (default both)")
